@@ -1,0 +1,140 @@
+"""The command line: `scene4d VERB ...`. Each verb ends with one JSON line, each failure in one line and a code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+
+from scene4d.errors import EXIT_INTERNAL, EXIT_RESOURCE, EXIT_USAGE, Scene4DError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb lives. Modules are imported only when their verb is called, so that `--help` is instant."""
+
+    module: str
+    options: str
+    run: str
+    help: str
+
+
+VERBS = {
+    "demo": Verb(
+        "demo",
+        "DemoOptions",
+        "run_demo",
+        "recorded video to forecast, novel views, flow and actions, on the built-in episode",
+    ),
+    "record": Verb(
+        "record", "RecordOptions", "run_record", "record Meta-World episodes with RGB-D cameras, poses and exact motion"
+    ),
+    "reconstruct": Verb(
+        "reconstruct", "ReconstructOptions", "run_reconstruct", "recorded RGB-D video to a 4D scene (.s4d)"
+    ),
+    "train": Verb(
+        "train", "TrainOptions", "run_train", "record, train and export a world model and its policy from one TOML file"
+    ),
+    "forecast": Verb(
+        "forecast", "ForecastOptions", "run_forecast", "predict how a scene evolves under the robot's actions"
+    ),
+    "render": Verb("render", "RenderOptions", "run_render", "render colour, depth or flow of a scene from any camera"),
+    "act": Verb("act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
+    "eval": Verb("evaluate", "", "", "measure: eval forecast | eval policy | eval reconstruct"),
+    "doctor": Verb(
+        "doctor", "DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
+    ),
+}
+EVAL_VERBS = {
+    "forecast": Verb(
+        "evaluate", "EvalForecastOptions", "run_eval_forecast", "forecast quality against copying and constant velocity"
+    ),
+    "policy": Verb("evaluate", "EvalPolicyOptions", "run_eval_policy", "success of the action head in closed loop"),
+    "reconstruct": Verb(
+        "evaluate", "EvalReconstructOptions", "run_eval_reconstruct", "held-out views against the baselines"
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns its exit code: 2 usage, 3 bad input, 4 resource, 5 numeric, 6 internal, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json-errors" in arguments
+    arguments = [a for a in arguments if a != "--json-errors"]
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        found = _find(arguments)
+        if found is None:
+            return 0 if not arguments or arguments[0] in ("-h", "--help", "--version") else EXIT_USAGE
+        verb, name, rest = found
+        print(json.dumps(_run(verb, name, rest)), flush=True)
+        return 0
+    except Scene4DError as error:
+        print(json.dumps({"error": error.as_dict()}) if as_json else f"scene4d: {error.line()}", file=sys.stderr)
+        return error.exit_code
+    except MemoryError:
+        print("scene4d: out of memory; use a smaller --size, fewer frames or fewer cameras", file=sys.stderr)
+        return EXIT_RESOURCE
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit):
+            raise
+        print("scene4d: interrupted; nothing half-written was left", file=sys.stderr)
+        return 143 if stop.args == ("SIGTERM",) else 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"scene4d: internal error: {type(error).__name__}: {error}; please report it with the lines above",
+            file=sys.stderr,
+        )
+        return EXIT_INTERNAL
+
+
+def _find(arguments: list[str]) -> tuple[Verb, str, list[str]] | None:
+    """The verb asked for; prints help and returns None when there is nothing to run."""
+    first = arguments[0] if arguments else "--help"
+    if first == "--version":
+        from scene4d import __version__
+
+        print(f"scene4d {__version__}")
+        return None
+    if first == "eval":
+        second = arguments[1] if len(arguments) > 1 else "--help"
+        if second in EVAL_VERBS:
+            return EVAL_VERBS[second], f"eval {second}", arguments[2:]
+        return _usage(EVAL_VERBS, "eval ", second)
+    if first in VERBS:
+        return VERBS[first], first, arguments[1:]
+    return _usage(VERBS, "", first)
+
+
+def _usage(verbs: dict[str, Verb], prefix: str, asked: str) -> None:
+    wants_help = asked in ("-h", "--help")
+    lines = [f"usage: scene4d {prefix}VERB ...   (scene4d {prefix}VERB --help for its options)", ""]
+    lines += [f"  {prefix}{name:<12} {verb.help}" for name, verb in verbs.items()]
+    lines += ["", "  --json-errors anywhere prints a failure as one JSON object on standard error"]
+    if not wants_help:
+        lines.append(f"scene4d: no such verb: {asked}")
+    print("\n".join(lines), file=sys.stdout if wants_help else sys.stderr)
+    if prefix and not wants_help:
+        raise SystemExit(EXIT_USAGE)
+
+
+def _run(verb: Verb, name: str, rest: list[str]) -> dict:
+    import tyro
+
+    module = importlib.import_module(f"scene4d.apps.{verb.module}")
+    options = tyro.cli(getattr(module, verb.options), prog=f"scene4d {name}", args=rest, description=verb.help)
+    return getattr(module, verb.run)(options)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt("SIGTERM")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

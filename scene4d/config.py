@@ -1,0 +1,184 @@
+"""TOML -> nested frozen dataclasses and back, with exact types and helpful errors.
+
+A configuration is a frozen dataclass in the file of the thing it builds. A TOML holds the differences from its defaults;
+`toml_from_config` writes the whole, which runs again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from scene4d.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_config(path: str | Path, kind: type[T], *, overrides: Sequence[str] = ()) -> T:
+    """Read a TOML file into a configuration dataclass, then apply overrides such as "vae.steps=100".
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key (names the nearest), or a value of the wrong type.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("cannot be read", file=path, found=error.strerror, fix="name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not TOML: {error}", file=path) from error
+    for text in overrides:
+        _override(data, text)
+    return config_from_dict(data, kind, file=path)
+
+
+def config_from_dict(data: Mapping[str, Any], kind: type[T], *, file: str | Path | None = None, where: str = "") -> T:
+    """Build a configuration dataclass from plain values; missing keys take the defaults.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a missing key without default, or what the dataclass itself rejects.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError("must be a table", file=file, field=where, found=type(data).__name__)
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
+    for key in data:
+        if key not in names:
+            nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+            fix = f"did you mean '{nearest[0]}'?" if nearest else "remove it"
+            raise ConfigError("unknown setting", file=file, field=_join(where, key), fix=fix)
+    values = {k: _value(v, hints[k], file=file, where=_join(where, k)) for k, v in data.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(str(error), file=file, field=where or None) from error
+
+
+def dict_from_config(config: Any) -> dict[str, Any]:
+    """Every field as plain JSON- and TOML-ready values (None is left out, a path becomes text)."""
+    return {f.name: _plain(v) for f in dataclasses.fields(config) if (v := getattr(config, f.name)) is not None}
+
+
+def toml_from_config(config: Any) -> str:
+    """The whole configuration as TOML, defaults included."""
+    return "\n".join(_table(dict_from_config(config), ())).strip() + "\n"
+
+
+def config_hash(*configs: Any) -> str:
+    """12 hexadecimal digits that change when any value does."""
+    text = json.dumps([dict_from_config(c) if dataclasses.is_dataclass(c) else c for c in configs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _value(value: Any, hint: Any, *, file: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    wrong = ConfigError("has the wrong type", file=file, field=where, found=repr(value), expected=_spell(hint))
+    if hint is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        for option in args:
+            try:
+                return _value(value, option, file=file, where=where)
+            except ConfigError as error:
+                if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+                    raise error
+        raise wrong
+    if origin is typing.Literal:
+        if not any(value == a and type(value) is type(a) for a in args):
+            raise ConfigError(
+                "is not one of the choices", file=file, field=where, found=repr(value), expected=list(args)
+            )
+        return value
+    if dataclasses.is_dataclass(hint):
+        return config_from_dict(value, hint, file=file, where=where)  # type: ignore[arg-type]
+    if origin in (tuple, list):
+        return _sequence(value, hint, file=file, where=where)
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise wrong
+        return {k: _value(v, args[1], file=file, where=_join(where, k)) for k, v in value.items()}
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is type(None) or type(value) is not hint:
+        raise wrong
+    return value
+
+
+def _sequence(value: Any, hint: Any, *, file: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if not isinstance(value, list | tuple):
+        raise ConfigError("has the wrong type", file=file, field=where, found=repr(value), expected=_spell(hint))
+    if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+        if len(value) != len(args):
+            raise ConfigError("has the wrong length", file=file, field=where, found=len(value), expected=len(args))
+        kinds: Sequence[Any] = args
+    else:
+        kinds = [args[0]] * len(value)
+    items = [_value(v, k, file=file, where=f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True))]
+    return origin(items)
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        raise ConfigError("is not KEY=VALUE", field="set", found=text, fix="write for example vae.train.steps=100")
+    try:
+        parsed = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    *tables, last = key.strip().split(".")
+    for name in tables:
+        data = data.setdefault(name, {})
+        if not isinstance(data, dict):
+            raise ConfigError("is not a table", field=key.strip(), found=name)
+    data[last] = parsed
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dict_from_config(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _table(data: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = {k: v for k, v in data.items() if not isinstance(v, Mapping)}
+    lines = [f"[{'.'.join(path)}]"] if path and (plain or not data) else []
+    lines += [f"{k} = {_toml(v)}" for k, v in plain.items()]
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            lines += ["", *_table(value, (*path, key if key.isidentifier() else json.dumps(key)))]
+    return lines
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value) if value == value and abs(value) != float("inf") else str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _spell(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)

@@ -1,0 +1,1 @@
+"""Rotations, rigid poses, cameras and spherical harmonics, in plain torch."""

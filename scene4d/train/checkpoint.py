@@ -1,0 +1,129 @@
+"""Weights and training state as safetensors with a JSON header: one file, written whole or not at all, never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from scene4d.errors import CheckpointError, SecurityError, VersionError
+from scene4d.files import atomic_file
+
+FORMAT_VERSION = 1
+PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], *, state: Mapping[str, Any]) -> Path:
+    """Write tensors and a JSON-ready state to one safetensors file, atomically.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    header = {"format": "scene4d", "version": str(FORMAT_VERSION), "state": json.dumps(state, sort_keys=True)}
+    with atomic_file(path) as temporary:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata=header)
+    return Path(path)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        SecurityError: the file is a pickle (it is not opened).
+        CheckpointError: the file is missing, truncated or not safetensors.
+        VersionError: it was written by a later version.
+    """
+    path = Path(path)
+    refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError("does not exist", file=path, fix="train first, or name the weights file") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"cannot be read as safetensors ({error})", file=path, fix="it may be truncated: copy it again"
+        ) from error
+    if int(header.get("version", FORMAT_VERSION)) > FORMAT_VERSION:
+        raise VersionError(
+            "was written by a later version", file=path, found=header["version"], expected=f"<= {FORMAT_VERSION}"
+        )
+    try:
+        state = json.loads(header.get("state", "{}"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError("has a broken header", file=path, field="state", found=str(error)) from error
+    return tensors, state
+
+
+def load_weights(module: nn.Module, path: str | Path, *, prefix: str = "") -> dict[str, Any]:
+    """Load the tensors named `prefix`... of a weights file into a module, all or none; returns the file's state.
+
+    Half-precision storage is widened to the module's dtype.
+
+    Raises:
+        SecurityError, CheckpointError, VersionError: as `load_tensors`; and CheckpointError listing every missing, extra
+            or wrongly shaped tensor.
+    """
+    tensors, state = load_tensors(path)
+    assign_weights(module, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, source=path)
+    return state
+
+
+@torch.no_grad()
+def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """Copy named tensors into a module's state, all or none; `source` is only for the message.
+
+    Raises:
+        CheckpointError: listing every missing, extra or wrongly shaped tensor.
+    """
+    wanted = module.state_dict()
+    shapes = [
+        f"{k} {list(tensors[k].shape)} not {list(wanted[k].shape)}"
+        for k in wanted
+        if k in tensors and tensors[k].shape != wanted[k].shape
+    ]
+    kinds = [
+        f"{k} {tensors[k].dtype} not {wanted[k].dtype}"
+        for k in wanted
+        if k in tensors and tensors[k].is_floating_point() != wanted[k].is_floating_point()
+    ]
+    problems = {
+        "missing": _few(wanted.keys() - tensors.keys()),
+        "extra": _few(tensors.keys() - wanted.keys()),
+        "shape": _few(shapes),
+        "dtype": _few(kinds),
+    }
+    found = "; ".join(f"{name}: {text}" for name, text in problems.items() if text)
+    if found:
+        raise CheckpointError(
+            "weights of another model", file=source, found=found, fix="use the configuration they were trained with"
+        )
+    for key, value in wanted.items():
+        value.copy_(tensors[key])
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise SecurityError for pickled weights, by name or by content, without opening them as such."""
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(4)
+    if (
+        path.suffix.lower() in PICKLE_SUFFIXES
+        or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        or head == b"PK\x03\x04"
+    ):
+        fix = "convert it where you trust it: safetensors.torch.save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')"
+        raise SecurityError("is a pickle, which can run code when opened", file=path, expected=".safetensors", fix=fix)
+
+
+def _few(names: Iterable[str], *, most: int = 12) -> str:
+    names = sorted(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

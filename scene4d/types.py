@@ -1,0 +1,412 @@
+"""The nouns: frozen dataclasses of tensors that every stage speaks.
+
+Axes: `*b` batch, `t` time, `h w` image, `v` views, `n` Gaussians, `k` SH bases, `l` tokens, `m` anchors, `c` channels,
+`a` action, `p` proprio, `g` segments. Units: metres, radians, seconds; colour and alpha in [0, 1]. Cameras are OpenCV
+(x right, y down, z forward), the world has z up, pixel (row i, column j) has its centre at (j + 0.5, i + 0.5),
+quaternions are w x y z, a pose is 7 numbers (quaternion, translation).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from scene4d.check import check
+from scene4d.errors import DataFormatError, ShapeError
+
+
+class TensorStruct:
+    """What the nouns share: `map`, `to`, `[index]`, `stack`, `replace`. Fields that hold no tensor pass through."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Sizes of the leading axes that `[index]` may touch."""
+        raise NotImplementedError
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed (checked again)."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `fn` to every tensor, inside dictionaries and nested nouns too."""
+        return self.replace(**{f.name: _map(getattr(self, f.name), fn) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move tensors to a device, or floating ones to a dtype, as `Tensor.to`."""
+
+        def move(x: Tensor) -> Tensor:
+            wants_dtype = any(isinstance(a, torch.dtype) for a in args) or "dtype" in kwargs
+            return x if wants_dtype and not x.is_floating_point() else x.to(*args, **kwargs)
+
+        return self.map(move)
+
+    def detach(self) -> Self:
+        """A copy cut from the autograd graph."""
+        return self.map(Tensor.detach)
+
+    def __getitem__(self, index: Any) -> Self:
+        """Index the leading (batch) axes of every tensor."""
+        used = len(index) if isinstance(index, tuple) else 1
+        if Ellipsis in (index if isinstance(index, tuple) else (index,)) or used > len(self.batch_shape):
+            raise ShapeError(
+                "cannot be indexed that deep",
+                field=type(self).__name__,
+                found=index,
+                expected=f"at most {len(self.batch_shape)} indices",
+            )
+        return self.map(lambda x: x[index])
+
+    @classmethod
+    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
+        """Stack equal-shaped items along a new batch axis."""
+        return _stack(list(items), dim)
+
+
+def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, TensorStruct):
+        return value.map(fn)
+    if isinstance(value, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in value.values()):
+        return {k: _map(v, fn) for k, v in value.items()}
+    return value
+
+
+def _stack(items: list[Any], dim: int) -> Any:
+    first = items[0]
+    if isinstance(first, Tensor):
+        return torch.stack(items, dim)
+    if isinstance(first, TensorStruct):
+        values = {f.name: _stack([getattr(i, f.name) for i in items], dim) for f in dataclasses.fields(first)}  # type: ignore[arg-type]
+        return type(first)(**values)
+    if isinstance(first, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in first.values()):
+        return {k: _stack([i[k] for i in items], dim) for k in first}
+    return first
+
+
+@dataclass(frozen=True)
+class Cameras(TensorStruct):
+    """Pinhole cameras of one image size.
+
+    viewmats [*b 4 4] is camera-from-world and rigid (OpenCV); Ks [*b 3 3] in pixels; width, height in pixels.
+    """
+
+    viewmats: Tensor
+    Ks: Tensor
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        check(viewmats=(self.viewmats, "*b 4 4"), Ks=(self.Ks, "*b 3 3"))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.viewmats.shape[:-2])
+
+    def resized(self, width: int, height: int) -> Cameras:
+        """The same cameras for images resized to width x height."""
+        scale = self.Ks.new_tensor([[width / self.width], [height / self.height], [1.0]])
+        return Cameras(viewmats=self.viewmats, Ks=self.Ks * scale, width=width, height=height)
+
+
+@dataclass(frozen=True)
+class Frames(TensorStruct):
+    """Images with their cameras; what a sensor recorded or what a render returned.
+
+    rgb [*b h w 3] in [0, 1]; depth [*b h w] z-depth in metres, 0 = not measured;
+    alpha [*b h w]: recorded = colour usable, rendered = coverage; extras {name: [*b h w c]} (segments, flow, normals, variance, features).
+    """
+
+    rgb: Tensor
+    depth: Tensor | None
+    alpha: Tensor | None
+    cameras: Cameras
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = {name: (x, f"*b h w c_{name}") for name, x in self.extras.items()}
+        check(rgb=(self.rgb, "*b h w 3"), depth=(self.depth, "*b h w"), alpha=(self.alpha, "*b h w"), **named)
+        size, expected = tuple(self.rgb.shape[-3:-1]), (self.cameras.height, self.cameras.width)
+        if size != expected or self.cameras.batch_shape != self.batch_shape:
+            raise ShapeError(
+                "images and cameras differ",
+                field="cameras",
+                found=(*self.cameras.batch_shape, *expected),
+                expected=(*self.batch_shape, *size),
+            )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.rgb.shape[:-3])
+
+
+@dataclass(frozen=True)
+class Episode(TensorStruct):
+    """One recording in memory: several cameras over time, with the robot's actions and state.
+
+    views {camera name: Frames [*b t]}; times [*b t] s float64 from the start; valid [*b t] bool (False = padding);
+    actions [*b t a] (actions[t] leads from t to t + 1); proprio [*b t p]; rewards, success [*b t] or None;
+    segment_poses [*b t g 7] world-from-segment of segment id g (exact motion; simulation only) or None;
+    info: task, action_spec and proprio_spec (lists of {name, unit, frame}), robot, source, seed.
+    """
+
+    views: Mapping[str, Frames]
+    times: Tensor
+    valid: Tensor
+    actions: Tensor
+    proprio: Tensor
+    rewards: Tensor | None = None
+    success: Tensor | None = None
+    segment_poses: Tensor | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(
+            times=(self.times, "*b t"),
+            valid=(self.valid, "*b t"),
+            actions=(self.actions, "*b t a"),
+            proprio=(self.proprio, "*b t p"),
+            rewards=(self.rewards, "*b t"),
+            success=(self.success, "*b t"),
+            segment_poses=(self.segment_poses, "*b t g 7"),
+        )
+        for name, frames in self.views.items():
+            if frames.batch_shape != self.batch_shape:
+                raise ShapeError(
+                    "views and times differ", field=f"views.{name}", found=frames.batch_shape, expected=self.batch_shape
+                )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """(*b, t): time is indexed like a batch axis, so `episode[3:8]` is a stretch of time."""
+        return tuple(self.times.shape)
+
+    def stacked(self, names: Sequence[str] | None = None) -> Frames:
+        """Views of one size as one Frames [*b t v] (extras that all of them have are kept)."""
+        names = list(names if names is not None else self.views)
+        missing = [n for n in names if n not in self.views]
+        if missing:
+            raise DataFormatError("no such camera", field="cameras", found=missing, expected=list(self.views))
+        frames = [self.views[n] for n in names]
+        shared = set.intersection(*(set(f.extras) for f in frames))
+        frames = [f.replace(extras={k: f.extras[k] for k in sorted(shared)}) for f in frames]
+        if len({(f.cameras.width, f.cameras.height) for f in frames}) != 1:
+            raise ShapeError(
+                "views differ in size",
+                field="views",
+                found={n: (f.cameras.width, f.cameras.height) for n, f in self.views.items()},
+            )
+        return Frames.stack(frames, dim=len(self.batch_shape))
+
+
+class Recording(Protocol):
+    """A recorded episode on disk: metadata at once, images when asked for."""
+
+    path: str
+    cameras: tuple[str, ...]
+    num_frames: int
+    fps: float
+    info: Mapping[str, Any]
+
+    def read(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        stride: int = 1,
+        cameras: Sequence[str] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Episode:
+        """Frames start, start + stride, ... below stop, of the named cameras, resized to `size` (width, height) px."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gaussians(TensorStruct):
+    """A set of 3D Gaussians with activated, physical values.
+
+    means [*b n 3] m; quats [*b n 4] wxyz; scales [*b n 3] standard deviations in m, > 0; opacities [*b n] in [0, 1];
+    sh [*b n k 3] spherical-harmonics colour (rgb = 0.5 + 0.2820948 sh_0 + ...), k = 1, 4, 9 or 16;
+    ids [*b n] int64 persistent identity, -1 = empty slot; extras {name: [*b n c]}.
+    """
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    sh: Tensor
+    ids: Tensor = None  # type: ignore[assignment]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ids is None:
+            shape = self.means.shape[:-1]
+            ids = torch.arange(shape[-1], dtype=torch.int64, device=self.means.device)
+            object.__setattr__(self, "ids", ids.expand(shape))
+        named = {name: (x, f"*b n c_{name}") for name, x in self.extras.items()}
+        check(
+            means=(self.means, "*b n 3"),
+            quats=(self.quats, "*b n 4"),
+            scales=(self.scales, "*b n 3"),
+            opacities=(self.opacities, "*b n"),
+            sh=(self.sh, "*b n k 3"),
+            ids=(self.ids, "*b n"),
+            **named,
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.means.shape[:-2])
+
+    @property
+    def num_gaussians(self) -> int:
+        """Rows, empty slots included."""
+        return self.means.shape[-2]
+
+    def pick(self, index: Tensor) -> Gaussians:
+        """The rows that a [n] mask or an index list names, of an unbatched set."""
+        if self.batch_shape:
+            raise ShapeError(
+                "pick works on one set", field="Gaussians", found=self.batch_shape, expected="no batch axes"
+            )
+        return self.map(lambda x: x[index])
+
+    def padded(self, num_gaussians: int) -> Gaussians:
+        """The set with empty slots (id -1, opacity 0) added up to `num_gaussians` rows."""
+        extra = num_gaussians - self.num_gaussians
+        if extra < 0:
+            raise ShapeError(
+                "cannot pad to fewer rows",
+                field="num_gaussians",
+                found=num_gaussians,
+                expected=f">= {self.num_gaussians}",
+            )
+        if extra == 0:
+            return self
+        axis = len(self.batch_shape)
+
+        def pad(x: Tensor, value: float) -> Tensor:
+            return torch.cat([x, x.new_full((*x.shape[:axis], extra, *x.shape[axis + 1 :]), value)], dim=axis)
+
+        return Gaussians(
+            means=pad(self.means, 0.0),
+            quats=torch.cat(
+                [self.quats, self.quats.new_tensor([1.0, 0, 0, 0]).expand(*self.batch_shape, extra, 4)], axis
+            ),
+            scales=pad(self.scales, 1e-6),
+            opacities=pad(self.opacities, 0.0),
+            sh=pad(self.sh, 0.0),
+            ids=pad(self.ids, -1),
+            extras={k: pad(v, 0) for k, v in self.extras.items()},
+        )
+
+    @classmethod
+    def stack(cls, items: Sequence[Gaussians], dim: int = 0) -> Gaussians:
+        """Stack sets of any sizes; shorter ones get empty slots (id -1, opacity 0)."""
+        rows = max(g.num_gaussians for g in items)
+        return _stack([g.padded(rows) for g in items], dim)
+
+
+@dataclass(frozen=True)
+class Motion(TensorStruct):
+    """Rigid motion of anchors, and how Gaussians hang on them.
+
+    anchors [*b m 3] rest positions in m; world_from_rest [*b t m 7]; log_var [*b t m 6] (twist variance) or None;
+    skin_index [*b n j] int64 into the anchors; skin_weights [*b n j], all 0 = static.
+    A rest point x of Gaussian i is at sum_j w_ij T_j(x) when its weights sum to 1.
+    """
+
+    anchors: Tensor
+    world_from_rest: Tensor
+    skin_index: Tensor
+    skin_weights: Tensor
+    log_var: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check(
+            anchors=(self.anchors, "*b m 3"),
+            world_from_rest=(self.world_from_rest, "*b t m 7"),
+            skin_index=(self.skin_index, "*b n j"),
+            skin_weights=(self.skin_weights, "*b n j"),
+            log_var=(self.log_var, "*b t m 6"),
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.anchors.shape[:-2])
+
+
+@dataclass(frozen=True)
+class Scene4D(TensorStruct):
+    """Gaussians that live and move: what reconstruction finds and what the forecaster predicts.
+
+    base: Gaussians [*b n] at rest; motion; alive [*b n 2] first and last second a Gaussian exists (inclusive);
+    times [*b t] s float64; observed [*b t] bool (False = predicted); residual {name: [*b t n c]} added to base or None.
+    info: provenance (source, seed, model), JSON-ready.
+    """
+
+    base: Gaussians
+    motion: Motion
+    alive: Tensor
+    times: Tensor
+    observed: Tensor
+    residual: Mapping[str, Tensor] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(
+            base=(self.base.means, "*b n 3"),
+            alive=(self.alive, "*b n 2"),
+            times=(self.times, "*b t"),
+            observed=(self.observed, "*b t"),
+            world_from_rest=(self.motion.world_from_rest, "*b t m 7"),
+            skin_index=(self.motion.skin_index, "*b n j"),
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.times.shape[:-1])
+
+    def at(self, time: float) -> Gaussians:
+        """The Gaussians [*b n] at `time` s: moved, SH rotated; those not alive get opacity 0."""
+        from scene4d.gaussians.motion import gaussians_at
+
+        return gaussians_at(self, time)
+
+    def flow(self, start: float, stop: float) -> tuple[Tensor, Tensor]:
+        """Displacement [*b n 3] in m from `start` to `stop` s, and where it is valid [*b n] (alive at both)."""
+        from scene4d.gaussians.motion import scene_flow
+
+        return scene_flow(self, start, stop)
+
+
+@dataclass(frozen=True)
+class Latent(TensorStruct):
+    """What the Gaussian VAE makes of a set: tokens with positions.
+
+    tokens [*b l c]; anchors [*b l 3] m; rotations [*b l 4]; present [*b l] bool; ids [*b l] int64.
+    """
+
+    tokens: Tensor
+    anchors: Tensor
+    rotations: Tensor
+    present: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        check(
+            tokens=(self.tokens, "*b l c"),
+            anchors=(self.anchors, "*b l 3"),
+            rotations=(self.rotations, "*b l 4"),
+            present=(self.present, "*b l"),
+            ids=(self.ids, "*b l"),
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.tokens.shape[:-2])

@@ -1,0 +1,128 @@
+"""The verbs: what a world model, a forecaster, a policy and an agent can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from scene4d.check import check
+from scene4d.types import Cameras, Episode, Frames, Gaussians, Latent, Motion, Scene4D, TensorStruct
+
+
+@dataclass(frozen=True)
+class State(TensorStruct):
+    """What a world model knows at one moment.
+
+    memory: Gaussians [*b n] in the world now; skin: Motion that hangs them on the anchors (t = past steps, last = now);
+    past: Latent [*b p l], oldest first; past_actions [*b p a]; proprio [*b p q]; time [*b] s;
+    context: task, action_spec, proprio_spec, cameras, robot.
+    """
+
+    memory: Gaussians
+    skin: Motion
+    past: Latent
+    past_actions: Tensor
+    proprio: Tensor
+    time: Tensor
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.time.shape)
+
+    def expand(self, num_copies: int) -> State:
+        """The same state `num_copies` times along a new leading axis (views, no copy)."""
+        return self.map(lambda x: x.expand(num_copies, *x.shape))
+
+
+@dataclass(frozen=True)
+class Forecast(TensorStruct):
+    """What a world model predicts for the next h steps.
+
+    latent: Latent [*b h l c]; world_from_now [*b h l 7] rigid motion of each anchor's matter since now;
+    log_var [*b h l 6]; present [*b h l] probability of existing; actions [*b h a];
+    heads {reward, success, done: [*b h]}.
+    """
+
+    latent: Latent
+    world_from_now: Tensor
+    log_var: Tensor | None
+    present: Tensor
+    actions: Tensor
+    heads: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(
+            tokens=(self.latent.tokens, "*b h l c"),
+            world_from_now=(self.world_from_now, "*b h l 7"),
+            log_var=(self.log_var, "*b h l 6"),
+            present=(self.present, "*b h l"),
+            actions=(self.actions, "*b h a"),
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.actions.shape[:-2])
+
+
+class WorldModel(Protocol):
+    """Forecasts how a scene evolves under actions."""
+
+    def observe(
+        self,
+        scene: Scene4D,
+        *,
+        actions: Tensor,
+        proprio: Tensor,
+        context: Mapping[str, Any],
+        state: State | None = None,
+    ) -> State:
+        """Start from, or correct with, what has been seen up to now."""
+        ...
+
+    def predict(self, state: State, *, actions: Tensor, steps: int = 4, seeds: Sequence[int] = (0,)) -> Forecast:
+        """The next h steps under `actions` [*b h a]; one sample a seed; `steps` of the sampler."""
+        ...
+
+    def advance(self, state: State, forecast: Forecast, *, num_steps: int) -> State:
+        """The state after `num_steps` of the forecast came true."""
+        ...
+
+    def scene(self, state: State, forecast: Forecast) -> Scene4D:
+        """Decode to Gaussians over time: now and the h predicted steps."""
+        ...
+
+
+class Forecaster(Protocol):
+    """What evaluation compares: ours, copy last, constant velocity."""
+
+    name: str
+
+    def forecast(
+        self, past: Episode, *, actions: Tensor, cameras: Mapping[str, Cameras], seed: int
+    ) -> tuple[Mapping[str, Frames], Scene4D | None]:
+        """Future frames [h] for each named camera [h], and the scene if there is one; only `past` may be looked at."""
+        ...
+
+
+class Policy(Protocol):
+    """Turns views into a chunk of actions."""
+
+    def act(self, views: Frames, *, features: Tensor, proprio: Tensor, task: str, seed: int) -> Tensor:
+        """Actions [*b h a] in the units of the action spec, from views [*b v]."""
+        ...
+
+
+class Agent(Protocol):
+    """A policy in closed loop; owns the scene memory."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
+
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str) -> Tensor:
+        """The next action [a] from the newest frames."""
+        ...
