@@ -1,7 +1,7 @@
 """TOML -> nested frozen dataclasses and back, with exact types and helpful errors.
 
-A configuration is a frozen dataclass in the file of the thing it builds. A TOML holds the differences from its defaults;
-`toml_from_config` writes the whole, which runs again.
+A configuration is a frozen dataclass in the file of the thing it builds. A TOML holds the differences from its
+defaults; `toml_from_config` writes the whole, which runs again.
 """
 
 from __future__ import annotations
@@ -157,10 +157,10 @@ def _plain(value: Any) -> Any:
 def _table(data: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {k: v for k, v in data.items() if not isinstance(v, Mapping)}
     lines = [f"[{'.'.join(path)}]"] if path and (plain or not data) else []
-    lines += [f"{k} = {_toml(v)}" for k, v in plain.items()]
+    lines += [f"{_key(k)} = {_toml(v)}" for k, v in plain.items()]
     for key, value in data.items():
         if isinstance(value, Mapping):
-            lines += ["", *_table(value, (*path, key if key.isidentifier() else json.dumps(key)))]
+            lines += ["", *_table(value, (*path, _key(key)))]
     return lines
 
 
@@ -174,6 +174,10 @@ def _toml(value: Any) -> str:
     if isinstance(value, float):
         return repr(value) if value == value and abs(value) != float("inf") else str(value)
     return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() and name.replace("-", "_").isidentifier() else json.dumps(name, ensure_ascii=False)
 
 
 def _spell(hint: Any) -> str:

@@ -1,10 +1,12 @@
 """The only shared network blocks: normalisation, attention, rotary positions, feed-forward, adaptive modulation.
 
-Every block takes leading axes `*b` of any number. Masks are boolean with True = may attend, or floats added to the logits.
+Every block takes leading axes `*b` of any number. Masks are boolean with True = may attend, or floats that
+are added to the logits.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -117,7 +119,7 @@ class MLP(nn.Module):
     def __init__(self, dims: Sequence[int], *, zero_init: bool = False):
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in zip(dims[:-1], dims[1:], strict=True):
+        for before, after in itertools.pairwise(dims):
             layers += [nn.Linear(before, after), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
         if zero_init:

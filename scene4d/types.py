@@ -8,85 +8,16 @@ quaternions are w x y z, a pose is 7 numbers (quaternion, translation).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from scene4d.check import check
 from scene4d.errors import DataFormatError, ShapeError
-
-
-class TensorStruct:
-    """What the nouns share: `map`, `to`, `[index]`, `stack`, `replace`. Fields that hold no tensor pass through."""
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """Sizes of the leading axes that `[index]` may touch."""
-        raise NotImplementedError
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed (checked again)."""
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """Apply `fn` to every tensor, inside dictionaries and nested nouns too."""
-        return self.replace(**{f.name: _map(getattr(self, f.name), fn) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move tensors to a device, or floating ones to a dtype, as `Tensor.to`."""
-
-        def move(x: Tensor) -> Tensor:
-            wants_dtype = any(isinstance(a, torch.dtype) for a in args) or "dtype" in kwargs
-            return x if wants_dtype and not x.is_floating_point() else x.to(*args, **kwargs)
-
-        return self.map(move)
-
-    def detach(self) -> Self:
-        """A copy cut from the autograd graph."""
-        return self.map(Tensor.detach)
-
-    def __getitem__(self, index: Any) -> Self:
-        """Index the leading (batch) axes of every tensor."""
-        used = len(index) if isinstance(index, tuple) else 1
-        if Ellipsis in (index if isinstance(index, tuple) else (index,)) or used > len(self.batch_shape):
-            raise ShapeError(
-                "cannot be indexed that deep",
-                field=type(self).__name__,
-                found=index,
-                expected=f"at most {len(self.batch_shape)} indices",
-            )
-        return self.map(lambda x: x[index])
-
-    @classmethod
-    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
-        """Stack equal-shaped items along a new batch axis."""
-        return _stack(list(items), dim)
-
-
-def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, TensorStruct):
-        return value.map(fn)
-    if isinstance(value, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in value.values()):
-        return {k: _map(v, fn) for k, v in value.items()}
-    return value
-
-
-def _stack(items: list[Any], dim: int) -> Any:
-    first = items[0]
-    if isinstance(first, Tensor):
-        return torch.stack(items, dim)
-    if isinstance(first, TensorStruct):
-        values = {f.name: _stack([getattr(i, f.name) for i in items], dim) for f in dataclasses.fields(first)}  # type: ignore[arg-type]
-        return type(first)(**values)
-    if isinstance(first, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in first.values()):
-        return {k: _stack([i[k] for i in items], dim) for k in first}
-    return first
+from scene4d.tensor_struct import TensorStruct, stack_all
 
 
 @dataclass(frozen=True)
@@ -119,7 +50,8 @@ class Frames(TensorStruct):
     """Images with their cameras; what a sensor recorded or what a render returned.
 
     rgb [*b h w 3] in [0, 1]; depth [*b h w] z-depth in metres, 0 = not measured;
-    alpha [*b h w]: recorded = colour usable, rendered = coverage; extras {name: [*b h w c]} (segments, flow, normals, variance, features).
+    alpha [*b h w]: recorded = colour usable, rendered = coverage;
+    extras {name: [*b h w c]} (segments, flow, normals, variance, features).
     """
 
     rgb: Tensor
@@ -309,7 +241,7 @@ class Gaussians(TensorStruct):
     def stack(cls, items: Sequence[Gaussians], dim: int = 0) -> Gaussians:
         """Stack sets of any sizes; shorter ones get empty slots (id -1, opacity 0)."""
         rows = max(g.num_gaussians for g in items)
-        return _stack([g.padded(rows) for g in items], dim)
+        return stack_all([g.padded(rows) for g in items], dim)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ VERBS = {
     ),
     "render": Verb("render", "RenderOptions", "run_render", "render colour, depth or flow of a scene from any camera"),
     "act": Verb("act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
-    "eval": Verb("evaluate", "", "", "measure: eval forecast | eval policy | eval reconstruct"),
+    "eval": Verb("evaluate", "", "", "measure: eval forecast | eval policy"),
     "doctor": Verb(
         "doctor", "DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
     ),
@@ -53,9 +53,6 @@ EVAL_VERBS = {
         "evaluate", "EvalForecastOptions", "run_eval_forecast", "forecast quality against copying and constant velocity"
     ),
     "policy": Verb("evaluate", "EvalPolicyOptions", "run_eval_policy", "success of the action head in closed loop"),
-    "reconstruct": Verb(
-        "evaluate", "EvalReconstructOptions", "run_eval_reconstruct", "held-out views against the baselines"
-    ),
 }
 
 

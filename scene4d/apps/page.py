@@ -27,18 +27,18 @@ METRICS = (
     ("flow_epe_static", "flow error, static points, mm", 2, False),
     ("depth_absrel", "depth, relative error", 4, False),
 )
-METHODS = (("scene4d", "scene4d"), ("constant_velocity", "constant velocity"), ("copy_last", "copy last"))
+METHODS = ((None, "scene4d"), ("constant_velocity", "constant velocity"), ("copy_last", "copy last"))
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows; `horizon` maps steps ahead to {method: {metric: value}}."""
+    """What the page shows; `horizon` maps steps ahead to {metric: ours, baseline: {metric: its}}."""
 
     title: str
     summary: str
     videos: dict[str, Path]
     future: Scene4D
-    horizon: dict[str, dict[str, dict[str, float]]]
+    horizon: dict[str, dict]
     actions: dict
     files: list[str]
 
@@ -95,7 +95,7 @@ def _table(horizon: dict) -> str:
     for metric, label, decimals, more in METRICS:
         cells = []
         for step in steps:
-            values = [horizon[step].get(method, {}).get(metric) for method, _ in METHODS]
+            values = [(horizon[step].get(method, {}) if method else horizon[step]).get(metric) for method, _ in METHODS]
             known = [v for v in values if v is not None]
             best = (max if more else min)(known) if known else None
             cells += [_cell(v, best, decimals, 1000 if label.endswith("mm") else 1) for v in values]

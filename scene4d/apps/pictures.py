@@ -30,7 +30,7 @@ def depth_picture(depth: Tensor, *, near: float, far: float) -> np.ndarray:
 
 
 def flow_picture(flow: Tensor, viewmat: Tensor, *, longest: float) -> np.ndarray:
-    """World flow [h w 3] m as a camera sees it: hue = direction in the image, strength = length, full at `longest` m."""
+    """Flow [h w 3] m as a camera sees it: hue = direction in the image, strength = length, full at `longest` m."""
     cam = flow @ viewmat[:3, :3].T
     angle = torch.atan2(cam[..., 1], cam[..., 0]) / (2 * math.pi) % 1.0
     strength = (flow.norm(dim=-1) / max(longest, 1e-9)).clamp(0, 1)

@@ -1,1 +1,1 @@
-""""""
+"""Recordings in and out: one foreign format a file, all read as Episode."""

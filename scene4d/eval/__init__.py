@@ -1,1 +1,1 @@
-""""""
+"""Measurements: one question a file."""

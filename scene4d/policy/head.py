@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from scene4d.check import check
 from scene4d.errors import ShapeError
-from scene4d.layers import AdaLN, Attention, RMSNorm, SwiGLU, fourier_features
+from scene4d.layers import MLP, Block, RMSNorm, sinusoidal_embedding, zero_
 from scene4d.policy.views import NUM_VIEWS, points_from_views
 from scene4d.types import Frames
 
 PIXEL_CHANNELS = 7
+HUBER = 0.3
+"""Normalised error where the loss turns from square to linear: the expert switches abruptly between phases."""
 POINT_SCALE = 0.25
 """Metres that count as 1 in the network: the reach of the hand-following views."""
 
@@ -33,6 +35,8 @@ class ActionHeadConfig:
     """Channels of a token."""
     heads: int = 4
     """Attention heads."""
+    hidden: int = 192
+    """Channels inside a feed-forward layer."""
     encoder_depth: int = 3
     """Blocks over the view tokens."""
     decoder_depth: int = 2
@@ -50,7 +54,7 @@ class ActionHeadConfig:
     proprio_dim: int = 4
     """Numbers in the proprioception; the first three are the hand's place in m."""
     feature_dim: int = 0
-    """Channels of latent tokens from the world model; 0 = none are looked at."""
+    """Channels of the world model's latent tokens, their 3 of place included; 0 = they are not looked at."""
     num_tasks: int = 64
     """Rows of the table that task names are hashed into."""
     sampler_steps: int = 5
@@ -70,9 +74,9 @@ class ActionHead(nn.Module):
         self.config = config = config if config is not None else ActionHeadConfig()
         self.views = ViewEncoder(config)
         self.task = nn.Embedding(config.num_tasks, config.width)
-        self.proprio = nn.Sequential(nn.Linear(config.proprio_dim, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
+        self.proprio = MLP([config.proprio_dim, config.width, config.width])
         self.features = nn.Linear(config.feature_dim, config.width) if config.feature_dim else None
-        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_depth))
+        self.encoder = nn.ModuleList(Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth))
         self.encoder_norm = RMSNorm(config.width)
         self.decoder = ChunkDecoder(config)
         # Statistics travel with the weights: a head read from a file speaks in the units of the action spec.
@@ -89,12 +93,17 @@ class ActionHead(nn.Module):
             # A channel that never changes must not blow up what little noise it has.
             getattr(self, f"{name}_std").copy_(values.std(0).clamp_min(1e-2))
 
-    def encode(self, views: Frames, *, features: Tensor | None, proprio: Tensor, task_rows: Tensor) -> Tensor:
-        """Context tokens [b s c] of views [b v] or [b 2v], features [b l f] or None, proprio [b p], task rows [b]."""
-        tokens = [self.views(views, hand=proprio[..., :3])]  # [b v*16 c]
+    def encode(
+        self, views: Frames, *, features: Tensor | None, proprio: Tensor, task_rows: Tensor, hand: Tensor | None = None
+    ) -> Tensor:
+        """Context tokens [b s c] of views [b v] or [b 2v], features [b l f] or None, proprio [b p], task rows [b].
+
+        hand [b 3] m is what places are counted from; by default the first three numbers of the proprioception.
+        """
+        tokens = [self.views(views, hand=proprio[..., :3] if hand is None else hand)]  # [b v*s c]
         normal = (proprio - self.proprio_mean) / self.proprio_std
         tokens += [self.proprio(normal)[:, None], self.task(task_rows)[:, None]]  # [b 1 c]
-        if self.features is not None and features is not None and features.shape[-2]:
+        if self.features is not None and features is not None:
             tokens.append(self.features(features))  # [b l c]
         x = torch.cat(tokens, 1)  # [b s c]
         for block in self.encoder:
@@ -102,7 +111,7 @@ class ActionHead(nn.Module):
         return self.encoder_norm(x)
 
     def denoise(self, noisy: Tensor, *, level: Tensor, context: Tensor) -> Tensor:
-        """The clean normalised chunk [b h a] that `noisy` [b h a] at noise level [b] (1 = pure noise) looks like."""
+        """The clean normalised chunks [b d h a] that `noisy` ones at noise level [b d] (1 = pure noise) look like."""
         return self.decoder(noisy, level=level, context=context)
 
     @torch.no_grad()
@@ -153,35 +162,36 @@ def sample_chunk(head: ActionHead, noise: Tensor, *, context: Tensor) -> Tensor:
 
     Source: Lipman et al., Flow Matching for Generative Modeling (2023), section 4; the network predicts the clean end.
     """
-    x, steps = noise, head.config.sampler_steps
+    x, steps = noise[:, None], head.config.sampler_steps  # [b 1 h a]
     levels = torch.linspace(1, 0, steps + 1)
     for now, then in zip(levels[:-1], levels[1:], strict=True):
-        clean = head.denoise(x, level=now.to(x).expand(x.shape[0]), context=context)
+        clean = head.denoise(x, level=now.to(x).expand(x.shape[:2]), context=context)
         x = clean + (then / now) * (x - clean)
-    return x
+    return x[:, 0]
 
 
 def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 8) -> tuple[Tensor, dict[str, Tensor]]:
     """Flow-matching loss of a batch of demonstrations.
 
     Args:
-        batch: views Frames [b v] or [b 2v]; features [b l f] or None; proprio [b p]; task_rows [b]; actions [b h a];
-            valid [b h] bool.
+        batch: views Frames [b v] or [b 2v]; features [b l f] or None; proprio [b p]; hand [b 3] or None;
+            task_rows [b]; actions [b h a]; valid [b h] bool.
         num_draws: noise draws for each encoded sample; the decoder is cheap beside the encoder.
     Returns:
-        The loss (scalar; differentiable in the weights) and metrics {loss, error} (error: mean absolute, normalised).
+        The loss (scalar; differentiable in the weights) and metrics {error} (mean absolute, normalised).
     Source: Lipman et al. (2023); x-prediction as in Salimans and Ho (2022), whose error at every level is bounded.
     """
-    context = head.encode(batch["views"], features=batch.get("features"), proprio=batch["proprio"], task_rows=batch["task_rows"])
-    clean = (batch["actions"] - head.action_mean) / head.action_std  # [b h a]
-    clean, context = (x.repeat_interleave(num_draws, 0) for x in (clean, context))
-    weight = batch["valid"].repeat_interleave(num_draws, 0)[..., None].to(clean).expand_as(clean)
+    context = head.encode(**{k: batch.get(k) for k in ("views", "features", "proprio", "task_rows", "hand")})
+    clean = ((batch["actions"] - head.action_mean) / head.action_std)[:, None]  # [b 1 h a]
+    clean = clean.expand(-1, num_draws, -1, -1)  # [b d h a]
+    weight = batch["valid"][:, None, :, None].to(clean).expand_as(clean)
     # Near pure noise the answer must come from the views, so those levels are drawn more often.
-    level = 1 - torch.rand(clean.shape[0], device=clean.device) ** 1.5
-    noisy = torch.lerp(clean, torch.randn_like(clean), level[:, None, None])
+    level = 1 - torch.rand(clean.shape[:2], device=clean.device) ** 1.5
+    noisy = torch.lerp(clean, torch.randn_like(clean), level[..., None, None])
     error = head.denoise(noisy, level=level, context=context) - clean
-    loss = torch.nn.functional.smooth_l1_loss(error * weight, torch.zeros_like(error), beta=0.3, reduction="sum") / weight.sum().clamp_min(1)
-    return loss, {"loss": loss.detach(), "error": ((error.abs() * weight).sum() / weight.sum().clamp_min(1)).detach()}
+    size = torch.where(error.abs() < HUBER, error.square() / (2 * HUBER), error.abs() - HUBER / 2)
+    mean = lambda x: (x * weight).sum() / weight.sum().clamp_min(1)
+    return mean(size), {"error": mean(error.detach().abs())}
 
 
 class ViewEncoder(nn.Module):
@@ -211,3 +221,33 @@ class ViewEncoder(nn.Module):
         index = torch.arange(count, device=tokens.device)
         mark = self.view[index % self.num_views] + self.instant[index // self.num_views]  # [v c]
         return (tokens + mark[:, None]).flatten(1, 2)  # [b v*s c]
+
+
+class ChunkDecoder(nn.Module):
+    """Action tokens that look at each other and at the scene, told how noisy they are."""
+
+    def __init__(self, config: ActionHeadConfig) -> None:
+        super().__init__()
+        self.width = width = config.width
+        self.enter = nn.Linear(config.action_dim, width)
+        self.place = nn.Parameter(torch.randn(config.chunk, width) * 0.1)
+        self.level = MLP([width, width, width])
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads=config.heads, context_dim=width, condition_dim=width, hidden=config.hidden)
+            for _ in range(config.decoder_depth)
+        )
+        self.leave_norm = RMSNorm(width)
+        self.leave = zero_(nn.Linear(width, config.action_dim))
+
+    def forward(self, noisy: Tensor, *, level: Tensor, context: Tensor) -> Tensor:
+        """Clean chunks [b d h a] of noisy ones [b d h a], noise level [b d], context [b s c]."""
+        draws, chunk = noisy.shape[1:3]
+        condition = self.level(sinusoidal_embedding(level, self.width))  # [b d c]
+        condition = condition.repeat_interleave(chunk, 1)  # [b d*h c]
+        x = (self.enter(noisy) + self.place).flatten(1, 2)  # [b d*h c]
+        # All draws of a sample share one look at the scene; the mask keeps them from seeing each other.
+        draw = torch.arange(draws, device=x.device).repeat_interleave(chunk)
+        mask = draw[:, None] == draw if draws > 1 else None  # [d*h d*h]
+        for block in self.blocks:
+            x = block(x, condition, mask=mask, context=context)
+        return self.leave(self.leave_norm(x)).unflatten(1, (draws, chunk))

@@ -34,16 +34,19 @@ class VirtualCamera:
     field: float
     """Height of the picture at the target, m."""
     follows_hand: bool = False
-    """Whether the target is the hand (else the centre of the workspace)."""
+    """Whether the target goes with the hand (else it is the centre of the workspace)."""
 
 
 VIRTUAL_CAMERAS = (
     VirtualCamera(azimuth=math.radians(50), elevation=math.radians(42), distance=1.3, field=1.0),
     VirtualCamera(azimuth=math.radians(130), elevation=math.radians(42), distance=1.3, field=1.0),
-    VirtualCamera(azimuth=math.radians(38), elevation=math.radians(22), distance=1.5, field=0.5, follows_hand=True),
-    VirtualCamera(azimuth=math.radians(142), elevation=math.radians(22), distance=1.5, field=0.5, follows_hand=True),
+    VirtualCamera(azimuth=math.radians(38), elevation=math.radians(22), distance=1.5, field=0.7, follows_hand=True),
+    VirtualCamera(azimuth=math.radians(142), elevation=math.radians(22), distance=1.5, field=0.7, follows_hand=True),
 )
 """Long lenses where the hand is followed: then a place in the picture means an offset from the hand in metres."""
+
+HAND_OFFSET = (0.0, 0.12, 0.0)
+"""From the hand to the target of the cameras that follow it, m: what the arm works on stands in front of it."""
 
 NUM_VIEWS = len(VIRTUAL_CAMERAS)
 
@@ -54,7 +57,7 @@ def virtual_cameras(hand: Tensor, *, size: int = 64) -> Cameras:
     centre = hand.new_tensor(WORKSPACE_CENTRE).expand_as(hand)
     viewmats, Ks = [], []
     for camera in VIRTUAL_CAMERAS:
-        target = hand if camera.follows_hand else centre
+        target = hand + hand.new_tensor(HAND_OFFSET) if camera.follows_hand else centre
         level = math.cos(camera.elevation)
         forward = (level * math.cos(camera.azimuth), level * math.sin(camera.azimuth), -math.sin(camera.elevation))
         viewmats.append(look_at(target - camera.distance * hand.new_tensor(forward), target))

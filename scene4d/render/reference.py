@@ -1,7 +1,7 @@
-"""What a render means, in plain torch: any float dtype, differentiable, slow. The native kernels are tested against it.
+"""What a render means, in plain torch: any float dtype, differentiable, slow; the native kernels are tested against it.
 
-Conventions (those of 3D Gaussian splatting): covariance of the image = J W S W^T J^T + eps2d I, with the tangents inside
-J clamped to 1.3 times half the field of view; alpha = min(0.999, opacity exp(-q / 2)), nothing below 1/255; front to
+Conventions (those of 3D Gaussian splatting): covariance in the image = J W S W^T J^T + eps2d I, with the tangents in J
+clamped to 1.3 times half the field of view; alpha = min(0.999, opacity exp(-q / 2)), nothing below 1/255; front to
 back by depth of the centre, stopping before transmittance would fall to 1e-4; rgb = max(sh + 0.5, 0), where the view
 direction is a constant to the gradient (as in splatfacto and OpenSplat): colour never pulls a Gaussian sideways.
 """

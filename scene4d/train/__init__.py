@@ -1,1 +1,1 @@
-""""""
+"""Training that knows only loss(batch): loop, optimiser, checkpoints, log."""

@@ -68,8 +68,8 @@ def load_weights(module: nn.Module, path: str | Path, *, prefix: str = "") -> di
     Half-precision storage is widened to the module's dtype.
 
     Raises:
-        SecurityError, CheckpointError, VersionError: as `load_tensors`; and CheckpointError listing every missing, extra
-            or wrongly shaped tensor.
+        SecurityError, CheckpointError, VersionError: as `load_tensors`; and CheckpointError listing every missing,
+            extra or wrongly shaped tensor.
     """
     tensors, state = load_tensors(path)
     assign_weights(module, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, source=path)
@@ -120,7 +120,8 @@ def refuse_pickle(path: Path) -> None:
         or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
         or head == b"PK\x03\x04"
     ):
-        fix = "convert it where you trust it: safetensors.torch.save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')"
+        convert = "safetensors.torch.save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')"
+        fix = f"convert it where you trust it: {convert}"
         raise SecurityError("is a pickle, which can run code when opened", file=path, expected=".safetensors", fix=fix)
 
 

@@ -57,8 +57,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a module in place; at the end it holds the averaged weights.
 
-    The batch of step s is `batches(s)`, which must depend on s alone; before `loss_fn` runs, torch's generator is seeded
-    from (config.seed, s). So a run that was stopped anywhere continues bit-equal (at a fixed number of threads).
+    The batch of step s is `batches(s)`, which must depend on s alone; before `loss_fn` runs, torch's generator is
+    seeded from (config.seed, s). So a run that was stopped anywhere continues bit-equal (at a fixed number of threads).
 
     Args:
         module: what is trained; only its parameters with requires_grad change.
@@ -69,8 +69,8 @@ def train(
     Returns:
         steps, seconds (of this call), skipped steps, and the metrics averaged over the last `log_every` steps.
     Raises:
-        NumericsError: loss or gradient not finite in more than `max_bad_steps` steps in a row; the last good weights are
-            in the checkpoint.
+        NumericsError: loss or gradient not finite in more than `max_bad_steps` steps in a row; the last good weights
+            are in the checkpoint.
         CheckpointError: the checkpoint in the folder is of another model.
         SystemExit: SIGINT (130) or SIGTERM (143) came; the checkpoint holds the last whole step.
     """

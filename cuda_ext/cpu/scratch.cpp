@@ -1,0 +1,86 @@
+#include "scratch.h"
+
+#include <pthread.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#include "threads.h"
+
+namespace s4d {
+namespace {
+
+constexpr size_t KEPT_BYTES = size_t{256} << 20;
+constexpr int KEPT_BLOCKS = 64;
+
+struct Kept {
+  void* data;
+  size_t size;
+};
+
+std::mutex mutex;
+Kept kept[KEPT_BLOCKS];
+int num_kept = 0;
+size_t kept_bytes = 0;
+bool forked = false;
+
+// The child of a fork must neither find the lock taken nor wait for threads that were not copied.
+const int registered = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); },
+                                      [] {
+                                        forked = true;
+                                        mutex.unlock();
+                                      });
+
+void* take_kept(size_t bytes, size_t& size) {
+  std::lock_guard<std::mutex> lock(mutex);
+  int best = -1;
+  for (int i = 0; i < num_kept; ++i)
+    if (kept[i].size >= bytes && kept[i].size / 4 <= bytes && (best < 0 || kept[i].size < kept[best].size)) best = i;
+  if (best < 0) return nullptr;
+  Kept block = kept[best];
+  kept[best] = kept[--num_kept];
+  kept_bytes -= block.size;
+  size = block.size;
+  return block.data;
+}
+
+void give_back(void* data, size_t size) {
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (num_kept < KEPT_BLOCKS && kept_bytes + size <= KEPT_BYTES) {
+      kept[num_kept++] = {data, size};
+      kept_bytes += size;
+      return;
+    }
+  }
+  std::free(data);
+}
+
+}  // namespace
+
+bool threads_allowed() { return registered == 0 && !forked; }
+
+Scratch::Scratch(size_t bytes) {
+  if (!bytes) return;
+  size_ = (bytes + 4095) / 4096 * 4096;
+  data_ = take_kept(size_, size_);
+  if (!data_) data_ = std::aligned_alloc(64, size_);
+  if (!data_) throw std::bad_alloc();
+}
+
+Scratch::~Scratch() {
+  if (data_) give_back(data_, size_);
+}
+
+Scratch::Scratch(Scratch&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Scratch& Scratch::operator=(Scratch&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace s4d

@@ -1,0 +1,26 @@
+// Working memory that survives a call, so that repeated renders do not pay for fresh pages. At most 256 MB are kept.
+#pragma once
+
+#include <cstddef>
+
+namespace s4d {
+
+class Scratch {
+ public:
+  Scratch() = default;
+  explicit Scratch(size_t bytes);  // contents undefined, 64-byte aligned; throws std::bad_alloc
+  ~Scratch();
+  Scratch(Scratch&& other) noexcept;
+  Scratch& operator=(Scratch&& other) noexcept;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace s4d

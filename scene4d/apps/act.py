@@ -1,0 +1,178 @@
+"""scene4d act SCENE --task TEXT: the next actions for a task, with names and units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from scene4d.apps.build.models import Models, load_models
+from scene4d.errors import CheckpointError, ConfigError, DataFormatError
+from scene4d.gaussians.s4d import S4DFile, open_s4d
+from scene4d.policy.percept import views_with_forecast
+from scene4d.policy.views import render_views
+from scene4d.types import Scene4D
+
+
+@dataclass(frozen=True)
+class ActOptions:
+    """The next actions for a task, from a scene."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """A .s4d file; the actions start at its last observed instant."""
+    task: str
+    """What is to be done: the name of a task the head was trained on, or words of it ("open the door")."""
+    weights: Path | None = None
+    """Weights file; the shipped ones by default."""
+    seed: int = 0
+    """Seed of the sampled chunk."""
+    forecast: bool = True
+    """Whether the head also looks at the forecast."""
+    proprio: tuple[float, ...] | None = None
+    """The robot's state at that instant (hand x y z in m, gripper opening in m), where the scene does not hold it."""
+
+
+def run_act(options: ActOptions) -> dict[str, Any]:
+    """Plan one chunk of actions.
+
+    Returns:
+        JSON-ready: actions [h][a], names [a], units [a], task (as understood), time (s), forecast (whether it was used).
+    Raises:
+        CheckpointError: the weights hold no action head. ConfigError: nothing was trained for the task.
+        DataFormatError: the scene is broken, or holds no robot state.
+    """
+    models = load_models(options.weights)
+    if models.policy is None:
+        raise CheckpointError("holds no action head", file=options.weights, field="policy", fix="train with a [policy] section")
+    file = open_s4d(options.scene)
+    result = plan_actions(
+        models,
+        file.scene(),
+        task=options.task,
+        proprio=_proprio(options, file),
+        past_actions=file.actions,
+        info={**file.info, "action_spec": file.action_spec},
+        seed=options.seed,
+        forecast=options.forecast,
+    )
+    names, units = result["names"], result["units"]
+    width = max(len(name) for name in names)
+    for i, action in enumerate(result["actions"]):
+        values = "   ".join(f"{name:>{width}} {value:+.3f}" for name, value in zip(names, action, strict=True))
+        print(f"step {i + 1}   {values}")
+    print("units    " + "   ".join(f"{name}: {unit}" for name, unit in zip(names, units, strict=True)))
+    return result
+
+
+def plan_actions(
+    models: Models,
+    scene: Scene4D,
+    *,
+    task: str,
+    proprio: Tensor,
+    past_actions: Tensor | None = None,
+    info: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    forecast: bool = True,
+) -> dict[str, Any]:
+    """Plan one chunk of actions from the last observed instant of a scene.
+
+    Args:
+        models: with an action head.
+        task: name of a task the head was trained on, or words of it.
+        proprio: [p] at that instant.
+        past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
+        info: action_spec and proprio_spec, where they differ from what the models were trained with.
+        forecast: whether the head also looks at the forecast.
+    Returns:
+        JSON-ready: actions [h][a], names [a], units [a], task, time (s), forecast (bool).
+    """
+    head, info = models.policy, dict(info or {})
+    context = {**models.info.get("context", {}), **{k: info[k] for k in ("action_spec", "proprio_spec") if info.get(k)}}
+    name = task_from_text(task, models.info.get("policy_tasks") or models.info.get("tasks") or [])
+    past = observed_part(scene)
+    now = float(past.times[-1])
+    views, features = render_views(past.at(now), hand=proprio[:3], size=head.config.view_size), None
+    width = head.config.action_dim
+    if forecast:
+        done = proprio.new_zeros(0, width) if past_actions is None else past_actions[: past.times.shape[-1] - 1]
+        views, features = views_with_forecast(
+            views,
+            scene=past,
+            world_model=models.dynamics,
+            past_actions=done.to(proprio),
+            proprio=proprio[None],
+            context={**context, "task": name},
+            horizon=models.dynamics.config.horizon,
+        )
+    actions = head.act(views, features=features, proprio=proprio, task=name, seed=seed)
+    names, units = spec_columns(context.get("action_spec") or [], width=width)
+    return {
+        "actions": [[round(float(x), 5) for x in row] for row in actions],
+        "names": names,
+        "units": units,
+        "task": name,
+        "time": round(now, 6),
+        "forecast": forecast,
+    }
+
+
+def observed_part(scene: Scene4D) -> Scene4D:
+    """The scene up to its last observed instant.
+
+    Raises:
+        DataFormatError: nothing in it was observed.
+    """
+    if not bool(scene.observed.any()):
+        raise DataFormatError("has no observed instant", field="observed", fix="give a reconstructed scene, not a bare forecast")
+    stop = int(scene.observed.nonzero().max()) + 1
+    motion = scene.motion
+    log_var = None if motion.log_var is None else motion.log_var[:stop]
+    residual = None if scene.residual is None else {k: v[:stop] for k, v in scene.residual.items()}
+    return scene.replace(
+        motion=motion.replace(world_from_rest=motion.world_from_rest[:stop], log_var=log_var),
+        times=scene.times[:stop],
+        observed=scene.observed[:stop],
+        residual=residual,
+    )
+
+
+def task_from_text(text: str, known: Sequence[str]) -> str:
+    """The known task that shares most words with a text.
+
+    Raises:
+        ConfigError: none shares a word; lists the known ones.
+    """
+    words = _words(text)
+    scores = {name: len(words & _words(name)) / len(_words(name)) for name in known}
+    best = max(scores, key=scores.get, default=None)
+    if best is None or scores[best] == 0:
+        raise ConfigError("nothing was trained for it", field="task", found=text, expected=", ".join(known) or "a trained task")
+    return best
+
+
+def spec_columns(spec: Sequence[Mapping[str, Any]], *, width: int) -> tuple[list[str], list[str]]:
+    """Names and units of the numbers of an action; a0, a1, ... and "" where the spec does not tell."""
+    rows = [*spec[:width], *[{}] * (width - len(spec))]
+    return [str(r.get("name", f"a{i}")) for i, r in enumerate(rows)], [str(r.get("unit", "")) for r in rows]
+
+
+def _words(text: str) -> set[str]:
+    words = "".join(c.lower() if c.isalnum() else " " for c in text).split()
+    return {w for w in words if not (w[0] == "v" and w[1:].isdigit())}
+
+
+def _proprio(options: ActOptions, file: S4DFile) -> Tensor:
+    values = options.proprio if options.proprio is not None else file.info.get("proprio")
+    if values is None:
+        fix = "add --proprio X Y Z OPENING (hand in m, gripper opening in m)"
+        raise DataFormatError("holds no robot state", file=options.scene, field="info.proprio", fix=fix)
+    values = torch.tensor(values, dtype=torch.float32)
+    if values.ndim == 2:  # one row an observed instant
+        values = values[-1]
+    return values

@@ -1,0 +1,54 @@
+"""Progress on a terminal as bars (rich), elsewhere as plain lines on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def steps_shown(total: int, seconds: dict[str, float]) -> Iterator[Callable[[str, Callable[[], T]], T]]:
+    """Yield step(name, work) -> result: shows which of `total` runs, notes how long each took in `seconds`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+
+        def step(name: str, work: Callable[[], T]) -> T:
+            bar.update(task, description=name)
+            start = time.monotonic()
+            result = work()
+            seconds[name] = round(time.monotonic() - start, 2)
+            bar.advance(task)
+            if not console.is_terminal:
+                print(f"scene4d: {name} ({seconds[name]:.1f} s)", file=sys.stderr, flush=True)
+            return result
+
+        yield step
+
+
+@contextmanager
+def counter_shown(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield count(done, total): a bar on a terminal, elsewhere a line every tenth of the way."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+
+        def count(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not console.is_terminal and (done == total or done * 10 // total > (done - 1) * 10 // total):
+                print(f"scene4d: {name} {done}/{total}", file=sys.stderr, flush=True)
+
+        yield count

@@ -1,0 +1,138 @@
+"""Colour, depth and label images from files: decoded, checked, resized; every failure names the file."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scene4d.errors import DataFormatError, DepthError
+
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+MAX_INVALID = 0.95
+DEPTH_RANGE = (0.02, 100.0)
+
+
+def open_image(path: Path) -> Image.Image:
+    """A decoded image.
+
+    Raises:
+        DataFormatError: missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except DECODE_ERRORS as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be decoded"
+        raise DataFormatError(
+            problem, file=path, found=str(error)[:80], fix="copy the file again, or leave the frame out"
+        ) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the header only."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except DECODE_ERRORS as error:
+        fix = "copy the file again, or leave the frame out"
+        raise DataFormatError("is no image", file=path, found=str(error)[:80], fix=fix) from error
+
+
+def read_color(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Colour [h w 3] uint8, averaged down to `size` (width, height) where given."""
+    return color_from_image(open_image(path), file=path, size=size)
+
+
+def color_from_image(image: Image.Image, *, file: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """Colour [h w 3] uint8 of a decoded image, averaged down to `size` (width, height) where given."""
+    if image.mode not in ("RGB", "RGBA", "L", "P"):
+        raise DataFormatError("is no colour image", file=file, found=f"mode {image.mode}", expected="8-bit RGB")
+    image = image.convert("RGB")
+    if size is not None and image.size != tuple(size):
+        image = image.resize(size, Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def read_depth_codes(path: Path) -> np.ndarray:
+    """Integer depth codes [h w] of a 16-bit (or 32-bit) single-channel image, as int32.
+
+    Raises:
+        DepthError: colour or 8-bit images.
+    """
+    image = open_image(path)
+    if image.mode not in ("I;16", "I;16L", "I;16B", "I"):
+        raise DepthError(
+            "is no depth image", file=path, field="depth", found=f"mode {image.mode}", expected="16-bit grey PNG",
+            fix="save depth as 16-bit PNG in millimetres, not as a colour picture",
+        )  # fmt: skip
+    return np.asarray(image).astype(np.int32)
+
+
+def checked_depth(depth: np.ndarray, *, file: Path, frame: str) -> np.ndarray:
+    """z-depth [h w] m float32 with what was not measured at 0.
+
+    Raises:
+        DepthError: almost nothing measured, or values that look like another unit.
+    """
+    valid = np.isfinite(depth) & (depth > 0)
+    share = float(valid.mean())
+    if share < 1 - MAX_INVALID:
+        raise DepthError(
+            f"{100 * (1 - share):.1f} % of the depth is not measured", file=file, frame=frame,
+            expected=f"at most {100 * MAX_INVALID:.0f} %", fix="leave the frame out",
+        )  # fmt: skip
+    median = float(np.median(depth[valid][::16]))  # every 16th pixel tells the unit
+    if not DEPTH_RANGE[0] < median < DEPTH_RANGE[1]:
+        raise DepthError(
+            "depth is in another unit", file=file, frame=frame, found=f"median {median:.4g} m",
+            expected=f"{DEPTH_RANGE[0]} to {DEPTH_RANGE[1]} m", fix="save depth in millimetres (16-bit PNG)",
+        )  # fmt: skip
+    return np.where(valid, depth, 0).astype(np.float32)
+
+
+def sample_nearest(values: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Values [h w ...] at the nearest pixel centres of a `size` (width, height) image, for what cannot be averaged."""
+    height, width = values.shape[:2]
+    if size is None or (width, height) == tuple(size):
+        return values
+    rows = ((np.arange(size[1]) + 0.5) * height / size[1]).astype(int).clip(0, height - 1)
+    cols = ((np.arange(size[0]) + 0.5) * width / size[0]).astype(int).clip(0, width - 1)
+    return values[rows[:, None], cols[None]]
+
+
+def chosen_frames(num_frames: int, *, start: int, stop: int | None, stride: int, path: str) -> list[int]:
+    """start, start + stride, ... below stop.
+
+    Raises:
+        DataFormatError: none is left, or the stride is not positive.
+    """
+    if stride < 1 or start < 0:
+        raise DataFormatError(
+            "no such frames", file=path, field="start, stride", found=(start, stride), expected=">= 0, >= 1"
+        )
+    frames = list(range(start, num_frames if stop is None else min(stop, num_frames), stride))
+    if not frames:
+        found = f"{start}:{stop}:{stride}"
+        raise DataFormatError(
+            "no frames are left", file=path, field="start, stop", found=found, expected=f"within 0:{num_frames}"
+        )
+    return frames
+
+
+def chosen_cameras(available: Sequence[str], names: Sequence[str] | None, *, path: str) -> list[str]:
+    """The named cameras, all by default.
+
+    Raises:
+        DataFormatError: one does not exist.
+    """
+    names = list(available if names is None else names)
+    missing = [n for n in names if n not in available]
+    if missing or not names:
+        raise DataFormatError("no such camera", file=path, field="cameras", found=missing, expected=list(available))
+    return names

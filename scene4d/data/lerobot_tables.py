@@ -1,0 +1,77 @@
+"""Columns of a LeRobot table as arrays; every failure names the file and the column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scene4d.errors import DataFormatError, TimestampError
+
+
+def times_of(table: pa.Table, *, fps: float, file: Path) -> np.ndarray:
+    """Seconds from the episode's start, float64: exactly k / fps where the single-precision column says so."""
+    stamps = table["timestamp"].to_numpy().astype(np.float64)
+    steps = np.diff(stamps)
+    if not (steps > 0).all():
+        frame = int((~(steps > 0)).argmax()) + 1
+        raise TimestampError("times do not increase", file=file, field="timestamp", frame=frame, found=stamps[frame])
+    even = np.arange(len(stamps)) / fps
+    return even if (np.abs(stamps - stamps[0] - even) < 1e-3).all() else stamps - stamps[0]
+
+
+def numbers_of(table: pa.Table, name: str, *, shape: Sequence[int], file: Path) -> np.ndarray:
+    """A column as an array [t *shape] ([t] for shape [1]).
+
+    Raises:
+        DataFormatError: the rows are not of that shape.
+    """
+    column = table[name].combine_chunks()
+    try:
+        while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+            column = column.flatten()
+        values = column.to_numpy(zero_copy_only=False)
+        values = values.reshape(len(table), *([] if list(shape) == [1] else shape))
+    except (ValueError, pa.ArrowException) as error:
+        raise DataFormatError(
+            "rows have another shape", file=file, field=name, found=error, expected=list(shape)
+        ) from error
+    if values.dtype.kind not in "fiub":
+        raise DataFormatError("is not a column of numbers", file=file, field=name, found=table[name].type)
+    return np.array(values, np.float32 if values.dtype.kind == "f" else None)
+
+
+def images_of(table: pa.Table, name: str, *, file: Path) -> list[bytes]:
+    """The encoded images of a column."""
+    column = table[name]
+    if pa.types.is_struct(column.type) and "bytes" in [f.name for f in column.type]:
+        images = [row and row["bytes"] for row in column.to_pylist()]
+    else:
+        images = [None]
+    if any(data is None for data in images):
+        raise DataFormatError(
+            "holds no encoded images",
+            file=file,
+            field=name,
+            found=column.type,
+            expected="struct<bytes, path> with bytes",
+        )
+    return images
+
+
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """A parquet file of which only the footer has been read.
+
+    Raises:
+        DataFormatError: missing, or cut short.
+    """
+    try:
+        return pq.ParquetFile(file)
+    except FileNotFoundError as error:
+        raise DataFormatError("is missing", file=file, fix="was the data set copied whole?") from error
+    except (pa.ArrowException, OSError) as error:
+        fix = "the recording was not finalised or the file was cut short: copy it again or record it again"
+        raise DataFormatError("is no parquet file", file=file, found=error, fix=fix) from error

@@ -1,0 +1,78 @@
+"""Which rows of the memory become anchors, which anchors a row may hang on, and how an anchor's matter moved lately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene4d.geometry.neighbours import farthest_points, nearest
+from scene4d.geometry.sh import rgb_from_sh
+from scene4d.types import Gaussians
+
+PAST_FLOW = "past_flow"
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """How rows are compared when anchors are chosen and rows are hung on them."""
+
+    num_anchors: int = 96
+    """Anchors (tokens) a scene, l."""
+    num_candidates: int = 4
+    """Anchors a row may hang on, j."""
+    reach: float = 0.6
+    """Radius in m round the focus inside which distance counts nearly fully; beyond it space is compressed."""
+    colour: float = 0.3
+    """Metres that a full colour difference (black to white in one channel) is worth."""
+    motion: float = 0.15
+    """Metres that fast motion against standing still is worth."""
+    motion_knee: float = 0.004
+    """Metres a step at which past motion counts half."""
+    rows_averaged: int = 12
+    """Rows whose past motion is averaged to an anchor's."""
+
+
+def joint_features(memory: Gaussians, *, focus: Tensor, config: AnchorConfig) -> Tensor:
+    """Rows [n 9] in the space where anchors are spread: warped place, colour, past motion (all in m).
+
+    `focus` [3] is where the detail is wanted (the hand). Past motion saturates, so that a wrong track of one Gaussian
+    cannot buy an anchor at any distance.
+    """
+    offset = memory.means - focus  # [n 3]
+    place = offset / (1 + offset.norm(dim=-1, keepdim=True) / config.reach)
+    colour = rgb_from_sh(memory.sh) * config.colour
+    velocity = memory.extras[PAST_FLOW][..., :3]
+    speed = velocity.norm(dim=-1, keepdim=True)
+    return torch.cat([place, colour, config.motion * velocity / (speed + config.motion_knee)], -1)
+
+
+def choose_anchors(memory: Gaussians, *, focus: Tensor, config: AnchorConfig) -> tuple[Tensor, Tensor]:
+    """Anchor rows [l] and each row's candidate anchors [n j] (numbers in 0..l-1), nearest first.
+
+    Starts at the row nearest to the focus, so the order of the rows has no say. Fewer rows than anchors repeat rows.
+    """
+    features = joint_features(memory, focus=focus, config=config)
+    num_rows = features.shape[0]
+    start = int(features[:, :3].norm(dim=-1).argmin())
+    index = farthest_points(features, min(config.num_anchors, num_rows), start=start)
+    if num_rows < config.num_anchors:
+        index = index[torch.arange(config.num_anchors) % num_rows]
+    _, candidates = nearest(features[index], features, num=config.num_candidates)
+    return index, candidates
+
+
+def anchor_past(memory: Gaussians, anchor_index: Tensor, *, config: AnchorConfig) -> Tensor:
+    """Past motion [l 6] of each anchor: its own and its nearest alike-moving rows' past flow, averaged.
+
+    Averaging takes the noise off single tracks; rows that move otherwise (the table under a finger) are left out.
+    """
+    flow = memory.extras[PAST_FLOW]  # [n 6]
+    num = min(config.rows_averaged, flow.shape[0])
+    _, rows = nearest(memory.means, memory.means[anchor_index], num=num)  # [l k]
+    apart = (flow[rows][..., :3] - flow[anchor_index][:, None, :3]).norm(dim=-1)
+    weights = torch.exp(-((apart / 0.004) ** 2)) * torch.exp(
+        -0.5 * ((memory.means[rows] - memory.means[anchor_index][:, None]).norm(dim=-1) / 0.04) ** 2
+    )
+    return (weights[..., None] * flow[rows]).sum(-2) / weights.sum(-1, keepdim=True).clamp_min(1e-9)

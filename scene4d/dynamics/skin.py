@@ -1,0 +1,112 @@
+"""Skinning: how much of each candidate anchor's motion a Gaussian of the memory follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.geometry.rotation import matrix_from_quat
+
+
+@dataclass(frozen=True)
+class SkinConfig:
+    """Size of the skinning head."""
+
+    width: int = 48
+    """Channels of its hidden layer."""
+    distance: float = 0.1
+    """Metres that offsets are divided by."""
+    motion: float = 0.01
+    """Metres a step that past motion is divided by."""
+    sharpness: float = 2.0
+    """Factor on the logits when weights are used, not trained: matter belongs to one body, not to a blend."""
+
+
+def gather_anchors(values: Tensor, skin_index: Tensor) -> Tensor:
+    """Values [*b l c] of each row's candidates: [*b n j c]."""
+    num_channels = values.shape[-1]
+    flat = skin_index.flatten(-2)[..., None].expand(*skin_index.shape[:-2], -1, num_channels)
+    return values.gather(-2, flat).unflatten(-2, tuple(skin_index.shape[-2:]))
+
+
+class SkinHead(nn.Module):
+    """Weights from offset, colour difference and past-motion difference; no segments, and a way out: follow none.
+
+    A row follows candidates by a softmax over their scores and that of "none of these" (static), so a speck of table
+    whose four nearest anchors all lie on the arm can stay where it is.
+    """
+
+    def __init__(self, config: SkinConfig = SkinConfig()):
+        super().__init__()
+        self.config = config
+        self.pair = nn.Sequential(
+            nn.Linear(19, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU()
+        )
+        self.score = nn.Linear(config.width, 1)
+        self.none = nn.Linear(config.width, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.none.weight)
+        nn.init.constant_(self.none.bias, -3.0)
+
+    def forward(
+        self,
+        rows: Tensor,
+        anchors: Tensor,
+        *,
+        row_past: Tensor,
+        anchor_past: Tensor,
+        row_rgb: Tensor,
+        anchor_rgb: Tensor,
+        skin_index: Tensor,
+    ) -> Tensor:
+        """Logits [*b n j+1], the last one for "none".
+
+        Args:
+            rows: [*b n 3] m. anchors: [*b l 3] m. row_past [*b n 6], anchor_past [*b l 6] m a step.
+            row_rgb [*b n 3], anchor_rgb [*b l 3]. skin_index: [*b n j].
+        """
+        config = self.config
+        offset = (rows[..., None, :] - gather_anchors(anchors, skin_index)) / config.distance  # [*b n j 3]
+        colour = row_rgb[..., None, :] - gather_anchors(anchor_rgb, skin_index)  # [*b n j 3]
+        of_anchor = gather_anchors(anchor_past, skin_index) / config.motion  # [*b n j 6]
+        of_row = (row_past / config.motion)[..., None, :].expand_as(of_anchor)
+        far, odd = offset.norm(dim=-1, keepdim=True), colour.norm(dim=-1, keepdim=True)
+        apart = (of_row - of_anchor)[..., :3].norm(dim=-1, keepdim=True)
+        speeds = [_squash(x[..., :3].norm(dim=-1, keepdim=True)) for x in (of_row, of_anchor)]
+        features = [offset, far, far.square(), colour, odd, _squash(apart), *speeds]
+        features += [_squash(of_row[..., :3] - of_anchor[..., :3]), _squash(of_anchor[..., :3])]
+        hidden = self.pair(torch.cat([*features, torch.ones_like(far)], -1))  # [*b n j c]
+        # Nearer and more alike is the start; what is learned is added to it.
+        score = self.score(hidden)[..., 0] - 2 * far[..., 0] - 8 * odd[..., 0] - 4 * _squash(apart)[..., 0]
+        none = self.none(hidden.amax(-2))  # [*b n 1]
+        return torch.cat([score, none + score.amax(-1, keepdim=True).detach()], -1)
+
+    def weights(self, logits: Tensor, *, hard: bool) -> Tensor:
+        """Skinning weights [*b n j]; hard (at use): sharpened, all 0 where "none" has won, else summing to 1."""
+        if not hard:
+            return logits.softmax(-1)[..., :-1]
+        weights = (logits * self.config.sharpness).softmax(-1)
+        alive = weights[..., -1:] < 0.5
+        kept = weights[..., :-1]
+        return torch.where(alive, kept / kept.sum(-1, keepdim=True).clamp_min(1e-9), torch.zeros_like(kept))
+
+
+def _squash(x: Tensor) -> Tensor:
+    return x / (1 + x.abs())
+
+
+def skinned_displacement(rows: Tensor, poses: Tensor, *, skin_index: Tensor, skin_weights: Tensor) -> Tensor:
+    """Displacement [*b h n 3] m of rows [*b n 3] under anchor poses [*b h l 7] since now.
+
+    The motion of a row is the weighted sum of its anchors' affine maps less the identity: one product with a dense
+    weight matrix does all rows and steps.
+    """
+    num_steps, num_anchors = poses.shape[-3:-1]
+    dense = skin_weights.new_zeros(*skin_weights.shape[:-1], num_anchors).scatter_add(-1, skin_index, skin_weights)
+    turn = matrix_from_quat(poses[..., :4]) - torch.eye(3, dtype=poses.dtype, device=poses.device)
+    table = torch.cat([turn.flatten(-2), poses[..., 4:]], -1).transpose(-3, -2)  # [*b l h 12]
+    blend = (dense @ table.flatten(-2)).unflatten(-1, (num_steps, 12))  # [*b n h 12]
+    turned = (blend[..., :9].unflatten(-1, (3, 3)) * rows[..., :, None, None, :]).sum(-1)  # [*b n h 3]
+    return (turned + blend[..., 9:]).transpose(-3, -2)

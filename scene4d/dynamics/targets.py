@@ -1,0 +1,103 @@
+"""What a forecast is trained towards: the exact rigid motion of each anchor's matter, and its statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.check import check
+from scene4d.geometry.neighbours import nearest
+from scene4d.geometry.rotation import motion_about, quat_from_matrix
+
+
+def rigid_fit(points: Tensor, moved: Tensor, weights: Tensor, *, ridge: float = 2e-6) -> Tensor:
+    """Poses [*b 7] that best carry points [*b k 3] to moved [*b k 3] under weights [*b k] (weighted Procrustes).
+
+    `ridge` (m^2, against the summed weighted spread) draws the rotation to the identity where the points do not fix it:
+    a single point, a line or two Gaussians give no wild spin.
+    Source: Kabsch 1976; Umeyama 1991 for the reflection guard.
+    """
+    check(points=(points, "*b k 3"), moved=(moved, "*b k 3"), weights=(weights, "*b k"))
+    share = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)  # [*b k]
+    centre = (share[..., None] * points).sum(-2)  # [*b 3]
+    goal = (share[..., None] * moved).sum(-2)
+    eye = torch.eye(3, dtype=points.dtype, device=points.device)
+    cross = (moved - goal[..., None, :]).transpose(-1, -2) @ (share[..., None] * (points - centre[..., None, :]))
+    left, _, right_t = torch.linalg.svd(cross + ridge * eye)  # [*b 3 3]
+    sign = torch.linalg.det(left @ right_t).sign()
+    flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
+    rotation = (left * flip[..., None, :]) @ right_t
+    shift = goal - (rotation @ centre[..., None])[..., 0]
+    return torch.cat([quat_from_matrix(rotation), shift], -1)
+
+
+def anchor_motion(
+    points: Tensor,
+    displacement: Tensor,
+    *,
+    anchor_index: Tensor,
+    valid: Tensor,
+    segments: Tensor | None = None,
+    num_rows: int = 24,
+) -> tuple[Tensor, Tensor]:
+    """The rigid motion since now of each anchor's matter, from the true displacement of the rows about it.
+
+    A neighbour counts as the anchor's matter when it lies in its segment, or, without segments, when it moves nearly as
+    the anchor does, with the slack that a rotation would give it.
+
+    Args:
+        points: [n 3] m, memory now. displacement: [h n 3] m, true, since now.
+        anchor_index: [l] rows that are the anchors. valid: [n] bool, rows whose truth is known.
+        segments: [n] int64 or None.
+    Returns:
+        motion [h l 6] (rotation vector, shift) as `motion_about(anchor)`, and known [l] bool.
+    """
+    check(points=(points, "n 3"), displacement=(displacement, "h n 3"), anchor_index=(anchor_index, "l"))
+    anchors = points[anchor_index]  # [l 3]
+    _, rows = nearest(points, anchors, num=min(num_rows, points.shape[0]))  # [l k]
+    offset = (points[rows] - anchors[:, None]).norm(dim=-1)  # [l k]
+    if segments is not None:
+        alike = (segments[rows] == segments[anchor_index][:, None]).to(points)
+    else:
+        apart = (displacement[:, rows] - displacement[:, anchor_index][:, :, None]).norm(dim=-1).amax(0)  # [l k]
+        alike = torch.exp(-((apart / (0.003 + 0.15 * offset)) ** 2))
+    weights = alike * valid[rows].to(points) * torch.exp(-0.5 * (offset / 0.05) ** 2)
+    moved = points[rows] + displacement[:, rows]  # [h l k 3]
+    poses = rigid_fit(points[rows].expand_as(moved), moved, weights.expand(moved.shape[:-1]))
+    known = valid[anchor_index]
+    motion = motion_about(anchors, poses) * known[:, None]  # [h l 6]
+    # The anchor is itself a row, so its own shift is known exactly: the fit only adds the rotation.
+    return torch.cat([motion[..., :3], displacement[:, anchor_index] * known[:, None]], -1), known
+
+
+class MotionScale(nn.Module):
+    """Per step and channel scale of the motion targets, kept beside the weights.
+
+    Motion is divided by the spread of *moving* matter, never clamped and never shifted, so that standing still is zero.
+    """
+
+    def __init__(self, horizon: int, *, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        steps = torch.arange(1, horizon + 1, dtype=dtype)[:, None]
+        start = torch.tensor([0.02, 0.02, 0.02, 0.01, 0.01, 0.01], dtype=dtype)
+        self.register_buffer("scale", start * steps)  # [h 6]
+        self.register_buffer("square", torch.zeros(horizon, 6, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(horizon, 1, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, motion: Tensor, moving: Tensor) -> None:
+        """Take targets [*b h l 6] where moving [*b h l] into the statistics."""
+        motion, moving = motion.flatten(0, -4).double(), moving.flatten(0, -3).double()  # [b h l 6], [b h l]
+        self.square += torch.einsum("bhlc,bhl->hc", motion**2, moving)
+        self.count += torch.einsum("bhl->h", moving)[:, None]
+        seen = self.square / self.count.clamp_min(1.0)
+        floor = torch.tensor([2e-3] * 3 + [1e-3] * 3, dtype=torch.float64)
+        self.scale.copy_(torch.where(self.count > 16, seen.sqrt().clamp_min(floor.to(seen.device)), self.scale))
+
+    def normalize(self, motion: Tensor) -> Tensor:
+        """Motion [*b h l 6] in units of its spread."""
+        return motion / self.scale[: motion.shape[-3], None]
+
+    def denormalize(self, motion: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        return motion * self.scale[: motion.shape[-3], None]

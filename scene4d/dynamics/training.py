@@ -1,0 +1,256 @@
+"""What the world model learns from: windows made ready once, and the loss on a batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scene4d.dynamics.anchors import PAST_FLOW, anchor_past, choose_anchors
+from scene4d.dynamics.condition import action_slots, proprio_slots, task_embedding
+from scene4d.dynamics.dit import Denoised, SceneTokens
+from scene4d.dynamics.flow import draw_levels, noised
+from scene4d.dynamics.model import GaussianWorldModel, focus_of
+from scene4d.dynamics.skin import skinned_displacement
+from scene4d.dynamics.targets import anchor_motion
+from scene4d.geometry.rotation import pose_about
+from scene4d.geometry.sh import rgb_from_sh
+from scene4d.train.windows import Window
+from scene4d.types import TensorStruct
+
+MOVING_M = 0.0015
+"""Motion since now in m from which an anchor counts as moving; a turn counts at an arm of 5 cm."""
+SPEED_DROPOUT = 0.15
+"""Share of the samples that are not told how fast the robot's own state has been changing."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How the parts of the loss are weighed."""
+
+    flow_matching: float = 1.0
+    """Squared error of the clean scaled motion."""
+    gate: float = 0.5
+    """Cross-entropy of "this anchor moves"."""
+    points: float = 1.0
+    """Displacement error of memory rows, per cm."""
+    likelihood: float = 0.05
+    """Negative log-likelihood under the predicted variance."""
+    proprio: float = 1.0
+    """Squared error of the foreseen proprio, in units of 2 cm."""
+    present: float = 0.02
+    """Cross-entropy of "this anchor's matter is real"."""
+    success: float = 0.05
+    """Cross-entropy of success."""
+
+
+@dataclass(frozen=True)
+class DynamicsBatch(TensorStruct):
+    """A window made ready: anchors, tokens and targets, and r memory rows for the point loss. Batch axes `*b`.
+
+    tokens [*b l c] raw; anchors, anchor_rgb [*b l 3]; anchor_past [*b l 6]; motion [*b h l 6] rad, m; known [*b l];
+    rows, row_rgb [*b r 3]; row_past [*b r 6]; skin_index [*b r j]; displacement [*b h r 3];
+    actions [*b h 16], past_actions [*b p 16], proprio, proprio_speed [*b 12], proprio_change [*b h 12] in slots;
+    task [*b 32]; success [*b h].
+    """
+
+    tokens: Tensor
+    anchors: Tensor
+    anchor_rgb: Tensor
+    anchor_past: Tensor
+    motion: Tensor
+    known: Tensor
+    rows: Tensor
+    row_rgb: Tensor
+    row_past: Tensor
+    skin_index: Tensor
+    displacement: Tensor
+    actions: Tensor
+    past_actions: Tensor
+    proprio: Tensor
+    proprio_speed: Tensor
+    proprio_change: Tensor
+    task: Tensor
+    success: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.anchors.shape[:-2])
+
+
+@torch.no_grad()
+def prepare(
+    model: GaussianWorldModel,
+    window: Window,
+    *,
+    context: Mapping[str, Any],
+    tasks: Sequence[str],
+    num_rows: int = 768,
+    seed: int = 0,
+) -> DynamicsBatch:
+    """Make one window (no batch axes) ready: the slow part of a training step, done once and kept (about 150 kB).
+
+    Args:
+        context: action_spec and proprio_spec. tasks: the texts that `window.task` counts in.
+        num_rows: memory rows kept for the point loss. seed: of their choice.
+    """
+    valid = window.displacement_valid
+    past = (window.past_flow * window.past_flow_valid[..., None]).movedim(0, 1).flatten(1)[:, :6]  # [n 6]
+    past = F.pad(past, (0, 6 - past.shape[-1]))
+    memory = window.memory.replace(extras={**window.memory.extras, PAST_FLOW: past})
+    alive = (memory.ids >= 0) & (memory.opacities > 0)
+    memory, valid, displacement = memory.pick(alive), valid[alive], window.displacement[:, alive]
+    now = window.past_proprio[-1]
+    focus = focus_of(memory, now, context)
+    index, candidates = choose_anchors(memory, focus=focus, config=model.config.anchors)
+    latent, _ = model.codec.encode(memory, anchors=index)
+    segments = memory.extras["segments"][:, 0].long() if "segments" in memory.extras else None
+    motion, known = anchor_motion(memory.means, displacement, anchor_index=index, valid=valid, segments=segments)
+    rows = _choose_rows(displacement, valid, candidates, is_moving(motion), num=num_rows, seed=seed)
+    rgb = rgb_from_sh(memory.sh)
+    before = window.past_proprio[-2] if window.past_proprio.shape[0] > 1 else now
+    return DynamicsBatch(
+        tokens=latent.tokens,
+        anchors=memory.means[index],
+        anchor_rgb=rgb[index],
+        anchor_past=anchor_past(memory, index, config=model.config.anchors),
+        motion=motion,
+        known=known,
+        rows=memory.means[rows],
+        row_rgb=rgb[rows],
+        row_past=memory.extras[PAST_FLOW][rows],
+        skin_index=candidates[rows],
+        displacement=displacement[:, rows],
+        actions=action_slots(window.actions, context),
+        past_actions=action_slots(window.past_actions, context),
+        proprio=proprio_slots(now, context),
+        proprio_speed=proprio_slots(now - before, context),
+        proprio_change=proprio_slots(window.proprio - now, context),
+        task=task_embedding(tasks[int(window.task)]),
+        success=window.success.to(motion),
+    )
+
+
+def is_moving(motion: Tensor) -> Tensor:
+    """Whether motion [*b 6] is enough to speak of."""
+    return (motion[..., 3:].norm(dim=-1) > MOVING_M) | (0.05 * motion[..., :3].norm(dim=-1) > MOVING_M)
+
+
+def _choose_rows(
+    displacement: Tensor, valid: Tensor, candidates: Tensor, moving: Tensor, *, num: int, seed: int
+) -> Tensor:
+    """Rows [num] for the point loss: half of them moving, a quarter still beside a moving anchor, the rest any."""
+    generator = torch.Generator().manual_seed(seed)
+    moves = (displacement.norm(dim=-1).amax(0) > 2 * MOVING_M) & valid
+    tempted = moving.any(0)[candidates].any(-1) & ~moves & valid
+    rest = valid & ~moves
+    chosen = []
+    for mask, share in ((moves, num // 2), (tempted, num // 4), (rest, num)):
+        rows = mask.nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        chosen.append(rows[: min(share, num - sum(len(c) for c in chosen))])
+    rows = torch.cat(chosen)
+    if len(rows) == 0:  # nothing is known of this window: the loss passes over it as standing still
+        rows = torch.zeros(1, dtype=torch.int64)
+    return rows[torch.arange(num) % len(rows)]
+
+
+@torch.no_grad()
+def set_statistics(model: GaussianWorldModel, batches: Sequence[DynamicsBatch]) -> None:
+    """Take the scales of tokens, motion and proprio from prepared training windows; once, before training."""
+    tokens = torch.cat([b.tokens.flatten(0, -2) for b in batches])
+    model.token_mean.copy_(tokens.mean(0))
+    # A channel that the codec does not use must not be blown up to noise.
+    model.token_std.copy_(tokens.std(0).clamp_min(0.05 * tokens.std()))
+    for batch in batches:
+        model.scale.update(batch.motion[None], (is_moving(batch.motion) & batch.known[None])[None])
+    change = torch.cat([b.proprio_change[..., -1, :].reshape(-1, b.proprio_change.shape[-1]) for b in batches])
+    model.proprio.scale.copy_(change.square().mean(0).sqrt().clamp_min(2e-3))
+
+
+def loss(
+    model: GaussianWorldModel,
+    batch: DynamicsBatch,
+    *,
+    config: LossConfig = LossConfig(),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
+    told = torch.rand(batch.anchors.shape[0], 1, device=batch.anchors.device) >= SPEED_DROPOUT
+    drive = model.drive(
+        actions=batch.actions,
+        past_actions=batch.past_actions,
+        proprio=batch.proprio,
+        proprio_speed=batch.proprio_speed * told,
+        task=batch.task,
+    )
+    unit = model.proprio.scale
+    of_proprio = ((drive.proprio_change - batch.proprio_change) / unit).square().mean()
+    # The denoiser takes the foreseen hand as it will get it; its errors do not teach the hand.
+    drive = drive.replace(proprio_change=drive.proprio_change.detach())
+    scene = SceneTokens(
+        tokens=(batch.tokens - model.token_mean) / model.token_std,
+        anchors=batch.anchors,
+        rgb=batch.anchor_rgb,
+        past=batch.anchor_past,
+    )
+    target = model.scale.normalize(batch.motion)  # [b h l 6]
+    moving = is_moving(batch.motion)  # [b h l]
+    known = batch.known[:, None].expand_as(moving)
+    levels = draw_levels(target.shape[0], config=model.config.flow, like=target)
+    noisy = noised(target, torch.randn_like(target), levels)
+    said = model.denoiser(noisy, levels, scene=scene, drive=drive, scale=model.scale.scale)
+    parts = _motion_losses(said, target, moving=moving, known=known)
+    parts["points"], metrics = _point_loss(model, said, batch)
+    parts["proprio"] = of_proprio
+    parts["present"] = F.binary_cross_entropy_with_logits(said.present, known.to(said.present))
+    parts["success"] = F.binary_cross_entropy_with_logits(said.success, batch.success)
+    total = sum(getattr(config, name) * value for name, value in parts.items())
+    hand = (drive.proprio_change - batch.proprio_change)[:, -1, :3].norm(dim=-1).mean()
+    return total, {**{k: v.detach() for k, v in parts.items()}, **metrics, "hand_mm": 1e3 * hand.detach()}
+
+
+def _motion_losses(said: Denoised, target: Tensor, *, moving: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """Losses on the anchors; what stands still teaches the motion little, the gate is there for it."""
+    weight = known * (0.1 + 0.9 * moving)  # [b h l]
+    weight = weight / weight.sum().clamp_min(1.0)
+    square = (said.clean - target).square()  # [b h l 6]
+    log_var = said.log_var.clamp(-12, 6)
+    likelihood = 0.5 * (square.detach() / log_var.exp() + log_var).mean(-1)
+    gate = F.binary_cross_entropy_with_logits(said.gate, moving.to(said.gate), reduction="none")
+    return {
+        "flow_matching": (weight * square.mean(-1)).sum(),
+        "likelihood": (weight * likelihood).sum(),
+        "gate": (gate * known).sum() / known.sum().clamp_min(1),
+    }
+
+
+def _point_loss(model: GaussianWorldModel, said: Denoised, batch: DynamicsBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Error of the displacement of memory rows in cm, moving and still rows in equal shares, and its metrics in mm."""
+    logits = model.skin(
+        batch.rows,
+        batch.anchors,
+        row_past=batch.row_past,
+        anchor_past=batch.anchor_past,
+        row_rgb=batch.row_rgb,
+        anchor_rgb=batch.anchor_rgb,
+        skin_index=batch.skin_index,
+    )
+    motion = model.scale.denormalize(said.clean) * said.gate.sigmoid()[..., None]
+    poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b h l 7]
+    weights = model.skin.weights(logits, hard=False)
+    moved = skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights)
+    error = 100 * (moved - batch.displacement).norm(dim=-1)  # [b h r] cm
+    smooth = torch.where(error < 0.5, error.square(), error - 0.25)
+    moving = (batch.displacement.norm(dim=-1) > 2 * MOVING_M).to(error)
+    mean = lambda x, w: (x * w).sum() / w.sum().clamp_min(1)
+    with torch.no_grad():
+        metrics = {
+            "epe_moving_mm": 10 * mean(error[:, -1], moving[:, -1]),
+            "epe_still_mm": 10 * mean(error[:, -1], 1 - moving[:, -1]),
+            "epe_zero_mm": 1e3 * mean(batch.displacement[:, -1].norm(dim=-1), moving[:, -1]),
+        }
+    return mean(smooth, moving) + mean(smooth, 1 - moving), metrics

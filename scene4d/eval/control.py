@@ -1,0 +1,151 @@
+"""How often does a policy succeed in closed loop? Rollouts in Meta-World on listed seeds, with Wilson intervals."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.types import Frames
+from scene4d.worldmodel import Agent
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How a rollout is run."""
+
+    max_frames: int = 100
+    """Steps after which a rollout counts as failed."""
+    size: tuple[int, int] = (64, 64)
+    """Width and height of the agent's pictures, px."""
+    cameras: tuple[str, ...] = ("left", "right")
+    """Cameras of the rig that the agent gets."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What happened in one rollout."""
+
+    task: str
+    seed: int
+    success: bool
+    num_steps: int
+    """Steps until success, or all of them."""
+    seconds: float
+    """Time the agent took for them."""
+    actions: Tensor
+    """[t a] as carried out."""
+    proprio: Tensor
+    """[t p] before each action."""
+    video: list[Frames] = field(default_factory=list)
+    """Pictures of the filming camera, if one was asked for."""
+
+
+def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a success rate: it stays inside [0, 1] and does not vanish at 0 or at 1.
+
+    Source: Wilson (1927), without continuity correction.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    rate, share = successes / trials, z * z / trials
+    centre = (rate + share / 2) / (1 + share)
+    half = z / (1 + share) * math.sqrt(rate * (1 - rate) / trials + share / (4 * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def roll_out(
+    agent: Agent, task: str, *, seed: int, config: RolloutConfig | None = None, film: str | None = None
+) -> Rollout:
+    """Let an agent act until the task succeeds or time is up.
+
+    Args:
+        agent: reset here.
+        task: name of a Meta-World task.
+        seed: environment seed.
+        film: a camera of the rig whose pictures are kept (the agent does not get them).
+    Raises:
+        EnvError: the simulator is not installed or cannot render.
+    """
+    config = config if config is not None else RolloutConfig()
+    extra = () if film is None or film in config.cameras else (film,)
+    cameras = (*config.cameras, *extra)
+    actions, proprios, video, seconds, success = [], [], [], 0.0, False
+    agent.reset()
+    with MetaWorldSim(task, seed=seed, size=config.size, cameras=cameras, segments=False) as sim:
+        while len(actions) < config.max_frames and not success:
+            frames, proprio = sim.observe(), sim.proprio()
+            if film is not None:
+                video.append(frames[film])
+            start = time.perf_counter()
+            action = agent.step({name: frames[name] for name in config.cameras}, proprio=proprio, task=task)
+            seconds += time.perf_counter() - start
+            actions.append(action)
+            proprios.append(proprio)
+            _, success = sim.step(action)
+    return Rollout(
+        task=task,
+        seed=seed,
+        success=bool(success),
+        num_steps=len(actions),
+        seconds=seconds,
+        actions=torch.stack(actions),
+        proprio=torch.stack(proprios),
+        video=video,
+    )
+
+
+def evaluate_policy(
+    make_agent: Callable[[str], Agent],
+    tasks: str | Sequence[str],
+    seeds: Sequence[int],
+    *,
+    config: RolloutConfig | None = None,
+    film: str | None = None,
+    progress: Callable[[int, int, Rollout], None] | None = None,
+) -> dict[str, Any]:
+    """Success of a policy over tasks and seeds.
+
+    Args:
+        make_agent: task name -> agent; called once a task.
+        tasks: one name or several.
+        seeds: environment seeds, the same for every task.
+        film: a camera whose pictures are handed to `progress` with each rollout.
+        progress: called with (done, all, rollout) after each.
+    Returns:
+        JSON-ready: success and interval (Wilson, 95 %) over everything, num_rollouts, mean_steps (of successes; None
+        without one), agent_hz, and tasks {name: {success, interval, mean_steps, num_rollouts, failed_seeds}}.
+    """
+    tasks = [tasks] if isinstance(tasks, str) else list(tasks)
+    rollouts: list[Rollout] = []
+    for task in tasks:
+        agent = make_agent(task)
+        for seed in seeds:
+            rollout = roll_out(agent, task, seed=seed, config=config, film=film)
+            # Only the numbers are kept: pictures of a hundred rollouts would not fit.
+            rollouts.append(Rollout(**{**vars(rollout), "video": []}))
+            if progress is not None:
+                progress(len(rollouts), len(tasks) * len(seeds), rollout)
+    by_task = {task: summarise([r for r in rollouts if r.task == task]) for task in tasks}
+    seconds = sum(r.seconds for r in rollouts)
+    steps = sum(r.num_steps for r in rollouts)
+    return {**summarise(rollouts), "agent_hz": round(steps / seconds, 2) if seconds > 0 else None, "tasks": by_task}
+
+
+def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Success, interval, mean steps of successes and failed seeds of some rollouts, JSON-ready."""
+    wins = [r for r in rollouts if r.success]
+    low, high = wilson_interval(len(wins), len(rollouts))
+    return {
+        "success": round(len(wins) / len(rollouts), 4) if rollouts else None,
+        "interval": [round(low, 4), round(high, 4)],
+        "num_rollouts": len(rollouts),
+        "mean_steps": round(sum(r.num_steps for r in wins) / len(wins), 2) if wins else None,
+        "failed_seeds": [r.seed for r in rollouts if not r.success],
+    }

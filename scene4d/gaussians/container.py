@@ -1,0 +1,94 @@
+"""Stored zip archives opened without trusting them: names, sizes and counts are checked against the file itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scene4d.errors import DataFormatError, SecurityError
+
+MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+MAX_MEMBERS = 100_000
+
+
+def list_members(path: Path) -> dict[str, int]:
+    """Names and sizes of the members of a stored zip.
+
+    Raises:
+        DataFormatError: no zip, truncated, compressed, encrypted, duplicate names, or sizes beyond the file's.
+        SecurityError: a name that leaves the archive.
+    """
+    with _opened(path) as archive:
+        return _checked(archive, path)
+
+
+def read_members(path: Path, names: Sequence[str]) -> list[bytes]:
+    """The bytes of the named members of a stored zip (checked as in `list_members`), each at most as long as the file.
+
+    Raises:
+        DataFormatError: missing or damaged.
+    """
+    fix = "copy or write the file again"
+    with _opened(path) as archive:
+        stored = _checked(archive, path)
+        missing = [n for n in names if n not in stored]
+        if missing:
+            raise DataFormatError("is missing", file=path, field=missing[0], fix=fix)
+        try:
+            return [archive.read(name) for name in names]
+        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+            raise DataFormatError("has a damaged member", file=path, found=str(error)[:80], fix=fix) from error
+
+
+def parse_json(data: bytes, *, file: Path, field: str) -> dict[str, Any]:
+    """A JSON object; no NaN, no Infinity.
+
+    Raises:
+        DataFormatError: anything else.
+    """
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON number")
+
+    try:
+        value = json.loads(data.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DataFormatError("is not JSON", file=file, field=field, found=str(error)[:80]) from error
+    if not isinstance(value, dict):
+        raise DataFormatError("is not a JSON object", file=file, field=field, found=type(value).__name__)
+    return value
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, struct.error, ValueError, NotImplementedError) as error:
+        problem = "is no .s4d (not a zip, or truncated)"
+        raise DataFormatError(problem, file=path, found=str(error)[:80], fix="copy or write the file again") from error
+    except OSError as error:
+        raise DataFormatError(f"cannot be read: {error.strerror}", file=path, fix="check the path") from error
+
+
+def _checked(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
+    entries = archive.infolist()
+    sizes: dict[str, int] = {}
+    for entry in entries:
+        name = entry.filename
+        if not MEMBER_NAME.fullmatch(name):
+            raise SecurityError("a member's name is unsafe; nothing was read", file=path, found=repr(name)[:80])
+        odd = entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size
+        if odd or entry.flag_bits & 1 or name in sizes:
+            found = "a duplicate" if name in sizes else "compressed or encrypted"
+            raise DataFormatError("members must be stored, once each", file=path, field=name[:80], found=found)
+        sizes[name] = entry.file_size
+    if len(entries) > MAX_MEMBERS or sum(sizes.values()) > path.stat().st_size:
+        raise DataFormatError(
+            "claims more than it holds", file=path, found=f"{len(entries)} members, {sum(sizes.values())} bytes",
+            expected=f"at most {path.stat().st_size} bytes",
+        )  # fmt: skip
+    return sizes

@@ -1,0 +1,113 @@
+"""Sets of Gaussians joined, moved, thinned and mended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scene4d.check import check
+from scene4d.errors import GaussianError, ShapeError
+from scene4d.gaussians.motion import DIRECTION_EXTRAS
+from scene4d.geometry.rotation import apply_pose, multiply_quat, normalize_quat, rotate
+from scene4d.geometry.sh import rotate_sh
+from scene4d.types import Gaussians
+
+MAX_SCALE = 1e4
+MIN_SCALE = 1e-12
+
+
+def concatenate(sets: Sequence[Gaussians], *, renumber: bool = False) -> Gaussians:
+    """The rows of all sets [*b n_i] in one, in order.
+
+    SH of a lower degree is filled up with zeros; extras that all sets have are kept. Ids are kept as they are (who
+    joins sets with overlapping ids must `renumber`, which counts rows from 0 and leaves empty slots empty).
+
+    Raises:
+        ShapeError: no sets, or batch axes that differ.
+    """
+    if not sets:
+        raise ShapeError("nothing to concatenate", field="sets", found=0, expected="at least one set")
+    axis = len(sets[0].batch_shape)
+    if any(g.batch_shape != sets[0].batch_shape for g in sets):
+        raise ShapeError(
+            "batch axes differ", field="sets", found=[g.batch_shape for g in sets], expected="all the same"
+        )
+    num_bases = max(g.sh.shape[-2] for g in sets)
+    shared = set.intersection(*(set(g.extras) for g in sets))
+    ids = torch.cat([g.ids for g in sets], axis)
+    if renumber:
+        ids = torch.where(ids >= 0, torch.arange(ids.shape[-1], device=ids.device), ids)
+    return Gaussians(
+        means=torch.cat([g.means for g in sets], axis),
+        quats=torch.cat([g.quats for g in sets], axis),
+        scales=torch.cat([g.scales for g in sets], axis),
+        opacities=torch.cat([g.opacities for g in sets], axis),
+        sh=torch.cat([with_sh_bases(g.sh, num_bases) for g in sets], axis),
+        ids=ids,
+        extras={k: torch.cat([g.extras[k] for g in sets], axis) for k in sorted(shared)},
+    )
+
+
+def with_sh_bases(sh: Tensor, num_bases: int) -> Tensor:
+    """Coefficients [*b n k 3] cut, or filled up with zeros, to `num_bases`."""
+    have = sh.shape[-2]
+    if have >= num_bases:
+        return sh[..., :num_bases, :]
+    return torch.cat([sh, sh.new_zeros(*sh.shape[:-2], num_bases - have, 3)], -2)
+
+
+def transform(gaussians: Gaussians, pose: Tensor) -> Gaussians:
+    """The set moved rigidly by `pose` b_from_a [*b 7] (or one [7] for all): means, quats, sh and extras["normals"]."""
+    check(pose=(pose, "*p 7"))
+    pose = torch.cat([normalize_quat(pose[..., :4]), pose[..., 4:]], -1).to(gaussians.means.dtype)[..., None, :]
+    turn = pose[..., :4]
+    turned = {k: rotate(turn, v) for k, v in gaussians.extras.items() if k in DIRECTION_EXTRAS}
+    return gaussians.replace(
+        means=apply_pose(pose, gaussians.means),
+        quats=multiply_quat(turn.expand_as(gaussians.quats), gaussians.quats),
+        sh=rotate_sh(gaussians.sh, turn),
+        extras={**gaussians.extras, **turned},
+    )
+
+
+def prune(gaussians: Gaussians, *, min_opacity: float = 0.0) -> Gaussians:
+    """The rows of an unbatched set that are no empty slots and at least as opaque as `min_opacity`; ids stay."""
+    return gaussians.pick((gaussians.ids >= 0) & (gaussians.opacities >= min_opacity))
+
+
+def subsample(gaussians: Gaussians, num_gaussians: int, *, seed: int = 0) -> Gaussians:
+    """At most `num_gaussians` rows of an unbatched set, drawn evenly, no empty slots, in their old order; ids stay."""
+    rows = (gaussians.ids >= 0).nonzero().squeeze(-1)
+    if len(rows) > num_gaussians:
+        generator = torch.Generator().manual_seed(seed)
+        rows = rows[torch.randperm(len(rows), generator=generator)[:num_gaussians].sort().values.to(rows.device)]
+    return gaussians.pick(rows)
+
+
+def sanitize(gaussians: Gaussians, *, strict: bool = False) -> tuple[Gaussians, dict[str, int]]:
+    """An unbatched set without impossible values, and how many rows each rule touched.
+
+    Dropped: rows with a mean, scale, quaternion, opacity or colour that is not finite. Mended: scales outside
+    [1e-12, 1e4] m, opacities outside [0, 1] (clamped), zero quaternions (identity), others normalised.
+
+    Raises:
+        GaussianError: `strict` and anything was wrong (quaternions of another length are not).
+    """
+    g = gaussians
+    fields = {"means": g.means, "quats": g.quats, "scales": g.scales, "opacities": g.opacities[..., None]}
+    finite = {k: v.isfinite().all(-1) for k, v in fields.items()} | {"sh": g.sh.isfinite().all(-1).all(-1)}
+    counts = {f"{k}_not_finite": int((~v).sum()) for k, v in finite.items()}
+    counts["scales_out_of_range"] = int(((g.scales < MIN_SCALE) | (g.scales > MAX_SCALE)).any(-1).sum())
+    counts["opacities_out_of_range"] = int(((g.opacities < 0) | (g.opacities > 1)).sum())
+    counts["quats_zero"] = int((g.quats.norm(dim=-1) <= 1e-6).sum())
+    counts = {k: v for k, v in counts.items() if v}
+    if counts and strict:
+        raise GaussianError("impossible values", found=counts, expected="none", fix="read without strict to mend them")
+    good = torch.stack(list(finite.values())).all(0)
+    if not bool(good.all()):
+        g = g.pick(good)
+    return g.replace(
+        quats=normalize_quat(g.quats), scales=g.scales.clamp(MIN_SCALE, MAX_SCALE), opacities=g.opacities.clamp(0, 1)
+    ), counts

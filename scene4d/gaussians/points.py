@@ -1,0 +1,111 @@
+"""Gaussians seen as points: how big a set is, and the outputs any tool opens (.ply point cloud, .npz scene flow)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scene4d.check import check
+from scene4d.files import atomic_file
+from scene4d.gaussians.edit import prune
+from scene4d.gaussians.motion import alive_at
+from scene4d.geometry.sh import rgb_from_sh
+from scene4d.types import Gaussians, Scene4D
+
+
+def write_point_cloud(
+    path: str | os.PathLike, points: Tensor, *, colors: Tensor | None = None, flow: Tensor | None = None
+) -> None:
+    """Write points [n 3] m as a binary PLY: x y z float, red green blue uchar, and flow as vx vy vz float if given.
+
+    Args:
+        colors: [n 3] in [0, 1]; grey when not given.
+        flow: [n 3] displacement in m.
+    Raises:
+        ShapeError: sizes differ.
+        ResourceError: the disk is full or read-only.
+    """
+    check(points=(points, "n 3"), colors=(colors, "n 3"), flow=(flow, "n 3"))
+    columns = [(name, "<f4") for name in "xyz"] + [(name, "u1") for name in ("red", "green", "blue")]
+    columns += [(name, "<f4") for name in ("vx", "vy", "vz")] if flow is not None else []
+    rows = np.zeros(len(points), np.dtype(columns))
+    grey = torch.full_like(points, 0.5) if colors is None else colors
+    bytes_ = (grey.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    for i, (place, color) in enumerate(zip("xyz", ("red", "green", "blue"), strict=True)):
+        rows[place] = points[:, i].detach().cpu().numpy()
+        rows[color] = bytes_[:, i]
+        if flow is not None:
+            rows[f"v{place}"] = flow[:, i].detach().cpu().numpy()
+    words = {"<f4": "float", "u1": "uchar"}
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
+    header += [*(f"property {words[kind]} {name}" for name, kind in columns), "end_header", ""]
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write("\n".join(header).encode("ascii"))
+        file.write(rows.tobytes())
+
+
+def write_gaussian_points(
+    path: str | os.PathLike, gaussians: Gaussians, *, flow: Tensor | None = None, min_opacity: float = 0.05
+) -> None:
+    """Write the means and colours of an unbatched set, without rows fainter than `min_opacity`; `flow` [n 3]."""
+    if flow is not None:
+        gaussians = gaussians.replace(extras={"flow": flow})
+    seen = prune(gaussians, min_opacity=min_opacity)
+    write_point_cloud(
+        path, seen.means, colors=rgb_from_sh(seen.sh), flow=seen.extras["flow"] if flow is not None else None
+    )
+
+
+def write_flow_npz(path: str | os.PathLike, scene: Scene4D, *, times: Sequence[float] | None = None) -> None:
+    """Write the scene flow of an unbatched scene between successive times (by default, its frames).
+
+    Keys of the .npz: `times` [t] float64 s; `ids` [n] int64, persistent identity; `positions` [t n 3] float32 m, world;
+    `alive` [t n] bool; `flow` [t-1 n 3] float32 m, from times[i] to times[i + 1]; `valid` [t-1 n] bool, alive at both.
+    Empty slots are left out. Read it with numpy.load(path, allow_pickle=False).
+
+    Raises:
+        ResourceError: the disk is full or read-only.
+    """
+    check(times=(scene.times, "t"))
+    seconds = np.asarray(scene.times.tolist() if times is None else times, np.float64)
+    kept = scene.base.ids >= 0
+    pairs = [scene.flow(a, b) for a, b in itertools.pairwise(seconds.tolist())]
+    num_kept = int(kept.sum())
+
+    def stacked(items: list[Tensor], shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        arrays = [x[kept].detach().cpu().numpy().astype(dtype) for x in items]
+        return np.stack(arrays) if arrays else np.zeros(shape, dtype)
+
+    states = [scene.at(t) for t in seconds.tolist()]
+    lives = [alive_at(scene, t) for t in seconds.tolist()]
+    arrays = {
+        "times": seconds,
+        "ids": scene.base.ids[kept].cpu().numpy(),
+        "positions": stacked([s.means for s in states], (0, num_kept, 3), np.float32),
+        "alive": stacked(lives, (0, num_kept), bool),
+        "flow": stacked([f for f, _ in pairs], (0, num_kept, 3), np.float32),
+        "valid": stacked([v for _, v in pairs], (0, num_kept), bool),
+    }
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def robust_bounds(gaussians: Gaussians, *, quantile: float = 0.9, min_opacity: float = 0.05) -> tuple[Tensor, float]:
+    """Centre [3] (medians) and radius m (`quantile` of the distances) of an unbatched set, blind to stray Gaussians.
+
+    For cameras that circle a scene. An empty set has the origin and radius 1.
+    """
+    means = prune(gaussians, min_opacity=min_opacity).means
+    means = means[means.isfinite().all(-1)]
+    if len(means) == 0:
+        return gaussians.means.new_zeros(3), 1.0
+    center = means.median(0).values
+    # kthvalue, for torch.quantile refuses more than 16 million numbers.
+    distances = (means - center).norm(dim=-1)
+    rank = min(max(1, round(quantile * len(distances))), len(distances))
+    return center, max(float(distances.kthvalue(rank).values), 1e-3)

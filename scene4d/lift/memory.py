@@ -1,0 +1,170 @@
+"""The rows of a streamed scene: what is alive, as arrays; what has been, as closed pieces; both together as a Scene4D."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from scene4d.geometry.sh import rgb_from_sh
+from scene4d.lift.rigid import Anchors, multiply_quats, rotate_by_quats
+from scene4d.types import Gaussians, Motion, Scene4D
+
+REST = ("ids", "means", "quats", "scales", "opacities", "sh", "born", "died", "skin_index", "skin_weights")
+"""Columns that a finished row leaves behind; together with the anchors' poses they are the scene."""
+
+
+class Memory:
+    """Living rows, one array a column, first axis n.
+
+    ids; means quats scales opacities sh: at rest, fixed at birth, so that the past is never revised; born, died s;
+    skin_index, skin_weights [n j]: all 0 = static; extra_* the extras at birth.
+    Of the present: x [n 3] position, turn [n 4], normal [n 3], colour [n 3], spacing m (a pixel where it was seen), moving,
+    home (view it was last seen best in), seen (index of the frame that saw it last), evidence (of moving with its
+    neighbours), lifted (row of the newest lift that measures it, -1 = none), spare (frames it has been redundant).
+    """
+
+    def __init__(self, num_skin: int) -> None:
+        self.num_skin = num_skin
+        self.columns: dict[str, np.ndarray] = {}
+        self.past: list[dict[str, np.ndarray]] = []
+        self.next_id = 0
+
+    def __len__(self) -> int:
+        return len(self.columns["ids"]) if self.columns else 0
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        columns = self.__dict__.get("columns", {})
+        if name in columns:
+            return columns[name]
+        raise AttributeError(name)
+
+    @property
+    def moving(self) -> np.ndarray:
+        """[n] rows that hang on anchors."""
+        return self.columns["skin_weights"].any(1)
+
+    def birth(
+        self,
+        lifted: Gaussians,
+        chosen: np.ndarray,
+        *,
+        rest: dict[str, np.ndarray],
+        present: dict[str, np.ndarray],
+        time: float,
+    ) -> None:
+        """Add rows for the chosen lifted Gaussians; `rest` gives means, quats, skin; `present` the columns of the present."""
+        num = len(chosen)
+        picked = lifted.pick(torch.from_numpy(chosen))
+        rows = {
+            "ids": np.arange(self.next_id, self.next_id + num),
+            "scales": picked.scales.numpy(),
+            "opacities": picked.opacities.numpy(),
+            "sh": picked.sh.numpy(),
+            "born": np.full(num, time),
+            "died": np.full(num, np.inf),
+            "colour": rgb_from_sh(picked.sh).double().numpy(),
+            "x": picked.means.double().numpy(),
+            "normal": picked.extras["normals"].double().numpy(),
+            "evidence": np.zeros(num),
+            "lifted": chosen.copy(),
+            "spare": np.zeros(num, dtype=np.int64),
+            **{f"extra_{k}": v.numpy() for k, v in picked.extras.items()},
+            **rest,
+            **present,
+        }
+        self.next_id += num
+        if not self.columns:
+            self.columns = rows
+            return
+        self.columns = {k: np.concatenate([v, rows[k].astype(v.dtype, copy=False)]) for k, v in self.columns.items()}
+
+    def bury(self, dead: np.ndarray, *, last: float) -> None:
+        """Close the rows of a mask [n]: `last` is the last second they existed. Rows born later than that never were."""
+        if not dead.any():
+            return
+        lived = dead & (self.columns["born"] <= last)
+        if lived.any():
+            kept = [k for k in self.columns if k in REST or k.startswith("extra_")]
+            piece = {k: self.columns[k][lived] for k in kept}
+            piece["died"] = np.full(int(lived.sum()), last)
+            self.past.append(piece)
+        self.columns = {k: v[~dead] for k, v in self.columns.items()}
+
+    def forget(self, max_past: int) -> None:
+        """Drop the oldest finished rows beyond `max_past`: memory stays bounded at the price of the far past."""
+        count = sum(len(piece["ids"]) for piece in self.past)
+        while self.past and count - len(self.past[0]["ids"]) >= max_past:
+            count -= len(self.past.pop(0)["ids"])
+
+    def carry(self, anchors: Anchors) -> None:
+        """Bring the present columns of moving rows to where the anchors are now."""
+        rows = np.nonzero(self.moving)[0]
+        if len(rows) == 0:
+            return
+        c = self.columns
+        index, weights = c["skin_index"][rows], c["skin_weights"][rows].astype(np.float64)
+        c["x"][rows] = anchors.carry(c["means"][rows].astype(np.float64), index, weights)
+        turn = anchors.turn(index, weights)
+        c["turn"][rows] = turn
+        c["normal"][rows] = rotate_by_quats(turn, c["extra_normals"][rows].astype(np.float64))
+
+    def gaussians(self, lifted: Gaussians | None, *, hidden_spare: bool = True) -> Gaussians:
+        """The living rows where they are now: measured ones as the newest lift has them, redundant ones left out."""
+        c = self.columns
+        rows = np.nonzero(c["spare"] == 0)[0] if hidden_spare else np.arange(len(self))
+        means, turn = c["x"][rows], c["turn"][rows]
+        quats = multiply_quats(turn, c["quats"][rows].astype(np.float64))
+        extras = {k[6:]: torch.from_numpy(v[rows]) for k, v in c.items() if k.startswith("extra_")}
+        extras["normals"] = torch.from_numpy(c["normal"][rows]).to(extras["normals"])
+        memory = Gaussians(
+            means=torch.from_numpy(means).float(),
+            quats=torch.from_numpy(quats).float(),
+            scales=torch.from_numpy(c["scales"][rows]),
+            opacities=torch.from_numpy(c["opacities"][rows]),
+            sh=torch.from_numpy(c["sh"][rows]),
+            ids=torch.from_numpy(c["ids"][rows]),
+            extras=extras,
+        )
+        measured = torch.from_numpy(c["lifted"][rows])
+        seen = measured >= 0
+        if lifted is None or not bool(seen.any()):
+            return memory
+        newest = lifted.pick(measured[seen])
+
+        def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+            return old.index_put((seen.nonzero()[:, 0],), new.to(old.dtype))
+
+        return Gaussians(
+            means=put(memory.means, newest.means),
+            quats=put(memory.quats, newest.quats),
+            scales=put(memory.scales, newest.scales),
+            opacities=put(memory.opacities, newest.opacities),
+            sh=put(memory.sh, newest.sh),
+            ids=memory.ids,
+            extras={k: put(v, newest.extras[k]) for k, v in memory.extras.items()},
+        )
+
+    def scene(self, anchors: Anchors, times: list[float], *, info: dict) -> Scene4D:
+        """Everything that lived, at rest, with the anchors' motion; rows in the order of their ids."""
+        names = [k for k in self.columns if k in REST or k.startswith("extra_")]
+        rows = {k: np.concatenate([*(piece[k] for piece in self.past), self.columns[k]]) for k in names}
+        order = np.argsort(rows["ids"], kind="stable")
+        rows = {k: torch.from_numpy(np.ascontiguousarray(v[order])) for k, v in rows.items()}
+        base = Gaussians(
+            **{k: rows[k] for k in ("means", "quats", "scales", "opacities", "sh", "ids")},
+            extras={k[6:]: v for k, v in rows.items() if k.startswith("extra_")},
+        )
+        motion = Motion(
+            anchors=torch.from_numpy(anchors.rest).float(),
+            world_from_rest=torch.from_numpy(anchors.poses()).float(),
+            skin_index=rows["skin_index"],
+            skin_weights=rows["skin_weights"],
+        )
+        return Scene4D(
+            base=base,
+            motion=motion,
+            alive=torch.stack([rows["born"], rows["died"]], -1),
+            times=torch.tensor(times, dtype=torch.float64),
+            observed=torch.ones(len(times), dtype=torch.bool),
+            info=info,
+        )

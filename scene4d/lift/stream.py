@@ -1,0 +1,338 @@
+"""Causal 4D reconstruction: frames come one instant at a time, the scene so far is there after each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from scene4d.check import check
+from scene4d.errors import GaussianError, TimestampError
+from scene4d.lift.compare import (
+    AGREES, HIDDEN, RECOLOURED, UNKNOWN, VIOLATED, Sight, Tolerances, Verdicts, compare, sight_from_frames, unexplained_points,
+)  # fmt: skip
+from scene4d.lift.memory import Memory
+from scene4d.lift.rigid import Anchors, rotvecs_from_rotations
+from scene4d.lift.split import Solved, SplitConfig, changed_rows, movers, solve_step, suspects
+from scene4d.lift.track import TrackConfig
+from scene4d.lift.unproject import LiftConfig
+from scene4d.types import Frames, Gaussians, Scene4D
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How a scene is gathered from a stream of RGB-D frames."""
+
+    lift: LiftConfig = field(default_factory=LiftConfig)
+    """How pixels become Gaussians."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """How moving matter is told from static matter."""
+    track: TrackConfig = field(default_factory=TrackConfig)
+    """How motion is found."""
+    depth_tolerance: float = 0.004
+    """Depth error in m that counts as agreement, at distance 0."""
+    depth_tolerance_relative: float = 0.004
+    """What is added to it a metre of distance."""
+    colour_tolerance: float = 0.12
+    """Colour error a channel that counts as agreement."""
+    backdrop: float = 8.0
+    """Depth in m given to pixels that have a colour but nothing near (a simulator's sky); 0 = they say nothing."""
+    num_skin: int = 3
+    """Anchors a moving Gaussian hangs on."""
+    max_gaussians: int = 120_000
+    """Most living Gaussians; beyond, those unseen for longest go first, then the least confident."""
+    max_past: int = 400_000
+    """Most finished Gaussians kept for the past; beyond, the oldest are forgotten."""
+    patience: int = 6
+    """Frames after which a moving Gaussian goes that others measure better."""
+
+
+class SceneStream:
+    """A scene that grows with every frame.
+
+    `update` compares the memory with what is measured now: what agrees is kept and measured anew, what a camera looked
+    through has moved or is gone, what lies behind is kept as it was. Matter that the frames contradict, and what sticks to
+    it, is moving: it hangs on anchors whose rigid motion is tracked, and keeps its ids. Pixels that nothing explains are
+    born with new ids. The past is never revised: the scene after k frames is the truncation of every later one.
+    """
+
+    def __init__(self, config: StreamConfig | None = None) -> None:
+        self.config = config or StreamConfig()
+        self.memory = Memory(self.config.num_skin)
+        self.anchors = Anchors()
+        self.times: list[float] = []
+        self._sight: Sight | None = None
+
+    def update(self, frames: Frames, *, time: float) -> None:
+        """Take in frames [v] of one instant `time` s, later than all before.
+
+        Raises:
+            TimestampError: time does not increase. DepthError: the frames have no depth. ShapeError: not [v h w].
+        """
+        check(rgb=(frames.rgb, "v h w 3"), depth=(frames.depth, "v h w"))
+        if self.times and not time > self.times[-1]:
+            raise TimestampError(
+                "time does not increase",
+                field="time",
+                frame=len(self.times),
+                found=time,
+                expected=f"> {self.times[-1]}",
+            )
+        lift = dataclasses.replace(self.config.lift, keep_pixels=True)
+        sight = sight_from_frames(frames, config=lift, backdrop=self.config.backdrop)
+        self._sight = sight
+        if len(self.memory) == 0:
+            self._bear(sight, np.arange(len(sight.points)), time=time)
+        else:
+            self._follow(sight)
+            verdicts = self._carve(sight)
+            self._bear_unexplained(sight, verdicts, time=time)
+        self._measure(sight)
+        self._limit(time)
+        self.anchors.record()
+        self.times.append(time)
+
+    def gaussians(self) -> Gaussians:
+        """The scene now [n]: what is seen as it was measured last, what is hidden as it was remembered; ids persist."""
+        if self._sight is None:
+            raise GaussianError(
+                "nothing has been seen yet", field="gaussians", fix="call update(frames, time=...) first"
+            )
+        return self.memory.gaussians(self._sight.lifted)
+
+    def scene(self) -> Scene4D:
+        """The scene so far: base at rest, motion over all times, alive from birth to the last second seen (inf = alive)."""
+        if self._sight is None:
+            raise GaussianError("nothing has been seen yet", field="scene", fix="call update(frames, time=...) first")
+        return self.memory.scene(self.anchors, self.times, info={"model": "SceneStream"})
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """What counts as agreement."""
+        c = self.config
+        return Tolerances(c.depth_tolerance, c.depth_tolerance_relative, c.colour_tolerance)
+
+    def _follow(self, sight: Sight) -> None:
+        """Find what moved since the last frame and carry it."""
+        memory, config = self.memory, self.config.split
+        verdicts = compare(memory.x, memory.colour, sight, tolerances=self.tolerances)
+        static = ~memory.moving
+        still = Verdicts(*(np.where(static, column, 0) for column in vars(verdicts).values()))
+        spacing = float(np.median(sight.spacing)) if len(sight.spacing) else 0.01
+        changed = changed_rows(memory, verdicts, spacing=spacing, min_cluster=config.min_cluster)
+        target = unexplained_points(sight, memory.x, memory.normal, memory.colour, still, tolerances=self.tolerances)
+        front = self._front(sight, verdicts, spacing=spacing)
+        solved = solve_step(
+            memory, self.anchors, sight, changed=changed, target=target, front=front, spacing=spacing, config=config, track=self.config.track
+        )  # fmt: skip
+        if solved is None:
+            self.anchors.velocity *= 0
+            return
+        solved = _held_still(solved, config.still)
+        asked = suspects(memory, changed, verdicts, reach=config.reach)
+        rows, index, weights = movers(
+            memory, sight, verdicts, asked, solved, noise=self._noise(verdicts), tolerances=self.tolerances, spacing=spacing, config=config
+        )  # fmt: skip
+        self._hang(solved, rows, index, weights)
+        memory.carry(self.anchors)
+
+    def _front(self, sight: Sight, verdicts: Verdicts, *, spacing: float) -> np.ndarray:
+        """[p] lifted points where matter has come, or where moving matter was: not just background laid bare."""
+        marked = np.zeros(sight.num_views * sight.num_pixels, dtype=bool)
+        moving = self.memory.moving
+        came = (verdicts.verdict == HIDDEN) | (moving & (verdicts.verdict != UNKNOWN) & (verdicts.gap > -2 * spacing))
+        view, row = np.nonzero(came)
+        marked[view * sight.num_pixels + verdicts.pixel[view, row]] = True
+        return marked[sight.pixel]
+
+    def _noise(self, verdicts: Verdicts) -> Tolerances:
+        """The sensor's own noise, from static rows in the view that saw them last."""
+        memory = self.memory
+        column = np.arange(len(memory))
+        good = ~memory.moving & (verdicts.verdict[memory.home, column] == AGREES)
+        if good.sum() < 50:
+            return self.tolerances
+        gap = np.abs(verdicts.gap[memory.home, column][good])
+        mismatch = verdicts.mismatch[memory.home, column][good]
+        limit = self.tolerances
+        absolute = np.clip(3 * np.quantile(gap, 0.8), 0.0005, limit.absolute + limit.relative)
+        return Tolerances(float(absolute), 0.0, float(np.clip(3 * np.quantile(mismatch, 0.8), 0.02, limit.colour)))
+
+    def _hang(self, solved: Solved, rows: np.ndarray, index: np.ndarray, weights: np.ndarray) -> None:
+        """Move the anchors, with the rows that start to move now hung on them first."""
+        anchors, memory = self.anchors, self.memory
+        active = solved.active.copy()
+        if solved.num_new:
+            used = np.bincount(index.reshape(-1), weights=(weights > 0.2).reshape(-1), minlength=len(active))
+            fresh = np.nonzero((active < 0) & (used >= self.config.split.min_cluster))[0]
+            active[fresh] = anchors.add(solved.centres[fresh])
+        if len(rows):
+            weights = np.where(active[index] < 0, 0.0, weights)
+            total = weights.sum(1)
+            keep = total > 0.2
+            rows, index, weights = rows[keep], active[index[keep]], weights[keep] / total[keep, None]
+            index = np.where(weights > 0, index, index[np.arange(len(index)), weights.argmax(1)][:, None])
+            room = len(anchors) < self.config.split.max_twins
+            if room and len(rows):
+                memory.skin_index[rows] = anchors.twins(index)
+                memory.skin_weights[rows] = weights
+        num = len(anchors)
+        rotation, shift = np.broadcast_to(np.eye(3), (num, 3, 3)).copy(), np.zeros((num, 3))
+        velocity = np.zeros((num, 6))
+        known = active >= 0
+        motion = solved.motion
+        rotation[active[known]] = motion.rotation[known]
+        arm = np.einsum("mab,mb->ma", motion.rotation[known], motion.centre[known])
+        shift[active[known]] = motion.centre[known] + motion.shift[known] - arm
+        velocity[active[known]] = np.concatenate(
+            [rotvecs_from_rotations(motion.rotation[known]), motion.shift[known]], -1
+        )
+        anchors.move(rotation, shift, velocity)
+
+    def _carve(self, sight: Sight) -> Verdicts:
+        """Bury what the cameras looked through, and moving rows that slid under or off their surface."""
+        memory = self.memory
+        verdicts = compare(memory.x, memory.colour, sight, tolerances=self.tolerances)
+        column = np.arange(len(memory))
+        at_home, gap = verdicts.verdict[memory.home, column], verdicts.gap[memory.home, column]
+        moving, agrees = memory.moving, verdicts.agrees
+        centre = -np.einsum("vab,va->vb", sight.viewmats[:, :3, :3], sight.viewmats[:, :3, 3])
+        facing = ((centre[memory.home] - memory.x) * memory.normal).sum(-1) > 0
+        sunk = moving & (at_home == HIDDEN) & (gap < 2.0 * memory.spacing) & facing & ~agrees
+        recoloured = (at_home == RECOLOURED) & ~agrees
+        if recoloured.sum() > 0.3 * max(1, (at_home != UNKNOWN).sum()):
+            recoloured[:] = False  # the light or the exposure changed, not the matter
+        dead = verdicts.violated | sunk | recoloured | (moving & (at_home == VIOLATED) & ~agrees)
+        memory.bury(dead, last=self.times[-1])
+        return Verdicts(*(v[:, ~dead] for v in vars(verdicts).values()))
+
+    def _bear_unexplained(self, sight: Sight, verdicts: Verdicts, *, time: float) -> None:
+        memory = self.memory
+        new = unexplained_points(sight, memory.x, memory.normal, memory.colour, verdicts, tolerances=self.tolerances)
+        chosen = np.nonzero(new)[0]
+        if len(chosen):
+            self._bear(sight, chosen, time=time)
+
+    def _bear(self, sight: Sight, chosen: np.ndarray, *, time: float) -> None:
+        """Give birth to lifted points `chosen` [k]; those next to moving matter hang on its anchors."""
+        memory, num = self.memory, len(chosen)
+        skin_index = np.zeros((num, memory.num_skin), dtype=np.int64)
+        skin_weights = np.zeros((num, memory.num_skin), dtype=np.float32)
+        means = sight.points[chosen].copy()
+        turn = np.tile([1.0, 0.0, 0.0, 0.0], (num, 1))
+        lifted = sight.lifted
+        quats = lifted.quats.numpy()[chosen].astype(np.float64)
+        normals = sight.normals[chosen].copy()
+        mate = self._moving_mate(sight, chosen)
+        joins = mate >= 0
+        if joins.any():
+            from scene4d.lift.rigid import multiply_quats, rotate_by_quats
+
+            index, weights = memory.skin_index[mate[joins]], memory.skin_weights[mate[joins]]
+            skin_index[joins], skin_weights[joins] = index, weights
+            weights = weights.astype(np.float64)
+            means[joins] = self.anchors.rest_of(means[joins], index, weights)
+            turn[joins] = self.anchors.turn(index, weights)
+            back = turn[joins] * [1.0, -1.0, -1.0, -1.0]
+            quats[joins] = multiply_quats(back, quats[joins])
+            normals[joins] = rotate_by_quats(back, normals[joins])
+        rest = {
+            "means": means.astype(np.float32),
+            "quats": quats.astype(np.float32),
+            "skin_index": skin_index,
+            "skin_weights": skin_weights,
+            "extra_normals": normals.astype(np.float32),
+        }
+        present = {
+            "turn": turn,
+            "spacing": sight.spacing[chosen],
+            "home": sight.pixel[chosen] // sight.num_pixels,
+            "seen": np.full(num, len(self.times)),
+        }
+        memory.birth(lifted, chosen, rest=rest, present=present, time=time)
+
+    def _moving_mate(self, sight: Sight, chosen: np.ndarray) -> np.ndarray:
+        """[k] the moving row that a new point continues, -1 where it is nearer to static matter or to nothing."""
+        mate = np.full(len(chosen), -1, dtype=np.int64)
+        memory = self.memory
+        if len(memory) == 0 or not memory.moving.any():
+            return mate
+        spacing = float(np.median(sight.spacing))
+
+        def features(points: np.ndarray, normals: np.ndarray, colours: np.ndarray) -> np.ndarray:
+            return np.concatenate([points / spacing, normals, 4.0 * colours], -1)
+
+        query = features(sight.points[chosen], sight.normals[chosen], sight.colours[chosen])
+        moving = np.nonzero(memory.moving)[0]
+        static = np.nonzero(~memory.moving)[0]
+
+        def nearest(rows: np.ndarray):
+            tree = cKDTree(
+                features(memory.x[rows], memory.normal[rows], memory.colour[rows]),
+                balanced_tree=False,
+                compact_nodes=False,
+            )
+            return tree.query(query, distance_upper_bound=4.0)
+
+        distance, index = nearest(moving)
+        found = index < len(moving)
+        if len(static):
+            found &= distance < nearest(static)[0]
+        mate[found] = moving[index[found]]
+        return mate
+
+    def _measure(self, sight: Sight) -> None:
+        """Give every pixel the row that is nearest to its centre; the others that agree there are spare for now."""
+        memory = self.memory
+        verdicts = compare(memory.x, memory.colour, sight, tolerances=self.tolerances)
+        good = verdicts.verdict == AGREES
+        column = np.arange(len(memory))
+        at_home = good[memory.home, column]
+        view = np.where(at_home, memory.home, good.argmax(0))
+        seen = good.any(0)
+        pixel = view * sight.num_pixels + verdicts.pixel[view, column]
+        rank = verdicts.off_centre[view, column] + np.where(at_home, 0.0, 10.0)
+        rows = np.nonzero(seen)[0]
+        order = rows[np.lexsort((memory.ids[rows], rank[rows], pixel[rows]))]
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = pixel[order[1:]] != pixel[order[:-1]]
+        winners = order[first]
+        lifted_of_pixel = np.full(sight.num_views * sight.num_pixels, -1, dtype=np.int64)
+        lifted_of_pixel[sight.pixel] = np.arange(len(sight.pixel))
+        memory.lifted[:] = -1
+        memory.lifted[winners] = lifted_of_pixel[pixel[winners]]
+        spare = seen.copy()
+        spare[winners] = False
+        memory.spare[:] = np.where(spare, memory.spare + 1, 0)
+        memory.home[rows] = view[rows]
+        memory.seen[rows] = len(self.times)
+        measured = np.nonzero(memory.lifted >= 0)[0]
+        memory.spacing[measured] = sight.spacing[memory.lifted[measured]]
+        static = measured[~memory.moving[measured]]
+        memory.colour[static] = sight.colours[memory.lifted[static]]
+
+    def _limit(self, time: float) -> None:
+        """Let spare moving rows go, and keep to the caps."""
+        memory, config = self.memory, self.config
+        last = self.times[-1] if self.times else time
+        memory.bury(memory.moving & (memory.spare > config.patience), last=last)
+        surplus = len(memory) - config.max_gaussians
+        if surplus > 0:
+            confidence = memory.extra_confidence[:, 0]
+            order = np.lexsort((confidence, memory.seen))
+            dead = np.zeros(len(memory), dtype=bool)
+            dead[order[:surplus]] = True
+            memory.bury(dead, last=last)
+        memory.forget(config.max_past)
+
+
+def _held_still(solved: Solved, still: float) -> Solved:
+    """Anchors that hardly move are held exactly still, so that resting matter does not creep."""
+    motion = solved.motion
+    turn = np.linalg.norm(rotvecs_from_rotations(motion.rotation), axis=-1)
+    rests = (np.linalg.norm(motion.shift, axis=-1) < still) & (turn < still / 0.05)
+    rotation = np.where(rests[:, None, None], np.eye(3), motion.rotation)
+    shift = np.where(rests[:, None], 0.0, motion.shift)
+    return dataclasses.replace(solved, motion=dataclasses.replace(motion, rotation=rotation, shift=shift))

@@ -1,0 +1,139 @@
+"""What the action head is shown: the same code while demonstrations are prepared and while a robot runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from scene4d.policy.views import render_views
+from scene4d.types import Frames, Gaussians, Scene4D
+from scene4d.worldmodel import WorldModel
+
+
+class Stream(Protocol):
+    """A scene memory that grows frame by frame (what `lift` offers)."""
+
+    def update(self, frames: Frames, *, time: float) -> None:
+        """Take in the newest frames [v]."""
+        ...
+
+    def gaussians(self) -> Gaussians:
+        """The memory as it stands now."""
+        ...
+
+    def scene(self) -> Scene4D:
+        """The memory with its motion so far."""
+        ...
+
+
+class Percept:
+    """The scene memory of one episode, and the views and features an action head gets from it.
+
+    The forecast is made under "the last action goes on": it needs no plan, so that it is the same question in training
+    and at run time.
+    """
+
+    def __init__(
+        self,
+        make_stream: Callable[[], Stream],
+        *,
+        world_model: WorldModel | None = None,
+        context: Mapping[str, Any] | None = None,
+        view_size: int = 64,
+        horizon: int = 8,
+        num_past: int = 8,
+    ) -> None:
+        """
+        Args:
+            make_stream: makes an empty scene memory.
+            world_model: forecasts; None = views of now only.
+            context: what the world model is told of task and robot.
+            view_size: pixels a side.
+            horizon: steps ahead of the forecast.
+            num_past: how many past actions the world model is told.
+        """
+        self.world_model, self.context = world_model, dict(context or {})
+        self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
+        self._make_stream = make_stream
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.stream = self._make_stream()
+        self.actions: list[Tensor] = []
+        self.proprio: list[Tensor] = []
+
+    def observe(self, frames: Frames, *, proprio: Tensor, time: float) -> None:
+        """Take the newest frames [v], and the robot's state [p] (the first three: the hand's place in m)."""
+        self.stream.update(frames, time=time)
+        self.proprio.append(proprio.detach().float())
+
+    def acted(self, action: Tensor) -> None:
+        """Note the action [a] that was carried out since the newest frames."""
+        self.actions.append(action.detach().float())
+
+    @torch.no_grad()
+    def views(self, *, action_dim: int) -> tuple[Frames, Tensor | None]:
+        """The head's input; `action_dim` is for a forecast before anything was done.
+
+        Returns:
+            Views [v], or [2v] with those of the forecast's last step behind; latent features [l f], or None.
+        """
+        proprio = self.proprio[-1]
+        memory = self.stream.gaussians()
+        now = render_views(memory, hand=proprio[:3], size=self.view_size)
+        if self.world_model is None:
+            return now, None
+        past = torch.stack(self.actions[-self.num_past :]) if self.actions else proprio.new_zeros(0, action_dim)
+        return views_with_forecast(
+            now,
+            scene=self.stream.scene(),
+            memory=memory,
+            world_model=self.world_model,
+            past_actions=past,
+            proprio=torch.stack(self.proprio[-self.num_past - 1 :]),
+            horizon=self.horizon,
+            context=self.context,
+        )
+
+
+@torch.no_grad()
+def views_with_forecast(
+    now: Frames,
+    *,
+    scene: Scene4D,
+    world_model: WorldModel,
+    past_actions: Tensor,
+    proprio: Tensor,
+    context: Mapping[str, Any],
+    memory: Gaussians | None = None,
+    horizon: int = 8,
+) -> tuple[Frames, Tensor]:
+    """Views [v] of now, with those of the last step of a forecast put behind: [2v]; and the latent tokens of now [l c+3].
+
+    The three channels behind a token say where its anchor is, from the hand, in m.
+
+    Args:
+        scene: what is known of the past. memory: its Gaussians now as measured last, if a stream holds them.
+        past_actions: [p a], newest last; the forecast assumes that the last goes on. proprio: [p+1 q], now last.
+        context: what the world model is told of task and robot.
+    """
+    measured = {} if memory is None else {"memory": memory}
+    state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, **measured)
+    last = past_actions[-1] if len(past_actions) else past_actions.new_zeros(past_actions.shape[-1])
+    forecast = world_model.predict(state, actions=last.expand(horizon, -1))
+    future = world_model.scene(state, forecast)
+    hand = proprio[-1, :3]
+    last = render_views(future.at(float(future.times[-1])), hand=hand, size=now.cameras.width)
+    both = Frames(
+        rgb=torch.cat([now.rgb, last.rgb]),
+        depth=torch.cat([now.depth, last.depth]),
+        alpha=torch.cat([now.alpha, last.alpha]),
+        cameras=now.cameras.replace(
+            viewmats=torch.cat([now.cameras.viewmats, last.cameras.viewmats]), Ks=torch.cat([now.cameras.Ks, last.cameras.Ks])
+        ),
+    )
+    return both, torch.cat([state.past.tokens[-1], state.past.anchors[-1] - hand], -1)

@@ -1,0 +1,65 @@
+"""The fixed Meta-World camera rig, tasks, noise levels and seed ranges that every figure uses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene4d.errors import ConfigError
+from scene4d.geometry.camera import intrinsics_from_fov, look_at
+
+
+@dataclass(frozen=True)
+class RigCamera:
+    """A camera that looks at a point of the world from `distance` m; angles as MuJoCo's free camera."""
+
+    lookat: tuple[float, float, float]
+    distance: float
+    azimuth_deg: float
+    elevation_deg: float
+
+
+FIXED_CAMERAS = {
+    "left": RigCamera(lookat=(0.0, 0.60, 0.12), distance=1.25, azimuth_deg=25, elevation_deg=-30),
+    "right": RigCamera(lookat=(0.0, 0.60, 0.12), distance=1.25, azimuth_deg=155, elevation_deg=-30),
+    "front": RigCamera(lookat=(0.0, 0.55, 0.12), distance=1.35, azimuth_deg=270, elevation_deg=-40),
+    "top": RigCamera(lookat=(0.0, 0.60, 0.10), distance=1.35, azimuth_deg=90, elevation_deg=-75),
+}
+MODEL_CAMERAS = {
+    "gripper": "gripperPOV"
+}  # cameras that the simulated model itself carries; this one moves with the hand
+CAMERAS = (*FIXED_CAMERAS, *MODEL_CAMERAS)
+INPUT_CAMERAS = ("left", "right")  # front and top are never an input of a model that is evaluated on them
+FOV_Y_DEG = 45.0
+SKY_RGB = (127 / 255, 126 / 255, 122 / 255)  # what is drawn where no ray meets anything: depth 0, segment -1
+
+TASKS = ("button-press-v3", "door-open-v3", "drawer-open-v3", "pick-place-v3", "push-v3", "reach-v3")
+NOISE = (0.1, 0.3, 0.5)  # Gaussian action noise of the scripted expert, one level an episode in turn
+SEEDS = {"train": (0, 999), "val": (1000, 1099), "test": (2000, 2099)}  # both ends included
+MOVING_THRESHOLD = 0.005  # m: a pixel moves if the matter seen there is displaced by more than this
+
+
+def viewmat(name: str) -> Tensor:
+    """Camera-from-world [4 4] float64 of a fixed rig camera.
+
+    Raises:
+        ConfigError: no fixed camera has that name.
+    """
+    if name not in FIXED_CAMERAS:
+        raise ConfigError("no such fixed camera", field="cameras", found=name, expected=list(FIXED_CAMERAS))
+    camera = FIXED_CAMERAS[name]
+    azimuth, elevation = math.radians(camera.azimuth_deg), math.radians(camera.elevation_deg)
+    forward = torch.tensor(
+        [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)],
+        dtype=torch.float64,
+    )
+    target = torch.tensor(camera.lookat, dtype=torch.float64)
+    return look_at(target - camera.distance * forward, target)
+
+
+def intrinsics(*, size: tuple[int, int], fov_y_deg: float = FOV_Y_DEG) -> Tensor:
+    """K [3 3] float32 for images of `size` = (width, height) px."""
+    return intrinsics_from_fov(math.radians(fov_y_deg), size[0], size[1])

@@ -1,0 +1,84 @@
+"""What every stage after the cache trains on: a moment of an episode, its past, and the truth about its near future."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from scene4d.check import check
+from scene4d.types import Frames, Gaussians, TensorStruct
+
+
+@dataclass(frozen=True)
+class Window(TensorStruct):
+    """One moment t (batch axes `*b`; a batch is a stack): p past steps, h future steps.
+
+    memory: Gaussians [*b n] at t, what a stream over the input cameras knows; ids < 0 are padding; extras
+        `segments` [*b n 1] float (segment id, -1 = none) and whatever the stream carries (`confidence`, ...).
+    past_flow [*b p n 3] m: displacement of each row over the past steps; [.., 0, ..] from t - 1 to t, [.., 1, ..] from
+        t - 2 to t - 1; past_flow_valid [*b p n] bool (the row existed at both ends); 0 where not valid.
+    past_actions [*b p a]: oldest first, the last one led to t. past_proprio [*b p+1 q]: oldest first, the last is now.
+    actions [*b h a]: actions[0] leads from t to t + 1. proprio [*b h q]: truth at t + 1 .. t + h (a target, no input).
+    displacement [*b h n 3] m: truth, position at t + 1 + i minus position at t of the matter of each memory row;
+        displacement_valid [*b n] bool.
+    frames: Frames [*b v] at t; targets: Frames [*b h v] at t + 1 .. t + h; cameras in the order of `Cache.cameras`
+        (the inputs first); depth in m, 0 = not measured; extras {}.
+    task [*b] int64 index into the cache's tasks; time [*b] s since the episode's start; success [*b h] 0 or 1.
+    """
+
+    memory: Gaussians
+    past_flow: Tensor
+    past_flow_valid: Tensor
+    past_actions: Tensor
+    past_proprio: Tensor
+    actions: Tensor
+    proprio: Tensor
+    displacement: Tensor
+    displacement_valid: Tensor
+    frames: Frames
+    targets: Frames
+    task: Tensor
+    time: Tensor
+    success: Tensor
+
+    def __post_init__(self) -> None:
+        check(
+            means=(self.memory.means, "*b n 3"),
+            past_flow=(self.past_flow, "*b p n 3"),
+            past_flow_valid=(self.past_flow_valid, "*b p n"),
+            past_actions=(self.past_actions, "*b p a"),
+            past_proprio=(self.past_proprio, "*b pp q"),
+            actions=(self.actions, "*b h a"),
+            proprio=(self.proprio, "*b h q"),
+            displacement=(self.displacement, "*b h n 3"),
+            displacement_valid=(self.displacement_valid, "*b n"),
+            frames_rgb=(self.frames.rgb, "*b v y x 3"),
+            targets_rgb=(self.targets.rgb, "*b h v y x 3"),
+            task=(self.task, "*b"),
+            time=(self.time, "*b"),
+            success=(self.success, "*b h"),
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.time.shape)
+
+
+def stack_windows(windows: Sequence[Window]) -> Window:
+    """Windows without batch axes as one batch [b]; memories of fewer rows get empty slots (id -1, opacity 0)."""
+    num_rows = max(w.memory.num_gaussians for w in windows)
+    return Window.stack([_with_rows(w, num_rows) for w in windows])
+
+
+def _with_rows(window: Window, num_rows: int) -> Window:
+    missing = num_rows - window.memory.num_gaussians
+    return window.replace(
+        memory=window.memory.padded(num_rows),
+        past_flow=pad(window.past_flow, (0, 0, 0, missing)),
+        past_flow_valid=pad(window.past_flow_valid, (0, missing)),
+        displacement=pad(window.displacement, (0, 0, 0, missing)),
+        displacement_valid=pad(window.displacement_valid, (0, missing)),
+    )

@@ -1,0 +1,269 @@
+"""Gaussians <-> Latent: a variational autoencoder over sets of 3D Gaussians.
+
+A few Gaussians are chosen as anchors; each anchor looks at the Gaussians of its cell, in coordinates relative to
+itself; anchors look at each other through rotary positions. A token decodes to Gaussians round its anchor, from the
+latent alone. Nothing sees an absolute position, so moving the scene moves the anchors and leaves the tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.check import check
+from scene4d.errors import ConfigError
+from scene4d.geometry.rotation import matrix_from_quat, normalize_quat
+from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
+from scene4d.layers import MLP, Attention, Block, RMSNorm, Rotary, fourier_features
+from scene4d.types import Gaussians, Latent
+
+OFFSET_UNIT = 0.1
+"""Metres that the networks see as 1."""
+OFFSET_BANDS = 5
+FEATURE_DIM = 3 * (1 + 2 * OFFSET_BANDS) + 3 + 3 + 6 + 1
+ROW_DIM = 3 + 4 + 3 + 1 + 3
+"""Numbers of a decoded Gaussian: offset, quaternion, log-scale, opacity, colour."""
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of the autoencoder."""
+
+    num_anchors: int = 96
+    """Tokens of a scene."""
+    gaussians_per_token: int = 32
+    """Gaussians that each token decodes to."""
+    channels: int = 32
+    """Numbers in a token."""
+    width: int = 128
+    """Channels inside the networks."""
+    cell_width: int = 64
+    """Channels of a Gaussian inside the encoder."""
+    num_heads: int = 4
+    """Attention heads."""
+    encoder_depth: int = 2
+    """Blocks between anchors before the latent."""
+    decoder_depth: int = 3
+    """Blocks between anchors after the latent."""
+    cell_size: int = 48
+    """Gaussians of its cell that an anchor looks at; a fuller cell is thinned evenly."""
+    cell_queries: int = 4
+    """Questions an anchor asks its cell."""
+    color_distance_m: float = 0.3
+    """Distance that a full difference in one colour channel counts as when anchors and cells are chosen."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or (self.width // self.num_heads) % 2:
+            raise ConfigError("must be an even multiple of num_heads", field="width", found=self.width)
+
+
+class GaussianVAE(nn.Module):
+    """Encoder and decoder; latent statistics travel with the weights.
+
+    `latent_mean` and `latent_std` [c] are those of the training set's tokens (`set_statistics`); `normalize` and
+    `denormalize` use them. Latents are never clamped or quantised.
+    """
+
+    def __init__(self, config: VAEConfig | None = None):
+        super().__init__()
+        self.config = c = VAEConfig() if config is None else config
+        self.rotary = Rotary(c.width // c.num_heads, wavelengths=((0.1, 4.0),) * 3)
+        self.gaussian_in = MLP([FEATURE_DIM, c.cell_width, c.cell_width])
+        self.questions = nn.Parameter(torch.randn(c.cell_queries, c.cell_width) * 0.5)
+        self.cell_attend = Attention(c.cell_width, num_heads=c.num_heads)
+        self.cell_out = nn.Linear((c.cell_queries + 1) * c.cell_width, c.width)
+        block = lambda: Block(c.width, num_heads=c.num_heads)
+        self.encoder = nn.ModuleList([block() for _ in range(c.encoder_depth)])
+        self.latent_out = nn.Sequential(RMSNorm(c.width), nn.Linear(c.width, 2 * c.channels))
+        self.latent_in = nn.Linear(c.channels, c.width)
+        self.decoder = nn.ModuleList([block() for _ in range(c.decoder_depth)])
+        rows = c.gaussians_per_token * ROW_DIM
+        self.rows_out = nn.Sequential(RMSNorm(c.width), MLP([c.width, 2 * c.width, rows + 1]))
+        self.register_buffer("latent_mean", torch.zeros(c.channels))
+        self.register_buffer("latent_std", torch.ones(c.channels))
+        self._start()
+
+    def _start(self) -> None:
+        """Small outputs at first: sharp posteriors, and rows spread round the anchor."""
+        c = self.config
+        with torch.no_grad():
+            self.latent_out[1].bias[c.channels :] = -4.0
+            last = self.rows_out[1].layers[-1]
+            last.weight.mul_(0.3)
+            rows = torch.zeros(c.gaussians_per_token, ROW_DIM)
+            rows[:, :3] = torch.nn.functional.normalize(torch.randn(len(rows), 3), dim=-1) * torch.rand(len(rows), 1)
+            last.bias[:-1] = rows.flatten()
+            last.bias[-1] = 0.0
+
+    def anchors_of(self, gaussians: Gaussians) -> Tensor:
+        """Rows [*b l] of the anchors, farthest points of place and colour; -1 where there are too few Gaussians.
+
+        Depends on the set only, not on the order of its rows; moving the scene changes nothing.
+        """
+        metric, valid = self._metric(gaussians)
+        index = farthest_rows(metric.flatten(0, -3), valid.flatten(0, -2), num=self.config.num_anchors)
+        return index.unflatten(0, gaussians.batch_shape) if gaussians.batch_shape else index[0]
+
+    def encode(self, gaussians: Gaussians, *, anchors: Tensor | None = None) -> tuple[Latent, Tensor]:
+        """Mean latent (tokens [*b l c]) and log-variance [*b l c] of Gaussians [*b n]; ids < 0 are not looked at.
+
+        Args:
+            anchors: rows [*b l] to use instead of `anchors_of(gaussians)`, for example those carried from before.
+        """
+        anchors = self.anchors_of(gaussians) if anchors is None else anchors
+        check(ids=(gaussians.ids, "*b n"), anchors=(anchors, "*b l"))
+        batch = gaussians.batch_shape
+        flat = gaussians.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]))  # [b n ..]
+        rows = anchors.reshape(-1, anchors.shape[-1])  # [b l]
+        present = rows >= 0
+        rows = rows.clamp_min(0)
+        metric, valid = self._metric(flat)
+        cell, in_cell = cells(metric, valid, rows, size=self.config.cell_size)  # [b l k]
+        in_cell = in_cell & present[..., None]
+        at = _take(flat.means, rows)  # [b l 3]
+        seen = self.gaussian_in(self._features(flat, rows=rows, cell=cell))  # [b l k d]
+        x = self.questions.expand(*rows.shape, -1, -1)  # [b l q d]
+        x = self.cell_attend(x, seen, mask=in_cell[..., None, :])  # [b l q d]
+        highest = seen.masked_fill(~in_cell[..., None], -1e4).amax(-2)  # [b l d]
+        highest = torch.where(in_cell.any(-1, keepdim=True), highest, torch.zeros_like(highest))
+        x = self.cell_out(torch.cat([x.flatten(-2), highest], -1))  # [b l d]
+        x = self._mix(x, self.encoder, at=at, present=present)
+        mean, log_var = self.latent_out(x).chunk(2, -1)  # [b l c]
+        mean = mean * present[..., None]
+        ids = torch.where(present, _take(flat.ids[..., None], rows)[..., 0], -1)
+        rotations = at.new_tensor([1.0, 0, 0, 0]).expand(*rows.shape, 4)
+        latent = Latent(tokens=mean, anchors=at, rotations=rotations, present=present, ids=ids)
+        shape = lambda y: y.reshape(*batch, *y.shape[1:])
+        return latent.map(shape), shape(log_var)
+
+    def decode(self, latent: Latent) -> Gaussians:
+        """Gaussians [*b l*j] round the anchors, from the latent alone; those of absent tokens get id -1, opacity 0.
+
+        Ids are token id * j + number, so a token that is carried along keeps its Gaussians' identity.
+        """
+        c, batch = self.config, latent.batch_shape
+        flat = latent.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]))
+        x = self._mix(self.latent_in(flat.tokens), self.decoder, at=flat.anchors, present=flat.present)
+        out = self.rows_out(x)  # [b l j*14+1]
+        reach = OFFSET_UNIT * out[..., -1:, None].exp()  # [b l 1 1]
+        rows = out[..., :-1].unflatten(-1, (c.gaussians_per_token, ROW_DIM))  # [b l j 14]
+        offset, quats, log_scale, opacity, color = rows.split((3, 4, 3, 1, 3), -1)
+        quats = normalize_quat(quats + quats.new_tensor([1.0, 0, 0, 0]))
+        present = flat.present[..., None].expand(opacity.shape[:-1])  # [b l j]
+        number = torch.arange(c.gaussians_per_token, device=x.device)
+        gaussians = Gaussians(
+            means=(flat.anchors[..., None, :] + reach * offset).flatten(1, 2),
+            quats=quats.flatten(1, 2),
+            scales=(reach * (log_scale - 1.0).exp() + 1e-4).flatten(1, 2),
+            opacities=(torch.sigmoid(opacity[..., 0] + 2.0) * present).flatten(1, 2),
+            sh=sh_from_rgb(torch.sigmoid(color)).flatten(1, 2),
+            ids=torch.where(present, flat.ids[..., None] * c.gaussians_per_token + number, -1).flatten(1, 2),
+        )
+        return gaussians.map(lambda y: y.reshape(*batch, *y.shape[1:]))
+
+    def sample(self, latent: Latent, log_var: Tensor) -> Latent:
+        """A draw from the posterior (reparameterised)."""
+        return latent.replace(tokens=latent.tokens + (0.5 * log_var).exp() * torch.randn_like(log_var))
+
+    def set_statistics(self, tokens: Tensor) -> None:
+        """Take `latent_mean` and `latent_std` from training tokens [n c]."""
+        self.latent_mean.copy_(tokens.mean(0))
+        # A channel that the encoder does not use would otherwise be blown up.
+        self.latent_std.copy_(tokens.std(0).clamp_min(1e-3))
+
+    def normalize(self, tokens: Tensor) -> Tensor:
+        """Tokens [.. c] with zero mean and unit deviation a channel over the training set."""
+        return (tokens - self.latent_mean) / self.latent_std
+
+    def denormalize(self, tokens: Tensor) -> Tensor:
+        """Inverse of `normalize`."""
+        return tokens * self.latent_std + self.latent_mean
+
+    def _metric(self, gaussians: Gaussians) -> tuple[Tensor, Tensor]:
+        """Place and colour [b n 6] in m about the set's centre, and which rows count [b n]."""
+        if not gaussians.batch_shape:
+            gaussians = gaussians.map(lambda x: x[None])
+        valid = (gaussians.ids >= 0) & (gaussians.opacities > 0.01)
+        weight = valid[..., None].to(gaussians.means)
+        centre = (gaussians.means * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)
+        color = rgb_from_sh(gaussians.sh) * self.config.color_distance_m
+        return torch.cat([gaussians.means - centre, color], -1).detach(), valid
+
+    def _features(self, gaussians: Gaussians, *, rows: Tensor, cell: Tensor) -> Tensor:
+        """What an anchor sees of its cell [b l k f]: offset, colour, colour difference, plane of the surface, opacity.
+
+        Sizes are left out: they speak of the sensor's resolution, not of the scene.
+        """
+        offset = _take(gaussians.means, cell) - _take(gaussians.means, rows)[..., None, :]  # [b l k 3]
+        rgb = rgb_from_sh(gaussians.sh)
+        color = _take(rgb, cell)
+        thinnest = gaussians.scales.argmin(-1)[..., None, None].expand(*gaussians.scales.shape[:-1], 3, 1)
+        normal = matrix_from_quat(gaussians.quats).gather(-1, thinnest)[..., 0]  # [b n 3]
+        # A plane has no sign, so it enters as the products of its normal's coordinates.
+        plane = torch.cat([normal * normal, normal * normal.roll(1, -1)], -1)
+        parts = [
+            fourier_features(offset / OFFSET_UNIT, num_bands=OFFSET_BANDS, longest=16.0),
+            color - 0.5,
+            color - _take(rgb, rows)[..., None, :],
+            _take(plane, cell),
+            _take(gaussians.opacities[..., None], cell),
+        ]
+        return torch.cat(parts, -1)
+
+    def _mix(self, x: Tensor, blocks: nn.ModuleList, *, at: Tensor, present: Tensor) -> Tensor:
+        """Tokens [b l d] through self-attention blocks with rotary positions at [b l 3]."""
+        table = self.rotary(at - at.mean(-2, keepdim=True))  # [b l f 2]
+        for block in blocks:
+            x = block(x, mask=present[..., None, :], rotary=table)
+        return x
+
+
+def farthest_rows(points: Tensor, valid: Tensor, *, num: int) -> Tensor:
+    """Index [b num] of farthest points among the valid rows of [b n d]; -1 once no new place is left.
+
+    Begins with the row farthest from the centre; each next one is the farthest from all before it.
+    """
+    lowest = points.new_tensor(-1.0)
+    weight = valid[..., None].to(points)
+    centre = (points * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
+    columns = points.transpose(1, 2).contiguous()  # [b d n]
+    distance = torch.where(valid, ((points - centre) ** 2).sum(-1), lowest)  # [b n]
+    index = torch.full((len(points), num), -1, dtype=torch.int64, device=points.device)
+    if points.shape[1] == 0:
+        return index
+    for i in range(num):
+        far, row = distance.max(-1)  # [b]
+        index[:, i] = torch.where(far > 0 if i else far >= 0, row, -1)
+        from_row = ((columns - columns.gather(2, row[:, None, None].expand(-1, columns.shape[1], 1))) ** 2).sum(1)
+        distance = torch.where(valid, from_row if i == 0 else torch.minimum(distance, from_row), lowest)
+    return index
+
+
+def cells(points: Tensor, valid: Tensor, anchors: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+    """The rows [b l size] of [b n d] that are nearest to each anchor row [b l], and which of them count [b l size].
+
+    A row belongs to its nearest anchor; a cell with more than `size` rows is thinned evenly by distance.
+    """
+    centres = _take(points, anchors)  # [b l d]
+    distance, nearest = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(-1)  # [b n]
+    num_anchors = anchors.shape[1]
+    nearest = torch.where(valid, nearest, num_anchors)
+    far = distance.amax() + 1
+    order = (nearest * far.double() + distance).argsort(dim=-1, stable=True)  # [b n]: by cell, then by distance
+    counts = torch.zeros(len(points), num_anchors + 1, dtype=torch.int64, device=points.device)
+    counts.scatter_add_(1, nearest, torch.ones_like(nearest))
+    starts = (counts.cumsum(1) - counts)[:, :-1, None]  # [b l 1]
+    counts = counts[:, :-1, None]
+    slot = torch.arange(size, device=points.device)
+    rank = torch.where(counts > size, slot * counts // size, slot)  # [b l size]
+    used = slot < counts
+    place = torch.where(used, starts + rank, 0).clamp_max(points.shape[1] - 1)
+    return order.gather(1, place.flatten(1)).view_as(place), used
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows [b .. c] of values [b n c] at index [b ..]."""
+    flat = index.flatten(1)[..., None].expand(-1, -1, values.shape[-1])
+    return values.gather(1, flat).reshape(*index.shape, values.shape[-1])

@@ -1,0 +1,63 @@
+"""The command line's contract: help, exit codes, one line an error, JSON errors, one JSON line at the end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scene4d.apps.cli import EVAL_VERBS, VERBS, main
+
+
+@pytest.fixture
+def exit_code(capsys):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_help_lists_every_verb(exit_code):
+    code, out, _ = exit_code("--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", [*[v for v in VERBS if v != "eval"], *[f"eval {v}" for v in EVAL_VERBS]])
+def test_every_verb_explains_its_options(exit_code, verb):
+    code, out, _ = exit_code(*verb.split(), "--help")
+    assert code in (0, None)
+    assert f"scene4d {verb}" in out
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("eval", "nonsense"), ("doctor", "--nonsense")])
+def test_wrong_usage_exits_with_2(exit_code, arguments):
+    assert exit_code(*arguments)[0] == 2
+
+
+def test_missing_input_is_one_line_and_exits_with_3(exit_code, tmp_path):
+    code, out, err = exit_code("reconstruct", str(tmp_path / "nowhere"), "-o", str(tmp_path / "scene.s4d"))
+    assert code == 3
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert "nowhere" in err
+    assert not (tmp_path / "scene.s4d").exists()
+
+
+def test_json_errors_hold_the_fields(exit_code, tmp_path):
+    code, _, err = exit_code("reconstruct", str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.s4d"), "--json-errors")
+    error = json.loads(err.strip().splitlines()[-1])["error"]
+    assert code == 3
+    assert {"code", "file", "field", "frame", "found", "expected", "fix", "problem"} <= set(error)
+
+
+def test_doctor_ends_with_one_json_line(exit_code):
+    code, out, _ = exit_code("doctor")
+    facts = json.loads(out.strip().splitlines()[-1])
+    assert code == 0
+    assert facts["native"] == "ok"

@@ -1,0 +1,68 @@
+import json
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("metaworld")
+
+from scene4d.apps.cli import main
+from scene4d.apps.record import RecordOptions, run_record
+from scene4d.data.lerobot import open_lerobot
+from scene4d.errors import ConfigError, ResourceError
+from scene4d.sim.metaworld import record_episode
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    options = RecordOptions(
+        output=tmp_path_factory.mktemp("recorded") / "set",
+        tasks=("button-press-v3", "reach-v3"),
+        episodes=1,
+        first_seed=4,
+        noise=(0.2,),
+        frames=28,
+        cameras=("left", "gripper"),
+    )
+    return options, run_record(options)
+
+
+def test_what_was_simulated_is_what_is_read(recorded):
+    options, result = recorded
+    recordings = open_lerobot(options.output)
+    assert [r.info["task"] for r in recordings] == list(options.tasks)
+    assert {"output", "episodes", "frames", "bytes", "success_rate", "success", "ms_per_frame"} <= set(result)
+    assert (result["episodes"], result["frames"]) == (2, 56) and result["success"]["reach-v3"] == 1.0
+    truth = record_episode("reach-v3", seed=4, noise=0.2, num_frames=28, cameras=options.cameras)
+    back = recordings[1].read()
+    assert back.info["seed"] == 4 and back.info["noise"] == 0.2 and back.info["segments"][0] == "world"
+    for name in ("times", "actions", "proprio", "rewards", "success", "segment_poses"):
+        assert torch.equal(getattr(back, name), getattr(truth, name)), name
+    for name, frames in truth.views.items():
+        got = back.views[name]
+        assert -10 * math.log10(float(((got.rgb - frames.rgb) ** 2).mean())) > 40
+        assert (got.depth - frames.depth).abs().max() < 0.6e-4
+        assert torch.equal(got.extras["segments"], frames.extras["segments"])
+        assert torch.equal(got.cameras.viewmats, frames.cameras.viewmats)
+    hand = back.views["gripper"].cameras.viewmats
+    assert not torch.equal(hand[0], hand[-1])  # the camera on the hand moves
+
+
+def test_the_verb_ends_with_one_json_line(tmp_path, capsys):
+    task = ["--tasks", "reach-v3", "--episodes", "1", "--noise", "0.1"]
+    arguments = [*task, "--frames", "2", "--size", "16", "--cameras", "top"]
+    assert main(["record", "-o", str(tmp_path / "set"), *arguments]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["frames"] == 2 and len(open_lerobot(result["output"])) == 1
+
+
+def test_impossible_options_are_refused_before_any_work(tmp_path):
+    for wrong in ({"episodes": 0}, {"frames": 251}, {"size": 0}, {"tasks": ()}, {"noise": ()}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            RecordOptions(output=tmp_path / "set", **wrong)
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(ResourceError, match="exists"):
+        run_record(RecordOptions(output=tmp_path))
+    with pytest.raises(ConfigError, match="fly-v3"):
+        run_record(RecordOptions(output=tmp_path / "set", tasks=("fly-v3",)))
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]

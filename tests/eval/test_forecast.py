@@ -1,0 +1,138 @@
+"""The forecast table against an analytic world whose future is known exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scene4d.eval.forecast import KEYS, ForecastEvalConfig, evaluate_forecast, moving_pixels, past_of
+from scene4d.eval.forecasters import ConstantVelocity, CopyLast, PastStream, background_of, by_id, carried_by_rows
+from scene4d.geometry.camera import intrinsics_from_fov, look_at
+from scene4d.sim.synthetic import Box, cast_boxes
+from scene4d.types import Cameras, Episode, Frames
+
+STEP = 0.012
+CONFIG = ForecastEvalConfig(tasks=("slide",), seeds=(0,), starts=(3, 5), horizons=(1, 4), size=40, novel=("front",))
+EYES = {"left": (-0.6, -0.7, 0.6), "right": (0.6, -0.7, 0.6), "front": (0.0, -1.0, 0.5)}
+
+
+def slide(task="slide", *, seed=0, noise=0.0, num_frames=10, size=(40, 40)) -> Episode:
+    """A box that slides along x by 12 mm a frame on the ground."""
+    K = intrinsics_from_fov(0.7, *size)
+
+    def at(t: int) -> dict[str, Frames]:
+        x = -0.15 + STEP * t
+        boxes = (Box((x, -0.05, 0.0), (x + 0.12, 0.07, 0.12)),)
+        views = {}
+        for name, eye in EYES.items():
+            viewmat = look_at(torch.tensor(eye), torch.tensor([-0.05, 0.0, 0.05]))
+            cameras = Cameras(viewmats=viewmat, Ks=K, width=size[0], height=size[1])
+            # So long a wavelength that each segment has one colour, carried along with it.
+            views[name] = cast_boxes(cameras, boxes=boxes, wavelength=50.0)
+        return views
+
+    frames = [at(t) for t in range(num_frames)]
+    poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(num_frames, 2, 1)
+    poses[:, 1, 4] = STEP * torch.arange(num_frames)
+    return Episode(
+        views={name: Frames.stack([f[name] for f in frames]) for name in EYES},
+        times=0.025 * torch.arange(num_frames, dtype=torch.float64),
+        valid=torch.ones(num_frames, dtype=torch.bool),
+        actions=torch.ones(num_frames, 4),
+        proprio=torch.zeros(num_frames, 4),
+        segment_poses=poses,
+        info={"task": task, "seed": seed, "source": "analytic"},
+    )
+
+
+class Oracle:
+    """Knows the future; checks what it is shown."""
+
+    name = "ours"
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def forecast(self, past, *, actions, cameras, seed=0):
+        now = past.times.shape[0] - 1
+        assert set(past.views) == {"left", "right"} and past.segment_poses is None
+        assert not past.actions[-1].any() and all(not f.extras for f in past.views.values())
+        episode = slide(num_frames=now + 1 + len(actions))
+        memory = self.stream.remember(past).memory
+        x = -0.15 + STEP * now
+        on_box = (memory.means[:, 2] > 0.004) & ((memory.means[:, 0] - x - 0.06).abs() < 0.064)
+        velocity = on_box[:, None] * torch.tensor([STEP, 0.0, 0.0])
+        scene = carried_by_rows(memory, velocity, past=past, num_steps=len(actions))
+        return {n: episode.views[n][now + 1 :].replace(extras={}) for n in cameras}, scene
+
+
+@pytest.fixture(scope="module")
+def result():
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    stream = PastStream()
+    out = evaluate_forecast(
+        [Oracle(stream), CopyLast(stream), ConstantVelocity(stream)], config=CONFIG, past_stream=stream, record=slide
+    )
+    torch.set_num_threads(threads)
+    return out
+
+
+def test_keys_are_the_documented_ones(result):
+    assert list(result["horizon"]) == ["1", "4"] and result["windows"] == 2
+    for row in result["horizon"].values():
+        assert set(row) == {*KEYS, "copy_last", "constant_velocity"}
+        assert set(row["copy_last"]) == set(row["constant_velocity"]) == set(KEYS)
+
+
+def test_truth_scores_as_truth(result):
+    for row in result["horizon"].values():
+        assert row["psnr"] > 100 and row["psnr_moving"] > 100 and row["psnr_novel"] > 100
+        assert row["ssim"] > 0.999 and row["depth_absrel"] < 1e-4
+        assert row["flow_epe_moving"] < 2e-3 and row["flow_epe_static"] < 1e-3
+
+
+def test_copying_errs_by_the_motion(result):
+    for horizon, row in result["horizon"].items():
+        copy = row["copy_last"]
+        assert copy["flow_epe_moving"] == pytest.approx(STEP * int(horizon), rel=1e-3)
+        assert copy["flow_epe_static"] == 0.0
+        assert copy["psnr_moving"] < copy["psnr"] < 100
+
+
+def test_constant_velocity_is_right_where_velocity_is_constant(result):
+    far = result["horizon"]["4"]
+    assert far["constant_velocity"]["flow_epe_moving"] < 0.5 * far["copy_last"]["flow_epe_moving"]
+    assert far["constant_velocity"]["psnr_moving"] > far["copy_last"]["psnr_moving"]
+
+
+def test_moving_pixels_are_the_union_of_both_places():
+    episode = slide()
+    mask = moving_pixels(episode, "left", start=2, stop=6, threshold=0.005)
+    box = lambda t: episode.views["left"].extras["segments"][t, ..., 0] == 1
+    assert torch.equal(mask, box(2) | box(6))
+    assert not moving_pixels(episode, "left", start=2, stop=2, threshold=0.005).any()
+
+
+def test_stream_goes_on_as_if_it_had_seen_all_at_once():
+    episode = slide()
+    gradual, at_once = PastStream(), PastStream()
+    gradual.remember(past_of(episode, 2))
+    one, two = gradual.remember(past_of(episode, 5)), at_once.remember(past_of(episode, 5))
+    assert torch.equal(one.memory.means, two.memory.means) and torch.equal(one.memory.ids, two.memory.ids)
+
+
+def test_background_is_the_colour_of_nothing():
+    frames = slide().views["left"][0]
+    depth = frames.depth.clone()
+    depth[:10] = 0
+    rgb = frames.rgb.clone()
+    rgb[:10] = torch.tensor([0.2, 0.4, 0.6])
+    torch.testing.assert_close(background_of(frames.replace(depth=depth, rgb=rgb)), torch.tensor([0.2, 0.4, 0.6]))
+
+
+def test_rows_are_found_by_id():
+    values, ids = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([5, 3, 9])
+    rows, found = by_id(values, ids, wanted=torch.tensor([9, 4, 5, -1]))
+    assert rows[:, 0].tolist() == [3.0, 0.0, 1.0, 0.0] and found.tolist() == [True, False, True, False]

@@ -1,0 +1,165 @@
+"""The op as torch sees it: registration, compilation, checks, threads, forks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scene4d.errors import EnvError, GaussianError, ShapeError
+from scene4d.native import ops
+from scene4d.native.ops import RasterSettings, rasterize
+
+SETTINGS = RasterSettings(width=37, height=21)
+
+
+def some_inputs(num: int = 40, *, sets: int = 2, views: int = 2, extras: int = 2, grads: bool = False):
+    """Gaussians round z = 2 in front of cameras at the origin."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=random)
+
+    gaussians = dict(
+        means=0.4 * normal(sets, num, 3) + torch.tensor([0.0, 0.0, 2.0]),
+        quats=normal(sets, num, 4),
+        scales=0.05 * normal(sets, num, 3).exp(),
+        opacities=normal(sets, num).sigmoid(),
+        sh=0.3 * normal(sets, num, 4, 3),
+        extras=normal(sets, num, extras),
+        ids=torch.arange(num).expand(sets, num),
+    )
+    K = torch.tensor([[30.0, 0.0, 18.0], [0.0, 31.0, 10.0], [0.0, 0.0, 1.0]])
+    cameras = dict(
+        viewmats=torch.eye(4).expand(sets, views, 4, 4).clone(),
+        Ks=K.expand(sets, views, 3, 3),
+        background=normal(sets, views, 3),
+    )
+    if grads:
+        for name, x in [*gaussians.items(), *cameras.items()]:
+            if x.is_floating_point() and name != "Ks":
+                x.requires_grad_()
+    return gaussians, cameras
+
+
+def flat_arguments(gaussians, cameras) -> tuple:
+    tensors = [{**gaussians, **cameras}[name] for name in ops._TENSORS]
+    s = SETTINGS
+    return (*tensors, s.width, s.height, s.eps2d, s.near, s.far)
+
+
+def test_opcheck():
+    gaussians, cameras = some_inputs(grads=True)
+    torch.library.opcheck(torch.ops.scene4d.rasterize.default, flat_arguments(gaussians, cameras))
+    gaussians, cameras = some_inputs(sets=1, views=1, extras=0)
+    cameras["background"] = None
+    torch.library.opcheck(torch.ops.scene4d.rasterize.default, flat_arguments(gaussians, cameras))
+
+
+def test_compiles_as_one_graph():
+    def loss_of(gaussians, cameras):
+        rgb, depth, alpha, _ = rasterize(gaussians, cameras, settings=SETTINGS)
+        return (rgb.square().sum() + depth.sum() + alpha.sum()) * 2
+
+    results = []
+    for function in (loss_of, torch.compile(loss_of, fullgraph=True, backend="aot_eager")):
+        gaussians, cameras = some_inputs(grads=True)
+        loss = function(gaussians, cameras)
+        loss.backward()
+        results.append((loss.detach(), gaussians["means"].grad, cameras["viewmats"].grad))
+    for eager, compiled in zip(*results, strict=True):
+        assert torch.allclose(eager, compiled, rtol=1e-5, atol=1e-5)
+
+
+def everything(num_threads: int) -> list[torch.Tensor]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    gaussians, cameras = some_inputs(9000, grads=True)
+    settings = RasterSettings(width=90, height=70)
+    images = rasterize(gaussians, cameras, settings=settings)
+    sum((x.square().sum() for x in images), torch.zeros(())).backward()
+    torch.set_num_threads(before)
+    return [*images, *(x.grad for x in [*gaussians.values(), *cameras.values()] if x.grad is not None)]
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    assert all(torch.equal(a, b) for a, b in zip(everything(1), everything(2), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(everything(1), everything(3), strict=True))
+
+
+FORKED_RENDER = """
+import os, signal, torch
+from test_rasterize import everything
+expected = everything(2)  # the parent's threads exist before the fork
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    same = all(torch.equal(a, b) for a, b in zip(expected[:4], images(), strict=True))
+    os._exit(0 if same else 3)
+_, status = os.waitpid(child, 0)
+raise SystemExit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_renders():
+    # Autograd itself does not survive a fork with threads, so the child draws without gradients.
+    helper = (
+        "def images():\n"
+        "    from test_rasterize import some_inputs, rasterize, RasterSettings\n"
+        "    g, c = some_inputs(9000)\n"
+        "    torch.set_num_threads(2)\n"
+        "    return rasterize(g, c, settings=RasterSettings(width=90, height=70))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}
+    program = helper + FORKED_RENDER
+    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_not_contiguous_inputs_are_read_right():
+    gaussians, cameras = some_inputs()
+    plain = rasterize(gaussians, cameras, settings=SETTINGS)
+    strided = {name: x.transpose(0, 1).contiguous().transpose(0, 1) for name, x in gaussians.items()}
+    assert not strided["means"].is_contiguous()
+    assert torch.equal(plain[0], rasterize(strided, cameras, settings=SETTINGS)[0])
+
+
+def test_only_wanted_gradients_are_computed():
+    gaussians, cameras = some_inputs(grads=True)
+    full = rasterize(gaussians, cameras, settings=SETTINGS)[0].sum()
+    full.backward()
+    alone, fixed = some_inputs()
+    alone["sh"].requires_grad_()
+    rasterize(alone, fixed, settings=SETTINGS)[0].sum().backward()
+    assert torch.equal(alone["sh"].grad, gaussians["sh"].grad) and alone["means"].grad is None
+
+
+def test_wrong_inputs_are_named():
+    gaussians, cameras = some_inputs()
+    for name, wrong, error in [
+        ("means", gaussians["means"].double(), GaussianError),
+        ("ids", gaussians["ids"].int(), GaussianError),
+        ("scales", gaussians["scales"][:, :-1], ShapeError),
+        ("sh", gaussians["sh"][:, :, :3], ShapeError),
+    ]:
+        with pytest.raises(error, match=name):
+            rasterize({**gaussians, name: wrong}, cameras, settings=SETTINGS)
+    with pytest.raises(ShapeError, match="no pixels"):
+        rasterize(gaussians, cameras, settings=RasterSettings(width=0, height=4))
+
+
+def test_a_missing_module_says_how_to_build_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scene4d.native._ext", None)
+    monkeypatch.delattr("scene4d.native._ext", raising=False)
+    with pytest.raises(EnvError, match="pip install"):
+        rasterize(*some_inputs(), settings=SETTINGS)
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch):
+    monkeypatch.setattr(ops, "native_module", lambda: type("Module", (), {"best_instruction_set": lambda: 0}))
+    with pytest.raises(EnvError, match="instruction set"):
+        ops.force_instruction_set("avx512")

@@ -1,0 +1,84 @@
+"""A configuration survives the way to TOML and back, and a slip is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from scene4d.config import config_from_dict, config_hash, load_config, toml_from_config
+from scene4d.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 8
+    rate: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str = 'a "quoted" \\ name\n'
+    pair: tuple[float, float] = (0.5, 1.0)
+    inner: Inner = field(default_factory=Inner)
+    other: Inner | None = None
+    path: Path | None = None
+    flag: bool = False
+    mode: Literal["a", "b"] = "a"
+    table: dict[str, float] = field(default_factory=lambda: {"x y": 1.0})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Outer(),
+        Outer(other=Inner(width=3, rate=1e-20), path=Path("a/b"), flag=True, mode="b", table={}),
+        Outer(inner=Inner(sizes=(), rate=1e300), pair=(-0.0, 3.0)),
+    ],
+)
+def test_round_trip(config, tmp_path):
+    (tmp_path / "x.toml").write_text(toml_from_config(config))
+    assert load_config(tmp_path / "x.toml", Outer) == config
+
+
+def test_missing_keys_take_defaults_and_integers_serve_as_floats():
+    config = config_from_dict({"inner": {"rate": 2}}, Outer)
+    assert config == Outer(inner=Inner(rate=2.0)) and type(config.inner.rate) is float
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"inner": {"widht": 3}}, ["inner.widht", "width"]),
+        ({"inner": {"width": 3.0}}, ["inner.width", "int"]),
+        ({"inner": {"width": True}}, ["inner.width", "int"]),
+        ({"inner": {"rate": "fast"}}, ["inner.rate", "float"]),
+        ({"inner": 3}, ["inner", "table"]),
+        ({"pair": [1.0]}, ["pair", "length"]),
+        ({"inner": {"sizes": [1, "2"]}}, ["inner.sizes[1]"]),
+        ({"mode": "c"}, ["mode", "choices"]),
+        ({"other": {"withd": 1}}, ["other.withd", "width"]),
+    ],
+)
+def test_slips_are_named(data, words):
+    with pytest.raises(ConfigError) as error:
+        config_from_dict(data, Outer, file="x.toml")
+    assert all(word in str(error.value) for word in ["x.toml", *words])
+
+
+def test_overrides_and_unreadable_files(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("flag = true")
+    config = load_config(path, Outer, overrides=["inner.width=3", "mode=b", "pair=[1, 2]"])
+    assert config == Outer(flag=True, inner=Inner(width=3), mode="b", pair=(1.0, 2.0))
+    path.write_text("flag = = 3")
+    for bad in (path, tmp_path / "absent.toml"):
+        with pytest.raises(ConfigError):
+            load_config(bad, Outer)
+
+
+def test_hash_changes_with_any_value():
+    assert config_hash(Outer()) == config_hash(Outer()) != config_hash(Outer(inner=Inner(sizes=(1, 3))))
