@@ -62,6 +62,11 @@ def _resources(target: Path) -> Iterator[None]:
         errno.EDQUOT: "the quota is used up",
         errno.EROFS: "the disk is read-only",
         errno.EACCES: "no permission to write",
+        errno.EPERM: "no permission to write",
+        errno.EISDIR: "is a folder",
+        errno.ENOTDIR: "a part of the path is a file",
+        errno.EEXIST: "a part of the path is a file",
+        errno.ENAMETOOLONG: "the name is too long",
     }
     try:
         yield

@@ -13,6 +13,7 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 @pytest.fixture(autouse=True)
 def _repeatable():
     torch.manual_seed(0)
+    torch.set_num_threads(2)
 
 
 @pytest.fixture

@@ -72,27 +72,39 @@ bool make_splat(const View& view, const Columns& e, int i, int row, Splat& s) {
   return true;
 }
 
+// Four floats in the compiler's own vector type: a colour and one float of padding.
+typedef float Four __attribute__((vector_size(16)));
+
+// sum over k of basis[k] sh[k], rgb. Reads whole rows of three floats as four, but never past the last coefficient.
+inline Four blend_bases(const float* sh, const float (*basis)[WIDTH], int num_bases, int lane) {
+  Four even = {0.5f, 0.5f, 0.5f, 0.0f}, odd = {};
+  int last = num_bases - 1;
+  for (int k = 0; k < last; ++k) {
+    Four row;
+    __builtin_memcpy(&row, sh + 3 * k, sizeof row);
+    (k & 1 ? odd : even) += row * basis[k][lane];
+  }
+  Four row = {sh[3 * last], sh[3 * last + 1], sh[3 * last + 2], 0.0f};
+  return even + (odd + row * basis[last][lane]);
+}
+
 // Colours of splats[0 .. count), count <= WIDTH; a colour that is not finite puts its Gaussian out.
 void color_splats(const View& view, const Camera<Lanes>& cam, Splat* splats, int count) {
   Rows rows;
   for (int i = 0; i < WIDTH; ++i) rows.row[i] = splats[i < count ? i : count - 1].row;
   Lanes basis[MAX_BASES];
+  alignas(64) float columns[MAX_BASES][WIDTH];
   sh_basis(view_direction(cam, rows.load3(view.means)), view.num_bases, basis);
-  alignas(64) float rgb[3][WIDTH];
-  for (int c = 0; c < 3; ++c) {
-    Lanes color(0.5f);
-    for (int k = 0; k < view.num_bases; ++k)
-      color = fma(basis[k], rows.load(view.sh, 3 * view.num_bases, 3 * k + c), color);
-    color.store(rgb[c]);
-  }
+  for (int k = 0; k < view.num_bases; ++k) basis[k].store(columns[k]);
   for (int i = 0; i < count; ++i) {
     Splat& s = splats[i];
+    Four rgb = blend_bases(view.sh + static_cast<int64_t>(s.row) * view.num_bases * 3, columns, view.num_bases, i);
     s.clamped = 0;
     for (int c = 0; c < 3; ++c) {
-      s.rgb[c] = rgb[c][i] > 0.0f ? rgb[c][i] : 0.0f;
-      if (rgb[c][i] < 0.0f) s.clamped |= 1u << c;
-      if (!(rgb[c][i] * 0.0f == 0.0f)) s.log2_opacity = -1000.0f;
+      s.rgb[c] = rgb[c] > 0.0f ? rgb[c] : 0.0f;
+      if (rgb[c] < 0.0f) s.clamped |= 1u << c;
     }
+    if (!((rgb[0] + rgb[1] + rgb[2]) * 0.0f == 0.0f)) s.log2_opacity = -1000.0f;
   }
 }
 

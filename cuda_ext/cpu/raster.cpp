@@ -104,24 +104,49 @@ struct TileColors {
   TileColors() { __builtin_memset(this, 0, sizeof *this); }
 };
 
-void write_tile(const TileTask& task, const TileState& state, const TileColors& colors, const float* extras) {
-  const View& view = *task.view;
-  const float* background = view.background;
+// Calls f(pixel in block order, offset of the pixel in the image) for the pixels of the tile inside the image.
+template <class F>
+S4D_HD void for_pixels(const TileTask& task, const TileState& state, const F& f) {
   for (int y = 0; y < state.height; ++y) {
-    int64_t pixel = static_cast<int64_t>(task.tile_y * TILE + y) * view.width + task.tile_x * TILE;
-    for (int x = 0; x < state.width; ++x, ++pixel) {
-      int i = block_of(x, y);
-      float T = state.remaining(i), alpha = 1.0f - T;
-      float* rgb = task.images.rgb + 3 * pixel;
-      rgb[0] = colors.red[i] + (background ? T * background[0] : 0.0f);
-      rgb[1] = colors.green[i] + (background ? T * background[1] : 0.0f);
-      rgb[2] = colors.blue[i] + (background ? T * background[2] : 0.0f);
-      task.images.alpha[pixel] = alpha;
-      task.images.depth[pixel] = alpha > COVERAGE_MIN ? colors.depth[i] / alpha : 0.0f;
-      for (int e = 0; e < view.num_extras; ++e)
-        task.images.extras[pixel * view.num_extras + e] = extras[e * TILE_PIXELS + i];
+    int64_t first = static_cast<int64_t>(task.tile_y * TILE + y) * task.view->width + task.tile_x * TILE;
+    for (int x = 0; x < state.width; x += 4) {
+      int begin = block_of(x, y), inside = state.width - x < 4 ? state.width - x : 4;
+      for (int i = 0; i < inside; ++i) f(begin + i, first + x + i);
     }
   }
+}
+
+// Background, alpha and expected depth, in place: T becomes alpha.
+void finish_colors(const float* background, TileState& state, TileColors& colors) {
+  for (int i = 0; i < TILE_PIXELS; i += WIDTH) {
+    Lanes T = Lanes::load(state.T + i);
+    T = select(T > Lanes(0.0f), T, Lanes::load(state.last + i));
+    Lanes alpha = Lanes(1.0f) - T;
+    alpha.store(state.T + i);
+    Lanes depth = Lanes::load(colors.depth + i) / max(alpha, Lanes(COVERAGE_MIN));
+    select(alpha > Lanes(COVERAGE_MIN), depth, Lanes(0.0f)).store(colors.depth + i);
+    if (!background) continue;
+    fma(T, Lanes(background[0]), Lanes::load(colors.red + i)).store(colors.red + i);
+    fma(T, Lanes(background[1]), Lanes::load(colors.green + i)).store(colors.green + i);
+    fma(T, Lanes(background[2]), Lanes::load(colors.blue + i)).store(colors.blue + i);
+  }
+}
+
+void write_tile(const TileTask& task, TileState& state, TileColors& colors, const float* extras) {
+  finish_colors(task.view->background, state, colors);
+  const s4d::RasterImages& image = task.images;
+  for_pixels(task, state, [&](int i, int64_t pixel) {
+    image.rgb[3 * pixel] = colors.red[i];
+    image.rgb[3 * pixel + 1] = colors.green[i];
+    image.rgb[3 * pixel + 2] = colors.blue[i];
+    image.alpha[pixel] = state.T[i];
+    image.depth[pixel] = colors.depth[i];
+  });
+  int num_extras = task.view->num_extras;
+  if (!num_extras) return;
+  for_pixels(task, state, [&](int i, int64_t pixel) {
+    for (int e = 0; e < num_extras; ++e) image.extras[pixel * num_extras + e] = extras[e * TILE_PIXELS + i];
+  });
 }
 
 template <bool EXTRAS>
@@ -164,37 +189,36 @@ struct TileGrads {
   alignas(64) float red[TILE_PIXELS], green[TILE_PIXELS], blue[TILE_PIXELS], depth[TILE_PIXELS], S[TILE_PIXELS];
 };
 
+// S of a pixel = (gradient . image), background and depth included, less T dL/dalpha: alpha = 1 - T lies behind everything.
 void load_tile_grads(const TileTask& task, const TileState& state, TileGrads& g, float* extras) {
   __builtin_memset(&g, 0, sizeof g);
-  const View& view = *task.view;
   const s4d::RasterImages &image = task.images, &v = task.v_images;
-  int num_extras = v.extras ? view.num_extras : 0;
-  if (view.num_extras) __builtin_memset(extras, 0, sizeof(float) * view.num_extras * TILE_PIXELS);
-  for (int y = 0; y < state.height; ++y) {
-    int64_t pixel = static_cast<int64_t>(task.tile_y * TILE + y) * view.width + task.tile_x * TILE;
-    for (int x = 0; x < state.width; ++x, ++pixel) {
-      int i = block_of(x, y);
-      float alpha = image.alpha[pixel], v_alpha = v.alpha ? v.alpha[pixel] : 0.0f, gain = 0.0f;
-      if (v.rgb) {
-        const float *v_rgb = v.rgb + 3 * pixel, *rgb = image.rgb + 3 * pixel;
-        g.red[i] = v_rgb[0];
-        g.green[i] = v_rgb[1];
-        g.blue[i] = v_rgb[2];
-        gain += v_rgb[0] * rgb[0] + v_rgb[1] * rgb[1] + v_rgb[2] * rgb[2];
-      }
-      if (v.depth && alpha > COVERAGE_MIN) {
-        g.depth[i] = v.depth[pixel] / alpha;
-        v_alpha -= g.depth[i] * image.depth[pixel];
-        gain += v.depth[pixel] * image.depth[pixel];
-      }
+  int num_extras = task.view->num_extras;
+  if (num_extras) __builtin_memset(extras, 0, sizeof(float) * num_extras * TILE_PIXELS);
+  if (v.rgb)
+    for_pixels(task, state, [&](int i, int64_t pixel) {
+      const float *v_rgb = v.rgb + 3 * pixel, *rgb = image.rgb + 3 * pixel;
+      g.red[i] = v_rgb[0];
+      g.green[i] = v_rgb[1];
+      g.blue[i] = v_rgb[2];
+      g.S[i] = v_rgb[0] * rgb[0] + v_rgb[1] * rgb[1] + v_rgb[2] * rgb[2];
+    });
+  if (v.alpha)
+    for_pixels(task, state, [&](int i, int64_t pixel) { g.S[i] -= (1.0f - image.alpha[pixel]) * v.alpha[pixel]; });
+  if (v.depth)
+    for_pixels(task, state, [&](int i, int64_t pixel) {
+      float alpha = image.alpha[pixel];
+      g.depth[i] = alpha > COVERAGE_MIN ? v.depth[pixel] / alpha : 0.0f;
+      g.S[i] += g.depth[i] * image.depth[pixel];  // alpha for the blended depth, T for the division by alpha
+    });
+  if (num_extras && v.extras)
+    for_pixels(task, state, [&](int i, int64_t pixel) {
       for (int e = 0; e < num_extras; ++e) {
         float v_extra = v.extras[pixel * num_extras + e];
         extras[e * TILE_PIXELS + i] = v_extra;
-        gain += v_extra * image.extras[pixel * num_extras + e];
+        g.S[i] += v_extra * image.extras[pixel * num_extras + e];
       }
-      g.S[i] = gain - (1.0f - alpha) * v_alpha;  // alpha = 1 - T: a term -T v_alpha that lies behind everything
-    }
-  }
+    });
 }
 
 // Sums over the pixels of an entry; the order of Stages::project_vjp.

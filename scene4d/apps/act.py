@@ -100,12 +100,13 @@ def plan_actions(
     views, features = render_views(past.at(now), hand=proprio[:3], size=head.config.view_size), None
     width = head.config.action_dim
     if forecast:
-        done = proprio.new_zeros(0, width) if past_actions is None else past_actions[: past.times.shape[-1] - 1]
+        rest = proprio.new_zeros(1, width)  # where nothing is known of the past, the robot rested
+        done = rest if past_actions is None else past_actions[: past.times.shape[-1] - 1].to(rest)
         views, features = views_with_forecast(
             views,
             scene=past,
             world_model=models.dynamics,
-            past_actions=done.to(proprio),
+            past_actions=done if len(done) else rest,
             proprio=proprio[None],
             context={**context, "task": name},
             horizon=models.dynamics.config.horizon,

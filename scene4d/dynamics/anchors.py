@@ -18,7 +18,7 @@ PAST_FLOW = "past_flow"
 class AnchorConfig:
     """How rows are compared when anchors are chosen and rows are hung on them."""
 
-    num_anchors: int = 96
+    num_anchors: int = 64
     """Anchors (tokens) a scene, l."""
     num_candidates: int = 4
     """Anchors a row may hang on, j."""

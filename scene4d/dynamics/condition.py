@@ -94,7 +94,10 @@ class ProprioForecast(nn.Module):
         self.register_buffer("scale", torch.full((NUM_PROPRIO_SLOTS,), 0.02))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        nn.init.zeros_(self.push.weight)
+        # A commanded direction is where the hand will go, to begin with; the gain is learned.
+        with torch.no_grad():
+            self.push.weight.zero_()
+            self.push.weight[:3, :3] = 0.2 * torch.eye(3)
 
     def forward(
         self, actions: Tensor, *, past_actions: Tensor, proprio: Tensor, proprio_speed: Tensor, task: Tensor

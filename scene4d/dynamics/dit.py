@@ -35,7 +35,7 @@ class DiTConfig:
     num_heads: int = 4
     """Attention heads."""
     hidden: int = 256
-    """Channels inside the feed-forward of a block."""
+    """Channels inside the feed-forward of a spatial block; a temporal one has half."""
     condition: int = 128
     """Channels of the condition that modulates a step."""
 
@@ -111,16 +111,22 @@ class DiT(nn.Module):
         self.observed = nn.Parameter(torch.zeros(config.width))
         drive = NUM_ACTION_SLOTS * 2 + NUM_PROPRIO_SLOTS * 2 + TASK_CHANNELS + proprio_width + 32 + 16
         self.condition = MLP([drive, config.condition, config.condition])
+        # Temporal blocks have few steps to mix: half the feed-forward serves them.
         self.blocks = nn.ModuleList(
-            Block(config.width, num_heads=config.num_heads, condition_dim=config.condition, hidden=config.hidden)
-            for _ in range(config.depth)
+            Block(
+                config.width,
+                num_heads=config.num_heads,
+                condition_dim=config.condition,
+                hidden=config.hidden // (1 + i % 2),
+            )
+            for i in range(config.depth)
         )
         head = config.width // config.num_heads
         self.rotary_space = Rotary(head, wavelengths=[(0.08, 3.0)] * 3)
         self.rotary_time = Rotary(head, wavelengths=[(2.5, 40.0)])
         self.norm = RMSNorm(config.width, elementwise_affine=False)
         self.final = zero_(nn.Linear(config.condition, 2 * config.width))
-        self.out = zero_(nn.Linear(config.width, 2 * MOTION_CHANNELS + 2))
+        self.out = zero_(nn.Linear(config.width, 2 * MOTION_CHANNELS + 4))
         self.success = nn.Linear(config.width, 1)
 
     def forward(self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor) -> Denoised:
@@ -140,7 +146,11 @@ class DiT(nn.Module):
                 x = block(x.transpose(1, 2), condition[:, None], rotary=time, mask=mask).transpose(1, 2)
         shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
         x = modulate(self.norm(x[:, 1:]), shift, gain)  # [b h l c]
-        clean, log_var, gate, present = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 1], -1)
+        clean, log_var, gate, present, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 1, 2], -1)
+        # Two motions that matter often takes a share of: going on as before, and going along with the hand.
+        coasting, move = self._simple_motions(num_steps, scene, drive, scale)
+        along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
+        clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
         success = self.success(x.mean(-2))[..., 0]  # [b h]
         return Denoised(
             clean=clean, gate=gate[..., 0] - 1.0, present=present[..., 0] + 2.0, log_var=log_var - 2.0, success=success
@@ -151,20 +161,23 @@ class DiT(nn.Module):
         offset = scene.anchors - drive.proprio[:, None, :3]
         extra = torch.cat([scene.anchors[..., 2:], offset.norm(dim=-1, keepdim=True)], -1)
         place = fourier_features(offset, num_bands=3, longest=2.0)
-        return torch.cat([scene.tokens, scene.rgb - 0.5, _asinh(scene.past / 0.005), place, extra], -1)
+        return torch.cat([scene.tokens, scene.rgb - 0.5, torch.asinh(scene.past / 0.005), place, extra], -1)
+
+    def _simple_motions(self, num_steps: int, scene: SceneTokens, drive: Drive, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifts [b h l 3] at constant velocity and [b h 1 3] of the foreseen hand, in the units of the target."""
+        unit = scale[:num_steps, None, 3:]  # [h 1 3]
+        steps = torch.arange(1, num_steps + 1, device=unit.device, dtype=unit.dtype)[:, None, None]
+        return scene.past[:, None, :, :3] * steps / unit, drive.proprio_change[..., None, :3] / unit
 
     def _step_features(self, noisy: Tensor, scene: SceneTokens, drive: Drive, scale: Tensor) -> Tensor:
-        """[b h l f]: noisy motion, offset from where the hand will be, its displacement, and the motion that
-        constant velocity would give, both in the units of the target."""
+        """[b h l f]: noisy motion, offset from where the hand will be, and the two simple motions."""
         num_steps, num_anchors = noisy.shape[1:3]
-        move = drive.proprio_change[..., None, :3]  # [b h 1 3]
-        offset = scene.anchors[:, None] - drive.proprio[:, None, None, :3] - move  # [b h l 3]
-        unit = scale[:num_steps, None, 3:]  # [h 1 3]
-        steps = torch.arange(1, num_steps + 1, device=noisy.device, dtype=noisy.dtype)[:, None, None]
-        coasting = scene.past[:, None, :, :3] * steps / unit  # [b h l 3]
+        coasting, move = self._simple_motions(num_steps, scene, drive, scale)
+        hand = drive.proprio[:, None, None, :3] + drive.proprio_change[..., None, :3]  # [b h 1 3]
+        offset = scene.anchors[:, None] - hand  # [b h l 3]
         near = torch.exp(-((offset.norm(dim=-1, keepdim=True) / 0.12) ** 2))
-        parts = [noisy, fourier_features(offset, num_bands=3, longest=1.0), (move / unit).expand_as(offset)]
-        return torch.cat([*parts, _asinh(coasting), near.expand(-1, -1, num_anchors, -1)], -1)
+        parts = [noisy, fourier_features(offset, num_bands=3, longest=1.0), move.expand_as(offset)]
+        return torch.cat([*parts, torch.asinh(coasting), near.expand(-1, -1, num_anchors, -1)], -1)
 
     def _drive_features(self, levels: Tensor, drive: Drive) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, level and step number."""
@@ -179,7 +192,3 @@ class DiT(nn.Module):
         number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
         fixed = torch.cat([drive.proprio, drive.task], -1)[:, None].expand(-1, num_steps + 1, -1)
         return torch.cat([actions, total, change, fixed, hidden, level, number], -1)
-
-
-def _asinh(x: Tensor) -> Tensor:
-    return torch.asinh(x)

@@ -9,6 +9,9 @@ from scene4d.check import check
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import motion_about, quat_from_matrix
 
+STILL_M = 1e-4
+"""Displacement in m below which an anchor is held to rest: its neighbours' motion is not its own."""
+
 
 def rigid_fit(points: Tensor, moved: Tensor, weights: Tensor, *, ridge: float = 2e-6) -> Tensor:
     """Poses [*b 7] that best carry points [*b k 3] to moved [*b k 3] under weights [*b k] (weighted Procrustes).
@@ -66,8 +69,10 @@ def anchor_motion(
     poses = rigid_fit(points[rows].expand_as(moved), moved, weights.expand(moved.shape[:-1]))
     known = valid[anchor_index]
     motion = motion_about(anchors, poses) * known[:, None]  # [h l 6]
-    # The anchor is itself a row, so its own shift is known exactly: the fit only adds the rotation.
-    return torch.cat([motion[..., :3], displacement[:, anchor_index] * known[:, None]], -1), known
+    # The anchor is itself a row: its own shift is known exactly, the fit only adds the rotation, where it moves at all.
+    shift = displacement[:, anchor_index] * known[:, None]
+    moves = shift.norm(dim=-1).amax(0) > STILL_M
+    return torch.cat([motion[..., :3] * moves[:, None], shift], -1), known
 
 
 class MotionScale(nn.Module):

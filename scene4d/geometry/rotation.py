@@ -156,7 +156,7 @@ def pose_about(points: Tensor, rotvec: Tensor, shift: Tensor) -> Tensor:
 
 
 def interpolate_pose(a: Tensor, b: Tensor, weight: Tensor, *, about: Tensor) -> Tensor:
-    """Poses [..., 7] between `a` (weight 0) and `b` (weight 1): the matter at `about` [..., 3] goes straight, and turns by slerp.
+    """Poses [..., 7] from `a` (weight 0) to `b` (weight 1): matter at `about` [..., 3] goes straight, turned by slerp.
 
     Interpolating the translation column instead would send matter far from the origin on a detour. Exact at 0 and 1.
     """

@@ -1,7 +1,8 @@
-"""Colours that render to the recorded image: the blur of overlapping splats, solved away in closed form."""
+"""Colours that render to the recorded images: overlap and blur of the splats, solved away in closed form."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,70 +12,95 @@ from scene4d.geometry.sh import SH_C0
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
 
+# A render clamps colours at 0 and is linear above: working so far up keeps it linear. Coverage takes the level off.
+LEVEL = 4.0
+
 
 @dataclass(frozen=True)
 class ColourConfig:
     """How colours are solved for."""
 
-    num_steps: int = 4
+    num_steps: int = 2
     """Conjugate gradient steps; each renders and back-propagates every frame once."""
-    damping: float = 0.05
+    damping: float = 0.1
     """Pull towards the colours given, in pixels of evidence: hardly seen Gaussians keep theirs."""
+    view_damping: float = 2.0
+    """The same for coefficients that depend on the view (degree 1 and up)."""
+    degree: int = 0
+    """Highest spherical-harmonics degree of the colours."""
     eps2d: float = 0.3
     """Blur in px^2 of the renders that the colours are meant for."""
     min_alpha: float = 0.5
     """Coverage from which a pixel has a say."""
 
 
-def sharpen_colours(gaussians: Gaussians, frames: Frames, *, config: ColourConfig | None = None) -> Gaussians:
-    """The Gaussians with the degree-0 colours whose render is nearest to the frames, in the least-squares sense.
+def sharpen_colours(
+    gaussians: Gaussians,
+    frames: Frames,
+    *,
+    config: ColourConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Gaussians:
+    """The Gaussians with the colours whose renders are nearest to the frames, in the least-squares sense.
 
     A render is linear in the colours, so a few preconditioned conjugate gradient steps on the normal equations undo
     the blur that footprint and `eps2d` bring, where gradient descent on everything would need hundreds.
 
     Args:
         gaussians: [n].
-        frames: [v] recorded from the same instant; pixels with alpha <= 0.5 have no say.
+        frames: [v] recorded of the same scene at the same instant; pixels with alpha <= 0.5 have no say.
+        progress: called with (done, total) renders.
     Returns:
         The same Gaussians with another sh.
     """
     config = config or ColourConfig()
-    with torch.no_grad():
-        now = render(gaussians, frames.cameras, eps2d=config.eps2d)
-    say = (now.alpha > config.min_alpha).to(now.rgb)  # type: ignore[operator]  # [v h w]
-    if frames.alpha is not None:
-        say = say * (frames.alpha > 0.5)
-    change = solve_colours(gaussians, frames.cameras, residual=frames.rgb - now.rgb, weights=say, config=config)
-    sh = gaussians.sh.clone()
-    sh[:, 0] += change / SH_C0
-    return gaussians.replace(sh=sh)
+    count = frames.batch_shape[0]
+    total, done = count * (config.num_steps + 1), [0]
+    start = _at_degree(gaussians.sh, config.degree)
+    bare = gaussians.replace(sh=start, extras={})
+    damping = torch.full_like(start, config.view_damping)
+    damping[:, 0] = config.damping
 
+    def gather(x: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
+        """(W^T y, W^T 1): y is the residual at first, then the drawn image of x; summed over frames."""
+        back, ones = torch.zeros_like(x), torch.zeros_like(x)
+        for v in range(count):
+            frame = frames[v]
+            sh = x.detach().clone()
+            sh[:, 0] += LEVEL / SH_C0
+            sh.requires_grad_()
+            drawn = render(bare.replace(sh=sh), frame.cameras, eps2d=config.eps2d)
+            say = (drawn.alpha > config.min_alpha).to(drawn.rgb)  # type: ignore[operator]
+            if frame.alpha is not None:
+                say = say * (frame.alpha > 0.5)
+            # sh 0 means mid grey to a renderer; here x is a colour itself at first and a change of colour later.
+            image = (drawn.rgb - (LEVEL + 0.5 * (not first)) * drawn.alpha[..., None]).detach()  # type: ignore[index]
+            target = frame.rgb - image if first else image
+            back += torch.autograd.grad(drawn.rgb, sh, target * say[..., None], retain_graph=first)[0]
+            if first:
+                ones += torch.autograd.grad(drawn.rgb, sh, say[..., None].expand_as(target))[0]
+            done[0] += 1
+            if progress is not None:
+                progress(done[0], total)
+        return back / SH_C0, ones / SH_C0
 
-def solve_colours(gaussians: Gaussians, cameras, *, residual: Tensor, weights: Tensor, config: ColourConfig) -> Tensor:
-    """Change of colour [n 3] that explains a residual [v h w 3] with pixel weights [v h w]."""
-    bare = gaussians.replace(extras={"change": torch.zeros_like(gaussians.means)})
-    probe = bare.extras["change"].requires_grad_()
-    drawn = render(bare, cameras, extras=("change",), eps2d=config.eps2d).extras["change"]
-
-    def gather(image: Tensor) -> Tensor:
-        return torch.autograd.grad(drawn, probe, image * weights[..., None], retain_graph=True)[0]
-
-    def normal(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            image = render(bare.replace(extras={"change": x}), cameras, extras=("change",), eps2d=config.eps2d)
-        return gather(image.extras["change"]) + config.damping * x
-
-    scale = gather(torch.ones_like(residual)) + config.damping  # [n 3]: row sums, a good enough diagonal
-    solution = torch.zeros_like(probe)
-    left = gather(residual)
-    step = left / scale
+    # Unknowns are changes in units of colour: y = SH_C0 * change of sh.
+    left, rows = gather(start, first=True)
+    scale = rows[:, :1].expand_as(left).clamp_min(0.0) + damping
+    solution, step = torch.zeros_like(start), left / scale
     energy = (left * step).sum()
     for _ in range(config.num_steps):
-        image = normal(step)
+        image = gather(step / SH_C0, first=False)[0] + damping * step
         length = energy / (step * image).sum().clamp_min(1e-20)
         solution = solution + length * step
         left = left - length * image
         better = left / scale
         before, energy = energy, (left * better).sum()
         step = better + (energy / before.clamp_min(1e-20)) * step
-    return solution.detach()
+    return gaussians.replace(sh=start + solution / SH_C0)
+
+
+def _at_degree(sh: Tensor, degree: int) -> Tensor:
+    """Coefficients [n k 3] with bases of 0 added up to `degree`; never fewer than there are."""
+    missing = (degree + 1) ** 2 - sh.shape[-2]
+    return sh if missing <= 0 else torch.cat([sh, sh.new_zeros(sh.shape[0], missing, 3)], 1)

@@ -22,6 +22,7 @@ measured depth but of another colour."""
 class Sight:
     """One instant as arrays: images [v h w], and the lifted points [p] with the pixel (flat in [v h w]) of each."""
 
+    frames: Frames
     rgb: np.ndarray
     depth: np.ndarray
     viewmats: np.ndarray
@@ -71,7 +72,25 @@ class Verdicts:
 
     def any(self, *verdicts: int) -> np.ndarray:
         """[n] whether some view says one of these."""
-        return np.isin(self.verdict, verdicts).any(0)
+        found = np.zeros(self.verdict.shape, dtype=bool)
+        for verdict in verdicts:
+            found |= self.verdict == verdict
+        return found.any(0)
+
+    def pick(self, index: np.ndarray) -> Verdicts:
+        """Those of some rows."""
+        return Verdicts(*(column[:, index] for column in vars(self).values()))
+
+    def patched(self, index: np.ndarray, other: Verdicts) -> Verdicts:
+        """The same with the rows `index` as in `other`."""
+        columns = [column.copy() for column in vars(self).values()]
+        for mine, new in zip(columns, vars(other).values(), strict=True):
+            mine[:, index] = new
+        return Verdicts(*columns)
+
+    def followed_by(self, other: Verdicts) -> Verdicts:
+        """Those of more rows, after these."""
+        return Verdicts(*(np.concatenate(pair, 1) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     @property
     def agrees(self) -> np.ndarray:
@@ -99,6 +118,7 @@ def sight_from_frames(frames: Frames, *, config: LiftConfig, backdrop: float) ->
     flat = depth.double().numpy().reshape(-1)
     view = pixel // (frames.cameras.width * frames.cameras.height)
     return Sight(
+        frames=frames,
         rgb=frames.rgb.float().numpy(),
         depth=depth.double().numpy(),
         viewmats=frames.cameras.viewmats.double().numpy(),

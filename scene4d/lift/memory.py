@@ -13,12 +13,17 @@ REST = ("ids", "means", "quats", "scales", "opacities", "sh", "born", "died", "s
 """Columns that a finished row leaves behind; together with the anchors' poses they are the scene."""
 
 
+LIVE = ("means", "scales", "opacities", "sh")
+"""What polishing may change."""
+
+
 class Memory:
     """Living rows, one array a column, first axis n.
 
     ids; means quats scales opacities sh: at rest, fixed at birth, so that the past is never revised; born, died s;
     skin_index, skin_weights [n j]: all 0 = static; extra_* the extras at birth.
-    Of the present: x [n 3] position, turn [n 4], normal [n 3], colour [n 3], spacing m (a pixel where it was seen), moving,
+    place [n 3]: where it was measured, at rest (means may be polished away from it by a fraction of a pixel).
+    Of the present: live_* what polishing has made of static rows; x [n 3] position, turn [n 4], normal [n 3], colour [n 3], spacing m (a pixel where it was seen), moving,
     home (view it was last seen best in), seen (index of the frame that saw it last), evidence (of moving with its
     neighbours), lifted (row of the newest lift that measures it, -1 = none), spare (frames it has been redundant).
     """
@@ -52,14 +57,14 @@ class Memory:
         present: dict[str, np.ndarray],
         time: float,
     ) -> None:
-        """Add rows for the chosen lifted Gaussians; `rest` gives means, quats, skin; `present` the columns of the present."""
+        """Add rows for the chosen lifted Gaussians; `rest` gives place, means, quats, skin; `present` the columns of the present."""
         num = len(chosen)
         picked = lifted.pick(torch.from_numpy(chosen))
         rows = {
             "ids": np.arange(self.next_id, self.next_id + num),
-            "scales": picked.scales.numpy(),
-            "opacities": picked.opacities.numpy(),
-            "sh": picked.sh.numpy(),
+            "scales": picked.scales.numpy().copy(),
+            "opacities": picked.opacities.numpy().copy(),
+            "sh": picked.sh.numpy().copy(),
             "born": np.full(num, time),
             "died": np.full(num, np.inf),
             "colour": rgb_from_sh(picked.sh).double().numpy(),
@@ -72,6 +77,7 @@ class Memory:
             **rest,
             **present,
         }
+        rows |= {f"live_{name}": rows[name].copy() for name in LIVE}
         self.next_id += num
         if not self.columns:
             self.columns = rows
@@ -103,46 +109,56 @@ class Memory:
             return
         c = self.columns
         index, weights = c["skin_index"][rows], c["skin_weights"][rows].astype(np.float64)
-        c["x"][rows] = anchors.carry(c["means"][rows].astype(np.float64), index, weights)
+        c["x"][rows] = anchors.carry(c["place"][rows], index, weights)
         turn = anchors.turn(index, weights)
         c["turn"][rows] = turn
         c["normal"][rows] = rotate_by_quats(turn, c["extra_normals"][rows].astype(np.float64))
 
-    def gaussians(self, lifted: Gaussians | None, *, hidden_spare: bool = True) -> Gaussians:
-        """The living rows where they are now: measured ones as the newest lift has them, redundant ones left out."""
+    def shown(self) -> np.ndarray:
+        """Index of the rows that gaussians() gives: all but those that are redundant now."""
+        return np.nonzero(self.columns["spare"] == 0)[0]
+
+    def gaussians(self, rows: np.ndarray, lifted: Gaussians) -> Gaussians:
+        """Living rows [k] where they are now; moving ones that are seen as the newest lift has them."""
         c = self.columns
-        rows = np.nonzero(c["spare"] == 0)[0] if hidden_spare else np.arange(len(self))
-        means, turn = c["x"][rows], c["turn"][rows]
-        quats = multiply_quats(turn, c["quats"][rows].astype(np.float64))
+        moving = self.moving[rows]
+        means = c["live_means"][rows].astype(np.float64)
+        quats = c["quats"][rows].astype(np.float64)
+        if moving.any():
+            some, turn = rows[moving], c["turn"][rows[moving]]
+            arm = c["means"][some].astype(np.float64) - c["place"][some]
+            means[moving] = c["x"][some] + rotate_by_quats(turn, arm)
+            quats[moving] = multiply_quats(turn, quats[moving])
         extras = {k[6:]: torch.from_numpy(v[rows]) for k, v in c.items() if k.startswith("extra_")}
         extras["normals"] = torch.from_numpy(c["normal"][rows]).to(extras["normals"])
         memory = Gaussians(
             means=torch.from_numpy(means).float(),
             quats=torch.from_numpy(quats).float(),
-            scales=torch.from_numpy(c["scales"][rows]),
-            opacities=torch.from_numpy(c["opacities"][rows]),
-            sh=torch.from_numpy(c["sh"][rows]),
+            **{k: torch.from_numpy(c[f"live_{k}"][rows]) for k in ("scales", "opacities", "sh")},
             ids=torch.from_numpy(c["ids"][rows]),
             extras=extras,
         )
-        measured = torch.from_numpy(c["lifted"][rows])
-        seen = measured >= 0
-        if lifted is None or not bool(seen.any()):
+        index = torch.from_numpy(np.nonzero(moving & (c["lifted"][rows] >= 0))[0])
+        if len(index) == 0:
             return memory
-        newest = lifted.pick(measured[seen])
+        newest = lifted.pick(torch.from_numpy(c["lifted"][rows])[index])
 
         def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-            return old.index_put((seen.nonzero()[:, 0],), new.to(old.dtype))
+            return old.index_put((index,), new.to(old.dtype))
 
-        return Gaussians(
-            means=put(memory.means, newest.means),
-            quats=put(memory.quats, newest.quats),
-            scales=put(memory.scales, newest.scales),
-            opacities=put(memory.opacities, newest.opacities),
-            sh=put(memory.sh, newest.sh),
-            ids=memory.ids,
+        fields = ("means", "quats", "scales", "opacities", "sh")
+        return memory.replace(
+            **{k: put(getattr(memory, k), getattr(newest, k)) for k in fields},
             extras={k: put(v, newest.extras[k]) for k, v in memory.extras.items()},
         )
+
+    def keep_live(self, rows: np.ndarray, gaussians: Gaussians, *, base: bool = False) -> None:
+        """Remember how Gaussians [k] of static rows look best now; `base` makes it what they were born as."""
+        for name in LIVE:
+            values = getattr(gaussians, name).numpy()
+            self.columns[f"live_{name}"][rows] = values
+            if base:
+                self.columns[name][rows] = values
 
     def scene(self, anchors: Anchors, times: list[float], *, info: dict) -> Scene4D:
         """Everything that lived, at rest, with the anchors' motion; rows in the order of their ids."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+from scene4d.geometry.rotation import quat_from_matrix
 
 
 class Anchors:
@@ -94,7 +97,7 @@ class Anchors:
 
     def turn(self, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Blended rotations [n 4] (wxyz) of skinned rows, as Scene4D.at blends them."""
-        quats = quats_from_matrices(self.rotation[index].reshape(-1, 3, 3)).reshape(*index.shape, 4)
+        quats = quats_from_matrices(self.rotation)[index]
         first = np.take_along_axis(quats, weights.argmax(1)[:, None, None], 1)
         sign = np.where((quats * first).sum(-1) < 0, -weights, weights)
         blended = (sign[..., None] * quats).sum(1)
@@ -127,10 +130,6 @@ def skew(vectors: np.ndarray) -> np.ndarray:
 
 def quats_from_matrices(matrices: np.ndarray) -> np.ndarray:
     """Unit quaternions [m 4] (wxyz, w >= 0) of rotation matrices [m 3 3]."""
-    import torch
-
-    from scene4d.geometry.rotation import quat_from_matrix
-
     return quat_from_matrix(torch.from_numpy(np.ascontiguousarray(matrices))).numpy()
 
 

@@ -123,7 +123,7 @@ def solve_step(
     index = np.zeros((len(rows), memory.num_skin), dtype=np.int64)
     weights = np.zeros((len(rows), memory.num_skin))
     if len(recent):
-        each[: len(recent)] = anchors.per_anchor(memory.means[recent].astype(np.float64), memory.skin_index[recent])
+        each[: len(recent)] = anchors.per_anchor(memory.place[recent], memory.skin_index[recent])
         index[: len(recent)] = position[anchors.parent[memory.skin_index[recent]]]
         weights[: len(recent)] = memory.skin_weights[recent]
     if len(questioned):
@@ -173,7 +173,7 @@ def movers(
     memory.evidence[rows] = evidence
     convinced = moves & (evidence > config.threshold) & ~moved_verdicts.violated
     silent = moves & ~convinced & ~(moved > 1.0) & ~(rest < 0.02)
-    convinced |= silent & (_neighbourhood(memory, rows, evidence, convinced) > 0.6)
+    convinced[silent] = _neighbourhood(memory, rows, convinced, silent) > 0.6
     chosen = np.nonzero(convinced)[0]
     full_index = np.zeros((len(chosen), memory.num_skin), dtype=np.int64)
     full_weights = np.zeros((len(chosen), memory.num_skin))
@@ -190,14 +190,18 @@ def _misfit(verdicts: Verdicts, rows: np.ndarray, home: np.ndarray, noise: Toler
     return np.where(usable, off, np.nan)
 
 
-def _neighbourhood(memory: Memory, rows: np.ndarray, evidence: np.ndarray, convinced: np.ndarray) -> np.ndarray:
-    """[k] share of moving rows among the nearest alike suspects and moving rows."""
+def _neighbourhood(memory: Memory, rows: np.ndarray, convinced: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """[a] share of moving rows among the nearest alike suspects and moving rows, for the suspects marked `asked`."""
+    if not asked.any():
+        return np.zeros(0)
     moving = np.nonzero(memory.moving)[0]
     points = np.concatenate([memory.x[rows], memory.x[moving]])
     colours = np.concatenate([memory.colour[rows], memory.colour[moving]])
     votes = np.concatenate([convinced.astype(np.float64), np.ones(len(moving))])
-    spacing = float(np.median(memory.spacing[rows]))
-    features = np.concatenate([points / spacing, 4.0 * colours], -1)
+    features = np.concatenate([points / float(np.median(memory.spacing[rows])), 4.0 * colours], -1)
     num = min(9, len(features))
-    _, index = cKDTree(features).query(features[: len(rows)], k=num)
-    return votes[index.reshape(len(rows), num)[:, 1:]].mean(1) if num > 1 else np.zeros(len(rows))
+    if num < 2:
+        return np.zeros(int(asked.sum()))
+    tree = cKDTree(features, balanced_tree=False, compact_nodes=False)
+    _, index = tree.query(features[: len(rows)][asked], k=num)
+    return votes[index[:, 1:]].mean(1)

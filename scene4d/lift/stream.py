@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
 
 from scene4d.check import check
@@ -14,7 +15,8 @@ from scene4d.lift.compare import (
     AGREES, HIDDEN, RECOLOURED, UNKNOWN, VIOLATED, Sight, Tolerances, Verdicts, compare, sight_from_frames, unexplained_points,
 )  # fmt: skip
 from scene4d.lift.memory import Memory
-from scene4d.lift.rigid import Anchors, rotvecs_from_rotations
+from scene4d.lift.polish import polish
+from scene4d.lift.rigid import Anchors, multiply_quats, rotate_by_quats, rotvecs_from_rotations
 from scene4d.lift.split import Solved, SplitConfig, changed_rows, movers, solve_step, suspects
 from scene4d.lift.track import TrackConfig
 from scene4d.lift.unproject import LiftConfig
@@ -25,7 +27,7 @@ from scene4d.types import Frames, Gaussians, Scene4D
 class StreamConfig:
     """How a scene is gathered from a stream of RGB-D frames."""
 
-    lift: LiftConfig = field(default_factory=LiftConfig)
+    lift: LiftConfig = field(default_factory=lambda: LiftConfig(footprint=0.4, drop_flying=False))
     """How pixels become Gaussians."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """How moving matter is told from static matter."""
@@ -39,13 +41,17 @@ class StreamConfig:
     """Colour error a channel that counts as agreement."""
     backdrop: float = 8.0
     """Depth in m given to pixels that have a colour but nothing near (a simulator's sky); 0 = they say nothing."""
+    polish_first: int = 30
+    """Gradient steps on the first frames: static matter is sharp from its birth."""
+    polish: int = 8
+    """Gradient steps on the newest frames each time the present Gaussians are asked for."""
     num_skin: int = 3
     """Anchors a moving Gaussian hangs on."""
     max_gaussians: int = 120_000
     """Most living Gaussians; beyond, those unseen for longest go first, then the least confident."""
     max_past: int = 400_000
     """Most finished Gaussians kept for the past; beyond, the oldest are forgotten."""
-    patience: int = 6
+    patience: int = 30
     """Frames after which a moving Gaussian goes that others measure better."""
 
 
@@ -64,6 +70,7 @@ class SceneStream:
         self.anchors = Anchors()
         self.times: list[float] = []
         self._sight: Sight | None = None
+        self._now: Gaussians | None = None
 
     def update(self, frames: Frames, *, time: float) -> None:
         """Take in frames [v] of one instant `time` s, later than all before.
@@ -80,27 +87,51 @@ class SceneStream:
                 found=time,
                 expected=f"> {self.times[-1]}",
             )
-        lift = dataclasses.replace(self.config.lift, keep_pixels=True)
-        sight = sight_from_frames(frames, config=lift, backdrop=self.config.backdrop)
+        sight = sight_from_frames(frames, config=self.lift_config, backdrop=self.config.backdrop)
         self._sight = sight
+        self._now = None
         if len(self.memory) == 0:
             self._bear(sight, np.arange(len(sight.points)), time=time)
+            self._measure(sight, compare(self.memory.x, self.memory.colour, sight, tolerances=self.tolerances))
+            self._polished(sight, num_steps=self.config.polish_first, base=True)
         else:
-            self._follow(sight)
-            verdicts = self._carve(sight)
-            self._bear_unexplained(sight, verdicts, time=time)
-        self._measure(sight)
+            verdicts = self._carve(sight, self._follow(sight))
+            self._measure(sight, self._bear_unexplained(sight, verdicts, time=time))
         self._limit(time)
         self.anchors.record()
         self.times.append(time)
 
     def gaussians(self) -> Gaussians:
-        """The scene now [n]: what is seen as it was measured last, what is hidden as it was remembered; ids persist."""
+        """The scene now [n]: what is seen as it was measured last, what is hidden as it was remembered; ids persist.
+
+        Polished to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the backdrop.
+        """
         if self._sight is None:
             raise GaussianError(
                 "nothing has been seen yet", field="gaussians", fix="call update(frames, time=...) first"
             )
-        return self.memory.gaussians(self._sight.lifted)
+        if self._now is None:
+            self._now = self._polished(self._sight, num_steps=self.config.polish, base=False)
+        return self._now
+
+    def _polished(self, sight: Sight, *, num_steps: int, base: bool) -> Gaussians:
+        memory = self.memory
+        rows = memory.shown()
+        now = memory.gaussians(rows, sight.lifted)
+        if num_steps <= 0:
+            return now
+        seen, static = memory.seen[rows] == memory.seen.max(), ~memory.moving[rows]
+        # Static rows start from what they were polished to before, but are held to what was measured.
+        still = torch.from_numpy(static)[:, None]
+        measured = now.replace(
+            means=torch.where(still, torch.from_numpy(memory.x[rows]).float(), now.means),
+            scales=torch.where(still, torch.from_numpy(memory.birth_scales[rows]), now.scales),
+        )
+        spacing = torch.from_numpy(memory.spacing[rows])
+        free = torch.from_numpy(seen)
+        now = polish(now, sight.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
+        memory.keep_live(rows[static & seen], now.pick(torch.from_numpy(static & seen)), base=base)
+        return now
 
     def scene(self) -> Scene4D:
         """The scene so far: base at rest, motion over all times, alive from birth to the last second seen (inf = alive)."""
@@ -109,13 +140,18 @@ class SceneStream:
         return self.memory.scene(self.anchors, self.times, info={"model": "SceneStream"})
 
     @property
+    def lift_config(self) -> LiftConfig:
+        """The lift's settings, with pixel numbers kept."""
+        return dataclasses.replace(self.config.lift, keep_pixels=True)
+
+    @property
     def tolerances(self) -> Tolerances:
         """What counts as agreement."""
         c = self.config
         return Tolerances(c.depth_tolerance, c.depth_tolerance_relative, c.colour_tolerance)
 
-    def _follow(self, sight: Sight) -> None:
-        """Find what moved since the last frame and carry it."""
+    def _follow(self, sight: Sight) -> Verdicts:
+        """Find what moved since the last frame and carry it; returns what the frames say of the rows after that."""
         memory, config = self.memory, self.config.split
         verdicts = compare(memory.x, memory.colour, sight, tolerances=self.tolerances)
         static = ~memory.moving
@@ -129,7 +165,7 @@ class SceneStream:
         )  # fmt: skip
         if solved is None:
             self.anchors.velocity *= 0
-            return
+            return verdicts
         solved = _held_still(solved, config.still)
         asked = suspects(memory, changed, verdicts, reach=config.reach)
         rows, index, weights = movers(
@@ -137,6 +173,8 @@ class SceneStream:
         )  # fmt: skip
         self._hang(solved, rows, index, weights)
         memory.carry(self.anchors)
+        moved = np.nonzero(memory.moving)[0]
+        return verdicts.patched(moved, compare(memory.x[moved], memory.colour[moved], sight, tolerances=self.tolerances))
 
     def _front(self, sight: Sight, verdicts: Verdicts, *, spacing: float) -> np.ndarray:
         """[p] lifted points where matter has come, or where moving matter was: not just background laid bare."""
@@ -191,10 +229,9 @@ class SceneStream:
         )
         anchors.move(rotation, shift, velocity)
 
-    def _carve(self, sight: Sight) -> Verdicts:
+    def _carve(self, sight: Sight, verdicts: Verdicts) -> Verdicts:
         """Bury what the cameras looked through, and moving rows that slid under or off their surface."""
         memory = self.memory
-        verdicts = compare(memory.x, memory.colour, sight, tolerances=self.tolerances)
         column = np.arange(len(memory))
         at_home, gap = verdicts.verdict[memory.home, column], verdicts.gap[memory.home, column]
         moving, agrees = memory.moving, verdicts.agrees
@@ -206,14 +243,16 @@ class SceneStream:
             recoloured[:] = False  # the light or the exposure changed, not the matter
         dead = verdicts.violated | sunk | recoloured | (moving & (at_home == VIOLATED) & ~agrees)
         memory.bury(dead, last=self.times[-1])
-        return Verdicts(*(v[:, ~dead] for v in vars(verdicts).values()))
+        return verdicts.pick(~dead)
 
-    def _bear_unexplained(self, sight: Sight, verdicts: Verdicts, *, time: float) -> None:
+    def _bear_unexplained(self, sight: Sight, verdicts: Verdicts, *, time: float) -> Verdicts:
         memory = self.memory
         new = unexplained_points(sight, memory.x, memory.normal, memory.colour, verdicts, tolerances=self.tolerances)
         chosen = np.nonzero(new)[0]
-        if len(chosen):
-            self._bear(sight, chosen, time=time)
+        if len(chosen) == 0:
+            return verdicts
+        self._bear(sight, chosen, time=time)
+        return verdicts.followed_by(compare(sight.points[chosen], sight.colours[chosen], sight, tolerances=self.tolerances))
 
     def _bear(self, sight: Sight, chosen: np.ndarray, *, time: float) -> None:
         """Give birth to lifted points `chosen` [k]; those next to moving matter hang on its anchors."""
@@ -228,8 +267,6 @@ class SceneStream:
         mate = self._moving_mate(sight, chosen)
         joins = mate >= 0
         if joins.any():
-            from scene4d.lift.rigid import multiply_quats, rotate_by_quats
-
             index, weights = memory.skin_index[mate[joins]], memory.skin_weights[mate[joins]]
             skin_index[joins], skin_weights[joins] = index, weights
             weights = weights.astype(np.float64)
@@ -239,6 +276,7 @@ class SceneStream:
             quats[joins] = multiply_quats(back, quats[joins])
             normals[joins] = rotate_by_quats(back, normals[joins])
         rest = {
+            "place": means,
             "means": means.astype(np.float32),
             "quats": quats.astype(np.float32),
             "skin_index": skin_index,
@@ -248,6 +286,7 @@ class SceneStream:
         present = {
             "turn": turn,
             "spacing": sight.spacing[chosen],
+            "birth_scales": lifted.scales.numpy()[chosen],
             "home": sight.pixel[chosen] // sight.num_pixels,
             "seen": np.full(num, len(self.times)),
         }
@@ -266,7 +305,8 @@ class SceneStream:
 
         query = features(sight.points[chosen], sight.normals[chosen], sight.colours[chosen])
         moving = np.nonzero(memory.moving)[0]
-        static = np.nonzero(~memory.moving)[0]
+        low, high = sight.points[chosen].min(0) - 4 * spacing, sight.points[chosen].max(0) + 4 * spacing
+        static = np.nonzero(~memory.moving & (memory.x > low).all(1) & (memory.x < high).all(1))[0]
 
         def nearest(rows: np.ndarray):
             tree = cKDTree(
@@ -283,10 +323,9 @@ class SceneStream:
         mate[found] = moving[index[found]]
         return mate
 
-    def _measure(self, sight: Sight) -> None:
+    def _measure(self, sight: Sight, verdicts: Verdicts) -> None:
         """Give every pixel the row that is nearest to its centre; the others that agree there are spare for now."""
         memory = self.memory
-        verdicts = compare(memory.x, memory.colour, sight, tolerances=self.tolerances)
         good = verdicts.verdict == AGREES
         column = np.arange(len(memory))
         at_home = good[memory.home, column]

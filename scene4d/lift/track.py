@@ -15,13 +15,13 @@ from scene4d.lift.rigid import rotations_from_rotvecs, skew
 class TrackConfig:
     """How the motion of anchors is found."""
 
-    num_iterations: int = 6
+    num_iterations: int = 4
     """Gauss-Newton steps, each with new correspondences."""
     colour_scale: float = 4.0
     """Colour difference 1 counts as this many pixel spacings in the search for correspondences."""
     normal_scale: float = 0.7
     """A right angle between normals counts as this many (times sqrt 2) pixel spacings in that search."""
-    point_weight: float = 0.15
+    point_weight: float = 0.05
     """Weight of point-to-point residuals beside point-to-plane ones: what holds matter from sliding along itself."""
     rigidity: float = 3.0
     """Weight of as-rigid-as-possible residuals between neighbouring anchors, in points of evidence."""
@@ -31,7 +31,7 @@ class TrackConfig:
     """Residual in pixel spacings at which a correspondence counts a quarter."""
     joint: float = 0.01
     """Disagreement in m between neighbouring anchors at which their tie counts a quarter: parts may come apart."""
-    max_points: int = 1500
+    max_points: int = 600
     """Most sources and most targets used."""
 
 
@@ -129,7 +129,7 @@ def motion_of_step(
         step = cho_solve(cho_factor(matrix + 1e-9 * np.eye(len(matrix))), vector).reshape(-1, 6)
         rotation = rotations_from_rotvecs(step[:, :3]) @ rotation
         shift = shift + step[:, 3:]
-        if np.abs(step[:, 3:]).max() < 1e-5:
+        if np.abs(step[:, 3:]).max() < 5e-5:
             break
     return StepMotion(centres, rotation, shift)
 
@@ -137,8 +137,8 @@ def motion_of_step(
 def _thinned(sources: Skinned, targets: Cloud, front: np.ndarray, limit: int) -> tuple[Skinned, Cloud, np.ndarray]:
     if len(sources.index) > limit:
         sources = sources.pick(np.linspace(0, len(sources.index) - 1, limit).astype(np.int64))
-    if len(targets.points) > 2 * limit:
-        index = np.linspace(0, len(targets.points) - 1, 2 * limit).astype(np.int64)
+    if len(targets.points) > 3 * limit:
+        index = np.linspace(0, len(targets.points) - 1, 3 * limit).astype(np.int64)
         targets, front = targets.pick(index), front[index]
     return sources, targets, front
 
@@ -157,6 +157,8 @@ def _matches(moved: Cloud, targets: Cloud, tree: cKDTree, *, front: np.ndarray, 
     source = np.nonzero(target < len(targets.points))[0]
     target = target[source]
     back = np.nonzero(front)[0]
+    if len(back) > config.max_points:
+        back = back[np.linspace(0, len(back) - 1, config.max_points).astype(np.int64)]
     if len(back):
         reverse = cKDTree(features, balanced_tree=False, compact_nodes=False)
         _, found = reverse.query(_features(targets.pick(back), spacing, config), distance_upper_bound=4.0)

@@ -88,7 +88,7 @@ def lift_frames(frames: Frames, *, config: LiftConfig | None = None) -> Gaussian
     stretch = torch.where(surface.edge[keep], 1.0, stretch)
     return Gaussians(
         means=surface.points[keep],
-        quats=_quats_of_surface(normals, view),
+        quats=surface_quats(normals, view),
         scales=torch.stack([size * stretch, size, size * config.thickness], -1),
         opacities=torch.full_like(size, config.opacity),
         sh=sh_from_rgb(frames.rgb[keep]),
@@ -169,7 +169,7 @@ def _pad(x: Tensor, dim: int, *, last: bool) -> Tensor:
     return torch.cat([x, zero] if last else [zero, x], dim)
 
 
-def _quats_of_surface(normals: Tensor, view: Tensor) -> Tensor:
+def surface_quats(normals: Tensor, view: Tensor) -> Tensor:
     """Unit quaternions [n 4] whose axes are (steepest direction in the surface, across it, normal)."""
     along = view - (view * normals).sum(-1, keepdim=True) * normals
     length = along.norm(dim=-1, keepdim=True)

@@ -1,1 +1,1 @@
-"""The native kernels as torch operators."""
+"""The native kernels, as torch ops."""

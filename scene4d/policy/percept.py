@@ -87,7 +87,8 @@ class Percept:
         now = render_views(memory, hand=proprio[:3], size=self.view_size)
         if self.world_model is None:
             return now, None
-        past = torch.stack(self.actions[-self.num_past :]) if self.actions else proprio.new_zeros(0, action_dim)
+        # Before the first action the robot rests, which is an action too.
+        past = torch.stack(self.actions[-self.num_past :]) if self.actions else proprio.new_zeros(1, action_dim)
         return views_with_forecast(
             now,
             scene=self.stream.scene(),
@@ -118,13 +119,12 @@ def views_with_forecast(
 
     Args:
         scene: what is known of the past. memory: its Gaussians now as measured last, if a stream holds them.
-        past_actions: [p a], newest last; the forecast assumes that the last goes on. proprio: [p+1 q], now last.
+        past_actions: [p >= 1, a], newest last; the forecast assumes that the last goes on. proprio: [p+1 q], now last.
         context: what the world model is told of task and robot.
     """
     measured = {} if memory is None else {"memory": memory}
     state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, **measured)
-    last = past_actions[-1] if len(past_actions) else past_actions.new_zeros(past_actions.shape[-1])
-    forecast = world_model.predict(state, actions=last.expand(horizon, -1))
+    forecast = world_model.predict(state, actions=past_actions[-1].expand(horizon, -1))
     future = world_model.scene(state, forecast)
     hand = proprio[-1, :3]
     last = render_views(future.at(float(future.times[-1])), hand=hand, size=now.cameras.width)

@@ -1,4 +1,4 @@
-"""What the autoencoder is trained on: pictures of what it decodes, centres, and a little KL."""
+"""What the autoencoder is trained on: pictures of what it decodes, its Gaussians beside those given, a little KL."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.geometry.sh import rgb_from_sh
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians, Latent
-from scene4d.vae.model import GaussianVAE
+from scene4d.vae.model import Cells, GaussianVAE
 
 
 @dataclass(frozen=True)
@@ -25,31 +26,26 @@ class VAELossConfig:
     """Mean absolute difference of coverage: full where depth was measured."""
     empty: float = 0.05
     """Coverage where no depth was measured. Right for a simulator, where that is empty space; 0 for real sensors."""
-    chamfer: float = 0.3
-    """Distance in m between decoded and given centres, both ways."""
+    chamfer: float = 2.0
+    """Distance in m between a token's Gaussians and those of its cell, in place and colour, both ways."""
+    chamfer_color_m: float = 0.2
+    """Metres that a full difference in one colour channel counts as in that distance."""
     kl: float = 1e-5
     """KL divergence of the posterior from a unit normal, summed over a token's channels, mean over tokens."""
-    chamfer_points: int = 768
-    """Centres drawn from each side for the Chamfer distance."""
 
 
 def vae_loss(
-    vae: GaussianVAE,
-    gaussians: Gaussians,
-    *,
-    targets: Frames,
-    anchors: Tensor | None = None,
-    config: VAELossConfig | None = None,
+    vae: GaussianVAE, cells: Cells, *, targets: Frames, config: VAELossConfig | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of coding Gaussians [b n] against recorded pictures [b v] of the same moment, and its parts.
+    """Loss of coding prepared cells [b l k] against recorded pictures [b v] of the same moment, and its parts.
 
     The pictures may be from cameras that the Gaussians were not lifted from: then the decoder learns what lies behind.
     """
     config = VAELossConfig() if config is None else config
-    latent, log_var = vae.encode(gaussians, anchors=anchors)
+    latent, log_var = vae.encode_cells(cells)
     decoded = vae.decode(vae.sample(latent, log_var))
     image, metrics = picture_loss(render(decoded, targets.cameras), targets, config=config)
-    chamfer = chamfer_distance(decoded, gaussians, num_points=config.chamfer_points)
+    chamfer = cell_chamfer(decoded, cells, color_m=config.chamfer_color_m)
     kl = kl_divergence(latent, log_var)
     loss = image + config.chamfer * chamfer + config.kl * kl
     return loss, {**metrics, "chamfer": chamfer.detach(), "kl": kl.detach()}
@@ -69,26 +65,29 @@ def picture_loss(rendered: Frames, targets: Frames, *, config: VAELossConfig) ->
     return loss, {"psnr": quality, "rgb": rgb.detach(), "depth": depth.detach(), "alpha": alpha.detach()}
 
 
-def chamfer_distance(a: Gaussians, b: Gaussians, *, num_points: int) -> Tensor:
-    """Mean distance in m from centres of `a` to the nearest of `b` plus the reverse, on random samples; scalar.
+def cell_chamfer(decoded: Gaussians, cells: Cells, *, color_m: float) -> Tensor:
+    """Chamfer distance in m between each token's decoded Gaussians [*b l*j] and the Gaussians of its cell [*b l k].
 
-    Empty slots are not drawn (unless a set has nothing else). Differentiable to both.
+    Place and colour together, both ways, within the token: it tells every Gaussian at once where to go, long before
+    pictures do. Tokens with an empty cell do not count. Scalar, differentiable to `decoded`.
     """
+    num_tokens = cells.present.shape[-1]
+    means = decoded.means.unflatten(-2, (num_tokens, -1)) - cells.anchors[..., None, :]  # [*b l j 3]
+    rgb = rgb_from_sh(decoded.sh).unflatten(-2, (num_tokens, -1))
+    ours = torch.cat([means, color_m * rgb], -1).flatten(0, -3)  # [t j 6]
+    given = torch.cat([cells.offset, color_m * cells.rgb], -1).flatten(0, -3)  # [t k 6]
+    used = cells.used.flatten(0, -2)  # [t k]
     # The matrix form of the distance loses millimetres to rounding.
-    exact = "donot_use_mm_for_euclid_dist"
-    distance = torch.cdist(_draw(a, num_points), _draw(b, num_points), compute_mode=exact)  # [b p p]
-    return distance.amin(-1).mean() + distance.amin(-2).mean()
+    distance = torch.cdist(ours, given, compute_mode="donot_use_mm_for_euclid_dist")  # [t j k]
+    filled = used.any(-1).to(distance)  # [t]
+    to_given = distance.masked_fill(~used[:, None], torch.inf).amin(-1)  # [t j]
+    to_given = torch.where(filled[:, None] > 0, to_given, torch.zeros_like(to_given)).mean(-1)
+    to_ours = (distance.amin(-2) * used).sum(-1) / used.sum(-1).clamp_min(1)  # [t]
+    return ((to_given + to_ours) * filled).sum() / filled.sum().clamp_min(1)
 
 
 def kl_divergence(latent: Latent, log_var: Tensor) -> Tensor:
     """KL of N(tokens, exp(log_var)) from N(0, 1): summed over channels, mean over present tokens; scalar."""
-    each = 0.5 * (latent.tokens.square() + log_var.exp() - 1 - log_var).sum(-1)  # [b l]
+    each = 0.5 * (latent.tokens.square() + log_var.exp() - 1 - log_var).sum(-1)  # [*b l]
     present = latent.present.to(each)
     return (each * present).sum() / present.sum().clamp_min(1)
-
-
-def _draw(gaussians: Gaussians, num: int) -> Tensor:
-    flat = gaussians.map(lambda x: x.reshape(-1, *x.shape[len(gaussians.batch_shape) :]))
-    chance = (flat.ids >= 0).to(flat.means) + 1e-9
-    index = torch.multinomial(chance, num, replacement=True)  # [b p]
-    return flat.means.gather(1, index[..., None].expand(-1, -1, 3))

@@ -17,7 +17,7 @@ from scene4d.errors import ConfigError
 from scene4d.geometry.rotation import matrix_from_quat, normalize_quat
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
 from scene4d.layers import MLP, Attention, Block, RMSNorm, Rotary, fourier_features
-from scene4d.types import Gaussians, Latent
+from scene4d.types import Gaussians, Latent, TensorStruct
 
 OFFSET_UNIT = 0.1
 """Metres that the networks see as 1."""
@@ -43,9 +43,9 @@ class VAEConfig:
     """Channels of a Gaussian inside the encoder."""
     num_heads: int = 4
     """Attention heads."""
-    encoder_depth: int = 2
+    encoder_depth: int = 1
     """Blocks between anchors before the latent."""
-    decoder_depth: int = 3
+    decoder_depth: int = 2
     """Blocks between anchors after the latent."""
     cell_size: int = 48
     """Gaussians of its cell that an anchor looks at; a fuller cell is thinned evenly."""
@@ -57,6 +57,30 @@ class VAEConfig:
     def __post_init__(self) -> None:
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise ConfigError("must be an even multiple of num_heads", field="width", found=self.width)
+
+
+@dataclass(frozen=True)
+class Cells(TensorStruct):
+    """What each anchor sees of the Gaussians nearest to it.
+
+    offset [*b l k 3] m from the anchor; rgb [*b l k 3]; plane [*b l k 6] of the surface; opacity [*b l k 1];
+    used [*b l k] bool; anchors [*b l 3] m; anchor_rgb [*b l 3]; present [*b l] bool; ids [*b l] int64.
+    Sizes of the Gaussians are left out: they speak of the sensor's resolution, not of the scene.
+    """
+
+    offset: Tensor
+    rgb: Tensor
+    plane: Tensor
+    opacity: Tensor
+    used: Tensor
+    anchors: Tensor
+    anchor_rgb: Tensor
+    present: Tensor
+    ids: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.present.shape[:-1])
 
 
 class GaussianVAE(nn.Module):
@@ -113,6 +137,10 @@ class GaussianVAE(nn.Module):
             anchors: rows [*b l] to use instead of `anchors_of(gaussians)`, for example those carried from before.
         """
         anchors = self.anchors_of(gaussians) if anchors is None else anchors
+        return self.encode_cells(self.cells_of(gaussians, anchors))
+
+    def cells_of(self, gaussians: Gaussians, anchors: Tensor) -> Cells:
+        """What the anchors, rows [*b l] of Gaussians [*b n], see: the part of encoding that has nothing to learn."""
         check(ids=(gaussians.ids, "*b n"), anchors=(anchors, "*b l"))
         batch = gaussians.batch_shape
         flat = gaussians.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]))  # [b n ..]
@@ -120,21 +148,43 @@ class GaussianVAE(nn.Module):
         present = rows >= 0
         rows = rows.clamp_min(0)
         metric, valid = self._metric(flat)
-        cell, in_cell = cells(metric, valid, rows, size=self.config.cell_size)  # [b l k]
-        in_cell = in_cell & present[..., None]
-        at = _take(flat.means, rows)  # [b l 3]
-        seen = self.gaussian_in(self._features(flat, rows=rows, cell=cell))  # [b l k d]
-        x = self.questions.expand(*rows.shape, -1, -1)  # [b l q d]
-        x = self.cell_attend(x, seen, mask=in_cell[..., None, :])  # [b l q d]
-        highest = seen.masked_fill(~in_cell[..., None], -1e4).amax(-2)  # [b l d]
-        highest = torch.where(in_cell.any(-1, keepdim=True), highest, torch.zeros_like(highest))
+        index, used = rows_of_cells(metric, valid, rows, size=self.config.cell_size)  # [b l k]
+        at, rgb = _take(flat.means, rows), rgb_from_sh(flat.sh)
+        cells = Cells(
+            offset=_take(flat.means, index) - at[..., None, :],
+            rgb=_take(rgb, index),
+            plane=_take(_planes(flat), index),
+            opacity=_take(flat.opacities[..., None], index),
+            used=used & present[..., None],
+            anchors=at,
+            anchor_rgb=_take(rgb, rows),
+            present=present,
+            ids=torch.where(present, _take(flat.ids[..., None], rows)[..., 0], -1),
+        )
+        return cells.map(lambda y: y.reshape(*batch, *y.shape[1:]))
+
+    def encode_cells(self, cells: Cells) -> tuple[Latent, Tensor]:
+        """Mean latent (tokens [*b l c]) and log-variance [*b l c] of prepared cells [*b l k]."""
+        batch = cells.batch_shape
+        flat = cells.map(lambda y: y.reshape(-1, *y.shape[len(batch) :]))  # [b l k ..]
+        place = fourier_features(flat.offset / OFFSET_UNIT, num_bands=OFFSET_BANDS, longest=16.0)
+        apart = flat.rgb - flat.anchor_rgb[..., None, :]
+        seen = torch.cat([place, flat.rgb - 0.5, apart, flat.plane, flat.opacity], -1)  # [b l k f]
+        seen = self.gaussian_in(seen)  # [b l k d]
+        x = self.questions.expand(*flat.present.shape, -1, -1)  # [b l q d]
+        x = self.cell_attend(x, seen, mask=flat.used[..., None, :])  # [b l q d]
+        highest = seen.masked_fill(~flat.used[..., None], -1e4).amax(-2)  # [b l d]
+        highest = torch.where(flat.used.any(-1, keepdim=True), highest, torch.zeros_like(highest))
         x = self.cell_out(torch.cat([x.flatten(-2), highest], -1))  # [b l d]
-        x = self._mix(x, self.encoder, at=at, present=present)
+        x = self._mix(x, self.encoder, at=flat.anchors, present=flat.present)
         mean, log_var = self.latent_out(x).chunk(2, -1)  # [b l c]
-        mean = mean * present[..., None]
-        ids = torch.where(present, _take(flat.ids[..., None], rows)[..., 0], -1)
-        rotations = at.new_tensor([1.0, 0, 0, 0]).expand(*rows.shape, 4)
-        latent = Latent(tokens=mean, anchors=at, rotations=rotations, present=present, ids=ids)
+        latent = Latent(
+            tokens=mean * flat.present[..., None],
+            anchors=flat.anchors,
+            rotations=mean.new_tensor([1.0, 0, 0, 0]).expand(*flat.present.shape, 4),
+            present=flat.present,
+            ids=flat.ids,
+        )
         shape = lambda y: y.reshape(*batch, *y.shape[1:])
         return latent.map(shape), shape(log_var)
 
@@ -191,27 +241,6 @@ class GaussianVAE(nn.Module):
         color = rgb_from_sh(gaussians.sh) * self.config.color_distance_m
         return torch.cat([gaussians.means - centre, color], -1).detach(), valid
 
-    def _features(self, gaussians: Gaussians, *, rows: Tensor, cell: Tensor) -> Tensor:
-        """What an anchor sees of its cell [b l k f]: offset, colour, colour difference, plane of the surface, opacity.
-
-        Sizes are left out: they speak of the sensor's resolution, not of the scene.
-        """
-        offset = _take(gaussians.means, cell) - _take(gaussians.means, rows)[..., None, :]  # [b l k 3]
-        rgb = rgb_from_sh(gaussians.sh)
-        color = _take(rgb, cell)
-        thinnest = gaussians.scales.argmin(-1)[..., None, None].expand(*gaussians.scales.shape[:-1], 3, 1)
-        normal = matrix_from_quat(gaussians.quats).gather(-1, thinnest)[..., 0]  # [b n 3]
-        # A plane has no sign, so it enters as the products of its normal's coordinates.
-        plane = torch.cat([normal * normal, normal * normal.roll(1, -1)], -1)
-        parts = [
-            fourier_features(offset / OFFSET_UNIT, num_bands=OFFSET_BANDS, longest=16.0),
-            color - 0.5,
-            color - _take(rgb, rows)[..., None, :],
-            _take(plane, cell),
-            _take(gaussians.opacities[..., None], cell),
-        ]
-        return torch.cat(parts, -1)
-
     def _mix(self, x: Tensor, blocks: nn.ModuleList, *, at: Tensor, present: Tensor) -> Tensor:
         """Tokens [b l d] through self-attention blocks with rotary positions at [b l 3]."""
         table = self.rotary(at - at.mean(-2, keepdim=True))  # [b l f 2]
@@ -241,7 +270,7 @@ def farthest_rows(points: Tensor, valid: Tensor, *, num: int) -> Tensor:
     return index
 
 
-def cells(points: Tensor, valid: Tensor, anchors: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+def rows_of_cells(points: Tensor, valid: Tensor, anchors: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
     """The rows [b l size] of [b n d] that are nearest to each anchor row [b l], and which of them count [b l size].
 
     A row belongs to its nearest anchor; a cell with more than `size` rows is thinned evenly by distance.
@@ -261,6 +290,13 @@ def cells(points: Tensor, valid: Tensor, anchors: Tensor, *, size: int) -> tuple
     used = slot < counts
     place = torch.where(used, starts + rank, 0).clamp_max(points.shape[1] - 1)
     return order.gather(1, place.flatten(1)).view_as(place), used
+
+
+def _planes(gaussians: Gaussians) -> Tensor:
+    """Products [b n 6] of the coordinates of each thinnest axis: a plane has no sign."""
+    thinnest = gaussians.scales.argmin(-1)[..., None, None].expand(*gaussians.scales.shape[:-1], 3, 1)
+    normal = matrix_from_quat(gaussians.quats).gather(-1, thinnest)[..., 0]  # [b n 3]
+    return torch.cat([normal * normal, normal * normal.roll(1, -1)], -1)
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

@@ -36,13 +36,22 @@ def test_anchor_motion_is_that_of_its_body():
     poses = pose_about(centre, turns, torch.zeros(4, 3))
     shift = apply_pose(poses[:, None].expand(-1, 200, -1), disc) - disc
     displacement = torch.cat([torch.zeros(4, 400, 3), shift], 1)
-    near = (floor - centre).norm(dim=-1).argmin()
-    index = torch.stack([400 + (disc - centre).norm(dim=-1).argmax(), near])
-    motion, known = anchor_motion(points, displacement, anchor_index=index, valid=torch.ones(600, dtype=torch.bool))
-    assert known.all()
-    torch.testing.assert_close(motion[:, 0, :3], turns, atol=0.025, rtol=0.2)
-    torch.testing.assert_close(motion[:, 0, 3:], displacement[:, index[0]])
-    assert float(motion[:, 1].abs().max()) < 5e-3 and not motion[:, 1, 3:].any()
+    far = (floor - centre).norm(dim=-1)
+    beside = torch.where(far > 0.1, far, 9.0).argmin()
+    index = torch.stack([400 + (disc - centre).norm(dim=-1).argmax(), beside])
+    segments = (torch.arange(600) >= 400).long()
+    for known_segments in (None, segments):
+        motion, known = anchor_motion(
+            points,
+            displacement,
+            anchor_index=index,
+            valid=torch.ones(600, dtype=torch.bool),
+            segments=known_segments,
+        )
+        assert known.all()
+        torch.testing.assert_close(motion[:, 0, :3], turns, atol=0.025, rtol=0.2)
+        torch.testing.assert_close(motion[:, 0, 3:], displacement[:, index[0]])
+        assert float(motion[:, 1].abs().max()) < 5e-3 and not motion[:, 1, 3:].any()
 
 
 def test_scale_is_the_spread_of_what_moves():

@@ -155,7 +155,9 @@ def test_batched_equals_one_by_one(residual):
             expected, _ = scene_flow(scene, 0.0, seconds[i])
             torch.testing.assert_close(flow[i], expected)
         assert valid.all()
-    assert torch.equal(gaussians_at(batch, 0.1).means, gaussians_at(batch, torch.tensor([0.1, 0.1], dtype=torch.float64)).means)
+    assert torch.equal(
+        gaussians_at(batch, 0.1).means, gaussians_at(batch, torch.tensor([0.1, 0.1], dtype=torch.float64)).means
+    )
 
 
 def test_scenes_without_anchors_rows_or_frames_are_just_their_base():

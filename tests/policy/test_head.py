@@ -108,7 +108,7 @@ def test_two_ways_stay_two_ways():
     head.encode = lambda *_, **__: context
     sign = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0)[:, None, None].expand(32, SMALL.chunk, 4)
     batch = {"actions": sign, "valid": torch.ones(32, SMALL.chunk, dtype=torch.bool)}
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         head_loss(head, batch)[0].backward()
         optimizer.step()
@@ -138,7 +138,7 @@ def test_learns_where_a_ball_is():
     actions = actions[:, None].expand(-1, config.chunk, -1)
     proprio, rows = torch.cat([hand, torch.zeros(192, 1)], -1), torch.zeros(192, dtype=torch.long)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
-    for step in range(90):
+    for step in range(60):
         pick = torch.arange(32) + 32 * (step % 5)
         batch = {
             "views": views[pick], "proprio": proprio[pick], "task_rows": rows[pick], "actions": actions[pick],

@@ -3,7 +3,6 @@
 import torch
 
 from scene4d.geometry.camera import project
-from scene4d.lift.unproject import lift_frames
 from scene4d.policy.views import (
     HAND_OFFSET,
     NUM_VIEWS,
@@ -74,13 +73,3 @@ def test_points_from_views_are_offsets_from_the_hand():
         assert (points[i].flatten(0, 1)[best] - (place[0] - HAND)).norm() < 0.02
     assert (points[views.depth == 0] == 0).all()
 
-
-def test_lifted_frames_seen_again_keep_their_place():
-    from scene4d.sim.synthetic import cast_boxes
-
-    cameras = virtual_cameras(torch.tensor([0.0, 0.1, 0.1]), size=48)
-    seen = cast_boxes(cameras)
-    views = render_views(lift_frames(seen.replace(extras={})), hand=torch.tensor([0.0, 0.1, 0.1]), size=48)
-    both = (views.alpha > 0.9) & (seen.depth > 0)
-    assert both.float().mean() > 0.5
-    assert (views.depth - seen.depth)[both].abs().median() < 0.01

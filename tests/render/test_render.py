@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from render_scenes import FIELDS, require_grads, some_cameras, some_gaussians
@@ -52,14 +54,24 @@ def gradients(draw, gaussians: Gaussians, cameras: Cameras, *, parts: tuple[str,
     return {name: x.grad for name, x in {**leaves, "background": background}.items() if x.grad is not None}
 
 
+@functools.cache
+def exact_image(degree: int) -> Frames:
+    gaussians, cameras = some_gaussians(degree=degree).to(torch.float64), some_cameras().to(torch.float64)
+    background = torch.tensor([0.2, 0.5, 0.9]).double()
+    return render_reference(gaussians, cameras, background=background, extras=("features",))
+
+
+@functools.cache
+def exact_gradients(parts: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    gaussians, cameras = some_gaussians(200).to(torch.float64), some_cameras(40, 37).to(torch.float64)
+    return gradients(render_reference, gaussians, cameras, parts=parts)
+
+
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_image_is_the_reference(degree, instruction_set):
     gaussians, cameras = some_gaussians(degree=degree), some_cameras()
-    background = torch.tensor([0.2, 0.5, 0.9])
-    ours = render(gaussians, cameras, background=background, extras=("features",))
-    exact = render_reference(
-        gaussians.to(torch.float64), cameras.to(torch.float64), background=background.double(), extras=("features",)
-    )
+    ours = render(gaussians, cameras, background=torch.tensor([0.2, 0.5, 0.9]), extras=("features",))
+    exact = exact_image(degree)
     assert ours.rgb.dtype == torch.float32
     assert largest_difference(ours, exact) < 2e-5
 
@@ -68,10 +80,8 @@ def test_image_is_the_reference(degree, instruction_set):
     "parts", [("rgb",), ("depth",), ("alpha",), ("features",), ("rgb", "depth", "alpha", "features")]
 )
 def test_gradients_are_the_reference(parts, instruction_set):
-    gaussians, cameras = some_gaussians(), some_cameras()
-    ours = gradients(render, gaussians, cameras, parts=parts)
-    exact = gradients(render_reference, gaussians.to(torch.float64), cameras.to(torch.float64), parts=parts)
-    for name, theirs in exact.items():
+    ours = gradients(render, some_gaussians(200), some_cameras(40, 37), parts=parts)
+    for name, theirs in exact_gradients(parts).items():
         mine = ours[name].double() if name in ours else torch.zeros_like(theirs)
         size = float(theirs.norm())
         assert float((mine - theirs).norm()) <= 1e-3 * size + 1e-6, name

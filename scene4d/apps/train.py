@@ -1,0 +1,139 @@
+"""`scene4d train CONFIG`: record, cache, autoencoder, world model, action head, export; every stage resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from scene4d.apps.build.prepare import RunFolders
+from scene4d.apps.build.run_config import RunConfig
+from scene4d.apps.build.stages import locked, run_stage
+from scene4d.config import load_config, toml_from_config
+from scene4d.errors import ConfigError
+from scene4d.files import atomic_file
+from scene4d.train.log import line_progress
+
+STAGES = ("record", "cache", "vae", "dynamics", "policy")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train everything from one TOML file."""
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """TOML with what differs from the defaults, such as configs/tiny.toml."""
+    out: Path | None = None
+    """Run folder; by default runs/NAME. A run found there goes on where it stopped."""
+    weights: Path | None = None
+    """Where to write the weights; by default weights.safetensors in the run folder."""
+    steps: int | None = None
+    """Steps of each training stage instead of those of the file."""
+    until: str = "policy"
+    """Last stage to do: record, cache, vae, dynamics or policy."""
+    set: tuple[str, ...] = ()
+    """Any setting, such as vae.train.steps=100 record.episodes=3."""
+
+
+def run_train(options: TrainOptions) -> dict[str, Any]:
+    """Do every stage that is not done yet, and export the weights.
+
+    Returns:
+        run (folder), weights {path, bytes, policy}, stages {name: {seconds, skipped, ...}}, seconds.
+    Raises:
+        ConfigError: a setting is unknown, wrong or impossible; ResourceError: another process trains in the folder;
+            NumericsError: a loss is not finite.
+    """
+    if options.until not in STAGES:
+        raise ConfigError("is no stage", field="until", found=options.until, expected=", ".join(STAGES))
+    config = _config(options)
+    root = options.out or Path("runs") / config.name
+    start, stages = time.monotonic(), {}
+    before = torch.get_num_threads()
+    with locked(root):
+        with atomic_file(root / "config.toml") as temporary:
+            temporary.write_text(toml_from_config(config), encoding="utf-8")
+        try:
+            torch.set_num_threads(config.threads)
+            stages = _do_stages(RunFolders(root), config, until=options.until)
+            weights = _export(options, RunFolders(root), config, stages) if "dynamics" in stages else None
+        finally:
+            torch.set_num_threads(before)
+    return {
+        "run": str(root),
+        "weights": weights,
+        "stages": stages,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def _config(options: TrainOptions) -> RunConfig:
+    config = load_config(options.config, RunConfig, overrides=options.set)
+    if options.steps is None:
+        return config
+    if options.steps < 1:
+        raise ConfigError("must be at least 1", field="steps", found=options.steps)
+    shorter = {}
+    for name in ("vae", "dynamics", "policy"):
+        stage = getattr(config, name)
+        shorter[name] = dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=options.steps))
+    return dataclasses.replace(config, **shorter)
+
+
+def _do_stages(folders: RunFolders, config: RunConfig, *, until: str) -> dict[str, dict[str, Any]]:
+    # Imported late: `--help` and a slip in the file answer at once.
+    from scene4d.apps.build.cache import cache_stage
+    from scene4d.apps.build.record import record_stage
+    from scene4d.apps.build.training import train_dynamics_stage, train_policy_stage, train_vae_stage
+
+    num = config.processes
+    record = lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record"))
+    cache = lambda folder: cache_stage(
+        folder,
+        config.cache,
+        record=config.record,
+        episodes=folders.record,
+        processes=num,
+        progress=line_progress("cache"),
+    )
+    anchors = config.dynamics.model.anchors
+    plan: list[tuple[str, Callable[[Path], dict[str, Any]], list[Any]]] = [
+        ("record", record, [config.record]),
+        ("cache", cache, [config.cache]),
+        ("vae", lambda _: train_vae_stage(folders, config), [config.vae, anchors, config.threads]),
+        ("dynamics", lambda _: train_dynamics_stage(folders, config), [config.dynamics, config.threads]),
+        ("policy", lambda _: train_policy_stage(folders, config), [config.policy, config.threads]),
+    ]
+    done: dict[str, dict[str, Any]] = {}
+    earlier: list[Any] = []
+    for name, build, key in plan[: STAGES.index(until) + 1]:
+        # What a stage makes depends on the stages before it, so their keys are part of its own.
+        result = run_stage(getattr(folders, name), build, key=[*earlier, *key])
+        earlier = [result.pop("key")]
+        done[name] = result
+        print(f"{name}: {'done before' if result['skipped'] else str(result['seconds']) + ' s'}", file=sys.stderr)
+    return done
+
+
+def _export(options: TrainOptions, folders: RunFolders, config: RunConfig, stages: dict[str, Any]) -> dict[str, Any]:
+    from scene4d import __version__
+    from scene4d.apps.build.training import export_stage
+
+    provenance = {
+        "scene4d": __version__,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "name": config.name,
+        "config": toml_from_config(config),
+        "stages": stages,
+    }
+    path = options.weights or folders.root / "weights.safetensors"
+    return export_stage(folders, config, path=path, provenance=provenance)

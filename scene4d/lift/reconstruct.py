@@ -1,0 +1,218 @@
+"""Episode in, Scene4D out: the static path for one moving camera, the stream for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scene4d.errors import DataFormatError, DepthError, ShapeError
+from scene4d.geometry.camera import invert_rigid
+from scene4d.geometry.sh import rgb_from_sh
+from scene4d.lift.compare import VIOLATED, compare, sight_from_frames
+from scene4d.lift.fuse import FuseConfig, fuse_static
+from scene4d.lift.stream import SceneStream, StreamConfig
+from scene4d.types import Episode, Frames, Gaussians, Motion, Scene4D
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """How a recording becomes a scene."""
+
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """The path for fixed or several cameras and moving matter."""
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    """The path for one moving camera in a scene that is taken to be static."""
+    camera_travel: float = 0.03
+    """Way in m that a camera must go to count as moving."""
+    look_back: bool = True
+    """Let static matter that is seen late have been there before, as far as no camera looked through it."""
+    fit: bool = False
+    """Refine the static part by rendering (slow; minutes)."""
+
+
+def reconstruct(
+    episode: Episode,
+    *,
+    cameras: Sequence[str] | None = None,
+    config: ReconstructConfig | None = None,
+    progress: Progress | None = None,
+) -> Scene4D:
+    """The 4D scene of an episode [t] from its RGB-D views.
+
+    One moving camera says little about what moves by itself, so its scene is fused as static. Fixed cameras, and
+    several, are streamed in time: static memory, moving matter on tracked anchors. Looking back, and closing the gaps
+    between instants, happens only here: the stream itself is causal.
+
+    Args:
+        cameras: views to use; by default all that have depth. They must have one size.
+        progress: called with (frames done, frames).
+    Returns:
+        Scene4D [n] at the valid times of the episode; observed all True.
+    Raises:
+        DepthError: no view has depth. DataFormatError: no such camera, or no valid frame. ShapeError: batched, or sizes
+            differ.
+    """
+    config = config or ReconstructConfig()
+    if len(episode.batch_shape) != 1:
+        raise ShapeError("is batched", field="episode", found=episode.batch_shape, expected="[t]")
+    names = depth_cameras(episode, cameras)
+    instants = episode.valid.nonzero()[:, 0]
+    if len(instants) == 0:
+        raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
+    frames = episode.stacked(names).map(lambda x: x[instants])  # [t v]
+    times = episode.times[instants].to(torch.float64)
+    if len(names) == 1 and _travel(frames) > config.camera_travel:
+        flat = frames[:, 0]
+        scene = static_scene(fuse_static(flat, config=config.fuse, progress=progress), times)
+    else:
+        scene = _streamed(frames, times, config=config, progress=progress)
+        flat = frames.map(lambda x: x.flatten(0, 1))
+    return _fitted(scene, flat, times=times, progress=progress) if config.fit else scene
+
+
+def depth_cameras(episode: Episode, cameras: Sequence[str] | None = None) -> list[str]:
+    """The views named, or all that have depth.
+
+    Raises:
+        DataFormatError: no such view. DepthError: one named, or all, have no depth.
+    """
+    missing = [n for n in cameras or () if n not in episode.views]
+    if missing:
+        raise DataFormatError("no such camera", field="cameras", found=missing, expected=list(episode.views))
+    names = [n for n in cameras or episode.views if episode.views[n].depth is not None]
+    if not names or (cameras and len(names) < len(cameras)):
+        without = [n for n, f in episode.views.items() if f.depth is None]
+        raise DepthError(
+            "has no depth",
+            field="cameras",
+            found=without,
+            fix="choose RGB-D cameras with --cameras, or add depth images to the recording",
+        )
+    return names
+
+
+def static_scene(gaussians: Gaussians, times: Tensor) -> Scene4D:
+    """A Scene4D in which nothing moves and everything always exists."""
+    num = gaussians.num_gaussians
+    pose = gaussians.means.new_tensor([1.0, 0, 0, 0, 0, 0, 0])
+    motion = Motion(
+        anchors=gaussians.means.new_zeros(1, 3),
+        world_from_rest=pose.expand(len(times), 1, 7).clone(),
+        skin_index=torch.zeros(num, 1, dtype=torch.int64),
+        skin_weights=gaussians.means.new_zeros(num, 1),
+    )
+    alive = torch.tensor([-torch.inf, torch.inf], dtype=torch.float64).expand(num, 2).clone()
+    observed = torch.ones(len(times), dtype=torch.bool)
+    return Scene4D(base=gaussians, motion=motion, alive=alive, times=times, observed=observed, info={"model": "static"})
+
+
+def _travel(frames: Frames) -> float:
+    """Farthest way in m of any camera [t v] from where it began."""
+    centres = invert_rigid(frames.cameras.viewmats)[..., :3, 3]
+    return float((centres - centres[:1]).norm(dim=-1).max())
+
+
+def _streamed(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
+    stream = SceneStream(config.stream)
+    count = len(times)
+    for t in range(count):
+        stream.update(frames[t], time=float(times[t]))
+        if progress is not None:
+            progress(t + 1, count)
+    scene = stream.scene()
+    if config.look_back:
+        scene = _looked_back(scene, frames, config=config.stream)
+    return scene.replace(alive=_without_gaps(scene.alive, times), info={"model": "stream"})
+
+
+def _looked_back(scene: Scene4D, frames: Frames, *, config: StreamConfig) -> Scene4D:
+    """Static rows live from the instant after the last one before their birth at which a camera looked through them."""
+    times = scene.times
+    born = scene.alive[:, 0].clone()
+    static = (scene.motion.skin_weights == 0).all(-1)
+    open_rows = np.nonzero((static & (born > times[0])).numpy())[0]
+    points = scene.base.means.double().numpy()
+    colours = rgb_from_sh(scene.base.sh).double().numpy()
+    stream = SceneStream(config)
+    for t in range(len(times) - 1, -1, -1):
+        earlier = open_rows[(born[open_rows] > times[t]).numpy()]
+        if len(earlier) == 0:
+            continue
+        sight = sight_from_frames(frames[t], config=stream.lift_config, backdrop=config.backdrop)
+        verdicts = compare(points[earlier], colours[earlier], sight, tolerances=stream.tolerances)
+        through = (verdicts.verdict == VIOLATED).any(0)
+        born[torch.from_numpy(earlier[~through])] = times[t]
+        open_rows = np.setdiff1d(open_rows, earlier[through])
+    return scene.replace(alive=torch.stack([born, scene.alive[:, 1]], -1))
+
+
+def _without_gaps(alive: Tensor, times: Tensor) -> Tensor:
+    """Births and deaths moved half way to the neighbouring instant: between two instants something is always there."""
+    if len(times) < 2:
+        return alive
+    middle = (times[1:] + times[:-1]) / 2
+    early = torch.cat([times[:1], middle])  # [t]
+    late = torch.cat([middle - 1e-9, times[-1:]])
+    born, died = alive.unbind(-1)
+    index = torch.searchsorted(times, born.clamp(times[0], times[-1]))
+    born = early[index]
+    ends = torch.isfinite(died)
+    died = torch.where(ends, late[torch.searchsorted(times, died.clamp(times[0], times[-1]))], died)
+    return torch.stack([born, died], -1)
+
+
+def _fitted(scene: Scene4D, frames: Frames, *, times: Tensor, progress: Progress | None) -> Scene4D:
+    """The scene with its static rows refined on frames [m], pixels of moving matter left out."""
+    from scene4d.lift.fit import fit_gaussians
+    from scene4d.render.render import render
+
+    static = (scene.motion.skin_weights == 0).all(-1)
+    if not bool(static.all()):
+        views = frames.batch_shape[0] // len(times)
+        say = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else frames.alpha.clone()
+        with torch.no_grad():
+            for t, time in enumerate(times.tolist()):
+                now = scene.at(time)
+                now = now.replace(opacities=torch.where(static, torch.zeros_like(now.opacities), now.opacities), extras={})
+                rows = slice(t * views, (t + 1) * views)
+                say[rows] *= render(now, frames.cameras[rows]).alpha < 0.05
+        frames = frames.replace(alpha=say)
+    base = scene.base.pick(static)
+    lasting = torch.isinf(scene.alive[static, 1])
+    fitted = fit_gaussians(base.pick(lasting), frames, progress=progress)
+    return _with_static_rows(scene, static=static, lasting=lasting, fitted=fitted)
+
+
+def _with_static_rows(scene: Scene4D, *, static: Tensor, lasting: Tensor, fitted: Gaussians) -> Scene4D:
+    """The scene with its lasting static rows replaced by the fitted ones; those with unknown ids live always."""
+    index = static.nonzero()[:, 0][lasting]
+    kept = torch.ones(len(static), dtype=torch.bool)
+    kept[index] = False
+    known = dict(zip(scene.base.ids[index].tolist(), index.tolist(), strict=True))
+    source = torch.tensor([known.get(i, -1) for i in fitted.ids.tolist()], dtype=torch.int64)
+    alive = scene.alive[source.clamp_min(0)].clone()
+    alive[source < 0] = torch.tensor([-torch.inf, torch.inf], dtype=alive.dtype)
+    old = scene.base.pick(kept)
+    shared = [k for k in old.extras if k in fitted.extras]
+    fitted = fitted.replace(extras={k: fitted.extras[k] for k in shared})
+    old = old.replace(extras={k: old.extras[k] for k in shared})
+    base = Gaussians(
+        **{k: torch.cat([getattr(old, k), getattr(fitted, k)]) for k in ("means", "quats", "scales", "opacities", "sh", "ids")},
+        extras={k: torch.cat([old.extras[k], fitted.extras[k].to(old.extras[k].dtype)]) for k in shared},
+    )
+    motion = scene.motion
+    num, num_skin = fitted.num_gaussians, motion.skin_index.shape[-1]
+    return scene.replace(
+        base=base,
+        motion=motion.replace(
+            skin_index=torch.cat([motion.skin_index[kept], motion.skin_index.new_zeros(num, num_skin)]),
+            skin_weights=torch.cat([motion.skin_weights[kept], motion.skin_weights.new_zeros(num, num_skin)]),
+        ),
+        alive=torch.cat([scene.alive[kept], alive]),
+    )

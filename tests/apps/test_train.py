@@ -1,0 +1,168 @@
+"""Stages are done once, resumed and redone as they should; weights survive the file; slips in a run are named."""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+
+from scene4d.apps.build.cache import displacement_of, draw_numbers, window_starts
+from scene4d.apps.build.models import load_models, make_models, save_models
+from scene4d.apps.build.run_config import CacheConfig, RecordConfig, RunConfig
+from scene4d.apps.build.stages import in_processes, locked, run_stage
+from scene4d.apps.train import TrainOptions, run_train
+from scene4d.config import load_config
+from scene4d.dynamics.model import DynamicsConfig
+from scene4d.errors import CheckpointError, ConfigError, ResourceError, SecurityError
+from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pose_about
+from scene4d.policy.head import ActionHeadConfig
+from scene4d.vae.model import VAEConfig
+
+
+def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
+    folder, calls = tmp_path / "stage", []
+
+    def build(at, *, fail=False):
+        calls.append(sorted(p.name for p in at.iterdir()))
+        (at / "half").touch()
+        if fail:
+            raise RuntimeError("power cut")
+        return {"value": 3}
+
+    with pytest.raises(RuntimeError):
+        run_stage(folder, lambda at: build(at, fail=True), key=[CacheConfig()])
+    assert run_stage(folder, build, key=[CacheConfig()])["skipped"] is False
+    assert "half" in calls[1]  # what the cut left was there to go on from
+    again = run_stage(folder, build, key=[CacheConfig()])
+    assert again["skipped"] is True and again["value"] == 3 and len(calls) == 2
+    run_stage(folder, build, key=[CacheConfig(window_stride=9)])
+    assert "half" not in calls[2]
+
+
+def test_one_process_a_run_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(ResourceError) as error, locked(tmp_path):
+        pass
+    assert str(os.getpid()) in str(error.value)
+    with locked(tmp_path):
+        pass
+
+
+def _square(x):
+    if x < 0:
+        raise ConfigError("is negative", field="x", found=x)
+    return x * x
+
+
+def test_processes_keep_the_order_and_pass_errors_on():
+    assert in_processes(_square, [(i,) for i in range(5)], num=1) == [0, 1, 4, 9, 16]
+    with pytest.raises(ConfigError):
+        in_processes(_square, [(1,), (-1,), (2,)], num=1)
+
+
+def test_every_window_is_drawn_once_an_epoch():
+    drawn = torch.cat([draw_numbers(10, num=4, step=s, seed=3) for s in range(5)])
+    assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
+    assert torch.equal(draw_numbers(10, num=4, step=3, seed=3), drawn[12:16])
+    starts = window_starts(60, CacheConfig(horizon=8, num_past=2, window_stride=4))
+    assert starts[0] == 2 and starts[-1] + 8 <= 59
+
+
+def test_displacement_is_the_rigid_motion_of_the_segment():
+    torch.manual_seed(0)
+    centre = torch.randn(2, 3)
+    now = pose_about(centre, torch.randn(2, 3), torch.randn(2, 3))
+    move = pose_about(centre, 0.1 * torch.randn(4, 2, 3), 0.1 * torch.randn(4, 2, 3))
+    poses = torch.cat([now[None], compose_pose(move, now.expand(4, 2, 7))])
+    points, segments = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, -1, 1])
+    found = displacement_of(points, segments, poses)
+    for n in range(6):
+        if segments[n] < 0:
+            assert (found[:, n] == 0).all()
+            continue
+        rest = apply_pose(invert_pose(poses[0, segments[n]]), points[n])
+        assert torch.allclose(points[n] + found[:, n], apply_pose(poses[1:, segments[n]], rest), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def models():
+    dynamics = DynamicsConfig()
+    vae = VAEConfig(num_anchors=dynamics.anchors.num_anchors, width=32, cell_width=16, num_heads=2)
+    return make_models(vae, dynamics, ActionHeadConfig())
+
+
+def test_weights_come_back_and_are_small(models, tmp_path):
+    path = tmp_path / "w.safetensors"
+    size = save_models(path, models, info={"tasks": ["a"]})
+    assert size < 8_000_000
+    back = load_models(path)
+    assert back.info["tasks"] == ["a"] and back.vae.config == models.vae.config
+    for name in ("vae", "dynamics", "policy"):
+        before, after = getattr(models, name).state_dict(), getattr(back, name).state_dict()
+        assert all(torch.allclose(before[k].float(), after[k].float(), atol=2e-3, rtol=2e-3) for k in before)
+
+
+def test_weights_of_other_models_are_refused(models, tmp_path):
+    path = tmp_path / "w.safetensors"
+    narrow = dataclasses.replace(models.vae.config, channels=16)
+    save_models(path, dataclasses.replace(models, vae=type(models.vae)(narrow)), info={})
+    with pytest.raises(CheckpointError) as error:
+        load_models(path)
+    assert "dynamics" in str(error.value) or "token" in str(error.value)
+    torch.save({}, tmp_path / "w.pt")
+    with pytest.raises(SecurityError):
+        load_models(tmp_path / "w.pt")
+    with pytest.raises(CheckpointError):
+        load_models(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("name", ["smoke", "tiny"])
+def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, request):
+    config = load_config(request.config.rootpath / "configs" / f"{name}.toml", RunConfig)
+    assert config.name == name
+    for first, num in (
+        (config.record.first_seed, config.record.episodes),
+        (config.policy.data.first_seed, config.policy.data.num_demonstrations),
+    ):
+        assert first >= 0 and first + num <= 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[record]\nepisods = 3", "episodes"),
+        ("[record]\nnum_frames = 8", "too short"),
+        ("[vae.model]\nnum_anchors = 7", "num_anchors"),
+        ("[vae.train]\nsteps = 0", "steps"),
+    ],
+)
+def test_slips_are_named_before_anything_runs(tmp_path, text, words):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        run_train(TrainOptions(config=path, out=tmp_path / "run"))
+    assert words in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_unknown_stage_is_named(tmp_path):
+    with pytest.raises(ConfigError):
+        run_train(TrainOptions(config=tmp_path / "x.toml", until="polcy"))
+
+
+@pytest.mark.slow
+def test_record_cache_and_resume_end_to_end(tmp_path, request):
+    """Two stages for real: what is cached tells the truth about the pictures, and a second call has nothing to do."""
+    pytest.importorskip("metaworld")
+    from scene4d.apps.build.prepare import RunFolders
+
+    path = request.config.rootpath / "configs" / "smoke.toml"
+    settings = ("record.episodes=1", "record.num_frames=13", "processes=1")
+    options = TrainOptions(config=path, out=tmp_path / "run", until="cache", set=settings)
+    first = run_train(options)
+    assert first["stages"]["cache"]["windows"] == 1 and first["weights"] is None
+    assert all(stage["skipped"] for stage in run_train(options)["stages"].values())
+    config = load_config(tmp_path / "run" / "config.toml", RunConfig)
+    assert config.record == RecordConfig(tasks=("button-press-v3",), episodes=1, num_frames=13)
+    window = RunFolders(tmp_path / "run").windows(config).window(0)
+    assert window.targets.batch_shape == (8, 4) and window.displacement_valid.float().mean() > 0.9
+    moved = window.displacement[-1].norm(dim=-1)
+    assert moved.max() > 0.01 and moved.median() < 1e-4  # the hand moves, the table does not

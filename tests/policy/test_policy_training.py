@@ -1,0 +1,147 @@
+"""Demonstrations to samples: labels free of noise, chunks aligned with their views, batches a function of the step."""
+
+import pytest
+import torch
+
+from scene4d.errors import CheckpointError, ConfigError
+from scene4d.lift.unproject import lift_frames
+from scene4d.policy.head import ActionHead, ActionHeadConfig
+from scene4d.policy.percept import Percept
+from scene4d.policy.training import (
+    PolicyDataConfig,
+    PolicySamples,
+    batch_from_samples,
+    demonstration_jobs,
+    load_samples,
+    policy_batches,
+    policy_loss,
+    record_demonstration,
+    samples_from_demonstration,
+    save_samples,
+    set_head_statistics,
+    train_policy_samples,
+)
+
+DATA = PolicyDataConfig(num_demonstrations=1, num_frames=6, image_size=32)
+HEAD = ActionHeadConfig(width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4)
+
+
+class LastFrames:
+    """A memory of the newest frames only: enough for what is tested here, and quick."""
+
+    def update(self, frames, *, time):
+        self.lifted = lift_frames(frames)
+
+    def gaussians(self):
+        return self.lifted
+
+
+def percept(_task: str = "") -> Percept:
+    return Percept(LastFrames, view_size=HEAD.view_size)
+
+
+@pytest.fixture(scope="module")
+def demonstration():
+    pytest.importorskip("metaworld", reason="the simulator is not installed")
+    return record_demonstration("button-press-v3", seed=3, noise=0.5, config=DATA)
+
+
+@pytest.fixture(scope="module")
+def samples(demonstration):
+    return samples_from_demonstration(demonstration, percept(), head=HEAD)
+
+
+def test_labels_are_what_the_expert_wanted_in_the_states_that_noise_led_to(demonstration):
+    from scene4d.sim.metaworld import MetaWorldSim
+
+    assert (demonstration.actions - demonstration.labels).abs().mean() > 0.1
+    with MetaWorldSim("button-press-v3", seed=3, size=(32, 32), cameras=("left",)) as sim:
+        for t in range(DATA.num_frames):
+            assert torch.equal(sim.proprio(), demonstration.proprio[t])
+            assert torch.equal(sim.expert_action(), demonstration.labels[t])
+            sim.step(demonstration.actions[t])
+
+
+def test_a_demonstration_is_repeatable(demonstration):
+    again = record_demonstration("button-press-v3", seed=3, noise=0.5, config=DATA)
+    assert torch.equal(again.actions, demonstration.actions)
+    assert torch.equal(again.frames.rgb, demonstration.frames.rgb)
+
+
+def test_chunks_start_at_their_moment(demonstration, samples):
+    length = len(demonstration.times)
+    for t in range(length):
+        left = min(HEAD.chunk, length - t)
+        assert torch.equal(samples.labels[t, :left], demonstration.labels[t : t + left])
+        assert samples.valid[t].tolist() == [i < left for i in range(HEAD.chunk)]
+    assert torch.equal(samples.proprio, demonstration.proprio)
+
+
+def test_views_of_a_sample_are_those_of_run_time(demonstration, samples):
+    seen = percept()
+    for t in range(2):
+        seen.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
+        views, features = seen.views(action_dim=4)
+    batch = batch_from_samples(samples[slice(1, 2)])
+    assert features is None and batch["features"] is None
+    assert (batch["views"].rgb[0] - views.rgb).abs().max() <= 0.5 / 255 + 1e-6
+    assert (batch["views"].depth[0] - views.depth).abs().max() < 2e-3
+
+
+def test_batches_depend_on_the_step_alone_and_hold_every_sample_once(samples):
+    many = PolicySamples.cat([samples, samples])
+    many = many.replace(task_rows=torch.arange(12))
+    first, second = (policy_batches(many, num_views=HEAD.num_views, batch_size=4, seed=1) for _ in range(2))
+    seen = []
+    for step in (2, 0, 1):
+        a, b = first(step), second(step)
+        assert torch.equal(a["views"].rgb, b["views"].rgb) and torch.equal(a["proprio"], b["proprio"])
+        seen += a["task_rows"].tolist()
+    assert sorted(seen) == list(range(12))
+
+
+def test_forecast_views_are_left_out_now_and_then(samples):
+    twice = {k: torch.cat([getattr(samples, k)] * 2, 1) for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
+    batches = policy_batches(samples.replace(**twice), num_views=HEAD.num_views, batch_size=6, keep_future=0.5)
+    counts = {batches(step)["views"].batch_shape[1] for step in range(12)}
+    assert counts == {HEAD.num_views, 2 * HEAD.num_views}
+
+
+def test_loss_falls(samples):
+    torch.manual_seed(0)
+    head = ActionHead(HEAD)
+    set_head_statistics(head, samples)
+    loss, batches = policy_loss(head), policy_batches(samples, num_views=HEAD.num_views, batch_size=6)
+    optimizer, values = torch.optim.AdamW(head.parameters(), lr=5e-3), []
+    for step in range(25):
+        optimizer.zero_grad()
+        value, metrics = loss(batches(step))
+        value.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+    assert metrics.keys() == {"error"}
+    assert sum(values[-5:]) < 0.7 * sum(values[:5])
+
+
+def test_samples_survive_the_disk(samples, tmp_path):
+    path = save_samples(tmp_path / "samples.safetensors", samples)
+    back = load_samples(path)
+    assert all(torch.equal(getattr(back, k), getattr(samples, k)) for k in PolicySamples.__dataclass_fields__)
+    from scene4d.train.checkpoint import save_tensors
+
+    other = save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, state={})
+    with pytest.raises(CheckpointError, match="policy samples"):
+        load_samples(other)
+
+
+def test_jobs_cover_tasks_seeds_and_noise_in_turn(demonstration, samples):
+    config = PolicyDataConfig(tasks=("a", "b"), num_demonstrations=4, first_seed=10, noise=(0.1, 0.2))
+    jobs = demonstration_jobs(config)
+    assert len(jobs) == 8 and jobs[5] == ("b", 11, 0.2)
+    joined, wins = train_policy_samples(
+        DATA, make_percept=percept, head=HEAD, jobs=[("button-press-v3", 3, 0.5)]
+    )
+    assert wins == [demonstration.success]
+    assert torch.equal(joined.rgb, samples.rgb) and torch.equal(joined.labels, samples.labels)
+    with pytest.raises(ConfigError):
+        PolicyDataConfig(tasks=())
