@@ -114,12 +114,10 @@ def refuse_pickle(path: Path) -> None:
     head = b""
     if path.is_file():
         with path.open("rb") as file:
-            head = file.read(4)
-    if (
-        path.suffix.lower() in PICKLE_SUFFIXES
-        or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-        or head == b"PK\x03\x04"
-    ):
+            head = file.read(9)
+    # A safetensors file opens with the 8-byte length of its JSON header, which can look like a pickle's first bytes.
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:] != b"{"
+    if path.suffix.lower() in PICKLE_SUFFIXES or pickled or head[:4] == b"PK\x03\x04":
         convert = "safetensors.torch.save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')"
         fix = f"convert it where you trust it: {convert}"
         raise SecurityError("is a pickle, which can run code when opened", file=path, expected=".safetensors", fix=fix)

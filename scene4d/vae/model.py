@@ -31,9 +31,9 @@ ROW_DIM = 3 + 4 + 3 + 1 + 3
 class VAEConfig:
     """Sizes of the autoencoder."""
 
-    num_anchors: int = 96
-    """Tokens of a scene."""
-    gaussians_per_token: int = 32
+    num_anchors: int = 64
+    """Tokens of a scene, when the anchors are not given."""
+    gaussians_per_token: int = 48
     """Gaussians that each token decodes to."""
     channels: int = 32
     """Numbers in a token."""

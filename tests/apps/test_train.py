@@ -86,7 +86,7 @@ def test_displacement_is_the_rigid_motion_of_the_segment():
 @pytest.fixture(scope="module")
 def models():
     dynamics = DynamicsConfig()
-    vae = VAEConfig(num_anchors=dynamics.anchors.num_anchors, width=32, cell_width=16, num_heads=2)
+    vae = VAEConfig(width=32, cell_width=16, num_heads=2)
     return make_models(vae, dynamics, ActionHeadConfig())
 
 
@@ -131,7 +131,8 @@ def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, r
     [
         ("[record]\nepisods = 3", "episodes"),
         ("[record]\nnum_frames = 8", "too short"),
-        ("[vae.model]\nnum_anchors = 7", "num_anchors"),
+        ("[vae.model]\nwidth = 30", "num_heads"),
+        ("[dynamics.model]\nhorizon = 9", "horizon"),
         ("[vae.train]\nsteps = 0", "steps"),
     ],
 )

@@ -1,0 +1,181 @@
+"""`scene4d reconstruct`: a recorded RGB-D video to a 4D scene (.s4d), with a held-out report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from scene4d.apps.progress import counter_shown
+from scene4d.data.detect import open_recordings
+from scene4d.errors import ConfigError, Scene4DError
+from scene4d.eval.reconstruct import holdout_report, split_frames
+from scene4d.gaussians.s4d import write_s4d
+from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct
+from scene4d.types import Episode, Recording, Scene4D
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """Reconstruct a recording: static and moving matter, persistent ids, motion over time."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder of a recording (7-Scenes; images + depth + K + poses; RLBench; LeRobot v3 with meta/cameras.json)."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.s4d")
+    """File to write."""
+    fit: bool = False
+    """Refine the static part by rendering (minutes)."""
+    holdout: str = ""
+    """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to reconstruct from; by default all with depth."""
+    episode: int = 0
+    """Which recording, where the source holds several."""
+    max_frames: int = 0
+    """Most frames to read; 0 = all."""
+    stride: int = 1
+    """Read every how many-th frame."""
+    size: int = 0
+    """Width in pixels to resize images to, heights in proportion; 0 = as recorded."""
+
+
+def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
+    """Read, reconstruct, report, write.
+
+    Returns {output, source, episode, task, num_frames, cameras, num_gaussians, num_moving, num_anchors, seconds,
+    ms_per_frame, bytes}; with `holdout` also {holdout: {psnr, psnr_sensor, psnr_sensor_gain, ssim, depth_absrel, views},
+    baseline: {three_nearest: ..., lift: ...}}.
+
+    Raises:
+        ConfigError: an option does not fit the recording. What the readers raise.
+    """
+    recording = chosen_recording(options)
+    kept_camera, every = _holdout(options.holdout, recording.cameras)
+    episode = read_chosen(recording, options)
+    try:
+        depth_cameras(episode, options.cameras or None)
+    except Scene4DError as error:
+        error.file = error.file or str(recording.path)
+        raise
+    training = episode
+    if every:
+        index = torch.tensor(split_frames(len(episode.times), every=every)[0])
+        training = episode.map(lambda x: x[index])
+    names = [n for n in depth_cameras(episode, options.cameras or None) if n != kept_camera]
+    if not names:
+        raise ConfigError("leaves no camera", field="holdout", found=options.holdout, expected=list(recording.cameras))
+    start = time.monotonic()
+    with counter_shown("reconstructing") as count:
+        config = ReconstructConfig(fit=options.fit)
+        scene = reconstruct(training, cameras=names, config=config, progress=count)
+    seconds = time.monotonic() - start
+    report: dict[str, Any] = {}
+    if options.holdout:
+        with counter_shown("held-out views") as count:
+            seen = {n: f for n, f in episode.views.items() if n in names or n == kept_camera}
+            report = holdout_report(scene, episode.replace(views=seen), holdout=kept_camera or every, progress=count)
+    _write(options.output, scene, training, inputs=names, recording=recording, whole=not every)
+    moving = (scene.motion.skin_weights != 0).any(-1)
+    return {
+        "output": str(options.output),
+        "source": str(recording.path),
+        "episode": options.episode,
+        "task": str(episode.info.get("task", "")),
+        "num_frames": len(training.times),
+        "cameras": names,
+        "num_gaussians": scene.base.num_gaussians,
+        "num_moving": int(moving.sum()),
+        "num_anchors": scene.motion.anchors.shape[-2],
+        "seconds": round(seconds, 2),
+        "ms_per_frame": round(1e3 * seconds / len(training.times), 1),
+        "bytes": options.output.stat().st_size,
+        **report,
+    }
+
+
+def chosen_recording(options: ReconstructOptions) -> Recording:
+    """The recording that the options name.
+
+    Raises:
+        ConfigError: there are not that many. What the readers raise.
+    """
+    recordings = open_recordings(options.source)
+    if not 0 <= options.episode < len(recordings):
+        raise ConfigError(
+            "no such episode",
+            file=options.source,
+            field="episode",
+            found=options.episode,
+            expected=f"0..{len(recordings) - 1}",
+        )
+    return recordings[options.episode]
+
+
+def read_chosen(recording: Recording, options: ReconstructOptions) -> Episode:
+    """The frames and cameras that the options ask for, the held-out ones included.
+
+    Raises:
+        ConfigError: no such camera, or an option is out of range.
+    """
+    if options.stride < 1 or options.max_frames < 0 or options.size < 0:
+        raise ConfigError("is out of range", field="stride, max_frames, size", expected="stride >= 1, others >= 0")
+    kept, _ = _holdout(options.holdout, recording.cameras)
+    names: Sequence[str] | None = None
+    if options.cameras:
+        unknown = [n for n in options.cameras if n not in recording.cameras]
+        if unknown:
+            raise ConfigError("no such camera", field="cameras", found=unknown, expected=list(recording.cameras))
+        names = [*options.cameras, *([kept] if kept and kept not in options.cameras else [])]
+    stop = recording.num_frames
+    if options.max_frames:
+        stop = min(stop, options.max_frames * options.stride)
+    size = None
+    if options.size:
+        first = recording.read(0, 1, cameras=names)
+        width, height = next((f.cameras.width, f.cameras.height) for f in first.views.values())
+        size = (options.size, max(1, round(options.size * height / width)))
+    return recording.read(0, stop, stride=options.stride, cameras=names, size=size)
+
+
+def _holdout(text: str, cameras: Sequence[str]) -> tuple[str, int]:
+    """(camera, every) of which one is set, or neither."""
+    if not text:
+        return "", 0
+    if text in cameras:
+        return text, 0
+    if text.isdigit() and int(text) >= 2:
+        return "", int(text)
+    raise ConfigError(
+        "cannot hold out", field="holdout", found=text, expected=f"a number from 2 or one of {list(cameras)}"
+    )
+
+
+def _write(
+    path: Path, scene: Scene4D, episode: Episode, *, inputs: Sequence[str], recording: Recording, whole: bool
+) -> None:
+    """The scene with the recording's cameras and, where no frame was left out, its actions and robot states."""
+    valid = episode.valid
+    info = {
+        "source": str(recording.path),
+        "task": str(episode.info.get("task", "")),
+        "input_cameras": list(inputs),
+        "proprio_spec": [dict(s) for s in episode.info.get("proprio_spec") or []],
+        "robot": episode.info.get("robot"),
+        "seed": episode.info.get("seed"),
+    }
+    has_actions = whole and episode.actions.shape[-1] > 0
+    if whole and episode.proprio.shape[-1] > 0:
+        info["proprio"] = episode.proprio[valid].tolist()
+    write_s4d(
+        path,
+        scene,
+        cameras={name: frames.cameras.map(lambda x: x[valid]) for name, frames in episode.views.items()},
+        actions=episode.actions[valid] if has_actions else None,
+        action_spec=[dict(s) for s in episode.info.get("action_spec") or []] if has_actions else (),
+        info=info,
+    )
