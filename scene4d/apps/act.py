@@ -41,14 +41,16 @@ def run_act(options: ActOptions) -> dict[str, Any]:
     """Plan one chunk of actions.
 
     Returns:
-        JSON-ready: actions [h][a], names [a], units [a], task (as understood), time (s), forecast (whether it was used).
+        JSON-ready: actions [h][a], names [a], units [a], task (as understood), time (s), forecast (bool).
     Raises:
         CheckpointError: the weights hold no action head. ConfigError: nothing was trained for the task.
         DataFormatError: the scene is broken, or holds no robot state.
     """
     models = load_models(options.weights)
     if models.policy is None:
-        raise CheckpointError("holds no action head", file=options.weights, field="policy", fix="train with a [policy] section")
+        raise CheckpointError(
+            "holds no action head", file=options.weights, field="policy", fix="train with a [policy] section"
+        )
     file = open_s4d(options.scene)
     result = plan_actions(
         models,
@@ -130,7 +132,9 @@ def observed_part(scene: Scene4D) -> Scene4D:
         DataFormatError: nothing in it was observed.
     """
     if not bool(scene.observed.any()):
-        raise DataFormatError("has no observed instant", field="observed", fix="give a reconstructed scene, not a bare forecast")
+        raise DataFormatError(
+            "has no observed instant", field="observed", fix="give a reconstructed scene, not a bare forecast"
+        )
     stop = int(scene.observed.nonzero().max()) + 1
     motion = scene.motion
     log_var = None if motion.log_var is None else motion.log_var[:stop]
@@ -153,7 +157,9 @@ def task_from_text(text: str, known: Sequence[str]) -> str:
     scores = {name: len(words & _words(name)) / len(_words(name)) for name in known}
     best = max(scores, key=scores.get, default=None)
     if best is None or scores[best] == 0:
-        raise ConfigError("nothing was trained for it", field="task", found=text, expected=", ".join(known) or "a trained task")
+        raise ConfigError(
+            "nothing was trained for it", field="task", found=text, expected=", ".join(known) or "a trained task"
+        )
     return best
 
 

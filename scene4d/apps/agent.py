@@ -93,7 +93,9 @@ class SceneAgent:
         return self.head.act(views, features=features, proprio=self.percept.proprio[-1], task=task, seed=seed)
 
 
-def agent_maker(models: Models, *, forecast: bool = True, config: AgentConfig | None = None) -> Callable[[str], SceneAgent]:
+def agent_maker(
+    models: Models, *, forecast: bool = True, config: AgentConfig | None = None
+) -> Callable[[str], SceneAgent]:
     """Task name -> agent, from trained weights.
 
     Args:

@@ -16,6 +16,7 @@ from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
 from scene4d.eval.reconstruct import holdout_report, split_frames
 from scene4d.gaussians.s4d import write_s4d
+from scene4d.lift.fit import FitConfig
 from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct
 from scene4d.types import Episode, Recording, Scene4D
 
@@ -48,8 +49,8 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     """Read, reconstruct, report, write.
 
     Returns {output, source, episode, task, num_frames, cameras, num_gaussians, num_moving, num_anchors, seconds,
-    ms_per_frame, bytes}; with `holdout` also {holdout: {psnr, psnr_sensor, psnr_sensor_gain, ssim, depth_absrel, views},
-    baseline: {three_nearest: ..., lift: ...}}.
+    ms_per_frame, bytes}; with `holdout` also {holdout: {psnr, psnr_sensor, psnr_sensor_gain, ssim, depth_absrel,
+    views}, baseline: {three_nearest: ..., lift: ...}}.
 
     Raises:
         ConfigError: an option does not fit the recording. What the readers raise.
@@ -71,7 +72,7 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
         raise ConfigError("leaves no camera", field="holdout", found=options.holdout, expected=list(recording.cameras))
     start = time.monotonic()
     with counter_shown("reconstructing") as count:
-        config = ReconstructConfig(fit=options.fit)
+        config = ReconstructConfig(fit=FitConfig() if options.fit else None)
         scene = reconstruct(training, cameras=names, config=config, progress=count)
     seconds = time.monotonic() - start
     report: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scene4d.errors import ShapeError
-from scene4d.layers import MLP
+from scene4d.layers import MLP, zero_
 
 # Named dimensions always land in the same slot, whatever the robot and their order; others fill the free slots.
 ACTION_SLOTS = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
@@ -80,24 +80,19 @@ def task_embedding(task: str) -> Tensor:
 class ProprioForecast(nn.Module):
     """Where the robot's own state goes: proprio since now [*b h q] from past and future actions, causally.
 
-    A recurrent net over the steps: its state starts from the recent past (a position-controlled hand lags behind its
-    commands), and step i has seen actions 0..i only.
+    A hand has inertia and lags behind its commands: its velocity goes on, changed by a linear law of the last
+    velocities and actions and by a recurrent net (limits, contact). Step i has seen actions 0..i only.
     """
 
     def __init__(self, *, num_past: int, width: int = 64):
         super().__init__()
         self.num_past, self.width = num_past, width
-        self.start = MLP([num_past * (NUM_ACTION_SLOTS + 1) + 2 * NUM_PROPRIO_SLOTS + TASK_CHANNELS, width, width])
-        self.cell = nn.GRUCell(NUM_ACTION_SLOTS, width)
-        self.out = nn.Linear(width, NUM_PROPRIO_SLOTS)
-        self.push = nn.Linear(NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, bias=False)
+        told = num_past * (NUM_ACTION_SLOTS + 1) + 3 * NUM_PROPRIO_SLOTS + TASK_CHANNELS
+        self.start = MLP([told, width, width])
+        self.cell = nn.GRUCell(NUM_ACTION_SLOTS + 3 * NUM_PROPRIO_SLOTS, width)
+        self.out = zero_(nn.Linear(width, NUM_PROPRIO_SLOTS))
+        self.inertia = zero_(nn.Linear(2 * NUM_PROPRIO_SLOTS + 2 * NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, bias=False))
         self.register_buffer("scale", torch.full((NUM_PROPRIO_SLOTS,), 0.02))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-        # A commanded direction is where the hand will go, to begin with; the gain is learned.
-        with torch.no_grad():
-            self.push.weight.zero_()
-            self.push.weight[:3, :3] = 0.2 * torch.eye(3)
 
     def forward(
         self, actions: Tensor, *, past_actions: Tensor, proprio: Tensor, proprio_speed: Tensor, task: Tensor
@@ -105,19 +100,27 @@ class ProprioForecast(nn.Module):
         """Change of proprio since now [*b h 12], and the hidden state of each step [*b h width].
 
         Args:
-            actions [*b h 16], past_actions [*b p 16] (the last one led to now), proprio [*b 12], proprio_speed [*b 12]
-            (change over the last step), task [*b 32].
+            actions [*b h 16], past_actions [*b p 16] (the last one led to now), proprio [*b 12],
+            proprio_speed [*b 2 12] (change over the last step and over the one before; 0 if unknown), task [*b 32].
         """
-        recent = _last(past_actions, self.num_past)  # [*b p 17]
-        hidden = self.start(torch.cat([recent.flatten(-2), proprio, proprio_speed / self.scale, task], -1))
-        lead, flat = hidden.shape[:-1], hidden.reshape(-1, self.width)
-        steps, states = actions.reshape(-1, *actions.shape[-2:]), []
-        for i in range(actions.shape[-2]):
-            flat = self.cell(steps[:, i], flat)
-            states.append(flat)
-        states = torch.stack(states, 1).reshape(*lead, -1, self.width)  # [*b h width]
-        change = (self.out(states) + self.push(actions)).cumsum(-2)  # [*b h 12]
-        return change * self.scale, states
+        lead = actions.shape[:-2]
+        flat = lambda x: x.reshape(-1, *x.shape[len(lead) :])
+        actions, past_actions, proprio, task = (flat(x) for x in (actions, past_actions, proprio, task))
+        unit = 0.25 * self.scale  # of a step's change
+        speed, before = (flat(proprio_speed) / unit).unbind(-2)  # [b 12]
+        recent = _last(past_actions, self.num_past)  # [b p 17]
+        hidden = self.start(torch.cat([recent.flatten(-2), proprio, speed, before, task], -1))
+        action = recent[:, -1, :NUM_ACTION_SLOTS]
+        change, changes, states = torch.zeros_like(speed), [], []
+        for following in actions.unbind(-2):
+            hidden = self.cell(torch.cat([following, speed, before, change], -1), hidden)
+            push = self.inertia(torch.cat([speed, before, following, action], -1))
+            speed, before, action = speed + push + self.out(hidden), speed, following
+            change = change + 0.25 * speed
+            changes.append(change)
+            states.append(hidden)
+        stacked = lambda x: torch.stack(x, 1).reshape(*lead, len(x), -1)
+        return stacked(changes) * self.scale, stacked(states)
 
 
 def _last(past_actions: Tensor, num: int) -> Tensor:

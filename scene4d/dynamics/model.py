@@ -120,8 +120,7 @@ class GaussianWorldModel(nn.Module):
         memory = memory_of(scene, memory=memory)
         recent = proprio if proprio.dim() > 1 else proprio[None]
         step = _step_seconds(scene, self.config.step_seconds)
-        before = recent[-2] if recent.shape[0] > 1 else recent[-1]
-        context = {**context, "step_seconds": step, "proprio_speed": recent[-1] - before}
+        context = {**context, "step_seconds": step, "proprio_speed": last_speeds(recent)}
         return self.state_of(
             memory, past_actions=actions, proprio=recent[-1], time=scene.times[-1].double(), context=context
         )
@@ -142,7 +141,7 @@ class GaussianWorldModel(nn.Module):
             skin_weights=self.skin_weights(memory, anchors=anchors, index=index, past=past, candidates=candidates),
         )
         context = {
-            "proprio_speed": torch.zeros_like(proprio),
+            "proprio_speed": torch.zeros_like(proprio).expand(2, -1),
             **context,
             "anchor_rgb": rgb_from_sh(memory.sh)[index],
             "task_vector": task_embedding(str(context.get("task", ""))).to(anchors),
@@ -252,7 +251,7 @@ class GaussianWorldModel(nn.Module):
     def drive(
         self, *, actions: Tensor, past_actions: Tensor, proprio: Tensor, proprio_speed: Tensor, task: Tensor
     ) -> Drive:
-        """The same from slots: actions [b h 16], past_actions [b p 16], proprio, proprio_speed [b 12], task [b 32]."""
+        """The same from slots: actions [b h 16], past_actions [b p 16], proprio [b 12], its speed [b 2 12], task."""
         change, hidden = self.proprio(
             actions, past_actions=past_actions, proprio=proprio, proprio_speed=proprio_speed, task=task
         )
@@ -277,17 +276,18 @@ class GaussianWorldModel(nn.Module):
         recent = torch.stack([compose_pose(pose, invert_pose(now)) for pose in recent], -3)
         skin = state.skin.replace(anchors=anchors, world_from_rest=recent)
         heads = forecast.heads
-        proprio = heads["proprio"][..., num_steps - 1, :] if "proprio" in heads else state.proprio
-        before = heads["proprio"][..., num_steps - 2, :] if num_steps > 1 else state.proprio
+        told = state.context["proprio_speed"]  # [*b 2 q]
+        track = torch.cat([state.proprio[..., None, :] - told[..., :1, :], state.proprio[..., None, :]], -2)
+        track = torch.cat([track, heads["proprio"][..., :num_steps, :]], -2)  # two before, then each step
         done = forecast.actions[..., :num_steps, :]
         return State(
             memory=advanced_memory(state, recent=recent, now=now),
             skin=skin,
             past=state.past.replace(anchors=anchors.unsqueeze(-3).expand(state.past.anchors.shape)),
             past_actions=torch.cat([state.past_actions, done], -2)[..., num_steps:, :],
-            proprio=proprio,
+            proprio=track[..., -1, :],
             time=state.time + num_steps * state.context.get("step_seconds", self.config.step_seconds),
-            context={**state.context, "proprio_speed": proprio - before},
+            context={**state.context, "proprio_speed": last_speeds(track)},
         )
 
     @torch.no_grad()
@@ -339,6 +339,12 @@ def focus_of(memory: Gaussians, proprio: Tensor, context: Mapping[str, Any]) -> 
     if {"x", "y", "z"} <= named:
         return proprio_slots(proprio, context)[:3]
     return memory.means.median(0).values
+
+
+def last_speeds(proprio: Tensor) -> Tensor:
+    """Change [*b 2 q] of proprio [*b p q], now last, over the last step and over the one before; 0 where unknown."""
+    steps = proprio.diff(dim=-2).flip(-2)[..., :2, :]
+    return torch.nn.functional.pad(steps, (0, 0, 0, 2 - steps.shape[-2]))
 
 
 def _past_poses(past: Tensor) -> Tensor:

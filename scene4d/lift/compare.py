@@ -10,6 +10,7 @@ from scipy.ndimage import label
 from scipy.spatial import cKDTree
 
 from scene4d.geometry.sh import rgb_from_sh
+from scene4d.lift.memory import Memory
 from scene4d.lift.unproject import LiftConfig, lift_frames, valid_pixels
 from scene4d.types import Frames, Gaussians
 
@@ -48,11 +49,11 @@ class Sight:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far a measurement may be off: depth `absolute` + `relative` z, in m; `colour` a channel."""
+    """How far a measurement may be off: depth `absolute` + `relative` z, in m; `colour` a channel (a number or [n])."""
 
     absolute: float
     relative: float
-    colour: float
+    colour: float | np.ndarray
 
     def depth(self, z: np.ndarray) -> np.ndarray:
         """Tolerance in m at depth z."""
@@ -90,7 +91,9 @@ class Verdicts:
 
     def followed_by(self, other: Verdicts) -> Verdicts:
         """Those of more rows, after these."""
-        return Verdicts(*(np.concatenate(pair, 1) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Verdicts(
+            *(np.concatenate(pair, 1) for pair in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
     @property
     def agrees(self) -> np.ndarray:
@@ -105,7 +108,8 @@ class Verdicts:
 
 
 def sight_from_frames(frames: Frames, *, config: LiftConfig, backdrop: float) -> Sight:
-    """Lift frames [v] and lay everything out as arrays; sky lies `backdrop` m away (0: sky says nothing), confidence 0."""
+    """Lift frames [v] and lay everything out as arrays; sky lies `backdrop` m away with confidence 0 (0 = unknown)."""
+    valid_pixels(frames)  # says so where there is no depth
     sky = sky_of(frames) if backdrop > 0 else torch.zeros_like(frames.depth, dtype=torch.bool)
     frames = frames.replace(depth=torch.where(sky, torch.full_like(frames.depth, backdrop), frames.depth))
     lifted = lift_frames(frames, config=config)
@@ -136,8 +140,8 @@ def sight_from_frames(frames: Frames, *, config: LiftConfig, backdrop: float) ->
 def sky_of(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.03) -> torch.Tensor:
     """[v h w] pixels without depth because nothing is near, not because the sensor failed.
 
-    Where the frames have segments, that is segment -1. Elsewhere it is a hole that reaches the border of the image, is no
-    speck (`min_share` of the image) and has one colour (standard deviation below `max_spread`).
+    Where the frames have segments, that is segment -1. Elsewhere it is a hole that reaches the border of the image,
+    is no speck (`min_share` of the image) and has one colour (standard deviation below `max_spread`).
     """
     hole = (frames.depth <= 0) | ~torch.isfinite(frames.depth)  # type: ignore[operator]
     if frames.alpha is not None:
@@ -159,17 +163,22 @@ def sky_of(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.03
     return sky
 
 
-def compare(points: np.ndarray, colours: np.ndarray, sight: Sight, *, tolerances: Tolerances) -> Verdicts:
+def compare(points: np.ndarray, sight: Sight, *, colours: np.ndarray, tolerances: Tolerances) -> Verdicts:
     """Hold points [n 3] of colours [n 3] against what every view measured.
 
-    A point between pixel centres is held against the range its (up to four) neighbours span, so slopes and edges need no
-    margin of their own; a point on a pixel centre is held against that pixel alone.
+    A point between pixel centres is held against the range its (up to four) neighbours span, so slopes and edges need
+    no margin of their own; a point on a pixel centre is held against that pixel alone.
     """
-    parts = [_compare_view(points, colours, sight, view, tolerances=tolerances) for view in range(sight.num_views)]
+    parts = [
+        _compare_view(points, sight, view=view, colours=colours, tolerances=tolerances)
+        for view in range(sight.num_views)
+    ]
     return Verdicts(*(np.stack(columns) for columns in zip(*parts, strict=True)))
 
 
-def _compare_view(points: np.ndarray, colours: np.ndarray, sight: Sight, view: int, *, tolerances: Tolerances):
+def _compare_view(
+    points: np.ndarray, sight: Sight, *, view: int, colours: np.ndarray, tolerances: Tolerances
+) -> tuple[np.ndarray, ...]:
     height, width = sight.depth.shape[1:]
     viewmat, K = sight.viewmats[view], sight.Ks[view]
     cam = points @ viewmat[:3, :3].T + viewmat[:3, 3]
@@ -209,16 +218,9 @@ def _compare_view(points: np.ndarray, colours: np.ndarray, sight: Sight, view: i
     return verdict, np.where(inside, own, -1), gap, mismatch, np.hypot(off_x, off_y)
 
 
-def unexplained_points(
-    sight: Sight,
-    points: np.ndarray,
-    normals: np.ndarray,
-    colours: np.ndarray,
-    verdicts: Verdicts,
-    *,
-    tolerances: Tolerances,
-) -> np.ndarray:
-    """[p] whether no agreeing row [n] is in a lifted point's pixel or next to it on the same surface."""
+def unexplained_points(sight: Sight, memory: Memory, *, verdicts: Verdicts, tolerances: Tolerances) -> np.ndarray:
+    """[p] whether no agreeing row is in a lifted point's pixel, or next to it on the same surface."""
+    points, normals, colours = memory.x, memory.normal, memory.colour
     explained = np.zeros(sight.num_views * sight.num_pixels, dtype=bool)
     view, row = np.nonzero(verdicts.verdict == AGREES)
     explained[view * sight.num_pixels + verdicts.pixel[view, row]] = True

@@ -81,7 +81,7 @@ def fit_gaussians(
     params, groups = _parameters(gaussians, frames, config=config)
     optimizer = torch.optim.Adam(groups, eps=1e-15, foreach=True)
     generator = torch.Generator().manual_seed(config.seed)
-    half = _halved(frames) if config.coarse_share > 0 else frames
+    half = halved(frames) if config.coarse_share > 0 else frames
     order: list[int] = []
     began = time.monotonic()
     for step in range(config.steps):
@@ -94,8 +94,12 @@ def fit_gaussians(
         for group in optimizer.param_groups:
             group["lr"] = group["full"] * 0.1 ** (step / config.steps)
         target = (half if step < config.coarse_share * config.steps else frames)[i]
-        loss = _loss(_activated(params, gaussians), target, gain=params["gains"][i], pose=params["poses"][i], config=config)
-        loss = loss + config.prior_weight * (params["gains"][i].square().mean() + (100 * params["poses"][i]).square().mean())
+        loss = _loss(
+            _activated(params, gaussians), target, gain=params["gains"][i], pose=params["poses"][i], config=config
+        )
+        loss = loss + config.prior_weight * (
+            params["gains"][i].square().mean() + (100 * params["poses"][i]).square().mean()
+        )
         if not torch.isfinite(loss):
             raise NumericsError("the loss is not finite", field="fit", frame=i, fix="lower the learning rates")
         optimizer.zero_grad(set_to_none=True)
@@ -152,9 +156,7 @@ def _loss(gaussians: Gaussians, target: Frames, *, gain: Tensor, pose: Tensor, c
     """How far the render is from one frame [], as that frame exposed it and from where it really stood."""
     motion = torch.cat([quat_from_rotvec(pose[:3]), pose[3:]])
     viewmat = matrix_from_pose(motion) @ target.cameras.viewmats
-    cameras = Cameras(
-        viewmats=viewmat, Ks=target.cameras.Ks, width=target.cameras.width, height=target.cameras.height
-    )
+    cameras = Cameras(viewmats=viewmat, Ks=target.cameras.Ks, width=target.cameras.width, height=target.cameras.height)
     drawn = render(gaussians.replace(extras={}), cameras, eps2d=config.eps2d)
     usable = torch.ones_like(target.rgb[..., :1]) if target.alpha is None else target.alpha[..., None]
     rgb = drawn.rgb * gain.exp() * usable
@@ -172,7 +174,7 @@ def _loss(gaussians: Gaussians, target: Frames, *, gain: Tensor, pose: Tensor, c
     return loss
 
 
-def _halved(frames: Frames) -> Frames:
+def halved(frames: Frames) -> Frames:
     """Frames [m] at half resolution: colours averaged, depths picked, so that no depth floats between surfaces."""
     width, height = frames.cameras.width // 2, frames.cameras.height // 2
     rgb = frames.rgb[:, : 2 * height, : 2 * width].unflatten(1, (height, 2)).unflatten(3, (width, 2)).mean((2, 4))

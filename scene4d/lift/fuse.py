@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from scene4d.gaussians.edit import concatenate
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.lift.backdrop import backdrop_shell
+from scene4d.lift.colour import ColourConfig, sharpen_colours
 from scene4d.lift.depth import close_gaps, complete_depth, nearest_point_map, pixels_of_points, sample_image
 from scene4d.lift.exposure import exposure_gains
+from scene4d.lift.fit import FitConfig, fit_gaussians, halved
 from scene4d.lift.unproject import LiftConfig, Surface, surface_from_depth, surface_quats
 from scene4d.types import Frames, Gaussians
 
@@ -25,8 +28,10 @@ class FuseConfig:
 
     lift: LiftConfig = field(default_factory=lambda: LiftConfig(footprint=0.55, opacity=0.8, max_slope=6.0))
     """Sizes of the splats and what counts as a depth edge."""
-    max_gaussians: int = 800_000
+    max_gaussians: int = 400_000
     """Bound on the set; beyond it rows are left out evenly and the others enlarged."""
+    rim: int = 2
+    """Pixels this near a depth edge or a hole are used only where nothing else covers."""
     tolerance: float = 0.02
     """Two depths closer than this fraction are one surface."""
     density: float = 0.45
@@ -39,6 +44,12 @@ class FuseConfig:
     """Confidence of such rows."""
     num_backdrop: int = 4000
     """Gaussians of the far backdrop."""
+    colour: ColourConfig | None = field(default_factory=lambda: ColourConfig(num_steps=1, degree=1))
+    """How colours are solved for once the geometry stands (None = left as averaged)."""
+    polish_rounds: int = 3
+    """Passes of gradient descent over all frames at the end."""
+    polish_width: int = 360
+    """Widest image in px that colours and polish work on; larger frames are halved."""
 
 
 @dataclass
@@ -97,10 +108,23 @@ def fuse_static(
         surfels = solid.grow(_carve(surfels.pick(fresh), level, config=config, most=0.0))
     surfels = _thin(surfels, max_rows=config.max_gaussians - (config.num_backdrop if config.fill_holes else 0))
     gaussians = _gaussians_of_surfels(surfels, config=config)
-    if not config.fill_holes:
-        return gaussians
-    shell = backdrop_shell(frames, reach=_reach(surfels.points, level), num=config.num_backdrop)
-    return _append(gaussians, shell)
+    if config.fill_holes:
+        shell = backdrop_shell(frames, reach=_reach(surfels.points, level), num=config.num_backdrop)
+        gaussians = concatenate([gaussians, shell], renumber=True)
+    return _polished(gaussians, frames, config=config)
+
+
+def _polished(gaussians: Gaussians, frames: Frames, *, config: FuseConfig) -> Gaussians:
+    """Colours solved in closed form, then a few rounds of descent, both on small images: about as long as the fusion."""
+    small = frames.replace(extras={})
+    while small.cameras.width > config.polish_width:
+        small = halved(small)
+    if config.colour is not None:
+        gaussians = sharpen_colours(gaussians, small, config=config.colour)
+    if config.polish_rounds > 0:
+        rounds = FitConfig(steps=config.polish_rounds * frames.batch_shape[0], coarse_share=0.0, max_seconds=None)
+        gaussians = fit_gaussians(gaussians, small, config=rounds)
+    return gaussians
 
 
 def _carve(
@@ -144,7 +168,7 @@ def _thin(surfels: Surfels, *, max_rows: int) -> Surfels:
 def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: FuseConfig) -> Surfels:
     """One frame [1] more."""
     surface = surface_from_depth(frame, config=config.lift)
-    usable = (surface.valid & ~surface.flying)[0]
+    usable = _inner(surface, rim=config.rim)
     say = _say(surface, frame, config=config)
     if surfels is None:
         return _new(surface, frame, usable, say, gain=gain)
@@ -174,13 +198,19 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
     return surfels.grow(_new(surface, frame, usable & (cover < config.density), say, gain=gain))
 
 
+def _inner(surface: Surface, *, rim: int) -> Tensor:
+    """Pixels [h w] farther than `rim` from any depth edge or hole: on the rim, depth and colour are not of one surface."""
+    outside = (~surface.valid | surface.flying | surface.edge)[:, None].float()
+    # What lies beyond the border of the image is no hole: max_pool2d pads with -inf.
+    return max_pool2d(outside, 2 * rim + 1, 1, rim)[0, 0] == 0
+
+
 def _fill(surfels: Surfels, frame: Frames, *, gain: Tensor, config: FuseConfig) -> Surfels:
     """Surfels of low confidence for the pixels of a frame [1] that nothing covers."""
     seen, _ = nearest_point_map(surfels.points, frame.cameras[0], grow=1)
-    covered = (seen > 0) | (frame.depth[0] > 0)  # type: ignore[index]
     depth = torch.where(frame.depth[0] > 0, frame.depth[0], seen)  # type: ignore[index]
-    hole = ~covered
-    if not hole.any() or not covered.any():
+    hole = seen <= 0
+    if not hole.any() or not depth.any():
         return surfels
     full = frame.replace(depth=complete_depth(depth[None]))
     surface = surface_from_depth(full, config=config.lift)
@@ -229,8 +259,3 @@ def _reach(points: Tensor, frames: Frames) -> float:
     """Radius in m of a shell that lies behind nearly all points."""
     centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
     return 1.5 * float((points - centre).norm(dim=-1)[:: max(1, len(points) // 10000)].quantile(0.99)) + 0.5
-
-
-def _append(a: Gaussians, b: Gaussians) -> Gaussians:
-    values = {n: torch.cat([getattr(a, n), getattr(b, n)]) for n in ("means", "quats", "scales", "opacities", "sh")}
-    return Gaussians(**values, extras={n: torch.cat([a.extras[n], b.extras[n]]) for n in a.extras})

@@ -1,4 +1,4 @@
-"""The rows of a streamed scene: what is alive, as arrays; what has been, as closed pieces; both together as a Scene4D."""
+"""The rows of a streamed scene: what is alive, as arrays, what has been, as closed pieces, and both as a Scene4D."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class Memory:
     """Living rows, one array a column, first axis n.
 
     ids; means quats scales opacities sh: at rest, fixed at birth, so that the past is never revised; born, died s;
-    skin_index, skin_weights [n j]: all 0 = static; extra_* the extras at birth.
-    place [n 3]: where it was measured, at rest (means may be polished away from it by a fraction of a pixel).
-    Of the present: live_* what polishing has made of static rows; x [n 3] position, turn [n 4], normal [n 3], colour [n 3], spacing m (a pixel where it was seen), moving,
-    home (view it was last seen best in), seen (index of the frame that saw it last), evidence (of moving with its
-    neighbours), lifted (row of the newest lift that measures it, -1 = none), spare (frames it has been redundant).
+    skin_index, skin_weights [n j]: all 0 = static; extra_* the extras at birth; place [n 3]: where it was measured, at
+    rest (means may be polished away from it by a fraction of a pixel).
+    Of the present: live_*: what polishing has made of static rows; x [n 3] position, turn [n 4], normal, colour [n 3];
+    spacing m between pixels where it was seen; home: the view that saw it last; seen: the frame that saw it last;
+    evidence of moving with its neighbours; lifted: row of the newest lift that measures it, -1 = none; spare: frames it
+    has been redundant.
     """
 
     def __init__(self, num_skin: int) -> None:
@@ -57,7 +58,7 @@ class Memory:
         present: dict[str, np.ndarray],
         time: float,
     ) -> None:
-        """Add rows for the chosen lifted Gaussians; `rest` gives place, means, quats, skin; `present` the columns of the present."""
+        """Add rows for the chosen lifted Gaussians; `rest`: place, means, quats, skin; `present`: turn, home, ..."""
         num = len(chosen)
         picked = lifted.pick(torch.from_numpy(chosen))
         rows = {
@@ -85,7 +86,7 @@ class Memory:
         self.columns = {k: np.concatenate([v, rows[k].astype(v.dtype, copy=False)]) for k, v in self.columns.items()}
 
     def bury(self, dead: np.ndarray, *, last: float) -> None:
-        """Close the rows of a mask [n]: `last` is the last second they existed. Rows born later than that never were."""
+        """Close the rows of a mask [n]: `last` is their last second; rows born later than that never were."""
         if not dead.any():
             return
         lived = dead & (self.columns["born"] <= last)

@@ -33,7 +33,16 @@ class PolishConfig:
     """Weight of covering every measured pixel, beside the squared colour error."""
 
 
-def polish(gaussians: Gaussians, frames: Frames, *, measured: Gaussians, spacing: Tensor, free: Tensor | None = None, num_steps: int, config: PolishConfig | None = None) -> Gaussians:
+def polish(
+    gaussians: Gaussians,
+    frames: Frames,
+    *,
+    measured: Gaussians,
+    spacing: Tensor,
+    free: Tensor | None = None,
+    num_steps: int,
+    config: PolishConfig | None = None,
+) -> Gaussians:
     """Gaussians [n] after `num_steps` of Adam on colour error in `frames` [v], never far from `measured`.
 
     Args:
@@ -51,7 +60,12 @@ def polish(gaussians: Gaussians, frames: Frames, *, measured: Gaussians, spacing
     growth = (gaussians.scales / measured.scales).log().requires_grad_()
     opacity = torch.logit(gaussians.opacities.clamp(0.02, 0.98)).requires_grad_()
     colour = gaussians.sh.clone().requires_grad_()
-    rates = {shift: config.shift_rate, growth: config.scale_rate, opacity: config.opacity_rate, colour: config.colour_rate}
+    rates = {
+        shift: config.shift_rate,
+        growth: config.scale_rate,
+        opacity: config.opacity_rate,
+        colour: config.colour_rate,
+    }
     adam = torch.optim.Adam([{"params": [x], "lr": rate} for x, rate in rates.items()], betas=(0.8, 0.99), foreach=True)
     limit = float(torch.tensor(config.max_scale).log())
     bare = measured.replace(extras={})

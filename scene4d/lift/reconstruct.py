@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,9 +13,12 @@ from torch import Tensor
 from scene4d.errors import DataFormatError, DepthError, ShapeError
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.sh import rgb_from_sh
+from scene4d.lift.backdrop import backdrop_shell
 from scene4d.lift.compare import VIOLATED, compare, sight_from_frames
+from scene4d.lift.fit import FitConfig, fit_gaussians
 from scene4d.lift.fuse import FuseConfig, fuse_static
 from scene4d.lift.stream import SceneStream, StreamConfig
+from scene4d.render.render import render
 from scene4d.types import Episode, Frames, Gaussians, Motion, Scene4D
 
 Progress = Callable[[int, int], None]
@@ -32,8 +36,10 @@ class ReconstructConfig:
     """Way in m that a camera must go to count as moving."""
     look_back: bool = True
     """Let static matter that is seen late have been there before, as far as no camera looked through it."""
-    fit: bool = False
-    """Refine the static part by rendering (slow; minutes)."""
+    num_backdrop: int = 2000
+    """Gaussians of a far shell behind streamed scenes, so that holes show a likely colour; 0 = none."""
+    fit: FitConfig | None = None
+    """Refine the static part by rendering (minutes); None = do not."""
 
 
 def reconstruct(
@@ -73,7 +79,9 @@ def reconstruct(
     else:
         scene = _streamed(frames, times, config=config, progress=progress)
         flat = frames.map(lambda x: x.flatten(0, 1))
-    return _fitted(scene, flat, times=times, progress=progress) if config.fit else scene
+        if config.num_backdrop:
+            scene = _with_backdrop(scene, flat, num=config.num_backdrop)
+    return scene if config.fit is None else _fitted(scene, flat, config=config.fit, progress=progress)
 
 
 def depth_cameras(episode: Episode, cameras: Sequence[str] | None = None) -> list[str]:
@@ -145,7 +153,7 @@ def _looked_back(scene: Scene4D, frames: Frames, *, config: StreamConfig) -> Sce
         if len(earlier) == 0:
             continue
         sight = sight_from_frames(frames[t], config=stream.lift_config, backdrop=config.backdrop)
-        verdicts = compare(points[earlier], colours[earlier], sight, tolerances=stream.tolerances)
+        verdicts = compare(points[earlier], sight, colours=colours[earlier], tolerances=stream.tolerances)
         through = (verdicts.verdict == VIOLATED).any(0)
         born[torch.from_numpy(earlier[~through])] = times[t]
         open_rows = np.setdiff1d(open_rows, earlier[through])
@@ -167,52 +175,56 @@ def _without_gaps(alive: Tensor, times: Tensor) -> Tensor:
     return torch.stack([born, died], -1)
 
 
-def _fitted(scene: Scene4D, frames: Frames, *, times: Tensor, progress: Progress | None) -> Scene4D:
-    """The scene with its static rows refined on frames [m], pixels of moving matter left out."""
-    from scene4d.lift.fit import fit_gaussians
-    from scene4d.render.render import render
-
-    static = (scene.motion.skin_weights == 0).all(-1)
-    if not bool(static.all()):
-        views = frames.batch_shape[0] // len(times)
-        say = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else frames.alpha.clone()
-        with torch.no_grad():
-            for t, time in enumerate(times.tolist()):
-                now = scene.at(time)
-                now = now.replace(opacities=torch.where(static, torch.zeros_like(now.opacities), now.opacities), extras={})
-                rows = slice(t * views, (t + 1) * views)
-                say[rows] *= render(now, frames.cameras[rows]).alpha < 0.05
-        frames = frames.replace(alpha=say)
-    base = scene.base.pick(static)
-    lasting = torch.isinf(scene.alive[static, 1])
-    fitted = fit_gaussians(base.pick(lasting), frames, progress=progress)
-    return _with_static_rows(scene, static=static, lasting=lasting, fitted=fitted)
-
-
-def _with_static_rows(scene: Scene4D, *, static: Tensor, lasting: Tensor, fitted: Gaussians) -> Scene4D:
-    """The scene with its lasting static rows replaced by the fitted ones; those with unknown ids live always."""
-    index = static.nonzero()[:, 0][lasting]
-    kept = torch.ones(len(static), dtype=torch.bool)
-    kept[index] = False
-    known = dict(zip(scene.base.ids[index].tolist(), index.tolist(), strict=True))
-    source = torch.tensor([known.get(i, -1) for i in fitted.ids.tolist()], dtype=torch.int64)
-    alive = scene.alive[source.clamp_min(0)].clone()
-    alive[source < 0] = torch.tensor([-torch.inf, torch.inf], dtype=alive.dtype)
-    old = scene.base.pick(kept)
-    shared = [k for k in old.extras if k in fitted.extras]
-    fitted = fitted.replace(extras={k: fitted.extras[k] for k in shared})
-    old = old.replace(extras={k: old.extras[k] for k in shared})
+def _with_backdrop(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
+    """The scene with a far shell behind everything, static and always there, so that holes show a likely colour."""
+    centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
+    distance = (scene.base.means - centre).norm(dim=-1)
+    shell = backdrop_shell(frames, reach=1.1 * float(distance.max()) + 0.1, num=num)
+    first = int(scene.base.ids.max()) + 1
+    like = scene.base.extras
+    extras = {k: shell.extras.get(k, v.new_full((num, v.shape[-1]), -1)).to(v.dtype) for k, v in like.items()}
+    shell = shell.replace(ids=torch.arange(first, first + num), extras=extras)
+    join = lambda a, b: torch.cat([a, b.to(a.dtype)])
+    fields = ("means", "quats", "scales", "opacities", "sh", "ids")
     base = Gaussians(
-        **{k: torch.cat([getattr(old, k), getattr(fitted, k)]) for k in ("means", "quats", "scales", "opacities", "sh", "ids")},
-        extras={k: torch.cat([old.extras[k], fitted.extras[k].to(old.extras[k].dtype)]) for k in shared},
+        **{k: join(getattr(scene.base, k), getattr(shell, k)) for k in fields},
+        extras={k: join(like[k], extras[k]) for k in like},
     )
     motion = scene.motion
-    num, num_skin = fitted.num_gaussians, motion.skin_index.shape[-1]
+    always = scene.alive.new_tensor([-torch.inf, torch.inf]).expand(num, 2)
     return scene.replace(
         base=base,
         motion=motion.replace(
-            skin_index=torch.cat([motion.skin_index[kept], motion.skin_index.new_zeros(num, num_skin)]),
-            skin_weights=torch.cat([motion.skin_weights[kept], motion.skin_weights.new_zeros(num, num_skin)]),
+            skin_index=join(motion.skin_index, motion.skin_index.new_zeros(num, motion.skin_index.shape[-1])),
+            skin_weights=join(motion.skin_weights, motion.skin_weights.new_zeros(num, motion.skin_weights.shape[-1])),
         ),
-        alive=torch.cat([scene.alive[kept], alive]),
+        alive=join(scene.alive, always),
     )
+
+
+def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Progress | None) -> Scene4D:
+    """The scene with what is static and lasts refined on frames [m], pixels of moving matter left out."""
+    static = (scene.motion.skin_weights == 0).all(-1)
+    chosen = static & torch.isinf(scene.alive[:, 1])
+    if not bool(static.all()):
+        frames = frames.replace(alpha=_static_pixels(scene, frames, static=static))
+        config = dataclasses.replace(config, degree=0)  # moving rows have one colour, and all rows one degree
+    fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=progress)
+    if bool(chosen.all()):
+        return scene.replace(base=fitted)
+    fields = ("means", "quats", "scales", "opacities", "sh")
+    rows = chosen.nonzero()[:, 0]
+    changed = {k: getattr(scene.base, k).index_copy(0, rows, getattr(fitted, k)) for k in fields}
+    return scene.replace(base=scene.base.replace(**changed))
+
+
+def _static_pixels(scene: Scene4D, frames: Frames, *, static: Tensor) -> Tensor:
+    """[m h w] 1 where a recorded colour is usable and no moving matter covers it; m = times x views."""
+    views = frames.batch_shape[0] // len(scene.times)
+    say = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else frames.alpha.clone()
+    with torch.no_grad():
+        for t, time in enumerate(scene.times.tolist()):
+            now = scene.at(time).pick(~static).replace(extras={})
+            rows = slice(t * views, (t + 1) * views)
+            say[rows] *= render(now, frames.cameras[rows]).alpha < 0.05
+    return say

@@ -35,16 +35,19 @@ class SplitConfig:
     """Evidence from which a row is moving."""
 
 
-@dataclass
-class Suspects:
-    """Static rows under question: `rows` [s] into the memory; `changed` [s]: contradicted by the new frames."""
+@dataclass(frozen=True)
+class News:
+    """What the newest frames bring: `changed` [n] rows they contradict; of the lifted points `target` [p], which no
+    static row explains, and `front` [p], where matter came; `spacing` m between pixels on a typical surface."""
 
-    rows: np.ndarray
     changed: np.ndarray
+    target: np.ndarray
+    front: np.ndarray
+    spacing: float
 
 
 def changed_rows(memory: Memory, verdicts: Verdicts, *, spacing: float, min_cluster: int) -> np.ndarray:
-    """[n] static rows that are not where or what they were: looked through, recoloured, or just behind a new surface."""
+    """[n] static rows that are not where or what they were: looked through, recoloured, just behind a new surface."""
     at_home = verdicts.verdict[memory.home, np.arange(len(memory))]
     gap = verdicts.gap[memory.home, np.arange(len(memory))]
     sunk = (at_home == HIDDEN) & (gap < 2.5 * memory.spacing)
@@ -59,17 +62,16 @@ def changed_rows(memory: Memory, verdicts: Verdicts, *, spacing: float, min_clus
     return changed
 
 
-def suspects(memory: Memory, changed: np.ndarray, verdicts: Verdicts, *, reach: float) -> Suspects:
-    """Changed rows and the visible static rows within reach of them or of moving matter."""
+def suspects(memory: Memory, verdicts: Verdicts, *, changed: np.ndarray, reach: float) -> np.ndarray:
+    """Index [s] of the static rows under question: changed ones, and visible ones near them or near moving matter."""
     moving = memory.moving
     source = np.nonzero(changed | moving)[0]
     static = np.nonzero(~moving & (changed | verdicts.any(AGREES, RECOLOURED)))[0]
     if len(source) == 0 or len(static) == 0:
-        return Suspects(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool))
+        return np.zeros(0, dtype=np.int64)
     tree = cKDTree(memory.x[source], balanced_tree=False, compact_nodes=False)
     distance, _ = tree.query(memory.x[static], distance_upper_bound=reach)
-    near = static[np.isfinite(distance)]
-    return Suspects(near, changed[near])
+    return static[np.isfinite(distance)]
 
 
 def spread_out(points: np.ndarray, *, others: np.ndarray, spacing: float, limit: int) -> np.ndarray:
@@ -89,19 +91,21 @@ def spread_out(points: np.ndarray, *, others: np.ndarray, spacing: float, limit:
 
 @dataclass
 class Solved:
-    """Motion of the active anchors over this step: `active` [a] into the anchors, the last `num_new` not yet added."""
+    """Motion of the active anchors over this step: `active` [a] into the anchors, -1 = one not yet added (the last
+    `num_new`); `gap` m between anchors."""
 
     active: np.ndarray
     num_new: int
+    gap: float
     centres: np.ndarray
     motion: StepMotion
 
 
 def solve_step(
-    memory: Memory, anchors: Anchors, sight: Sight, *, changed: np.ndarray, target: np.ndarray, front: np.ndarray,
-    spacing: float, config: SplitConfig, track: TrackConfig,
-) -> Solved | None:  # fmt: skip
+    memory: Memory, anchors: Anchors, *, sight: Sight, news: News, config: SplitConfig, track: TrackConfig
+) -> Solved | None:
     """Choose anchors on newly changed matter and find the motion of all that hold anything; None if nothing moves."""
+    changed, target, spacing = news.changed, news.target, news.spacing
     moving = np.nonzero(memory.moving)[0]
     held = np.unique(anchors.parent[memory.skin_index[moving]]) if len(moving) else np.zeros(0, dtype=np.int64)
     now = anchors.now
@@ -132,40 +136,40 @@ def solve_step(
     sources = Skinned(Cloud(memory.x[rows], memory.normal[rows], memory.colour[rows]), each, index, weights)
     targets = Cloud(sight.points[target], sight.normals[target], sight.colours[target])
     motion = motion_of_step(
-        sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=front[target]
+        sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=news.front[target]
     )
-    return Solved(np.concatenate([held, np.full(len(fresh), -1)]), len(fresh), centres, motion)
+    active = np.concatenate([held, np.full(len(fresh), -1)])
+    return Solved(active, len(fresh), gap, centres, motion)
 
 
 def movers(
     memory: Memory,
     sight: Sight,
-    verdicts: Verdicts,
-    asked: Suspects,
-    solved: Solved,
     *,
+    verdicts: Verdicts,
+    asked: np.ndarray,
+    solved: Solved,
     noise: Tolerances,
     tolerances: Tolerances,
-    spacing: float,
     config: SplitConfig,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the suspects, those that move: rows [k], their skin index (into solved.active) and weights [k j].
+    """Of the suspects `asked` [s], those that move: rows [k], skin index (into solved.active) and weights [k j].
 
     A row moves when the motion found round it explains the new frames better than rest does; rows that neither
     contradicts follow their neighbours.
     """
-    rows = asked.rows
+    rows = asked
     empty = np.zeros((0, memory.num_skin))
     if len(rows) == 0:
         return rows, empty.astype(np.int64), empty
-    gap = max(config.anchor_spacing, 2 * spacing)
+    gap = solved.gap
     index, weights = skin_to(memory.x[rows], solved.centres, num=memory.num_skin, spacing=gap)
     each = np.repeat(memory.x[rows][:, None], index.shape[1], 1)
     there = solved.motion.apply(each, index, weights)
     moves = np.linalg.norm(there - memory.x[rows], axis=-1) > 2 * config.still
     home = memory.home[rows]
     rest = _misfit(verdicts, rows, home, noise)
-    moved_verdicts = compare(there, memory.colour[rows], sight, tolerances=tolerances)
+    moved_verdicts = compare(there, sight, colours=memory.colour[rows], tolerances=tolerances)
     moved = _misfit(moved_verdicts, np.arange(len(rows)), home, noise)
     # Held against a range of pixels, a moved row fits a little too easily: rest has to be contradicted to lose.
     gain = np.where(np.isnan(rest) | np.isnan(moved), 0.0, np.clip(rest - moved - 0.3, -1.5, 1.5))

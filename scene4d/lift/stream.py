@@ -12,12 +12,22 @@ from scipy.spatial import cKDTree
 from scene4d.check import check
 from scene4d.errors import GaussianError, TimestampError
 from scene4d.lift.compare import (
-    AGREES, HIDDEN, RECOLOURED, UNKNOWN, VIOLATED, Sight, Tolerances, Verdicts, compare, sight_from_frames, unexplained_points,
-)  # fmt: skip
+    AGREES,
+    HIDDEN,
+    RECOLOURED,
+    UNKNOWN,
+    VIOLATED,
+    Sight,
+    Tolerances,
+    Verdicts,
+    compare,
+    sight_from_frames,
+    unexplained_points,
+)
 from scene4d.lift.memory import Memory
 from scene4d.lift.polish import polish
 from scene4d.lift.rigid import Anchors, multiply_quats, rotate_by_quats, rotvecs_from_rotations
-from scene4d.lift.split import Solved, SplitConfig, changed_rows, movers, solve_step, suspects
+from scene4d.lift.split import News, Solved, SplitConfig, changed_rows, movers, solve_step, suspects
 from scene4d.lift.track import TrackConfig
 from scene4d.lift.unproject import LiftConfig
 from scene4d.types import Frames, Gaussians, Scene4D
@@ -45,6 +55,10 @@ class StreamConfig:
     """Gradient steps on the first frames: static matter is sharp from its birth."""
     polish: int = 8
     """Gradient steps on the newest frames each time the present Gaussians are asked for."""
+    colour_tolerance_moving: float = 0.3
+    """The same for moving matter, whose shading changes as it turns."""
+    colour_share: float = 0.3
+    """Share of the newest colour in what moving matter is next recognised by."""
     num_skin: int = 3
     """Anchors a moving Gaussian hangs on."""
     max_gaussians: int = 120_000
@@ -59,9 +73,9 @@ class SceneStream:
     """A scene that grows with every frame.
 
     `update` compares the memory with what is measured now: what agrees is kept and measured anew, what a camera looked
-    through has moved or is gone, what lies behind is kept as it was. Matter that the frames contradict, and what sticks to
-    it, is moving: it hangs on anchors whose rigid motion is tracked, and keeps its ids. Pixels that nothing explains are
-    born with new ids. The past is never revised: the scene after k frames is the truncation of every later one.
+    through has moved or is gone, what lies behind is kept as it was. Matter that the frames contradict, and what sticks
+    to it, is moving: it hangs on anchors whose rigid motion is tracked, and keeps its ids. Pixels that nothing explains
+    are born with new ids. The past is never revised: the scene after k frames is the truncation of every later one.
     """
 
     def __init__(self, config: StreamConfig | None = None) -> None:
@@ -92,7 +106,7 @@ class SceneStream:
         self._now = None
         if len(self.memory) == 0:
             self._bear(sight, np.arange(len(sight.points)), time=time)
-            self._measure(sight, compare(self.memory.x, self.memory.colour, sight, tolerances=self.tolerances))
+            self._measure(sight, self._compared(sight))
             self._polished(sight, num_steps=self.config.polish_first, base=True)
         else:
             verdicts = self._carve(sight, self._follow(sight))
@@ -104,7 +118,8 @@ class SceneStream:
     def gaussians(self) -> Gaussians:
         """The scene now [n]: what is seen as it was measured last, what is hidden as it was remembered; ids persist.
 
-        Polished to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the backdrop.
+        Polished to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the
+        backdrop. Asking twice after one update gives the same.
         """
         if self._sight is None:
             raise GaussianError(
@@ -134,7 +149,7 @@ class SceneStream:
         return now
 
     def scene(self) -> Scene4D:
-        """The scene so far: base at rest, motion over all times, alive from birth to the last second seen (inf = alive)."""
+        """The scene so far: base at rest, motion over all times, alive from birth to the last second (inf = living)."""
         if self._sight is None:
             raise GaussianError("nothing has been seen yet", field="scene", fix="call update(frames, time=...) first")
         return self.memory.scene(self.anchors, self.times, info={"model": "SceneStream"})
@@ -150,31 +165,44 @@ class SceneStream:
         c = self.config
         return Tolerances(c.depth_tolerance, c.depth_tolerance_relative, c.colour_tolerance)
 
+    def _compared(self, sight: Sight, rows: np.ndarray | slice = slice(None)) -> Verdicts:
+        """What the frames say of the rows where they are now."""
+        memory, limits = self.memory, self.tolerances
+        moving = self.config.colour_tolerance_moving
+        colour = np.where(memory.moving[rows], moving, limits.colour)
+        limits = dataclasses.replace(limits, colour=colour)
+        return compare(memory.x[rows], sight, colours=memory.colour[rows], tolerances=limits)
+
     def _follow(self, sight: Sight) -> Verdicts:
         """Find what moved since the last frame and carry it; returns what the frames say of the rows after that."""
         memory, config = self.memory, self.config.split
-        verdicts = compare(memory.x, memory.colour, sight, tolerances=self.tolerances)
+        verdicts = self._compared(sight)
         static = ~memory.moving
         still = Verdicts(*(np.where(static, column, 0) for column in vars(verdicts).values()))
         spacing = float(np.median(sight.spacing)) if len(sight.spacing) else 0.01
         changed = changed_rows(memory, verdicts, spacing=spacing, min_cluster=config.min_cluster)
-        target = unexplained_points(sight, memory.x, memory.normal, memory.colour, still, tolerances=self.tolerances)
+        target = unexplained_points(sight, memory, verdicts=still, tolerances=self.tolerances)
         front = self._front(sight, verdicts, spacing=spacing)
-        solved = solve_step(
-            memory, self.anchors, sight, changed=changed, target=target, front=front, spacing=spacing, config=config, track=self.config.track
-        )  # fmt: skip
+        news = News(changed=changed, target=target, front=front, spacing=spacing)
+        solved = solve_step(memory, self.anchors, sight=sight, news=news, config=config, track=self.config.track)
         if solved is None:
             self.anchors.velocity *= 0
             return verdicts
         solved = _held_still(solved, config.still)
-        asked = suspects(memory, changed, verdicts, reach=config.reach)
         rows, index, weights = movers(
-            memory, sight, verdicts, asked, solved, noise=self._noise(verdicts), tolerances=self.tolerances, spacing=spacing, config=config
-        )  # fmt: skip
+            memory,
+            sight,
+            verdicts=verdicts,
+            asked=suspects(memory, verdicts, changed=changed, reach=config.reach),
+            solved=solved,
+            noise=self._noise(verdicts),
+            tolerances=self.tolerances,
+            config=config,
+        )
         self._hang(solved, rows, index, weights)
         memory.carry(self.anchors)
         moved = np.nonzero(memory.moving)[0]
-        return verdicts.patched(moved, compare(memory.x[moved], memory.colour[moved], sight, tolerances=self.tolerances))
+        return verdicts.patched(moved, self._compared(sight, moved))
 
     def _front(self, sight: Sight, verdicts: Verdicts, *, spacing: float) -> np.ndarray:
         """[p] lifted points where matter has come, or where moving matter was: not just background laid bare."""
@@ -247,12 +275,12 @@ class SceneStream:
 
     def _bear_unexplained(self, sight: Sight, verdicts: Verdicts, *, time: float) -> Verdicts:
         memory = self.memory
-        new = unexplained_points(sight, memory.x, memory.normal, memory.colour, verdicts, tolerances=self.tolerances)
+        new = unexplained_points(sight, memory, verdicts=verdicts, tolerances=self.tolerances)
         chosen = np.nonzero(new)[0]
         if len(chosen) == 0:
             return verdicts
         self._bear(sight, chosen, time=time)
-        return verdicts.followed_by(compare(sight.points[chosen], sight.colours[chosen], sight, tolerances=self.tolerances))
+        return verdicts.followed_by(self._compared(sight, slice(len(memory) - len(chosen), None)))
 
     def _bear(self, sight: Sight, chosen: np.ndarray, *, time: float) -> None:
         """Give birth to lifted points `chosen` [k]; those next to moving matter hang on its anchors."""
@@ -349,8 +377,8 @@ class SceneStream:
         memory.seen[rows] = len(self.times)
         measured = np.nonzero(memory.lifted >= 0)[0]
         memory.spacing[measured] = sight.spacing[memory.lifted[measured]]
-        static = measured[~memory.moving[measured]]
-        memory.colour[static] = sight.colours[memory.lifted[static]]
+        share = np.where(memory.moving[measured], self.config.colour_share, 1.0)[:, None]
+        memory.colour[measured] += share * (sight.colours[memory.lifted[measured]] - memory.colour[measured])
 
     def _limit(self, time: float) -> None:
         """Let spare moving rows go, and keep to the caps."""

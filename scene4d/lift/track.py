@@ -171,7 +171,7 @@ def _matches(moved: Cloud, targets: Cloud, tree: cKDTree, *, front: np.ndarray, 
 def _point_terms(
     info: np.ndarray, offset: np.ndarray, arm: np.ndarray, index: np.ndarray, weights: np.ndarray, num_anchors: int
 ):
-    """Normal equations [6m 6m], [6m] of points [n] with weight matrices info [n 3 3] and arms [n j 3] to their anchors."""
+    """Normal equations [6m 6m], [6m] of points [n]: weight matrices info [n 3 3], arms [n j 3] to their anchors."""
     num, num_skin = index.shape
     jacobian = np.empty((num, 3, num_skin, 6))
     jacobian[..., :3] = -(weights[..., None, None] * skew(arm)).transpose(0, 2, 1, 3)

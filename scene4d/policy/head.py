@@ -7,6 +7,7 @@ the sampler (and for every noise draw in training).
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ class ActionHead(nn.Module):
         self.task = nn.Embedding(config.num_tasks, config.width)
         self.proprio = MLP([config.proprio_dim, config.width, config.width])
         self.features = nn.Linear(config.feature_dim, config.width) if config.feature_dim else None
-        self.encoder = nn.ModuleList(Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth))
+        self.encoder = nn.ModuleList(
+            Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth)
+        )
         self.encoder_norm = RMSNorm(config.width)
         self.decoder = ChunkDecoder(config)
         # Statistics travel with the weights: a head read from a file speaks in the units of the action spec.
@@ -115,7 +118,15 @@ class ActionHead(nn.Module):
         return self.decoder(noisy, level=level, context=context)
 
     @torch.no_grad()
-    def act(self, views: Frames, *, features: Tensor | None, proprio: Tensor, task: str | Sequence[str], seed: int | Sequence[int]) -> Tensor:
+    def act(
+        self,
+        views: Frames,
+        *,
+        features: Tensor | None,
+        proprio: Tensor,
+        task: str | Sequence[str],
+        seed: int | Sequence[int],
+    ) -> Tensor:
         """Sample a chunk of actions.
 
         Args:
@@ -131,7 +142,12 @@ class ActionHead(nn.Module):
         """
         batch = views.batch_shape[:-1]
         if views.batch_shape[-1] not in (self.config.num_views, 2 * self.config.num_views):
-            raise ShapeError("wrong number of views", field="views", found=views.batch_shape[-1], expected=f"{self.config.num_views} or twice that")
+            raise ShapeError(
+                "wrong number of views",
+                field="views",
+                found=views.batch_shape[-1],
+                expected=f"{self.config.num_views} or twice that",
+            )
         check(proprio=(proprio, "*b p"), viewmats=(views.cameras.viewmats, "*b v 4 4"))
         views = views.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]))
         proprio = proprio.reshape(-1, proprio.shape[-1]).to(views.rgb)
@@ -164,13 +180,13 @@ def sample_chunk(head: ActionHead, noise: Tensor, *, context: Tensor) -> Tensor:
     """
     x, steps = noise[:, None], head.config.sampler_steps  # [b 1 h a]
     levels = torch.linspace(1, 0, steps + 1)
-    for now, then in zip(levels[:-1], levels[1:], strict=True):
+    for now, then in itertools.pairwise(levels):
         clean = head.denoise(x, level=now.to(x).expand(x.shape[:2]), context=context)
         x = clean + (then / now) * (x - clean)
     return x[:, 0]
 
 
-def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 8) -> tuple[Tensor, dict[str, Tensor]]:
+def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Tensor, dict[str, Tensor]]:
     """Flow-matching loss of a batch of demonstrations.
 
     Args:

@@ -113,7 +113,7 @@ def views_with_forecast(
     memory: Gaussians | None = None,
     horizon: int = 8,
 ) -> tuple[Frames, Tensor]:
-    """Views [v] of now, with those of the last step of a forecast put behind: [2v]; and the latent tokens of now [l c+3].
+    """Views [v] of now with those of the last step of a forecast put behind, [2v], and latent tokens of now [l c+3].
 
     The three channels behind a token say where its anchor is, from the hand, in m.
 
@@ -133,7 +133,8 @@ def views_with_forecast(
         depth=torch.cat([now.depth, last.depth]),
         alpha=torch.cat([now.alpha, last.alpha]),
         cameras=now.cameras.replace(
-            viewmats=torch.cat([now.cameras.viewmats, last.cameras.viewmats]), Ks=torch.cat([now.cameras.Ks, last.cameras.Ks])
+            viewmats=torch.cat([now.cameras.viewmats, last.cameras.viewmats]),
+            Ks=torch.cat([now.cameras.Ks, last.cameras.Ks]),
         ),
     )
     return both, torch.cat([state.past.tokens[-1], state.past.anchors[-1] - hand], -1)

@@ -45,7 +45,9 @@ class PolicyDataConfig:
 
     def __post_init__(self) -> None:
         if not self.tasks or self.num_demonstrations < 1 or not self.noise:
-            raise ConfigError("nothing to learn from", field="tasks, num_demonstrations, noise", expected="at least one of each")
+            raise ConfigError(
+                "nothing to learn from", field="tasks, num_demonstrations, noise", expected="at least one of each"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class PolicySamples(TensorStruct):
     """What a head trains on: n moments, as it will see them.
 
     rgb [n w h w 3] and alpha [n w h w] uint8, depth [n w h w] half, w = v views of now or 2v with the forecast;
-    viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; labels [n h a] and valid [n h];
+    viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; labels [n h a], valid [n h];
     task_rows [n].
     """
 
@@ -132,7 +134,9 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
 
 
 @torch.no_grad()
-def samples_from_demonstration(demonstration: Demonstration, percept: Percept, *, head: ActionHeadConfig) -> PolicySamples:
+def samples_from_demonstration(
+    demonstration: Demonstration, percept: Percept, *, head: ActionHeadConfig
+) -> PolicySamples:
     """Run a demonstration through the memory and keep what a head would be shown at every frame.
 
     Args:
@@ -153,7 +157,9 @@ def samples_from_demonstration(demonstration: Demonstration, percept: Percept, *
                 "alpha": (views.alpha.clamp(0, 1) * 255).round().to(torch.uint8),
                 "viewmats": views.cameras.viewmats.float(),
                 "Ks": views.cameras.Ks.float(),
-                "features": views.rgb.new_zeros(0, 1).half() if features is None or not head.feature_dim else features.half(),
+                "features": views.rgb.new_zeros(0, 1).half()
+                if features is None or not head.feature_dim
+                else features.half(),
                 "proprio": demonstration.proprio[t],
                 "labels": demonstration.labels[ahead.clamp_max(length - 1)],
                 "valid": ahead < length,
@@ -212,7 +218,11 @@ def set_head_statistics(head: ActionHead, samples: PolicySamples) -> None:
 
 def save_samples(path: str | Path, samples: PolicySamples) -> Path:
     """Write samples to a safetensors file."""
-    return save_tensors(path, {name: getattr(samples, name) for name in PolicySamples.__dataclass_fields__}, state={"kind": "policy samples"})
+    return save_tensors(
+        path,
+        {name: getattr(samples, name) for name in PolicySamples.__dataclass_fields__},
+        state={"kind": "policy samples"},
+    )
 
 
 def load_samples(path: str | Path) -> PolicySamples:
@@ -223,7 +233,9 @@ def load_samples(path: str | Path) -> PolicySamples:
     """
     tensors, state = load_tensors(path)
     if state.get("kind") != "policy samples":
-        raise CheckpointError("does not hold policy samples", file=path, field="kind", found=state.get("kind"), expected="policy samples")
+        raise CheckpointError(
+            "does not hold policy samples", file=path, field="kind", found=state.get("kind"), expected="policy samples"
+        )
     return PolicySamples(**tensors)
 
 
@@ -278,7 +290,9 @@ def policy_loss(head: ActionHead) -> Callable[[dict], tuple[Tensor, Mapping[str,
 
 
 def _without_future(samples: PolicySamples, *, num_views: int) -> PolicySamples:
-    return samples.replace(**{k: getattr(samples, k)[:, :num_views] for k in ("rgb", "depth", "alpha", "viewmats", "Ks")})
+    return samples.replace(
+        **{k: getattr(samples, k)[:, :num_views] for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
+    )
 
 
 def _recoloured(samples: PolicySamples, *, generator: torch.Generator) -> PolicySamples:

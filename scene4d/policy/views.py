@@ -72,7 +72,7 @@ def render_views(gaussians: Gaussians, *, hand: Tensor, size: int = 64) -> Frame
 
     Args:
         gaussians: [*b n] now, or of one predicted instant.
-        hand: [*b 3] m, where the hand is now (the same for a predicted instant: the views must not move with the guess).
+        hand: [*b 3] m, where the hand is now (for a predicted instant too: the views must not move with the guess).
         size: pixels a side.
     Returns:
         Frames [*b v].

@@ -236,6 +236,9 @@ class GaussianVAE(nn.Module):
         if not gaussians.batch_shape:
             gaussians = gaussians.map(lambda x: x[None])
         valid = (gaussians.ids >= 0) & (gaussians.opacities > 0.01)
+        if "confidence" in gaussians.extras:
+            # Confidence 0 marks a backdrop metres behind everything: no place of matter, so nothing to code.
+            valid = valid & (gaussians.extras["confidence"][..., 0] > 0)
         weight = valid[..., None].to(gaussians.means)
         centre = (gaussians.means * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)
         color = rgb_from_sh(gaussians.sh) * self.config.color_distance_m

@@ -29,7 +29,9 @@ def test_wilson_interval_covers_as_it_says():
 
 
 def test_summary_counts():
-    rollout = lambda seed, success, steps: Rollout(TASK, seed, success, steps, 0.1, torch.zeros(1, 4), torch.zeros(1, 4))
+    rollout = lambda seed, success, steps: Rollout(
+        TASK, seed, success, steps, 0.1, torch.zeros(1, 4), torch.zeros(1, 4)
+    )
     found = summarise([rollout(1, True, 20), rollout(2, False, 100), rollout(3, True, 30)])
     assert found["success"] == 0.6667 and found["mean_steps"] == 25 and found["failed_seeds"] == [2]
     assert summarise([])["success"] is None
@@ -73,7 +75,11 @@ def test_replayed_expert_succeeds():
     agent, heard = Player(actions), []
     config = RolloutConfig(size=(16, 16), max_frames=60)
     result = evaluate_policy(
-        lambda task: agent, TASK, [1002], config=config, progress=lambda done, total, rollout: heard.append((done, total))
+        lambda task: agent,
+        TASK,
+        [1002],
+        config=config,
+        progress=lambda done, total, rollout: heard.append((done, total)),
     )
     assert result["success"] == 1.0 and result["mean_steps"] == len(actions) and heard == [(1, 1)]
     assert result["tasks"][TASK]["interval"] == result["interval"] and agent.resets == 1

@@ -9,7 +9,9 @@ from scene4d.policy.head import ActionHead, ActionHeadConfig, head_loss, sample_
 from scene4d.policy.views import render_views, virtual_cameras
 from scene4d.types import Frames, Gaussians
 
-SMALL = ActionHeadConfig(width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4)
+SMALL = ActionHeadConfig(
+    width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4
+)
 
 
 def random_views(*batch: int, count: int = SMALL.num_views, size: int = SMALL.view_size) -> Frames:
@@ -60,11 +62,14 @@ def test_a_sample_depends_on_its_own_seed_only():
 def test_forecast_task_proprio_and_features_matter():
     head = awake(ActionHeadConfig(**{**vars(SMALL), "feature_dim": 6}))
     views, proprio, features = random_views(2, count=2 * SMALL.num_views), torch.randn(2, 4), torch.randn(2, 5, 6)
-    row = lambda v, **changed: head.act(v, **{"features": features, "proprio": proprio, "task": "a", "seed": 0, **changed})
+    row = lambda v, **changed: head.act(
+        v, **{"features": features, "proprio": proprio, "task": "a", "seed": 0, **changed}
+    )
     whole = row(views)
     future = views.replace(rgb=torch.cat([views.rgb[:, :4], torch.rand_like(views.rgb[:, 4:])], 1))
     for other in (
-        row(future), row(views[:, :4]), row(views, task="b"), row(views, proprio=proprio + 1), row(views, features=None),
+        row(future), row(views[:, :4]), row(views, task="b"),
+        row(views, proprio=proprio + 1), row(views, features=None),
     ):  # fmt: skip
         assert (other - whole).abs().max() > 1e-4
 

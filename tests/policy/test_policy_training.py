@@ -23,7 +23,9 @@ from scene4d.policy.training import (
 )
 
 DATA = PolicyDataConfig(num_demonstrations=1, num_frames=6, image_size=32)
-HEAD = ActionHeadConfig(width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4)
+HEAD = ActionHeadConfig(
+    width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4
+)
 
 
 class LastFrames:
@@ -138,9 +140,7 @@ def test_jobs_cover_tasks_seeds_and_noise_in_turn(demonstration, samples):
     config = PolicyDataConfig(tasks=("a", "b"), num_demonstrations=4, first_seed=10, noise=(0.1, 0.2))
     jobs = demonstration_jobs(config)
     assert len(jobs) == 8 and jobs[5] == ("b", 11, 0.2)
-    joined, wins = train_policy_samples(
-        DATA, make_percept=percept, head=HEAD, jobs=[("button-press-v3", 3, 0.5)]
-    )
+    joined, wins = train_policy_samples(DATA, make_percept=percept, head=HEAD, jobs=[("button-press-v3", 3, 0.5)])
     assert wins == [demonstration.success]
     assert torch.equal(joined.rgb, samples.rgb) and torch.equal(joined.labels, samples.labels)
     with pytest.raises(ConfigError):

@@ -24,7 +24,11 @@ def blobs(places: torch.Tensor, *, radius: float = 0.012) -> Gaussians:
     colours = torch.linspace(-1, 1, 3 * count).reshape(count, 1, 3)
     quats = torch.tensor([1.0, 0, 0, 0]).expand(count, 4)
     return Gaussians(
-        means=places, quats=quats, scales=torch.full((count, 3), radius), opacities=torch.full((count,), 0.99), sh=colours
+        means=places,
+        quats=quats,
+        scales=torch.full((count, 3), radius),
+        opacities=torch.full((count,), 0.99),
+        sh=colours,
     )
 
 
@@ -72,4 +76,3 @@ def test_points_from_views_are_offsets_from_the_hand():
         assert views.alpha[i].flatten()[best] > 0.5
         assert (points[i].flatten(0, 1)[best] - (place[0] - HAND)).norm() < 0.02
     assert (points[views.depth == 0] == 0).all()
-

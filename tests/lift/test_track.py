@@ -1,0 +1,133 @@
+"""Anchor motion: a known motion is found, bodies come apart, twins share the future but not the past."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scene4d.lift.rigid import Anchors, quats_from_matrices, rotations_from_rotvecs, skin_to
+from scene4d.lift.track import Cloud, Skinned, TrackConfig, motion_of_step
+
+SPACING = 0.02
+
+
+def _blob(centre, *, seed: int, num: int = 900) -> Cloud:
+    """A bumpy coloured ball of radius about 0.12 m."""
+    random = np.random.default_rng(seed)
+    direction = random.normal(size=(num, 3))
+    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+    radius = 0.12 + 0.02 * np.sin(4 * direction[:, :1]) * np.cos(3 * direction[:, 1:2])
+    colours = 0.5 + 0.3 * np.sin(5 * direction + [0, 1, 2])
+    return Cloud(centre + radius * direction, direction, colours)
+
+
+def _skinned(cloud: Cloud, centres: np.ndarray) -> Skinned:
+    index, weights = skin_to(cloud.points, centres, num=3, spacing=0.08)
+    return Skinned(cloud, np.repeat(cloud.points[:, None], 3, 1), index, weights)
+
+
+def _moved(cloud: Cloud, rotvec, shift) -> Cloud:
+    rotation = rotations_from_rotvecs(np.array([rotvec], dtype=np.float64))[0]
+    centre = cloud.points.mean(0)
+    return Cloud((cloud.points - centre) @ rotation.T + centre + shift, cloud.normals @ rotation.T, cloud.colours)
+
+
+def _solve(sources: Skinned, targets: Cloud, centres: np.ndarray):
+    return motion_of_step(
+        sources,
+        targets,
+        centres=centres,
+        start=np.zeros((len(centres), 6)),
+        spacing=SPACING,
+        config=TrackConfig(num_iterations=8),
+        front=np.ones(len(targets.points), dtype=bool),
+    )
+
+
+def _anchors_of(cloud: Cloud, num: int = 8) -> np.ndarray:
+    chosen = [0]
+    while len(chosen) < num:
+        distance = np.linalg.norm(cloud.points[:, None] - cloud.points[chosen][None], axis=-1).min(1)
+        chosen.append(int(distance.argmax()))
+    return cloud.points[chosen]
+
+
+def test_a_known_motion_is_found():
+    cloud = _blob(np.zeros(3), seed=0)
+    centres = _anchors_of(cloud)
+    target = _moved(cloud, [0.02, -0.03, 0.05], np.array([0.012, -0.008, 0.006]))
+    sources = _skinned(cloud, centres)
+    motion = _solve(sources, target, centres)
+    found = motion.apply(sources.per_anchor, sources.index, sources.weights)
+    assert np.linalg.norm(found - target.points, axis=-1).mean() < 0.0015
+
+
+def test_two_bodies_move_apart():
+    left, right = _blob(np.array([-0.13, 0, 0]), seed=1), _blob(np.array([0.13, 0, 0]), seed=2)
+    both = Cloud(*(np.concatenate(pair) for pair in zip(vars(left).values(), vars(right).values(), strict=True)))
+    centres = np.concatenate([_anchors_of(left), _anchors_of(right)])
+    ends = _moved(left, [0, 0, 0], np.array([-0.015, 0, 0])), right
+    target = Cloud(*(np.concatenate(pair) for pair in zip(vars(ends[0]).values(), vars(ends[1]).values(), strict=True)))
+    each = [_skinned(left, centres[:8]), _skinned(right, centres[8:])]
+    sources = Skinned(
+        both,
+        np.concatenate([s.per_anchor for s in each]),
+        np.concatenate([each[0].index, each[1].index + 8]),
+        np.concatenate([s.weights for s in each]),
+    )
+    motion = _solve(sources, target, centres)
+    found = motion.apply(sources.per_anchor, sources.index, sources.weights) - both.points
+    assert abs(found[: len(left.points), 0].mean() + 0.015) < 0.002
+    assert np.abs(found[len(left.points) :].mean(0)).max() < 0.002
+
+
+def test_an_anchor_without_evidence_keeps_its_motion():
+    cloud = _blob(np.zeros(3), seed=3)
+    centres = np.concatenate([_anchors_of(cloud), [[5.0, 0, 0]]])
+    start = np.zeros((9, 6))
+    start[-1, 3:] = [0.01, 0, 0]
+    sources = _skinned(cloud, centres)
+    motion = motion_of_step(
+        sources,
+        cloud,
+        centres=centres,
+        start=start,
+        spacing=SPACING,
+        config=TrackConfig(rigidity=0.0),
+        front=np.zeros(len(cloud.points), dtype=bool),
+    )
+    np.testing.assert_allclose(motion.shift[-1], [0.01, 0, 0], atol=1e-4)
+    assert np.abs(motion.shift[:-1]).max() < 1e-3
+
+
+def test_rest_is_the_inverse_of_carry():
+    anchors, random = Anchors(), np.random.default_rng(0)
+    index = anchors.add(random.normal(size=(4, 3)))
+    for _ in range(3):
+        rotation = rotations_from_rotvecs(0.2 * random.normal(size=(len(anchors), 3)))
+        shift = 0.1 * random.normal(size=(len(anchors), 3))
+        rotation[0], shift[0] = np.eye(3), 0
+        anchors.move(rotation, shift, np.zeros((len(anchors), 6)))
+    points = random.normal(size=(20, 3))
+    skin = np.tile(index[:3], (20, 1))
+    weights = np.tile([0.5, 0.3, 0.2], (20, 1))
+    np.testing.assert_allclose(anchors.carry(anchors.rest_of(points, skin, weights), skin, weights), points, atol=1e-9)
+
+
+def test_twins_rest_until_they_are_made_and_follow_afterwards():
+    anchors = Anchors()
+    parent = anchors.add(np.array([[0.1, 0.2, 0.3]]))
+    rotation = rotations_from_rotvecs(np.array([[0.0, 0, 0], [0, 0, 0.1]]))
+    shift = np.array([[0.0, 0, 0], [0.05, 0, 0]])
+    assert anchors.twins(parent[:, None])[0, 0] == parent[0]  # it has never moved: no twin is needed
+    anchors.record()
+    anchors.move(rotation, shift, np.zeros((2, 6)))
+    anchors.record()
+    twin = int(anchors.twins(parent[:, None])[0, 0])
+    assert twin != parent[0]
+    anchors.move(rotation[[0, 1, 1]], shift[[0, 1, 1]], np.zeros((3, 6)))
+    anchors.record()
+    poses = anchors.poses()
+    np.testing.assert_allclose(poses[:2, twin], np.tile([1.0, 0, 0, 0, 0, 0, 0], (2, 1)))
+    np.testing.assert_allclose(poses[2, twin, :4], quats_from_matrices(rotation)[1], atol=1e-9)
+    np.testing.assert_allclose(poses[2, twin, 4:], shift[1], atol=1e-9)
+    np.testing.assert_allclose(poses[:, 0], np.tile([1.0, 0, 0, 0, 0, 0, 0], (3, 1)))
