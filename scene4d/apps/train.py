@@ -39,6 +39,8 @@ class TrainOptions:
     """Steps of each training stage instead of those of the file."""
     until: str = "policy"
     """Last stage to do: record, cache, vae, dynamics or policy."""
+    rebuild: bool = False
+    """Remove and make anew the stages in the run folder that another configuration made."""
     set: tuple[str, ...] = ()
     """Any setting, such as vae.train.steps=100 record.episodes=3."""
 
@@ -63,7 +65,7 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
             temporary.write_text(toml_from_config(config), encoding="utf-8")
         try:
             torch.set_num_threads(config.threads)
-            stages = _do_stages(RunFolders(root), config, until=options.until)
+            stages = _do_stages(RunFolders(root), config, until=options.until, rebuild=options.rebuild)
             weights = _export(options, RunFolders(root), config, stages) if "dynamics" in stages else None
         finally:
             torch.set_num_threads(before)
@@ -88,7 +90,7 @@ def _config(options: TrainOptions) -> RunConfig:
     return dataclasses.replace(config, **shorter)
 
 
-def _do_stages(folders: RunFolders, config: RunConfig, *, until: str) -> dict[str, dict[str, Any]]:
+def _do_stages(folders: RunFolders, config: RunConfig, *, until: str, rebuild: bool) -> dict[str, dict[str, Any]]:
     # Imported late: `--help` and a slip in the file answer at once.
     from scene4d.apps.build.cache import cache_stage
     from scene4d.apps.build.record import record_stage
@@ -116,7 +118,7 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, until: str) -> dict[st
     earlier: list[Any] = []
     for name, build, key in plan[: STAGES.index(until) + 1]:
         # What a stage makes depends on the stages before it, so their keys are part of its own.
-        result = run_stage(getattr(folders, name), build, key=[*earlier, *key])
+        result = run_stage(getattr(folders, name), build, key=[*earlier, *key], rebuild=rebuild)
         earlier = [result.pop("key")]
         done[name] = result
         print(f"{name}: {'done before' if result['skipped'] else str(result['seconds']) + ' s'}", file=sys.stderr)

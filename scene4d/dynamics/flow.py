@@ -31,7 +31,7 @@ def draw_levels(num: int, *, config: FlowConfig, like: Tensor) -> Tensor:
     return torch.where(from_noise, torch.zeros_like(logits), logits.sigmoid())
 
 
-def noised(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+def noised(clean: Tensor, noise: Tensor, *, levels: Tensor) -> Tensor:
     """(1 - level) noise + level clean, levels [b] over the leading axis."""
     levels = levels.reshape(-1, *[1] * (clean.dim() - 1))
     return (1 - levels) * noise + levels * clean

@@ -109,14 +109,14 @@ def unseen_matter(state: State, forecast: Forecast, *, codec: Any) -> tuple[Gaus
 
 
 def _unseen(decoded: Gaussians, memory: Gaussians, cameras: Cameras, num_tokens: int) -> tuple[Gaussians, Tensor]:
-    hidden = hidden_from(decoded.means, memory, cameras) & (decoded.opacities > MIN_OPACITY)
+    hidden = hidden_from(decoded.means, memory, cameras=cameras) & (decoded.opacities > MIN_OPACITY)
     token = torch.arange(decoded.num_gaussians, device=hidden.device) // (decoded.num_gaussians // num_tokens)
     start = int(memory.ids.max()) + 1
     ids = start + torch.arange(decoded.num_gaussians, device=hidden.device)
     return decoded.replace(ids=ids).pick(hidden), token[hidden]
 
 
-def hidden_from(points: Tensor, memory: Gaussians, cameras: Cameras) -> Tensor:
+def hidden_from(points: Tensor, memory: Gaussians, *, cameras: Cameras) -> Tensor:
     """Which points [n 3] lie behind what every camera [v] sees of the memory, or outside its image: [n] bool."""
     frames = render(memory, cameras)  # [v h w]
     pixels, depth = project(

@@ -13,7 +13,7 @@ STILL_M = 1e-4
 """Displacement in m below which an anchor is held to rest: its neighbours' motion is not its own."""
 
 
-def rigid_fit(points: Tensor, moved: Tensor, weights: Tensor, *, ridge: float = 2e-6) -> Tensor:
+def rigid_fit(points: Tensor, moved: Tensor, *, weights: Tensor, ridge: float = 2e-6) -> Tensor:
     """Poses [*b 7] that best carry points [*b k 3] to moved [*b k 3] under weights [*b k] (weighted Procrustes).
 
     `ridge` (m^2, against the summed weighted spread) draws the rotation to the identity where the points do not fix it:
@@ -66,7 +66,7 @@ def anchor_motion(
         alike = torch.exp(-((apart / (0.003 + 0.15 * offset)) ** 2))
     weights = alike * valid[rows].to(points) * torch.exp(-0.5 * (offset / 0.05) ** 2)
     moved = points[rows] + displacement[:, rows]  # [h l k 3]
-    poses = rigid_fit(points[rows].expand_as(moved), moved, weights.expand(moved.shape[:-1]))
+    poses = rigid_fit(points[rows].expand_as(moved), moved, weights=weights.expand(moved.shape[:-1]))
     known = valid[anchor_index]
     motion = motion_about(anchors, poses) * known[:, None]  # [h l 6]
     # The anchor is itself a row: its own shift is known exactly, the fit only adds the rotation, where it moves at all.

@@ -200,7 +200,7 @@ def loss(
     moving = is_moving(batch.motion)  # [b h l]
     known = batch.known[:, None].expand_as(moving)
     levels = draw_levels(target.shape[0], config=model.config.flow, like=target)
-    noisy = noised(target, torch.randn_like(target), levels)
+    noisy = noised(target, torch.randn_like(target), levels=levels)
     said = model.denoiser(noisy, levels, scene=scene, drive=drive, scale=model.scale.scale)
     parts = _motion_losses(said, target, moving=moving, known=known)
     parts["points"], metrics = _point_loss(model, said, batch)

@@ -103,25 +103,21 @@ def score_window(
 
     `actions` [h a] replaces the recorded ones, for a controllability check.
     """
-    longest = max(config.horizons)
-    past = past_of(episode, start)
-    actions = episode.actions[start : start + longest] if actions is None else actions
-    names = [*past_stream.inputs, *config.novel]
-    steps = torch.tensor(config.horizons)
-    cameras = {n: episode.views[n].cameras[start + steps] for n in names}
+    past = past_of(episode, start, inputs=past_stream.inputs)
+    actions = episode.actions[start : start + max(config.horizons)] if actions is None else actions
+    ahead = start + torch.tensor(config.horizons)
+    cameras = {name: episode.views[name].cameras[ahead] for name in (*past_stream.inputs, *config.novel)}
     memory = past_stream.remember(past).memory
     rows = visible_rows(memory, episode, start=start, inputs=past_stream.inputs, tolerance=config.visible_m)
     out: dict[tuple[str, int], dict[str, float]] = {}
     for forecaster in forecasters:
-        full = {n: episode.views[n].cameras[start + 1 : start + 1 + longest] for n in names}
-        frames, scene = forecaster.forecast(past, actions=actions, cameras=full, seed=int(start))
-        for horizon in config.horizons:
-            pick = {n: f[horizon - 1] for n, f in frames.items()}
+        frames, scene = forecaster.forecast(past, actions=actions, cameras=cameras, seed=start, steps=config.horizons)
+        for i, horizon in enumerate(config.horizons):
+            pick = {name: f[i] for name, f in frames.items()}
             score = image_scores(pick, episode, start=start, horizon=horizon, config=config, inputs=past_stream.inputs)
             if scene is not None:
-                score |= flow_scores(scene, memory, rows, episode, start=start, horizon=horizon, config=config)
+                score |= flow_scores(scene, rows, episode=episode, start=start, horizon=horizon, config=config)
             out[forecaster.name, horizon] = score
-    del cameras
     return out
 
 
@@ -214,14 +210,7 @@ def visible_rows(
 
 
 def flow_scores(
-    scene: Scene4D,
-    memory: Gaussians,
-    rows: VisibleRows,
-    episode: Episode,
-    *,
-    start: int,
-    horizon: int,
-    config: ForecastEvalConfig,
+    scene: Scene4D, rows: VisibleRows, *, episode: Episode, start: int, horizon: int, config: ForecastEvalConfig
 ) -> dict[str, float]:
     """End-point error in m of the scene's flow over `horizon` steps, for visible rows that move and that rest."""
     truth = segment_displacement(episode, rows.points, rows.segments, start=start, stop=start + horizon)
@@ -236,6 +225,7 @@ def flow_scores(
 
 
 def _table(scores: list[dict], forecasters: Sequence[Forecaster], config: ForecastEvalConfig) -> dict[str, Any]:
+    """Means over windows; the first forecaster's figures lie at the top, the others' under their names."""
     table: dict[str, Any] = {}
     for horizon in config.horizons:
         rows = {

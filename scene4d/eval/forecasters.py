@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import ConfigError
-from scene4d.lift.stream import SceneStream
+from scene4d.lift.stream import SceneStream, StreamConfig
 from scene4d.render.render import render
 from scene4d.types import Cameras, Episode, Frames, Gaussians, Motion, Scene4D
 from scene4d.worldmodel import WorldModel
@@ -30,11 +30,12 @@ class Remembered:
 class PastStream:
     """Streams the input cameras of a past, once: a longer past of an episode goes on where the shorter one stopped.
 
-    The stream is causal, so what it knows after k frames does not depend on when it is asked.
+    Nothing after the past's last frame is ever seen. Tracks do not depend on when the stream is asked; the sharpened
+    rows do a little (polishing goes on from the last time), so figures are comparable at equal starts.
     """
 
-    def __init__(self, inputs: Sequence[str] = INPUTS):
-        self.inputs = tuple(inputs)
+    def __init__(self, inputs: Sequence[str] = INPUTS, *, config: StreamConfig | None = None):
+        self.inputs, self.config = tuple(inputs), config
         self._source: Any = None
         self._count = 0
         self._known: dict[int, Remembered] = {}
@@ -44,7 +45,7 @@ class PastStream:
         source = (past.info.get("task"), past.info.get("seed"), past.info.get("source"), past.proprio[0].tolist())
         count = past.times.shape[0]
         if source != self._source or (count not in self._known and count < self._count):
-            self._source, self._stream, self._count, self._known = source, SceneStream(), 0, {}
+            self._source, self._stream, self._count, self._known = source, SceneStream(self.config), 0, {}
         frames = past.stacked(self.inputs)
         for t in range(self._count, count):
             self._stream.update(frames[t], time=float(past.times[t]))
@@ -63,13 +64,15 @@ def background_of(frames: Frames) -> Tensor:
     return empty.median(0).values if len(empty) else frames.rgb.new_zeros(3)
 
 
-def drawn(scene: Scene4D, cameras: Mapping[str, Cameras], *, first: int, background: Tensor) -> dict[str, Frames]:
-    """Frames [h] of a scene at its times `first`, `first` + 1, ... for each camera [h]."""
+def drawn(
+    scene: Scene4D, cameras: Mapping[str, Cameras], *, background: Tensor, steps: Sequence[int] | None = None
+) -> dict[str, Frames]:
+    """Frames [h] of a forecast for each camera [h]: `steps` ahead of its first time, by default 1, 2, ..., h."""
     out = {}
     for name, track in cameras.items():
-        num_steps = track.viewmats.shape[0]
+        ahead = range(1, track.viewmats.shape[0] + 1) if steps is None else steps
         images = [
-            render(scene.at(float(scene.times[first + i])), track[i], background=background) for i in range(num_steps)
+            render(scene.at(float(scene.times[step])), track[i], background=background) for i, step in enumerate(ahead)
         ]
         out[name] = Frames.stack(images)
     return out
@@ -84,9 +87,15 @@ class CopyLast:
         self.past_stream = past_stream
 
     def forecast(
-        self, past: Episode, *, actions: Tensor, cameras: Mapping[str, Cameras], seed: int = 0
+        self,
+        past: Episode,
+        *,
+        actions: Tensor,
+        cameras: Mapping[str, Cameras],
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
     ) -> tuple[dict[str, Frames], Scene4D]:
-        """Implements `Forecaster`."""
+        """Implements `Forecaster`; with `steps`, frames for these steps ahead only."""
         known = self.past_stream.remember(past)
         scene = carried_by_rows(known.memory, torch.zeros_like(known.memory.means), past=past, num_steps=len(actions))
         inputs = [name for name in cameras if name in self.past_stream.inputs]
@@ -110,15 +119,21 @@ class ConstantVelocity:
         self.past_stream = past_stream
 
     def forecast(
-        self, past: Episode, *, actions: Tensor, cameras: Mapping[str, Cameras], seed: int = 0
+        self,
+        past: Episode,
+        *,
+        actions: Tensor,
+        cameras: Mapping[str, Cameras],
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
     ) -> tuple[dict[str, Frames], Scene4D]:
-        """Implements `Forecaster`."""
+        """Implements `Forecaster`; with `steps`, frames for these steps ahead only."""
         known = self.past_stream.remember(past)
         velocity = torch.zeros_like(known.memory.means)
         if past.times.shape[0] > 1:
             velocity = last_flow(known.scene, known.memory)
         scene = carried_by_rows(known.memory, velocity, past=past, num_steps=len(actions))
-        return drawn(scene, cameras, first=1, background=known.background), scene
+        return drawn(scene, cameras, background=known.background, steps=steps), scene
 
 
 class ModelForecaster:
@@ -129,12 +144,18 @@ class ModelForecaster:
     """
 
     def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4, name: str = "ours"):
-        self.model, self.past_stream, self.steps, self.name = model, past_stream, steps, name
+        self.model, self.past_stream, self.sampler_steps, self.name = model, past_stream, steps, name
 
     def forecast(
-        self, past: Episode, *, actions: Tensor, cameras: Mapping[str, Cameras], seed: int = 0
+        self,
+        past: Episode,
+        *,
+        actions: Tensor,
+        cameras: Mapping[str, Cameras],
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
     ) -> tuple[dict[str, Frames], Scene4D]:
-        """Implements `Forecaster`."""
+        """Implements `Forecaster`; with `steps`, frames for these steps ahead only."""
         known = self.past_stream.remember(past)
         context = {
             "task": past.info.get("task", ""),
@@ -145,9 +166,9 @@ class ModelForecaster:
         state = self.model.observe(
             known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
         )
-        forecast = self.model.predict(state, actions=actions, steps=self.steps, seeds=(seed,))
+        forecast = self.model.predict(state, actions=actions, steps=self.sampler_steps, seeds=(seed,))
         scene = self.model.scene(state, forecast)
-        return drawn(scene, cameras, first=1, background=known.background), scene
+        return drawn(scene, cameras, background=known.background, steps=steps), scene
 
 
 def last_flow(scene: Scene4D, memory: Gaussians) -> Tensor:

@@ -14,12 +14,20 @@ from scene4d.errors import ConfigError
 from scene4d.eval.geometry import depth_absrel
 from scene4d.eval.images import image_report
 from scene4d.geometry.camera import invert_rigid, unproject
-from scene4d.lift.depth import complete_depth, fill_nearest, nearest_point_map, pixels_of_points, sample_image
+from scene4d.lift.depth import (
+    close_gaps,
+    complete_depth,
+    fill_nearest,
+    nearest_point_map,
+    pixels_of_points,
+    sample_image,
+)
 from scene4d.lift.unproject import LiftConfig, lift_frames, valid_pixels
 from scene4d.render.render import render
 from scene4d.types import Cameras, Episode, Frames, Gaussians, Scene4D
 
 NUM_NEAREST = 3
+BASELINE_LIFT = LiftConfig(footprint=1.0, opacity=0.12, drop_flying=False)
 KEYS = ("psnr", "psnr_sensor", "psnr_sensor_gain", "ssim", "depth_absrel")
 
 
@@ -75,10 +83,19 @@ def three_nearest(frames: Frames, camera: Cameras) -> Frames:
 
 
 def lift_nearest(frames: Frames, camera: Cameras) -> Frames:
-    """One Gaussian a pixel from the three nearest training views [m] with completed depth, rendered: Frames []."""
+    """One Gaussian a pixel from the three nearest training views [m] with completed depth, rendered: Frames [].
+
+    Nearly transparent round splats, normalised by coverage: the layers of the three views average instead of hiding
+    one another, which is worth 3 dB to this baseline. Pixels without coverage take the nearest colour that has it.
+    """
     views = frames[nearest_views(frames.cameras, camera)]
-    views = views.replace(depth=complete_depth(views.depth), extras={})  # type: ignore[arg-type]
-    return render(lift_frames(views, config=LiftConfig(drop_flying=False)), camera)
+    depth = complete_depth(close_gaps(views.depth))  # type: ignore[arg-type]
+    lifted = lift_frames(views.replace(depth=depth, extras={}), config=BASELINE_LIFT)
+    width = lifted.scales[:, 1:2].expand_as(lifted.scales).contiguous()
+    drawn = render(lifted.replace(scales=width, extras={}), camera)
+    covered = drawn.alpha > 0.2  # type: ignore[operator]
+    rgb = drawn.rgb / drawn.alpha.clamp_min(0.05)[..., None]  # type: ignore[union-attr]
+    return drawn.replace(rgb=fill_nearest(rgb, covered))
 
 
 @dataclass(frozen=True)

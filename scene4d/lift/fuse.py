@@ -115,7 +115,7 @@ def fuse_static(
 
 
 def _polished(gaussians: Gaussians, frames: Frames, *, config: FuseConfig) -> Gaussians:
-    """Colours solved in closed form, then a few rounds of descent, both on small images: about as long as the fusion."""
+    """Colours solved in closed form, then a few rounds of descent, both on small images."""
     small = frames.replace(extras={})
     while small.cameras.width > config.polish_width:
         small = halved(small)
@@ -199,7 +199,7 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
 
 
 def _inner(surface: Surface, *, rim: int) -> Tensor:
-    """Pixels [h w] farther than `rim` from any depth edge or hole: on the rim, depth and colour are not of one surface."""
+    """Pixels [h w] farther than `rim` from any depth edge or hole: nearer, depth and colour are of two surfaces."""
     outside = (~surface.valid | surface.flying | surface.edge)[:, None].float()
     # What lies beyond the border of the image is no hole: max_pool2d pads with -inf.
     return max_pool2d(outside, 2 * rim + 1, 1, rim)[0, 0] == 0
@@ -239,7 +239,7 @@ def _new(surface: Surface, frame: Frames, chosen: Tensor, say: Tensor, *, gain: 
 
 
 def _gaussians_of_surfels(surfels: Surfels, *, config: FuseConfig) -> Gaussians:
-    # The fourth neighbour of a square grid is one spacing away: where rows are sparse, splats grow to close the surface.
+    # The fourth neighbour of a square grid is one spacing away: where rows are sparse, splats grow and close it.
     reach, _ = nearest(surfels.points, surfels.points, num=min(5, len(surfels.points)))
     size = config.lift.footprint * reach[:, -1].clamp(0.5 * surfels.spacing, 4 * surfels.spacing)
     stretch = (1 / surfels.cosine.clamp_min(1e-3)).clamp_max(config.lift.max_stretch)

@@ -59,14 +59,14 @@ def polish(
     shift = ((gaussians.means - centre) / span).clamp(-config.max_shift, config.max_shift).requires_grad_()
     growth = (gaussians.scales / measured.scales).log().requires_grad_()
     opacity = torch.logit(gaussians.opacities.clamp(0.02, 0.98)).requires_grad_()
-    colour = gaussians.sh.clone().requires_grad_()
+    colour = gaussians.sh.detach().clone().requires_grad_()
     rates = {
         shift: config.shift_rate,
         growth: config.scale_rate,
         opacity: config.opacity_rate,
         colour: config.colour_rate,
     }
-    adam = torch.optim.Adam([{"params": [x], "lr": rate} for x, rate in rates.items()], betas=(0.8, 0.99), foreach=True)
+    moments = {x: (torch.zeros_like(x), torch.zeros_like(x)) for x in rates}
     limit = float(torch.tensor(config.max_scale).log())
     bare = measured.replace(extras={})
 
@@ -75,22 +75,31 @@ def polish(
             means=centre + span * shift, scales=measured.scales * growth.exp(), opacities=opacity.sigmoid(), sh=colour
         )
 
-    with torch.enable_grad():
-        for step in range(num_steps):
-            for group in adam.param_groups:  # the last steps are short, or the image ends as noisy as they are long
-                group["lr"] = rates[group["params"][0]] * min(1.0, 2.0 * (1 - step / num_steps))
-            drawn = render(built(), frames.cameras)
+    for step in range(num_steps):
+        with torch.enable_grad():
+            now = built()
+            drawn = render(now, frames.cameras)
             loss = (say[..., None] * (drawn.rgb - frames.rgb) ** 2).mean() * 3
             loss = loss + config.coverage * (say * (1 - drawn.alpha) ** 2).mean()
             loss = loss + config.colour_pull * ((colour - measured.sh) ** 2).mean()
-            adam.zero_grad(set_to_none=True)
-            loss.backward()
+            slopes = torch.autograd.grad(loss, list(rates))
+        # The last steps are short, or the image ends as noisy as they are long.
+        damped = min(1.0, 2.0 * (1 - step / num_steps))
+        for (x, rate), slope in zip(rates.items(), slopes, strict=True):
             if free is not None:
-                for x in rates:
-                    x.grad *= free.reshape(-1, *[1] * (x.ndim - 1))  # type: ignore[operator]
-            adam.step()
-            with torch.no_grad():
-                shift.clamp_(-config.max_shift, config.max_shift)
-                growth.clamp_(-limit, limit)
+                slope = slope * free.reshape(-1, *[1] * (x.ndim - 1))
+            _adam(x, slope, moments[x], rate=rate * damped, count=step + 1)
+        with torch.no_grad():
+            shift.clamp_(-config.max_shift, config.max_shift)
+            growth.clamp_(-limit, limit)
     with torch.no_grad():
         return built().detach().replace(extras=gaussians.extras)
+
+
+@torch.no_grad()
+def _adam(x: Tensor, slope: Tensor, moments: tuple[Tensor, Tensor], *, rate: float, count: int) -> None:
+    """One step of Adam (Kingma and Ba, 2015) in place; torch.optim takes seconds to import for a handful of steps."""
+    mean, square = moments
+    mean.lerp_(slope, 0.2)
+    square.lerp_(slope * slope, 0.01)
+    x -= rate * (mean / (1 - 0.8**count)) / ((square / (1 - 0.99**count)).sqrt() + 1e-8)

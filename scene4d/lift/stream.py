@@ -347,7 +347,7 @@ class SceneStream:
         distance, index = nearest(moving)
         found = index < len(moving)
         if len(static):
-            found &= distance < nearest(static)[0]
+            found &= distance < 0.8 * nearest(static)[0]
         mate[found] = moving[index[found]]
         return mate
 

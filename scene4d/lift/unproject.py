@@ -152,7 +152,7 @@ def _tangent(
     same_ahead, same_behind = _pad(same, dim, last=True), _pad(same, dim, last=False)
     jump_ahead, jump_behind = _pad(jump, dim, last=True), _pad(jump, dim, last=False)
     both_ahead, both_behind = _pad(both, dim, last=True), _pad(both, dim, last=False)
-    # On a plane both one-sided steps agree and their mean halves the noise; near a crease the flatter one is the surface.
+    # On a plane both one-sided steps agree and their mean halves the noise; at a crease the flatter one is right.
     bend = (jump_ahead - jump_behind).abs() > 2 * spacing
     use_mean = same_ahead & same_behind & ~bend
     use_ahead = same_ahead & (~same_behind | (jump_ahead.abs() <= jump_behind.abs()))

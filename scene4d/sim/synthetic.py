@@ -1,4 +1,4 @@
-"""An analytic scene: a textured ground and textured boxes, ray-cast exactly, for tests that need truth and no simulator."""
+"""An analytic scene: textured ground and boxes, ray-cast exactly, for tests that need truth and no simulator."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class Window(TensorStruct):
     actions [*b h a]: actions[0] leads from t to t + 1. proprio [*b h q]: truth at t + 1 .. t + h (a target, no input).
     displacement [*b h n 3] m: truth, position at t + 1 + i minus position at t of the matter of each memory row;
         displacement_valid [*b n] bool.
-    frames: Frames [*b v] at t; targets: Frames [*b h v] at t + 1 .. t + h (or none: ht = 0); cameras in the order of `Cache.cameras`
-        (the inputs first); depth in m, 0 = not measured; extras {}.
+    frames: Frames [*b v] at t; targets: Frames [*b h v] at t + 1 .. t + h (or none of them: [*b 0 v]); cameras in the
+        order of `WindowCache.cameras` (the inputs first); depth in m, 0 = not measured; extras {}.
     task [*b] int64 index into the cache's tasks; time [*b] s since the episode's start; success [*b h] 0 or 1.
     """
 

@@ -35,7 +35,10 @@ def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
     assert "half" in calls[1]  # what the cut left was there to go on from
     again = run_stage(folder, build, key=[CacheConfig()])
     assert again["skipped"] is True and again["value"] == 3 and len(calls) == 2
-    run_stage(folder, build, key=[CacheConfig(window_stride=9)])
+    with pytest.raises(ConfigError, match="--rebuild"):
+        run_stage(folder, build, key=[CacheConfig(window_stride=9)])
+    assert (folder / "half").exists()  # nothing is lost unasked
+    run_stage(folder, build, key=[CacheConfig(window_stride=9)], rebuild=True)
     assert "half" not in calls[2]
 
 

@@ -39,6 +39,6 @@ def test_levels_cover_noise_and_stay_below_data():
 
 def test_path_ends():
     clean, noise = torch.randn(2, 3), torch.randn(2, 3)
-    out = noised(torch.stack([clean, clean]), torch.stack([noise, noise]), torch.tensor([0.0, 1.0]))
+    out = noised(torch.stack([clean, clean]), torch.stack([noise, noise]), levels=torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(out[0], noise)
     torch.testing.assert_close(out[1], clean)

@@ -13,7 +13,7 @@ def test_points_in_sight_are_not_hidden(small):
     memory = scene.at(float(scene.times[-1]))
     above, below = torch.tensor([[0.2, 0.4, 0.2]]), torch.tensor([[0.2, 0.4, -0.2]])
     outside = torch.tensor([[5.0, 5.0, 0.0]])
-    hidden = hidden_from(torch.cat([above, below, outside]), memory, small.camera())
+    hidden = hidden_from(torch.cat([above, below, outside]), memory, cameras=small.camera())
     assert hidden.tolist() == [False, True, True]
 
 
@@ -28,7 +28,7 @@ def test_new_matter_is_unseen_new_and_later(small):
     assert torch.equal(future.base.ids[:num_memory], state.memory.ids)
     assert int(future.base.ids[new].min()) > int(state.memory.ids.max())
     assert future.base.ids.unique().numel() == future.base.num_gaussians
-    assert bool(hidden_from(future.base.means[new], state.memory, cameras).all())
+    assert bool(hidden_from(future.base.means[new], state.memory, cameras=cameras).all())
     now, later = future.at(float(future.times[0])), future.at(float(future.times[1]))
     assert float(now.opacities[new].max()) == 0.0 and float(later.opacities[new].min()) > 0.0
 

@@ -16,13 +16,13 @@ def test_rigid_fit_finds_the_pose():
     weights = torch.rand(5, 20, dtype=torch.float64)
     moved[:, 0] += 9.0
     weights[:, 0] = 0.0
-    fit = rigid_fit(points, moved, weights, ridge=0.0)
+    fit = rigid_fit(points, moved, weights=weights, ridge=0.0)
     torch.testing.assert_close(apply_pose(fit[:, None].expand(-1, 19, -1), points[:, 1:]), moved[:, 1:])
 
 
 def test_rigid_fit_does_not_spin_what_it_cannot_know():
     line = torch.linspace(0, 0.05, 8)[:, None] * torch.tensor([1.0, 0.0, 0.0])
-    fit = rigid_fit(line, line + torch.tensor([0.0, 0.1, 0.0]), torch.ones(8))
+    fit = rigid_fit(line, line + torch.tensor([0.0, 0.1, 0.0]), weights=torch.ones(8))
     torch.testing.assert_close(fit, torch.tensor([1.0, 0, 0, 0, 0, 0.1, 0]), atol=1e-5, rtol=0)
 
 

@@ -83,7 +83,7 @@ def test_the_verb_writes_a_scene_and_a_report(tmp_path):
     from scene4d.gaussians.s4d import open_s4d
 
     source, output = DATA / "sim_rlbench_open_drawer", tmp_path / "scene.s4d"
-    options = dict(source=source, output=output, max_frames=3, size=48)
+    options = dict(source=source, output=output, max_frames=3, size=32)
     result = run_reconstruct(ReconstructOptions(**options, holdout="overhead"))
     json.dumps(result)
     keys = {"psnr", "psnr_sensor", "psnr_sensor_gain", "ssim", "depth_absrel", "views"}

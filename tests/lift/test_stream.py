@@ -160,7 +160,7 @@ def test_an_arm_in_the_simulator():
     episode = record_episode(
         "drawer-open-v3", seed=11, noise=0.1, num_frames=9, size=(64, 64), cameras=("left", "right")
     )
-    frames, stream = episode.stacked(names), SceneStream()
+    frames, stream = episode.stacked(["left", "right"]), SceneStream()
     for t in range(8):
         stream.update(frames[t], time=float(episode.times[t]))
     now = stream.gaussians()

@@ -1,0 +1,28 @@
+"""Geometry figures on values worked out by hand."""
+
+import torch
+
+from scene4d.eval.geometry import chamfer, depth_absrel, flow_epe
+
+
+def test_absrel_counts_what_both_measured():
+    target = torch.tensor([[[1.0, 2.0, 0.0, 4.0]]])
+    depth = torch.tensor([[[1.1, 1.8, 3.0, 0.0]]])
+    torch.testing.assert_close(depth_absrel(depth, target), torch.tensor([0.1]))
+    mask = torch.tensor([[[False, False, True, False]]])
+    assert depth_absrel(depth, target, mask=mask).isnan().all()
+
+
+def test_flow_error_is_a_mean_length():
+    target = torch.zeros(2, 3)
+    flow = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(flow_epe(flow, target), torch.tensor(3.0))
+    torch.testing.assert_close(flow_epe(flow, target, mask=torch.tensor([False, True])), torch.tensor(1.0))
+
+
+def test_chamfer_of_a_shifted_grid():
+    points = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    torch.testing.assert_close(chamfer(points, points), torch.tensor(0.0))
+    shift = torch.tensor([0.25, 0.0, 0.0])
+    torch.testing.assert_close(chamfer(points, points + shift), torch.tensor(0.25))
+    torch.testing.assert_close(chamfer(points + shift, points), chamfer(points, points + shift))
