@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from scene4d.check import check
-from scene4d.errors import GaussianError, TimestampError
+from scene4d.errors import DepthError, GaussianError, TimestampError
+from scene4d.lift.birth import bear
 from scene4d.lift.compare import (
     AGREES,
     HIDDEN,
@@ -26,7 +26,7 @@ from scene4d.lift.compare import (
 )
 from scene4d.lift.memory import Memory
 from scene4d.lift.polish import polish
-from scene4d.lift.rigid import Anchors, multiply_quats, rotate_by_quats, rotvecs_from_rotations
+from scene4d.lift.rigid import Anchors, rotvecs_from_rotations
 from scene4d.lift.split import News, Solved, SplitConfig, changed_rows, movers, solve_step, suspects
 from scene4d.lift.track import TrackConfig
 from scene4d.lift.unproject import LiftConfig
@@ -90,7 +90,8 @@ class SceneStream:
         """Take in frames [v] of one instant `time` s, later than all before.
 
         Raises:
-            TimestampError: time does not increase. DepthError: the frames have no depth. ShapeError: not [v h w].
+            TimestampError: time does not increase. ShapeError: not [v h w].
+            DepthError: the frames have no depth, or the first ones none anywhere.
         """
         check(rgb=(frames.rgb, "v h w 3"), depth=(frames.depth, "v h w"))
         if self.times and not time > self.times[-1]:
@@ -102,15 +103,16 @@ class SceneStream:
                 expected=f"> {self.times[-1]}",
             )
         sight = sight_from_frames(frames, config=self.lift_config, backdrop=self.config.backdrop)
-        self._sight = sight
-        self._now = None
         if len(self.memory) == 0:
-            self._bear(sight, np.arange(len(sight.points)), time=time)
+            if len(sight.points) == 0:
+                raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")
+            bear(self.memory, self.anchors, sight=sight, chosen=np.arange(len(sight.points)), time=time, frame=0)
             self._measure(sight, self._compared(sight))
             self._polished(sight, num_steps=self.config.polish_first, base=True)
         else:
             verdicts = self._carve(sight, self._follow(sight))
             self._measure(sight, self._bear_unexplained(sight, verdicts, time=time))
+        self._sight, self._now = sight, None
         self._limit(time)
         self.anchors.record()
         self.times.append(time)
@@ -279,77 +281,8 @@ class SceneStream:
         chosen = np.nonzero(new)[0]
         if len(chosen) == 0:
             return verdicts
-        self._bear(sight, chosen, time=time)
+        bear(memory, self.anchors, sight=sight, chosen=chosen, time=time, frame=len(self.times))
         return verdicts.followed_by(self._compared(sight, slice(len(memory) - len(chosen), None)))
-
-    def _bear(self, sight: Sight, chosen: np.ndarray, *, time: float) -> None:
-        """Give birth to lifted points `chosen` [k]; those next to moving matter hang on its anchors."""
-        memory, num = self.memory, len(chosen)
-        skin_index = np.zeros((num, memory.num_skin), dtype=np.int64)
-        skin_weights = np.zeros((num, memory.num_skin), dtype=np.float32)
-        means = sight.points[chosen].copy()
-        turn = np.tile([1.0, 0.0, 0.0, 0.0], (num, 1))
-        lifted = sight.lifted
-        quats = lifted.quats.numpy()[chosen].astype(np.float64)
-        normals = sight.normals[chosen].copy()
-        mate = self._moving_mate(sight, chosen)
-        joins = mate >= 0
-        if joins.any():
-            index, weights = memory.skin_index[mate[joins]], memory.skin_weights[mate[joins]]
-            skin_index[joins], skin_weights[joins] = index, weights
-            weights = weights.astype(np.float64)
-            means[joins] = self.anchors.rest_of(means[joins], index, weights)
-            turn[joins] = self.anchors.turn(index, weights)
-            back = turn[joins] * [1.0, -1.0, -1.0, -1.0]
-            quats[joins] = multiply_quats(back, quats[joins])
-            normals[joins] = rotate_by_quats(back, normals[joins])
-        rest = {
-            "place": means,
-            "means": means.astype(np.float32),
-            "quats": quats.astype(np.float32),
-            "skin_index": skin_index,
-            "skin_weights": skin_weights,
-            "extra_normals": normals.astype(np.float32),
-        }
-        present = {
-            "turn": turn,
-            "spacing": sight.spacing[chosen],
-            "birth_scales": lifted.scales.numpy()[chosen],
-            "home": sight.pixel[chosen] // sight.num_pixels,
-            "seen": np.full(num, len(self.times)),
-        }
-        memory.birth(lifted, chosen, rest=rest, present=present, time=time)
-
-    def _moving_mate(self, sight: Sight, chosen: np.ndarray) -> np.ndarray:
-        """[k] the moving row that a new point continues, -1 where it is nearer to static matter or to nothing."""
-        mate = np.full(len(chosen), -1, dtype=np.int64)
-        memory = self.memory
-        if len(memory) == 0 or not memory.moving.any():
-            return mate
-        spacing = float(np.median(sight.spacing))
-
-        def features(points: np.ndarray, normals: np.ndarray, colours: np.ndarray) -> np.ndarray:
-            return np.concatenate([points / spacing, normals, 4.0 * colours], -1)
-
-        query = features(sight.points[chosen], sight.normals[chosen], sight.colours[chosen])
-        moving = np.nonzero(memory.moving)[0]
-        low, high = sight.points[chosen].min(0) - 4 * spacing, sight.points[chosen].max(0) + 4 * spacing
-        static = np.nonzero(~memory.moving & (memory.x > low).all(1) & (memory.x < high).all(1))[0]
-
-        def nearest(rows: np.ndarray):
-            tree = cKDTree(
-                features(memory.x[rows], memory.normal[rows], memory.colour[rows]),
-                balanced_tree=False,
-                compact_nodes=False,
-            )
-            return tree.query(query, distance_upper_bound=4.0)
-
-        distance, index = nearest(moving)
-        found = index < len(moving)
-        if len(static):
-            found &= distance < 0.8 * nearest(static)[0]
-        mate[found] = moving[index[found]]
-        return mate
 
     def _measure(self, sight: Sight, verdicts: Verdicts) -> None:
         """Give every pixel the row that is nearest to its centre; the others that agree there are spare for now."""

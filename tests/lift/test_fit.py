@@ -1,4 +1,4 @@
-"""Refinement by rendering: it lowers the error, repeats itself, keeps the rows, and undoes a wrong camera or exposure."""
+"""Refinement by rendering: it lowers the error, repeats itself, keeps the rows and takes up exposure."""
 
 import pytest
 import torch

@@ -145,6 +145,8 @@ def test_bad_input_is_refused():
     frames = BOX.frames(0)
     with pytest.raises(DepthError):
         stream.update(frames.replace(depth=None), time=0.0)
+    with pytest.raises(DepthError):
+        stream.update(frames.replace(depth=torch.zeros_like(frames.depth)), time=0.0)
     with pytest.raises(ShapeError):
         stream.update(frames[0], time=0.0)
     stream.update(frames, time=0.0)

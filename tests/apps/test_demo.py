@@ -1,0 +1,85 @@
+"""The main job end to end, shipped weights on the shipped episode: every file, and a forecast better than copying."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from scene4d.apps.act import ActOptions, run_act
+from scene4d.apps.demo import DemoOptions, run_demo
+from scene4d.apps.forecast import ForecastOptions, run_forecast
+from scene4d.apps.render import RenderOptions, run_render
+from scene4d.data.video import count_frames
+from scene4d.errors import ConfigError
+from scene4d.gaussians.s4d import load_s4d
+
+FILES = ("scene.s4d", "future.s4d", "forecast.mp4", "flow.npz", "actions.json", "report.json", "index.html")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    torch.set_num_threads(2)
+    out = tmp_path_factory.mktemp("demo")
+    return out, run_demo(DemoOptions(output=out))
+
+
+def test_every_file_is_there(demo):
+    out, _ = demo
+    assert all((out / name).stat().st_size > 100 for name in FILES)
+    assert len(list((out / "points").glob("*.ply"))) == 17
+    assert count_frames(out / "forecast.mp4") == 23
+
+
+def test_the_report_holds_every_metric_with_its_baselines(demo):
+    out, result = demo
+    report = json.loads((out / "report.json").read_text())
+    assert report["horizon"] == result["horizon"]
+    for row in report["horizon"].values():
+        for name in ("psnr", "psnr_moving", "ssim", "flow_epe_moving", "flow_epe_static", "depth_absrel", "psnr_novel"):
+            assert {name} <= row.keys() & row["copy_last"].keys() & row["constant_velocity"].keys()
+
+
+def test_the_forecast_beats_copying(demo):
+    _, result = demo
+    at8 = result["horizon"]["8"]
+    assert at8["psnr"] > at8["copy_last"]["psnr"] + 1.0
+    assert at8["psnr_moving"] > at8["copy_last"]["psnr_moving"] + 1.0
+    assert at8["flow_epe_moving"] < 0.6 * at8["copy_last"]["flow_epe_moving"]
+
+
+def test_the_future_keeps_identities_and_its_flow_is_its_motion(demo):
+    out, _ = demo
+    past, future = load_s4d(out / "scene.s4d"), load_s4d(out / "future.s4d")
+    assert future.observed.tolist() == [True] + [False] * 16
+    kept = set(future.base.ids.tolist()) & set(past.base.ids.tolist())
+    assert len(kept) > 0.9 * len(future.base.ids)
+    flow = np.load(out / "flow.npz", allow_pickle=False)
+    places, valid = flow["positions"], flow["valid"][0]
+    assert np.allclose((places[1] - places[0])[valid], flow["flow"][0][valid], atol=1e-5)
+
+
+def test_actions_have_names_units_and_sane_values(demo):
+    out, _ = demo
+    actions = json.loads((out / "actions.json").read_text())
+    assert len(actions["names"]) == len(actions["units"]) == len(actions["actions"][0]) == 4
+    assert np.isfinite(actions["actions"]).all() and np.abs(actions["actions"]).max() < 3
+
+
+def test_the_verbs_go_on_from_the_demo_files(demo, tmp_path):
+    out, _ = demo
+    future = tmp_path / "again.s4d"
+    made = run_forecast(ForecastOptions(scene=out / "scene.s4d", output=future, start=4, steps=4, samples=2))
+    assert made["num_steps"] == 4 and len(made["output"]) == 2
+    assert run_act(ActOptions(scene=out / "scene.s4d", task="open the door"))["task"] == "door-open-v3"
+    video = tmp_path / "orbit.mp4"
+    run_render(RenderOptions(scene=future, output=video, camera="front", num_frames=5, what="flow"))
+    assert count_frames(video) == 5
+
+
+def test_a_future_that_the_recording_does_not_hold_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="num_steps"):
+        run_demo(DemoOptions(output=tmp_path / "out", num_steps=500))
+    assert not (tmp_path / "out").exists()
