@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene4d.dynamics.scene import hidden_from
+from scene4d.dynamics.unseen import hidden_from, visible_pixels
 from scene4d.geometry.camera import project
 
 
@@ -28,7 +28,9 @@ def test_new_matter_is_unseen_new_and_later(small):
     assert torch.equal(future.base.ids[:num_memory], state.memory.ids)
     assert int(future.base.ids[new].min()) > int(state.memory.ids.max())
     assert future.base.ids.unique().numel() == future.base.num_gaussians
-    assert bool(hidden_from(future.base.means[new], state.memory, cameras=cameras).all())
+    born = future.base.pick(torch.arange(num_memory, future.base.num_gaussians))
+    assert bool(hidden_from(born.means, state.memory, cameras=cameras).all())
+    assert float(visible_pixels(born, state.memory, cameras=cameras).max()) < 0.1
     now, later = future.at(float(future.times[0])), future.at(float(future.times[1]))
     assert float(now.opacities[new].max()) == 0.0 and float(later.opacities[new].min()) > 0.0
 
