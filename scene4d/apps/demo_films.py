@@ -85,8 +85,12 @@ def film_depth_and_flow(story: Story) -> list[np.ndarray]:
 
 
 def _drawn(story: Story, gaussians: Gaussians, camera: Cameras) -> np.ndarray:
-    """The set as this camera sees it, at least PIXELS high, over the recording's background."""
+    """The set as this camera sees it, at least PIXELS high, over the recording's background.
+
+    The Gaussians are as fine as the recording's pixels; the low-pass grows with the enlargement, so no gaps show.
+    """
     scale = max(1.0, PIXELS / camera.height)
     camera = camera.resized(round(camera.width * scale), round(camera.height * scale))
     with torch.no_grad():
-        return colour_picture(render(gaussians, camera, background=story.background).rgb)
+        frames = render(gaussians, camera, background=story.background, eps2d=0.3 * scale**2)
+    return colour_picture(frames.rgb)
