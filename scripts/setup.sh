@@ -2,6 +2,9 @@
 # Makes .venv and installs scene4d into it. Sourced by demo.sh and test.sh with the wanted extra as $1.
 set -euo pipefail
 
+# Threads that wait sleep: torch and the kernels have a pool each, and where cores are few, spinning ones starve the others.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 fail() { echo "scene4d: $*" >&2; exit 1; }
 
 find_python() {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+import torch
 from scipy.spatial import cKDTree
 
 from scene4d.lift.rigid import rotations_from_rotvecs, skew
@@ -126,12 +126,18 @@ def motion_of_step(
         _rigid_terms(system, edges, centres, rotation, shift, config=config)
         _prior_terms(system, rotation, shift, start, spacing=spacing, weight=config.prior)
         matrix, vector = system
-        step = cho_solve(cho_factor(matrix + 1e-9 * np.eye(len(matrix))), vector).reshape(-1, 6)
+        step = _solved(matrix + 1e-9 * np.eye(len(matrix)), vector).reshape(-1, 6)
         rotation = rotations_from_rotvecs(step[:, :3]) @ rotation
         shift = shift + step[:, 3:]
         if np.abs(step[:, 3:]).max() < 5e-5:
             break
     return StepMotion(centres, rotation, shift)
+
+
+def _solved(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """matrix^-1 vector, positive definite; in torch, since scipy's own threads are slow where cores are shared."""
+    lower = torch.linalg.cholesky(torch.from_numpy(matrix))
+    return torch.cholesky_solve(torch.from_numpy(vector).reshape(-1, 1), lower)[:, 0].numpy()
 
 
 def _thinned(sources: Skinned, targets: Cloud, front: np.ndarray, limit: int) -> tuple[Skinned, Cloud, np.ndarray]:
