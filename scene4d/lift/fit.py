@@ -169,20 +169,30 @@ def _loss(gaussians: Gaussians, target: Frames, *, gain: Tensor, pose: Tensor, c
     if config.depth_weight > 0 and target.depth is not None:
         measured = (target.depth > 0) & (drawn.alpha.detach() > 0.5)  # type: ignore[union-attr]
         error = (drawn.depth - target.depth).abs() / target.depth.clamp_min(1e-3)  # type: ignore[operator]
-        # Beyond a tenth it is another surface, or a sensor that erred: no pull grows with the distance.
-        loss = loss + config.depth_weight * torch.where(measured, error.clamp_max(0.1), 0.0).mean()
+        # Far off it is another surface or a sensor that erred: the pull fades with the distance, but never ends.
+        loss = loss + config.depth_weight * torch.where(measured, 0.1 * (1 + error / 0.1).log(), 0.0).mean()
     return loss
 
 
 def halved(frames: Frames) -> Frames:
-    """Frames [m] at half resolution: colours averaged, depths picked, so that no depth floats between surfaces."""
+    """Frames [m] at half resolution: colours averaged, depths averaged where the four (or fewer) are one surface."""
     width, height = frames.cameras.width // 2, frames.cameras.height // 2
-    rgb = frames.rgb[:, : 2 * height, : 2 * width].unflatten(1, (height, 2)).unflatten(3, (width, 2)).mean((2, 4))
-    pick = (slice(None), slice(0, 2 * height, 2), slice(0, 2 * width, 2))
+
+    def blocks(x: Tensor) -> Tensor:
+        return x[:, : 2 * height, : 2 * width].unflatten(1, (height, 2)).unflatten(3, (width, 2)).movedim(2, 3)
+
+    depth = frames.depth
+    if depth is not None:
+        four = blocks(depth).flatten(3)  # [m h w 4]
+        measured = four > 0
+        near = torch.where(measured, four, torch.inf).amin(-1)
+        # Across an edge the nearer surface is taken, so that no depth floats in between.
+        same = measured & (four < 1.02 * near[..., None])
+        depth = (four * same).sum(-1) / same.sum(-1).clamp_min(1)
     Ks = frames.cameras.Ks * frames.cameras.Ks.new_tensor([[0.5], [0.5], [1.0]])
     return Frames(
-        rgb=rgb,
-        depth=None if frames.depth is None else frames.depth[pick],
-        alpha=None if frames.alpha is None else frames.alpha[pick],
+        rgb=blocks(frames.rgb).mean((3, 4)),
+        depth=depth,
+        alpha=None if frames.alpha is None else blocks(frames.alpha).flatten(3).amin(-1),
         cameras=Cameras(viewmats=frames.cameras.viewmats, Ks=Ks, width=width, height=height),
     )
