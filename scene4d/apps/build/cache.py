@@ -1,0 +1,189 @@
+"""The cache: every training episode goes through the scene memory once; its windows are read from snapshots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from scene4d.apps.build.record import StoredEpisode, episode_path
+from scene4d.apps.build.run_config import CacheConfig, RecordConfig
+from scene4d.apps.build.stages import in_processes
+from scene4d.dynamics.anchors import PAST_FLOW
+from scene4d.dynamics.model import memory_of
+from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
+from scene4d.lift.stream import SceneStream
+from scene4d.train.checkpoint import load_tensors, save_tensors
+from scene4d.train.log import Progress
+from scene4d.train.windows import Window, stack_windows
+from scene4d.types import Frames, Gaussians
+
+
+def cache_stage(
+    folder: Path,
+    config: CacheConfig,
+    *,
+    record: RecordConfig,
+    episodes: Path,
+    processes: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Snapshot every episode of `episodes` that is not there yet; result: windows, rows (mean Gaussians a snapshot)."""
+    seeds = range(record.first_seed, record.first_seed + record.episodes)
+    paths = [episode_path(episodes, task, seed) for seed in seeds for task in record.tasks]
+    counts = in_processes(snapshot_one, [(folder, config, path) for path in paths], num=processes, progress=progress)
+    rows = [n for each in counts for n in each]
+    return {"windows": len(rows), "rows": round(sum(rows) / max(1, len(rows)))}
+
+
+def window_starts(num_frames: int, config: CacheConfig) -> list[int]:
+    """Moments t that have the asked-for past and future."""
+    return list(range(config.num_past, num_frames - config.horizon, config.window_stride))
+
+
+def snapshot_one(folder: Path, config: CacheConfig, path: Path) -> list[int]:
+    """Run one episode through the memory and keep what it knows at each window's start; returns rows a window."""
+    target = folder / path.name
+    if target.exists():
+        return load_tensors(target)[1]["counts"]
+    episode = StoredEpisode(path)
+    starts = window_starts(len(episode.times), config)
+    frames = episode.frames(0, starts[-1] + 1, views=range(config.num_inputs), segments=True)
+    stream, kept = SceneStream(), []
+    for t in range(starts[-1] + 1):
+        stream.update(frames[t], time=float(episode.times[t]))
+        if t in starts:
+            # The very function that the world model observes with, so that training and use see the same memory.
+            kept.append(memory_of(stream.scene(), memory=stream.gaussians()))
+    save_tensors(target, _columns(kept), state={"starts": starts, "counts": [g.num_gaussians for g in kept]})
+    return [g.num_gaussians for g in kept]
+
+
+def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
+    """All rows of all snapshots behind one another; half precision where its 0.05 % does no harm."""
+    join = lambda field: torch.cat([field(g) for g in memories])
+    none = lambda g: g.means.new_full((g.num_gaussians, 1), -1.0)
+    return {
+        "means": join(lambda g: g.means),
+        "quats": join(lambda g: g.quats).half(),
+        "log_scales": join(lambda g: g.scales).log().half(),
+        "opacities": join(lambda g: g.opacities).half(),
+        "sh": join(lambda g: g.sh[:, :1]).half(),
+        "ids": join(lambda g: g.ids).to(torch.int32),
+        "segments": join(lambda g: g.extras.get("segments", none(g))).round().to(torch.int16),
+        "confidence": join(lambda g: g.extras.get("confidence", -none(g))).half(),
+        "past_flow": join(lambda g: g.extras[PAST_FLOW]).half(),
+    }
+
+
+class WindowCache:
+    """Windows on disk, by number; what a training stage draws its batches from.
+
+    tasks: names that `Window.task` counts in; cameras: names in the order of the views; context: action_spec and
+    proprio_spec, as the world model is told.
+    """
+
+    def __init__(self, folder: Path, config: CacheConfig, *, record: RecordConfig, episodes: Path):
+        self.config, self.tasks, self.cameras = config, list(record.tasks), list(record.cameras)
+        self._windows: list[tuple[Path, StoredEpisode, int, int, int]] = []
+        for seed in range(record.first_seed, record.first_seed + record.episodes):
+            for task in record.tasks:
+                path = episode_path(episodes, task, seed)
+                episode, (starts, counts) = StoredEpisode(path), _index(folder / path.name)
+                first = 0
+                for start, count in zip(starts, counts, strict=True):
+                    self._windows.append((folder / path.name, episode, start, first, count))
+                    first += count
+        info = self._windows[0][1].info
+        self.context = {name: info[name] for name in ("action_spec", "proprio_spec", "robot")}
+        self.step_seconds = float(self._windows[0][1].times[1])
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def window(self, number: int, *, futures: bool = True) -> Window:
+        """One window without batch axes; without `futures` the target pictures are left out (h = 0 of them)."""
+        path, episode, t, first, count = self._windows[number]
+        past, horizon = self.config.num_past, self.config.horizon
+        memory, flow = _memory(path, first, count)
+        segments = memory.extras["segments"][:, 0].long()
+        frames = episode.frames(t, t + 1 + (horizon if futures else 0))
+        return Window(
+            memory=memory,
+            past_flow=flow,
+            past_flow_valid=torch.ones(flow.shape[:2], dtype=torch.bool),
+            past_actions=episode.actions[t - past : t],
+            past_proprio=episode.proprio[t - past : t + 1],
+            actions=episode.actions[t : t + horizon],
+            proprio=episode.proprio[t + 1 : t + 1 + horizon],
+            displacement=displacement_of(memory.means, segments, episode.segment_poses[t : t + 1 + horizon]),
+            # What belongs to no segment is the sky behind everything: it stands still.
+            displacement_valid=memory.ids >= 0,
+            frames=frames[0],
+            targets=frames[1:],
+            task=torch.tensor(self.tasks.index(episode.info["task"])),
+            time=episode.times[t],
+            # success[t] is the outcome of actions[t].
+            success=episode.success[t : t + horizon].float(),
+        )
+
+    def batch(self, numbers: Sequence[int], *, futures: bool = True) -> Window:
+        """Windows [b]."""
+        return stack_windows([self.window(int(i), futures=futures) for i in numbers])
+
+    def frames(self, number: int, *, views: Sequence[int] | None = None) -> Frames:
+        """The pictures [v] at a window's moment, of all cameras or of those numbered `views`."""
+        _, episode, t, _, _ = self._windows[number]
+        return episode.frames(t, t + 1, views=views)[0]
+
+    def groups(self) -> list[list[int]]:
+        """The numbers of the windows of each episode."""
+        groups: dict[Path, list[int]] = {}
+        for number, (path, *_) in enumerate(self._windows):
+            groups.setdefault(path, []).append(number)
+        return list(groups.values())
+
+
+def draw_numbers(count: int, *, num: int, step: int, seed: int) -> Tensor:
+    """`num` of the numbers 0..count-1 for a training step: a new order every epoch; (seed, step) alone decide."""
+    picked = []
+    for place in range(step * num, (step + 1) * num):
+        epoch, index = divmod(place, count)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+        picked.append(order[index])
+    return torch.stack(picked)
+
+
+def displacement_of(points: Tensor, segments: Tensor, poses: Tensor) -> Tensor:
+    """Displacement [h n 3] m of points [n 3] that ride on segments [n]; poses [1+h g 7] are those of now and later."""
+    motion = compose_pose(poses[1:], invert_pose(poses[:1]).expand_as(poses[1:]))  # [h g 7] later from now
+    each = motion[:, segments.clamp_min(0)]  # [h n 7]
+    moved = apply_pose(each, points.expand(each.shape[0], -1, 3)) - points
+    return torch.where((segments >= 0)[:, None], moved, torch.zeros_like(moved))
+
+
+def _memory(path: Path, first: int, count: int) -> tuple[Gaussians, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        read = lambda name: file.get_slice(name)[first : first + count]
+        flow = read("past_flow").float()  # [n 6]
+        memory = Gaussians(
+            means=read("means"),
+            quats=read("quats").float(),
+            scales=read("log_scales").float().exp(),
+            opacities=read("opacities").float(),
+            sh=read("sh").float(),
+            ids=read("ids").long(),
+            extras={"segments": read("segments").float(), "confidence": read("confidence").float(), PAST_FLOW: flow},
+        )
+    return memory, flow.unflatten(-1, (-1, 3)).movedim(1, 0)
+
+
+def _index(path: Path) -> tuple[list[int], list[int]]:
+    with safe_open(path, framework="pt") as file:
+        state = json.loads(file.metadata()["state"])
+    return state["starts"], state["counts"]

@@ -1,0 +1,110 @@
+"""The shipped weights: autoencoder, world model and action head in one safetensors file, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.config import config_from_dict, dict_from_config
+from scene4d.dynamics.model import DynamicsConfig, GaussianWorldModel
+from scene4d.errors import CheckpointError
+from scene4d.policy.head import ActionHead, ActionHeadConfig
+from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
+from scene4d.vae.model import GaussianVAE, VAEConfig
+
+PARTS = ("vae", "dynamics", "policy")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything that was trained together; `policy` is None where none was.
+
+    info: tasks, cameras, num_inputs, context (action_spec, proprio_spec, robot), step_seconds, provenance; JSON-ready.
+    """
+
+    vae: GaussianVAE
+    dynamics: GaussianWorldModel
+    policy: ActionHead | None
+    info: Mapping[str, Any]
+
+
+def make_models(vae: VAEConfig, dynamics: DynamicsConfig, policy: ActionHeadConfig | None, *, seed: int = 0) -> Models:
+    """Fresh models; their first weights depend on `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        codec = GaussianVAE(vae)
+        torch.manual_seed(seed + 1)
+        world_model = GaussianWorldModel(codec, dynamics, channels=vae.channels)
+        torch.manual_seed(seed + 2)
+        head = None if policy is None else ActionHead(policy)
+    return Models(vae=codec, dynamics=world_model, policy=head, info={})
+
+
+def save_models(path: str | Path, models: Models, *, info: Mapping[str, Any], half: bool = True) -> int:
+    """Write one weights file atomically; returns its size in bytes.
+
+    Args:
+        info: goes into the header beside the configurations.
+        half: matrices in half precision (statistics and vectors stay as they are).
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in _parts(models).items():
+        learned = {key for key, parameter in module.named_parameters() if parameter.ndim >= 2}
+        for key, value in module.state_dict().items():
+            tensors[f"{name}.{key}"] = value.half() if half and key in learned else value
+    configs = {name: dict_from_config(module.config) for name, module in _parts(models).items()}
+    save_tensors(path, tensors, state={"configs": configs, "info": dict(info)})
+    return Path(path).stat().st_size
+
+
+def load_models(path: str | Path | None = None) -> Models:
+    """Read a weights file, by default the shipped one; the models are in evaluation mode.
+
+    Raises:
+        CheckpointError: missing, truncated, or of other models (lists the tensors); ConfigError: unknown settings;
+            SecurityError: a pickle.
+    """
+    path = shipped_weights() if path is None else Path(path)
+    tensors, state = load_tensors(path)
+    configs = state.get("configs", {})
+    if not {"vae", "dynamics"} <= configs.keys():
+        raise CheckpointError(
+            "holds no world model", file=path, field="configs", found=sorted(configs), expected=list(PARTS)
+        )
+    kinds = {"vae": VAEConfig, "dynamics": DynamicsConfig, "policy": ActionHeadConfig}
+    built = {
+        name: config_from_dict(configs[name], kinds[name], file=path, where=name) for name in PARTS if name in configs
+    }
+    models = make_models(built["vae"], built["dynamics"], built.get("policy"))
+    stray = sorted(key for key in tensors if key.split(".", 1)[0] not in built)
+    if stray:
+        raise CheckpointError("holds tensors of no known model", file=path, found=", ".join(stray[:8]))
+    for name, module in _parts(models).items():
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        assign_weights(module, own, source=path)
+        module.eval().requires_grad_(False)
+    return dataclasses.replace(models, info=state.get("info", {}))
+
+
+def shipped_weights() -> Path:
+    """The weights file inside the package.
+
+    Raises:
+        CheckpointError: this installation has none.
+    """
+    path = Path(str(resources.files("scene4d"))) / "assets" / "weights" / "tiny.safetensors"
+    if not path.exists():
+        raise CheckpointError("is not part of this installation", file=path, fix="run: scene4d train configs/tiny.toml")
+    return path
+
+
+def _parts(models: Models) -> dict[str, nn.Module]:
+    parts = {"vae": models.vae, "dynamics": models.dynamics, "policy": models.policy}
+    return {name: module for name, module in parts.items() if module is not None}

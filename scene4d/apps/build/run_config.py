@@ -1,0 +1,134 @@
+"""Everything that decides what a training run makes: one TOML, one section a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scene4d.dynamics.model import DynamicsConfig
+from scene4d.dynamics.training import LossConfig
+from scene4d.errors import ConfigError
+from scene4d.policy.head import ActionHeadConfig
+from scene4d.policy.training import PolicyDataConfig
+from scene4d.train.loop import LoopConfig
+from scene4d.vae.losses import VAELossConfig
+from scene4d.vae.model import VAEConfig
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Which episodes are recorded."""
+
+    tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
+    """Meta-World tasks."""
+    episodes: int = 40
+    """Episodes of each task."""
+    first_seed: int = 0
+    """Environment seed of the first episode; the next ones count up."""
+    noise: tuple[float, ...] = (0.1, 0.3, 0.5)
+    """Deviation of the noise on the expert's actions, taken in turn, so that some episodes fail."""
+    num_frames: int = 60
+    """Frames of an episode."""
+    size: int = 64
+    """Pixels a side."""
+    cameras: tuple[str, ...] = ("left", "right", "front", "top")
+    """Cameras of the rig, those that the models may see first."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or self.episodes < 1 or not self.noise:
+            raise ConfigError("nothing to record", field="record", expected="tasks, episodes and noise")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Which moments of the episodes are kept for training."""
+
+    num_inputs: int = 2
+    """The first cameras of the recording are what the scene memory sees; the others are targets only."""
+    horizon: int = 8
+    """Future frames of a window."""
+    num_past: int = 2
+    """Past steps of a window."""
+    window_stride: int = 4
+    """Frames from one window's start to the next."""
+
+
+@dataclass(frozen=True)
+class VAEStageConfig:
+    """How the autoencoder is trained."""
+
+    model: VAEConfig = field(default_factory=VAEConfig)
+    """Sizes; the anchors are those that the world model chooses."""
+    loss: VAELossConfig = field(default_factory=VAELossConfig)
+    """Weights of the loss."""
+    batch_size: int = 6
+    """Scenes a step."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """Steps and optimiser."""
+
+
+@dataclass(frozen=True)
+class DynamicsStageConfig:
+    """How the world model is trained."""
+
+    model: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Sizes."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the loss."""
+    batch_size: int = 16
+    """Windows a step."""
+    num_rows: int = 512
+    """Memory Gaussians a window that the displacement loss looks at."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """Steps and optimiser."""
+
+
+@dataclass(frozen=True)
+class PolicyStageConfig:
+    """How the action head is trained."""
+
+    model: ActionHeadConfig = field(default_factory=ActionHeadConfig)
+    """Sizes."""
+    data: PolicyDataConfig = field(default_factory=PolicyDataConfig)
+    """Demonstrations."""
+    batch_size: int = 48
+    """Moments a step."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """Steps and optimiser."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run from recording to weights."""
+
+    name: str = "run"
+    """Names the run's folder."""
+    processes: int = 2
+    """Processes that record and build the cache."""
+    threads: int = 2
+    """Threads of torch while training; results are bit-equal at one number of threads."""
+    record: RecordConfig = field(default_factory=RecordConfig)
+    """Episodes."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Windows."""
+    vae: VAEStageConfig = field(default_factory=VAEStageConfig)
+    """Autoencoder."""
+    dynamics: DynamicsStageConfig = field(default_factory=DynamicsStageConfig)
+    """World model."""
+    policy: PolicyStageConfig = field(default_factory=PolicyStageConfig)
+    """Action head."""
+
+    def __post_init__(self) -> None:
+        if self.dynamics.model.horizon > self.cache.horizon:
+            raise ConfigError(
+                "is longer than the cached windows",
+                field="dynamics.model.horizon",
+                found=self.dynamics.model.horizon,
+                expected=f"<= cache.horizon = {self.cache.horizon}",
+            )
+        if self.record.num_frames <= self.cache.num_past + self.cache.horizon:
+            raise ConfigError(
+                "is too short for one window",
+                field="record.num_frames",
+                found=self.record.num_frames,
+                expected=f"> {self.cache.num_past + self.cache.horizon}",
+            )

@@ -1,0 +1,148 @@
+"""Stages of a run: each done once for its configuration, resumed when cut short, redone when that changed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scene4d.config import config_hash
+from scene4d.errors import ConfigError, ResourceError
+from scene4d.files import atomic_file
+from scene4d.train.log import Progress
+
+MARKER = "stage.json"
+
+
+def run_stage(
+    folder: Path, build: Callable[[Path], dict[str, Any]], *, key: Sequence[Any], rebuild: bool = False
+) -> dict[str, Any]:
+    """Build a stage in `folder` unless it stands there already for the same `key`.
+
+    What an earlier, unfinished call with the same key left is given to `build` again, which goes on from it. What
+    another key left may be hours of work: it is removed only where `rebuild` says so.
+
+    Args:
+        build: folder -> JSON-ready result.
+        key: configurations and plain values that decide the result.
+    Returns:
+        The result, with `seconds` it took and `skipped` (True if nothing had to be done) and `key` (a hash).
+    Raises:
+        ConfigError: the folder was made with another configuration, and `rebuild` is not set.
+    """
+    marker, digest = folder / MARKER, config_hash(*key)
+    found = json.loads(marker.read_text()) if marker.exists() else {}
+    if found.get("key") == digest and found.get("done"):
+        return {**found["result"], "key": digest, "skipped": True}
+    if folder.exists() and found.get("key") != digest:
+        if not rebuild:
+            raise ConfigError(
+                "was made with another configuration, or from an earlier stage that was",
+                file=folder,
+                fix="name another --out, or add --rebuild to remove it and make it anew",
+            )
+        print(f"{folder.name}: configuration changed, built anew", file=sys.stderr, flush=True)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(marker, {"key": digest, "done": False})
+    start = time.monotonic()
+    result = build(folder)
+    result["seconds"] = round(found.get("seconds", 0.0) + time.monotonic() - start, 1)
+    _write(marker, {"key": digest, "done": True, "result": result})
+    return {**result, "key": digest, "skipped": False}
+
+
+def in_processes(
+    task: Callable[..., Any], jobs: Sequence[tuple], *, num: int, progress: Progress | None = None
+) -> list[Any]:
+    """`task(*job)` for every job, in `num` fresh processes of one torch thread each; results in the order of the jobs.
+
+    With num = 1 they run here, one after another.
+
+    Raises:
+        ResourceError: a process died (most often out of memory); whatever `task` itself raises.
+    """
+    results: list[Any] = [None] * len(jobs)
+    report = progress or (lambda done, total, metrics: None)
+    if num <= 1 or len(jobs) <= 1:
+        for i, job in enumerate(jobs):
+            results[i] = task(*job)
+            report(i + 1, len(jobs), {})
+        return results
+    # Spawned, not forked: a forked child inherits locks of threads that do not exist in it.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with _one_thread_each():
+            places = {pool.submit(task, *job): i for i, job in enumerate(jobs)}
+        for done, future in enumerate(as_completed(places)):
+            results[places[future]] = future.result()
+            report(done + 1, len(jobs), {})
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a worker process died", field="processes", found=num, fix="free memory, or set processes = 1"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Children started here get one thread in their linear algebra too: it reads this once, when it is loaded."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process alone.
+
+    Raises:
+        ResourceError: another process holds it; names its pid.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise ResourceError(
+                "another process trains here",
+                file=folder,
+                found=f"pid {file.read().strip()}",
+                fix="wait for it, or name another --out",
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value), encoding="utf-8")

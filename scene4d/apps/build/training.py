@@ -1,0 +1,130 @@
+"""The three training stages: autoencoder, world model, action head; each leaves its weights in the run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scene4d.apps.build.cache import draw_numbers
+from scene4d.apps.build.models import load_models, make_models, save_models
+from scene4d.apps.build.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples
+from scene4d.apps.build.run_config import RunConfig
+from scene4d.dynamics.training import loss as dynamics_loss
+from scene4d.dynamics.training import set_statistics
+from scene4d.layers import num_parameters
+from scene4d.policy.head import ActionHead
+from scene4d.policy.training import policy_batches, policy_loss, set_head_statistics
+from scene4d.render.losses import psnr
+from scene4d.render.render import render
+from scene4d.train.checkpoint import load_weights, save_tensors
+from scene4d.train.log import line_progress
+from scene4d.train.loop import train
+from scene4d.types import Frames
+from scene4d.vae.losses import vae_loss
+
+
+def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
+    """Train the autoencoder on pictures of all cameras; result: steps, loss, psnr, psnr_decoded, parameters."""
+    stage = config.vae
+    cells = prepared_cells(folders, config, progress=line_progress("vae cells"))
+    cache = folders.windows(config)
+    vae = make_models(stage.model, config.dynamics.model, None, seed=stage.train.seed).vae
+
+    def batches(step: int) -> tuple[Any, Frames]:
+        numbers = draw_numbers(len(cache), num=stage.batch_size, step=step, seed=stage.train.seed)
+        return cells[numbers], Frames.stack([cache.frames(int(n)) for n in numbers])
+
+    result = train(
+        vae,
+        lambda batch: vae_loss(vae, batch[0], targets=batch[1], config=stage.loss),
+        batches=batches,
+        config=stage.train,
+        folder=folders.vae,
+        progress=line_progress("vae"),
+    )
+    with torch.no_grad():
+        some = range(0, len(cache), max(1, len(cache) // 64))
+        tokens = torch.cat([vae.encode_cells(cells[n])[0].tokens for n in some])
+        vae.set_statistics(tokens)
+        quality = []
+        for n in some:
+            frames = cache.frames(n)
+            drawn = render(vae.decode(vae.encode_cells(cells[n])[0]), frames.cameras)
+            quality.append(psnr(drawn.rgb, frames.rgb, frames.depth > 0).nanmean())
+    save_tensors(folders.vae_weights, vae.state_dict(), state={})
+    return {**_short(result), "psnr_decoded": _round(torch.stack(quality).mean()), "parameters": num_parameters(vae)}
+
+
+def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
+    """Train the world model on prepared windows; result: steps, loss, its parts, parameters."""
+    stage = config.dynamics
+    ready = prepared_batches(folders, config, progress=line_progress("dynamics windows"))
+    cache = folders.windows(config)
+    models = make_models(config.vae.model, stage.model, None, seed=stage.train.seed)
+    load_weights(models.vae, folders.vae_weights)
+    models.vae.eval().requires_grad_(False)
+    # The statistics that latents and motions are scaled by come from the training windows alone.
+    set_statistics(models.dynamics, [ready[i] for i in range(len(cache))])
+    result = train(
+        models.dynamics,
+        lambda batch: dynamics_loss(models.dynamics, batch, config=stage.loss),
+        batches=lambda step: ready[draw_numbers(len(cache), num=stage.batch_size, step=step, seed=stage.train.seed)],
+        config=stage.train,
+        folder=folders.dynamics,
+        progress=line_progress("dynamics"),
+    )
+    info = {
+        "tasks": cache.tasks,
+        "cameras": cache.cameras,
+        "num_inputs": config.cache.num_inputs,
+        "context": cache.context,
+        "step_seconds": cache.step_seconds,
+    }
+    save_models(folders.world_weights, models, info=info, half=False)
+    return {**_short(result), "parameters": num_parameters(models.dynamics)}
+
+
+def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
+    """Train the action head on views of memory and forecast; result: steps, loss, samples, parameters."""
+    stage = config.policy
+    samples = prepared_samples(folders, config, progress=line_progress("policy demonstrations"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.train.seed)
+        head = ActionHead(stage.model)
+    set_head_statistics(head, samples)
+    result = train(
+        head,
+        policy_loss(head),
+        batches=policy_batches(
+            samples, num_views=stage.model.num_views, batch_size=stage.batch_size, seed=stage.train.seed
+        ),
+        config=stage.train,
+        folder=folders.policy,
+        progress=line_progress("policy"),
+    )
+    save_tensors(folders.policy / "head.safetensors", head.state_dict(), state={})
+    return {**_short(result), "samples": len(samples.task_rows), "parameters": num_parameters(head)}
+
+
+def export_stage(folders: RunFolders, config: RunConfig, *, path: Path, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Join what was trained into one weights file and read it back; result: path, bytes, policy (is there one)."""
+    world = load_models(folders.world_weights)
+    head = None
+    if (folders.policy / "head.safetensors").exists():
+        head = ActionHead(config.policy.model)
+        load_weights(head, folders.policy / "head.safetensors")
+    models = type(world)(vae=world.vae, dynamics=world.dynamics, policy=head, info={})
+    size = save_models(path, models, info={**world.info, "provenance": provenance})
+    load_models(path)
+    return {"path": str(path), "bytes": size, "policy": head is not None}
+
+
+def _short(result: dict[str, Any]) -> dict[str, Any]:
+    """Result of the loop without its clock (the stage has its own), numbers rounded."""
+    return {k: _round(v) if isinstance(v, float) else v for k, v in result.items() if k not in ("seconds", "grad_norm")}
+
+
+def _round(value: Any) -> float:
+    return float(f"{float(value):.5g}")
