@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scene4d.apps.build.assets import WEIGHTS
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.dynamics.model import DynamicsConfig, GaussianWorldModel
 from scene4d.errors import CheckpointError
@@ -99,10 +99,11 @@ def shipped_weights() -> Path:
     Raises:
         CheckpointError: this installation has none.
     """
-    path = Path(str(resources.files("scene4d"))) / "assets" / "weights" / "tiny.safetensors"
-    if not path.exists():
-        raise CheckpointError("is not part of this installation", file=path, fix="run: scene4d train configs/tiny.toml")
-    return path
+    if not WEIGHTS.exists():
+        raise CheckpointError(
+            "is not part of this installation", file=WEIGHTS, fix="run: scene4d train configs/tiny.toml"
+        )
+    return WEIGHTS
 
 
 def _parts(models: Models) -> dict[str, nn.Module]:
