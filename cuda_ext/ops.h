@@ -15,6 +15,7 @@ struct RasterShape {
 
 struct RasterOptions {
   float eps2d, near, far;
+  int antialiased;      // 1: opacity times sqrt(area without eps2d / area with it), as in Mip-Splatting
   int num_threads;      // 1 = no parallel region at all
   int instruction_set;  // -1 = best of this machine, 0 = baseline, 1 = AVX2, 2 = AVX-512
 };
@@ -37,6 +38,8 @@ struct RasterImages {
   float* depth;   // [b v h w] expected depth, 0 where alpha <= 1e-3
   float* alpha;   // [b v h w]
   float* extras;  // [b v h w e]
+  float* median;  // [b v h w] depth of the splat that takes transmittance to 1/2, 0 where none does; null: not wanted
+  float* radii;   // [b v n 2] half extents of {alpha >= 1 / 255} in pixels, 0 = not drawn; null: not wanted
 };
 
 struct RasterGrads {  // every one may be null: not wanted
@@ -47,13 +50,24 @@ struct RasterGrads {  // every one may be null: not wanted
   float* sh;
   float* extras;
   float* viewmats;
+  float* absgrads;  // [b v n 2] sum over pixels of |dL/d(image position in pixels)|
 };
 
-int rasterize(const RasterShape&, const RasterOptions&, const RasterInputs&, const RasterImages& out);
+// A `token` that is not 0 names this call: its splats and tile lists are kept, within bounds, for the backward call of the
+// same token, which otherwise makes them again (to the same bits).
+int rasterize(const RasterShape&, const RasterOptions&, const RasterInputs&, const RasterImages& out, int64_t token);
 
-// `images` is what `rasterize` returned; members of `v_images` may be null (zero gradient).
+// `images` is what `rasterize` returned; members of `v_images` may be null (zero gradient); its median and
+// radii carry none.
 int rasterize_backward(const RasterShape&, const RasterOptions&, const RasterInputs&, const RasterImages& images,
-                       const RasterImages& v_images, const RasterGrads& out);
+                       const RasterImages& v_images, const RasterGrads& out, int64_t token);
+
+// Gives back what is kept under `token`, if anything is.
+void release(int64_t token);
+
+// Seconds that the stages of the last call took, for benchmarks: project, sort, bin, scatter, raster, project_vjp.
+constexpr int NUM_STAGES = 6;
+void last_stage_seconds(double (&out)[NUM_STAGES]);
 
 // The best instruction set of this machine, as RasterOptions names them.
 int best_instruction_set();

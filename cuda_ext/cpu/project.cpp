@@ -36,8 +36,10 @@ Vec3<Lanes> view_direction(const Camera<Lanes>& cam, const Vec3<Lanes>& mean) {
 
 struct Columns {  // fields of an Ellipse, to be read lane by lane
   alignas(64) float u[WIDTH], v[WIDTH], depth[WIDTH], var_x[WIDTH], var_y[WIDTH], a[WIDTH], b[WIDTH], c[WIDTH];
+  alignas(64) float fade[WIDTH];  // anti-aliasing
 
-  void store(const Ellipse<Lanes>& e) {
+  void store(const Ellipse<Lanes>& e, Lanes factor) {
+    factor.store(fade);
     e.u.store(u);
     e.v.store(v);
     e.depth.store(depth);
@@ -51,7 +53,7 @@ struct Columns {  // fields of an Ellipse, to be read lane by lane
 
 // Fills `s` (all but its colour) from lane i; false if nothing of it can be seen. Phrased so that NaN fails.
 bool make_splat(const View& view, const Columns& e, int i, int row, Splat& s) {
-  float opacity = view.opacities[row];
+  float opacity = view.opacities[row] * e.fade[i];
   if (view.ids[row] < 0 || !(opacity >= ALPHA_MIN && opacity < 1e30f)) return false;
   s.log2_opacity = __builtin_log2f(opacity);
   float reach = 2.0f * LN_2 * (s.log2_opacity - __builtin_log2f(ALPHA_MIN));
@@ -88,6 +90,11 @@ inline Four blend_bases(const float* sh, const float (*basis)[WIDTH], int num_ba
   return even + (odd + row * basis[last][lane]);
 }
 
+// Memory that will be read soon.
+inline void prefetch(const float* data, int num_floats) {
+  for (int i = 0; i < num_floats; i += 16) __builtin_prefetch(data + i);
+}
+
 // Colours of splats[0 .. count), count <= WIDTH; a colour that is not finite puts its Gaussian out.
 void color_splats(const View& view, const Camera<Lanes>& cam, Splat* splats, int count) {
   Rows rows;
@@ -104,7 +111,12 @@ void color_splats(const View& view, const Camera<Lanes>& cam, Splat* splats, int
       s.rgb[c] = rgb[c] > 0.0f ? rgb[c] : 0.0f;
       if (rgb[c] < 0.0f) s.clamped |= 1u << c;
     }
-    if (!((rgb[0] + rgb[1] + rgb[2]) * 0.0f == 0.0f)) s.log2_opacity = -1000.0f;
+    bool finite = (rgb[0] + rgb[1] + rgb[2]) * 0.0f == 0.0f;
+    if (!finite) s.log2_opacity = -1000.0f;
+    if (view.radii && finite) {
+      view.radii[2 * s.row] = s.radius_x;
+      view.radii[2 * s.row + 1] = s.radius_y;
+    }
   }
 }
 
@@ -114,6 +126,7 @@ int project(const s4d::View& view, int begin, int end, s4d::Splat* out) {
   Camera<Lanes> cam = load_camera<Lanes>(view.viewmat, view.K, view.width, view.height);
   int count = 0;
   Columns columns;
+  if (view.radii) __builtin_memset(view.radii + 2 * begin, 0, 2 * sizeof(float) * (end - begin));
   for (int first = begin; first < end; first += WIDTH) {
     Rows rows;
     for (int i = 0; i < WIDTH; ++i) rows.row[i] = first + i < end ? first + i : end - 1;
@@ -123,14 +136,17 @@ int project(const s4d::View& view, int begin, int end, s4d::Splat* out) {
     if (end - first < WIDTH) live &= (1u << (end - first)) - 1u;
     if (!live) continue;
     Projection<Lanes> p = project_axes(cam, mean, rows.load4(view.quats), rows.load3(view.scales));
-    columns.store(ellipse(cam, p, view.eps2d));
+    columns.store(ellipse(cam, p, view.eps2d), view.antialiased ? antialias(p, view.eps2d).factor : Lanes(1.0f));
     for (; live; live &= live - 1) {
       int i = __builtin_ctz(live);
       count += make_splat(view, columns, i, first + i, out[count]);
     }
   }
-  for (int first = 0; first < count; first += WIDTH)
+  for (int first = 0; first < count; first += WIDTH) {
+    for (int i = first + WIDTH; i < first + 2 * WIDTH && i < count; ++i)
+      prefetch(view.sh + static_cast<int64_t>(out[i].row) * view.num_bases * 3, view.num_bases * 3);
     color_splats(view, cam, out + first, count - first < WIDTH ? count - first : WIDTH);
+  }
   return count;
 }
 
@@ -139,13 +155,16 @@ namespace {
 struct Sums {  // the slots of up to WIDTH splats, added up, one column a splat
   alignas(64) float fixed[s4d::FIXED_SUMS][WIDTH];
 
-  void add(const Splat& s, int i, const float* slots, int stride, float* v_extras) {
+  // `v_extras` and `abs_sums` may be null.
+  void add(const Splat& s, int i, const float* slots, int stride, int num_extras, float* v_extras, float* abs_sums) {
     float total[s4d::FIXED_SUMS] = {};
-    for (uint32_t k = 0; k < s.num_slots; ++k) {
-      const float* slot = slots + (static_cast<int64_t>(s.first_slot) + k) * stride;
+    const float* slot = slots + static_cast<int64_t>(s.first_slot) * stride;
+    for (uint32_t k = 0; k < s.num_slots; ++k, slot += stride) {
       for (int j = 0; j < s4d::FIXED_SUMS; ++j) total[j] += slot[j];
       if (v_extras)
-        for (int j = s4d::FIXED_SUMS; j < stride; ++j) v_extras[j - s4d::FIXED_SUMS] += slot[j];
+        for (int j = 0; j < num_extras; ++j) v_extras[j] += slot[s4d::FIXED_SUMS + j];
+      if (abs_sums)
+        for (int j = 0; j < s4d::ABS_SUMS; ++j) abs_sums[j] += slot[s4d::FIXED_SUMS + num_extras + j];
     }
     for (int j = 0; j < s4d::FIXED_SUMS; ++j) fixed[j][i] = total[j];
   }
@@ -196,7 +215,7 @@ void project_vjp_lanes(const View& view, const Camera<Lanes>& cam, const Splat* 
   Rows rows;
   Sums sums;
   Shape shape;
-  int stride = s4d::FIXED_SUMS + view.num_extras;
+  int stride = s4d::slot_floats(view, out.absgrads != nullptr);
   for (int i = 0; i < WIDTH; ++i) {
     const Splat& s = splats[i < count ? i : count - 1];
     rows.row[i] = s.row;
@@ -204,17 +223,25 @@ void project_vjp_lanes(const View& view, const Camera<Lanes>& cam, const Splat* 
     shape.b[i] = s.b;
     shape.c[i] = s.c;
     shape.opacity[i] = view.opacities[s.row];
-    float* v_extras = out.rows.extras ? out.rows.extras + static_cast<int64_t>(s.row) * view.num_extras : nullptr;
-    sums.add(s, i, slots, stride, i < count ? v_extras : nullptr);
+    int64_t row = s.row;
+    bool own = i < count;  // the lanes past the end repeat the last splat, and write nothing
+    sums.add(s, i, slots, stride, view.num_extras, own && out.rows.extras ? out.rows.extras + row * view.num_extras : nullptr,
+             own && out.absgrads ? out.absgrads + row * s4d::ABS_SUMS : nullptr);
   }
   Conic<Lanes> conic = {Lanes::load(shape.a) * Lanes(-2.0f * LN_2), Lanes::load(shape.b) * Lanes(-LN_2),
                         Lanes::load(shape.c) * Lanes(-2.0f * LN_2)};
+  Vec3<Lanes> mean = rows.load3(view.means), scale = rows.load3(view.scales);
+  Quat<Lanes> quat = rows.load4(view.quats);
+  Projection<Lanes> projection = project_axes(cam, mean, quat, scale);
   // Slot sums: h, h dx, h dy, h dx dx, h dx dy, h dy dy with h = alpha dL/dalpha, then colours and depth.
-  Lanes v_u = fma(conic.a, sums[1], conic.b * sums[2]), v_v = fma(conic.b, sums[1], conic.c * sums[2]), half(-0.5f);
-  Conic<Lanes> v_conic = {half * sums[3], -sums[4], half * sums[5]};
-  Vec3<Lanes> mean = rows.load3(view.means);
-  SplatGrad<Lanes> g = splat_vjp(cam, mean, rows.load4(view.quats), rows.load3(view.scales), conic, v_u, v_v, sums[9],
-                                 v_conic);
+  EllipseGrad<Lanes> v;
+  v.v_u = fma(conic.a, sums[1], conic.b * sums[2]);
+  v.v_v = fma(conic.b, sums[1], conic.c * sums[2]);
+  v.v_depth = sums[9];
+  v.v_conic = {Lanes(-0.5f) * sums[3], -sums[4], Lanes(-0.5f) * sums[5]};
+  v.v_factor = view.antialiased ? sums[0] / antialias(projection, view.eps2d).factor : Lanes(0.0f);
+  SplatGrad<Lanes> g =
+      splat_vjp(cam, mean, quat, scale, projection, conic, v, view.antialiased ? view.eps2d : 0.0f);
   const Lanes v_mean[3] = {g.mean.x, g.mean.y, g.mean.z}, v_scale[3] = {g.scale.x, g.scale.y, g.scale.z};
   const Lanes v_quat[4] = {g.quat.w, g.quat.x, g.quat.y, g.quat.z};
   const Lanes v_opacity[1] = {sums[0] / Lanes::load(shape.opacity)};
@@ -231,8 +258,14 @@ void project_vjp_lanes(const View& view, const Camera<Lanes>& cam, const Splat* 
 void project_vjp(const s4d::View& view, const s4d::Splat* splats, int count, const float* slots,
                  const s4d::ChunkGrads& out) {
   Camera<Lanes> cam = load_camera<Lanes>(view.viewmat, view.K, view.width, view.height);
-  for (int first = 0; first < count; first += WIDTH)
+  int stride = s4d::slot_floats(view, out.absgrads != nullptr);
+  for (int first = 0; first < count; first += WIDTH) {
+    for (int i = first + WIDTH; i < first + 2 * WIDTH && i < count; ++i) {
+      const Splat& s = splats[i];  // its slots lie together, but in depth order
+      prefetch(slots + static_cast<int64_t>(s.first_slot) * stride, stride * static_cast<int>(s.num_slots < 4 ? s.num_slots : 4));
+    }
     project_vjp_lanes(view, cam, splats + first, count - first < WIDTH ? count - first : WIDTH, slots, out);
+  }
 }
 
 }  // namespace S4D_NS

@@ -2,6 +2,11 @@
 
 #include <pthread.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -14,6 +19,8 @@ namespace {
 
 constexpr size_t KEPT_BYTES = size_t{256} << 20;
 constexpr int KEPT_BLOCKS = 64;
+constexpr size_t PAGE = 4096, HUGE_PAGE = size_t{2} << 20;
+constexpr size_t HUGE_BYTES = 2 * HUGE_PAGE;  // from this size on, blocks are made of huge pages
 
 struct Kept {
   void* data;
@@ -60,14 +67,25 @@ void give_back(void* data, size_t size) {
 
 }  // namespace
 
+void prefer_huge_pages(void* data, size_t bytes) {
+#ifdef __linux__
+  uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+  uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / HUGE_PAGE * HUGE_PAGE;
+  if (data && begin + HUGE_PAGE < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 bool threads_allowed() { return registered == 0 && !forked; }
 
 Scratch::Scratch(size_t bytes) {
   if (!bytes) return;
-  size_ = (bytes + 4095) / 4096 * 4096;
+  size_t page = bytes >= HUGE_BYTES ? HUGE_PAGE : PAGE;
+  size_ = (bytes + page - 1) / page * page;
   data_ = take_kept(size_, size_);
-  if (!data_) data_ = std::aligned_alloc(64, size_);
+  if (data_) return;
+  data_ = std::aligned_alloc(page, size_);
   if (!data_) throw std::bad_alloc();
+  if (page == HUGE_PAGE) prefer_huge_pages(data_, size_);
 }
 
 Scratch::~Scratch() {

@@ -21,6 +21,7 @@ struct Mask {
   __mmask16 m;
 };
 S4D_HD Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
+S4D_HD Mask and_not(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & ~b.m)}; }  // a without b
 S4D_HD unsigned bits(Mask a) { return a.m; }
 
 namespace simd {
@@ -44,6 +45,15 @@ S4D_HD Register gather(const float* p, const int32_t* index) {
   return _mm512_i32gather_ps(_mm512_loadu_si512(index), p, 4);
 }
 S4D_HD float sum(Register a) { return _mm512_reduce_add_ps(a); }
+using Four = __m128;
+// Pairs, then quads of each 128-bit part are added and interleaved; then the parts are added.
+S4D_HD Four sums(Register a, Register b, Register c, Register d) {
+  Register ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b), cd = _mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d);
+  __m512d x = _mm512_castps_pd(ab), y = _mm512_castps_pd(cd);
+  Register all = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)) + _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+  __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+}
 }  // namespace simd
 
 #elif defined(__AVX2__)
@@ -54,6 +64,7 @@ struct Mask {
   __m256 m;
 };
 S4D_HD Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.m, b.m)}; }
+S4D_HD Mask and_not(Mask a, Mask b) { return {_mm256_andnot_ps(b.m, a.m)}; }
 S4D_HD unsigned bits(Mask a) { return static_cast<unsigned>(_mm256_movemask_ps(a.m)); }
 
 namespace simd {
@@ -84,6 +95,14 @@ S4D_HD float sum(Register a) {
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
+using Four = __m128;
+// As for AVX-512.
+S4D_HD Four sums(Register a, Register b, Register c, Register d) {
+  Register ab = _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b), cd = _mm256_unpacklo_ps(c, d) + _mm256_unpackhi_ps(c, d);
+  __m256d x = _mm256_castps_pd(ab), y = _mm256_castps_pd(cd);
+  Register all = _mm256_castpd_ps(_mm256_unpacklo_pd(x, y)) + _mm256_castpd_ps(_mm256_unpackhi_pd(x, y));
+  return _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1);
+}
 }  // namespace simd
 
 #else
@@ -95,6 +114,7 @@ struct Mask {
   Integers m;
 };
 S4D_HD Mask operator&(Mask a, Mask b) { return {a.m & b.m}; }
+S4D_HD Mask and_not(Mask a, Mask b) { return {a.m & ~b.m}; }
 S4D_HD unsigned bits(Mask a) {
   return (a.m[0] & 1u) | (a.m[1] & 2u) | (a.m[2] & 4u) | (a.m[3] & 8u);
 }
@@ -135,6 +155,8 @@ S4D_HD Register gather(const float* p, const int32_t* index) {
   return Register{p[index[0]], p[index[1]], p[index[2]], p[index[3]]};
 }
 S4D_HD float sum(Register a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+using Four = Register;
+S4D_HD Four sums(Register a, Register b, Register c, Register d) { return Four{sum(a), sum(b), sum(c), sum(d)}; }
 }  // namespace simd
 
 #endif
@@ -167,32 +189,127 @@ S4D_HD Lanes fma(Lanes a, Lanes b, Lanes c) { return Lanes(simd::fma(a.v, b.v, c
 S4D_HD Lanes fnma(Lanes a, Lanes b, Lanes c) { return Lanes(simd::fnma(a.v, b.v, c.v)); }  // c - a b
 S4D_HD Lanes min(Lanes a, Lanes b) { return Lanes(simd::min(a.v, b.v)); }
 S4D_HD Lanes max(Lanes a, Lanes b) { return Lanes(simd::max(a.v, b.v)); }
+S4D_HD Lanes abs(Lanes a) { return max(a, -a); }
 S4D_HD Lanes sqrt(Lanes a) { return Lanes(simd::sqrt(a.v)); }
+S4D_HD Lanes round(Lanes a) { return Lanes(simd::round(a.v)); }
+S4D_HD Lanes scale2(Lanes a, Lanes n) { return Lanes(simd::scale2(a.v, n.v)); }
+#if defined(__AVX512F__) || defined(__AVX2__)
+S4D_HD Lanes rcp_estimate(Lanes a) { return Lanes(simd::rcp_estimate(a.v)); }
+#endif
 S4D_HD Lanes floor(Lanes a) { return Lanes(simd::floor(a.v)); }
 S4D_HD Lanes gather(const float* p, const int32_t* index) { return Lanes(simd::gather(p, index)); }
 S4D_HD float sum(Lanes a) { return simd::sum(a.v); }
 
-// 2^x to 1e-7 (degree 5 on [-1/2, 1/2]); below 2^-120 it is 0 or 2^-120.
-S4D_HD Lanes exp2(Lanes x) {
-#if !defined(__AVX512F__)
-  x = max(x, Lanes(-120.0f));
-#endif
-  Lanes n(simd::round(x.v)), f = x - n;
-  Lanes p = fma(f, Lanes(0.001327645643f), Lanes(0.009675541212f));
-  p = fma(p, f, Lanes(0.05550713322f));
-  p = fma(p, f, Lanes(0.2402211973f));
-  p = fma(p, f, Lanes(0.693146967f));
-  p = fma(p, f, Lanes(1.000000072f));
-  return Lanes(simd::scale2(p.v, n.v));
+// out[0 .. COUNT) = the sums of a, b, c, d over their lanes; COUNT <= 4.
+template <int COUNT>
+S4D_HD void store_sums(float* out, Lanes a, Lanes b, Lanes c, Lanes d) {
+  simd::Four four = simd::sums(a.v, b.v, c.v, d.v);
+  __builtin_memcpy(out, &four, COUNT * sizeof(float));
 }
 
-// 1 / x to about 1e-7.
-S4D_HD Lanes reciprocal(Lanes x) {
+// N vectors that go through the same operations side by side: a chain of dependent operations leaves room for another.
+template <int N>
+struct Bundle {
+  Lanes at[N];
+
+  Bundle() = default;
+  S4D_HD explicit Bundle(Lanes x) {
+    for (int i = 0; i < N; ++i) at[i] = x;
+  }
+  S4D_HD explicit Bundle(float x) : Bundle(Lanes(x)) {}
+  S4D_HD static Bundle load(const float* base, const int (&offsets)[N]) {
+    Bundle r;
+    for (int i = 0; i < N; ++i) r.at[i] = Lanes::load(base + offsets[i]);
+    return r;
+  }
+  S4D_HD void store(float* base, const int (&offsets)[N]) const {
+    for (int i = 0; i < N; ++i) at[i].store(base + offsets[i]);
+  }
+};
+
+template <int N>
+struct BundleMask {
+  Mask at[N];
+};
+
+#define S4D_EACH(result, expression)            \
+  result r;                                     \
+  for (int i = 0; i < N; ++i) r.at[i] = expression; \
+  return r
+template <int N>
+S4D_HD Bundle<N> operator+(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(Bundle<N>, a.at[i] + b.at[i]); }
+template <int N>
+S4D_HD Bundle<N> operator-(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(Bundle<N>, a.at[i] - b.at[i]); }
+template <int N>
+S4D_HD Bundle<N> operator-(const Bundle<N>& a) { S4D_EACH(Bundle<N>, -a.at[i]); }
+template <int N>
+S4D_HD Bundle<N> operator*(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(Bundle<N>, a.at[i] * b.at[i]); }
+template <int N>
+S4D_HD BundleMask<N> operator<(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(BundleMask<N>, a.at[i] < b.at[i]); }
+template <int N>
+S4D_HD BundleMask<N> operator<=(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(BundleMask<N>, a.at[i] <= b.at[i]); }
+template <int N>
+S4D_HD BundleMask<N> operator>(const Bundle<N>& a, const Bundle<N>& b) { return b < a; }
+template <int N>
+S4D_HD BundleMask<N> operator>=(const Bundle<N>& a, const Bundle<N>& b) { return b <= a; }
+template <int N>
+S4D_HD BundleMask<N> operator&(const BundleMask<N>& a, const BundleMask<N>& b) {
+  S4D_EACH(BundleMask<N>, a.at[i] & b.at[i]);
+}
+template <int N>
+S4D_HD Bundle<N> select(const BundleMask<N>& m, const Bundle<N>& a, const Bundle<N>& b) {
+  S4D_EACH(Bundle<N>, select(m.at[i], a.at[i], b.at[i]));
+}
+template <int N>
+S4D_HD Bundle<N> fma(const Bundle<N>& a, const Bundle<N>& b, const Bundle<N>& c) {
+  S4D_EACH(Bundle<N>, fma(a.at[i], b.at[i], c.at[i]));
+}
+template <int N>
+S4D_HD Bundle<N> fnma(const Bundle<N>& a, const Bundle<N>& b, const Bundle<N>& c) {
+  S4D_EACH(Bundle<N>, fnma(a.at[i], b.at[i], c.at[i]));
+}
+template <int N>
+S4D_HD Bundle<N> min(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(Bundle<N>, min(a.at[i], b.at[i])); }
+template <int N>
+S4D_HD Bundle<N> max(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(Bundle<N>, max(a.at[i], b.at[i])); }
+template <int N>
+S4D_HD Bundle<N> abs(const Bundle<N>& a) { S4D_EACH(Bundle<N>, abs(a.at[i])); }
+template <int N>
+S4D_HD Bundle<N> round(const Bundle<N>& a) { S4D_EACH(Bundle<N>, round(a.at[i])); }
+template <int N>
+S4D_HD Bundle<N> scale2(const Bundle<N>& a, const Bundle<N>& n) { S4D_EACH(Bundle<N>, scale2(a.at[i], n.at[i])); }
 #if defined(__AVX512F__) || defined(__AVX2__)
-  Lanes r(simd::rcp_estimate(x.v));
-  return r * fnma(x, r, Lanes(2.0f));
+template <int N>
+S4D_HD Bundle<N> rcp_estimate(const Bundle<N>& a) { S4D_EACH(Bundle<N>, rcp_estimate(a.at[i])); }
 #else
-  return Lanes(1.0f) / x;
+template <int N>
+S4D_HD Bundle<N> operator/(const Bundle<N>& a, const Bundle<N>& b) { S4D_EACH(Bundle<N>, a.at[i] / b.at[i]); }
+#endif
+#undef S4D_EACH
+
+// 2^x to 1e-7 (degree 5 on [-1/2, 1/2]); below 2^-120 it is 0 or 2^-120. L is a Bundle.
+template <class L>
+S4D_HD L exp2(L x) {
+#if !defined(__AVX512F__)
+  x = max(x, L(-120.0f));
+#endif
+  L n = round(x), f = x - n;
+  L p = fma(f, L(0.001327645643f), L(0.009675541212f));
+  p = fma(p, f, L(0.05550713322f));
+  p = fma(p, f, L(0.2402211973f));
+  p = fma(p, f, L(0.693146967f));
+  p = fma(p, f, L(1.000000072f));
+  return scale2(p, n);
+}
+
+// 1 / x to about 1e-7. L is a Bundle.
+template <class L>
+S4D_HD L reciprocal(const L& x) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  L r = rcp_estimate(x);
+  return r * fnma(x, r, L(2.0f));
+#else
+  return L(1.0f) / x;
 #endif
 }
 

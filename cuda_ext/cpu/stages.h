@@ -12,6 +12,7 @@ constexpr int TILE = 16;             // pixels a side
 constexpr int BLOCK = 4;             // a tile is 4x4 blocks of 4x4 pixels
 constexpr int TILE_PIXELS = TILE * TILE;
 constexpr int FIXED_SUMS = 10;       // 6 moments, 3 colours, 1 depth: floats a slot besides the extras
+constexpr int ABS_SUMS = 2;          // |dL/du|, |dL/dv|: two more at the end of a slot, where they are wanted
 
 // One visible Gaussian of one view: a cache line.
 struct alignas(64) Splat {
@@ -51,9 +52,15 @@ struct View {
   const float *means, *quats, *scales, *opacities, *sh, *extras;
   const int64_t* ids;
   const float *viewmat, *K, *background;
+  float* radii;  // [n 2] or null
   int num_gaussians, num_bases, num_extras, width, height, tiles_x, tiles_y;
   float eps2d, near, far;
+  bool antialiased;
 };
+
+inline int slot_floats(const View& view, bool abs_sums) {
+  return FIXED_SUMS + view.num_extras + (abs_sums ? ABS_SUMS : 0);
+}
 
 struct TileTask {
   const View* view;
@@ -64,12 +71,14 @@ struct TileTask {
   RasterImages images;    // of this view
   RasterImages v_images;  // of this view, backward only
   float* slots;           // backward only
+  bool abs_sums;          // backward only: slots end in ABS_SUMS
   float* scratch;         // raster_scratch(num_extras) floats, 64-byte aligned, backward and forward
 };
 
 struct ChunkGrads {
-  RasterGrads rows;  // of the set of this chunk; viewmats unused
+  RasterGrads rows;  // of the set of this chunk; viewmats and absgrads unused
   float* viewmat;    // 12 sums (rotation, translation) of this chunk and view, or null
+  float* absgrads;   // [n 2] of this view, or null
 };
 
 constexpr int64_t raster_scratch(int64_t num_extras) { return 2 * num_extras * TILE_PIXELS; }

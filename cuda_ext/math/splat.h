@@ -72,6 +72,46 @@ S4D_HD Ellipse<T> ellipse(const Camera<T>& cam, const Projection<T>& r, float ep
   return e;
 }
 
+// Anti-aliasing: what is left of the peak once eps2d has widened the ellipse, sqrt(det / det_with_eps).
+template <class T>
+struct Antialias {
+  T factor, wide;  // wide = det_with_eps
+  Vec3<T> n;       // half_x cross half_y; |n|^2 = det
+};
+
+template <class T>
+S4D_HD Antialias<T> antialias(const Projection<T>& r, float eps2d) {
+  Antialias<T> a;
+  a.n = cross(r.half_x, r.half_y);
+  T det = dot(a.n, a.n), eps(eps2d);
+  a.wide = fma(eps, dot(r.half_x, r.half_x) + dot(r.half_y, r.half_y) + eps, det);
+  a.factor = sqrt(det / a.wide);
+  return a;
+}
+
+// Adds to the gradients by the half axes that of the factor. In terms of n, and not of det, it stays finite at det = 0.
+template <class T>
+S4D_HD void antialias_vjp(const Projection<T>& r, float eps2d, T v_factor, Vec3<T>& v_x, Vec3<T>& v_y) {
+  Antialias<T> a = antialias(r, eps2d);
+  T length = sqrt(max(dot(a.n, a.n), T(1e-30f)));
+  T along = v_factor * (T(1.0f) - a.factor * a.factor) / (sqrt(a.wide) * length);
+  T shrink = -(v_factor * a.factor * T(eps2d) / a.wide);
+  Vec3<T> v_n = {along * a.n.x, along * a.n.y, along * a.n.z};
+  Vec3<T> x = cross(r.half_y, v_n), y = cross(v_n, r.half_x);
+  v_x = {v_x.x + fma(shrink, r.half_x.x, x.x), v_x.y + fma(shrink, r.half_x.y, x.y),
+         v_x.z + fma(shrink, r.half_x.z, x.z)};
+  v_y = {v_y.x + fma(shrink, r.half_y.x, y.x), v_y.y + fma(shrink, r.half_y.y, y.y),
+         v_y.z + fma(shrink, r.half_y.z, y.z)};
+}
+
+// Gradients by the ellipse; v_conic.b counts both off-diagonal entries; v_factor is that of the anti-aliasing.
+template <class T>
+struct EllipseGrad {
+  T v_u, v_v, v_depth;
+  Conic<T> v_conic;
+  T v_factor;
+};
+
 template <class T>
 struct SplatGrad {
   Vec3<T> mean, scale;
@@ -80,11 +120,12 @@ struct SplatGrad {
   Vec3<T> translation;
 };
 
-// Gradients by a Gaussian and its camera from those by the ellipse (v_conic.b counts both off-diagonal entries).
+// Gradients by a Gaussian and its camera from those by its ellipse. `eps2d` > 0 only where anti-aliasing is on.
 template <class T>
 S4D_HD SplatGrad<T> splat_vjp(const Camera<T>& cam, const Vec3<T>& mean, const Quat<T>& quat, const Vec3<T>& scale,
-                              const Conic<T>& conic, T v_u, T v_v, T v_depth, const Conic<T>& v_conic) {
-  Projection<T> r = project_axes(cam, mean, quat, scale);
+                              const Projection<T>& r, const Conic<T>& conic, const EllipseGrad<T>& v,
+                              float antialias_eps2d) {
+  const Conic<T>& v_conic = v.v_conic;
   // v_covar = -K v_K K, with K = [a b; b c] and v_K = [v_a v_b/2; v_b/2 v_c].
   T a = conic.a, b = conic.b, c = conic.c, h = T(0.5f) * v_conic.b;
   T k00 = fma(v_conic.a, a, h * b), k01 = fma(v_conic.a, b, h * c);
@@ -95,6 +136,7 @@ S4D_HD SplatGrad<T> splat_vjp(const Camera<T>& cam, const Vec3<T>& mean, const Q
                  minus2 * fma(g00, x.z, g01 * y.z)};
   Vec3<T> v_y = {minus2 * fma(g01, x.x, g11 * y.x), minus2 * fma(g01, x.y, g11 * y.y),
                  minus2 * fma(g01, x.z, g11 * y.z)};
+  if (antialias_eps2d > 0.0f) antialias_vjp(r, antialias_eps2d, v.v_factor, v_x, v_y);
   Vec3<T> sx = {v_x.x * scale.x, v_x.y * scale.y, v_x.z * scale.z};
   Vec3<T> sy = {v_y.x * scale.x, v_y.y * scale.y, v_y.z * scale.z};
   Jacobian<T> v_J = {mul(r.axes, sx), mul(r.axes, sy)};
@@ -106,7 +148,7 @@ S4D_HD SplatGrad<T> splat_vjp(const Camera<T>& cam, const Vec3<T>& mean, const Q
                      fma(r.J.x.y, sx.z, r.J.y.y * sy.z), fma(r.J.x.z, sx.x, r.J.y.z * sy.x),
                      fma(r.J.x.z, sx.y, r.J.y.z * sy.y), fma(r.J.x.z, sx.z, r.J.y.z * sy.z)}};
   g.quat = matrix_from_quat_vjp(quat, mul_t(cam.rotation, v_axes));
-  Vec3<T> v_p = camera_vjp(cam, r.p, r.tangents, v_J, v_u, v_v, v_depth);
+  Vec3<T> v_p = camera_vjp(cam, r.p, r.tangents, v_J, v.v_u, v.v_v, v.v_depth);
   g.mean = mul_t(cam.rotation, v_p);
   g.translation = v_p;
   g.rotation = mul_bt(v_axes, r.turn);

@@ -1,14 +1,17 @@
 """The native kernels as torch ops: `rasterize` (CPU; forward, backward, shapes for the compiler).
 
-Memory scheme on the CPU: the kernels size their own working memory (tile lists are counted before they are written)
-and keep none of it between forward and backward, which makes the lists again. So every output has a shape known
-from the inputs, nothing overflows and nothing has to be run twice.
+Memory scheme on the CPU: the kernels size their own working memory (tile lists are counted before they are written), so
+every output has a shape known from the inputs and nothing overflows. A forward call that will be differentiated has a
+token, under which the native side keeps its tile lists, within bounds; backward uses them if they are still there and
+makes them again, to the same bits, if not. They are given back when the graph that holds the token is.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +19,7 @@ from torch import Tensor
 from scene4d.check import check
 from scene4d.errors import EnvError, GaussianError, ResourceError, ShapeError
 
-INTERFACE = 1
+INTERFACE = 2
 MAX_FLOATS_PER_SET = 2**31 - 1
 NUM_BASES = (1, 4, 9, 16)
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
@@ -64,68 +67,106 @@ def force_instruction_set(name: str | None) -> None:
 
 @dataclass(frozen=True)
 class RasterSettings:
-    """What a render needs besides tensors: image size in pixels, low-pass variance in pixels^2, depth range in m."""
+    """What a render needs besides tensors: image size in pixels, low-pass variance in pixels^2, depth range in m.
+
+    `antialiased` takes from the opacity what the low-pass adds in area (Mip-Splatting); `median` and `radii` ask for
+    those outputs.
+    """
 
     width: int
     height: int
     eps2d: float = 0.3
     near: float = 0.01
     far: float = 1e10
+    antialiased: bool = False
+    median: bool = False
+    radii: bool = False
+
+
+class Raster(NamedTuple):
+    """What `rasterize` draws; `median` and `radii` have no elements unless they were asked for, and no gradient."""
+
+    rgb: Tensor  # [b v h w 3]
+    depth: Tensor  # [b v h w] m, expected
+    alpha: Tensor  # [b v h w]
+    extras: Tensor  # [b v h w e]
+    median: Tensor  # [b v h w] m, depth of the splat that takes transmittance to 1/2; 0 where none does
+    radii: Tensor  # [b v n 2] pixels, half extents of {alpha >= 1/255}; 0 = not drawn
 
 
 def rasterize(
-    gaussians: dict[str, Tensor], cameras: dict[str, Tensor], *, settings: RasterSettings
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gaussians: dict[str, Tensor],
+    cameras: dict[str, Tensor],
+    *,
+    settings: RasterSettings,
+    absgrads: Tensor | None = None,
+) -> Raster:
     """Draw b sets of Gaussians, each from v cameras, on the CPU in float32.
 
     Args:
         gaussians: means [b n 3], quats [b n 4], scales [b n 3], opacities [b n], sh [b n k 3], extras [b n e],
             ids [b n] int64 (negative = empty slot).
         cameras: viewmats [b v 4 4], Ks [b v 3 3], background [b v 3] or None.
+        absgrads: [b v n 2], read by nobody; its gradient is the sum over pixels of |dL/d(image position in pixels)|.
     Returns:
-        rgb [b v h w 3], depth [b v h w] (expected), alpha [b v h w], extras [b v h w e]. Differentiable to everything
-        but ids and Ks; what it computes is scene4d/render/reference.py.
+        Raster, differentiable to everything but ids and Ks; what it computes is scene4d/render/reference.py.
     Raises:
         ShapeError, GaussianError: naming the tensor that has the wrong shape, dtype or device.
         EnvError: when the native module is missing.
-    Source: Kerbl et al., 3D Gaussian Splatting, 2023; backward front to back with one running scalar a pixel.
+    Source: Kerbl et al., 3D Gaussian Splatting, 2023; backward front to back with one running scalar a pixel; absgrads:
+        Ye et al., AbsGS, 2024.
     """
-    g, c = gaussians, cameras
-    return torch.ops.scene4d.rasterize(
-        g["means"], g["quats"], g["scales"], g["opacities"], g["sh"], g["extras"], g["ids"],
-        c["viewmats"], c["Ks"], c["background"],
-        settings.width, settings.height, settings.eps2d, settings.near, settings.far,
-    )  # fmt: skip
+    tensors = [{**gaussians, **cameras, "absgrads": absgrads}[name] for name in _TENSORS]
+    s = settings
+    return Raster(
+        *torch.ops.scene4d.rasterize(
+            *tensors, s.width, s.height, s.eps2d, s.near, s.far, s.antialiased, s.median, s.radii, _token(tensors)
+        )
+    )
+
+
+_tokens = itertools.count(1)
+
+
+def _token(tensors: list[Tensor | None]) -> int:
+    """A new name for a call that will be differentiated, 0 for others; a compiled graph would repeat it, so 0 there."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return 0
+    return next(_tokens) if any(x is not None and x.requires_grad for x in tensors) else 0
 
 
 _INPUTS = (
     "Tensor means, Tensor quats, Tensor scales, Tensor opacities, Tensor sh, Tensor extras, Tensor ids, "
-    "Tensor viewmats, Tensor Ks, Tensor? background, SymInt width, SymInt height, float eps2d, float near, float far"
+    "Tensor viewmats, Tensor Ks, Tensor? background, Tensor? absgrads, SymInt width, SymInt height, "
+    "float eps2d, float near, float far, bool antialiased, bool median, bool radii, int token"
 )
+_IMAGES = "Tensor rgb, Tensor depth, Tensor alpha, Tensor images"
+_V_IMAGES = "Tensor? v_rgb, Tensor? v_depth, Tensor? v_alpha, Tensor? v_images"
 _LIBRARY = torch.library.Library("scene4d", "DEF")
-_LIBRARY.define(f"rasterize({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
-_LIBRARY.define(
-    f"rasterize_backward({_INPUTS}, Tensor rgb, Tensor depth, Tensor alpha, Tensor images, Tensor? v_rgb, "
-    "Tensor? v_depth, Tensor? v_alpha, Tensor? v_images, bool[] wanted) -> Tensor[]"
-)
+_LIBRARY.define(f"rasterize({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"rasterize_backward({_INPUTS}, {_IMAGES}, {_V_IMAGES}, bool[] wanted) -> Tensor[]")
 
-# Order of the tensors that the native side takes, and of the gradients it gives.
-_TENSORS = ("means", "quats", "scales", "opacities", "sh", "extras", "ids", "viewmats", "Ks", "background")
-_GRADS = ("means", "quats", "scales", "opacities", "sh", "extras", "viewmats")
+# Order of the tensors that the op takes (the native side knows all but the last), and of the gradients it gives.
+_TENSORS = (
+    "means", "quats", "scales", "opacities", "sh", "extras", "ids", "viewmats", "Ks", "background", "absgrads",
+)  # fmt: skip
+_GRADS = ("means", "quats", "scales", "opacities", "sh", "extras", "viewmats", "absgrads")
+_NUM = len(_TENSORS)
 
 
 def _checked_shape(tensors: dict[str, Tensor | None], width: int, height: int) -> tuple[int, ...]:
     """(b, v, n, k, e, width, height), once every tensor is what the kernels expect."""
     specs = dict(
         means="b n 3", quats="b n 4", scales="b n 3", opacities="b n", sh="b n k 3", extras="b n e", ids="b n",
-        viewmats="b v 4 4", Ks="b v 3 3", background="b v 3",
+        viewmats="b v 4 4", Ks="b v 3 3", background="b v 3", absgrads="b v n 2",
     )  # fmt: skip
     sizes = check(**{name: (tensors[name], spec) for name, spec in specs.items()})
+    device = tensors["means"].device
     for name, x in tensors.items():
         dtype = torch.int64 if name == "ids" else torch.float32
-        if x is not None and (x.dtype != dtype or x.device.type != "cpu"):
-            found = f"{x.dtype} on {x.device.type}"
-            raise GaussianError("has the wrong type for the native rasterizer", field=name, found=found, expected=dtype)
+        if x is not None and (x.dtype != dtype or x.device != device):
+            found, expected = f"{x.dtype} on {x.device}", f"{dtype} on {device}"
+            raise GaussianError("is of the wrong kind for the rasterizer", field=name, found=found, expected=expected)
     if sizes["k"] not in NUM_BASES:
         raise ShapeError("is no whole SH degree", field="sh", found=f"k={sizes['k']}", expected=NUM_BASES)
     if width < 1 or height < 1:
@@ -139,8 +180,14 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None or x.numel() == 0 else x.data_ptr()
 
 
+def _addresses(tensors, length: int) -> tuple[int, ...]:
+    """Addresses of up to `length` tensors, 0 for those that are not there."""
+    given = tuple(map(_address, tensors))
+    return given + (0,) * (length - len(given))
+
+
 def _contiguous(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Dense float32 copies where needed; the caller keeps them alive while their addresses are in use."""
+    """Dense copies where needed; the caller keeps them alive while their addresses are in use."""
     return tuple(None if x is None else x.contiguous() for x in tensors)
 
 
@@ -151,41 +198,47 @@ def _raise_for(status: int) -> None:
         raise EnvError("no such instruction set here", field="rasterize")
 
 
+def _checked_inputs(args) -> tuple[tuple[Tensor | None, ...], tuple[int, ...], tuple]:
+    """Dense inputs, their sizes, and (floats, integers, token) for the native side."""
+    inputs = _contiguous(args[:_NUM])
+    width, height, eps2d, near, far, antialiased, _, _, token = args[_NUM : _NUM + 9]
+    shape = _checked_shape(dict(zip(_TENSORS, inputs, strict=True)), width, height)
+    integers = (int(antialiased), torch.get_num_threads(), _instruction_set)
+    return inputs, shape, ((eps2d, near, far), integers, token)
+
+
 def _rasterize_cpu(*args):
-    *tensors, width, height, eps2d, near, far = args
-    module = native_module()
-    tensors = _contiguous(tuple(tensors))
-    shape = _checked_shape(dict(zip(_TENSORS, tensors, strict=True)), width, height)
-    images = _empty_images(tensors[0], shape)
-    status = module.rasterize(
-        shape, (eps2d, near, far), torch.get_num_threads(), _instruction_set,
-        tuple(map(_address, tensors)), tuple(map(_address, images)),
-    )  # fmt: skip
+    inputs, shape, (floats, integers, token) = _checked_inputs(args)
+    images = _empty_images(args[0], shape, median=args[_NUM + 6], radii=args[_NUM + 7])
+    status = native_module().rasterize(
+        shape, floats, integers, _addresses(inputs[:-1], 10), _addresses(images, 6), token
+    )
     _raise_for(status)
     return images
 
 
-def _empty_images(means: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    b, v, _, _, e, width, height = shape
+def _empty_images(means: Tensor, shape: tuple[int, ...], *, median: bool, radii: bool) -> tuple[Tensor, ...]:
+    b, v, n, _, e, width, height = shape
     pixels = (b, v, height, width)
-    return means.new_empty(*pixels, 3), means.new_empty(pixels), means.new_empty(pixels), means.new_empty(*pixels, e)
+    sizes = ((*pixels, 3), pixels, pixels, (*pixels, e), pixels if median else (0,), (b, v, n, 2) if radii else (0,))
+    return tuple(means.new_empty(size) for size in sizes)
 
 
 def _rasterize_fake(*args):
-    means, sh, extras, viewmats, width, height = args[0], args[4], args[5], args[7], args[10], args[11]
-    b, n, _ = means.shape
-    return _empty_images(means, (b, viewmats.shape[1], n, sh.shape[2], extras.shape[2], width, height))
+    means, sh, extras, viewmats = args[0], args[4], args[5], args[7]
+    (b, n, _), (width, height) = means.shape, args[_NUM : _NUM + 2]
+    shape = (b, viewmats.shape[1], n, sh.shape[2], extras.shape[2], width, height)
+    return _empty_images(means, shape, median=args[_NUM + 6], radii=args[_NUM + 7])
 
 
 def _rasterize_backward_cpu(*args):
-    inputs, (width, height, *floats), images = _contiguous(args[:10]), args[10:15], _contiguous(args[15:19])
-    v_images, wanted = _contiguous(args[19:23]), args[23]
-    shape = _checked_shape(dict(zip(_TENSORS, inputs, strict=True)), width, height)
+    inputs, shape, (floats, integers, token) = _checked_inputs(args)
+    (*tensors, wanted) = args[_NUM + 9 :]
+    tensors = _contiguous(tuple(tensors))
     grads = _empty_grads(inputs, wanted)
     status = native_module().rasterize_backward(
-        shape, tuple(floats), torch.get_num_threads(), _instruction_set,
-        tuple(map(_address, inputs)), tuple(map(_address, images)),
-        tuple(map(_address, v_images)), tuple(map(_address, grads)),
+        shape, floats, integers, _addresses(inputs[:-1], 10), _addresses(tensors[:4], 6), _addresses(tensors[4:], 6),
+        _addresses(grads, 8), token,
     )  # fmt: skip
     _raise_for(status)
     return grads
@@ -194,32 +247,42 @@ def _rasterize_backward_cpu(*args):
 def _empty_grads(inputs, wanted) -> list[Tensor]:
     """One tensor a gradient, in the order of _GRADS; [0] where it is not wanted."""
     like = dict(zip(_TENSORS, inputs, strict=True))
-    chosen = zip(_GRADS, wanted, strict=True)
-    return [
-        torch.empty(like[name].shape if want else 0, dtype=torch.float32, device=like[name].device)
-        for name, want in chosen
-    ]
+    shapes = [like[name].shape if want else (0,) for name, want in zip(_GRADS, wanted, strict=True)]
+    return [inputs[0].new_empty(shape) for shape in shapes]
 
 
 def _rasterize_backward_fake(*args):
-    return _empty_grads(args[:10], args[23])
+    return _empty_grads(args[:_NUM], args[-1])
+
+
+class _Kept:
+    """Gives back what the native side keeps under a token once the graph that may ask for it is gone."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+        self.release = native_module().release
+
+    def __del__(self) -> None:
+        self.release(self.token)
 
 
 def _setup_context(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:10], *output)
-    ctx.settings = inputs[10:]
+    ctx.save_for_backward(*inputs[:_NUM], *output[:4])
+    ctx.mark_non_differentiable(*output[4:])
+    ctx.settings = inputs[_NUM:]
+    if inputs[-1]:
+        ctx.kept = _Kept(inputs[-1])
 
 
 def _backward(ctx, *v_images):
-    saved = ctx.saved_tensors
-    inputs, (rgb, depth, alpha, images) = saved[:10], saved[10:]
+    inputs, images = ctx.saved_tensors[:_NUM], ctx.saved_tensors[_NUM:]
     wanted = [ctx.needs_input_grad[_TENSORS.index(name)] for name in _GRADS]
-    grads = torch.ops.scene4d.rasterize_backward(*inputs, *ctx.settings, rgb, depth, alpha, images, *v_images, wanted)
+    grads = torch.ops.scene4d.rasterize_backward(*inputs, *ctx.settings, *images, *v_images[:4], wanted)
     found = {name: g for name, g, want in zip(_GRADS, grads, wanted, strict=True) if want}
     if ctx.needs_input_grad[_TENSORS.index("background")] and v_images[0] is not None:
-        found["background"] = (v_images[0] * (1 - alpha)[..., None]).sum((-3, -2))
-    return (*(found.get(name) for name in _TENSORS), None, None, None, None, None)
+        found["background"] = (v_images[0] * (1 - images[2])[..., None]).sum((-3, -2))
+    return (*(found.get(name) for name in _TENSORS), *(None for _ in ctx.settings))
 
 
 _LIBRARY.impl("rasterize", _rasterize_cpu, "CPU")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scene4d.native.ops import RasterSettings, rasterize
-from scene4d.render.reference import flat_background, flatten_views, render_reference, stack_extras
+from scene4d.native.ops import Raster, RasterSettings, rasterize
+from scene4d.render.reference import rasterize_reference
+from scene4d.render.views import (
+    FIELDS,
+    MEDIAN,
+    NORMALS,
+    facing_normals,
+    flat_background,
+    flatten_views,
+    frames_of_raster,
+    one_view_each,
+    stack_extras,
+)
 from scene4d.types import Cameras, Frames, Gaussians
-
-FIELDS = ("means", "quats", "scales", "opacities", "sh")
 
 
 def render(
@@ -23,19 +33,23 @@ def render(
     eps2d: float = 0.3,
     near: float = 0.01,
     far: float = 1e10,
+    antialiased: bool = False,
 ) -> Frames:
     """Draw Gaussians [*b n] from cameras [*b *v].
 
-    float32 (and half) on the CPU runs the native kernels; float64 and other devices run the same picture in plain
-    torch (render/reference.py), which is slow. Rows with id < 0, a value that is not finite or a centre outside
-    (near, far) are not drawn and get zero gradients.
+    float32 (and half) runs the native kernels where they are built for the device; float64 and other devices run the
+    same picture in plain torch (render/reference.py), which is slow. Rows with id < 0, a value that is not finite or a
+    centre outside (near, far) are not drawn and get zero gradients.
 
     Args:
         background: colour [3] or [*b *v 3] behind everything; black by default.
         extras: names of `gaussians.extras` to blend as further channels, with the weights of the colour (not
-            divided by alpha, no background).
+            divided by alpha, no background). Two more are known: "depth_median" (m, depth of the splat that takes
+            transmittance to 1/2, 0 where none does, no gradient) and, unless the Gaussians have such an extra of their
+            own, "normals" (world frame: the shortest axis of each, turned to the camera).
         eps2d: variance in pixels^2 added to every splat (low-pass).
         near, far: range of z-depth in m of the centres that are drawn.
+        antialiased: take from the opacity what the low-pass adds in area, so that small splats do not grow brighter.
     Returns:
         Frames [*b *v h w]: rgb; depth = mean z of what was blended in m, 0 where alpha <= 1e-3; alpha = coverage;
         extras {name: [*b *v h w c]}. Differentiable to means, quats, scales, opacities, sh, extras, viewmats and
@@ -43,36 +57,106 @@ def render(
     Raises:
         ShapeError: when the batch axes of the Gaussians do not lead those of the cameras.
         EnvError: when the native module is not built.
-    Source: Kerbl et al., 3D Gaussian Splatting for Real-Time Radiance Field Rendering, 2023.
+    Source: Kerbl et al., 3D Gaussian Splatting for Real-Time Radiance Field Rendering, 2023; antialiased: Yu et al.,
+        Mip-Splatting, 2024.
     """
-    extras = tuple(extras)
-    tensors = [*(getattr(gaussians, name) for name in FIELDS), cameras.viewmats, cameras.Ks]
-    if any(x.dtype == torch.float64 or x.device.type != "cpu" for x in tensors):
-        return render_reference(
-            gaussians, cameras, background=background, extras=extras, eps2d=eps2d, near=near, far=far
-        )
+    settings = RasterSettings(cameras.width, cameras.height, eps2d, near, far, antialiased, median=MEDIAN in extras)
+    frames, _ = draw(
+        gaussians, cameras, background=background, extras=extras, settings=settings, rasterizer=best_rasterizer
+    )
+    return frames
+
+
+@dataclass(frozen=True)
+class Footprints:
+    """Where Gaussians fell in the images: what densification and pruning ask for.
+
+    radii [*b *v n 2]: half extents in pixels, 0 = not drawn. absgrads [*b *v n 2]: zeros whose `.grad`, once the loss
+    was differentiated, is the sum over pixels of |dL/d(position in pixels)| (AbsGS).
+    """
+
+    radii: Tensor
+    absgrads: Tensor
+
+    @property
+    def visible(self) -> Tensor:
+        """[*b *v n] bool."""
+        return (self.radii > 0).any(-1)
+
+
+def render_with_footprints(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    *,
+    background: Tensor | None = None,
+    extras: Sequence[str] = (),
+    eps2d: float = 0.3,
+    near: float = 0.01,
+    far: float = 1e10,
+    antialiased: bool = False,
+) -> tuple[Frames, Footprints]:
+    """`render`, and where each Gaussian fell. Same arguments, errors and source as `render`."""
+    settings = RasterSettings(
+        cameras.width, cameras.height, eps2d, near, far, antialiased, median=MEDIAN in extras, radii=True
+    )
+    shape = (*cameras.batch_shape, gaussians.num_gaussians, 2)
+    absgrads = torch.zeros(shape, dtype=gaussians.means.dtype, device=gaussians.means.device, requires_grad=True)
+    frames, raster = draw(
+        gaussians, cameras, background=background, extras=extras, settings=settings, rasterizer=best_rasterizer,
+        absgrads=absgrads,
+    )  # fmt: skip
+    return frames, Footprints(radii=raster.radii.reshape(shape), absgrads=absgrads)
+
+
+def render_reference(
+    gaussians: Gaussians, cameras: Cameras, *, extras: Sequence[str] = (), background: Tensor | None = None, **options
+) -> Frames:
+    """`render` in plain torch: same arguments, same result, any float dtype, any device."""
+    settings = RasterSettings(cameras.width, cameras.height, median=MEDIAN in extras, **options)
+    return draw(
+        gaussians, cameras, background=background, extras=extras, settings=settings,
+        rasterizer=lambda x: rasterize_reference,
+    )[0]  # fmt: skip
+
+
+Rasterizer = Callable[..., Raster]
+
+
+def best_rasterizer(x: Tensor) -> Rasterizer:
+    """The native one for float32 and half on the CPU, plain torch for the rest."""
+    return rasterize_reference if x.dtype == torch.float64 or x.device.type != "cpu" else rasterize
+
+
+def draw(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    *,
+    background: Tensor | None,
+    extras: Sequence[str],
+    settings: RasterSettings,
+    rasterizer: Callable[[Tensor], Rasterizer],
+    absgrads: Tensor | None = None,
+) -> tuple[Frames, Raster]:
+    """`render` by the rasterizer that `rasterizer` names for the widest input."""
+    names = [name for name in dict.fromkeys(extras) if name != MEDIAN]
     sets, views = flatten_views(gaussians, cameras)
+    if NORMALS in names and NORMALS not in sets.extras:
+        sets, views = one_view_each(sets, views)
+        sets = sets.replace(extras={**sets.extras, NORMALS: facing_normals(sets, views)})
     backdrop = flat_background(background, cameras, num_sets=sets.batch_shape[0])
-    rgb, depth, alpha, values = rasterize(
+    columns = stack_extras(sets, names)
+    given = [*(getattr(sets, name) for name in FIELDS), columns, views.viewmats, views.Ks]
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in given) else torch.float32
+    fields = dict(zip((*FIELDS, "extras"), given[:-2], strict=True))
+    raster = rasterizer(given[0].to(dtype))(
+        {**{name: x.to(dtype) for name, x in fields.items()}, "ids": sets.ids},
         {
-            **{name: getattr(sets, name).float() for name in FIELDS},
-            "extras": stack_extras(sets, extras).float(),
-            "ids": sets.ids,
+            "viewmats": views.viewmats.to(dtype),
+            "Ks": views.Ks.to(dtype),
+            "background": None if backdrop is None else backdrop.to(dtype),
         },
-        {
-            "viewmats": views.viewmats.float(),
-            "Ks": views.Ks.float(),
-            "background": None if backdrop is None else backdrop.float(),
-        },
-        settings=RasterSettings(cameras.width, cameras.height, eps2d, near, far),
+        settings=settings,
+        absgrads=None if absgrads is None else absgrads.reshape(*views.batch_shape, -1, 2),
     )
-    size = (*cameras.batch_shape, cameras.height, cameras.width)
-    widths = [gaussians.extras[name].shape[-1] for name in extras]
-    named = (
-        {name: x.reshape(*size, x.shape[-1]) for name, x in zip(extras, values.split(widths, dim=-1), strict=True)}
-        if extras
-        else {}
-    )
-    return Frames(
-        rgb=rgb.reshape(*size, 3), depth=depth.reshape(size), alpha=alpha.reshape(size), cameras=cameras, extras=named
-    )
+    widths = {name: sets.extras[name].shape[-1] for name in names}
+    return frames_of_raster(raster, cameras, widths=widths), raster

@@ -46,9 +46,9 @@ def some_inputs(num: int = 40, *, sets: int = 2, views: int = 2, extras: int = 2
 
 
 def flat_arguments(gaussians, cameras) -> tuple:
-    tensors = [{**gaussians, **cameras}[name] for name in ops._TENSORS]
+    tensors = [{"absgrads": None, **gaussians, **cameras}[name] for name in ops._TENSORS]
     s = SETTINGS
-    return (*tensors, s.width, s.height, s.eps2d, s.near, s.far)
+    return (*tensors, s.width, s.height, s.eps2d, s.near, s.far, s.antialiased, s.median, s.radii, 0)
 
 
 def test_opcheck():
@@ -62,7 +62,7 @@ def test_opcheck():
 
 def test_compiles_as_one_graph():
     def loss_of(gaussians, cameras):
-        rgb, depth, alpha, _ = rasterize(gaussians, cameras, settings=SETTINGS)
+        rgb, depth, alpha, *_ = rasterize(gaussians, cameras, settings=SETTINGS)
         return (rgb.square().sum() + depth.sum() + alpha.sum()) * 2
 
     results = []

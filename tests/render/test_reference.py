@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from render_scenes import FIELDS, some_cameras, some_gaussians
 
-from scene4d.render.reference import render_reference
+from scene4d.render.render import render_reference
 from scene4d.types import Cameras, Gaussians
 
 

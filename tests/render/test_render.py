@@ -13,8 +13,7 @@ from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.rotation import apply_pose, matrix_from_pose, multiply_quat, normalize_quat
 from scene4d.geometry.sh import rotate_sh
 from scene4d.native.ops import INSTRUCTION_SETS, force_instruction_set, native_module
-from scene4d.render.reference import render_reference
-from scene4d.render.render import render
+from scene4d.render.render import render, render_reference
 from scene4d.types import Cameras, Frames, Gaussians
 
 IMAGES = ("rgb", "depth", "alpha")
