@@ -9,6 +9,7 @@ direction is a constant to the gradient (as in splatfacto and OpenSplat): colour
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -126,10 +127,43 @@ def _colors(means: Tensor, sh: Tensor, rotation: Tensor, translation: Tensor) ->
     return (torch.einsum("nk,nkc->nc", basis, sh) + 0.5).clamp_min(0.0)
 
 
+def blended_counts(gaussians: dict[str, Tensor], camera: dict[str, Tensor], *, settings: RasterSettings) -> Tensor:
+    """How many splats each pixel of one view blends, [h w] int64: the work that a picture is, whatever draws it.
+
+    Args as for `rasterize_reference`, without the axes b and v.
+    """
+    with torch.no_grad():
+        splats = {**_project(gaussians, camera, settings=settings), "probe": None}
+
+        def count(index: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+            return (_tile_weights(splats, index, box=box)[0] > 0).sum(1).reshape(box[3] - box[1], box[2] - box[0])
+
+        return _over_tiles(splats, count, width=settings.width, height=settings.height)
+
+
 def _composite(
     splats: dict[str, Tensor], channels: Tensor, *, width: int, height: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Channels [h w c], alpha [h w] and median depth [h w] of splats in depth order, tile by tile to bound memory."""
+    """Channels [h w c], alpha [h w] and median depth [h w] of splats in depth order."""
+
+    def tile(index: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+        weights, before, after = _tile_weights(splats, index, box=box)
+        values = torch.cat([channels[index], torch.ones_like(channels[index][:, :1])], -1)
+        median = (((before > 0.5) & (after <= 0.5)) * splats["depths"][index]).sum(1, keepdim=True)
+        return torch.cat([weights @ values, median], -1).reshape(box[3] - box[1], box[2] - box[0], -1)
+
+    image = _over_tiles(splats, tile, width=width, height=height)
+    return image[..., :-2], image[..., -2], image[..., -1].detach()
+
+
+def _over_tiles(
+    splats: dict[str, Tensor],
+    draw_tile: Callable[[Tensor, tuple[int, int, int, int]], Tensor],
+    *,
+    width: int,
+    height: int,
+) -> Tensor:
+    """The image that `draw_tile` gives piece by piece, which bounds memory; it gets the splats that touch its box."""
     bands = []
     x, y = splats["means2d"].detach().unbind(-1)
     rx, ry = splats["radii"].unbind(-1)
@@ -139,17 +173,17 @@ def _composite(
             right, bottom = min(left + TILE, width), min(top + TILE, height)
             near_x = (x + rx >= left) & (x - rx <= right)
             touching = (near_x & (y + ry >= top) & (y - ry <= bottom)).nonzero()[:, 0]
-            tiles.append(_composite_tile(splats, channels, touching, box=(left, top, right, bottom)))
+            tiles.append(draw_tile(touching, (left, top, right, bottom)))
         bands.append(torch.cat(tiles, 1))
-    image = torch.cat(bands, 0)
-    return image[..., :-2], image[..., -2], image[..., -1].detach()
+    return torch.cat(bands, 0)
 
 
-def _composite_tile(splats: dict[str, Tensor], channels: Tensor, index: Tensor, *, box: tuple) -> Tensor:
-    """Channels, alpha and median depth [h w c+2] of the pixels of one box, from the splats `index`."""
+def _tile_weights(splats: dict[str, Tensor], index: Tensor, *, box: tuple) -> tuple[Tensor, Tensor, Tensor]:
+    """Blending weights [p n] of the splats `index` in the p pixels of a box, transmittance before and after each."""
     left, top, right, bottom = box
-    xs = torch.arange(left, right, dtype=channels.dtype, device=channels.device) + 0.5
-    ys = torch.arange(top, bottom, dtype=channels.dtype, device=channels.device) + 0.5
+    like = splats["conics"]
+    xs = torch.arange(left, right, dtype=like.dtype, device=like.device) + 0.5
+    ys = torch.arange(top, bottom, dtype=like.dtype, device=like.device) + 0.5
     means2d, conics = splats["means2d"][index], splats["conics"][index]
     dx = xs.repeat(len(ys))[:, None] - means2d[:, 0]  # [p n]
     dy = ys.repeat_interleave(len(xs))[:, None] - means2d[:, 1]
@@ -160,10 +194,7 @@ def _composite_tile(splats: dict[str, Tensor], channels: Tensor, index: Tensor, 
     alphas = torch.where(alphas < ALPHA_MIN, 0.0, alphas)
     after = torch.cumprod(1 - alphas, 1)
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], 1)
-    weights = torch.where(after > TRANSMITTANCE_MIN, alphas * before, 0.0)  # `after` falls, so this is a prefix
-    values = torch.cat([channels[index], torch.ones_like(channels[index][:, :1])], -1)
-    median = (((before > 0.5) & (after <= 0.5)) * splats["depths"][index]).sum(1, keepdim=True)
-    return torch.cat([weights @ values, median], -1).reshape(bottom - top, right - left, -1)
+    return torch.where(after > TRANSMITTANCE_MIN, alphas * before, 0.0), before, after  # `after` falls: a prefix
 
 
 class _AbsoluteGradients(torch.autograd.Function):
