@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +116,56 @@ def test_a_forked_child_renders():
     command = [sys.executable, "-c", FORKED_RENDER]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, timeout=90, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def backward_of(images) -> None:
+    (images.rgb.square().sum() + images.depth.sum()).backward(retain_graph=True)
+
+
+def test_kept_tile_lists_change_no_bit():
+    """The first backward uses what forward kept; the second, on the same graph, has to make the lists again."""
+    gaussians, cameras = some_inputs(3000, grads=True)
+    images = rasterize(gaussians, cameras, settings=RasterSettings(width=90, height=70))
+    backward_of(images)
+    first = {name: x.grad.clone() for name, x in gaussians.items() if x.requires_grad and x.grad is not None}
+    for name in first:
+        gaussians[name].grad = None
+    backward_of(images)
+    assert ops.native_module().last_stage_seconds()["project"] > 0, "the lists were still there"
+    assert all(torch.equal(first[name], gaussians[name].grad) for name in first)
+
+
+def test_kept_tile_lists_are_those_of_their_own_call():
+    """Two graphs alive at once, differentiated in the order they were made and not the other way round."""
+    settings = RasterSettings(width=90, height=70)
+    alone = []
+    for num in (2000, 3000):
+        gaussians, cameras = some_inputs(num, grads=True)
+        backward_of(rasterize(gaussians, cameras, settings=settings))
+        alone.append(gaussians["means"].grad)
+    inputs = [some_inputs(num, grads=True) for num in (2000, 3000)]
+    graphs = [rasterize(*pair, settings=settings) for pair in inputs]
+    for images in graphs:
+        backward_of(images)
+        assert ops.native_module().last_stage_seconds()["project"] == 0, "the lists were made twice"
+    assert all(torch.equal(a, pair[0]["means"].grad) for a, pair in zip(alone, inputs, strict=True))
+
+
+def resident_mb() -> float:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_graphs_that_are_never_differentiated_leave_no_memory():
+    gaussians, cameras = some_inputs(60_000, sets=1, views=1, grads=True)
+    settings = RasterSettings(width=320, height=240)
+    for _ in range(5):
+        rasterize(gaussians, cameras, settings=settings)
+    before = resident_mb()
+    for _ in range(30):  # 5 MB of lists a call
+        rasterize(gaussians, cameras, settings=settings)
+    assert resident_mb() - before < 20
 
 
 def test_not_contiguous_inputs_are_read_right():
