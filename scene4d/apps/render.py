@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,13 +12,12 @@ import torch
 import tyro
 from PIL import Image
 
+from scene4d.apps.orbits import orbit_of
 from scene4d.apps.pictures import colour_picture, depth_picture, depth_range, flow_picture
 from scene4d.data.video import write_video
 from scene4d.errors import CalibrationError, ConfigError
 from scene4d.files import atomic_folder
-from scene4d.gaussians.points import robust_bounds
 from scene4d.gaussians.s4d import open_s4d
-from scene4d.geometry.camera import orbit
 from scene4d.render.render import render
 from scene4d.types import Cameras, Frames, Scene4D
 
@@ -33,7 +31,8 @@ class RenderOptions:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("render.mp4")
     """out.mp4, or a folder name for a PNG sequence."""
     camera: str = "orbit"
-    """A camera name stored in the scene, "orbit", or a JSON file with viewmats, Ks, width, height."""
+    """A camera name stored in the scene, "orbit" (a swing round what the stillest stored camera shows; a full turn
+    where none is stored), or a JSON file with viewmats, Ks, width, height."""
     what: Literal["colour", "depth", "flow"] = "colour"
     """What to show."""
     size: tuple[int, int] = (480, 360)
@@ -82,7 +81,7 @@ def choose_cameras(
         CalibrationError: `camera` is neither a stored name, "orbit" nor a readable camera file.
     """
     if camera == "orbit":
-        return _orbit_of(scene, num_views=len(times), size=size)
+        return orbit_of(scene, stored, num_views=len(times), size=size)
     if camera in stored:
         chosen = stored[camera]
         nearest = (times[:, None] - scene.times[None]).abs().argmin(-1)
@@ -169,13 +168,6 @@ def write_pictures(path: Path, pictures: list[np.ndarray], *, fps: float) -> Non
     with atomic_folder(path) as folder:
         for index, picture in enumerate(pictures):
             Image.fromarray(picture).save(folder / f"{index:04d}.png")
-
-
-def _orbit_of(scene: Scene4D, *, num_views: int, size: tuple[int, int]) -> Cameras:
-    center, radius = robust_bounds(scene.at(float(scene.times[0])))
-    return orbit(
-        center, radius=2.0 * radius, elevation=math.radians(35), num_views=num_views, width=size[0], height=size[1]
-    )
 
 
 def _step(scene: Scene4D) -> float:
