@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 
+#include "bind_neighbours.h"
 #include "ops.h"
 
 namespace nb = nanobind;
@@ -63,10 +64,11 @@ nb::dict stage_seconds() {
 }  // namespace
 
 NB_MODULE(_ext, m) {
-  m.attr("interface") = 2;  // scene4d/native/ops.py asks for this number
+  m.attr("interface") = 3;  // scene4d/native/ops.py asks for this number
   m.def("best_instruction_set", &s4d::best_instruction_set);
   m.def("rasterize", &rasterize);
   m.def("rasterize_backward", &rasterize_backward);
   m.def("release", &s4d::release);
+  bind_neighbours(m);
   m.def("last_stage_seconds", &stage_seconds);
 }

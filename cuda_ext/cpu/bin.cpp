@@ -95,13 +95,14 @@ bool bin_splat(const View& view, const Splat& s, uint32_t index, s4d::TileEntryL
 
 }  // namespace
 
-bool bin(const s4d::View& view, s4d::Splat* splats, const uint32_t* order, int64_t count, s4d::TileEntryList& list) {
+bool bin(const s4d::View& view, const s4d::Splat* splats, const uint32_t* order, int64_t count, uint32_t* num_slots,
+         s4d::TileEntryList& list) {
   for (int64_t i = 0; i < count; ++i) {
-    if (i + 4 < count) __builtin_prefetch(splats + order[i + 4]);
-    Splat& s = splats[order[i]];
-    s.first_slot = static_cast<uint32_t>(list.size);
+    if (i + 8 < count) __builtin_prefetch(splats + order[i + 8]);
+    const Splat& s = splats[order[i]];
+    int64_t before = list.size;
     if (s.log2_opacity >= -8.0f && !bin_splat(view, s, order[i], list)) return false;
-    s.num_slots = static_cast<uint32_t>(list.size) - s.first_slot;
+    num_slots[order[i]] = static_cast<uint32_t>(list.size - before);
   }
   return true;
 }

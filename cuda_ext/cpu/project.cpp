@@ -155,18 +155,29 @@ namespace {
 struct Sums {  // the slots of up to WIDTH splats, added up, one column a splat
   alignas(64) float fixed[s4d::FIXED_SUMS][WIDTH];
 
-  // `v_extras` and `abs_sums` may be null.
-  void add(const Splat& s, int i, const float* slots, int stride, int num_extras, float* v_extras, float* abs_sums) {
-    float total[s4d::FIXED_SUMS] = {};
-    const float* slot = slots + static_cast<int64_t>(s.first_slot) * stride;
-    for (uint32_t k = 0; k < s.num_slots; ++k, slot += stride) {
-      for (int j = 0; j < s4d::FIXED_SUMS; ++j) total[j] += slot[j];
+  // Adds up `count` slots from `slot` on for the i-th splat; `v_extras` and `abs_sums` may be null.
+  void add(int i, const float* slot, uint32_t count, int stride, int num_extras, float* v_extras, float* abs_sums) {
+    Four first = {}, second = {};
+    float blue = 0.0f, depth = 0.0f;
+    for (uint32_t k = 0; k < count; ++k, slot += stride) {
+      Four a, b;
+      __builtin_memcpy(&a, slot, sizeof a);
+      __builtin_memcpy(&b, slot + 4, sizeof b);
+      first += a;
+      second += b;
+      blue += slot[8];
+      depth += slot[9];
       if (v_extras)
         for (int j = 0; j < num_extras; ++j) v_extras[j] += slot[s4d::FIXED_SUMS + j];
       if (abs_sums)
         for (int j = 0; j < s4d::ABS_SUMS; ++j) abs_sums[j] += slot[s4d::FIXED_SUMS + num_extras + j];
     }
-    for (int j = 0; j < s4d::FIXED_SUMS; ++j) fixed[j][i] = total[j];
+    for (int j = 0; j < 4; ++j) {
+      fixed[j][i] = first[j];
+      fixed[4 + j][i] = second[j];
+    }
+    fixed[8][i] = blue;
+    fixed[9][i] = depth;
   }
   Lanes operator[](int j) const { return Lanes::load(fixed[j]); }
 };
@@ -210,8 +221,8 @@ struct Shape {  // of up to WIDTH splats
   alignas(64) float a[WIDTH], b[WIDTH], c[WIDTH], opacity[WIDTH];
 };
 
-void project_vjp_lanes(const View& view, const Camera<Lanes>& cam, const Splat* splats, int count, const float* slots,
-                       const s4d::ChunkGrads& out) {
+void project_vjp_lanes(const View& view, const Camera<Lanes>& cam, const Splat* splats, int count,
+                       const uint32_t* first_slots, const float* slots, const s4d::ChunkGrads& out) {
   Rows rows;
   Sums sums;
   Shape shape;
@@ -225,7 +236,8 @@ void project_vjp_lanes(const View& view, const Camera<Lanes>& cam, const Splat* 
     shape.opacity[i] = view.opacities[s.row];
     int64_t row = s.row;
     bool own = i < count;  // the lanes past the end repeat the last splat, and write nothing
-    sums.add(s, i, slots, stride, view.num_extras, own && out.rows.extras ? out.rows.extras + row * view.num_extras : nullptr,
+    uint32_t first = own ? first_slots[i] : 0, num_slots = own ? first_slots[i + 1] - first : 0;
+    sums.add(i, slots + static_cast<int64_t>(first) * stride, num_slots, stride, view.num_extras, own && out.rows.extras ? out.rows.extras + row * view.num_extras : nullptr,
              own && out.absgrads ? out.absgrads + row * s4d::ABS_SUMS : nullptr);
   }
   Conic<Lanes> conic = {Lanes::load(shape.a) * Lanes(-2.0f * LN_2), Lanes::load(shape.b) * Lanes(-LN_2),
@@ -255,17 +267,12 @@ void project_vjp_lanes(const View& view, const Camera<Lanes>& cam, const Splat* 
 
 }  // namespace
 
-void project_vjp(const s4d::View& view, const s4d::Splat* splats, int count, const float* slots,
-                 const s4d::ChunkGrads& out) {
+void project_vjp(const s4d::View& view, const s4d::Splat* splats, int count, const uint32_t* first_slots,
+                 const float* slots, const s4d::ChunkGrads& out) {
   Camera<Lanes> cam = load_camera<Lanes>(view.viewmat, view.K, view.width, view.height);
-  int stride = s4d::slot_floats(view, out.absgrads != nullptr);
-  for (int first = 0; first < count; first += WIDTH) {
-    for (int i = first + WIDTH; i < first + 2 * WIDTH && i < count; ++i) {
-      const Splat& s = splats[i];  // its slots lie together, but in depth order
-      prefetch(slots + static_cast<int64_t>(s.first_slot) * stride, stride * static_cast<int>(s.num_slots < 4 ? s.num_slots : 4));
-    }
-    project_vjp_lanes(view, cam, splats + first, count - first < WIDTH ? count - first : WIDTH, slots, out);
-  }
+  for (int first = 0; first < count; first += WIDTH)
+    project_vjp_lanes(view, cam, splats + first, count - first < WIDTH ? count - first : WIDTH, first_slots + first,
+                      slots, out);
 }
 
 }  // namespace S4D_NS

@@ -24,10 +24,10 @@ struct alignas(64) Splat {
   int32_t row;          // of its set
   uint32_t clamped;     // bit c: colour c was negative and passes no gradient
   float radius_x, radius_y;  // half extents of {alpha >= 1 / 255}
-  uint32_t first_slot, num_slots;
 };
 
-// A Gaussian in a tile. Its gradient sums go to slot `slot` of the view group.
+// A Gaussian in a tile. Its gradient sums go to slot `slot` of the view group; slots are in the order of the rows, so
+// that what one Gaussian gathered lies together and the next one's behind it.
 struct Entry {
   uint32_t splat, slot;
   uint16_t blocks;  // bit 4 row + column: the ellipse may touch that block of the tile
@@ -87,21 +87,25 @@ constexpr int64_t raster_scratch(int64_t num_extras) { return 2 * num_extras * T
 struct Stages {
   // Rows [begin, end) of the view's set: visible ones to `out`; returns how many.
   int (*project)(const View&, int begin, int end, Splat* out);
-  // Splats named by order[0 .. count): their tiles, appended to `list`, `first_slot` counted from 0 in this list.
-  bool (*bin)(const View&, Splat* splats, const uint32_t* order, int64_t count, TileEntryList& list);
+  // Splats named by order[0 .. count): their tiles, appended to `list`, and how many there are of each in `num_slots`.
+  bool (*bin)(const View&, const Splat* splats, const uint32_t* order, int64_t count, uint32_t* num_slots,
+              TileEntryList& list);
   void (*raster)(const TileTask&);
   void (*raster_vjp)(const TileTask&);
-  // `count` splats of one chunk and view: sums their slots, adds the gradients to the rows.
-  void (*project_vjp)(const View&, const Splat* splats, int count, const float* slots, const ChunkGrads& out);
+  // `count` splats of one chunk and view: sums their slots, first_slots[i] .. first_slots[i + 1] for the i-th, and adds
+  // the gradients to the rows.
+  void (*project_vjp)(const View&, const Splat* splats, int count, const uint32_t* first_slots, const float* slots,
+                      const ChunkGrads& out);
 };
 
 #define S4D_DECLARE_STAGES(ns)                                                                               \
   namespace ns {                                                                                             \
   int project(const s4d::View&, int, int, s4d::Splat*);                                                      \
-  bool bin(const s4d::View&, s4d::Splat*, const uint32_t*, int64_t, s4d::TileEntryList&);                    \
+  bool bin(const s4d::View&, const s4d::Splat*, const uint32_t*, int64_t, uint32_t*, s4d::TileEntryList&);   \
   void raster(const s4d::TileTask&);                                                                         \
   void raster_vjp(const s4d::TileTask&);                                                                     \
-  void project_vjp(const s4d::View&, const s4d::Splat*, int, const float*, const s4d::ChunkGrads&);          \
+  void project_vjp(const s4d::View&, const s4d::Splat*, int, const uint32_t*, const float*,                  \
+                   const s4d::ChunkGrads&);                                                                  \
   }
 
 }  // namespace s4d

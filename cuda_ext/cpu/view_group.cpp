@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "depth_sort.h"
 #include "stage_clock.h"
@@ -82,7 +83,7 @@ void ViewGroup::raster(const RasterImages& images, StageClock& clock) {
   clock.tick(4);
 }
 
-size_t ViewGroup::bytes() const { return splats_.size() + order_.size() + starts_.size() + entries_.size(); }
+size_t ViewGroup::bytes() const { return splats_.size() + order_.size() + starts_.size() + entries_.size() + slots_.size(); }
 
 Splat* ViewGroup::chunk_splats(int64_t view, int64_t chunk) const {
   return splats_.as<Splat>() + view * shape_.num_gaussians + chunk * CHUNK;
@@ -150,11 +151,12 @@ void ViewGroup::bin() {
     for (int64_t begin = 0; begin < order_size(view); begin += PART)
       parts_.push_back(Part{static_cast<int>(view), begin, std::min(begin + PART, order_size(view))});
   cursors_ = Scratch(parts_.size() * num_tiles_ * sizeof(uint32_t));
+  slots_ = Scratch(num_views() * (shape_.num_gaussians + 1) * sizeof(uint32_t));
   std::vector<char> failed(parts_.size(), 0);
   parallel_for(static_cast<int64_t>(parts_.size()), options_.num_threads, [&](int64_t i) {
     Part& part = parts_[i];
     failed[i] = !stages_->bin(views_[part.view], chunk_splats(part.view, 0), order(part.view) + part.begin,
-                              part.end - part.begin, part.list);
+                              part.end - part.begin, first_slots(part.view), part.list);
     part.cursors = cursors_.as<uint32_t>() + i * num_tiles_;
     std::memset(part.cursors, 0, num_tiles_ * sizeof(uint32_t));
     for (int64_t k = 0; k < part.list.size; ++k) ++part.cursors[part.list.data[k].tile];
@@ -163,25 +165,36 @@ void ViewGroup::bin() {
     if (f) throw std::bad_alloc();
 }
 
+// Counts of slots become first slots: sums of the chunks, their places, then a running sum within each chunk.
+void ViewGroup::number_slots() {
+  int64_t num_chunks = num_views() * num_chunks_;
+  std::vector<uint32_t> places(num_chunks + 1, 0);
+  auto chunk_slots = [&](int64_t i) { return first_slots(i / num_chunks_) + i % num_chunks_ * CHUNK; };
+  parallel_for(num_chunks, options_.num_threads, [&](int64_t i) {
+    const uint32_t* slots = chunk_slots(i);
+    for (int k = 0; k < counts_[i]; ++k) places[i + 1] += slots[k];
+  });
+  for (int64_t i = 0; i < num_chunks; ++i) places[i + 1] += places[i];
+  num_entries_ = places[num_chunks];
+  parallel_for(num_chunks, options_.num_threads, [&](int64_t i) {
+    uint32_t *slots = chunk_slots(i), next = places[i];
+    for (int k = 0; k < counts_[i]; ++k) next += std::exchange(slots[k], next);
+    // One past the chunk's last splat; in a full chunk that is the next one's first, which has the same value.
+    if (counts_[i] < CHUNK || (i + 1) % num_chunks_ == 0) slots[counts_[i]] = next;
+  });
+}
+
 // Where each part's entries of each tile go: parts are in depth order, so each tile's list is too.
 void ViewGroup::place_parts() {
-  num_entries_ = 0;
+  uint32_t start = 0;
   size_t first = 0;
   for (int64_t view = 0; view < num_views(); ++view) {
     size_t last = first;
+    while (last < parts_.size() && parts_[last].view == view) ++last;
     uint32_t* starts = tile_starts(view);
-    uint32_t start = static_cast<uint32_t>(num_entries_);
-    for (; last < parts_.size() && parts_[last].view == view; ++last) {
-      parts_[last].first_slot = num_entries_;
-      num_entries_ += parts_[last].list.size;
-    }
     for (int64_t tile = 0; tile < num_tiles_; ++tile) {
       starts[tile] = start;
-      for (size_t p = first; p < last; ++p) {
-        uint32_t size = parts_[p].cursors[tile];
-        parts_[p].cursors[tile] = start;
-        start += size;
-      }
+      for (size_t p = first; p < last; ++p) start += std::exchange(parts_[p].cursors[tile], start);
     }
     starts[num_tiles_] = start;
     first = last;
@@ -190,18 +203,19 @@ void ViewGroup::place_parts() {
 
 // Counting sort of the parts' entries into tiles.
 void ViewGroup::scatter() {
+  number_slots();
   starts_ = Scratch(num_views() * (num_tiles_ + 1) * sizeof(uint32_t));
   place_parts();
   entries_ = Scratch(num_entries_ * sizeof(Entry));
   parallel_for(static_cast<int64_t>(parts_.size()), options_.num_threads, [&](int64_t i) {
     Part& part = parts_[i];
-    Splat* splats = chunk_splats(part.view, 0);
-    const uint32_t* named = order(part.view);
-    for (int64_t k = part.begin; k < part.end; ++k)
-      splats[named[k]].first_slot += static_cast<uint32_t>(part.first_slot);
-    for (int64_t k = 0; k < part.list.size; ++k) {
+    const uint32_t* slots = first_slots(part.view);
+    uint32_t splat = ~0u, slot = 0;
+    for (int64_t k = 0; k < part.list.size; ++k) {  // the entries of a splat follow each other
       const TileEntry& e = part.list.data[k];
-      entries_.as<Entry>()[part.cursors[e.tile]++] = {e.splat, static_cast<uint32_t>(part.first_slot + k), e.blocks};
+      slot = e.splat == splat ? slot + 1 : slots[e.splat];
+      splat = e.splat;
+      entries_.as<Entry>()[part.cursors[e.tile]++] = {splat, slot, e.blocks};
     }
     part.list = {};
   });
@@ -234,8 +248,8 @@ void ViewGroup::chunk_backward(int64_t set, int64_t chunk, const float* slots, f
     float* sums = offset(viewmat_sums, (view * num_chunks_ + chunk) * 12);
     float* absgrads = offset(out.absgrads, (begin_ + view) * shape_.num_gaussians * ABS_SUMS);
     clear(offset(absgrads, begin * ABS_SUMS), (end - begin) * ABS_SUMS);
-    stages_->project_vjp(views_[view], chunk_splats(view, chunk), chunk_count(view, chunk), slots,
-                         {rows, sums, absgrads});
+    stages_->project_vjp(views_[view], chunk_splats(view, chunk), chunk_count(view, chunk),
+                         first_slots(view) + chunk * CHUNK, slots, {rows, sums, absgrads});
   }
 }
 

@@ -31,7 +31,6 @@ struct OwnedList : TileEntryList {
 struct Part {
   int view;
   int64_t begin, end;  // in the view's depth order
-  int64_t first_slot = 0;
   OwnedList list = {};
   uint32_t* cursors = nullptr;  // [tiles]: how many, then where to
 };
@@ -58,6 +57,8 @@ class ViewGroup {
   Splat* chunk_splats(int64_t view, int64_t chunk) const;
   int& chunk_count(int64_t view, int64_t chunk) { return counts_[view * num_chunks_ + chunk]; }
   uint32_t* tile_starts(int64_t view) const { return starts_.as<uint32_t>() + view * (num_tiles_ + 1); }
+  // Of the splats of a view, by their place in splats_; one more element than there are rows.
+  uint32_t* first_slots(int64_t view) const { return slots_.as<uint32_t>() + view * (shape_.num_gaussians + 1); }
   uint32_t* order(int64_t view) const { return order_.as<uint32_t>() + order_starts_[view]; }
   int64_t order_size(int64_t view) const { return order_starts_[view + 1] - order_starts_[view]; }
 
@@ -65,6 +66,7 @@ class ViewGroup {
   void sort();
   void bin();
   void scatter();
+  void number_slots();
   void place_parts();
   template <class F>
   void for_tiles(const RasterImages& images, const RasterImages& v_images, float* slots, bool abs_sums, const F& stage);
@@ -80,6 +82,7 @@ class ViewGroup {
   std::vector<int64_t> order_starts_;  // where a view's depth order starts, and where the last one ends
   std::vector<Part> parts_;
   Scratch splats_, order_, cursors_, starts_, entries_;
+  Scratch slots_;  // how many slots each splat has, then the first of them, and one past the last
 };
 
 }  // namespace s4d

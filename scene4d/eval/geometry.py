@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from scene4d.check import check
-from scene4d.geometry.neighbours import nearest
 
 
 def depth_absrel(depth: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -26,11 +25,3 @@ def flow_epe(flow: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Ten
     if mask is None:
         return error.mean(-1)
     return torch.where(mask, error, 0.0).sum(-1) / mask.sum(-1)
-
-
-def chamfer(points: Tensor, target: Tensor) -> Tensor:
-    """Symmetric Chamfer distance (scalar) in m of point sets [n 3] and [m 3]: mean of both mean nearest distances."""
-    check(points=(points, "n 3"), target=(target, "m 3"))
-    there, _ = nearest(target, points, num=1)
-    back, _ = nearest(points, target, num=1)
-    return 0.5 * (there.mean() + back.mean())

@@ -19,7 +19,7 @@ from torch import Tensor
 from scene4d.check import check
 from scene4d.errors import EnvError, GaussianError, ResourceError, ShapeError
 
-INTERFACE = 2
+INTERFACE = 3
 MAX_FLOATS_PER_SET = 2**31 - 1
 NUM_BASES = (1, 4, 9, 16)
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.geometry.neighbours import chamfer
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
@@ -77,13 +78,8 @@ def cell_chamfer(decoded: Gaussians, cells: Cells, *, color_m: float) -> Tensor:
     ours = torch.cat([means, color_m * rgb], -1).flatten(0, -3)  # [t j 6]
     given = torch.cat([cells.offset, color_m * cells.rgb], -1).flatten(0, -3)  # [t k 6]
     used = cells.used.flatten(0, -2)  # [t k]
-    # The matrix form of the distance loses millimetres to rounding.
-    distance = torch.cdist(ours, given, compute_mode="donot_use_mm_for_euclid_dist")  # [t j k]
-    filled = used.any(-1).to(distance)  # [t]
-    to_given = distance.masked_fill(~used[:, None], torch.inf).amin(-1)  # [t j]
-    to_given = torch.where(filled[:, None] > 0, to_given, torch.zeros_like(to_given)).mean(-1)
-    to_ours = (distance.amin(-2) * used).sum(-1) / used.sum(-1).clamp_min(1)  # [t]
-    return ((to_given + to_ours) * filled).sum() / filled.sum().clamp_min(1)
+    filled = used.any(-1).to(ours)  # [t]
+    return (chamfer(ours, given, target_mask=used, squared=False) * filled).sum() / filled.sum().clamp_min(1)
 
 
 def kl_divergence(latent: Latent, log_var: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scene4d.check import check
 from scene4d.errors import ConfigError
+from scene4d.geometry.neighbours import farthest_points
 from scene4d.geometry.rotation import matrix_from_quat, normalize_quat
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
 from scene4d.layers import MLP, Attention, Block, RMSNorm, Rotary, fourier_features
@@ -127,8 +128,8 @@ class GaussianVAE(nn.Module):
         Depends on the set only, not on the order of its rows; moving the scene changes nothing.
         """
         metric, valid = self._metric(gaussians)
-        index = farthest_rows(metric.flatten(0, -3), valid.flatten(0, -2), num=self.config.num_anchors)
-        return index.unflatten(0, gaussians.batch_shape) if gaussians.batch_shape else index[0]
+        index = farthest_points(metric, self.config.num_anchors, start=None, mask=valid, distinct=True)
+        return index if gaussians.batch_shape else index[0]
 
     def encode(self, gaussians: Gaussians, *, anchors: Tensor | None = None) -> tuple[Latent, Tensor]:
         """Mean latent (tokens [*b l c]) and log-variance [*b l c] of Gaussians [*b n]; ids < 0 are not looked at.
@@ -250,27 +251,6 @@ class GaussianVAE(nn.Module):
         for block in blocks:
             x = block(x, mask=present[..., None, :], rotary=table)
         return x
-
-
-def farthest_rows(points: Tensor, valid: Tensor, *, num: int) -> Tensor:
-    """Index [b num] of farthest points among the valid rows of [b n d]; -1 once no new place is left.
-
-    Begins with the row farthest from the centre; each next one is the farthest from all before it.
-    """
-    lowest = points.new_tensor(-1.0)
-    weight = valid[..., None].to(points)
-    centre = (points * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
-    columns = points.transpose(1, 2).contiguous()  # [b d n]
-    distance = torch.where(valid, ((points - centre) ** 2).sum(-1), lowest)  # [b n]
-    index = torch.full((len(points), num), -1, dtype=torch.int64, device=points.device)
-    if points.shape[1] == 0:
-        return index
-    for i in range(num):
-        far, row = distance.max(-1)  # [b]
-        index[:, i] = torch.where(far > 0 if i else far >= 0, row, -1)
-        from_row = ((columns - columns.gather(2, row[:, None, None].expand(-1, columns.shape[1], 1))) ** 2).sum(1)
-        distance = torch.where(valid, from_row if i == 0 else torch.minimum(distance, from_row), lowest)
-    return index
 
 
 def rows_of_cells(points: Tensor, valid: Tensor, anchors: Tensor, *, size: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from scene4d.eval.geometry import chamfer, depth_absrel, flow_epe
+from scene4d.eval.geometry import depth_absrel, flow_epe
 
 
 def test_absrel_counts_what_both_measured():
@@ -18,11 +18,3 @@ def test_flow_error_is_a_mean_length():
     flow = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
     torch.testing.assert_close(flow_epe(flow, target), torch.tensor(3.0))
     torch.testing.assert_close(flow_epe(flow, target, mask=torch.tensor([False, True])), torch.tensor(1.0))
-
-
-def test_chamfer_of_a_shifted_grid():
-    points = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    torch.testing.assert_close(chamfer(points, points), torch.tensor(0.0))
-    shift = torch.tensor([0.25, 0.0, 0.0])
-    torch.testing.assert_close(chamfer(points, points + shift), torch.tensor(0.25))
-    torch.testing.assert_close(chamfer(points + shift, points), chamfer(points, points + shift))

@@ -5,7 +5,7 @@ import torch
 
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Gaussians
-from scene4d.vae.model import GaussianVAE, VAEConfig, farthest_rows, rows_of_cells
+from scene4d.vae.model import GaussianVAE, VAEConfig, rows_of_cells
 
 SMALL = VAEConfig(num_anchors=12, gaussians_per_token=6, channels=8, width=32, cell_width=16, cell_size=10, num_heads=2)
 
@@ -94,17 +94,6 @@ def test_fewer_gaussians_than_anchors():
     empty = scene(3).replace(ids=torch.full((3,), -1))
     latent, log_var = model.encode(empty)
     assert not latent.present.any() and torch.isfinite(latent.tokens).all() and torch.isfinite(log_var).all()
-
-
-def test_farthest_rows_equal_the_definition():
-    points = torch.rand(40, 4, generator=torch.Generator().manual_seed(2))
-    valid = torch.arange(40) != 7
-    index = farthest_rows(points[None], valid[None], num=9)[0]
-    chosen = [int(((points - points[valid].mean(0)).norm(dim=-1) * valid).argmax())]
-    for _ in range(8):
-        distance = torch.cdist(points, points[chosen]).amin(-1)
-        chosen.append(int(torch.where(valid, distance, -1.0).argmax()))
-    assert index.tolist() == chosen
 
 
 def test_cells_hold_the_nearest_rows():

@@ -1,0 +1,230 @@
+"""Farthest points and k nearest rows as torch ops: batched, masked, exact, the same bits for any number of threads.
+
+A row with mask False, or with a coordinate that is not finite, does not exist: it is never found and finds nothing.
+CPU and CUDA kernels add the same numbers in the same order, so they choose the same rows. Where the build or the
+machine has no CUDA kernels for a tensor on a GPU, the CPU's work on a copy.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from scene4d.check import check
+from scene4d.errors import EnvError, ResourceError, ShapeError
+from scene4d.native import cuda, ops
+
+MAX_ROWS = 2**31 - 2**25  # a lane holds a row number as a finite float
+SEARCHES = ("scan", "tree")
+
+_STATUS_OUT_OF_MEMORY = 1
+_STATUS_BAD_INSTRUCTION_SET = 2
+_STATUS_CUDA_FAILED = 3
+
+MAX_CUDA_DIMS = 3072
+
+_search = -1
+_told = False
+
+_LIBRARY = torch.library.Library("scene4d", "FRAGMENT")
+_LIBRARY.define("farthest_points(Tensor points, Tensor? mask, Tensor start, SymInt num) -> (Tensor, Tensor)")
+_LIBRARY.define(
+    "nearest(Tensor points, Tensor? mask, Tensor queries, Tensor? query_mask, SymInt num) -> (Tensor, Tensor)"
+)
+
+
+def force_search(name: str | None) -> None:
+    """Use the plain "scan" or the "tree" on the CPU instead of what is faster (None); for tests and benchmarks."""
+    global _search
+    _search = -1 if name is None else SEARCHES.index(name)
+
+
+def farthest_rows(points: Tensor, num: int, *, start: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`num` rows of each set, each the farthest from those before it; ties go to the lowest row.
+
+    Args:
+        points: [b n d] float32 or float64. start: [b] int64, first row; where it does not exist, the first that does.
+        mask: [b n] bool, rows that exist.
+    Returns:
+        index [b num], -1 once no row is left, and squares [b num]: squared distance to the rows before (infinite for
+        the first, 0 where there is none). Not differentiable.
+    Raises:
+        ShapeError: naming the tensor that has the wrong shape, dtype or device. EnvError, ResourceError.
+    Source: Eldar et al., The farthest point strategy, 1997; blocks that a new point cannot change are passed over as in
+        Han et al., QuickFPS, 2023.
+    """
+    return torch.ops.scene4d.farthest_points(points.detach(), mask, start, num)
+
+
+def nearest_rows(
+    points: Tensor, queries: Tensor, *, num: int, mask: Tensor | None = None, query_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The `num` points nearest to each query, nearest first; ties go to the lowest row.
+
+    Args:
+        points: [b n d] float32 or float64. queries: [b q d]. mask: [b n] bool, points that exist. query_mask: [b q].
+    Returns:
+        squares [b q num], squared distance, differentiable to points and queries; index [b q num] into points. Infinite
+        and -1 where there are too few.
+    Raises:
+        ShapeError: naming the tensor that has the wrong shape, dtype or device. EnvError, ResourceError.
+    """
+    return torch.ops.scene4d.nearest(points, mask, queries, query_mask, num)
+
+
+def _checked(points: Tensor, num: int, **tensors: tuple[Tensor | None, str]) -> None:
+    """Every tensor is what the kernels expect; those not named a mask or a start are of the dtype of `points`."""
+    sizes = check(points=(points, "b n d"), **tensors)
+    if points.dtype not in (torch.float32, torch.float64):
+        raise ShapeError("has the wrong dtype", field="points", found=points.dtype, expected="float32 or float64")
+    for name, (x, _) in tensors.items():
+        dtype = {"start": torch.int64, "mask": torch.bool, "query_mask": torch.bool}.get(name, points.dtype)
+        if x is not None and (x.dtype != dtype or x.device != points.device):
+            found, expected = f"{x.dtype} on {x.device}", f"{dtype} on {points.device}"
+            raise ShapeError("has the wrong dtype or device", field=name, found=found, expected=expected)
+    if sizes["d"] < 1 or num < 0:
+        raise ShapeError("asks for less than nothing", field="points", found=dict(sizes, num=num))
+    if max(sizes["n"], sizes.get("q", 0)) > MAX_ROWS:
+        raise ResourceError("too many rows in one set", field="points", found=dict(sizes), expected=f"<= {MAX_ROWS}")
+
+
+def _rows(x: Tensor, mask: Tensor | None) -> tuple[int, int, int]:
+    return (ops._address(x), ops._address(mask), x.shape[1])
+
+
+def _options(points: Tensor) -> tuple[int, int, int, int]:
+    return (int(points.dtype == torch.float64), _search, torch.get_num_threads(), ops._instruction_set)
+
+
+def _raise_for(status: int, op: str) -> None:
+    if status == _STATUS_OUT_OF_MEMORY:
+        raise ResourceError("no memory left", field=op, fix="give it fewer rows at once")
+    if status == _STATUS_BAD_INSTRUCTION_SET:
+        raise EnvError("no such instruction set here", field=op)
+    if status == _STATUS_CUDA_FAILED:
+        fix = "run once with CUDA_LAUNCH_BLOCKING=1; an earlier kernel of the program may have failed"
+        raise ResourceError("the GPU reported an error", field=op, fix=fix)
+
+
+def _farthest_points_cpu(points: Tensor, mask: Tensor | None, start: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    _checked(points, num, mask=(mask, "b n"), start=(start, "b"))
+    points, mask, start = ops._contiguous((points, mask, start))
+    index, squares = _farthest_points_fake(points, mask, start, num)
+    status = ops.native_module().farthest_points(
+        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask),
+        ops._address(start), ops._address(index), ops._address(squares),
+    )  # fmt: skip
+    _raise_for(status, "farthest_points")
+    return index, squares
+
+
+def _farthest_points_fake(points, mask, start, num):
+    shape = (points.shape[0], num)
+    return points.new_empty(shape, dtype=torch.int64), points.new_empty(shape)
+
+
+def _nearest_cpu(
+    points: Tensor, mask: Tensor | None, queries: Tensor, query_mask: Tensor | None, num: int
+) -> tuple[Tensor, Tensor]:
+    _checked(points, num, mask=(mask, "b n"), queries=(queries, "b q d"), query_mask=(query_mask, "b q"))
+    points, mask, queries, query_mask = ops._contiguous((points, mask, queries, query_mask))
+    squares, index = _nearest_fake(points, mask, queries, query_mask, num)
+    status = ops.native_module().nearest(
+        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), _rows(queries, query_mask),
+        ops._address(squares), ops._address(index),
+    )  # fmt: skip
+    _raise_for(status, "nearest")
+    return squares, index
+
+
+def _why_not_cuda(points: Tensor) -> str | None:
+    if points.shape[2] > MAX_CUDA_DIMS:
+        return f"rows have more than {MAX_CUDA_DIMS} numbers"
+    return cuda.why_not(points.device)
+
+
+def _farthest_points_cuda(points: Tensor, mask: Tensor | None, start: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    if reason := _why_not_cuda(points):
+        return _on_cpu(_farthest_points_cpu, (points, mask, start, num), reason=reason)
+    _checked(points, num, mask=(mask, "b n"), start=(start, "b"))
+    points, mask, start = ops._contiguous((points, mask, start))
+    index, squares = _farthest_points_fake(points, mask, start, num)
+    gaps = points.new_empty(points.shape[:2])
+    status = ops.native_module().cuda_farthest_points(
+        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), ops._address(start),
+        ops._address(index), ops._address(squares), ops._address(gaps), _place(points),
+    )  # fmt: skip
+    _raise_for(status, "farthest_points")
+    return index, squares
+
+
+def _nearest_cuda(
+    points: Tensor, mask: Tensor | None, queries: Tensor, query_mask: Tensor | None, num: int
+) -> tuple[Tensor, Tensor]:
+    if reason := _why_not_cuda(points):
+        return _on_cpu(_nearest_cpu, (points, mask, queries, query_mask, num), reason=reason)
+    _checked(points, num, mask=(mask, "b n"), queries=(queries, "b q d"), query_mask=(query_mask, "b q"))
+    points, mask, queries, query_mask = ops._contiguous((points, mask, queries, query_mask))
+    squares, index = _nearest_fake(points, mask, queries, query_mask, num)
+    status = ops.native_module().cuda_nearest(
+        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), _rows(queries, query_mask),
+        ops._address(squares), ops._address(index), _place(points),
+    )  # fmt: skip
+    _raise_for(status, "nearest")
+    return squares, index
+
+
+def _place(x: Tensor) -> tuple[int, int]:
+    return (cuda._index(x.device), cuda._stream(x.device))
+
+
+def _on_cpu(function, args, *, reason: str):
+    """The CPU kernels on copies; says so once."""
+    global _told
+    if not _told:
+        _told = True
+        warnings.warn(f"{reason}: neighbours are found on the CPU", stacklevel=2)
+    results = function(*(x.cpu() if isinstance(x, Tensor) else x for x in args))
+    return tuple(x.to(args[0].device) for x in results)
+
+
+def _nearest_fake(points, mask, queries, query_mask, num):
+    shape = (*queries.shape[:2], num)
+    return points.new_empty(shape), points.new_empty(shape, dtype=torch.int64)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    points, _, queries, _, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(points, queries, output[1])
+
+
+def _backward(ctx, v_squares, _):
+    if v_squares is None:
+        return None, None, None, None, None
+    points, queries, index = ctx.saved_tensors
+    b, n, d = points.shape
+    if n == 0:
+        return points.new_zeros(points.shape), None, queries.new_zeros(queries.shape), None, None
+    rows = (index.clamp_min(0) + n * torch.arange(b, device=index.device)[:, None, None]).flatten()  # [b q k]
+    offset = queries[:, :, None] - points.reshape(-1, d)[rows].view(*index.shape, d)
+    # Chosen after the product: where nothing was found, the offset may be of rows that are not finite.
+    v_offset = torch.where((index >= 0)[..., None], 2 * v_squares[..., None] * offset, 0)  # [b q k d]
+    v_points = v_queries = None
+    if ctx.needs_input_grad[0]:
+        v_points = points.new_zeros(b * n, d).index_add(0, rows, -v_offset.flatten(0, 2)).view(b, n, d)
+    if ctx.needs_input_grad[2]:
+        v_queries = v_offset.sum(2)
+    return v_points, None, v_queries, None, None
+
+
+_LIBRARY.impl("farthest_points", _farthest_points_cpu, "CPU")
+_LIBRARY.impl("nearest", _nearest_cpu, "CPU")
+_LIBRARY.impl("farthest_points", _farthest_points_cuda, "CUDA")
+_LIBRARY.impl("nearest", _nearest_cuda, "CUDA")
+torch.library.register_fake("scene4d::farthest_points", _farthest_points_fake, lib=_LIBRARY)
+torch.library.register_fake("scene4d::nearest", _nearest_fake, lib=_LIBRARY)
+torch.library.register_autograd("scene4d::nearest", _backward, setup_context=_setup_context, lib=_LIBRARY)
