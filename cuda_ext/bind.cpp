@@ -5,6 +5,9 @@
 #include <array>
 #include <cstdint>
 
+#ifdef S4D_CUDA
+#include "bind_cuda.h"
+#endif
 #include "bind_neighbours.h"
 #include "ops.h"
 
@@ -70,5 +73,8 @@ NB_MODULE(_ext, m) {
   m.def("rasterize_backward", &rasterize_backward);
   m.def("release", &s4d::release);
   bind_neighbours(m);
+#ifdef S4D_CUDA
+  bind_cuda(m);
+#endif
   m.def("last_stage_seconds", &stage_seconds);
 }

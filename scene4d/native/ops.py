@@ -9,6 +9,7 @@ makes them again, to the same bits, if not. They are given back when the graph t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -255,15 +256,20 @@ def _rasterize_backward_fake(*args):
     return _empty_grads(args[:_NUM], args[-1])
 
 
-class _Kept:
-    """Gives back what the native side keeps under a token once the graph that may ask for it is gone."""
+# Who keeps lists under tokens, by kind of device; native/cuda.py adds its own.
+_RELEASE: dict[str, Callable[[int], None]] = {"cpu": lambda token: native_module().release(token)}
 
-    def __init__(self, token: int) -> None:
+
+class _Kept:
+    """Gives back what is kept under a token once the graph that may ask for it is gone."""
+
+    def __init__(self, token: int, device: torch.device) -> None:
         self.token = token
-        self.release = native_module().release
+        self.release = _RELEASE.get(device.type)
 
     def __del__(self) -> None:
-        self.release(self.token)
+        if self.release is not None:
+            self.release(self.token)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -272,7 +278,7 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.mark_non_differentiable(*output[4:])
     ctx.settings = inputs[_NUM:]
     if inputs[-1]:
-        ctx.kept = _Kept(inputs[-1])
+        ctx.kept = _Kept(inputs[-1], inputs[0].device)
 
 
 def _backward(ctx, *v_images):

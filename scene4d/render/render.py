@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import scene4d.native.cuda  # noqa: F401  the op's CUDA side is there once this is imported
 from scene4d.native.ops import Raster, RasterSettings, rasterize
 from scene4d.render.reference import rasterize_reference
 from scene4d.render.views import (
@@ -123,8 +124,9 @@ Rasterizer = Callable[..., Raster]
 
 
 def best_rasterizer(x: Tensor) -> Rasterizer:
-    """The native one for float32 and half on the CPU, plain torch for the rest."""
-    return rasterize_reference if x.dtype == torch.float64 or x.device.type != "cpu" else rasterize
+    """The native one for float32 and half on the CPU and on CUDA, plain torch for the rest."""
+    native = x.dtype != torch.float64 and x.device.type in ("cpu", "cuda")
+    return rasterize if native else rasterize_reference
 
 
 def draw(

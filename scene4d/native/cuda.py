@@ -1,0 +1,218 @@
+"""The CUDA kernels behind torch.ops.scene4d.rasterize: allocation, checks, and what to do where they cannot run.
+
+Memory scheme: torch allocates everything. `prepare` projects and counts the (Gaussian, tile) pairs; their number
+comes back to the host, the one wait of a call, so that the tile lists have exactly the memory they need. Splats and
+tile lists of a forward call that will be differentiated stay under the call's token until the graph is gone or
+KEPT_BYTES are passed; backward makes them again, to the same bits, when they are not there.
+
+A build without CUDA, a GPU it holds no code for, or a driver too old: the op runs on the CPU and says so once. Nothing
+is ever compiled at run time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene4d.errors import ResourceError
+from scene4d.native import ops
+
+KEPT_BYTES = 2 << 30
+MAX_ROWS = 2**31 - 1
+MAX_ENTRIES = 2**31 - 1
+MAX_TILES = 2**30
+TILE = 8
+ALIGNMENT = 16
+
+_NUM = len(ops._TENSORS)
+_told = False
+_usable: dict[int, bool] = {}
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why the CUDA kernels cannot run on `device`; None when they can."""
+    module = ops.native_module()
+    if not hasattr(module, "cuda_prepare"):
+        return "scene4d was built without CUDA"
+    index = _index(device)
+    if index not in _usable:
+        _usable[index] = module.cuda_device_usable(index)
+    return None if _usable[index] else f"this build of scene4d holds no code for {device}, or its driver is too old"
+
+
+def _index(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Splats and tile lists of one call."""
+
+    rows: Tensor
+    entries: Tensor
+    num_entries: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.rows.numel() + self.entries.numel()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One call: dense inputs, sizes, and what goes to the native side with them."""
+
+    inputs: tuple[Tensor | None, ...]
+    shape: tuple[int, ...]
+    floats: tuple[float, float, float]
+    antialiased: bool
+    token: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.inputs[0].device
+
+    def call(self, *memory: Tensor | None, num_entries: int = 0):
+        """The native call; `memory`: rows, row scratch, entries, entry scratch."""
+        where = (_index(self.device), _stream(self.device), num_entries)
+        addresses = ops._addresses(self.inputs[:-1], 10)
+        return ops.native_module().CudaCall(
+            self.shape, self.floats, self.antialiased, addresses, ops._addresses(memory, 4), where
+        )
+
+
+def _task(args) -> _Task:
+    inputs, shape, (floats, integers, token) = ops._checked_inputs(args)
+    b, v, n, *_, width, height = shape
+    tiles = b * v * -(-width // TILE) * -(-height // TILE)
+    if b * v * n > MAX_ROWS or tiles > MAX_TILES:
+        raise ResourceError(
+            "too much for one call", field="rasterize", found=f"{b * v} views of {n} Gaussians, {tiles} tiles",
+            expected=f"at most {MAX_ROWS} rows and {MAX_TILES} tiles", fix="draw fewer views at once",
+        )  # fmt: skip
+    aligned = tuple(x if x is None or x.data_ptr() % ALIGNMENT == 0 else x.clone() for x in inputs)
+    return _Task(aligned, shape, floats, bool(integers[0]), token)
+
+
+def _raise_for(status: int) -> None:
+    if status:
+        raise ResourceError(
+            "the GPU reported an error", field="rasterize",
+            fix="run once with CUDA_LAUNCH_BLOCKING=1; an earlier kernel of the program may have failed",
+        )  # fmt: skip
+
+
+def _memory(task: _Task, num_bytes: int, *, what: str) -> Tensor:
+    """Bytes on the device.
+
+    Raises:
+        ResourceError: with the estimate, when there is no room.
+    """
+    try:
+        return torch.empty(num_bytes, dtype=torch.uint8, device=task.device)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            "no memory left to render", field="rasterize", found=f"{num_bytes / 2**20:.0f} MB needed for {what}",
+            fix="draw fewer views at once, or Gaussians that cover less of the image",
+        ) from error  # fmt: skip
+
+
+def _lists(task: _Task, radii: Tensor | None) -> _Lists:
+    """Runs everything before blending."""
+    module, index = ops.native_module(), _index(task.device)
+    kept, scratch = module.cuda_rows_bytes(task.shape, index)
+    rows, row_scratch = (_memory(task, size, what="splats") for size in (kept, scratch))
+    status, num_entries = module.cuda_prepare(task.call(rows, row_scratch), 0 if radii is None else ops._address(radii))
+    _raise_for(status)
+    what = f"{num_entries} pairs of a Gaussian and a tile"
+    if num_entries > MAX_ENTRIES:
+        raise ResourceError(
+            "Gaussians cover too much of the images", field="rasterize", found=what, expected=f"at most {MAX_ENTRIES}",
+            fix="draw fewer views at once, or leave out Gaussians close to the camera",
+        )  # fmt: skip
+    kept, scratch = module.cuda_entries_bytes(task.shape, num_entries, index)
+    entries, entry_scratch = (_memory(task, size, what=what) for size in (kept, scratch))
+    _raise_for(module.cuda_bin(task.call(rows, row_scratch, entries, entry_scratch, num_entries=num_entries)))
+    return _Lists(rows, entries, num_entries)
+
+
+class _KeptLists:
+    """Lists by token, the oldest dropped first."""
+
+    def __init__(self) -> None:
+        self.lists: OrderedDict[int, _Lists] = OrderedDict()
+
+    def put(self, token: int, lists: _Lists) -> None:
+        self.lists[token] = lists
+        while sum(x.num_bytes for x in self.lists.values()) > KEPT_BYTES:
+            self.lists.popitem(last=False)
+
+    def get(self, token: int) -> _Lists | None:
+        return self.lists.get(token)
+
+    def drop(self, token: int) -> None:
+        self.lists.pop(token, None)
+
+
+_kept = _KeptLists()
+release = _kept.drop
+
+
+def rasterize_cuda(*args) -> tuple[Tensor, ...]:
+    """torch.ops.scene4d.rasterize on CUDA: same arguments, same result."""
+    if reason := why_not(args[0].device):
+        return _on_cpu(ops._rasterize_cpu, args, reason=reason)
+    task = _task(args)
+    images = ops._empty_images(args[0], task.shape, median=args[_NUM + 6], radii=args[_NUM + 7])
+    lists = _lists(task, images[5] if args[_NUM + 7] else None)
+    call = task.call(lists.rows, None, lists.entries, None, num_entries=lists.num_entries)
+    _raise_for(ops.native_module().cuda_blend(call, ops._addresses(images, 6)))
+    if task.token:
+        _kept.put(task.token, lists)
+    return images
+
+
+def rasterize_backward_cuda(*args) -> list[Tensor]:
+    """torch.ops.scene4d.rasterize_backward on CUDA: same arguments, same result."""
+    if reason := why_not(args[0].device):
+        return _on_cpu(ops._rasterize_backward_cpu, args, reason=reason)
+    task, module = _task(args), ops.native_module()
+    (*tensors, wanted) = args[_NUM + 9 :]
+    tensors = ops._contiguous(tuple(tensors))
+    grads = ops._empty_grads(task.inputs, wanted)
+    lists = _kept.get(task.token) or _lists(task, None)
+    named = dict(zip(ops._GRADS, wanted, strict=True))
+    size = module.cuda_slots_bytes(task.shape, lists.num_entries, named["absgrads"], named["viewmats"])
+    slots = _memory(task, size, what="sums of gradients")
+    call = task.call(lists.rows, None, lists.entries, None, num_entries=lists.num_entries)
+    status = module.cuda_backward(
+        call, ops._addresses(tensors[:4], 6), ops._addresses(tensors[4:], 6), ops._address(slots),
+        ops._addresses(grads, 8),
+    )  # fmt: skip
+    _raise_for(status)
+    return grads
+
+
+def _on_cpu(function, args, *, reason: str):
+    """The CPU kernels on copies; says so once."""
+    global _told
+    if not _told:
+        _told = True
+        warnings.warn(f"{reason}: Gaussians are drawn on the CPU", stacklevel=2)
+    device = args[0].device
+    results = function(*(x.cpu() if isinstance(x, Tensor) else x for x in args))
+    return type(results)(x.to(device) for x in results)
+
+
+ops._RELEASE["cuda"] = release
+ops._LIBRARY.impl("rasterize", rasterize_cuda, "CUDA")
+ops._LIBRARY.impl("rasterize_backward", rasterize_backward_cuda, "CUDA")
