@@ -68,6 +68,7 @@ nb::dict stage_seconds() {
 
 NB_MODULE(_ext, m) {
   m.attr("interface") = 3;  // scene4d/native/ops.py asks for this number
+  m.attr("max_pairs") = s4d::MAX_PAIRS;
   m.def("best_instruction_set", &s4d::best_instruction_set);
   m.def("rasterize", &rasterize);
   m.def("rasterize_backward", &rasterize_backward);

@@ -6,7 +6,11 @@
 
 namespace s4d {
 
-enum Status : int { OK = 0, OUT_OF_MEMORY = 1, BAD_INSTRUCTION_SET = 2 };
+enum Status : int { OK = 0, OUT_OF_MEMORY = 1, BAD_INSTRUCTION_SET = 2, TOO_MANY_PAIRS = 3 };
+
+// Pairs of a Gaussian and a 16x16 tile that are drawn at once; more is refused before memory runs out (about 64 bytes a
+// pair with gradients, and systems promise memory that they do not have).
+constexpr int64_t MAX_PAIRS = int64_t{1} << 27;
 
 // b sets of n Gaussians, each seen by v cameras; k SH bases; e extra channels.
 struct RasterShape {

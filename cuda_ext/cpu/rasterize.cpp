@@ -41,6 +41,8 @@ int for_groups(const RasterShape& shape, const F& run) {
     for (int64_t begin = 0; begin < total; begin += step) run(begin, std::min(begin + step, total));
   } catch (const std::bad_alloc&) {
     return OUT_OF_MEMORY;
+  } catch (const TooManyPairs&) {
+    return TOO_MANY_PAIRS;
   }
   return OK;
 }

@@ -1,5 +1,6 @@
 #include "view_group.h"
 
+#include <atomic>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -153,14 +154,18 @@ void ViewGroup::bin() {
   cursors_ = Scratch(parts_.size() * num_tiles_ * sizeof(uint32_t));
   slots_ = Scratch(num_views() * (shape_.num_gaussians + 1) * sizeof(uint32_t));
   std::vector<char> failed(parts_.size(), 0);
+  std::atomic<int64_t> num_pairs{0};
   parallel_for(static_cast<int64_t>(parts_.size()), options_.num_threads, [&](int64_t i) {
     Part& part = parts_[i];
+    if (num_pairs > MAX_PAIRS) return;
     failed[i] = !stages_->bin(views_[part.view], chunk_splats(part.view, 0), order(part.view) + part.begin,
                               part.end - part.begin, first_slots(part.view), part.list);
     part.cursors = cursors_.as<uint32_t>() + i * num_tiles_;
     std::memset(part.cursors, 0, num_tiles_ * sizeof(uint32_t));
     for (int64_t k = 0; k < part.list.size; ++k) ++part.cursors[part.list.data[k].tile];
+    num_pairs += part.list.size;
   });
+  if (num_pairs > MAX_PAIRS) throw TooManyPairs();
   for (char f : failed)
     if (f) throw std::bad_alloc();
 }

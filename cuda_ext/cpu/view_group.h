@@ -35,6 +35,9 @@ struct Part {
   uint32_t* cursors = nullptr;  // [tiles]: how many, then where to
 };
 
+// More than MAX_PAIRS.
+struct TooManyPairs {};
+
 struct StageClock;
 
 // Views [begin, end), flat over sets and views. `prepare` reads the inputs; `raster` and `backward` read them again, so

@@ -11,6 +11,7 @@ from scene4d.errors import CalibrationError, DataFormatError
 
 MAX_RESIDUAL = 1e-3
 MAX_BAD_POSES = 0.2
+MAX_PIXELS = 1e7
 
 
 def read_numbers(path: Path, *, what: str) -> np.ndarray:
@@ -41,7 +42,7 @@ def checked_intrinsics(K: np.ndarray, *, width: int, height: int, file: Path, ca
         CalibrationError: not finite, negative focal lengths, skewed, transposed, or made for another image size.
     """
     where = {"file": file, "field": f"K of {camera}"}
-    if K.shape != (3, 3) or not np.isfinite(K).all():
+    if K.shape != (3, 3) or not (np.abs(K) < MAX_PIXELS).all():
         raise CalibrationError(
             "is not 3x3 finite numbers", **where, found=K.tolist(), fix="give fx 0 cx / 0 fy cy / 0 0 1"
         )
@@ -51,7 +52,7 @@ def checked_intrinsics(K: np.ndarray, *, width: int, height: int, file: Path, ca
         raise CalibrationError(
             "is no pinhole matrix", **where, found=K.tolist(), expected="last row 0 0 1, K[1][0] = 0"
         )
-    if not (K[0, 0] > 0 and K[1, 1] > 0):
+    if not (K[0, 0] > 1e-3 and K[1, 1] > 1e-3):
         raise CalibrationError(
             "focal lengths must be positive", **where, found=[K[0, 0], K[1, 1]],
             fix="turn the camera half a turn about z (both negative), or check the file",
@@ -92,10 +93,11 @@ def checked_poses(matrices: np.ndarray, *, names: Sequence[str], file: Path) -> 
         )
     good = np.where(usable[:, None, None], matrices, np.eye(4))
     rotation = good[:, :3, :3]
-    det = np.linalg.det(rotation)
-    residual = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that absurd fail the comparisons below
+        det = np.linalg.det(rotation)
+        residual = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
     last_row = np.abs(good[:, 3] - [0, 0, 0, 1]).max(1)
-    bad = (residual > 2 * MAX_RESIDUAL) | (det < 0) | (last_row > 1e-6)
+    bad = ~(residual <= 2 * MAX_RESIDUAL) | ~(det > 0) | ~(last_row <= 1e-6)
     if bad.any():
         k = int(bad.argmax())
         raise CalibrationError(
@@ -111,6 +113,15 @@ def checked_poses(matrices: np.ndarray, *, names: Sequence[str], file: Path) -> 
     rigid = good.copy()
     rigid[:, :3, :3] = u @ vt
     return rigid, usable
+
+
+def inverse_poses(matrices: np.ndarray) -> np.ndarray:
+    """b_from_a of rigid a_from_b [... 4 4], float64."""
+    inverse = np.zeros_like(matrices, np.float64)
+    inverse[..., :3, :3] = np.swapaxes(matrices[..., :3, :3], -1, -2)
+    inverse[..., :3, 3] = -(inverse[..., :3, :3] @ matrices[..., :3, 3:])[..., 0]
+    inverse[..., 3, 3] = 1
+    return inverse
 
 
 def _ranges(mask: np.ndarray, names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,8 @@ from scene4d.data.images import DECODE_ERRORS
 from scene4d.errors import DataFormatError, DepthError
 
 DEPTH_UNIT = 1e-4  # m a step: rounds by at most 0.05 mm, reaches 6.5535 m
-_LARGEST = 65535
+_LARGEST, _LARGEST_LOG = 65535, 4095
+HOLE_CODES = 4  # lossy video moves code 0 (a hole) by a few; the nearest millimetres it costs nobody measures
 
 
 def encode_depth(depth: np.ndarray, *, unit: float = DEPTH_UNIT) -> bytes:
@@ -39,6 +41,29 @@ def encode_depth(depth: np.ndarray, *, unit: float = DEPTH_UNIT) -> bytes:
 def decode_depth(data: bytes, *, unit: float, size: tuple[int, int], file: str | os.PathLike) -> np.ndarray:
     """z-depth [h w] float32 m of `encode_depth`'s bytes; size = (width, height)."""
     return (_array(data, size=size, file=file).astype(np.float64) * unit).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class LogDepth:
+    """How LeRobot puts depth into 12-bit video: code q is depth_min at 0 and depth_max at 4095, evenly in log or not.
+
+    Source: LeRobot, DepthEncoderConfig; not measured is written as what lies below depth_min, that is as code 0.
+    """
+
+    depth_min: float = 0.01
+    depth_max: float = 10.0
+    shift: float = 3.5
+    use_log: bool = True
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """z-depth [h w] float32 m of codes [h w]; holes are 0."""
+        share = codes.astype(np.float64) / _LARGEST_LOG
+        low, high = self.depth_min, self.depth_max
+        if self.use_log:
+            low, high = np.log(low + self.shift), np.log(high + self.shift)
+        metres = low + share * (high - low)
+        metres = np.exp(metres) - self.shift if self.use_log else metres
+        return np.where(codes <= HOLE_CODES, 0, metres).astype(np.float32)
 
 
 def encode_segments(segments: np.ndarray) -> bytes:

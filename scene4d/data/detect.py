@@ -1,53 +1,93 @@
-"""Which known layout a folder has; where it has none, what was found, what is missing and how to supply it."""
+"""Which known format a folder or file has; where it has none, what was found, what is missing, how to supply it."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from scene4d.data.array_folders import is_array_folder, open_array_folder
+from scene4d.data.colmap import is_colmap, open_colmap
 from scene4d.data.rgbd import is_images_depth, is_seven_scenes, open_images_depth, open_seven_scenes
+from scene4d.data.rgbd_open3d import is_open3d, open_open3d
+from scene4d.data.rgbd_replica import is_replica, open_replica
+from scene4d.data.rgbd_scannet import is_scannet, open_scannet
+from scene4d.data.rgbd_tum import is_tum, open_tum
+from scene4d.data.rig import is_rig, open_rig
 from scene4d.data.rlbench import is_rlbench, open_rlbench
+from scene4d.data.rlds import is_tfrecord, open_rlds
+from scene4d.data.sidecar import TEMPLATE, Supplied
+from scene4d.data.transforms import is_transforms, open_transforms, open_transforms_file
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Recording
 
+LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
+    (is_transforms, open_transforms),
+    (is_rlbench, open_rlbench),
+    (is_seven_scenes, open_seven_scenes),
+    (is_tum, open_tum),
+    (is_scannet, open_scannet),
+    (is_replica, open_replica),
+    (is_open3d, open_open3d),
+    (is_images_depth, open_images_depth),
+    (is_array_folder, open_array_folder),
+)
 MAX_DEPTH = 3
 MAX_ENTRIES = 50_000
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TABLES = (".json", ".txt", ".npy", ".npz", ".csv", ".xml", ".yaml", ".yml")
-TEMPLATE = Path(__file__).with_name("cameras_template.json")
 PARTS = {
     "intrinsics": re.compile(r"^k\.txt$|intr|camera|calib|transforms\.json", re.I),
     "poses": re.compile(r"pose|extr|c2w|w2c|[rt]_list|camera|calib|transforms\.json", re.I),
     "depth": re.compile(r"depth", re.I),
 }
 KNOWN = (
-    "7-Scenes (frame-000000.color.png, .depth.png, .pose.txt, camera-intrinsics.txt), "
-    "images/ + depth/ + K.txt + poses.txt, RLBench episodes, or LeRobot v3 with meta/cameras.json"
+    "LeRobot v2.0 to v3.0, RGB-D folders (7-Scenes, TUM, ScanNet, Replica, Open3D, images + depth + K + poses), "
+    "transforms.json (nerfstudio, instant-ngp, Blender, D-NeRF), COLMAP, RLBench episodes, videos with cameras.json, "
+    "HDF5 (ManiSkill, robomimic, LIBERO, field map), RLDS TFRecord, MCAP"
 )
 
 
-def open_recordings(path: str | os.PathLike) -> list[Recording]:
-    """Every recording in a folder of a known layout (or in the folders inside it), metadata only.
+def open_recordings(
+    path: str | os.PathLike,
+    *,
+    cameras: str | os.PathLike | None = None,
+    fov_deg: float | None = None,
+    fit: str | None = None,
+) -> list[Recording]:
+    """Every recording in a folder of a known layout (or in the folders inside it) or in a file, metadata only.
 
+    Args:
+        cameras: a cameras.json for formats that have no place for calibration, where it does not lie beside them.
+        fov_deg: where there is no calibration, assume this horizontal field of view and cameras at the origin, so that
+            images can be used (info["calibration"] says so).
+        fit: what to do with calibration of another image size: "scale" or "crop"; None refuses it.
     Raises:
         DataFormatError: no such folder, or nothing known in it. CalibrationError, DepthError: images without what
-            places them in space; each names what is missing and how to supply it. What the readers raise.
+            places them in space; each names what is missing and how to supply it. EnvError: a format whose library is
+            not installed. What the readers raise.
     """
     root = Path(path)
+    supplied = Supplied(cameras=None if cameras is None else Path(cameras), fov_deg=fov_deg, fit=fit)
+    if root.is_file():
+        found = _open_file(root, supplied)
+        if found is None:
+            fix = "give the folder of a recording, or a file of a known kind"
+            raise DataFormatError("is a file of an unknown kind", file=root, expected=KNOWN, fix=fix)
+        return list(found)
     if not root.is_dir():
-        problem = "does not exist" if not root.exists() else "is a file, not the folder of a recording"
-        raise DataFormatError(problem, file=root, expected=KNOWN, fix="check the path")
+        raise DataFormatError("does not exist", file=root, expected=KNOWN, fix="check the path")
     folders, entries = _walk(root)
     recordings: list[Recording] = []
     opened: list[Path] = []
     for folder in folders:
         if any(folder.is_relative_to(o) for o in opened):
             continue
-        found = _open_folder(folder)
+        found = _open_folder(folder, supplied)
         if found is not None:
             opened.append(folder)
             recordings += found
@@ -56,18 +96,43 @@ def open_recordings(path: str | os.PathLike) -> list[Recording]:
     return recordings
 
 
-def _open_folder(folder: Path) -> Sequence[Recording] | None:
-    """The recordings of exactly this folder, or None when its layout is unknown."""
-    if (folder / "meta" / "info.json").is_file():
-        from scene4d.data.lerobot import open_lerobot  # pyarrow and av load only where they are needed
+def _open_folder(folder: Path, supplied: Supplied) -> Sequence[Recording] | None:
+    """The recordings of exactly this folder, or None when its layout is unknown.
 
-        return open_lerobot(folder)
-    if is_rlbench(folder):
-        return [open_rlbench(folder)]
-    if is_seven_scenes(folder):
-        return [open_seven_scenes(folder)]
-    if is_images_depth(folder):
-        return [open_images_depth(folder)]
+    The order matters where one layout could be taken for another: the stricter one comes first. Readers that need
+    libraries of their own load only where they are needed.
+    """
+    if (folder / "meta" / "info.json").is_file():
+        from scene4d.data.lerobot import open_lerobot
+
+        return open_lerobot(folder, supplied=supplied)
+    for known, opened in LAYOUTS:
+        if known(folder):
+            found = opened(folder)
+            return found if isinstance(found, list) else [found]
+    if is_colmap(folder):
+        return open_colmap(folder)
+    if is_rig(folder):
+        return [open_rig(folder, supplied=supplied)]
+    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: _natural(p.name))
+    opened = [_open_file(path, supplied) for path in files]
+    return [r for found in opened if found is not None for r in found] or None
+
+
+def _open_file(path: Path, supplied: Supplied) -> Sequence[Recording] | None:
+    """The recordings of a file, or None when its kind is unknown."""
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        from scene4d.data.hdf5_layouts import open_hdf5
+
+        return open_hdf5(path, supplied=supplied)
+    if path.suffix.lower() == ".mcap":
+        from scene4d.data.mcap import open_mcap
+
+        return open_mcap(path)
+    if path.name.startswith("transforms") and path.suffix == ".json":
+        return open_transforms_file(path)
+    if is_tfrecord(path):
+        return open_rlds(path, supplied=supplied)
     return None
 
 

@@ -44,21 +44,6 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataFormatError("is no image", file=path, found=str(error)[:80], fix=fix) from error
 
 
-def read_color(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Colour [h w 3] uint8, averaged down to `size` (width, height) where given."""
-    return color_from_image(open_image(path), file=path, size=size)
-
-
-def color_from_image(image: Image.Image, *, file: Path, size: tuple[int, int] | None) -> np.ndarray:
-    """Colour [h w 3] uint8 of a decoded image, averaged down to `size` (width, height) where given."""
-    if image.mode not in ("RGB", "RGBA", "L", "P"):
-        raise DataFormatError("is no colour image", file=file, found=f"mode {image.mode}", expected="8-bit RGB")
-    image = image.convert("RGB")
-    if size is not None and image.size != tuple(size):
-        image = image.resize(size, Image.Resampling.BOX)
-    return np.asarray(image)
-
-
 def read_depth_codes(path: Path) -> np.ndarray:
     """Integer depth codes [h w] of a 16-bit (or 32-bit) single-channel image, as int32.
 

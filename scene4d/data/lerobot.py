@@ -1,10 +1,10 @@
-"""LeRobot v3.0 data sets with meta/cameras.json, read lazily: metadata at once, images when asked for."""
+"""LeRobot data sets v2.0 to v3.0 with meta/cameras.json, read lazily: metadata at once, images when asked for."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,28 +12,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from PIL import Image
 
 from scene4d.data import lerobot_layout as layout
 from scene4d.data.calibration import checked_poses
-from scene4d.data.depth_codec import decode_color, decode_depth, decode_segments
-from scene4d.data.images import chosen_cameras, chosen_frames, sample_nearest
-from scene4d.data.lerobot_layout import CameraEntry
+from scene4d.data.depth_codec import LogDepth, decode_color, decode_depth, decode_segments
+from scene4d.data.frame_table import FrameTable, Pictures, TableReader, View
+from scene4d.data.images import checked_depth
+from scene4d.data.lerobot_index import EpisodeIndex, read_index
 from scene4d.data.lerobot_tables import images_of, numbers_of, open_parquet, times_of
 from scene4d.data.lerobot_write import write_lerobot
-from scene4d.data.video import count_frames, decode_frames
-from scene4d.errors import CalibrationError, DataFormatError
-from scene4d.types import Cameras, Episode, Frames
+from scene4d.data.pictures import VideoFrames
+from scene4d.data.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied, find_cameras
+from scene4d.data.video import iterate_frames
+from scene4d.errors import DataFormatError, DepthError
 
 __all__ = ["LeRobotRecording", "open_lerobot", "write_lerobot"]
 
 _STATE, _ACTION, _POSES = "observation.state", "action", "observation.segment_poses"
 _REWARD, _SUCCESS = "next.reward", "next.success"
+MAX_NAMES = 10_000
+_WANTED = (_STATE, _ACTION, _POSES, _REWARD, _SUCCESS)
 
 
-def open_lerobot(path: str | os.PathLike) -> list[LeRobotRecording]:
-    """The episodes of a LeRobot v3.0 data set; only metadata is read.
+def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLIED) -> list[LeRobotRecording]:
+    """The episodes of a LeRobot data set (v2.0, v2.1 or v3.0); only metadata is read.
 
     Raises:
         DataFormatError: meta/ is incomplete or contradicts itself or the tables.
@@ -43,284 +45,264 @@ def open_lerobot(path: str | os.PathLike) -> list[LeRobotRecording]:
     """
     root = Path(path)
     info = layout.read_info(root)
-    cameras = layout.read_cameras(root, info)
-    rows = _episode_rows(root, info)
-    tasks = _tasks(root)
-    data = _Dataset(root=root, info=info, cameras=cameras, rows=rows)
-    data.check_lengths()
-    return [
-        LeRobotRecording(path=str(root), info=_episode_info(row, info=info, tasks=tasks), _data=data, _row=row)
-        for row in rows
-    ]
+    index = read_index(root, info)
+    sizes = layout.image_sizes(info)
+    if supplied.fov_deg is not None:  # no file names the cameras: only those whose videos are there are meant
+        sizes = {k: v for k, v in sizes.items() if index.has_images(0, k)}
+    cameras, known = find_cameras(
+        [root / layout.CAMERAS],
+        sizes=sizes,
+        columns=info["features"],
+        supplied=supplied,
+        what="the LeRobot format",
+    )
+    if index.missing:
+        known = {**known, "missing_episodes": list(index.missing)}
+    data = _Dataset(index=index, cameras=cameras, known=known)
+    return [LeRobotRecording(path=str(root), _data=data, _row=row) for row in range(len(index.table))]
 
 
 @dataclass(frozen=True)
-class LeRobotRecording:
+class LeRobotRecording(TableReader):
     """One episode of a data set on disk."""
 
     path: str
-    info: Mapping[str, Any]
     _data: _Dataset = field(repr=False)
-    _row: Mapping[str, Any] = field(repr=False)
+    _row: int = field(repr=False)
 
     @property
-    def cameras(self) -> tuple[str, ...]:
+    def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
         """Calibrated cameras."""
         return tuple(self._data.cameras)
 
     @property
-    def num_frames(self) -> int:
-        """Frames of this episode."""
-        return int(self._row["length"])
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(width, height) px of each camera."""
+        return {name: (entry.width, entry.height) for name, entry in self._data.cameras.items()}
 
     @property
-    def fps(self) -> float:
+    def depth_cameras(self) -> tuple[str, ...]:
+        """Cameras with depth."""
+        return tuple(name for name, entry in self._data.cameras.items() if entry.depth)
+
+    @property
+    def num_frames(self) -> int:  # type: ignore[override]
+        """Frames of this episode."""
+        return int(self._data.index.value(self._row, "length"))
+
+    @property
+    def fps(self) -> float:  # type: ignore[override]
         """Frames a second."""
-        return float(self._data.info["fps"])
+        return float(self._data.index.info["fps"])
 
-    def read(
-        self,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        stride: int = 1,
-        cameras: Sequence[str] | None = None,
-        size: tuple[int, int] | None = None,
-    ) -> Episode:
-        """Frames start, start + stride, ... below stop, of the named cameras, resized to `size` = (width, height).
+    @property
+    def info(self) -> dict[str, Any]:  # type: ignore[override]
+        """What was written with the episode, else what the format itself says."""
+        return self._data.episode_info(self._row)
 
-        Colour is averaged when resized; depth and segments are taken at the nearest pixel centre.
-
-        Raises:
-            DataFormatError: no such frames or camera, or the tables are damaged or contradict the metadata.
-            TimestampError: times do not increase.
-            VideoError: a video cannot be decoded.
-        """
-        frames = chosen_frames(self.num_frames, start=start, stop=stop, stride=stride, path=self.path)
-        names = chosen_cameras(self.cameras, cameras, path=self.path)
-        entries = {name: self._data.cameras[name] for name in names}
-        table, file = self._data.table(self._row, cameras=entries.values())
-        times = times_of(table, fps=self.fps, file=file)[frames]
-        table = table.take(frames)
-        views = {
-            name: self._frames(entry, table, frames=frames, size=size, file=file) for name, entry in entries.items()
-        }
-        poses = self._column(table, _POSES, file=file)
-        if poses is not None and self._row.get("scene4d/num_segments"):
-            poses = poses[:, : self._row["scene4d/num_segments"]]
-        empty = torch.zeros(len(frames), 0)
-        actions, proprio = self._column(table, _ACTION, file=file), self._column(table, _STATE, file=file)
-        return Episode(
-            views=views,
-            times=torch.from_numpy(times),
-            valid=torch.ones(len(frames), dtype=torch.bool),
-            actions=empty if actions is None else actions,
-            proprio=empty if proprio is None else proprio,
-            rewards=self._column(table, _REWARD, file=file),
-            success=self._column(table, _SUCCESS, file=file),
-            segment_poses=poses,
-            info=self.info,
-        )
-
-    def _column(self, table: pa.Table, name: str, *, file: Path) -> torch.Tensor | None:
-        if name not in self._data.info["features"]:
-            return None
-        return torch.from_numpy(numbers_of(table, name, shape=self._data.info["features"][name]["shape"], file=file))
-
-    def _frames(
-        self, entry: CameraEntry, table: pa.Table, *, frames: list[int], size: tuple[int, int] | None, file: Path
-    ) -> Frames:
-        pixels = {"size": (entry.width, entry.height), "file": file}
-        if self._data.info["features"][entry.rgb]["dtype"] == "video":
-            rgb = self._data.video(self._row, key=entry.rgb, frames=frames)
-            if rgb.shape[1:3] != (entry.height, entry.width):
-                found = (rgb.shape[2], rgb.shape[1])
-                raise CalibrationError(
-                    "the video has another size than its calibration",
-                    field=entry.rgb,
-                    file=file,
-                    found=found,
-                    expected=pixels["size"],
-                )
-        else:
-            rgb = np.stack([decode_color(data, **pixels) for data in images_of(table, entry.rgb, file=file)])
-        depth = extras = None
-        if entry.depth is not None:
-            images = images_of(table, entry.depth, file=file)
-            depth = [sample_nearest(decode_depth(data, unit=entry.depth_unit, **pixels), size) for data in images]
-        if entry.segments is not None:
-            images = images_of(table, entry.segments, file=file)
-            ids = np.stack([sample_nearest(decode_segments(data, **pixels), size) for data in images])
-            extras = {"segments": torch.from_numpy(ids)[..., None]}
-        if size is not None and tuple(size) != pixels["size"]:
-            rgb = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in rgb])
-        viewmats = (
-            np.broadcast_to(entry.viewmat, (len(frames), 4, 4))
-            if entry.viewmat is not None
-            else self._viewmats(entry, table, file=file)
-        )
-        cameras = Cameras(
-            viewmats=torch.tensor(viewmats, dtype=torch.float32),
-            Ks=torch.tensor(entry.K, dtype=torch.float32).expand(len(frames), 3, 3),
-            width=entry.width,
-            height=entry.height,
-        )
-        return Frames(
-            rgb=torch.from_numpy(rgb).float() / 255,
-            depth=None if depth is None else torch.from_numpy(np.stack(depth)),
-            alpha=None,
-            cameras=cameras if size is None else cameras.resized(*size),
-            extras=extras or {},
-        )
-
-    def _viewmats(self, entry: CameraEntry, table: pa.Table, *, file: Path) -> np.ndarray:
-        viewmats = numbers_of(table, entry.viewmats, shape=[4, 4], file=file)
-        _, usable = checked_poses(viewmats.astype(np.float64), names=[str(i) for i in range(len(viewmats))], file=file)
-        if not usable.all():
-            raise CalibrationError(
-                "a pose is not finite", file=file, field=entry.viewmats, frame=int((~usable).argmax())
-            )
-        return viewmats
+    def table(self, cameras: Sequence[str]) -> FrameTable:
+        """The episode's columns, those of these cameras included."""
+        return self._data.frame_table(self._row, cameras=cameras)
 
 
 @dataclass(frozen=True)
 class _Dataset:
-    root: Path
-    info: Mapping[str, Any]
+    index: EpisodeIndex
     cameras: Mapping[str, CameraEntry]
-    rows: Sequence[Mapping[str, Any]]
+    known: Mapping[str, Any]
 
-    def check_lengths(self) -> None:
-        """The lengths of episodes, the rows of the tables and total_frames must agree."""
-        lengths, total = sum(int(row["length"]) for row in self.rows), self.info["total_frames"]
-        files = sorted({self.data_file(row) for row in self.rows})
-        rows = sum(open_parquet(file).metadata.num_rows for file in files)
-        if not lengths == rows == total:
-            found = f"total_frames {total}, sum of lengths {lengths}, rows of the tables {rows}"
-            raise DataFormatError(
-                "the numbers of frames differ", file=self.root / layout.INFO, field="total_frames", found=found
-            )
+    @property
+    def features(self) -> Mapping[str, Any]:
+        return self.index.info["features"]
 
-    def data_file(self, row: Mapping[str, Any]) -> Path:
-        where = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
-        return layout.file_path(self.root, self.info["data_path"], **where)
+    def episode_info(self, row: int) -> dict[str, Any]:
+        """JSON-ready facts of an episode."""
+        known = {
+            "robot": self.index.info.get("robot_type"),
+            "source": "lerobot",
+            "version": self.index.info["codebase_version"],
+            "action_spec": self._spec(_ACTION),
+            "proprio_spec": self._spec(_STATE),
+            "task": (self.index.value(row, "tasks") or list(self.index.tasks.values()) or [""])[0],
+        }
+        try:
+            own = json.loads(self.index.value(row, "scene4d/info") or "{}")
+        except json.JSONDecodeError:
+            own = {}
+        own = own if isinstance(own, dict) else {}
+        return {**known, **own, **self.known, "episode_index": self.index.value(row, "episode_index")}
 
-    def table(self, row: Mapping[str, Any], *, cameras) -> tuple[pa.Table, Path]:
+    def _spec(self, name: str) -> list[dict[str, Any]]:
+        feature = self.features.get(name, {})
+        width, names = (feature.get("shape") or [0])[0], feature.get("names")
+        if isinstance(names, dict):
+            names = [n for group in names.values() for n in (group if isinstance(group, list) else [group])]
+        names = names if isinstance(names, list) and len(names) == width else range(min(width, MAX_NAMES))
+        return [{"name": str(name), "unit": None, "frame": None} for name in names]
+
+    def frame_table(self, row: int, *, cameras: Sequence[str]) -> FrameTable:
+        """The columns of one episode; videos are looked up, not decoded."""
+        entries = {name: self.cameras[name] for name in cameras}
+        table, file = self._table(row, entries)
+        notes: dict[str, Any] = {}
+        views = {name: self._view(row, entry, table=table, file=file, notes=notes) for name, entry in entries.items()}
+        poses = self._column(table, _POSES, file=file)
+        segments = self.index.value(row, "scene4d/num_segments")
+        return FrameTable(
+            views=views,
+            times=times_of(table, fps=float(self.index.info["fps"]), file=file),
+            actions=self._column(table, _ACTION, file=file),
+            proprio=self._column(table, _STATE, file=file),
+            rewards=self._column(table, _REWARD, file=file),
+            success=self._column(table, _SUCCESS, file=file),
+            segment_poses=poses[:, :segments] if poses is not None and segments else poses,
+            notes=notes,
+        )
+
+    def _column(self, table: pa.Table, name: str, *, file: Path) -> np.ndarray | None:
+        if name not in self.features:
+            return None
+        values = numbers_of(table, name, shape=self.features[name]["shape"], file=file)
+        return values.reshape(len(values), -1) if name in (_ACTION, _STATE) else values
+
+    def _table(self, row: int, entries: Mapping[str, CameraEntry]) -> tuple[pa.Table, Path]:
         """The rows of one episode with the columns needed, and where they come from."""
-        file, features = self.data_file(row), self.info["features"]
-        wanted = [_STATE, _ACTION, _POSES, _REWARD, _SUCCESS]
-        for entry in cameras:
-            wanted += [entry.depth, entry.segments, entry.viewmats]
-            wanted += [entry.rgb] if features[entry.rgb]["dtype"] != "video" else []
-        wanted = ["episode_index", "frame_index", "timestamp", *[name for name in wanted if name in features]]
+        file = self.index.data_file(row)
         source = open_parquet(file)
-        missing = [name for name in wanted if name not in source.schema_arrow.names]
+        wanted = list(_WANTED)
+        for entry in entries.values():
+            wanted += [entry.rgb, entry.depth, entry.segments, entry.viewmats]
+        stored = [n for n in wanted if n in self.features and self.features[n].get("dtype") != "video"]
+        missing = [name for name in stored if name not in source.schema_arrow.names]
         if missing:
             raise DataFormatError("a column is missing", file=file, field=missing[0], found=source.schema_arrow.names)
+        if source.metadata.num_rows != self.index.rows_in_file(row):
+            lengths, total = self.index.rows_in_file(row), self.index.info["total_frames"]
+            found = f"{source.metadata.num_rows} rows, lengths of its episodes {lengths}, total_frames {total}"
+            raise DataFormatError("the numbers of frames differ", file=file, field="length", found=found)
+        keys = ("episode_index", "frame_index", "timestamp")
+        columns = [name for name in (*keys, *stored) if name in source.schema_arrow.names]
+        number, length = self.index.value(row, "episode_index"), self.index.value(row, "length")
         try:
-            table = source.read(columns=wanted)
+            table = source.read_row_groups(_groups(source, number), columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise DataFormatError("cannot be read", file=file, found=error, fix="copy the file again") from error
-        table = table.filter(pc.equal(table["episode_index"], row["episode_index"]))
-        index = table["frame_index"].to_numpy()
-        if len(index) != row["length"] or not np.array_equal(index, np.arange(len(index))):
-            found = f"{len(index)} rows of episode {row['episode_index']}, frame_index {index[:3]}..."
+        if "episode_index" in columns:
+            table = table.filter(pc.equal(table["episode_index"], number))
+        index = table["frame_index"].to_numpy() if "frame_index" in columns else np.arange(len(table))
+        if len(index) != length or not np.array_equal(index, np.arange(len(index))):
             raise DataFormatError(
                 "the frames of an episode are not all there",
                 file=file,
                 field="frame_index",
-                found=found,
-                expected=f"0..{row['length'] - 1}",
+                found=f"{len(index)} rows of episode {number}, frame_index {index[:3]}...",
+                expected=f"0..{length - 1}",
             )
         return table, file
 
-    def video(self, row: Mapping[str, Any], *, key: str, frames: list[int]) -> np.ndarray:
-        """Frames of an episode from the video that holds it, uint8 [n h w 3]."""
-        template = self.info.get("video_path")
-        if not isinstance(template, str):
-            raise DataFormatError("is missing", file=self.root / layout.INFO, field="video_path", found=template)
-        place = _video_place(row, key, root=self.root)
-        file = layout.file_path(self.root, template, video_key=key, chunk_index=place[0], file_index=place[1])
-        fps = self.info["fps"]
-        others = [other for other in self.rows if _video_place(other, key, root=self.root) == place]
-        expected = max(round(other[f"videos/{key}/from_timestamp"] * fps) + int(other["length"]) for other in others)
-        found = count_frames(file)
-        if found != expected:
-            numbers = f"{found} frames of video, {expected} rows, total_frames {self.info['total_frames']}"
-            raise DataFormatError(
-                "the numbers of frames differ", file=file, field=key, found=numbers, expected="one frame of video a row"
-            )
-        first = round(row[f"videos/{key}/from_timestamp"] * fps)
-        return decode_frames(file, [first + frame for frame in frames])
-
-
-def _video_place(row: Mapping[str, Any], key: str, *, root: Path) -> tuple[int, int]:
-    try:
-        return int(row[f"videos/{key}/chunk_index"]), int(row[f"videos/{key}/file_index"])
-    except (KeyError, TypeError) as error:
-        where = {"file": root / layout.EPISODES, "field": f"videos/{key}/chunk_index"}
-        raise DataFormatError(
-            "an episode does not say where its video is", **where, frame=row["episode_index"]
-        ) from error
-
-
-def _episode_rows(root: Path, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """meta/episodes in order of their index, which must be 0, 1, 2, ..."""
-    files = sorted((root / layout.EPISODES).glob("chunk-*/file-*.parquet"))
-    if not files:
-        raise DataFormatError(
-            "there is no table of episodes", file=root / layout.EPISODES, expected="chunk-000/file-000.parquet"
+    def _view(self, row: int, entry: CameraEntry, *, table: pa.Table, file: Path, notes: dict[str, Any]) -> View:
+        viewmats, usable = entry.viewmat, None
+        if viewmats is None:
+            viewmats = numbers_of(table, entry.viewmats, shape=[4, 4], file=file)
+            names = [str(i) for i in range(len(viewmats))]
+            rigid, usable = checked_poses(viewmats.astype(np.float64), names=names, file=file)
+            viewmats = viewmats if usable.all() else np.where(usable[:, None, None], viewmats, rigid)
+        size = (entry.width, entry.height)
+        column = lambda name: _Column(table[name], kind="color", size=size, file=file)
+        depth = None
+        if entry.depth is not None:
+            depth = self._depth(row, entry, table=table, file=file, notes=notes)
+        return View(
+            size=size,
+            Ks=entry.K,
+            viewmats=viewmats,
+            color=self._video(row, entry.rgb, notes=notes) if self._is_video(entry.rgb) else column(entry.rgb),
+            depth=depth,
+            segments=None
+            if entry.segments is None
+            else _Column(table[entry.segments], kind="segments", size=size, file=file),
+            lens=entry.lens,
+            usable=None if usable is None or usable.all() else usable,
         )
-    rows = []
-    for file in files:
-        source = open_parquet(file)
-        columns = [name for name in source.schema_arrow.names if not name.startswith("stats/")]
-        missing = {"episode_index", "length", "data/chunk_index", "data/file_index"} - set(columns)
-        if missing:
-            raise DataFormatError("a column is missing", file=file, field=min(missing), found=columns)
-        try:
-            rows += source.read(columns=columns).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise DataFormatError("cannot be read", file=file, found=error) from error
-    rows.sort(key=lambda row: row["episode_index"])
-    found = [row["episode_index"] for row in rows]
-    if found != list(range(info["total_episodes"])):
-        wrong = sorted(set(found) ^ set(range(info["total_episodes"]))) or [i for i in found if found.count(i) > 1]
-        where = {"file": root / layout.EPISODES, "field": "episode_index"}
-        raise DataFormatError(
-            "episodes are missing or doubled", **where, found=wrong[:10], expected=f"0..{info['total_episodes'] - 1}"
-        )
-    return rows
+
+    def _is_video(self, name: str) -> bool:
+        return self.features[name].get("dtype") == "video"
+
+    def _video(self, row: int, key: str, *, notes: dict[str, Any]) -> VideoFrames:
+        frames, found = self.index.video(row, key)
+        for name, values in found.items():
+            notes[name] = {**notes.get(name, {}), **values}
+        return frames
+
+    def _depth(self, row: int, entry: CameraEntry, *, table: pa.Table, file: Path, notes: dict[str, Any]) -> Pictures:
+        if not self._is_video(entry.depth):
+            size = (entry.width, entry.height)
+            return _Column(table[entry.depth], kind="depth", size=size, file=file, unit=entry.depth_unit)
+        said = layout.video_entry(self.features[entry.depth])
+        values = {k: said[k] for k in ("depth_min", "depth_max", "shift", "use_log") if k in said}
+        if not layout.is_depth_map(self.features[entry.depth]):
+            where = {"file": self.index.root / layout.INFO, "field": f"features.{entry.depth}"}
+            fix = 'name a depth feature in cameras.json, or write "is_depth_map": true if it is one'
+            raise DepthError("is a video but no depth map", **where, fix=fix)
+        raw = str(said.get("pix_fmt", "")).startswith("gray16")
+        codec = None if raw else LogDepth(**values)
+        if codec is not None and not (0 <= codec.depth_min < codec.depth_max and codec.depth_min + codec.shift > 0):
+            where = {"file": self.index.root / layout.INFO, "field": f"features.{entry.depth}.depth_min"}
+            raise DepthError("is no range of depth", **where, found=values, expected="0 <= depth_min < depth_max")
+        return DepthVideo(self._video(row, entry.depth, notes=notes), codec=codec, unit=entry.depth_unit)
 
 
-def _tasks(root: Path) -> dict[int, str]:
-    """Task texts by index."""
-    file = root / layout.TASKS
-    table = open_parquet(file).read()
-    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
-    if text is None or "task_index" not in table.column_names:
-        raise DataFormatError("a column is missing", file=file, field="task", found=table.column_names)
-    return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+@dataclass(frozen=True)
+class DepthVideo:
+    """Depth in a high-bit-depth video: LeRobot's 12-bit codes, or plain steps of `unit` metres where codec is None."""
+
+    video: VideoFrames
+    codec: LogDepth | None
+    unit: float = 0.001
+
+    def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
+        """z-depth [h w] float32 m."""
+        places = self.video.places(frames)
+        for place, codes in zip(places, iterate_frames(self.video.path, places, codes=True), strict=True):
+            metres = codes * np.float32(self.unit) if self.codec is None else self.codec.decode(codes)
+            yield checked_depth(np.where(codes == 65535, 0, metres), file=self.video.path, frame=str(place))
 
 
-def _episode_info(row: Mapping[str, Any], *, info: Mapping[str, Any], tasks: Mapping[int, str]) -> dict[str, Any]:
-    """What is known of an episode: what was written with it, else what the format itself says."""
+@dataclass(frozen=True)
+class _Column:
+    """Encoded images of a table."""
 
-    def spec(name: str) -> list[dict[str, Any]]:
-        feature = info["features"].get(name, {})
-        names = feature.get("names") or [str(i) for i in range(feature.get("shape", [0])[0])]
-        names = names if isinstance(names, list) else [str(n) for group in names.values() for n in group]
-        return [{"name": str(name), "unit": None, "frame": None} for name in names]
+    column: pa.ChunkedArray
+    kind: str
+    size: tuple[int, int]
+    file: Path
+    unit: float = 1.0
 
-    known = {
-        "robot": info.get("robot_type"),
-        "source": "lerobot",
-        "action_spec": spec(_ACTION),
-        "proprio_spec": spec(_STATE),
-    }
-    known["task"] = (row.get("tasks") or list(tasks.values()) or [""])[0]
-    try:
-        own = json.loads(row.get("scene4d/info") or "{}")
-    except json.JSONDecodeError:
-        own = {}
-    return {**known, **(own if isinstance(own, dict) else {}), "episode_index": row["episode_index"]}
+    def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
+        pixels = {"size": self.size, "file": self.file}
+        for data in images_of(self.column.take(pa.array(list(frames))), name=self.kind, file=self.file):
+            match self.kind:
+                case "color":
+                    yield decode_color(data, **pixels)
+                case "depth":
+                    yield decode_depth(data, unit=self.unit, **pixels)
+                case _:
+                    yield decode_segments(data, **pixels)
+
+
+def _groups(source: Any, number: int) -> list[int]:
+    """Row groups that can hold an episode, by their statistics."""
+    names = source.schema_arrow.names
+    if "episode_index" not in names:
+        return list(range(source.metadata.num_row_groups))
+    kept = []
+    for k in range(source.metadata.num_row_groups):
+        stats = source.metadata.row_group(k).column(_leaf(source, "episode_index")).statistics
+        if stats is None or not stats.has_min_max or stats.min <= number <= stats.max:
+            kept.append(k)
+    return kept
+
+
+def _leaf(source: Any, name: str) -> int:
+    paths = [source.metadata.schema.column(i).path for i in range(source.metadata.num_columns)]
+    return paths.index(name)

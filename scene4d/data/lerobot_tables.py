@@ -13,14 +13,34 @@ from scene4d.errors import DataFormatError, TimestampError
 
 
 def times_of(table: pa.Table, *, fps: float, file: Path) -> np.ndarray:
-    """Seconds from the episode's start, float64: exactly k / fps where the single-precision column says so."""
+    """Seconds from the episode's start, float64: exactly k / fps where the single-precision column says so.
+
+    Raises:
+        TimestampError: times do not increase, or leave the grid of the data set's rate, on which videos are written.
+    """
+    even = np.arange(len(table)) / fps
+    if "timestamp" not in table.column_names:
+        return even
     stamps = table["timestamp"].to_numpy().astype(np.float64)
     steps = np.diff(stamps)
-    if not (steps > 0).all():
+    where = {"file": file, "field": "timestamp"}
+    if not np.isfinite(stamps).all() or not (steps > 0).all():
         frame = int((~(steps > 0)).argmax()) + 1
-        raise TimestampError("times do not increase", file=file, field="timestamp", frame=frame, found=stamps[frame])
-    even = np.arange(len(stamps)) / fps
-    return even if (np.abs(stamps - stamps[0] - even) < 1e-3).all() else stamps - stamps[0]
+        raise TimestampError("times do not increase", **where, frame=frame, found=stamps[frame])
+    apart = np.abs(stamps - stamps[0] - even)
+    # Seconds since 1970 in single precision are two minutes coarse: nothing can be told from them.
+    if not (apart < 0.5 / fps).all():
+        frame = int((~(apart < 0.5 / fps)).argmax())
+        coarse = stamps[0] > 1e6 and table["timestamp"].type == pa.float32()
+        raise TimestampError(
+            "wall-clock times have lost their precision" if coarse else "times leave the data set's rate",
+            **where,
+            frame=frame,
+            found=f"{stamps[frame] - stamps[0]:.4f} s",
+            expected=f"{even[frame]:.4f} s at {fps:g} a second",
+            fix="write seconds from the episode's start, one row a frame of video",
+        )
+    return even if (apart < 1e-3).all() else stamps - stamps[0]
 
 
 def numbers_of(table: pa.Table, name: str, *, shape: Sequence[int], file: Path) -> np.ndarray:
@@ -44,9 +64,8 @@ def numbers_of(table: pa.Table, name: str, *, shape: Sequence[int], file: Path) 
     return np.array(values, np.float32 if values.dtype.kind == "f" else None)
 
 
-def images_of(table: pa.Table, name: str, *, file: Path) -> list[bytes]:
+def images_of(column: pa.ChunkedArray | pa.Array, *, name: str, file: Path) -> list[bytes]:
     """The encoded images of a column."""
-    column = table[name]
     if pa.types.is_struct(column.type) and "bytes" in [f.name for f in column.type]:
         images = [row and row["bytes"] for row in column.to_pylist()]
     else:

@@ -15,7 +15,7 @@ import torch
 
 from scene4d.data import lerobot_layout as layout
 from scene4d.data.depth_codec import DEPTH_UNIT, encode_depth, encode_segments
-from scene4d.data.lerobot_layout import CameraEntry
+from scene4d.data.sidecar import CONVENTIONS, CameraEntry
 from scene4d.data.video import encode_video
 from scene4d.errors import CalibrationError, DataFormatError, TimestampError
 from scene4d.files import atomic_folder
@@ -140,7 +140,7 @@ class _Writer:
         stats = {name: _stats(np.concatenate(parts)) for name, parts in self.moments.items()}
         for file, value in (
             (layout.INFO, info),
-            (layout.CAMERAS, {"conventions": layout.CONVENTIONS, "cameras": cameras}),
+            (layout.CAMERAS, {"conventions": CONVENTIONS, "cameras": cameras}),
             (layout.STATS, stats),
         ):
             (self.root / file).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -8,27 +8,17 @@ the cameras then agree to 2 mm instead of 4), quaternions are xyzw, masks are ob
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from scene4d.data.calibration import checked_intrinsics, checked_poses
-from scene4d.data.images import (
-    checked_depth,
-    chosen_cameras,
-    chosen_frames,
-    image_size,
-    open_image,
-    read_color,
-    sample_nearest,
-)
+from scene4d.data.calibration import checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.frame_table import FrameTable, TableRecording, View, recording_of
+from scene4d.data.images import checked_depth, image_size, open_image
+from scene4d.data.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError, SecurityError
-from scene4d.geometry.camera import invert_rigid
-from scene4d.types import Cameras, Episode, Frames
 
 STEPS_PER_SECOND = 20.0
 MAX_TABLE_BYTES = 1 << 30
@@ -44,103 +34,29 @@ HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class RLBenchRecording:
-    """One episode on disk (a `Recording`); open it with `open_rlbench`."""
+class _Depth:
+    """z-depth of images that code a fraction of near..far in RGB; the far plane means that nothing was hit."""
 
-    path: str
-    """The episode's folder."""
-    cameras: tuple[str, ...]
-    """Camera names."""
-    files: tuple[str, ...]
-    """Image name of each kept step, the same in every image folder."""
-    steps: np.ndarray
-    """[t] simulation step of each kept image."""
-    poses: Mapping[str, np.ndarray]
-    """World-from-camera [t 4 4] of each camera, OpenCV."""
-    Ks: Mapping[str, np.ndarray]
-    """K [3 3] of each camera, positive focal lengths."""
-    near_far: Mapping[str, np.ndarray]
-    """Near and far plane in m of each camera's depth code."""
-    gripper: np.ndarray
-    """[t 8] xyz, quaternion wxyz, opening."""
-    joints: np.ndarray
-    """[t 7] rad."""
-    info: Mapping[str, Any]
-    """Task, specs, source."""
+    paths: Sequence[Path]
+    near_far: np.ndarray
 
-    @property
-    def num_frames(self) -> int:
-        """Kept steps."""
-        return len(self.files)
+    def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
+        near, far = self.near_far
+        for i in frames:
+            metres = near + _rgb_codes(self.paths[i], low_first=False) / MAX_CODE * (far - near)
+            missed = metres > 0.999 * far
+            yield checked_depth(np.where(missed, 0, metres), file=self.paths[i], frame=self.paths[i].name)
 
-    @property
-    def fps(self) -> float:
-        """Kept frames a second."""
-        return float(STEPS_PER_SECOND / np.median(np.diff(self.steps))) if self.num_frames > 1 else STEPS_PER_SECOND
 
-    def read(
-        self,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        stride: int = 1,
-        cameras: Sequence[str] | None = None,
-        size: tuple[int, int] | None = None,
-    ) -> Episode:
-        """Frames start, start + stride, ... below stop, resized to (width, height) if `size` is given.
+@dataclass(frozen=True)
+class _Handles:
+    """Object handles coded in RGB."""
 
-        actions[t] is the gripper pose and opening at the next frame that is read; the last one aims at the frame a
-        stride later, or at the end.
+    paths: Sequence[Path]
 
-        Raises:
-            DataFormatError: no frames, no such camera, or a broken image. DepthError: impossible depth.
-        """
-        chosen = chosen_frames(self.num_frames, start=start, stop=stop, stride=stride, path=self.path)
-        names = chosen_cameras(self.cameras, cameras, path=self.path)
-        following = [*chosen[1:], min(chosen[-1] + stride, self.num_frames - 1)]
-        times = (self.steps[chosen] - self.steps[chosen[0]]) / STEPS_PER_SECOND
-        return Episode(
-            views={name: self._frames(name, chosen, size) for name in names},
-            times=torch.from_numpy(times),
-            valid=torch.ones(len(chosen), dtype=torch.bool),
-            actions=torch.from_numpy(self.gripper[following]).float(),
-            proprio=torch.from_numpy(np.concatenate([self.gripper, self.joints], 1)[chosen]).float(),
-            info={**self.info, "frames": [self.files[i] for i in chosen]},
-        )
-
-    def _frames(self, camera: str, chosen: list[int], size: tuple[int, int] | None) -> Frames:
-        folder = Path(self.path)
-        rgb = np.stack([read_color(folder / f"{camera}_rgb" / self.files[i], size=size) for i in chosen])
-        depth = np.stack([sample_nearest(self._depth(camera, i), size) for i in chosen])
-        width, height = image_size(folder / f"{camera}_rgb" / self.files[0])
-        extras = {}
-        if (folder / f"{camera}_mask").is_dir():
-            masks = [sample_nearest(_handles(folder / f"{camera}_mask" / self.files[i]), size) for i in chosen]
-            extras["segments"] = torch.from_numpy(np.stack(masks))[..., None]
-        if depth.shape != rgb.shape[:3]:
-            found, fix = depth.shape[1:], "register depth to the colour camera first"
-            raise CalibrationError("depth and colour differ in size", file=folder, field=camera, found=found, fix=fix)
-        native = Cameras(
-            viewmats=invert_rigid(torch.from_numpy(self.poses[camera][chosen])).float(),
-            Ks=torch.from_numpy(self.Ks[camera]).float().expand(len(chosen), 3, 3),
-            width=width,
-            height=height,
-        )
-        return Frames(
-            rgb=torch.from_numpy(rgb).float() / 255,
-            depth=torch.from_numpy(depth),
-            alpha=torch.ones(()).expand(depth.shape),
-            cameras=native.resized(rgb.shape[2], rgb.shape[1]),
-            extras=extras,
-        )
-
-    def _depth(self, camera: str, index: int) -> np.ndarray:
-        """z-depth in m; the far plane means that nothing was hit."""
-        path = Path(self.path) / f"{camera}_depth" / self.files[index]
-        near, far = self.near_far[camera]
-        codes = _rgb_codes(path, low_first=False)
-        metres = near + codes / MAX_CODE * (far - near)
-        return checked_depth(np.where(metres > 0.999 * far, 0, metres), file=path, frame=self.files[index])
+    def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
+        for i in frames:
+            yield _rgb_codes(self.paths[i], low_first=True, error=DataFormatError)
 
 
 def is_rlbench(folder: Path) -> bool:
@@ -148,8 +64,8 @@ def is_rlbench(folder: Path) -> bool:
     return any(folder.glob("*_rgb")) and (any(folder.glob("*_depth")) or (folder / "low_dim.npz").exists())
 
 
-def open_rlbench(folder: Path) -> RLBenchRecording:
-    """Open one episode folder.
+def open_rlbench(folder: Path) -> TableRecording:
+    """Open one episode folder; actions[t] is the gripper pose and opening at the next frame that is read.
 
     Raises:
         DataFormatError: low_dim.npz or images are missing or do not fit. DepthError: a camera has no depth.
@@ -164,44 +80,58 @@ def open_rlbench(folder: Path) -> RLBenchRecording:
     if not files or len(files) != len(steps) or not (steps.min() >= 0 and steps.max() < num_steps):
         found = f"{len(files)} images, {len(steps)} kept_frames, {num_steps} steps"
         raise DataFormatError("images and steps differ", file=folder / "low_dim.npz", field="kept_frames", found=found)
-    poses, Ks, near_far = {}, {}, {}
-    for camera in cameras:
-        if not (folder / f"{camera}_depth").is_dir():
-            fix = "record it again with depth, or remove the camera"
-            raise DepthError("no depth", file=folder / f"{camera}_depth", field=camera, fix=fix)
-        parts = [folder / f"{camera}_{kind}" / name for kind in ("rgb", "depth") for name in files]
-        missing = [p.name for p in parts if not p.is_file()]
-        if missing:
-            raise DataFormatError(
-                "images are missing", file=folder, field=camera, found=f"{len(missing)}: {missing[:3]}"
-            )
-        poses[camera], Ks[camera] = _calibration(table, camera, steps, folder=folder, image=parts[0])
-        near_far[camera] = _column(table, f"{camera}_near_far", folder, shape=(2,))
-        if not 0 <= near_far[camera][0] < near_far[camera][1]:
-            found = near_far[camera].tolist()
-            raise CalibrationError("near and far are no range", file=folder / "low_dim.npz", field=camera, found=found)
+    views = {camera: _view(camera, table, folder=folder, files=files, steps=steps) for camera in cameras}
     xyz_xyzw = grip[steps]
     opening = _column(table, "gripper_open", folder, shape=(num_steps,))[steps, None]
+    gripper = np.concatenate([xyz_xyzw[:, :3], _same_sign(xyz_xyzw[:, [6, 3, 4, 5]]), opening], 1)
+    joints = _column(table, "joint_positions", folder, shape=(num_steps, 7))[steps]
     instruction = folder / "instruction.txt"
-    task = instruction.read_text(errors="replace").strip() if instruction.is_file() else ""
-    return RLBenchRecording(
-        path=str(folder),
-        cameras=cameras,
-        files=tuple(files),
-        steps=steps,
-        poses=poses,
-        Ks=Ks,
-        near_far=near_far,
-        gripper=np.concatenate([xyz_xyzw[:, :3], _same_sign(xyz_xyzw[:, [6, 3, 4, 5]]), opening], 1),
-        joints=_column(table, "joint_positions", folder, shape=(num_steps, 7))[steps],
-        info={
-            "source": "RLBench",
-            "task": task,
-            "robot": "Franka Panda",
-            "action_spec": POSE_SPEC,
-            "action_meaning": "gripper pose and opening at the next frame, absolute",
-            "proprio_spec": [*POSE_SPEC, *JOINT_SPEC],
-        },
+    info = {
+        "source": "RLBench",
+        "task": instruction.read_text(errors="replace").strip() if instruction.is_file() else "",
+        "robot": "Franka Panda",
+        "units": "m",
+        "depth": "24-bit colour code of near..far",
+        "action_spec": POSE_SPEC,
+        "action_meaning": "gripper pose and opening at the next frame, absolute",
+        "proprio_spec": [*POSE_SPEC, *JOINT_SPEC],
+    }
+    whole = FrameTable(
+        views=views,
+        times=(steps - steps[0]) / STEPS_PER_SECOND,
+        actions=gripper,
+        goals=True,
+        proprio=np.concatenate([gripper, joints], 1),
+        names=tuple(files),
+    )
+    return recording_of(whole, path=folder, info=info, fps=STEPS_PER_SECOND if len(files) == 1 else None)
+
+
+def _view(
+    camera: str, table: Mapping[str, np.ndarray], *, folder: Path, files: Sequence[str], steps: np.ndarray
+) -> View:
+    if not (folder / f"{camera}_depth").is_dir():
+        fix = "record it again with depth, or remove the camera"
+        raise DepthError("no depth", file=folder / f"{camera}_depth", field=camera, fix=fix)
+    masked = (folder / f"{camera}_mask").is_dir()
+    kinds = ("rgb", "depth", "mask") if masked else ("rgb", "depth")
+    paths = {kind: [folder / f"{camera}_{kind}" / name for name in files] for kind in kinds}
+    missing = [p.name for kind in kinds for p in paths[kind] if not p.is_file()]
+    if missing:
+        found = f"{len(missing)}: {missing[:3]}"
+        raise DataFormatError("images are missing", file=folder, field=camera, found=found)
+    poses, K = _calibration(table, camera, steps, folder=folder, image=paths["rgb"][0])
+    near_far = _column(table, f"{camera}_near_far", folder, shape=(2,))
+    if not 0 <= near_far[0] < near_far[1]:
+        found = near_far.tolist()
+        raise CalibrationError("near and far are no range", file=folder / "low_dim.npz", field=camera, found=found)
+    return View(
+        size=image_size(paths["rgb"][0]),
+        Ks=K,
+        viewmats=inverse_poses(poses),
+        color=ColorFiles(paths["rgb"]),
+        depth=_Depth(paths["depth"], near_far),
+        segments=_Handles(paths["mask"]) if masked else None,
     )
 
 
@@ -246,9 +176,7 @@ def _rgb_codes(path: Path, *, low_first: bool, error: type = DepthError) -> np.n
     image = open_image(path)
     if image.mode != "RGB":
         found = f"mode {image.mode}"
-        raise DepthError(
-            "is not coded in RGB", file=path, found=found, expected="8-bit RGB", fix="use the original images"
-        )
+        raise error("is not coded in RGB", file=path, found=found, expected="8-bit RGB", fix="use the original images")
     digits = np.asarray(image).astype(np.int64)
     return digits @ np.array([1, 256, 65536] if low_first else [65536, 256, 1])
 

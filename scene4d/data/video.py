@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
 
-from scene4d.errors import VideoError
+from scene4d.errors import DepthError, VideoError
 from scene4d.files import atomic_file
 
 _GOP_SIZE = 10  # frames between key frames: what a lookup decodes in vain at most
+_UNEVEN = 0.3  # of a frame: further from the even grid, an index no longer says which frame is meant
+_REMAKE = "write it again at an even rate and upright: ffmpeg -i IN -fps_mode cfr -r RATE OUT.mp4"
 
 
 def encode_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float, crf: int = 6) -> int:
@@ -58,6 +61,38 @@ def _encode(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float
     return count
 
 
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a container says of its video, nothing decoded."""
+
+    width: int
+    height: int
+    fps: float
+    num_frames: int
+    codec: str
+    pix_fmt: str
+
+
+def video_facts(path: str | os.PathLike) -> VideoFacts:
+    """Size, rate, codec and number of frames that the container declares (or holds, where it does not say).
+
+    Raises:
+        VideoError: the file cannot be opened, has no video or no frame rate.
+    """
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        if not stream.average_rate or not stream.time_base:
+            raise VideoError("has no frame rate", file=path, found=stream.codec_context.name, fix=_REMAKE)
+        return VideoFacts(
+            width=stream.codec_context.width,
+            height=stream.codec_context.height,
+            fps=float(stream.average_rate),
+            num_frames=stream.frames or sum(1 for packet in container.demux(video=0) if packet.size),
+            codec=stream.codec_context.name,
+            pix_fmt=str(stream.codec_context.pix_fmt),
+        )
+
+
 def count_frames(path: str | os.PathLike) -> int:
     """Frames that the container declares (or holds, where it does not say).
 
@@ -74,34 +109,54 @@ def decode_frames(path: str | os.PathLike, indices: Sequence[int]) -> np.ndarray
     Raises:
         VideoError: the file cannot be decoded, or holds no frame of some index.
     """
-    wanted, found = list(indices), []
+    return np.stack(list(iterate_frames(path, indices)))
+
+
+def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bool = False) -> Iterator[np.ndarray]:
+    """Frames of the given increasing indices one by one, uint8 [h w 3], or with `codes` the first plane's [h w] uint16.
+
+    Raises:
+        VideoError: the file cannot be decoded, is turned by its metadata, has an uneven rate or no frame of some index.
+    """
+    wanted = list(indices)
+    done = 0
     with _open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         rate, base = stream.average_rate, stream.time_base
         first_pts = stream.start_time or 0
         if not rate or not base:
-            raise VideoError("has no frame rate", file=path)
+            raise VideoError("has no frame rate", file=path, found=stream.codec_context.name, fix=_REMAKE)
         try:
             if wanted and wanted[0] > _GOP_SIZE:
                 container.seek(first_pts + int(wanted[0] / rate / base), stream=stream, backward=True)
             for frame in container.decode(stream):
-                if len(found) == len(wanted):
+                if done == len(wanted):
                     break
-                index = round((frame.pts - first_pts) * base * rate)
-                if index == wanted[len(found)]:
-                    found.append(frame.to_ndarray(format="rgb24"))
+                exact = (frame.pts - first_pts) * base * rate
+                if abs(exact - round(exact)) > _UNEVEN or frame.rotation:
+                    found = f"{stream.codec_context.name}, frame at {float(exact):.2f} of the mean rate"
+                    problem = "is turned by its metadata" if frame.rotation else "has an uneven frame rate"
+                    raise VideoError(problem, file=path, frame=wanted[done], found=found, fix=_REMAKE)
+                if round(exact) == wanted[done]:
+                    yield _plane(frame, path) if codes else frame.to_ndarray(format="rgb24")
+                    done += 1
         except (av.error.FFmpegError, ValueError, TypeError) as error:
-            raise VideoError("cannot be decoded", file=path, frame=_next(wanted, found), found=error) from error
-    if len(found) < len(wanted):
-        raise VideoError(
-            "ends early", file=path, frame=_next(wanted, found), found=f"{len(found)} frames", expected=f"{len(wanted)}"
-        )
-    return np.stack(found)
+            at = wanted[done] if done < len(wanted) else None
+            raise VideoError("cannot be decoded", file=path, frame=at, found=error, fix="copy it again") from error
+    if done < len(wanted):
+        found = f"{done} frames"
+        raise VideoError("ends early", file=path, frame=wanted[done], found=found, expected=f"{len(wanted)}")
 
 
-def _next(wanted: list[int], found: list) -> int | None:
-    return wanted[len(found)] if len(found) < len(wanted) else None
+def _plane(frame: av.VideoFrame, path: str | os.PathLike) -> np.ndarray:
+    """The first plane's 16-bit codes, as a depth map is stored."""
+    if not any(f"{bits}le" in frame.format.name for bits in (10, 12, 14, 16)):
+        found = f"{frame.format.name} ({frame.width}x{frame.height})"
+        fix = "8 bits a pixel hold no depth: record it with a 12-bit codec (HEVC Main 12, FFV1) or as 16-bit PNG"
+        raise DepthError("is no depth video", file=path, field="pix_fmt", found=found, expected="gray12le", fix=fix)
+    rows = np.frombuffer(frame.planes[0], np.uint16).reshape(-1, frame.planes[0].line_size // 2)
+    return rows[: frame.height, : frame.width].copy()
 
 
 def _open(path: str | os.PathLike):

@@ -27,6 +27,7 @@ INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 _STATUS_OUT_OF_MEMORY = 1
 _STATUS_BAD_INSTRUCTION_SET = 2
+_STATUS_TOO_MANY_PAIRS = 3
 
 _instruction_set = -1
 
@@ -195,6 +196,13 @@ def _contiguous(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]
 def _raise_for(status: int) -> None:
     if status == _STATUS_OUT_OF_MEMORY:
         raise ResourceError("no memory left to render", field="rasterize", fix="draw fewer views at once")
+    if status == _STATUS_TOO_MANY_PAIRS:
+        raise ResourceError(
+            "Gaussians cover too much of the images", field="rasterize",
+            found=f"more than {native_module().max_pairs} pairs of a Gaussian and a tile",
+            expected="less: with gradients a pair takes about 64 bytes",
+            fix="draw fewer views at once, or leave out Gaussians close to the camera (raise `near`)",
+        )  # fmt: skip
     if status == _STATUS_BAD_INSTRUCTION_SET:
         raise EnvError("no such instruction set here", field="rasterize")
 

@@ -122,7 +122,7 @@ def test_resized_images_keep_their_cameras_true(made):
 def test_only_what_is_asked_for_is_decoded(made, monkeypatch):
     decoded = []
     monkeypatch.setattr(
-        "scene4d.data.lerobot.decode_frames", lambda file, i: decoded.append((file, i)) or decode_frames(file, i)
+        "scene4d.data.pictures.iterate_frames", lambda file, i: decoded.append((file, i)) or decode_frames(file, i)
     )
     monkeypatch.setattr(
         "scene4d.data.lerobot.decode_depth", lambda data, **_: decoded.append("depth") or np.ones((24, 32), np.float32)
@@ -214,10 +214,10 @@ FAULTS = {
     "info NaN": (lambda p: _edit_info(p, fps=math.nan), DataFormatError, "NaN"),
     "fps 0": (lambda p: _edit_info(p, fps=0), DataFormatError, "fps"),
     "no features": (lambda p: _edit_info(p, features=None), DataFormatError, "features"),
-    "old version": (lambda p: _edit_info(p, codebase_version="v2.1"), VersionError, r"v2\.1.*v3.*convert"),
+    "old version": (lambda p: _edit_info(p, codebase_version="v1.6"), VersionError, r"v1\.6.*v2\.0, v2\.1.*convert"),
     "newer version": (lambda p: _edit_info(p, codebase_version="v9.0"), VersionError, r"v9\.0"),
-    "path up": (lambda p: _edit_info(p, data_path="../{chunk_index}.parquet"), SecurityError, "out of the data set"),
-    "path absolute": (lambda p: _edit_info(p, data_path="/etc/passwd"), SecurityError, "out of the data set"),
+    "path up": (lambda p: _edit_info(p, data_path="../{chunk_index}.parquet"), SecurityError, "leads out"),
+    "path absolute": (lambda p: _edit_info(p, data_path="/etc/passwd"), SecurityError, "leads out"),
     "path attribute": (lambda p: _edit_info(p, data_path="{chunk_index.__class__}"), SecurityError, "something else"),
     "no calibration": (lambda p: (p / "meta/cameras.json").unlink(), CalibrationError, r"write .*\.json.*viewmat"),
     "K of another size": (lambda p: _edit_camera(p, width=64, height=48), CalibrationError, "fixed.*another image"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scene4d.errors import EnvError, GaussianError, ShapeError
+from scene4d.errors import EnvError, GaussianError, ResourceError, ShapeError
 from scene4d.native import ops
 from scene4d.native.ops import RasterSettings, rasterize
 
@@ -198,6 +198,26 @@ def test_wrong_inputs_are_named():
             rasterize({**gaussians, name: wrong}, cameras, settings=SETTINGS)
     with pytest.raises(ShapeError, match="no pixels"):
         rasterize(gaussians, cameras, settings=RasterSettings(width=0, height=4))
+
+
+def test_more_pairs_than_memory_would_hold_are_refused():
+    """Every Gaussian covers the whole of a large image: the estimate is given before memory is gone."""
+    num = 160_000
+    gaussians, cameras = some_inputs(num, sets=1, views=1, extras=0)
+    gaussians["scales"] = torch.full((1, num, 3), 50.0)
+    before = resident_mb()
+    with pytest.raises(ResourceError, match=r"134217728 pairs.*raise `near`"):
+        rasterize(gaussians, cameras, settings=RasterSettings(width=800, height=640))
+    assert resident_mb() - before < 2500
+
+
+def test_many_small_gaussians_on_one_pixel_are_drawn():
+    gaussians, cameras = some_inputs(1, sets=1, views=1, extras=0)
+    many = {name: x.expand(1, 300_000, *x.shape[2:]) for name, x in gaussians.items()}
+    many["means"] = torch.tensor([0.0, 0.0, 2.0]).expand(1, 300_000, 3)
+    many["scales"] = torch.full((1, 300_000, 3), 1e-4)
+    rgb, _, alpha, *_ = rasterize(many, cameras, settings=SETTINGS)
+    assert bool(rgb.isfinite().all()) and float(alpha.max()) > 0.99
 
 
 def test_a_missing_module_says_how_to_build_it(monkeypatch):

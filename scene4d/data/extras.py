@@ -1,0 +1,25 @@
+"""Libraries that only some formats need: loaded when such a file is opened, named with their extra when absent."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from scene4d.errors import EnvError
+
+
+def optional(module: str, *, extra: str, what: str) -> ModuleType:
+    """The module, imported now.
+
+    Raises:
+        EnvError: it is not installed, or its native part does not load; says how to get it.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise EnvError(
+            f"{what} needs a library that is not here",
+            field=module,
+            found=str(error)[:120],
+            fix=f'pip install "scene4d[{extra}]"',
+        ) from error

@@ -1,0 +1,141 @@
+"""ROS image and camera messages as arrays: encodings, row padding, compressed depth, lenses."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from scene4d.data.images import DECODE_ERRORS, checked_depth
+from scene4d.data.lens import Lens, lens_or_none
+from scene4d.data.pictures import depth_of_codes, picture_from_bytes
+from scene4d.errors import CalibrationError, DataFormatError
+
+# Channels, and the order that makes them R G B.
+COLORS = {
+    "rgb8": (3, [0, 1, 2]),
+    "bgr8": (3, [2, 1, 0]),
+    "8UC3": (3, [2, 1, 0]),
+    "rgba8": (4, [0, 1, 2]),
+    "bgra8": (4, [2, 1, 0]),
+    "mono8": (1, [0, 0, 0]),
+    "8UC1": (1, [0, 0, 0]),
+}
+DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+COMPRESSED_DEPTH_HEADER = 12
+PNG = b"\x89PNG"
+
+
+def is_depth(message: Any) -> bool:
+    """Whether an Image or CompressedImage holds depth."""
+    if hasattr(message, "format"):
+        return "compressedDepth" in message.format or message.format.startswith(("16UC1", "32FC1"))
+    return message.encoding in DEPTHS
+
+
+def size_of(message: Any, *, file: Path, topic: str) -> tuple[int, int]:
+    """(width, height) of an image message."""
+    if not hasattr(message, "format"):
+        return int(message.width), int(message.height)
+    try:
+        with Image.open(io.BytesIO(_payload(message))) as image:
+            return image.size
+    except DECODE_ERRORS as error:
+        raise DataFormatError("an image cannot be decoded", file=file, field=topic, found=str(error)[:80]) from error
+
+
+def color_of(message: Any, *, file: Path, topic: str, frame: int) -> np.ndarray:
+    """Colour [h w 3] uint8.
+
+    Raises:
+        DataFormatError: another encoding, or too little data.
+    """
+    if hasattr(message, "format"):
+        return picture_from_bytes(_payload(message), file=file, field=topic, frame=frame)
+    if message.encoding not in COLORS:
+        where = {"file": file, "field": topic, "frame": frame}
+        raise DataFormatError("is no known colour", **where, found=message.encoding, expected=sorted(COLORS))
+    channels, order = COLORS[message.encoding]
+    rows = _rows(message, "u1", channels=channels, file=file, topic=topic, frame=frame)
+    return np.ascontiguousarray(rows[..., order])
+
+
+def depth_of(message: Any, *, file: Path, topic: str, frame: int) -> np.ndarray:
+    """z-depth [h w] float32 m: 16-bit codes are millimetres, floats are metres.
+
+    Raises:
+        DataFormatError: another encoding, or too little data. DepthError: hardly any, or in another unit.
+    """
+    if hasattr(message, "format"):
+        try:
+            with Image.open(io.BytesIO(_payload(message))) as image:
+                codes = np.asarray(image).astype(np.int64)
+        except DECODE_ERRORS as error:
+            found = str(error)[:80]
+            raise DataFormatError(
+                "an image cannot be decoded", file=file, field=topic, frame=frame, found=found
+            ) from error
+        if message.format.startswith("32FC1"):
+            where = {"file": file, "field": topic, "frame": frame}
+            fix = "record the raw topic, or 16UC1"
+            raise DataFormatError("floats in compressed depth are not read", **where, found=message.format, fix=fix)
+        return depth_of_codes(codes, unit=0.001, file=file, frame=f"{topic} {frame}")
+    kind = DEPTHS.get(message.encoding)
+    if kind is None:
+        where = {"file": file, "field": topic, "frame": frame}
+        raise DataFormatError("is no known depth", **where, found=message.encoding, expected=sorted(DEPTHS))
+    values = _rows(message, kind, channels=1, file=file, topic=topic, frame=frame)[..., 0]
+    if kind == "f4":
+        return checked_depth(values, file=file, frame=f"{topic} {frame}")
+    return depth_of_codes(values.astype(np.int64), unit=0.001, file=file, frame=f"{topic} {frame}")
+
+
+def camera_of(message: Any, *, rectified: bool, file: Path, topic: str) -> tuple[np.ndarray, Lens | None]:
+    """K (pixel centres moved to +0.5) and lens of a CameraInfo; of the rectified image where `rectified`.
+
+    Raises:
+        CalibrationError: not calibrated, or an unknown lens.
+    """
+    matrix = np.asarray(message.p, np.float64).reshape(3, 4)[:, :3] if rectified else np.asarray(message.k, np.float64)
+    K = matrix.reshape(3, 3)
+    if not K.any():
+        raise CalibrationError(
+            "is not calibrated", file=file, field=topic, found="K is zero", fix="calibrate the camera"
+        )
+    coefficients = np.asarray(message.d, np.float64)
+    if rectified or not coefficients.any():
+        return K + PIXEL_CENTRE, None
+    match message.distortion_model:
+        case "plumb_bob" | "rational_polynomial" | "":
+            lens = lens_or_none(coefficients[:8])
+        case "equidistant":
+            lens = Lens("fisheye", np.pad(coefficients, (0, 4))[:4])
+        case other:
+            expected = "plumb_bob, rational_polynomial or equidistant"
+            raise CalibrationError("is no known lens", file=file, field=topic, found=other, expected=expected)
+    return K + PIXEL_CENTRE, lens
+
+
+def _payload(message: Any) -> bytes:
+    """The encoded image of a CompressedImage; that of compressed depth has a header of its own in front."""
+    data = bytes(message.data)
+    cut = COMPRESSED_DEPTH_HEADER if "compressedDepth" in message.format and not data.startswith(PNG) else 0
+    return data[cut:]
+
+
+def _rows(message: Any, kind: str, *, channels: int, file: Path, topic: str, frame: int) -> np.ndarray:
+    """Pixels [h w c] without the padding of the rows."""
+    kind = (">" if message.is_bigendian else "<") + kind
+    width = message.width * channels * np.dtype(kind).itemsize
+    data = np.frombuffer(bytes(message.data), np.uint8)
+    if message.step < width or len(data) < message.step * message.height:
+        found = f"{len(data)} bytes, rows of {message.step}"
+        expected = f"{message.height} rows of {width}"
+        where = {"file": file, "field": topic, "frame": frame}
+        raise DataFormatError("an image has too little data", **where, found=found, expected=expected)
+    rows = data[: message.step * message.height].reshape(message.height, message.step)[:, :width]
+    return np.ascontiguousarray(rows).view(kind).reshape(message.height, message.width, channels)

@@ -1,0 +1,231 @@
+"""MCAP files written by mcap_ros2: a camera on a moving arm over a painted floor."""
+
+import io
+import pickle
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+from floor_scene import HEIGHT, WIDTH, K, assert_true_to_the_floor, fingerprint, photograph, pose
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+writer = pytest.importorskip("mcap_ros2.writer")
+
+from scene4d.data.detect import open_recordings
+from scene4d.errors import CalibrationError, DataFormatError, EnvError, TimestampError
+
+START, FPS, COUNT = 1_700_000_000, 10, 6
+BY_INDEX = K - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+LINE = "=" * 80
+HEADER = f"""
+{LINE}
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+{LINE}
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+"""
+SIZE = "uint32 height\nuint32 width\n"
+IMAGE = f"std_msgs/Header header\n{SIZE}string encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data"
+COMPRESSED = "std_msgs/Header header\nstring format\nuint8[] data"
+INFO = (
+    "std_msgs/Header header\nuint32 height\nuint32 width\nstring distortion_model\nfloat64[] d\nfloat64[9] k\n"
+    "float64[9] r\nfloat64[12] p"
+)
+TF = f"""geometry_msgs/TransformStamped[] transforms
+{LINE}
+MSG: geometry_msgs/TransformStamped
+std_msgs/Header header
+string child_frame_id
+geometry_msgs/Transform transform
+{LINE}
+MSG: geometry_msgs/Transform
+geometry_msgs/Vector3 translation
+geometry_msgs/Quaternion rotation
+{LINE}
+MSG: geometry_msgs/Vector3
+float64 x
+float64 y
+float64 z
+{LINE}
+MSG: geometry_msgs/Quaternion
+float64 x
+float64 y
+float64 z
+float64 w"""
+JOINTS = "std_msgs/Header header\nstring[] name\nfloat64[] position\nfloat64[] velocity\nfloat64[] effort"
+MOUNT = pose(5)  # hand_from_camera: any rigid motion will do
+
+
+class Bag:
+    """Writes messages with times in seconds from the start."""
+
+    def __init__(self, path):
+        self.file, self.count = path.open("wb"), 0
+        self.writer = writer.Writer(self.file)
+        kinds = {"Image": IMAGE, "CompressedImage": COMPRESSED, "CameraInfo": INFO, "JointState": JOINTS}
+        self.schemas = {k: self.writer.register_msgdef(f"sensor_msgs/msg/{k}", v + HEADER) for k, v in kinds.items()}
+        self.schemas["TF"] = self.writer.register_msgdef("tf2_msgs/msg/TFMessage", TF + HEADER)
+
+    def header(self, time, frame):
+        nanosec = round(time * 1e9)
+        return {"stamp": {"sec": START + nanosec // 10**9, "nanosec": nanosec % 10**9}, "frame_id": frame}
+
+    def write(self, topic, kind, time, **fields):
+        frame = fields.pop("frame", "cam")
+        if kind != "TF":
+            fields["header"] = self.header(time, frame)
+        self.count += 1
+        logged = START * 10**9 + self.count * 10**6  # the logger's clock runs on, whatever the stamps say
+        self.writer.write_message(topic, self.schemas[kind], fields, log_time=logged, publish_time=logged)
+
+    def image(self, topic, time, values, *, encoding, padding=4, **more):
+        rows = np.pad(np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1), ((0, 0), (0, padding)))
+        size = {"height": len(values), "width": values.shape[1], "step": rows.shape[1], "is_bigendian": 0}
+        self.write(topic, "Image", time, encoding=encoding, data=rows.tobytes(), **size, **more)
+
+    def transform(self, time, parent, child, matrix, *, fixed=False):
+        x, y, z, w = Rotation.from_matrix(matrix[:3, :3]).as_quat()
+        shift = dict(zip("xyz", matrix[:3, 3], strict=True))
+        body = {"translation": shift, "rotation": {"x": x, "y": y, "z": z, "w": w}}
+        one = {"header": self.header(time, parent), "child_frame_id": child, "transform": body}
+        self.write("/tf_static" if fixed else "/tf", "TF", time, transforms=[one])
+
+    def close(self):
+        self.writer.finish()
+        self.file.close()
+
+
+def record(folder, *, compressed=False, info=True, tf=lambda i: True, tick=lambda i: i / FPS, **changes):
+    bag = Bag(folder / "run.mcap")
+    camera = {"width": WIDTH, "height": HEIGHT, "distortion_model": "plumb_bob", "d": [0.0] * 5}
+    camera |= {"k": BY_INDEX.ravel().tolist(), "r": np.eye(3).ravel().tolist(), "p": [0.0] * 12} | changes
+    bag.transform(0, "hand", "cam", MOUNT, fixed=True)
+    for i in range(COUNT):
+        picture, metres = photograph(0.2 * i)
+        time = tick(i)
+        if tf(i):
+            for early in (-0.02, 0.02):  # the arm stands still round each shot
+                bag.transform(time + early, "world", "hand", pose(0.2 * i) @ np.linalg.inv(MOUNT))
+        if info:
+            bag.write("/head/color/camera_info", "CameraInfo", time, **camera)
+        if compressed:
+            buffers = [io.BytesIO(), io.BytesIO()]
+            Image.fromarray(picture).save(buffers[0], "png")
+            Image.fromarray(np.round(metres * 1000).astype(np.uint16)).save(buffers[1], "png")
+            data = [b.getvalue() for b in buffers]
+            bag.write("/head/color/image_raw/compressed", "CompressedImage", time, format="rgb8; png", data=data[0])
+            form = "16UC1; compressedDepth png"
+            depth = bytes(12) + data[1]
+            bag.write("/head/aligned/image_raw/compressedDepth", "CompressedImage", time, format=form, data=depth)
+        else:
+            bag.image("/head/color/image_raw", time, picture[..., ::-1], encoding="bgr8")
+            if i % 2:
+                depth, encoding = np.where(metres > 0, metres, np.nan).astype(np.float32), "32FC1"
+            else:
+                depth, encoding = np.round(metres * 1000).astype(np.uint16), "16UC1"
+            bag.image("/head/aligned/image_raw", time + 0.011, depth, encoding=encoding, padding=0)
+            bag.image("/head/infra/image_raw", time, metres.astype(np.float32), encoding="32FC1", frame="infra")
+        bag.write(
+            "/joint_states", "JointState", time, name=["a", "b"], position=[float(i), -1.0], velocity=[], effort=[]
+        )
+    bag.close()
+    return folder
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_floor(tmp_path, compressed):
+    recording = open_recordings(record(tmp_path, compressed=compressed))[0]
+    assert recording.cameras == ("head.color",)
+    assert recording.num_frames == COUNT and recording.fps == pytest.approx(FPS)
+    assert recording.depth_cameras == ("head.color",)
+    episode = pickle.loads(pickle.dumps(recording)).read()
+    assert_true_to_the_floor(episode)
+    assert torch.allclose(episode.times, torch.arange(COUNT).double() / FPS, atol=1e-6), (
+        "wall-clock stamps keep their ms"
+    )
+    assert episode.proprio[:, 0].tolist() == list(range(COUNT)) and episode.valid.all()
+    assert recording.info["proprio_spec"][1]["name"] == "b"
+    if not compressed:
+        assert recording.info["uncalibrated"] == ["/head/infra/image_raw"], "depth of another frame is not registered"
+
+
+def test_lens_is_removed(tmp_path):
+    record(tmp_path, d=[-0.2, 0.03, 0.0, 0.0, 0.0])
+    frames = open_recordings(tmp_path)[0].read(0, 1).views["head.color"]
+    assert 0.5 < frames.alpha.mean() < 1 or (frames.alpha == 1).all()
+    with pytest.raises(AssertionError):  # the pictures had no such lens
+        assert_true_to_the_floor(open_recordings(tmp_path)[0].read())
+
+
+def test_a_gap_in_tf_marks_the_frames(tmp_path):
+    record(tmp_path, tf=lambda i: i != 3, tick=lambda i: i / 2)
+    episode = open_recordings(tmp_path)[0].read()
+    assert episode.valid.tolist() == [True, True, True, False, True, True]
+    assert (episode.views["head.color"].depth[3] == 0).all() and (episode.views["head.color"].alpha[3] == 0).all()
+    assert_true_to_the_floor(episode[episode.valid])
+
+
+def half(folder):
+    file = record(folder) / "run.mcap"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def junk(folder):
+    file = record(folder) / "run.mcap"
+    data = bytearray(file.read_bytes())
+    data[-40:-20] = struct.pack("<20B", *range(20))
+    file.write_bytes(bytes(data))
+
+
+def only_joints(folder):
+    bag = Bag(folder / "run.mcap")
+    bag.write("/joint_states", "JointState", 0, name=["a"], position=[0.0], velocity=[], effort=[])
+    bag.close()
+
+
+FAULTS = {
+    "cut": (half, DataFormatError, "cut short.*mcap recover"),
+    "index damaged": (junk, DataFormatError, "damaged|no ROS 2 images"),
+    "no images": (only_joints, DataFormatError, r"no ROS 2 images.*joint_states"),
+    "no CameraInfo": (lambda f: record(f, info=False), CalibrationError, "no CameraInfo"),
+    "not calibrated": (lambda f: record(f, k=[0.0] * 9), CalibrationError, "not calibrated"),
+    "unknown lens": (
+        lambda f: record(f, distortion_model="mirror", d=[1.0]),
+        CalibrationError,
+        "known lens.*mirror",
+    ),
+    "another size": (lambda f: record(f, width=WIDTH * 2), CalibrationError, "another image size"),
+    "no tf at all": (
+        lambda f: record(f, tf=lambda i: i < 2, tick=lambda i: i / 2),
+        CalibrationError,
+        r"tf has gaps at 4 of 6 frames.*first at 1\.000 s",
+    ),
+    "clock set back": (
+        lambda f: record(f, tick=lambda i: (i if i < 4 else i - 3) / 2),
+        TimestampError,
+        "image_raw: frame 4: times do not increase",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults(tmp_path, name):
+    spoil, error, words = FAULTS[name]
+    spoil(tmp_path)
+    before = fingerprint(tmp_path)
+    with pytest.raises(error, match=words) as caught:
+        open_recordings(tmp_path)[0].read()
+    assert caught.value.exit_code == 3 and str(tmp_path) in caught.value.file and fingerprint(tmp_path) == before
+
+
+def test_without_mcap_the_extra_is_named(tmp_path, monkeypatch):
+    record(tmp_path)
+    monkeypatch.setitem(sys.modules, "mcap_ros2.decoder", None)
+    with pytest.raises(EnvError, match=r'pip install "scene4d\[mcap\]"'):
+        open_recordings(tmp_path)
