@@ -1,4 +1,4 @@
-"""Libraries that only some formats need: loaded when such a file is opened, named with their extra when absent."""
+"""Libraries that only some inputs and outputs need: loaded when asked for, named with their extra when absent."""
 
 from __future__ import annotations
 

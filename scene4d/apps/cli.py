@@ -42,6 +42,12 @@ VERBS = {
         "forecast", "ForecastOptions", "run_forecast", "predict how a scene evolves under the robot's actions"
     ),
     "render": Verb("render", "RenderOptions", "run_render", "render colour, depth or flow of a scene from any camera"),
+    "export": Verb(
+        "export",
+        "ExportOptions",
+        "run_export",
+        "a scene or splats to .ply, points, .npz flow, depth .png, .mp4 or a .glb / .obj mesh",
+    ),
     "act": Verb("act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
     "eval": Verb("evaluate", "", "", "measure: eval forecast | eval policy"),
     "doctor": Verb(

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.calibration import checked_poses
-from scene4d.data.extras import optional
 from scene4d.data.frame_table import FrameTable, View
 from scene4d.data.images import checked_depth
 from scene4d.data.pictures import depth_of_codes, picture_from_bytes, size_from_bytes
 from scene4d.data.sidecar import CameraEntry
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError, SecurityError
+from scene4d.extras import optional
 
 SUFFIXES = (".h5", ".hdf5")
 MAX_TABLE_BYTES, MAX_FRAME_BYTES = 1 << 30, 1 << 28

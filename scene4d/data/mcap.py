@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.calibration import checked_intrinsics, inverse_poses
-from scene4d.data.extras import optional
 from scene4d.data.frame_table import FrameTable, TableRecording, View
 from scene4d.data.lens import Lens, checked_lens
 from scene4d.data.ros_images import camera_of, color_of, depth_of, is_depth, size_of
 from scene4d.data.tf_tree import FrameTree, seconds, tree_of
 from scene4d.errors import CalibrationError, DataFormatError, Scene4DError, TimestampError
+from scene4d.extras import optional
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFO, TF, JOINTS = "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage", "sensor_msgs/msg/JointState"

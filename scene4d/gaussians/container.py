@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import zipfile
@@ -14,6 +15,9 @@ from scene4d.errors import DataFormatError, SecurityError
 
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 MAX_MEMBERS = 100_000
+MAX_DIRECTORY = 128 * MAX_MEMBERS
+MAX_JSON = 1 << 24
+_END, _LOCATOR, _END64 = 22, 20, 56  # bytes of the records that a zip ends in
 
 
 def list_members(path: Path) -> dict[str, int]:
@@ -39,9 +43,12 @@ def read_members(path: Path, names: Sequence[str]) -> list[bytes]:
         missing = [n for n in names if n not in stored]
         if missing:
             raise DataFormatError("is missing", file=path, field=missing[0], fix=fix)
+        too_long = [n for n in names if n.endswith(".json") and stored[n] > MAX_JSON]
+        if too_long:
+            raise DataFormatError("is too long", file=path, field=too_long[0], expected=f"<= {MAX_JSON} bytes")
         try:
             return [archive.read(name) for name in names]
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error) as error:
             raise DataFormatError("has a damaged member", file=path, found=str(error)[:80], fix=fix) from error
 
 
@@ -49,8 +56,10 @@ def parse_json(data: bytes, *, file: Path, field: str) -> dict[str, Any]:
     """A JSON object; no NaN, no Infinity.
 
     Raises:
-        DataFormatError: anything else.
+        DataFormatError: anything else, or more than 16 MiB.
     """
+    if len(data) > MAX_JSON:
+        raise DataFormatError("is too long", file=file, field=field, found=len(data), expected=f"<= {MAX_JSON} bytes")
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is no JSON number")
@@ -66,12 +75,33 @@ def parse_json(data: bytes, *, file: Path, field: str) -> dict[str, Any]:
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
+        _check_directory(path)
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, struct.error, ValueError, NotImplementedError) as error:
         problem = "is no .s4d (not a zip, or truncated)"
         raise DataFormatError(problem, file=path, found=str(error)[:80], fix="copy or write the file again") from error
     except OSError as error:
         raise DataFormatError(f"cannot be read: {error.strerror}", file=path, fix="check the path") from error
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a list of members that would take much memory to read: zipfile reads it whole before anyone can look.
+
+    The end record must be the file's last 22 bytes (no comment after it), so that it is the one that zipfile reads.
+    """
+    with open(path, "rb") as file:
+        file.seek(-min(path.stat().st_size, _END + _LOCATOR + _END64), os.SEEK_END)
+        tail = file.read().rjust(_END + _LOCATOR + _END64, b"\0")
+    end64, locator, end = tail[:_END64], tail[_END64:-_END], tail[-_END:]
+    if not end.startswith(b"PK\x05\x06"):
+        raise zipfile.BadZipFile("no end record at the end")
+    size = struct.unpack_from("<I", end, 12)[0]
+    if locator.startswith(b"PK\x06\x07"):
+        size = struct.unpack_from("<Q", end64, 40)[0] if end64.startswith(b"PK\x06\x06") else MAX_DIRECTORY + 1
+    if size > MAX_DIRECTORY:
+        raise DataFormatError(
+            "lists too many members", file=path, found=f"{size} bytes of names", expected=f"<= {MAX_DIRECTORY}"
+        )
 
 
 def _checked(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:

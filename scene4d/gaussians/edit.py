@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from scene4d.types import Gaussians
 
 MAX_SCALE = 1e4
 MIN_SCALE = 1e-12
+SLACK = 1e-4
 
 
 def concatenate(sets: Sequence[Gaussians], *, renumber: bool = False) -> Gaussians:
@@ -86,25 +88,34 @@ def subsample(gaussians: Gaussians, num_gaussians: int, *, seed: int = 0) -> Gau
     return gaussians.pick(rows)
 
 
-def sanitize(gaussians: Gaussians, *, strict: bool = False) -> tuple[Gaussians, dict[str, int]]:
+def sanitize(
+    gaussians: Gaussians, *, strict: bool = False, file: str | os.PathLike | None = None
+) -> tuple[Gaussians, dict[str, int]]:
     """An unbatched set without impossible values, and how many rows each rule touched.
 
     Dropped: rows with a mean, scale, quaternion, opacity or colour that is not finite. Mended: scales outside
     [1e-12, 1e4] m, opacities outside [0, 1] (clamped), zero quaternions (identity), others normalised.
 
     Raises:
-        GaussianError: `strict` and anything was wrong (quaternions of another length are not).
+        GaussianError: `strict` and anything was wrong (quaternions of another length are not); names the first row.
     """
     g = gaussians
     fields = {"means": g.means, "quats": g.quats, "scales": g.scales, "opacities": g.opacities[..., None]}
     finite = {k: v.isfinite().all(-1) for k, v in fields.items()} | {"sh": g.sh.isfinite().all(-1).all(-1)}
-    counts = {f"{k}_not_finite": int((~v).sum()) for k, v in finite.items()}
-    counts["scales_out_of_range"] = int(((g.scales < MIN_SCALE) | (g.scales > MAX_SCALE)).any(-1).sum())
-    counts["opacities_out_of_range"] = int(((g.opacities < 0) | (g.opacities > 1)).sum())
-    counts["quats_zero"] = int((g.quats.norm(dim=-1) <= 1e-6).sum())
+    wrong = {f"{k}_not_finite": ~v for k, v in finite.items()}
+    # A limit that went through a file as a logarithm comes back a little beyond itself.
+    small, large = g.scales < MIN_SCALE * (1 - SLACK), g.scales > MAX_SCALE * (1 + SLACK)
+    wrong["scales_out_of_range"] = (small | large).any(-1) & finite["scales"]
+    wrong["opacities_out_of_range"] = (g.opacities < 0) | (g.opacities > 1)
+    wrong["quats_zero"] = g.quats.norm(dim=-1) <= 1e-6
+    counts = {k: int(v.sum()) for k, v in wrong.items()}
     counts = {k: v for k, v in counts.items() if v}
     if counts and strict:
-        raise GaussianError("impossible values", found=counts, expected="none", fix="read without strict to mend them")
+        name = next(iter(counts))
+        raise GaussianError(
+            "impossible values", file=file, field=name.split("_")[0], frame=int(wrong[name].nonzero()[0]),
+            found=counts, expected="none", fix="read without strict to mend them",
+        )  # fmt: skip
     good = torch.stack(list(finite.values())).all(0)
     if not bool(good.all()):
         g = g.pick(good)

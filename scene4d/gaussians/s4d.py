@@ -1,5 +1,7 @@
 """The .s4d file: a Scene4D with its cameras and actions in one stored zip, read lazily and trusted in nothing.
 
+docs/s4d.md is its specification.
+
 manifest.json           schema version, units, conventions, counts, provenance, SHA-256 of every other member
 base.safetensors        what does not change: the Gaussians at rest, their skin, the anchors, times
 frames/NNNN.safetensors what does: anchor poses (log_var, residual) of one instant
@@ -24,7 +26,8 @@ from torch import Tensor
 
 from scene4d.errors import DataFormatError, Scene4DError, ShapeError, VersionError
 from scene4d.files import atomic_file
-from scene4d.gaussians.container import list_members, parse_json, read_members
+from scene4d.gaussians.container import MAX_JSON, list_members, parse_json, read_members
+from scene4d.gaussians.s4d_rules import check_base, check_instants
 from scene4d.types import Cameras, Gaussians, Motion, Scene4D
 
 FORMAT, VERSION = "s4d", 1
@@ -42,6 +45,7 @@ CONVENTIONS = {
 }
 FIELDS = ("means", "quats", "scales", "opacities", "sh", "ids")
 SKIN = ("anchors", "skin_index", "skin_weights")
+MAX_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,14 @@ class S4DFile:
         """{name, unit, ...} of each action number; empty when unknown."""
         return list(self.manifest.get("action_spec") or [])
 
+    @property
+    def times(self) -> Tensor:
+        """Instants [*b t] s (no frame is read)."""
+        return _guarded(self.path, "times", lambda: self._checked_base()["times"])
+
     def base(self) -> Gaussians:
         """The Gaussians at rest (no frame is read)."""
-        return _guarded(self.path, "base", lambda: _gaussians(self._tensors("base.safetensors")[0]))
+        return _guarded(self.path, "base", lambda: _gaussians(self._checked_base()))
 
     def frame(self, index: int) -> Gaussians:
         """The Gaussians at instant `index`; reads base and that one frame."""
@@ -107,6 +116,8 @@ class S4DFile:
 
     def _scene(self, chosen: Sequence[int]) -> Scene4D:
         base, *instants = self._tensors("base.safetensors", *(frame_member(i) for i in chosen))
+        check_base(base, self.manifest)
+        check_instants(instants, base)
         axis = base["times"].ndim - 1  # of t, after the batch
 
         def over_time(name: str, *, if_none: Tensor | None = None) -> Tensor | None:
@@ -115,11 +126,6 @@ class S4DFile:
             return torch.stack([f[name] for f in instants], axis) if name in instants[0] else None
 
         no_poses = base["anchors"].new_zeros(*base["anchors"].shape[:-2], 0, base["anchors"].shape[-2], 7)
-        index = base["skin_index"]
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < base["anchors"].shape[-2]:
-            raise ShapeError(
-                "points outside the anchors", field="skin_index", found=[int(index.min()), int(index.max())]
-            )
         motion = Motion(
             **{k: base[k] for k in SKIN},
             world_from_rest=over_time("world_from_rest", if_none=no_poses),
@@ -136,6 +142,11 @@ class S4DFile:
             residual={n: over_time(f"residual/{n}") for n in names} or None,
             info=self.info,
         )
+
+    def _checked_base(self) -> dict[str, Tensor]:
+        base = self._tensors("base.safetensors")[0]
+        check_base(base, self.manifest)
+        return base
 
     def _bytes(self, members: Sequence[str]) -> list[bytes]:
         found = read_members(self.path, members)
@@ -170,7 +181,10 @@ def open_s4d(path: str | os.PathLike) -> S4DFile:
         raise DataFormatError("is no .s4d", file=path, field="format", found=manifest.get("format"), expected=FORMAT)
     if manifest.get("version") != VERSION:
         found = manifest.get("version")
-        raise VersionError("written by another version", file=path, field="version", found=found, expected=VERSION)
+        raise VersionError(
+            "written by another version", file=path, field="version", found=str(found)[:40], expected=VERSION,
+            fix="update scene4d, or write the file again with this one",
+        )  # fmt: skip
     listed, num_frames = manifest.get("members"), manifest.get("num_frames")
     if not isinstance(listed, dict) or not isinstance(manifest.get("info"), dict):
         raise DataFormatError("has no members or no info", file=path, field="manifest.json", fix="write it again")
@@ -266,9 +280,12 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 def _json(value: Any, path: str | os.PathLike, field: str) -> bytes:
     try:
-        return json.dumps(value, indent=1, allow_nan=False).encode()
+        data = json.dumps(value, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise DataFormatError("cannot be written as JSON", file=path, field=field, found=str(error)[:100]) from error
+    if len(data) > MAX_JSON:
+        raise DataFormatError("is too long", file=path, field=field, found=len(data), expected=f"<= {MAX_JSON} bytes")
+    return data
 
 
 def _json_from_camera(cameras: Cameras) -> dict[str, Any]:
@@ -280,6 +297,10 @@ def _json_from_camera(cameras: Cameras) -> dict[str, Any]:
 def _camera_from_json(fields: Mapping[str, Any]) -> Cameras:
     dtype = torch.float64 if fields.get("dtype") == "float64" else torch.float32
     viewmats, Ks = (torch.tensor(fields[k], dtype=dtype) for k in ("viewmats", "Ks"))
+    if not bool(viewmats.isfinite().all() and Ks.isfinite().all()):
+        raise ValueError("numbers beyond the range of a float")
+    if not all(1 <= int(fields[k]) <= MAX_SIDE for k in ("width", "height")):
+        raise ValueError(f"width and height of 1 to {MAX_SIDE} px")
     return Cameras(viewmats=viewmats, Ks=Ks, width=int(fields["width"]), height=int(fields["height"]))
 
 
