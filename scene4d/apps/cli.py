@@ -9,7 +9,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 
-from scene4d.errors import EXIT_INTERNAL, EXIT_RESOURCE, EXIT_USAGE, Scene4DError
+from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_RESOURCE, EXIT_USAGE, Scene4DError
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ VERBS = {
     ),
     "reconstruct": Verb(
         "reconstruct", "ReconstructOptions", "run_reconstruct", "recorded RGB-D video to a 4D scene (.s4d)"
+    ),
+    "check": Verb(
+        "check",
+        "CheckOptions",
+        "run_check",
+        "what a recording is, what is in it, what is wrong with it, and how to mend it",
+    ),
+    "convert": Verb(
+        "convert",
+        "ConvertOptions",
+        "run_convert",
+        "any recording to LeRobot v3 with meta/cameras.json, mended on the way",
     ),
     "train": Verb(
         "train", "TrainOptions", "run_train", "record, train and export a world model and its policy from one TOML file"
@@ -63,7 +75,10 @@ EVAL_VERBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns its exit code: 2 usage, 3 bad input, 4 resource, 5 numeric, 6 internal, 130 interrupted."""
+    """Run one verb; returns its exit code.
+
+    0 done, 2 usage, 3 bad input (also when `check` finds it so), 4 resource, 5 numeric, 6 internal, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json-errors" in arguments
     arguments = [a for a in arguments if a != "--json-errors"]
@@ -73,8 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         if found is None:
             return 0 if not arguments or arguments[0] in ("-h", "--help", "--version") else EXIT_USAGE
         verb, name, rest = found
-        print(json.dumps(_run(verb, name, rest)), flush=True)
-        return 0
+        result = _run(verb, name, rest)
+        print(json.dumps(result), flush=True)
+        return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
         print(json.dumps({"error": error.as_dict()}) if as_json else f"scene4d: {error.line()}", file=sys.stderr)
         return error.exit_code

@@ -17,7 +17,7 @@ from scene4d.errors import ConfigError, Scene4DError
 from scene4d.eval.reconstruct import holdout_report, split_frames
 from scene4d.gaussians.s4d import write_s4d
 from scene4d.lift.fit import FitConfig
-from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct
+from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct, reconstruct_pictures
 from scene4d.types import Episode, Recording, Scene4D
 
 
@@ -26,11 +26,13 @@ class ReconstructOptions:
     """Reconstruct a recording: static and moving matter, persistent ids, motion over time."""
 
     source: tyro.conf.Positional[Path]
-    """Folder of a recording (7-Scenes; images + depth + K + poses; RLBench; LeRobot v3 with meta/cameras.json)."""
+    """A recording: folder or file of any format that `scene4d check` knows."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.s4d")
     """File to write."""
     fit: bool = False
     """Refine the static part by rendering (minutes)."""
+    from_pictures: bool = False
+    """Use colour and poses alone: a splat trainer for still scenes without depth (minutes)."""
     holdout: str = ""
     """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown."""
     cameras: tuple[str, ...] = ()
@@ -58,22 +60,19 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     recording = chosen_recording(options)
     kept_camera, every = _holdout(options.holdout, recording.cameras)
     episode = read_chosen(recording, options)
-    try:
-        depth_cameras(episode, options.cameras or None)
-    except Scene4DError as error:
-        error.file = error.file or str(recording.path)
-        raise
+    usable = _usable_cameras(recording, episode, options)
     training = episode
     if every:
         index = torch.tensor(split_frames(len(episode.times), every=every)[0])
         training = episode.map(lambda x: x[index])
-    names = [n for n in depth_cameras(episode, options.cameras or None) if n != kept_camera]
+    names = [n for n in usable if n != kept_camera]
     if not names:
         raise ConfigError("leaves no camera", field="holdout", found=options.holdout, expected=list(recording.cameras))
     start = time.monotonic()
     with counter_shown("reconstructing") as count:
         config = ReconstructConfig(fit=FitConfig() if options.fit else None)
-        scene = reconstruct(training, cameras=names, config=config, progress=count)
+        make = reconstruct_pictures if options.from_pictures else reconstruct
+        scene = make(training, cameras=names, config=config, progress=count)
     seconds = time.monotonic() - start
     report: dict[str, Any] = {}
     if options.holdout:
@@ -97,6 +96,17 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
         "bytes": options.output.stat().st_size,
         **report,
     }
+
+
+def _usable_cameras(recording: Recording, episode: Episode, options: ReconstructOptions) -> list[str]:
+    """The cameras to reconstruct from, the held-out one included."""
+    if options.from_pictures:
+        return list(options.cameras or episode.views)
+    try:
+        return depth_cameras(episode, options.cameras or None)
+    except Scene4DError as error:
+        error.file = error.file or str(recording.path)
+        raise
 
 
 def chosen_recording(options: ReconstructOptions) -> Recording:

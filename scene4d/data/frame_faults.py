@@ -1,4 +1,4 @@
-"""What single frames show to be wrong: depth that stands for "not measured", black pictures, pictures that stand still."""
+"""What frames themselves show to be wrong: codes read as depth, black pictures, pictures that stand still."""
 
 from __future__ import annotations
 

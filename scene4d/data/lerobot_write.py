@@ -137,7 +137,7 @@ class _Writer:
             "features": self.features,
         }
         cameras = {name: camera.as_dict() for name, camera in self.cameras.items()}
-        stats = {name: _stats(np.concatenate(parts)) for name, parts in self.moments.items()}
+        stats = {name: _stats(np.concatenate(parts)) for name, parts in self.moments.items() if parts}
         for file, value in (
             (layout.INFO, info),
             (layout.CAMERAS, {"conventions": CONVENTIONS, "cameras": cameras}),
@@ -166,7 +166,7 @@ class _Writer:
         }
         columns = {}
         for name, values in numbers.items():
-            if values is None:
+            if values is None or name not in self.features:
                 continue
             values = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
             if name in self.moments:
@@ -199,7 +199,7 @@ class _Writer:
         if set(columns) != expected:
             found = sorted(set(columns) ^ expected)
             raise DataFormatError("holds other data than the first", field="episode", frame=number, found=found)
-        for name in ("action", "observation.state"):
+        for name in {"action", "observation.state"} & expected:
             width = len(columns[name][0])
             if width != self.features[name]["shape"][0]:
                 expected_width = self.features[name]["shape"][0]
@@ -224,6 +224,8 @@ def _features(episode: Episode, *, cameras: Mapping[str, CameraEntry], fps: floa
         "timestamp": {"dtype": "float32", "shape": [1], "names": None},
     }
     features |= {name: {"dtype": "int64", "shape": [1], "names": None} for name in _INDEX_COLUMNS}
+    # A recording without a robot has neither; a feature of no columns would be none.
+    features = {name: feature for name, feature in features.items() if feature["shape"] != [0]}
     if episode.rewards is not None:
         features["next.reward"] = {"dtype": "float32", "shape": [1], "names": None}
     if episode.success is not None:

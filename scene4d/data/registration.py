@@ -1,4 +1,4 @@
-"""Does depth lie on colour? Where depth jumps, colour tends to change: the shift that makes most of that is the true one.
+"""Does depth lie on colour? Where depth jumps, colour tends to change: the shift that makes most of that is right.
 
 Needs neither poses nor a second view, but pictures with outlines; where there are too few, it says nothing.
 """

@@ -98,6 +98,11 @@ def lift_nearest(frames: Frames, camera: Cameras) -> Frames:
     return drawn.replace(rgb=fill_nearest(rgb, covered))
 
 
+def nearest_picture(frames: Frames, camera: Cameras) -> Frames:
+    """The picture of the nearest training view [m] as it is, Frames []: what can be shown without any geometry."""
+    return frames[int(nearest_views(frames.cameras, camera, num=1))].replace(cameras=camera)
+
+
 @dataclass(frozen=True)
 class HoldoutCase:
     """One view that was kept back: its name, second, target Frames [] and the Frames [m] that were not kept back."""
@@ -114,7 +119,7 @@ def holdout_cases(episode: Episode, *, holdout: int | str) -> list[HoldoutCase]:
     For a held-out camera, and for several cameras, the training frames of a case are those of its own instant or of
     the training instants next to it, because the scene may move; a single camera's are all its other frames.
     """
-    names = [n for n, f in episode.views.items() if f.depth is not None]
+    names = [n for n, f in episode.views.items() if f.depth is not None] or list(episode.views)
     count = episode.batch_shape[0]
     if isinstance(holdout, str):
         if holdout not in episode.views or not [n for n in names if n != holdout]:
@@ -153,27 +158,24 @@ def holdout_report(
     Returns:
         {holdout: {psnr, psnr_sensor, psnr_sensor_gain, ssim, depth_absrel, views: {name: the same}},
         baseline: {three_nearest: the same, lift: the same}}, JSON-ready; null where the held-out view has no depth.
+        Without any depth the baseline is {nearest: the same}.
     """
     at = scene.at if isinstance(scene, Scene4D) else scene
-    rows: dict[str, dict[str, dict]] = {"holdout": {}, "three_nearest": {}, "lift": {}}
     cases = holdout_cases(episode, holdout=holdout)
+    measured = any(frames.depth is not None for frames in episode.views.values())
+    peers = {"three_nearest": three_nearest, "lift": lift_nearest} if measured else {"nearest": nearest_picture}
+    rows: dict[str, dict[str, dict]] = {name: {} for name in ("holdout", *peers)}
     with torch.no_grad():
         for done, case in enumerate(cases):
             camera = case.target.cameras
-            drawn = {
-                "holdout": render(at(case.time), camera),
-                "three_nearest": three_nearest(case.training, camera),
-                "lift": lift_nearest(case.training, camera),
-            }
+            drawn = {name: draw(case.training, camera) for name, draw in peers.items()}
+            drawn["holdout"] = render(at(case.time), camera)
             for method, frames in drawn.items():
                 rows[method][case.name] = view_report(frames, case.target)
             if progress is not None:
                 progress(done + 1, len(cases))
     tables = {method: _mean_report(views) for method, views in rows.items()}
-    return {
-        "holdout": tables["holdout"],
-        "baseline": {"three_nearest": tables["three_nearest"], "lift": tables["lift"]},
-    }
+    return {"holdout": tables["holdout"], "baseline": {name: tables[name] for name in peers}}
 
 
 def view_report(frames: Frames, target: Frames) -> dict[str, float | None]:

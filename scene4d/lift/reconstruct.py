@@ -17,6 +17,7 @@ from scene4d.lift.backdrop import backdrop_shell
 from scene4d.lift.compare import VIOLATED, compare, sight_from_frames
 from scene4d.lift.fit import FitConfig, fit_gaussians
 from scene4d.lift.fuse import FuseConfig, fuse_static
+from scene4d.lift.splats import SplatConfig, splats_from_images
 from scene4d.lift.stream import SceneStream, StreamConfig
 from scene4d.render.render import render
 from scene4d.types import Episode, Frames, Gaussians, Motion, Scene4D
@@ -40,6 +41,8 @@ class ReconstructConfig:
     """Gaussians of a far shell behind streamed scenes, so that holes show a likely colour; 0 = none."""
     fit: FitConfig | None = None
     """Refine the static part by rendering (minutes); None = do not."""
+    splats: SplatConfig = field(default_factory=SplatConfig)
+    """The path for posed pictures without depth."""
 
 
 def reconstruct(
@@ -84,23 +87,51 @@ def reconstruct(
     return scene if config.fit is None else _fitted(scene, flat, config=config.fit, progress=progress)
 
 
+def reconstruct_pictures(
+    episode: Episode,
+    *,
+    cameras: Sequence[str] | None = None,
+    config: ReconstructConfig | None = None,
+    progress: Progress | None = None,
+) -> Scene4D:
+    """The scene of an episode [t] from posed pictures alone, taken to be static; depth is not looked at. Minutes.
+
+    Args, Returns: as `reconstruct`; the cameras must have one size.
+    Raises:
+        DataFormatError: no such camera, or no valid frame. CalibrationError: too few places. NumericsError.
+    """
+    config = config or ReconstructConfig()
+    names = _known(episode, cameras or list(episode.views))
+    instants = episode.valid.nonzero()[:, 0]
+    if len(instants) == 0:
+        raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
+    frames = episode.stacked(names).map(lambda x: x[instants].flatten(0, 1))  # [m]
+    splats = splats_from_images(frames.replace(depth=None, extras={}), config=config.splats, progress=progress)
+    scene = static_scene(splats, episode.times[instants].to(torch.float64))
+    return scene.replace(info={"model": "pictures"})
+
+
+def _known(episode: Episode, cameras: Sequence[str]) -> list[str]:
+    missing = [n for n in cameras if n not in episode.views]
+    if missing:
+        raise DataFormatError("no such camera", field="cameras", found=missing, expected=list(episode.views))
+    return list(cameras)
+
+
 def depth_cameras(episode: Episode, cameras: Sequence[str] | None = None) -> list[str]:
     """The views named, or all that have depth.
 
     Raises:
         DataFormatError: no such view. DepthError: one named, or all, have no depth.
     """
-    missing = [n for n in cameras or () if n not in episode.views]
-    if missing:
-        raise DataFormatError("no such camera", field="cameras", found=missing, expected=list(episode.views))
-    names = [n for n in cameras or episode.views if episode.views[n].depth is not None]
+    names = [n for n in _known(episode, cameras or list(episode.views)) if episode.views[n].depth is not None]
     if not names or (cameras and len(names) < len(cameras)):
         without = [n for n, f in episode.views.items() if f.depth is None]
         raise DepthError(
             "has no depth",
             field="cameras",
             found=without,
-            fix="choose RGB-D cameras with --cameras, or add depth images to the recording",
+            fix="choose RGB-D cameras with --cameras, add depth images, or use --from-pictures (still scenes)",
         )
     return names
 

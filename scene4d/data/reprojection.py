@@ -1,0 +1,115 @@
+"""Do views agree? Depth of one view carried into another: how far off it lands, in space and in colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from scene4d.geometry.camera import invert_rigid, pixel_centres, project, transform_points
+
+DEPTH_TOLERANCE = 0.06  # relative: depth that is further off than this belongs to something else, or is wrong
+SHADE_TOLERANCE = 1.5  # local standard deviations of grey
+BLUR = 5
+EVERY = 4
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of one image size, each with depth: viewmats [n 4 4], Ks [n 3 3], depth [n h w] m, shade [n h w]."""
+
+    viewmats: Tensor
+    Ks: Tensor
+    depth: Tensor
+    shade: Tensor
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How q pixels of the first view of p pairs fare in the second.
+
+    cost [p q] in 0..1: 0 = there is the same surface of the same shade, 1 = not, or the pixel left the image;
+    covered [p q]: the second view measured depth there; known [p q]: the cost says something (the first view measured
+    depth, and the second one too where the pixel landed inside); metres [p q]: difference of depth where covered.
+    """
+
+    cost: Tensor
+    covered: Tensor
+    known: Tensor
+    metres: Tensor
+    relative: Tensor
+
+
+def local_shade(rgb: Tensor) -> Tensor:
+    """Grey [n h w] of colour [n h w 3], with the mean of its surroundings taken off and their deviation divided out.
+
+    Exposure, vignetting and white balance differ between views of one scene; what stands out locally does not.
+    """
+    grey = rgb.mean(-1)[:, None]
+    pooled = lambda x: avg_pool2d(x, 2 * BLUR + 1, stride=1, padding=BLUR, count_include_pad=False)
+    mean = pooled(grey)
+    deviation = (pooled(grey**2) - mean**2).clamp_min(0).sqrt()
+    return ((grey - mean) / (deviation + 0.02))[:, 0]
+
+
+def agreement(views: Views, pairs: Tensor) -> Agreement:
+    """Carry every fourth pixel of the first view of each pair [p 2] into the second, and compare."""
+    first, second = views_at(views, pairs[:, 0]), views_at(views, pairs[:, 1])
+    thin = (slice(None), slice(EVERY // 2, None, EVERY), slice(EVERY // 2, None, EVERY))
+    measured = first.depth[thin].flatten(1) > 0
+    height, width = views.depth.shape[-2:]
+    centres = pixel_centres(width, height, like=views.depth)[thin[1:]].flatten(0, 1)
+    rays = torch.cat([centres, torch.ones_like(centres[:, :1])], -1) @ torch.linalg.inv(first.Ks).transpose(-1, -2)
+    points = transform_points(invert_rigid(first.viewmats), rays * first.depth[thin].flatten(1)[..., None])
+    pixels, z = project(points, second.viewmats, second.Ks)
+    inside = (z > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
+    there, weight, shade = _sampled(second, torch.nan_to_num(pixels))
+    covered = measured & inside & (weight > 0.5)
+    metres = torch.where(covered, (z - there).abs(), 0.0)
+    relative = torch.where(covered, metres / torch.minimum(z, there).clamp_min(1e-9), 0.0)
+    off = (relative / DEPTH_TOLERANCE).clamp(max=1)
+    paler = ((first.shade[thin].flatten(1) - shade).abs() / SHADE_TOLERANCE).clamp(max=1)
+    same = torch.where(off < 1, 0.5 * off + 0.5 * paler, 1.0)
+    return Agreement(
+        cost=torch.where(covered, same, 1.0),
+        covered=covered,
+        known=measured & (covered | ~inside),
+        metres=metres,
+        relative=relative,
+    )
+
+
+def views_at(views: Views, index: Tensor) -> Views:
+    """The views of an index [p]."""
+    return Views(views.viewmats[index], views.Ks[index], views.depth[index], views.shade[index])
+
+
+def centres_of(viewmats: Tensor) -> Tensor:
+    """Camera centres [n 3] in the world."""
+    return invert_rigid(viewmats)[:, :3, 3]
+
+
+def _sampled(views: Views, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth, the share of it that was measured, and shade at pixels [p q 2], between the four nearest centres."""
+    height, width = views.depth.shape[-2:]
+    x, y = (pixels[..., 0] - 0.5).clamp(0, width - 1), (pixels[..., 1] - 0.5).clamp(0, height - 1)
+    left, top = x.floor().clamp(max=width - 2), y.floor().clamp(max=height - 2)
+    flat_depth, flat_shade = views.depth.flatten(1), views.shade.flatten(1)
+    depth, weight, shade = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    nearest_depth, nearest = torch.zeros_like(x), torch.zeros_like(x)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            share = (1 - (x - left - dx).abs()) * (1 - (y - top - dy).abs())
+            index = ((top + dy) * width + left + dx).long()
+            value = flat_depth.gather(1, index)
+            shade += share * flat_shade.gather(1, index)
+            depth += torch.where(value > 0, share / value.clamp_min(1e-9), 0)
+            weight += torch.where(value > 0, share, 0)
+            closer = share > nearest
+            nearest, nearest_depth = torch.where(closer, share, nearest), torch.where(closer, value, nearest_depth)
+    mixed = weight / depth.clamp_min(1e-12)  # the inverse of depth is linear across a plane's image
+    # Between two surfaces there is none half way: take the nearest pixel's.
+    broken = (mixed - nearest_depth).abs() > 0.03 * nearest_depth
+    return torch.where(broken & (nearest_depth > 0), nearest_depth, mixed), weight, shade
