@@ -47,6 +47,9 @@ VERBS = {
         "run_convert",
         "any recording to LeRobot v3 with meta/cameras.json, mended on the way",
     ),
+    "repair": Verb(
+        "repair", "RepairOptions", "run_repair", "keep what is whole of a LeRobot data set that was cut short"
+    ),
     "train": Verb(
         "train", "TrainOptions", "run_train", "record, train and export a world model and its policy from one TOML file"
     ),
@@ -61,12 +64,18 @@ VERBS = {
         "a scene or splats to .ply, points, .npz flow, depth .png, .mp4 or a .glb / .obj mesh",
     ),
     "act": Verb("act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
-    "eval": Verb("evaluate", "", "", "measure: eval forecast | eval policy"),
+    "eval": Verb("evaluate", "", "", "measure: eval reconstruct | eval forecast | eval policy"),
     "doctor": Verb(
         "doctor", "DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
     ),
 }
 EVAL_VERBS = {
+    "reconstruct": Verb(
+        "evaluate_reconstruct",
+        "EvalReconstructOptions",
+        "run_eval_reconstruct",
+        "reconstruction quality on held-out views, motion and identity beside the baselines",
+    ),
     "forecast": Verb(
         "evaluate", "EvalForecastOptions", "run_eval_forecast", "forecast quality against copying and constant velocity"
     ),

@@ -16,6 +16,7 @@ from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
 from scene4d.eval.reconstruct import holdout_report, split_frames
 from scene4d.gaussians.s4d import write_s4d
+from scene4d.lift.estimated_depth import DepthEstimator, episode_with_depth
 from scene4d.lift.fit import FitConfig
 from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct, reconstruct_pictures
 from scene4d.types import Episode, Recording, Scene4D
@@ -33,6 +34,8 @@ class ReconstructOptions:
     """Refine the static part by rendering (minutes)."""
     from_pictures: bool = False
     """Use colour and poses alone: a splat trainer for still scenes without depth (minutes)."""
+    depth_weights: Path | None = None
+    """Folder of a Hugging Face depth estimator (safetensors) for recordings without depth; needs the extra [depth]."""
     holdout: str = ""
     """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown."""
     cameras: tuple[str, ...] = ()
@@ -60,6 +63,8 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     recording = chosen_recording(options)
     kept_camera, every = _holdout(options.holdout, recording.cameras)
     episode = read_chosen(recording, options)
+    if options.depth_weights is not None:
+        episode = episode_with_depth(episode, DepthEstimator(str(options.depth_weights)))
     usable = _usable_cameras(recording, episode, options)
     training = episode
     if every:

@@ -92,5 +92,5 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=file, fix="was the data set copied whole?") from error
     except (pa.ArrowException, OSError) as error:
-        fix = "the recording was not finalised or the file was cut short: copy it again or record it again"
+        fix = "not finalised, or cut short: copy it again, or keep what is whole: scene4d repair SRC -o DST"
         raise DataFormatError("is no parquet file", file=file, found=error, fix=fix) from error

@@ -21,7 +21,7 @@ from scene4d.data.window_config import WindowConfig
 from scene4d.data.window_set import WindowSet
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.geometry.camera import unproject
-from scene4d.types import Gaussians
+from scene4d.lift.unproject import lift_frames
 
 SMALL = {"size": (20, 15), "scaling": "none"}
 
@@ -280,26 +280,12 @@ def test_ten_thousand_recordings_are_enumerated_from_metadata_alone():
         split_recordings(many[:1], held_out=0.5)
 
 
-def lift_depth(frames):
-    """Every measured pixel becomes a small Gaussian."""
-    points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)[frames.depth > 0]
-    one = torch.ones(len(points), 1)
-    return Gaussians(
-        means=points,
-        quats=one * torch.tensor([[1.0, 0, 0, 0]]),
-        scales=0.01 * one.expand(-1, 3),
-        opacities=one[:, 0],
-        sh=(frames.rgb[frames.depth > 0])[:, None],
-        extras={"confidence": one},
-    )
-
-
 def test_scenes_are_lifted_once_and_read_ever_after(tmp_path):
     calls = []
 
     def lift(frames):
         calls.append(frames.batch_shape)
-        return lift_depth(frames)
+        return lift_frames(frames)
 
     def make(key="v1"):
         cache = LiftedScenes(tmp_path / "scenes", lift, key=key)
