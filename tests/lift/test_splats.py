@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scene4d.errors import CalibrationError
+from scene4d.errors import CalibrationError, DepthError
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
+from scene4d.lift.reconstruct import ReconstructConfig, reconstruct, reconstruct_pictures
 from scene4d.lift.relocate import relocated
 from scene4d.lift.splats import SplatConfig, focus_and_extent, splats_from_images
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
-from scene4d.types import Cameras, Frames, Gaussians
+from scene4d.types import Cameras, Episode, Frames, Gaussians
 
 SIZE = 48
 
@@ -88,3 +89,17 @@ def test_the_same_seed_gives_the_same_bits():
     config = SplatConfig(steps=60, num_start=400, max_gaussians=600, every=10, ssim_crop=32, max_seconds=None)
     first, second = (splats_from_images(frames, config=config) for _ in range(2))
     assert torch.equal(first.means, second.means) and torch.equal(first.sh, second.sh)
+
+
+def test_an_episode_of_pictures_becomes_a_still_scene():
+    frames = pictures(ring_of_cameras(5))
+    episode = Episode(
+        views={"phone": frames}, times=torch.arange(5, dtype=torch.float64), valid=torch.ones(5, dtype=torch.bool),
+        actions=torch.zeros(5, 0), proprio=torch.zeros(5, 0), info={},
+    )  # fmt: skip
+    config = ReconstructConfig(splats=SplatConfig(steps=30, num_start=300, max_gaussians=300, ssim_weight=0.0))
+    with pytest.raises(DepthError, match="--from-pictures"):
+        reconstruct(episode, config=config)
+    scene = reconstruct_pictures(episode, config=config)
+    assert 0 < scene.base.num_gaussians <= 300 and torch.equal(scene.times, episode.times)
+    assert float(scene.flow(0.0, 4.0)[0].abs().max()) == 0.0
