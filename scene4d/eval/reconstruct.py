@@ -98,6 +98,15 @@ def lift_nearest(frames: Frames, camera: Cameras) -> Frames:
     return drawn.replace(rgb=fill_nearest(rgb, covered))
 
 
+def drawn_with_surface_depth(gaussians: Gaussians, camera: Cameras) -> Frames:
+    """Frames [] whose depth is that of the surface where half of the light stops.
+
+    The mean depth of all that is blended lies between a surface and what shines through its seams, far shells too.
+    """
+    frames = render(gaussians, camera, extras=("depth_median",))
+    return frames.replace(depth=frames.extras["depth_median"][..., 0], extras={})
+
+
 def nearest_picture(frames: Frames, camera: Cameras) -> Frames:
     """The picture of the nearest training view [m] as it is, Frames []: what can be shown without any geometry."""
     return frames[int(nearest_views(frames.cameras, camera, num=1))].replace(cameras=camera)
@@ -169,7 +178,7 @@ def holdout_report(
         for done, case in enumerate(cases):
             camera = case.target.cameras
             drawn = {name: draw(case.training, camera) for name, draw in peers.items()}
-            drawn["holdout"] = render(at(case.time), camera)
+            drawn["holdout"] = drawn_with_surface_depth(at(case.time), camera)
             for method, frames in drawn.items():
                 rows[method][case.name] = view_report(frames, case.target)
             if progress is not None:
