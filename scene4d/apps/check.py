@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import tyro
 
 from scene4d.apps.progress import counter_shown
-from scene4d.data.calibration_check import CalibrationReport, check_calibration
 from scene4d.data.detect import open_recordings
-from scene4d.data.finding import Finding, finding_of
-from scene4d.data.inspect import GUESSED, describe, note_findings, read_through, sample_findings
-from scene4d.data.sample import read_sample
+from scene4d.data.diagnose.calibration_check import CalibrationReport, check_calibration
+from scene4d.data.diagnose.finding import Finding, finding_of
+from scene4d.data.diagnose.inspect import GUESSED, describe, note_findings, read_through, sample_findings
+from scene4d.data.diagnose.sample import read_sample
 from scene4d.errors import CalibrationError, ConfigError, Scene4DError
 from scene4d.types import Recording
 
@@ -140,7 +140,7 @@ def _decode(told: dict[Finding, list[int]], recordings: Sequence[Recording]) -> 
 
 def _format(recording: Recording) -> str:
     """What it lies in; a converted recording's own `source` says where it comes from."""
-    from scene4d.data.lerobot import LeRobotRecording
+    from scene4d.data.formats.lerobot import LeRobotRecording
 
     if isinstance(recording, LeRobotRecording):
         return f"LeRobot {recording.info['version']}"

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scene4d.data.lerobot import write_lerobot
+from scene4d.data.formats.lerobot import write_lerobot
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.sim import rig
 from scene4d.sim.metaworld import MetaWorldSim, record_episode

@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scene4d.data.array_folders import is_array_folder, open_array_folder
-from scene4d.data.colmap import is_colmap, open_colmap
-from scene4d.data.rgbd import is_images_depth, is_seven_scenes, open_images_depth, open_seven_scenes
-from scene4d.data.rgbd_open3d import is_open3d, open_open3d
-from scene4d.data.rgbd_replica import is_replica, open_replica
-from scene4d.data.rgbd_scannet import is_scannet, open_scannet
-from scene4d.data.rgbd_tum import is_tum, open_tum
-from scene4d.data.rig import is_rig, open_rig
-from scene4d.data.rlbench import is_rlbench, open_rlbench
-from scene4d.data.rlds import is_tfrecord, open_rlds
+from scene4d.data.formats.array_folders import is_array_folder, open_array_folder
+from scene4d.data.formats.colmap import is_colmap, open_colmap
+from scene4d.data.formats.rgbd import is_images_depth, is_seven_scenes, open_images_depth, open_seven_scenes
+from scene4d.data.formats.rgbd_open3d import is_open3d, open_open3d
+from scene4d.data.formats.rgbd_replica import is_replica, open_replica
+from scene4d.data.formats.rgbd_scannet import is_scannet, open_scannet
+from scene4d.data.formats.rgbd_tum import is_tum, open_tum
+from scene4d.data.formats.rig import is_rig, open_rig
+from scene4d.data.formats.rlbench import is_rlbench, open_rlbench
+from scene4d.data.formats.rlds import is_tfrecord, open_rlds
+from scene4d.data.formats.transforms import is_transforms, open_transforms, open_transforms_file
 from scene4d.data.sidecar import TEMPLATE, Supplied
-from scene4d.data.transforms import is_transforms, open_transforms, open_transforms_file
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Recording
 
@@ -103,7 +103,7 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[Recording] | None
     libraries of their own load only where they are needed.
     """
     if (folder / "meta" / "info.json").is_file():
-        from scene4d.data.lerobot import open_lerobot
+        from scene4d.data.formats.lerobot import open_lerobot
 
         return open_lerobot(folder, supplied=supplied)
     for known, opened in LAYOUTS:
@@ -122,11 +122,11 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[Recording] | None
 def _open_file(path: Path, supplied: Supplied) -> Sequence[Recording] | None:
     """The recordings of a file, or None when its kind is unknown."""
     if path.suffix.lower() in (".h5", ".hdf5"):
-        from scene4d.data.hdf5_layouts import open_hdf5
+        from scene4d.data.formats.hdf5_layouts import open_hdf5
 
         return open_hdf5(path, supplied=supplied)
     if path.suffix.lower() == ".mcap":
-        from scene4d.data.mcap import open_mcap
+        from scene4d.data.formats.mcap import open_mcap
 
         return open_mcap(path)
     if path.name.startswith("transforms") and path.suffix == ".json":

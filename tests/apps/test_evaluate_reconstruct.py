@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scene4d.apps.evaluate_reconstruct import EvalReconstructOptions, run_eval_reconstruct
-from scene4d.data.lerobot import write_lerobot
+from scene4d.data.formats.lerobot import write_lerobot
 from scene4d.errors import ConfigError
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.sim.synthetic import Box, cast_boxes

@@ -1,0 +1,1 @@
+"""Foreign formats in, one file each: every reader gives a `Recording`."""

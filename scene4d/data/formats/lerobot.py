@@ -1,0 +1,308 @@
+"""LeRobot data sets v2.0 to v3.0 with meta/cameras.json, read lazily: metadata at once, images when asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scene4d.data.calibration import checked_poses
+from scene4d.data.depth_codec import LogDepth, decode_color, decode_depth, decode_segments
+from scene4d.data.formats import lerobot_layout as layout
+from scene4d.data.formats.lerobot_index import EpisodeIndex, read_index
+from scene4d.data.formats.lerobot_tables import images_of, numbers_of, open_parquet, times_of
+from scene4d.data.formats.lerobot_write import write_lerobot
+from scene4d.data.frame_table import FrameTable, Pictures, TableReader, View
+from scene4d.data.images import checked_depth
+from scene4d.data.pictures import VideoFrames
+from scene4d.data.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied, find_cameras
+from scene4d.data.video import iterate_frames
+from scene4d.errors import DataFormatError, DepthError
+
+__all__ = ["LeRobotRecording", "open_lerobot", "write_lerobot"]
+
+_STATE, _ACTION, _POSES = "observation.state", "action", "observation.segment_poses"
+_REWARD, _SUCCESS = "next.reward", "next.success"
+MAX_NAMES = 10_000
+_WANTED = (_STATE, _ACTION, _POSES, _REWARD, _SUCCESS)
+
+
+def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLIED) -> list[LeRobotRecording]:
+    """The episodes of a LeRobot data set (v2.0, v2.1 or v3.0); only metadata is read.
+
+    Raises:
+        DataFormatError: meta/ is incomplete or contradicts itself or the tables.
+        VersionError: another version of the format.
+        CalibrationError: meta/cameras.json is missing (says how to supply it) or impossible.
+        SecurityError: a path leads out of the folder.
+    """
+    root = Path(path)
+    info = layout.read_info(root)
+    index = read_index(root, info)
+    sizes = layout.image_sizes(info)
+    if supplied.fov_deg is not None:  # no file names the cameras: only those whose videos are there are meant
+        sizes = {k: v for k, v in sizes.items() if index.has_images(0, k)}
+    cameras, known = find_cameras(
+        [root / layout.CAMERAS],
+        sizes=sizes,
+        columns=info["features"],
+        supplied=supplied,
+        what="the LeRobot format",
+    )
+    if index.missing:
+        known = {**known, "missing_episodes": list(index.missing)}
+    data = _Dataset(index=index, cameras=cameras, known=known)
+    return [LeRobotRecording(path=str(root), _data=data, _row=row) for row in range(len(index.table))]
+
+
+@dataclass(frozen=True)
+class LeRobotRecording(TableReader):
+    """One episode of a data set on disk."""
+
+    path: str
+    _data: _Dataset = field(repr=False)
+    _row: int = field(repr=False)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Calibrated cameras."""
+        return tuple(self._data.cameras)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(width, height) px of each camera."""
+        return {name: (entry.width, entry.height) for name, entry in self._data.cameras.items()}
+
+    @property
+    def depth_cameras(self) -> tuple[str, ...]:
+        """Cameras with depth."""
+        return tuple(name for name, entry in self._data.cameras.items() if entry.depth)
+
+    @property
+    def num_frames(self) -> int:  # type: ignore[override]
+        """Frames of this episode."""
+        return int(self._data.index.value(self._row, "length"))
+
+    @property
+    def fps(self) -> float:  # type: ignore[override]
+        """Frames a second."""
+        return float(self._data.index.info["fps"])
+
+    @property
+    def info(self) -> dict[str, Any]:  # type: ignore[override]
+        """What was written with the episode, else what the format itself says."""
+        return self._data.episode_info(self._row)
+
+    def table(self, cameras: Sequence[str]) -> FrameTable:
+        """The episode's columns, those of these cameras included."""
+        return self._data.frame_table(self._row, cameras=cameras)
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    index: EpisodeIndex
+    cameras: Mapping[str, CameraEntry]
+    known: Mapping[str, Any]
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        return self.index.info["features"]
+
+    def episode_info(self, row: int) -> dict[str, Any]:
+        """JSON-ready facts of an episode."""
+        known = {
+            "robot": self.index.info.get("robot_type"),
+            "source": "lerobot",
+            "version": self.index.info["codebase_version"],
+            "action_spec": self._spec(_ACTION),
+            "proprio_spec": self._spec(_STATE),
+            "task": (self.index.value(row, "tasks") or list(self.index.tasks.values()) or [""])[0],
+        }
+        try:
+            own = json.loads(self.index.value(row, "scene4d/info") or "{}")
+        except json.JSONDecodeError:
+            own = {}
+        own = own if isinstance(own, dict) else {}
+        return {**known, **own, **self.known, "episode_index": self.index.value(row, "episode_index")}
+
+    def _spec(self, name: str) -> list[dict[str, Any]]:
+        feature = self.features.get(name, {})
+        width, names = (feature.get("shape") or [0])[0], feature.get("names")
+        if isinstance(names, dict):
+            names = [n for group in names.values() for n in (group if isinstance(group, list) else [group])]
+        names = names if isinstance(names, list) and len(names) == width else range(min(width, MAX_NAMES))
+        return [{"name": str(name), "unit": None, "frame": None} for name in names]
+
+    def frame_table(self, row: int, *, cameras: Sequence[str]) -> FrameTable:
+        """The columns of one episode; videos are looked up, not decoded."""
+        entries = {name: self.cameras[name] for name in cameras}
+        table, file = self._table(row, entries)
+        notes: dict[str, Any] = {}
+        views = {name: self._view(row, entry, table=table, file=file, notes=notes) for name, entry in entries.items()}
+        poses = self._column(table, _POSES, file=file)
+        segments = self.index.value(row, "scene4d/num_segments")
+        return FrameTable(
+            views=views,
+            times=times_of(table, fps=float(self.index.info["fps"]), file=file),
+            actions=self._column(table, _ACTION, file=file),
+            proprio=self._column(table, _STATE, file=file),
+            rewards=self._column(table, _REWARD, file=file),
+            success=self._column(table, _SUCCESS, file=file),
+            segment_poses=poses[:, :segments] if poses is not None and segments else poses,
+            notes=notes,
+        )
+
+    def _column(self, table: pa.Table, name: str, *, file: Path) -> np.ndarray | None:
+        if name not in self.features:
+            return None
+        values = numbers_of(table, name, shape=self.features[name]["shape"], file=file)
+        return values.reshape(len(values), -1) if name in (_ACTION, _STATE) else values
+
+    def _table(self, row: int, entries: Mapping[str, CameraEntry]) -> tuple[pa.Table, Path]:
+        """The rows of one episode with the columns needed, and where they come from."""
+        file = self.index.data_file(row)
+        source = open_parquet(file)
+        wanted = list(_WANTED)
+        for entry in entries.values():
+            wanted += [entry.rgb, entry.depth, entry.segments, entry.viewmats]
+        stored = [n for n in wanted if n in self.features and self.features[n].get("dtype") != "video"]
+        missing = [name for name in stored if name not in source.schema_arrow.names]
+        if missing:
+            raise DataFormatError("a column is missing", file=file, field=missing[0], found=source.schema_arrow.names)
+        if source.metadata.num_rows != self.index.rows_in_file(row):
+            lengths, total = self.index.rows_in_file(row), self.index.info["total_frames"]
+            found = f"{source.metadata.num_rows} rows, lengths of its episodes {lengths}, total_frames {total}"
+            raise DataFormatError("the numbers of frames differ", file=file, field="length", found=found)
+        keys = ("episode_index", "frame_index", "timestamp")
+        columns = [name for name in (*keys, *stored) if name in source.schema_arrow.names]
+        number, length = self.index.value(row, "episode_index"), self.index.value(row, "length")
+        try:
+            table = source.read_row_groups(_groups(source, number), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise DataFormatError("cannot be read", file=file, found=error, fix="copy the file again") from error
+        if "episode_index" in columns:
+            table = table.filter(pc.equal(table["episode_index"], number))
+        index = table["frame_index"].to_numpy() if "frame_index" in columns else np.arange(len(table))
+        if len(index) != length or not np.array_equal(index, np.arange(len(index))):
+            raise DataFormatError(
+                "the frames of an episode are not all there",
+                file=file,
+                field="frame_index",
+                found=f"{len(index)} rows of episode {number}, frame_index {index[:3]}...",
+                expected=f"0..{length - 1}",
+            )
+        return table, file
+
+    def _view(self, row: int, entry: CameraEntry, *, table: pa.Table, file: Path, notes: dict[str, Any]) -> View:
+        viewmats, usable = entry.viewmat, None
+        if viewmats is None:
+            viewmats = numbers_of(table, entry.viewmats, shape=[4, 4], file=file)
+            names = [str(i) for i in range(len(viewmats))]
+            rigid, usable = checked_poses(viewmats.astype(np.float64), names=names, file=file)
+            viewmats = viewmats if usable.all() else np.where(usable[:, None, None], viewmats, rigid)
+        size = (entry.width, entry.height)
+        column = lambda name: _Column(table[name], kind="color", size=size, file=file)
+        depth = None
+        if entry.depth is not None:
+            depth = self._depth(row, entry, table=table, file=file, notes=notes)
+        return View(
+            size=size,
+            Ks=entry.K,
+            viewmats=viewmats,
+            color=self._video(row, entry.rgb, notes=notes) if self._is_video(entry.rgb) else column(entry.rgb),
+            depth=depth,
+            segments=None
+            if entry.segments is None
+            else _Column(table[entry.segments], kind="segments", size=size, file=file),
+            lens=entry.lens,
+            usable=None if usable is None or usable.all() else usable,
+        )
+
+    def _is_video(self, name: str) -> bool:
+        return self.features[name].get("dtype") == "video"
+
+    def _video(self, row: int, key: str, *, notes: dict[str, Any]) -> VideoFrames:
+        frames, found = self.index.video(row, key)
+        for name, values in found.items():
+            notes[name] = {**notes.get(name, {}), **values}
+        return frames
+
+    def _depth(self, row: int, entry: CameraEntry, *, table: pa.Table, file: Path, notes: dict[str, Any]) -> Pictures:
+        if not self._is_video(entry.depth):
+            size = (entry.width, entry.height)
+            return _Column(table[entry.depth], kind="depth", size=size, file=file, unit=entry.depth_unit)
+        said = layout.video_entry(self.features[entry.depth])
+        values = {k: said[k] for k in ("depth_min", "depth_max", "shift", "use_log") if k in said}
+        if not layout.is_depth_map(self.features[entry.depth]):
+            where = {"file": self.index.root / layout.INFO, "field": f"features.{entry.depth}"}
+            fix = 'name a depth feature in cameras.json, or write "is_depth_map": true if it is one'
+            raise DepthError("is a video but no depth map", **where, fix=fix)
+        raw = str(said.get("pix_fmt", "")).startswith("gray16")
+        codec = None if raw else LogDepth(**values)
+        if codec is not None and not (0 <= codec.depth_min < codec.depth_max and codec.depth_min + codec.shift > 0):
+            where = {"file": self.index.root / layout.INFO, "field": f"features.{entry.depth}.depth_min"}
+            raise DepthError("is no range of depth", **where, found=values, expected="0 <= depth_min < depth_max")
+        return DepthVideo(self._video(row, entry.depth, notes=notes), codec=codec, unit=entry.depth_unit)
+
+
+@dataclass(frozen=True)
+class DepthVideo:
+    """Depth in a high-bit-depth video: LeRobot's 12-bit codes, or plain steps of `unit` metres where codec is None."""
+
+    video: VideoFrames
+    codec: LogDepth | None
+    unit: float = 0.001
+
+    def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
+        """z-depth [h w] float32 m."""
+        places = self.video.places(frames)
+        for place, codes in zip(places, iterate_frames(self.video.path, places, codes=True), strict=True):
+            metres = codes * np.float32(self.unit) if self.codec is None else self.codec.decode(codes)
+            yield checked_depth(np.where(codes == 65535, 0, metres), file=self.video.path, frame=str(place))
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Encoded images of a table."""
+
+    column: pa.ChunkedArray
+    kind: str
+    size: tuple[int, int]
+    file: Path
+    unit: float = 1.0
+
+    def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
+        pixels = {"size": self.size, "file": self.file}
+        for data in images_of(self.column.take(pa.array(list(frames))), name=self.kind, file=self.file):
+            match self.kind:
+                case "color":
+                    yield decode_color(data, **pixels)
+                case "depth":
+                    yield decode_depth(data, unit=self.unit, **pixels)
+                case _:
+                    yield decode_segments(data, **pixels)
+
+
+def _groups(source: Any, number: int) -> list[int]:
+    """Row groups that can hold an episode, by their statistics."""
+    names = source.schema_arrow.names
+    if "episode_index" not in names:
+        return list(range(source.metadata.num_row_groups))
+    kept = []
+    for k in range(source.metadata.num_row_groups):
+        stats = source.metadata.row_group(k).column(_leaf(source, "episode_index")).statistics
+        if stats is None or not stats.has_min_max or stats.min <= number <= stats.max:
+            kept.append(k)
+    return kept
+
+
+def _leaf(source: Any, name: str) -> int:
+    paths = [source.metadata.schema.column(i).path for i in range(source.metadata.num_columns)]
+    return paths.index(name)

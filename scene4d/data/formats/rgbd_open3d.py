@@ -1,0 +1,99 @@
+"""Open3D reconstruction folders: color/ (or image/), depth/, an intrinsic JSON (column by column), a trajectory.
+
+Trajectories are camera-to-world (.log) or camera-from-world (.json), OpenCV axes. K counts pixels by their index, so
+half a pixel is added.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from scene4d.data.calibration import inverse_poses
+from scene4d.data.formats.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, rgbd_recording
+from scene4d.data.frame_table import TableRecording
+from scene4d.data.json_files import matrix_of, number_in, read_json
+from scene4d.errors import CalibrationError, DataFormatError, DepthError
+
+COLOR_FOLDERS = ("color", "image", "rgb")
+K_FILES = ("camera_intrinsic.json", "intrinsic.json", "camera.json")
+TRAJECTORIES = ("trajectory.log", "scene/trajectory.log", "trajectory.json", "camera_trajectory.json")
+PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+
+
+def is_open3d(folder: Path) -> bool:
+    """Whether a folder holds an Open3D intrinsic file or trajectory beside depth/."""
+    return (folder / "depth").is_dir() and any((folder / name).is_file() for name in (*K_FILES, *TRAJECTORIES))
+
+
+def open_open3d(folder: Path) -> TableRecording:
+    """Open an Open3D folder; images and depth go together in the order of their names.
+
+    Raises:
+        DataFormatError: no images, or a table that cannot be read. DepthError: no depth.
+        CalibrationError: no or impossible intrinsics or trajectory.
+    """
+    images = next((folder / name for name in COLOR_FOLDERS if (folder / name).is_dir()), folder / COLOR_FOLDERS[0])
+    colors, depths = _pictures(images), _pictures(folder / "depth")
+    if not colors:
+        raise DataFormatError("holds no images", file=images, expected=list(COLOR_FOLDERS))
+    if len(depths) != len(colors):
+        raise DepthError(
+            "images and depth differ in number", file=folder / "depth", field="depth", found=len(depths),
+            expected=len(colors), fix="give one depth image a colour image",
+        )  # fmt: skip
+    need_all(depths, folder, error=DepthError, what="depth", fix="give one depth image a colour image")
+    file = next((folder / name for name in K_FILES if (folder / name).is_file()), None)
+    if file is None:
+        fix = 'write {"width", "height", "intrinsic_matrix": [fx 0 0 0 fy 0 cx cy 1]}'
+        raise CalibrationError("no intrinsics", file=folder / K_FILES[0], field="K of camera", fix=fix)
+    values = read_json(file, fix="save it with open3d.io.write_pinhole_camera_intrinsic")
+    K = matrix_of(values.get("intrinsic_matrix"))
+    if K.shape not in ((9,), (3, 3)):
+        raise CalibrationError("is no 3x3 matrix", file=file, field="intrinsic_matrix", found=K.shape, expected=9)
+    K = K.reshape(3, 3).T if K.ndim == 1 else K
+    scale = number_in(values, "depth_scale", file=file, default=1000.0)
+    if not scale > 0:
+        raise DepthError("is no depth scale", file=file, field="depth_scale", found=scale, expected="steps a metre")
+    poses = _trajectory(folder, count=len(colors))
+    files = RGBDFiles(
+        names=[p.stem for p in colors], colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale
+    )
+    return rgbd_recording(folder, files, K=K + PIXEL_CENTRE, K_file=file, source="Open3D")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+
+
+def _trajectory(folder: Path, *, count: int) -> np.ndarray:
+    """World-from-camera [t 4 4]."""
+    path = next((folder / name for name in TRAJECTORIES if (folder / name).is_file()), None)
+    if path is None:
+        fix = "write trajectory.log: for each image a line of three numbers, then its 4x4 camera-to-world matrix"
+        raise CalibrationError("no poses", file=folder / TRAJECTORIES[0], field="pose", fix=fix)
+    if path.suffix == ".json":
+        rows = read_json(path, fix="save it with open3d.io.write_pinhole_camera_trajectory").get("parameters")
+        rows = rows if isinstance(rows, list) else []
+        flat = [matrix_of(row.get("extrinsic") if isinstance(row, dict) else None) for row in rows]
+        if any(m.shape != (16,) for m in flat):
+            raise CalibrationError("is no list of matrices", file=path, field="extrinsic", expected="16 numbers each")
+        poses = inverse_poses(np.array(flat).reshape(-1, 4, 4).swapaxes(1, 2))
+    else:
+        try:
+            words = path.read_text().split()
+            numbers = np.array(words, np.float64)
+        except (OSError, ValueError) as error:
+            raise DataFormatError("cannot be read as numbers", file=path, found=str(error)[:80]) from error
+        if len(numbers) % 19:
+            raise DataFormatError(
+                "is no trajectory", file=path, found=f"{len(numbers)} numbers", expected="3 + 16 each"
+            )
+        poses = numbers.reshape(-1, 19)[:, 3:].reshape(-1, 4, 4)
+    if len(poses) != count:
+        raise CalibrationError(
+            "images and poses differ in number", file=path, field="pose", found=len(poses), expected=count,
+            fix="give one pose an image",
+        )  # fmt: skip
+    return poses

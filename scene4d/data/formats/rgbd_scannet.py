@@ -1,0 +1,82 @@
+"""ScanNet folders as exported by its reader: color/N.jpg, depth/N.png, pose/N.txt, intrinsic/.
+
+Depth is smaller than colour and has its own K; the two cameras stand so close that the data set counts them as one.
+Colour is reduced to depth's size, and K is depth's. A pose of -inf means that tracking was lost: the frame is dropped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from scene4d.data.calibration import read_numbers
+from scene4d.data.formats.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, pose_from, rgbd_recording
+from scene4d.data.frame_table import TableRecording
+from scene4d.data.images import image_size
+from scene4d.errors import CalibrationError, DataFormatError, DepthError
+
+MAX_SCALE_ERROR = 0.03
+
+
+def is_scannet(folder: Path) -> bool:
+    """Whether a folder holds color/ and pose/."""
+    return (folder / "color").is_dir() and (folder / "pose").is_dir()
+
+
+def open_scannet(folder: Path) -> TableRecording:
+    """Open an exported ScanNet scene.
+
+    Raises:
+        DataFormatError: no images. DepthError: no depth.
+        CalibrationError: no or impossible intrinsics or poses, or K of colour and depth that do not belong together.
+    """
+    found = [p for p in (folder / "color").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise DataFormatError("holds no images", file=folder / "color", expected="0.jpg, 1.jpg, ...")
+    colors = sorted(found, key=lambda p: (len(p.stem), p.stem))
+    depths = [folder / "depth" / f"{p.stem}.png" for p in colors]
+    poses = [folder / "pose" / f"{p.stem}.txt" for p in colors]
+    need_all(depths, folder, error=DepthError, what="depth", fix="export depth images too")
+    need_all(poses, folder, error=CalibrationError, what="pose", fix="export the poses too")
+    colored, size = image_size(colors[0]), image_size(depths[0])
+    K, K_file = _intrinsics(folder, "depth" if size != colored else "color", "depth")
+    if size != colored:
+        _check_scale(folder, K, colored=colored, size=size)
+    files = RGBDFiles(
+        names=[p.stem for p in colors],
+        colors=colors,
+        depths=depths,
+        world_from_cam=np.stack([pose_from(p) for p in poses]),
+        depth_size=size,
+    )
+    return rgbd_recording(folder, files, K=K, K_file=K_file, source="ScanNet")
+
+
+def _intrinsics(folder: Path, *kinds: str) -> tuple[np.ndarray, Path]:
+    """K [3 3] of the first kind of camera that there is a file for."""
+    places = [folder / where / f"intrinsic_{kind}.txt" for kind in kinds for where in ("intrinsic", "")]
+    for path in places:
+        if path.is_file():
+            return read_numbers(path, what="4x4")[:3, :3], path
+    fix = "export the intrinsics too: a 4x4 matrix with fx 0 cx / 0 fy cy in pixels"
+    raise CalibrationError("no intrinsics", file=places[0], field="K of camera", fix=fix)
+
+
+def _check_scale(folder: Path, K: np.ndarray, *, colored: tuple[int, int], size: tuple[int, int]) -> None:
+    """Colour's K, reduced to depth's size, must be depth's K: else one cannot stand in for the other."""
+    try:
+        color_K, path = _intrinsics(folder, "color")
+    except CalibrationError:
+        return
+    reduced = color_K[:2] * np.array([[size[0] / colored[0]], [size[1] / colored[1]]])
+    apart = np.abs(reduced - K[:2])[[0, 1, 0, 1], [0, 1, 2, 2]] / [size[0], size[1], size[0], size[1]]
+    if not (apart < MAX_SCALE_ERROR).all():
+        raise CalibrationError(
+            "colour and depth do not see the same: depth is not aligned to colour",
+            file=path,
+            field="K of camera",
+            found=np.round(reduced, 1).tolist(),
+            expected=np.round(K[:2], 1).tolist(),
+            fix="register depth to the colour camera first",
+        )

@@ -1,0 +1,1 @@
+"""Training windows over many recordings: chosen, normalised, augmented, sharded, resumable."""
