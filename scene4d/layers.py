@@ -45,10 +45,11 @@ class Rotary(nn.Module):
 
 
 def turn_pairs(x: Tensor, table: Tensor) -> Tensor:
-    """Heads [*b heads l d] turned by the angles of a `Rotary` table [*b l d/2 2]."""
-    cos, sin = table.unsqueeze(-4).unbind(-1)  # [*b 1 l d/2]
-    even, odd = x.chunk(2, -1)
-    return torch.cat([even * cos - odd * sin, even * sin + odd * cos], -1)
+    """Heads [*b heads l d] turned by the angles of a `Rotary` table [*b l d/2 2]: neighbouring channels are a pair."""
+    # One complex product is several times as fast as the four real ones that it stands for; there is none in bfloat16.
+    wide = x if x.dtype.itemsize >= 4 else x.float()
+    angles = torch.view_as_complex(table.to(wide.dtype)).unsqueeze(-3)  # [*b 1 l d/2]
+    return torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * angles).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -189,7 +190,7 @@ class Block(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 def sinusoidal_embedding(values: Tensor, dim: int, *, shortest: float = 0.01, longest: float = 10.0) -> Tensor:

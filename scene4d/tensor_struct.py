@@ -58,6 +58,11 @@ class TensorStruct:
         """Stack equal-shaped items along a new batch axis."""
         return stack_all(list(items), dim)
 
+    @classmethod
+    def cat(cls, items: Sequence[Self], dim: int = 0) -> Self:
+        """Put items behind one another along a batch axis that they have."""
+        return joined_all(list(items), lambda tensors: torch.cat(tensors, dim))
+
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
@@ -71,12 +76,17 @@ def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
 
 def stack_all(items: list[Any], dim: int) -> Any:
     """Stack equal-shaped tensors, nouns or dictionaries of them; what holds no tensor is taken from the first."""
+    return joined_all(items, lambda tensors: torch.stack(tensors, dim))
+
+
+def joined_all(items: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Join tensors, nouns or dictionaries of them, tensor by tensor."""
     first = items[0]
     if isinstance(first, Tensor):
-        return torch.stack(items, dim)
+        return join(items)
     if isinstance(first, TensorStruct):
-        values = {f.name: stack_all([getattr(i, f.name) for i in items], dim) for f in dataclasses.fields(first)}  # type: ignore[arg-type]
+        values = {f.name: joined_all([getattr(i, f.name) for i in items], join) for f in dataclasses.fields(first)}  # type: ignore[arg-type]
         return type(first)(**values)
     if isinstance(first, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in first.values()):
-        return {k: stack_all([i[k] for i in items], dim) for k in first}
+        return {k: joined_all([i[k] for i in items], join) for k in first}
     return first

@@ -17,8 +17,9 @@ class State(TensorStruct):
     """What a world model knows at one moment.
 
     memory: Gaussians [*b n] in the world now; skin: Motion that hangs them on the anchors (t = past steps, last = now);
-    past: Latent [*b p l], oldest first; past_actions [*b p a]; proprio [*b p q]; time [*b] s;
-    context: task, action_spec, proprio_spec, cameras, robot.
+    past: Latent [*b p l], oldest first; past_actions [*b p a]; proprio [*b q]; time [*b] s;
+    context: task, action_spec, proprio_spec, cameras, robot, step_seconds; past_proprio [*b p q], before proprio, and
+    past_valid [*b p] bool, False before anything is known.
     """
 
     memory: Gaussians
@@ -44,7 +45,8 @@ class Forecast(TensorStruct):
 
     latent: Latent [*b h l c]; world_from_now [*b h l 7] rigid motion of each anchor's matter since now;
     log_var [*b h l 6]; present [*b h l] probability of existing; actions [*b h a];
-    heads {reward, success, done: [*b h]}.
+    heads {reward, success, done: [*b h], proprio [*b h q]}: success at the step and success by the step (done) as
+    probabilities; a model may lack any.
     """
 
     latent: Latent
@@ -71,6 +73,11 @@ class Forecast(TensorStruct):
 class WorldModel(Protocol):
     """Forecasts how a scene evolves under actions."""
 
+    @property
+    def horizon(self) -> int:
+        """Most steps of one forecast."""
+        ...
+
     def observe(
         self,
         scene: Scene4D,
@@ -83,8 +90,20 @@ class WorldModel(Protocol):
         """Start from, or correct with, what has been seen up to now."""
         ...
 
-    def predict(self, state: State, *, actions: Tensor, steps: int = 4, seeds: Sequence[int] = (0,)) -> Forecast:
-        """The next h steps under `actions` [*b h a]; one sample a seed; `steps` of the sampler."""
+    def predict(
+        self,
+        state: State,
+        *,
+        actions: Tensor | None = None,
+        future: Tensor | None = None,
+        steps: int = 4,
+        seeds: Sequence[int] = (0,),
+    ) -> Forecast:
+        """The next h steps; one sample a seed; `steps` of the sampler.
+
+        Given `actions` [*b h a]: what they do. Given `future` [*b h l 7], the motion of the anchors since now: the
+        actions that bring it about. Given neither: actions of the model's own choice, and what they do.
+        """
         ...
 
     def advance(self, state: State, forecast: Forecast, *, num_steps: int) -> State:

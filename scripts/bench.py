@@ -171,20 +171,24 @@ def measure(call: Call, *, seconds: float, device: str = "cpu") -> dict[str, flo
         times.append(1e3 * (time.perf_counter() - start))
     tenths = statistics.quantiles(times, n=10)
     values = dict(min=min(times), median=statistics.median(times), p10=tenths[0], p90=tenths[-1])
-    return {**{f"{name}_ms": round(value, 3) for name, value in values.items()}, "repeats": len(times), "rise_mb": rise}
+    return {
+        **{f"{name}_ms": round(value, 3) for name, value in values.items()},
+        "repeats": len(times),
+        "rise_mb": round(rise, 1),
+    }
 
 
-def _status_mb(key: str) -> int:
+def _status_mb(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(key))
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(key))
 
 
-def resident_mb() -> int:
-    """Resident memory of this process now (Linux)."""
+def resident_mb() -> float:
+    """Memory of this process that is in RAM now, in MB (Linux)."""
     return _status_mb("VmRSS")
 
 
-def peak_mb() -> int:
+def peak_mb() -> float:
     """Its peak since `reset_peak`."""
     return _status_mb("VmHWM")
 

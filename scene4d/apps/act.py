@@ -52,11 +52,12 @@ def run_act(options: ActOptions) -> dict[str, Any]:
             "holds no action head", file=options.weights, field="policy", fix="train with a [policy] section"
         )
     file = open_s4d(options.scene)
+    scene = file.scene()
     result = plan_actions(
         models,
-        file.scene(),
+        scene,
         task=options.task,
-        proprio=_proprio(options, file),
+        proprio=_proprio(options, file, scene),
         past_actions=file.actions,
         info={**file.info, "action_spec": file.action_spec},
         seed=options.seed,
@@ -87,7 +88,7 @@ def plan_actions(
     Args:
         models: with an action head.
         task: name of a task the head was trained on, or words of it.
-        proprio: [p] at that instant.
+        proprio: [p] at that instant, or [t p] up to it: how the robot answered tells where it goes.
         past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
         info: action_spec and proprio_spec, where they differ from what the models were trained with.
         forecast: whether the head also looks at the forecast.
@@ -96,24 +97,25 @@ def plan_actions(
     """
     head, info = models.policy, dict(info or {})
     context = {**models.info.get("context", {}), **{k: info[k] for k in ("action_spec", "proprio_spec") if info.get(k)}}
-    name = task_from_text(task, models.info.get("policy_tasks") or models.info.get("tasks") or [])
+    name = task_from_text(task, models.tasks)
     past = observed_part(scene)
     now = float(past.times[-1])
-    views, features = render_views(past.at(now), hand=proprio[:3], size=head.config.view_size), None
+    way = proprio if proprio.ndim > 1 else proprio[None]
+    views, features = render_views(past.at(now), hand=way[-1, :3], size=head.config.view_size), None
     width = head.config.action_dim
     if forecast:
-        rest = proprio.new_zeros(1, width)  # where nothing is known of the past, the robot rested
+        rest = way.new_zeros(1, width)  # where nothing is known of the past, the robot rested
         done = rest if past_actions is None else past_actions[: past.times.shape[-1] - 1].to(rest)
         views, features = views_with_forecast(
             views,
             scene=past,
             world_model=models.dynamics,
             past_actions=done if len(done) else rest,
-            proprio=proprio[None],
+            proprio=way,
             context={**context, "task": name},
             horizon=models.dynamics.config.horizon,
         )
-    actions = head.act(views, features=features, proprio=proprio, task=name, seed=seed)
+    actions = head.act(views, features=features, proprio=way[-1], task=name, seed=seed)
     names, units = spec_columns(context.get("action_spec") or [], width=width)
     return {
         "actions": [[round(float(x), 5) for x in row] for row in actions],
@@ -174,12 +176,18 @@ def _words(text: str) -> set[str]:
     return {w for w in words if not (w[0] == "v" and w[1:].isdigit())}
 
 
-def _proprio(options: ActOptions, file: S4DFile) -> Tensor:
+def _proprio(options: ActOptions, file: S4DFile, scene: Scene4D) -> Tensor:
     values = options.proprio if options.proprio is not None else file.info.get("proprio")
     if values is None:
         fix = "add --proprio X Y Z OPENING (hand in m, gripper opening in m)"
         raise DataFormatError("holds no robot state", file=options.scene, field="info.proprio", fix=fix)
-    values = torch.tensor(values, dtype=torch.float32)
-    if values.ndim == 2:  # one row an observed instant
-        values = values[-1]
-    return values
+    return proprio_up_to_now(values, scene)
+
+
+def proprio_up_to_now(values: Sequence[Any], scene: Scene4D) -> Tensor:
+    """The robot's states [t p] up to the last observed instant, from those of all instants, or from that one's [p]."""
+    rows = torch.tensor(values, dtype=torch.float32)
+    if rows.ndim == 1:
+        return rows[None]
+    observed = int(scene.observed.nonzero().max()) if bool(scene.observed.any()) else 0
+    return rows[: observed + 1]

@@ -48,7 +48,10 @@ VERBS = {
         "any recording to LeRobot v3 with meta/cameras.json, mended on the way",
     ),
     "repair": Verb(
-        "repair", "RepairOptions", "run_repair", "keep what is whole of a LeRobot data set that was cut short"
+        "repair",
+        "RepairOptions",
+        "run_repair",
+        "keep what is whole of a LeRobot data set or MCAP file that was cut short",
     ),
     "train": Verb(
         "train", "TrainOptions", "run_train", "record, train and export a world model and its policy from one TOML file"
@@ -64,7 +67,13 @@ VERBS = {
         "a scene or splats to .ply, points, .npz flow, depth .png, .mp4 or a .glb / .obj mesh",
     ),
     "act": Verb("act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
-    "eval": Verb("evaluate", "", "", "measure: eval reconstruct | eval forecast | eval policy"),
+    "view": Verb(
+        "view", "ViewOptions", "run_view", "a scene in the browser: time, cameras, flow, the agent at work in it"
+    ),
+    "serve": Verb(
+        "serve", "ServeOptions", "run_serve", "the agent behind HTTP on this machine, for robots and simulators"
+    ),
+    "eval": Verb("evaluate", "", "", "measure: eval reconstruct | eval forecast | eval policy | eval plan"),
     "doctor": Verb(
         "doctor", "DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
     ),
@@ -77,9 +86,15 @@ EVAL_VERBS = {
         "reconstruction quality on held-out views, motion and identity beside the baselines",
     ),
     "forecast": Verb(
-        "evaluate", "EvalForecastOptions", "run_eval_forecast", "forecast quality against copying and constant velocity"
+        "evaluate",
+        "EvalForecastOptions",
+        "run_eval_forecast",
+        "forecast quality beside copying, constant velocity and exact motion",
     ),
     "policy": Verb("evaluate", "EvalPolicyOptions", "run_eval_policy", "success of the action head in closed loop"),
+    "plan": Verb(
+        "evaluate_plan", "EvalPlanOptions", "run_eval_plan", "success of planning to goal scenes, without a policy"
+    ),
 }
 
 
@@ -95,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         found = _find(arguments)
         if found is None:
-            return 0 if not arguments or arguments[0] in ("-h", "--help", "--version") else EXIT_USAGE
+            return 0  # what was asked for was help
         verb, name, rest = found
         result = _run(verb, name, rest)
         print(json.dumps(result), flush=True)
@@ -148,7 +163,7 @@ def _usage(verbs: dict[str, Verb], prefix: str, asked: str) -> None:
     if not wants_help:
         lines.append(f"scene4d: no such verb: {asked}")
     print("\n".join(lines), file=sys.stdout if wants_help else sys.stderr)
-    if prefix and not wants_help:
+    if not wants_help:
         raise SystemExit(EXIT_USAGE)
 
 

@@ -13,25 +13,28 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from scene4d.apps.progress import counter_shown
-from scene4d.data import lerobot_layout as layout
 from scene4d.data.depth_codec import DEPTH_UNIT
 from scene4d.data.detect import open_recordings
+from scene4d.data.diagnose.mend import MendedRecording, parse_mend
+from scene4d.data.diagnose.sample import small_size
+from scene4d.data.formats import lerobot_layout as layout
+from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.formats.lerobot_join import join_lerobot, must_match
 from scene4d.data.json_files import read_json
-from scene4d.data.lerobot import write_lerobot
-from scene4d.data.lerobot_join import join_lerobot, must_match
-from scene4d.data.mend import MendedRecording, parse_mend
-from scene4d.errors import EXIT_INPUT, ConfigError, DataFormatError, ResourceError, Scene4DError
+from scene4d.data.stretches import read_in_stretches
+from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
 from scene4d.files import atomic_file
 from scene4d.types import Episode, Recording
 
 COARSE_UNIT = 1e-3  # m a step where depth reaches further than the fine unit
-HEADROOM = 1.5  # later episodes may reach further than the first
+HEADROOM = 1.5  # other frames and episodes may reach further than the sample of the first
+SAMPLES = 16
 FINE_REACH = 65535 * DEPTH_UNIT
 
 
@@ -59,8 +62,10 @@ class ConvertOptions:
     """Metres a step of depth; 0 = 0.0001 where it reaches far enough, else 0.001."""
     calibration: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A cameras.json that lies elsewhere."""
-    fit: str = ""
-    """What to do with calibration of another picture size: scale or crop."""
+    fit: Literal["none", "scale", "crop"] = "none"
+    """What to do with calibration of another picture size: refuse it, or say how the pictures were made."""
+    resync: Literal["none", "nearest"] = "none"
+    """Place frames on an even grid by their times, where those are uneven, doubled or out of order."""
     workers: int = 1
     """Processes."""
 
@@ -73,6 +78,9 @@ class ConvertOptions:
         ):
             if not good:
                 raise ConfigError("is out of range", field=name, found=getattr(self, name))
+        if self.fps and self.resync != "none":
+            fix = "leave out --fps: the grid has the rate of the recording"
+            raise ConfigError("say two different things about times", field="fps, resync", fix=fix)
 
     def job(self) -> dict[str, Any]:
         """What an unfinished run must agree on to be continued."""
@@ -202,10 +210,15 @@ def _write_part(options: ConvertOptions, index: int, first: Path | None) -> Scen
     draft = part.with_name(f"draft-{part.name}")
     try:
         recording = _opened(options)[index]
-        episode = _read(recording, options)
-        unit = _depth_unit(options, episode, first)
+        fps, unit = options.fps or _rate(options), _depth_unit(options, recording, first)
         shutil.rmtree(draft, ignore_errors=True)
-        write_lerobot(draft, [episode], fps=options.fps or _rate(options), depth_unit=unit)
+        try:
+            write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=unit)
+        except DepthError:
+            if first is not None or options.depth_unit or unit == COARSE_UNIT:
+                raise
+            # The sample did not show how far the first recording reaches.
+            write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=COARSE_UNIT)
         if first is not None:
             must_match(first, draft)
         draft.rename(part)
@@ -216,30 +229,33 @@ def _write_part(options: ConvertOptions, index: int, first: Path | None) -> Scen
     return None
 
 
-def _read(recording: Recording, options: ConvertOptions) -> Episode:
-    episode = recording.read(cameras=options.cameras or None, size=options.size)
-    if not episode.valid.all():
-        episode = episode[episode.valid]
-    if not len(episode.times):
-        raise DataFormatError("no frame is valid", file=recording.path, field="frames")
-    if not options.segments:
-        views = {
-            n: f.replace(extras={k: v for k, v in f.extras.items() if k != "segments"})
-            for n, f in episode.views.items()
-        }
-        episode = episode.replace(views=views)
-    if options.fps:
-        episode = episode.replace(times=torch.arange(len(episode.times), dtype=torch.float64) / options.fps)
-    return episode
+def _stretches(recording: Recording, options: ConvertOptions) -> Iterator[Episode]:
+    """The recording as it is to be written, one stretch of frames after another."""
+    done = 0
+    for episode in read_in_stretches(recording, cameras=options.cameras or None, size=options.size):
+        if not options.segments:
+            views = {
+                n: f.replace(extras={k: v for k, v in f.extras.items() if k != "segments"})
+                for n, f in episode.views.items()
+            }
+            episode = episode.replace(views=views)
+        if options.fps:
+            count = int(episode.valid.sum())
+            times = episode.times.clone()
+            times[episode.valid] = torch.arange(done, done + count, dtype=torch.float64) / options.fps
+            episode, done = episode.replace(times=times), done + count
+        yield episode
 
 
-def _depth_unit(options: ConvertOptions, episode: Episode, first: Path | None) -> float:
+def _depth_unit(options: ConvertOptions, recording: Recording, first: Path | None) -> float:
     if options.depth_unit:
         return options.depth_unit
     if first is not None:
         cameras = read_json(first / layout.CAMERAS, fix="")["cameras"]
         return next((c["depth_unit"] for c in cameras.values() if "depth_unit" in c), DEPTH_UNIT)
-    reach = max((float(f.depth.max()) for f in episode.views.values() if f.depth is not None), default=0.0)
+    stride = max(1, recording.num_frames // SAMPLES)
+    sample = recording.read(stride=stride, cameras=options.cameras or None, size=small_size(recording))
+    reach = max((float(f.depth.max()) for f in sample.views.values() if f.depth is not None), default=0.0)
     return DEPTH_UNIT if reach * HEADROOM <= FINE_REACH else COARSE_UNIT
 
 
@@ -251,7 +267,8 @@ def _rate(options: ConvertOptions) -> float:
 @functools.lru_cache(maxsize=1)
 def _opened(options: ConvertOptions) -> list[Recording]:
     mends = tuple(parse_mend(text) for text in options.fix)
-    recordings = open_recordings(options.source, cameras=options.calibration, fit=options.fit or None)
+    fit, resync = (None if choice == "none" else choice for choice in (options.fit, options.resync))
+    recordings = open_recordings(options.source, cameras=options.calibration, fit=fit, resync=resync)
     return [MendedRecording(r, mends) for r in recordings] if mends else recordings
 
 

@@ -156,7 +156,7 @@ def choose_actions(models: Models, story: Story) -> dict:
         models,
         story.past,
         task=str(info.get("task", "")),
-        proprio=story.episode.proprio[now],
+        proprio=story.episode.proprio[: now + 1],
         past_actions=story.episode.actions[:now],
         info=info,
     )

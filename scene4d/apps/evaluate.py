@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scene4d.apps.agent import agent_maker
 from scene4d.apps.build.models import load_models
+from scene4d.apps.build.pixels import load_pixels
 from scene4d.apps.pictures import colour_picture, enlarge
 from scene4d.apps.progress import counter_shown
 from scene4d.apps.render import write_pictures
+from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, evaluate_policy
-from scene4d.eval.forecast import KEYS, ForecastEvalConfig, evaluate_forecast
-from scene4d.eval.forecasters import ConstantVelocity, CopyLast, ModelForecaster, PastStream
+from scene4d.eval.forecast import ForecastEvalConfig, evaluate_forecast
+from scene4d.eval.forecast_table import KEYS, printed_table
+from scene4d.eval.forecasters import ConstantVelocity, CopyLast, ExactFlow, ModelForecaster, PastStream
+from scene4d.eval.model_checks import check_futures, check_rollout, check_sampling
+from scene4d.eval.pixel_forecaster import PixelForecaster
+from scene4d.eval.robot_forecaster import WithRobot
+from scene4d.types import Episode, Recording
+from scene4d.worldmodel import Forecaster, WorldModel
 
-FIRST_TEST_SEED = 2000
+FIRST_START, LAST_START = 8, 32
+PRINTED = (KEYS[:6], KEYS[6:11], KEYS[11:])
 
 
 @dataclass(frozen=True)
 class EvalForecastOptions:
-    """Forecast recorded-on-the-fly episodes and score them against copying and constant velocity."""
+    """Forecast recorded-on-the-fly episodes; score them against copying, constant velocity, exact motion, 2D video."""
 
     tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
     """Meta-World tasks."""
@@ -30,6 +43,25 @@ class EvalForecastOptions:
     """A weights file; by default the shipped one."""
     sampler_steps: int = 4
     """Steps of the diffusion sampler."""
+    windows: int = 4
+    """Moments of each episode that are forecast from, spread over its frames 8 to 32."""
+    horizons: tuple[int, ...] = (1, 4, 8, 12)
+    """Steps ahead that are scored."""
+    size: int = 64
+    """Width and height of the pictures in px; flow figures need 128."""
+    inputs: tuple[str, ...] = ("left", "right")
+    """Cameras that the forecasters see, such as left gripper; front and top never are."""
+    episodes: tuple[Path, ...] = ()
+    """Recordings to forecast instead of simulated episodes; --tasks and --seeds then say nothing, and what needs exact
+    motion is left out."""
+    novel: tuple[str, ...] = ("front", "top")
+    """Cameras that are scored and never an input; training may have aimed at their pictures."""
+    pixels_weights: Path | None = None
+    """Weights of the 2D baseline (scene4d train CONFIG --pixels): adds its row."""
+    robot: bool = False
+    """Add the row of the model whose robot moves as its kinematic model says (simulated episodes only)."""
+    deep: bool = False
+    """Check the model itself too: 4 sampling steps against 32, intervals, several futures, a rollout of 150 steps."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +81,131 @@ class EvalPolicyOptions:
 
 
 def run_eval_forecast(options: EvalForecastOptions) -> dict:
-    """Returns {horizon: {"1": {psnr, ..., copy_last: {...}, constant_velocity: {...}}, ...}, tasks, windows, seeds}."""
+    """Returns {horizon: {"1": {psnr, ..., copy_last: {...}, ...}, ...}, tasks, windows, seeds, size, inputs, deep}.
+
+    With recordings, `episodes` (their paths) stand in place of seeds.
+    """
     models = load_models(options.weights)
-    stream = PastStream()
-    forecasters = [
-        ModelForecaster(models.dynamics, stream, steps=options.sampler_steps),
+    config = forecast_config(options)
+    stream = PastStream(options.inputs)
+    forecasters = forecasters_of(models.dynamics, stream, options=options)
+    record = None
+    if options.episodes:
+        recordings = [r for path in options.episodes for r in open_recordings(path)]
+        config = dataclasses.replace(config, tasks=("recorded",), seeds=tuple(range(len(recordings))))
+        record = functools.partial(read_recorded, recordings)
+    oracles = [functools.partial(exact_flow, stream, memory) for memory in (False, True)]
+    with counter_shown("forecasting") as progress:
+        result = evaluate_forecast(
+            forecasters, config=config, past_stream=stream, oracles=oracles, record=record, progress=progress
+        )
+    for keys in PRINTED:
+        print(printed_table(result["horizon"], keys=keys), end="\n\n")
+    if options.deep:
+        result["deep"] = deep_checks(models.dynamics, config, steps=options.sampler_steps)
+        print(json.dumps(result["deep"], indent=1))
+    # Recordings have no seeds, and the tasks of the options are not theirs.
+    told = {"episodes": [str(p) for p in options.episodes]} if options.episodes else {"seeds": list(options.seeds)}
+    return {**result, **told, "size": options.size, "inputs": list(options.inputs)}
+
+
+def forecasters_of(model: WorldModel, stream: PastStream, *, options: EvalForecastOptions) -> list[Forecaster]:
+    """The rows that the options ask for, ours first.
+
+    Raises:
+        ConfigError: the 2D baseline sees other cameras; CheckpointError: its weights cannot be read.
+    """
+    forecasters: list[Forecaster] = [
+        ModelForecaster(model, stream, steps=options.sampler_steps),
         CopyLast(stream),
         ConstantVelocity(stream),
     ]
-    config = ForecastEvalConfig(tasks=options.tasks, seeds=_range(options.seeds))
-    with counter_shown("forecasting") as progress:
-        result = evaluate_forecast(forecasters, config=config, past_stream=stream, progress=progress)
-    _print_table(result["horizon"], [f.name for f in forecasters[1:]])
-    return {**result, "seeds": list(options.seeds)}
+    if options.pixels_weights is not None:
+        pixels, info = load_pixels(options.pixels_weights)
+        if tuple(info["cameras"]) != options.inputs:
+            wanted = " ".join(info["cameras"])
+            raise ConfigError(
+                "sees other cameras", file=options.pixels_weights, found=wanted, fix=f"add --inputs {wanted}"
+            )
+        forecasters.append(PixelForecaster(pixels, options.inputs, steps=options.sampler_steps))
+    if options.robot:
+        from scene4d.sim.robot import metaworld_robot  # it needs MuJoCo, which no other row does
+
+        # The same arm serves all tasks; only what stands round it differs.
+        robot = metaworld_robot(options.tasks[0])
+        forecasters.append(WithRobot(model, stream, robot=robot, steps=options.sampler_steps))
+    return forecasters
+
+
+def deep_checks(model: WorldModel, config: ForecastEvalConfig, *, steps: int) -> dict:
+    """{sampling, uncertainty, futures, rollout} of a world model, on the first two seeds and three starts at most."""
+    starts = tuple(config.starts[i] for i in sorted({0, len(config.starts) // 2, len(config.starts) - 1}))
+    few = dataclasses.replace(config, seeds=config.seeds[:2], starts=starts, horizons=(1, 4, 8), novel=())
+    return {
+        **check_sampling(model, few, steps=steps),
+        "futures": check_futures(model, few, steps=steps),
+        "rollout": check_rollout(model, few, steps=steps),
+    }
+
+
+def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
+    """What the options ask to be forecast and scored.
+
+    Raises:
+        ConfigError: no window, horizon or seed, a scored camera as input, or checks that recordings cannot answer.
+    """
+    if (options.deep or options.robot) and options.episodes:
+        raise ConfigError("need the simulator", field="deep, robot", fix="leave --episodes out")
+    if options.windows < 1 or not options.horizons or min(options.horizons) < 1:
+        found = [options.windows, list(options.horizons)]
+        raise ConfigError("must be at least 1", field="windows, horizons", found=found)
+    if set(options.inputs) & set(options.novel):
+        expected = f"none of {' '.join(options.novel)}"
+        raise ConfigError("is scored and never seen", field="inputs", found=list(options.inputs), expected=expected)
+    gap = (LAST_START - FIRST_START) / max(1, options.windows - 1)
+    return ForecastEvalConfig(
+        tasks=options.tasks,
+        seeds=_range(options.seeds),
+        starts=tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)})),
+        horizons=tuple(sorted(set(options.horizons))),
+        size=options.size,
+        inputs=options.inputs,
+        novel=options.novel,
+    )
+
+
+def read_recorded(
+    recordings: Sequence[Recording],
+    _task: str,
+    *,
+    seed: int,
+    num_frames: int,
+    size: tuple[int, int],
+    cameras: Sequence[str],
+    noise: float = 0.0,
+) -> Episode:
+    """The first `num_frames` of recording number `seed`, as `evaluate_forecast` asks for an episode.
+
+    Raises:
+        ConfigError: the recording is too short.
+    """
+    recording = recordings[seed]
+    if recording.num_frames < num_frames:
+        raise ConfigError(
+            "is too short",
+            file=recording.path,
+            found=f"{recording.num_frames} frames",
+            expected=f">= {num_frames}",
+            fix="lower --horizons or --windows 1",
+        )
+    episode = recording.read(0, num_frames, cameras=cameras, size=size)
+    # Episodes are told apart by their seed wherever something is kept of them.
+    return episode.replace(info={**episode.info, "seed": seed})
+
+
+def exact_flow(stream: PastStream, memory: bool, episode: Episode) -> ExactFlow:
+    """The forecaster that knows how everything in an episode moves, with or without the memory."""
+    return ExactFlow(stream, episode=episode, memory=memory)
 
 
 def run_eval_policy(options: EvalPolicyOptions) -> dict:
@@ -69,7 +213,7 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict:
     models = load_models(options.weights)
     if models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
-    tasks = options.tasks or tuple(models.info.get("policy_tasks", ()))
+    tasks = options.tasks or tuple(models.tasks)
     if not tasks:
         raise ConfigError("no task is named", field="tasks", fix="add --tasks NAME")
     film = "front" if options.videos else None
@@ -98,12 +242,3 @@ def _write_rollout(folder: Path, rollout: Rollout) -> None:
     result = "success" if rollout.success else "failure"
     pictures = [enlarge(colour_picture(f.rgb), height=256) for f in rollout.video]
     write_pictures(folder / f"{rollout.task}_{rollout.seed}_{result}.mp4", pictures, fps=20.0)
-
-
-def _print_table(horizon: dict, others: list[str]) -> None:
-    print(f"{'steps':>5}  {'':<18}" + "".join(f"{key:>17}" for key in KEYS))
-    for steps, row in horizon.items():
-        for name in ("ours", *others):
-            values = row if name == "ours" else row[name]
-            cells = (f"{values[k]:>17.4f}" if values.get(k) is not None else f"{'-':>17}" for k in KEYS)
-            print(f"{steps:>5}  {name:<18}" + "".join(cells))

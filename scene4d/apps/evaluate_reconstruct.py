@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from scene4d.apps.progress import counter_shown
+from scene4d.apps.reconstruct import FIT_SECONDS
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
 from scene4d.eval.reconstruction_table import ReconstructEvalConfig, Source, evaluate_reconstruction
@@ -83,7 +84,7 @@ def run_eval_reconstruct(options: EvalReconstructOptions) -> dict[str, Any]:
     Raises:
         ConfigError: no camera or number of `holdout` fits a recording. What the readers and the simulator raise.
     """
-    fit = FitConfig() if options.fit else None
+    fit = FitConfig(max_seconds=FIT_SECONDS) if options.fit else None
 
     def rebuild(episode: Episode, names: Sequence[str]) -> Scene4D:
         with counter_shown("reconstructing") as count:

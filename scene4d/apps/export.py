@@ -20,6 +20,7 @@ from scene4d.files import atomic_file, atomic_folder
 from scene4d.gaussians.edit import prune
 from scene4d.gaussians.mesh import Mesh, mesh_from_depth
 from scene4d.gaussians.motion import alive_at
+from scene4d.gaussians.nerfstudio import from_nerfstudio, read_placement
 from scene4d.gaussians.open3d import mesh_from_depth_open3d
 from scene4d.gaussians.ply import read_ply_counted, write_ply
 from scene4d.gaussians.points import (
@@ -59,6 +60,11 @@ class ExportOptions:
     """Take the .ply that comes in for a plain point cloud or mesh, not for splats."""
     strict: bool = False
     """Refuse a .ply with impossible values instead of mending it with a count."""
+    nerfstudio: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """dataparser_transforms.json of the nerfstudio run that a .ply was exported from: its splats go back into the world
+    of the recording."""
+    nerfstudio_data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The transforms.json that run was trained on, where it says applied_transform."""
     camera: str = ""
     """A camera stored in the scene, "orbit", or a JSON file with viewmats, Ks, width, height. By default pictures are
     taken from an orbit, and meshes from all stored cameras."""
@@ -98,6 +104,8 @@ class ExportOptions:
             )  # fmt: skip
         if self.points and self.mesh:
             raise ConfigError("is one or the other", field="points, mesh", fix="leave one out")
+        if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() != ".ply"):
+            raise ConfigError("is for splats that come as .ply", field="nerfstudio", found=self.scene)
         if self.time is not None and (self.every or self.output.suffix.lower() in OVER_TIME):
             raise ConfigError("is one instant, the output is many", field="time", fix="leave out --time or --every")
 
@@ -176,6 +184,9 @@ def open_source(options: ExportOptions) -> Source:
             return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians_from_points(points, colors=colors)))
         case ".ply":
             gaussians, mended = read_ply_counted(path, strict=options.strict)
+            if options.nerfstudio is not None:
+                placement = read_placement(options.nerfstudio, recording=options.nerfstudio_data)
+                gaussians = from_nerfstudio(gaussians, placement)
             return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians), mended=mended)
     raise DataFormatError(
         "is nothing that can be exported", file=path, found=path.suffix or "no suffix", expected=".s4d or .ply",

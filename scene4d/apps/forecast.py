@@ -19,6 +19,7 @@ from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d import S4DFile, open_s4d, write_s4d
 from scene4d.types import Scene4D
+from scene4d.worldmodel import Forecast
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ def run_forecast(options: ForecastOptions) -> dict:
     seeds = list(range(options.seed, options.seed + options.samples))
     outputs = []
     for number, seed in enumerate(seeds):
-        scene = forecast_from(models.dynamics, past, actions=actions, seed=seed, steps=options.sampler_steps)
+        scene, forecast = forecast_from(models.dynamics, past, actions=actions, seed=seed, steps=options.sampler_steps)
         path = options.output if number == 0 else options.output.with_suffix(f".{number}{options.output.suffix}")
         info = {"seed": seed, "weights": str(options.weights or "shipped"), "source": str(options.scene)}
-        write_s4d(path, scene, cameras=file.cameras, actions=actions, action_spec=file.action_spec, info=info)
+        write_future(path, scene, forecast, past=past, file=file, info=info)
         outputs.append((path, scene))
     path, scene = outputs[0]
     flow_path, points = path.with_suffix(".flow.npz"), path.with_suffix("").with_name(f"{path.stem}_points")
@@ -97,20 +98,52 @@ def run_forecast(options: ForecastOptions) -> dict:
 
 
 @torch.no_grad()
-def forecast_from(model: GaussianWorldModel, past: Past, *, actions: Tensor, seed: int = 0, steps: int = 4) -> Scene4D:
+def forecast_from(
+    model: GaussianWorldModel, past: Past, *, actions: Tensor, seed: int = 0, steps: int = 4
+) -> tuple[Scene4D, Forecast]:
     """One future of `past` under actions [h a]: now and h steps, in chunks where h is beyond the model's horizon."""
     state = model.observe(past.scene, actions=past.past_actions, proprio=past.proprio, context=past.context)
-    forecast = forecast_long(model, state, actions=actions, horizon=model.config.horizon, steps=steps, seeds=(seed,))
-    return model.scene(state, forecast)
+    forecast = forecast_long(model, state, actions=actions, horizon=model.horizon, steps=steps, seeds=(seed,))
+    return model.scene(state, forecast), forecast
 
 
-def past_from_file(file: S4DFile, *, actions: str, start: int | None, num_steps: int) -> tuple[Past, Tensor]:
+def write_future(
+    path: Path, scene: Scene4D, forecast: Forecast, *, past: Past, file: S4DFile, info: Mapping[str, Any]
+) -> None:
+    """Write now and h predicted steps as a .s4d that all can start from who start from a reconstructed one.
+
+    Robot states and cameras are those of its own instants; a camera that moves stays where its recording ends.
+    """
+    now, num = past.scene.times.shape[-1] - 1, scene.times.shape[-1]
+    ahead = now + torch.arange(num)
+    cameras = {n: c[ahead.clamp_max(len(c.Ks) - 1)] if c.batch_shape else c for n, c in file.cameras.items()}
+    told = {
+        "task": past.context["task"],
+        "proprio": [past.proprio[-1].tolist(), *forecast.heads["proprio"].tolist()],
+        "proprio_spec": past.context["proprio_spec"],
+        "input_cameras": list(past.context["cameras"]),
+    }
+    write_s4d(
+        path,
+        scene,
+        cameras=cameras,
+        actions=forecast.actions,
+        action_spec=file.action_spec,
+        info={**told, **info},
+    )
+
+
+def past_from_file(
+    file: S4DFile, *, actions: str, start: int | None, num_steps: int, scene: Scene4D | None = None
+) -> tuple[Past, Tensor]:
     """What a .s4d tells about the past up to frame `start`, and the actions [h a] from there on.
 
+    Args:
+        scene: that of the file, where it was read before.
     Raises:
         DataFormatError: the file lacks actions or proprio, or there are no actions after `start`.
     """
-    scene, stored = file.scene(), file.actions
+    scene, stored = file.scene() if scene is None else scene, file.actions
     if stored is None:
         fix = "reconstruct from a recording with actions (lerobot, rlbench or `scene4d record`)"
         raise DataFormatError("holds no actions", file=file.path, field="actions", fix=fix)

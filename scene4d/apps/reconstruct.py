@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,17 @@ from scene4d.eval.reconstruct import holdout_report, split_frames
 from scene4d.gaussians.s4d import write_s4d
 from scene4d.lift.estimated_depth import DepthEstimator, episode_with_depth
 from scene4d.lift.fit import FitConfig
+from scene4d.lift.fuse import FuseConfig
 from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct, reconstruct_pictures
+from scene4d.lift.rgb_fit import RgbFitConfig
+from scene4d.lift.rgb_scene import RgbConfig, is_fixed_rig, reconstruct_rgb_episode
+from scene4d.lift.splats import SplatConfig
 from scene4d.types import Episode, Recording, Scene4D
+
+# Seconds after which refinement stops, so that nobody waits much longer on a slow machine; info["steps"] tells where.
+FIT_SECONDS = 240.0
+PICTURES_SECONDS = 840.0
+RGB_SECONDS = 150.0
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,16 @@ class ReconstructOptions:
     """File to write."""
     fit: bool = False
     """Refine the static part by rendering (minutes)."""
+    fused: bool = False
+    """One camera, still scene: one set of Gaussians for all instants, less sharp and ten times smaller, as viewers of
+    splats take it; by default each stretch of time has its own."""
     from_pictures: bool = False
-    """Use colour and poses alone: a splat trainer for still scenes without depth (minutes)."""
+    """Use colour and poses alone (minutes): three fixed cameras or more follow what moves; else the scene is still."""
     depth_weights: Path | None = None
     """Folder of a Hugging Face depth estimator (safetensors) for recordings without depth; needs the extra [depth]."""
     holdout: str = ""
-    """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown."""
+    """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown. Without those
+    frames the scene holds no actions and robot states, which `forecast` and `act` need."""
     cameras: tuple[str, ...] = ()
     """Cameras to reconstruct from; by default all with depth."""
     episode: int = 0
@@ -55,11 +69,12 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
 
     Returns {output, source, episode, task, num_frames, cameras, num_gaussians, num_moving, num_anchors, seconds,
     ms_per_frame, bytes}; with `holdout` also {holdout: {psnr, psnr_sensor, psnr_sensor_gain, ssim, depth_absrel,
-    views}, baseline: {three_nearest: ..., lift: ...}}.
+    views}, baseline: {three_nearest: ..., lift: ...}}, the baseline being {nearest: ...} from pictures.
 
     Raises:
         ConfigError: an option does not fit the recording. What the readers raise.
     """
+    _refuse_contradictions(options)
     recording = chosen_recording(options)
     kept_camera, every = _holdout(options.holdout, recording.cameras)
     episode = read_chosen(recording, options)
@@ -75,14 +90,23 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
         raise ConfigError("leaves no camera", field="holdout", found=options.holdout, expected=list(recording.cameras))
     start = time.monotonic()
     with counter_shown("reconstructing") as count:
-        config = ReconstructConfig(fit=FitConfig() if options.fit else None)
-        make = reconstruct_pictures if options.from_pictures else reconstruct
-        scene = make(training, cameras=names, config=config, progress=count)
+        config = ReconstructConfig(
+            fit=FitConfig(max_seconds=FIT_SECONDS) if options.fit else None,
+            fused=FuseConfig() if options.fused else None,
+            splats=SplatConfig(max_seconds=PICTURES_SECONDS),
+        )
+        make = functools.partial(reconstruct_pictures if options.from_pictures else reconstruct, config=config)
+        if options.from_pictures and is_fixed_rig(training, names):
+            first = RgbFitConfig(max_seconds=RGB_SECONDS)
+            make = functools.partial(reconstruct_rgb_episode, config=RgbConfig(fit=first))
+        scene = make(training, cameras=names, progress=count)
     seconds = time.monotonic() - start
     report: dict[str, Any] = {}
     if options.holdout:
         with counter_shown("held-out views") as count:
             seen = {n: f for n, f in episode.views.items() if n in names or n == kept_camera}
+            if options.from_pictures:  # the baseline may not look at depth either
+                seen = {n: f.replace(depth=None) for n, f in seen.items()}
             report = holdout_report(scene, episode.replace(views=seen), holdout=kept_camera or every, progress=count)
     _write(options.output, scene, training, inputs=names, recording=recording, whole=not every)
     moving = (scene.motion.skin_weights != 0).any(-1)
@@ -101,6 +125,15 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
         "bytes": options.output.stat().st_size,
         **report,
     }
+
+
+def _refuse_contradictions(options: ReconstructOptions) -> None:
+    named = ("fit", "fused", "depth_weights")
+    clash = [f"--{name.replace('_', '-')}" for name in named if getattr(options, name)]
+    if options.from_pictures and clash:
+        raise ConfigError(
+            "does nothing with --from-pictures", field=", ".join(clash), fix="leave out the one or the other"
+        )
 
 
 def _usable_cameras(recording: Recording, episode: Episode, options: ReconstructOptions) -> list[str]:

@@ -38,7 +38,7 @@ class RecordOptions:
     size: int = 64
     """Pixels a side of the images."""
     cameras: tuple[str, ...] = ("left", "right", "front", "top")
-    """Cameras of the rig: left, right, front, top, gripper."""
+    """Cameras: left, right, front, top, gripper (the rig), and corner (a spare one)."""
 
     def __post_init__(self) -> None:
         for name, least, most in (

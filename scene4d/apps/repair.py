@@ -1,4 +1,4 @@
-"""`scene4d repair`: a LeRobot v3 data set whose recording was cut short, as far as it is whole, in a new folder."""
+"""`scene4d repair`: a LeRobot v3 data set or an MCAP file that was cut short, as far as it is whole, in a new place."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Annotated, Any
 import tyro
 
 from scene4d.apps.progress import counter_shown
-from scene4d.data.lerobot_repair import repair_lerobot
+from scene4d.data.diagnose.lerobot_repair import repair_lerobot
+from scene4d.data.diagnose.mcap_repair import repair_mcap
 from scene4d.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """Copy the longest run of whole episodes; the input is only read."""
+    """Copy the longest run of whole episodes, or all messages before the cut; the input is only read."""
 
     source: tyro.conf.Positional[Path]
-    """Folder of the data set (the one that holds meta/, data/ and videos/)."""
+    """Folder of the data set (the one that holds meta/, data/ and videos/), or an .mcap file."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """New folder; must not exist or be empty."""
+    """New folder (must not exist or be empty), or new .mcap file."""
 
     def __post_init__(self) -> None:
         source, output = self.source.resolve(), self.output.resolve()
@@ -31,11 +32,17 @@ class RepairOptions:
 
 
 def run_repair(options: RepairOptions) -> dict[str, Any]:
-    """Repair; print what was dropped and why; return {source, output, seconds} and what `repair_lerobot` returns."""
+    """Repair; print what was dropped and why; return {source, output, seconds} and what the repair itself returns."""
     start = time.perf_counter()
-    with counter_shown("verifying episodes") as count:
-        report = repair_lerobot(options.source, options.output, progress=count)
-    print(_text(options, report))
+    if options.source.suffix.lower() == ".mcap":
+        with counter_shown("copying messages") as count:
+            report = repair_mcap(options.source, options.output, progress=count)
+        why = report["reason"] or "nothing was wrong: this is a plain copy"
+        print(f"kept {report['messages']} messages of {len(report['topics'])} topics in {options.output}\n{why}")
+    else:
+        with counter_shown("verifying episodes") as count:
+            report = repair_lerobot(options.source, options.output, progress=count)
+        print(_text(options, report))
     seconds = round(time.perf_counter() - start, 2)
     return {"source": str(options.source), "output": str(options.output), **report, "seconds": seconds}
 

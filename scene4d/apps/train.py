@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import tyro
@@ -20,9 +21,12 @@ from scene4d.apps.build.stages import locked, run_stage
 from scene4d.config import load_config, toml_from_config
 from scene4d.errors import ConfigError
 from scene4d.files import atomic_file
+from scene4d.train.distributed import rank, torchrun_group
 from scene4d.train.log import line_progress
+from scene4d.train.loop import LoopConfig
 
-STAGES = ("record", "cache", "vae", "dynamics", "policy")
+Stage = Literal["record", "cache", "vae", "dynamics", "policy"]
+STAGES = get_args(Stage)
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,11 @@ class TrainOptions:
     """Where to write the weights; by default weights.safetensors in the run folder."""
     steps: int | None = None
     """Steps of each training stage instead of those of the file."""
-    until: str = "policy"
-    """Last stage to do: record, cache, vae, dynamics or policy."""
+    until: Stage = "policy"
+    """Last stage to do; not with --pixels."""
+    pixels: bool = False
+    """Train the 2D baseline of `eval forecast` on the run's cache instead of the world model; --weights says where to,
+    by default pixels.safetensors in the run folder."""
     rebuild: bool = False
     """Remove and make anew the stages in the run folder that another configuration made."""
     set: tuple[str, ...] = ()
@@ -60,13 +67,15 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     root = options.out or Path("runs") / config.name
     start, stages = time.monotonic(), {}
     before = torch.get_num_threads()
-    with locked(root):
+    with torchrun_group(), locked(root) if rank() == 0 else contextlib.nullcontext():
         with atomic_file(root / "config.toml") as temporary:
             temporary.write_text(toml_from_config(config), encoding="utf-8")
         try:
             torch.set_num_threads(config.threads)
-            stages = _do_stages(RunFolders(root), config, until=options.until, rebuild=options.rebuild)
+            stages = _do_stages(RunFolders(root), config, options=options)
             weights = _export(options, RunFolders(root), config, stages) if "dynamics" in stages else None
+            if options.pixels:
+                weights = _export_pixels(options, RunFolders(root))
         finally:
             torch.set_num_threads(before)
     return {
@@ -84,15 +93,18 @@ def _config(options: TrainOptions) -> RunConfig:
     if options.steps < 1:
         raise ConfigError("must be at least 1", field="steps", found=options.steps)
     shorter = {}
-    for name in ("vae", "dynamics", "policy"):
+    for name in ("vae", "dynamics", "policy", "pixels"):
         stage = getattr(config, name)
-        shorter[name] = dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=options.steps))
+        loops = [f.name for f in dataclasses.fields(stage) if isinstance(getattr(stage, f.name), LoopConfig)]
+        fewer = {loop: dataclasses.replace(getattr(stage, loop), steps=options.steps) for loop in loops}
+        shorter[name] = dataclasses.replace(stage, **fewer)
     return dataclasses.replace(config, **shorter)
 
 
-def _do_stages(folders: RunFolders, config: RunConfig, *, until: str, rebuild: bool) -> dict[str, dict[str, Any]]:
+def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
     # Imported late: `--help` and a slip in the file answer at once.
     from scene4d.apps.build.cache import cache_stage
+    from scene4d.apps.build.pixels import train_pixels_stage
     from scene4d.apps.build.record import record_stage
     from scene4d.apps.build.training import train_dynamics_stage, train_policy_stage, train_vae_stage
 
@@ -114,15 +126,29 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, until: str, rebuild: b
         ("dynamics", lambda _: train_dynamics_stage(folders, config), [config.dynamics, config.threads]),
         ("policy", lambda _: train_policy_stage(folders, config), [config.policy, config.threads]),
     ]
+    plan = plan[: STAGES.index(options.until) + 1]
+    if options.pixels:
+        # It learns from the cache alone, so it does not wait for the world model.
+        plan = [*plan[:2], ("pixels", lambda _: train_pixels_stage(folders, config), [config.pixels, config.threads])]
     done: dict[str, dict[str, Any]] = {}
     earlier: list[Any] = []
-    for name, build, key in plan[: STAGES.index(until) + 1]:
+    for name, build, key in plan:
         # What a stage makes depends on the stages before it, so their keys are part of its own.
-        result = run_stage(getattr(folders, name), build, key=[*earlier, *key], rebuild=rebuild)
+        together = name not in ("record", "cache")
+        folder = getattr(folders, name)
+        result = run_stage(folder, build, key=[*earlier, *key], rebuild=options.rebuild, together=together)
         earlier = [result.pop("key")]
         done[name] = result
         print(f"{name}: {'done before' if result['skipped'] else str(result['seconds']) + ' s'}", file=sys.stderr)
     return done
+
+
+def _export_pixels(options: TrainOptions, folders: RunFolders) -> dict[str, Any]:
+    from scene4d.apps.build.pixels import load_pixels, save_pixels
+
+    model, info = load_pixels(folders.pixels_weights)
+    path = options.weights or folders.root / "pixels.safetensors"
+    return {"path": str(path), "bytes": save_pixels(path, model, info=info)}
 
 
 def _export(options: TrainOptions, folders: RunFolders, config: RunConfig, stages: dict[str, Any]) -> dict[str, Any]:

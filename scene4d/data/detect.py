@@ -20,8 +20,10 @@ from scene4d.data.formats.rig import is_rig, open_rig
 from scene4d.data.formats.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.rlds import is_tfrecord, open_rlds
 from scene4d.data.formats.transforms import is_transforms, open_transforms, open_transforms_file
+from scene4d.data.frame_table import TableReader
+from scene4d.data.resync import ResyncedRecording
 from scene4d.data.sidecar import TEMPLATE, Supplied
-from scene4d.errors import CalibrationError, DataFormatError, DepthError
+from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
 from scene4d.types import Recording
 
 LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
@@ -58,6 +60,7 @@ def open_recordings(
     cameras: str | os.PathLike | None = None,
     fov_deg: float | None = None,
     fit: str | None = None,
+    resync: str | None = None,
 ) -> list[Recording]:
     """Every recording in a folder of a known layout (or in the folders inside it) or in a file, metadata only.
 
@@ -66,13 +69,34 @@ def open_recordings(
         fov_deg: where there is no calibration, assume this horizontal field of view and cameras at the origin, so that
             images can be used (info["calibration"] says so).
         fit: what to do with calibration of another image size: "scale" or "crop"; None refuses it.
+        resync: "nearest" puts every recording on an even grid at the rate of the first (`ResyncedRecording`); None
+            takes times as they are, and refuses impossible ones.
     Raises:
+        ConfigError: `resync` is unknown, or the format cannot be resynced.
         DataFormatError: no such folder, or nothing known in it. CalibrationError, DepthError: images without what
             places them in space; each names what is missing and how to supply it. EnvError: a format whose library is
             not installed. What the readers raise.
     """
     root = Path(path)
-    supplied = Supplied(cameras=None if cameras is None else Path(cameras), fov_deg=fov_deg, fit=fit)
+    if resync not in (None, "nearest"):
+        raise ConfigError("is no way to place frames", field="resync", found=resync, expected=["nearest"])
+    supplied = Supplied(
+        cameras=None if cameras is None else Path(cameras), fov_deg=fov_deg, fit=fit, loose_times=resync is not None
+    )
+    recordings = _found(root, supplied)
+    if resync is None:
+        return recordings
+    rate = float(f"{recordings[0].fps:.9g}")
+    fixed = [r for r in recordings if not isinstance(r, TableReader)]
+    if fixed:
+        raise ConfigError(
+            "cannot place frames of recordings of this format", file=fixed[0].path, field="resync", found=resync,
+            expected="None", fix="leave it out",
+        )  # fmt: skip
+    return [ResyncedRecording(r, rate) for r in recordings]
+
+
+def _found(root: Path, supplied: Supplied) -> list[Recording]:
     if root.is_file():
         found = _open_file(root, supplied)
         if found is None:
@@ -128,7 +152,7 @@ def _open_file(path: Path, supplied: Supplied) -> Sequence[Recording] | None:
     if path.suffix.lower() == ".mcap":
         from scene4d.data.formats.mcap import open_mcap
 
-        return open_mcap(path)
+        return open_mcap(path, loose_times=supplied.loose_times)
     if path.name.startswith("transforms") and path.suffix == ".json":
         return open_transforms_file(path)
     if is_tfrecord(path):

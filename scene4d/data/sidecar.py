@@ -44,6 +44,8 @@ class Supplied:
     """Assume this horizontal field of view and cameras at the origin; images can be used, geometry cannot."""
     fit: str | None = None
     """Calibration of another image size: "scale" K, or "crop" (padding at the right and bottom was cut: K stays)."""
+    loose_times: bool = False
+    """Take times in any order: they are put on an even grid afterwards (`resync`)."""
 
     def __post_init__(self) -> None:
         if self.fit is not None and self.fit not in FITS:

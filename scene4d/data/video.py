@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -18,17 +20,69 @@ _UNEVEN = 0.3  # of a frame: further from the even grid, an index no longer says
 _REMAKE = "write it again at an even rate and upright: ffmpeg -i IN -fps_mode cfr -r RATE OUT.mp4"
 
 
-def encode_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float, crf: int = 6) -> int:
-    """Write uint8 frames [h w 3] as near-lossless H.264 for data; the same frames give the same bytes.
+class VideoEncoder:
+    """Near-lossless H.264 for data that grows frame by frame; the same frames give the same bytes.
 
-    Chroma is not subsampled, which alone would cost 10 dB on small images; some browsers cannot play that.
+    Chroma is not subsampled, which alone would cost 10 dB on small images; some browsers cannot play that. As a context
+    it is finished at the end, unless that comes by an exception.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, fps: float, crf: int = 6, pix_fmt: str = "yuv444p"):
+        self.path, self.count = path, 0
+        self._rate, self._crf, self._pix_fmt = Fraction(fps).limit_denominator(100000), crf, pix_fmt
+        self._container = av.open(os.fspath(path), "w", options={"movflags": "faststart"})
+        self._stream: Any = None
+
+    def add(self, frames: Iterable[np.ndarray]) -> None:
+        """Encode uint8 frames [h w 3], all of one size."""
+        for frame in frames:
+            if self._stream is None:
+                self._stream = self._container.add_stream("libx264", rate=self._rate)
+                self._stream.height, self._stream.width = frame.shape[:2]
+                self._stream.pix_fmt = self._pix_fmt
+                self._stream.options = {"crf": str(self._crf), "preset": "medium", "threads": "1"}
+                self._stream.gop_size, self._stream.max_b_frames = _GOP_SIZE, 0
+            self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+            self.count += 1
+
+    def finish(self) -> None:
+        """Write what is still to come, and the index.
+
+        Raises:
+            VideoError: there was no frame.
+        """
+        if self._stream is None:
+            self._container.close()
+            raise VideoError("there are no frames to write", file=self.path)
+        self._mux(None)
+        self._container.close()
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def __enter__(self) -> VideoEncoder:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            with contextlib.suppress(av.error.FFmpegError, OSError):
+                self._container.close()
+
+
+def encode_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float, crf: int = 6) -> int:
+    """Write uint8 frames [h w 3] as `VideoEncoder` does.
 
     Args:
         crf: x264's quality; 6 keeps simulated frames above 43 dB PSNR, 0 is as exact as 8-bit YUV can be.
     Returns:
         The number of frames written.
     """
-    return _encode(path, frames, fps=fps, crf=crf, pix_fmt="yuv444p")
+    with VideoEncoder(path, fps=fps, crf=crf) as encoder:
+        encoder.add(frames)
+    return encoder.count
 
 
 def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float, crf: int = 16) -> int:
@@ -37,28 +91,9 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: f
     Odd sizes are cut by one pixel row or column, as halved chroma wants even ones.
     """
     with atomic_file(path) as temporary:
-        even = (frame[: frame.shape[0] & ~1, : frame.shape[1] & ~1] for frame in frames)
-        return _encode(temporary, even, fps=fps, crf=crf, pix_fmt="yuv420p")
-
-
-def _encode(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float, crf: int, pix_fmt: str) -> int:
-    count, stream = 0, None
-    with av.open(os.fspath(path), "w", options={"movflags": "faststart"}) as container:
-        for frame in frames:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(100000))
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = pix_fmt
-                stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
-                stream.gop_size, stream.max_b_frames = _GOP_SIZE, 0
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
-                container.mux(packet)
-            count += 1
-        if stream is None:
-            raise VideoError("there are no frames to write", file=path)
-        for packet in stream.encode():
-            container.mux(packet)
-    return count
+        with VideoEncoder(temporary, fps=fps, crf=crf, pix_fmt="yuv420p") as encoder:
+            encoder.add(frame[: frame.shape[0] & ~1, : frame.shape[1] & ~1] for frame in frames)
+        return encoder.count
 
 
 @dataclass(frozen=True)

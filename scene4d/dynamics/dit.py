@@ -22,6 +22,8 @@ from scene4d.layers import (
 from scene4d.types import TensorStruct
 
 MOTION_CHANNELS = 6
+CONDITION_TOKENS = 4
+"""Tokens that the condition of a step is cut into where it is attended to."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class DiTConfig:
     """Channels inside the feed-forward of a spatial block; a temporal one has half."""
     condition: int = 128
     """Channels of the condition that modulates a step."""
+    cross_attention: bool = False
+    """Let the anchors attend to the condition instead of being modulated by it: for the ablation, which is worse."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class SceneTokens(TensorStruct):
 class Drive(TensorStruct):
     """What moves the scene, batch [b], step by step.
 
-    actions [b h 16] and last_action [b 16] in slots; proprio [b 12]; proprio_change [b h 12] since now, as foreseen;
+    actions [b h 16] and last_action [b 16] in slots; proprio [b 20]; proprio_change [b h 20] since now, as foreseen;
     hidden [b h w] of the proprio forecast; task [b 32].
     """
 
@@ -80,17 +84,17 @@ class Drive(TensorStruct):
 @dataclass(frozen=True)
 class Denoised(TensorStruct):
     """What the denoiser says: clean [b h l 6] scaled motion and log_var [b h l 6] of it; gate, present [b h l] logits;
-    success [b h] logit."""
+    outcome [b h 3]: scaled reward, logit of success at the step, logit of having succeeded by then."""
 
     clean: Tensor
     gate: Tensor
     present: Tensor
     log_var: Tensor
-    success: Tensor
+    outcome: Tensor
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.success.shape[:-1])
+        return tuple(self.outcome.shape[:-2])
 
 
 class DiT(nn.Module):
@@ -111,23 +115,22 @@ class DiT(nn.Module):
         self.observed = nn.Parameter(torch.zeros(config.width))
         drive = NUM_ACTION_SLOTS * 2 + NUM_PROPRIO_SLOTS * 2 + TASK_CHANNELS + proprio_width + 32 + 16
         self.condition = MLP([drive, config.condition, config.condition])
-        # Temporal blocks have few steps to mix: half the feed-forward serves them.
-        self.blocks = nn.ModuleList(
-            Block(
-                config.width,
-                num_heads=config.num_heads,
-                condition_dim=config.condition,
-                hidden=config.hidden // (1 + i % 2),
-            )
-            for i in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(self._block(number) for number in range(config.depth))
         head = config.width // config.num_heads
         self.rotary_space = Rotary(head, wavelengths=[(0.08, 3.0)] * 3)
         self.rotary_time = Rotary(head, wavelengths=[(2.5, 40.0)])
         self.norm = RMSNorm(config.width, elementwise_affine=False)
         self.final = zero_(nn.Linear(config.condition, 2 * config.width))
         self.out = zero_(nn.Linear(config.width, 2 * MOTION_CHANNELS + 4))
-        self.success = nn.Linear(config.width, 1)
+        self.outcome = nn.Linear(config.width, 3)
+
+    def _block(self, number: int) -> Block:
+        """Spatial where the number is even, else temporal: few steps to mix, so half the feed-forward serves."""
+        c = self.config
+        told: dict[str, int] = {"condition_dim": c.condition}
+        if c.cross_attention:
+            told = {} if number % 2 else {"context_dim": c.condition // CONDITION_TOKENS}
+        return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **told)
 
     def forward(self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor) -> Denoised:
         """Denoise motion [b h l 6] at levels [b]; `scale` [h 6] turns scaled motion into rad and m."""
@@ -139,21 +142,29 @@ class DiT(nn.Module):
         space = self.rotary_space(scene.anchors)[:, None]  # [b 1 l f 2]
         time = self.rotary_time(torch.arange(num_steps + 1.0, device=x.device)[:, None])  # [1+h f 2]
         mask = causal_mask(num_steps + 1, device=x.device)
+        crossed = self.config.cross_attention
+        tokens = condition.unflatten(-1, (CONDITION_TOKENS, -1)) if crossed else None  # [b 1+h k c/k]
         for i, block in enumerate(self.blocks):
             if i % 2 == 0:
-                x = block(x, condition[:, :, None], rotary=space)
+                x = block(x, None if crossed else condition[:, :, None], rotary=space, context=tokens)
             else:
-                x = block(x.transpose(1, 2), condition[:, None], rotary=time, mask=mask).transpose(1, 2)
-        shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
-        x = modulate(self.norm(x[:, 1:]), shift, gain)  # [b h l c]
+                along = None if crossed else condition[:, None]
+                x = block(x.transpose(1, 2), along, rotary=time, mask=mask).transpose(1, 2)
+        x = self.norm(x[:, 1:])  # [b h l c]
+        if not crossed:
+            shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
+            x = modulate(x, shift, gain)
         clean, log_var, gate, present, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 1, 2], -1)
         # Two motions that matter often takes a share of: going on as before, and going along with the hand.
         coasting, move = self._simple_motions(num_steps, scene, drive, scale)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
         clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
-        success = self.success(x.mean(-2))[..., 0]  # [b h]
         return Denoised(
-            clean=clean, gate=gate[..., 0] - 1.0, present=present[..., 0] + 2.0, log_var=log_var - 2.0, success=success
+            clean=clean,
+            gate=gate[..., 0] - 1.0,
+            present=present[..., 0] + 2.0,
+            log_var=log_var - 2.0,
+            outcome=self.outcome(x.mean(-2)),  # [b h 3]
         )
 
     def _static_features(self, scene: SceneTokens, drive: Drive) -> Tensor:

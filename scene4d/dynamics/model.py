@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,25 +11,35 @@ import torch
 from torch import Tensor, nn
 
 from scene4d.dynamics.anchors import PAST_FLOW, AnchorConfig, anchor_past, choose_anchors
+from scene4d.dynamics.completion import Completion, CompletionConfig
 from scene4d.dynamics.condition import (
+    NUM_ACTION_SLOTS,
     NUM_PROPRIO_SLOTS,
     PROPRIO_SLOTS,
-    ProprioForecast,
     action_slots,
+    from_action_slots,
     proprio_slots,
     slots_from_spec,
     task_embedding,
 )
 from scene4d.dynamics.dit import MOTION_CHANNELS, Denoised, DiT, DiTConfig, Drive, SceneTokens
 from scene4d.dynamics.flow import FlowConfig, sample, seeded_noise
+from scene4d.dynamics.intent import Intent, IntentConfig
+from scene4d.dynamics.memory import focus_of, memory_of, past_poses, step_seconds
+from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_of
 from scene4d.dynamics.scene import advanced_memory, forecast_scene
 from scene4d.dynamics.skin import SkinConfig, SkinHead
 from scene4d.dynamics.targets import MotionScale
-from scene4d.errors import GaussianError, ShapeError
-from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose, invert_pose, pose_about
+from scene4d.errors import ConfigError, ShapeError
+from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose, invert_pose, motion_about, pose_about
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.types import Gaussians, Latent, Motion, Scene4D
 from scene4d.worldmodel import Forecast, State
+
+ACTION_DRAW = 7_000_003
+"""Added to a sample's seed for the draw of its actions."""
+PART = 8
+"""Samples that the denoiser takes at once on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +48,20 @@ class DynamicsConfig:
 
     horizon: int = 8
     """Steps of one chunk, h; longer forecasts chain chunks."""
-    num_past_actions: int = 2
-    """Past actions that the model looks at."""
     moving_threshold: float = 0.5
     """Probability of moving from which an anchor moves at all."""
     step_seconds: float = 0.025
     """Seconds a step when a scene has a single instant and does not tell."""
+    proprio: ProprioConfig = field(default_factory=ProprioConfig)
+    """The forecast of the robot's own state."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     """How anchors are chosen."""
     skin: SkinConfig = field(default_factory=SkinConfig)
     """The skinning head."""
+    intent: IntentConfig = field(default_factory=IntentConfig)
+    """The denoiser of actions."""
+    completion: CompletionConfig = field(default_factory=CompletionConfig)
+    """The decoder of new matter."""
     dit: DiTConfig = field(default_factory=DiTConfig)
     """The denoiser."""
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -79,17 +94,25 @@ class GaussianWorldModel(nn.Module):
         super().__init__()
         self.config = config
         self._codec = (codec,)  # in a tuple, so that its weights are not this module's
-        self.proprio = ProprioForecast(num_past=config.num_past_actions)
+        self.proprio = ProprioForecast(config.proprio)
         self.denoiser = DiT(config.dit, channels=channels, proprio_width=self.proprio.width)
         self.skin = SkinHead(config.skin)
+        self.intent = Intent(config.intent, channels=channels, horizon=config.horizon)
+        self.completion = Completion(config.completion, channels=channels)
         self.scale = MotionScale(config.horizon)
         self.register_buffer("token_mean", torch.zeros(channels))
         self.register_buffer("token_std", torch.ones(channels))
+        self.register_buffer("reward_scale", torch.ones(()))
 
     @property
     def codec(self) -> Codec:
         """The Gaussian VAE."""
         return self._codec[0]
+
+    @property
+    def horizon(self) -> int:
+        """Most steps of one forecast."""
+        return self.config.horizon
 
     @torch.no_grad()
     def observe(
@@ -108,7 +131,8 @@ class GaussianWorldModel(nn.Module):
 
         Args:
             scene: what is known of the past up to now. actions: [p a], the last one led to now.
-            proprio: [q] now, or [p q] with now last. context: task, action_spec, proprio_spec, cameras.
+            proprio: [q] now, or [p q] with now last; the last few steps tell how the robot answers.
+            context: task, action_spec, proprio_spec, cameras.
             memory: the rows now, if there is something sharper than `scene.at(now)`; their ids find their past in it.
         Raises:
             GaussianError: nothing in the scene exists now.
@@ -119,36 +143,40 @@ class GaussianWorldModel(nn.Module):
             )
         memory = memory_of(scene, memory=memory)
         recent = proprio if proprio.dim() > 1 else proprio[None]
-        step = _step_seconds(scene, self.config.step_seconds)
-        context = {**context, "step_seconds": step, "proprio_speed": last_speeds(recent)}
-        return self.state_of(
-            memory, past_actions=actions, proprio=recent[-1], time=scene.times[-1].double(), context=context
-        )
+        track = track_of(actions, recent, num_past=self.config.proprio.num_past)
+        context = {**context, "step_seconds": step_seconds(scene, self.config.step_seconds)}
+        return self.state_of(memory, track=track, time=scene.times[-1].double(), context=context)
 
     @torch.no_grad()
-    def state_of(
-        self, memory: Gaussians, *, past_actions: Tensor, proprio: Tensor, time: Tensor, context: Mapping[str, Any]
-    ) -> State:
+    def state_of(self, memory: Gaussians, *, track: Track, time: Tensor, context: Mapping[str, Any]) -> State:
         """The state of a memory of living rows with extras["past_flow"] [n 6]: anchors, tokens, skin."""
-        index, candidates = choose_anchors(memory, focus=focus_of(memory, proprio, context), config=self.config.anchors)
+        focus = focus_of(memory, track.proprio[-1], context)
+        index, candidates = choose_anchors(memory, focus=focus, config=self.config.anchors)
         past = anchor_past(memory, index, config=self.config.anchors)  # [l 6]
         latent, _ = self.codec.encode(memory, anchors=index)
         anchors = memory.means[index]
         skin = Motion(
             anchors=anchors,
-            world_from_rest=_past_poses(past),
+            world_from_rest=past_poses(past),
             skin_index=candidates,
             skin_weights=self.skin_weights(memory, anchors=anchors, index=index, past=past, candidates=candidates),
         )
         context = {
-            "proprio_speed": torch.zeros_like(proprio).expand(2, -1),
             **context,
+            "past_proprio": track.proprio[:-1],
+            "past_valid": track.valid,
             "anchor_rgb": rgb_from_sh(memory.sh)[index],
             "task_vector": task_embedding(str(context.get("task", ""))).to(anchors),
         }
         past = latent.replace(ids=memory.ids[index]).map(lambda x: x[None])  # one observed step
         return State(
-            memory=memory, skin=skin, past=past, past_actions=past_actions, proprio=proprio, time=time, context=context
+            memory=memory,
+            skin=skin,
+            past=past,
+            past_actions=track.actions,
+            proprio=track.proprio[-1],
+            time=time,
+            context=context,
         )
 
     def skin_weights(
@@ -168,40 +196,94 @@ class GaussianWorldModel(nn.Module):
         return self.skin.weights(logits, hard=True)
 
     @torch.no_grad()
-    def predict(self, state: State, *, actions: Tensor, steps: int = 4, seeds: Sequence[int] = (0,)) -> Forecast:
-        """The next h <= horizon steps under `actions` [*b h a].
+    def predict(
+        self,
+        state: State,
+        *,
+        actions: Tensor | None = None,
+        future: Tensor | None = None,
+        steps: int = 4,
+        seeds: Sequence[int] = (0,),
+    ) -> Forecast:
+        """The next h <= horizon steps; what is given decides what is asked.
+
+        Given `actions` [*b h a]: what they do (forward model). Given `future` [*b h l 7], the motion of the state's
+        anchors since now: the actions that bring it about (inverse model). Given neither: actions that the
+        demonstrations' robot would take, and what they do (policy and video).
 
         `seeds`: one for each batch element, or one for all; a sample depends on its own seed only. For several futures
         of one state, `state.expand(k)` and `actions.expand(k, ...)` with k seeds.
         """
-        lead, num_steps = state.batch_shape, actions.shape[-2]
-        if actions.shape[:-2] != lead or not 1 <= num_steps <= self.config.horizon:
-            expected = [*lead, f"1..{self.config.horizon}", "a"]
-            raise ShapeError("has the wrong shape", field="actions", found=list(actions.shape), expected=expected)
+        if actions is not None and future is not None:
+            raise ConfigError("give one of the two", field="actions, future", found="both")
+        lead, num = state.batch_shape, math.prod(state.batch_shape)
         flat = state if len(lead) == 1 else state.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]))
-        num = flat.time.shape[0]
         seeds = list(seeds) * (num if len(seeds) == 1 else 1)
         if len(seeds) != num:
             raise ShapeError("one seed for each sample", field="seeds", found=len(seeds), expected=num)
         scene = self.scene_tokens(flat)
-        drive = self.drive_of(flat, actions.reshape(num, num_steps, -1))
-        noise = seeded_noise(seeds, (num_steps, scene.anchors.shape[1], MOTION_CHANNELS), like=scene.anchors)
-        last: list[Denoised] = []
+        if actions is None:
+            if future is not None:
+                future = self._batched(future, lead, name="future", tail=(scene.anchors.shape[1], 7))
+            actions = self._sampled_actions(flat, scene, future=future, steps=steps, seeds=seeds)
+        else:
+            actions = self._batched(actions, lead, name="actions", tail=(-1,))
+        drive = self.drive_of(flat, actions)
+        # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
+        shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
+        noise = seeded_noise(seeds, shape, like=scene.anchors)[:, : actions.shape[1]]
+        said: list[Denoised] = []
 
         def clean(x: Tensor, levels: Tensor) -> Tensor:
-            last[:] = [self.denoiser(x, levels, scene=scene, drive=drive, scale=self.scale.scale)]
-            return last[0].clean
+            said.append(self._denoised(x, levels, scene, drive))
+            return said[-1].clean
 
         x = sample(clean, noise, steps=steps)
-        forecast = self._forecast(x, last[0], flat, drive, actions.reshape(num, num_steps, -1))
+        # How sure it is, it says before it has seen its own guess: later steps take that for evidence.
+        last = said[-1].replace(log_var=said[0].log_var)
+        forecast = self._forecast(x, last, flat, drive, actions, future)
         return forecast if len(lead) == 1 else forecast.map(lambda y: y.reshape(*lead, *y.shape[1:]))
 
-    def _forecast(self, x: Tensor, said: Denoised, state: State, drive: Drive, actions: Tensor) -> Forecast:
+    def _denoised(self, x: Tensor, levels: Tensor, scene: SceneTokens, drive: Drive) -> Denoised:
+        """The denoiser on a batch of any size; on a CPU in parts that its cache holds, which is half again as fast."""
+        scale, num = self.scale.scale, PART if x.device.type == "cpu" else len(x)
+        parts = [slice(i, i + num) for i in range(0, len(x), num)]
+        said = [self.denoiser(x[p], levels[p], scene=scene[p], drive=drive[p], scale=scale) for p in parts]
+        return said[0] if len(said) == 1 else Denoised.cat(said)
+
+    def _batched(self, given: Tensor, lead: tuple[int, ...], *, name: str, tail: tuple[int, ...]) -> Tensor:
+        """What is given for each step [*b h *tail] with one batch axis, checked; a tail of -1 is of any length."""
+        axis, shape = len(lead), tuple(given.shape)
+        fits = len(shape) == axis + 1 + len(tail) and shape[:axis] == lead and 1 <= shape[axis] <= self.config.horizon
+        if not fits or any(want not in (-1, n) for want, n in zip(tail, shape[axis + 1 :], strict=True)):
+            expected = [*lead, f"1..{self.config.horizon}", *("any" if n < 0 else n for n in tail)]
+            raise ShapeError("has the wrong shape", field=name, found=list(shape), expected=expected)
+        return given.reshape(-1, *shape[axis:])
+
+    def _sampled_actions(
+        self, state: State, scene: SceneTokens, *, future: Tensor | None, steps: int, seeds: Sequence[int]
+    ) -> Tensor:
+        """Actions [b h a] of states [b], for a future [b h l 7] or of the robot's own choice."""
+        num_steps = self.config.horizon if future is None else future.shape[1]
+        motion = None
+        if future is not None:
+            motion = self.scale.normalize(motion_about(state.skin.anchors[:, None], future))
+        track, task = self.track_of(state), state.context["task_vector"]
+        other = [seed + ACTION_DRAW for seed in seeds]  # or actions and motion would draw the same numbers
+        noise = seeded_noise(other, (num_steps, NUM_ACTION_SLOTS), like=scene.anchors) * (self.intent.std > 1e-6)
+        clean = lambda x, levels: self.intent(x, levels, scene=scene, track=track, task=task, motion=motion)
+        actions = self.intent.denormalize(sample(clean, noise, steps=steps))
+        return from_action_slots(actions, state.context, width=state.past_actions.shape[-1])
+
+    def _forecast(
+        self, x: Tensor, said: Denoised, state: State, drive: Drive, actions: Tensor, future: Tensor | None
+    ) -> Forecast:
+        """The sample x [b h l 6] as a Forecast; a given future [b h l 7] takes the place of the sampled motion."""
         num_steps, anchors = x.shape[1], state.skin.anchors
         motion = self.scale.denormalize(x)  # [b h l 6]
         poses = pose_about(anchors[:, None], motion[..., :3], motion[..., 3:])
         moves = said.gate.sigmoid() > self.config.moving_threshold  # [b h l]
-        poses = torch.where(moves[..., None], poses, identity_pose(1, like=poses))
+        poses = torch.where(moves[..., None], poses, identity_pose(1, like=poses)) if future is None else future
         past = state.past[:, -1]
         latent = Latent(
             tokens=past.tokens[:, None].expand(-1, num_steps, -1, -1),
@@ -210,7 +292,7 @@ class GaussianWorldModel(nn.Module):
             present=past.present[:, None].expand(-1, num_steps, -1),
             ids=past.ids[:, None].expand(-1, num_steps, -1),
         )
-        change = drive.proprio_change  # [b h 12] in slots
+        change = drive.proprio_change  # [b h 20] in slots
         slots = slots_from_spec(
             state.context.get("proprio_spec"), width=state.proprio.shape[-1], names=PROPRIO_SLOTS, num=NUM_PROPRIO_SLOTS
         )
@@ -220,7 +302,12 @@ class GaussianWorldModel(nn.Module):
             log_var=said.log_var + 2 * self.scale.scale[:num_steps, None].log(),
             present=said.present.sigmoid(),
             actions=actions,
-            heads={"success": said.success.sigmoid(), "proprio": state.proprio[:, None] + change[..., slots]},
+            heads={
+                "reward": said.outcome[..., 0] * self.reward_scale,
+                "success": said.outcome[..., 1].sigmoid(),
+                "done": said.outcome[..., 2].sigmoid(),
+                "proprio": state.proprio[:, None] + change[..., slots],
+            },
         )
 
     def scene_tokens(self, state: State) -> SceneTokens:
@@ -241,23 +328,28 @@ class GaussianWorldModel(nn.Module):
         """What the denoiser is told about the robot: actions [b h a] in slots and the foreseen proprio."""
         context = state.context
         return self.drive(
-            actions=action_slots(actions, context),
-            past_actions=action_slots(state.past_actions, context),
-            proprio=proprio_slots(state.proprio, context),
-            proprio_speed=proprio_slots(context["proprio_speed"], context),
-            task=context["task_vector"],
+            actions=action_slots(actions, context), track=self.track_of(state), task=context["task_vector"]
         )
 
-    def drive(
-        self, *, actions: Tensor, past_actions: Tensor, proprio: Tensor, proprio_speed: Tensor, task: Tensor
-    ) -> Drive:
-        """The same from slots: actions [b h 16], past_actions [b p 16], proprio [b 12], its speed [b 2 12], task."""
-        change, hidden = self.proprio(
-            actions, past_actions=past_actions, proprio=proprio, proprio_speed=proprio_speed, task=task
+    def track_of(self, state: State) -> Track:
+        """How the robot of a state got to now, in slots."""
+        context = state.context
+        return Track(
+            actions=action_slots(state.past_actions, context),
+            proprio=proprio_slots(torch.cat([context["past_proprio"], state.proprio[..., None, :]], -2), context),
+            valid=context["past_valid"],
         )
-        last = past_actions[:, -1] if past_actions.shape[1] else torch.zeros_like(actions[:, 0])
+
+    def drive(self, *, actions: Tensor, track: Track, task: Tensor) -> Drive:
+        """The same from slots: actions [b h 16], track [b p], task [b 32]."""
+        change, hidden = self.proprio(actions, track=track, task=task)
         return Drive(
-            actions=actions, last_action=last, proprio=proprio, proprio_change=change, hidden=hidden, task=task
+            actions=actions,
+            last_action=track.actions[:, -1],
+            proprio=track.proprio[:, -1],
+            proprio_change=change,
+            hidden=hidden,
+            task=task,
         )
 
     @torch.no_grad()
@@ -275,85 +367,29 @@ class GaussianWorldModel(nn.Module):
         anchors = apply_pose(now, state.skin.anchors)
         recent = torch.stack([compose_pose(pose, invert_pose(now)) for pose in recent], -3)
         skin = state.skin.replace(anchors=anchors, world_from_rest=recent)
-        heads = forecast.heads
-        told = state.context["proprio_speed"]  # [*b 2 q]
-        track = torch.cat([state.proprio[..., None, :] - told[..., :1, :], state.proprio[..., None, :]], -2)
-        track = torch.cat([track, heads["proprio"][..., :num_steps, :]], -2)  # two before, then each step
-        done = forecast.actions[..., :num_steps, :]
+        done, context = forecast.actions[..., :num_steps, :], state.context
+        way = torch.cat([context["past_proprio"], state.proprio[..., None, :]], -2)
+        way = torch.cat([way, forecast.heads["proprio"][..., :num_steps, :]], -2)[..., num_steps:, :]
+        valid = torch.cat([context["past_valid"], torch.ones_like(done[..., 0], dtype=torch.bool)], -1)
         return State(
             memory=advanced_memory(state, recent=recent, now=now),
             skin=skin,
             past=state.past.replace(anchors=anchors.unsqueeze(-3).expand(state.past.anchors.shape)),
             past_actions=torch.cat([state.past_actions, done], -2)[..., num_steps:, :],
-            proprio=track[..., -1, :],
+            proprio=way[..., -1, :],
             time=state.time + num_steps * state.context.get("step_seconds", self.config.step_seconds),
-            context={**state.context, "proprio_speed": last_speeds(track)},
+            context={**context, "past_proprio": way[..., :-1, :], "past_valid": valid[..., num_steps:]},
         )
 
     @torch.no_grad()
     def scene(self, state: State, forecast: Forecast) -> Scene4D:
         """Decode to Gaussians over now and the predicted steps: carried memory, and new matter where none has seen."""
-        return forecast_scene(state, forecast, codec=self.codec, step_seconds=self.config.step_seconds)
-
-
-def memory_of(scene: Scene4D, *, memory: Gaussians | None = None) -> Gaussians:
-    """The rows [n] that exist at the last time of a scene, with extras["past_flow"] [n 6] m over the two last steps.
-
-    `memory` gives the rows instead of `scene.at(now)`; their past is looked up by ids.
-    Raises:
-        GaussianError: there are none.
-    """
-    times = [float(t) for t in scene.times]
-    flows = []
-    for late in (len(times) - 1, len(times) - 2):
-        flow = torch.zeros_like(scene.base.means)
-        if late > 0:
-            flow, valid = scene.flow(times[late - 1], times[late])
-            flow = flow * valid[:, None]
-        flows.append(flow)
-    past = torch.cat(flows, -1)
-    if memory is None:
-        memory = scene.at(times[-1])
-    else:
-        past = _rows_by_id(past, scene.base.ids, wanted=memory.ids)
-    memory = memory.replace(extras={**memory.extras, PAST_FLOW: past.to(memory.means)})
-    alive = (memory.opacities > 0) & (memory.ids >= 0)
-    if not bool(alive.any()):
-        raise GaussianError("the scene is empty now", field="scene", found=f"{memory.num_gaussians} rows, none alive")
-    return memory.pick(alive)
-
-
-def _rows_by_id(values: Tensor, ids: Tensor, *, wanted: Tensor) -> Tensor:
-    """Rows of values [m c] with the wanted ids [n]; zeros where there is no such id."""
-    if len(ids) == 0:
-        return values.new_zeros(len(wanted), values.shape[-1])
-    order = ids.argsort()
-    place = torch.searchsorted(ids[order].contiguous(), wanted.contiguous()).clamp_max(len(ids) - 1)
-    rows = order[place]
-    return values[rows] * (ids[rows] == wanted)[:, None]
-
-
-def focus_of(memory: Gaussians, proprio: Tensor, context: Mapping[str, Any]) -> Tensor:
-    """Where detail is wanted [3]: the hand if proprio tells its place, else the middle of the memory."""
-    named = {str(s.get("name", "")).lower()[-1:] for s in context.get("proprio_spec") or []}
-    if {"x", "y", "z"} <= named:
-        return proprio_slots(proprio, context)[:3]
-    return memory.means.median(0).values
-
-
-def last_speeds(proprio: Tensor) -> Tensor:
-    """Change [*b 2 q] of proprio [*b p q], now last, over the last step and over the one before; 0 where unknown."""
-    steps = proprio.diff(dim=-2).flip(-2)[..., :2, :]
-    return torch.nn.functional.pad(steps, (0, 0, 0, 2 - steps.shape[-2]))
-
-
-def _past_poses(past: Tensor) -> Tensor:
-    """World-from-rest [3 l 7] at the two steps before now and now (rest = now), from past motion [l 6]."""
-    identity = identity_pose(past.shape[0], like=past)
-    before = torch.cat([identity[..., :4], -past[..., :3]], -1)
-    older = torch.cat([identity[..., :4], -past[..., :3] - past[..., 3:]], -1)
-    return torch.stack([older, before, identity])
-
-
-def _step_seconds(scene: Scene4D, default: float) -> float:
-    return float(scene.times[-1] - scene.times[-2]) if scene.times.shape[-1] > 1 else default
+        lead = state.batch_shape
+        flat = state if len(lead) == 1 else state.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]))
+        new = self.completion(self.scene_tokens(flat)).map(lambda x: x.reshape(*lead, *x.shape[1:]))
+        skin = self.completion.skin(
+            state.skin.anchors.shape[-2],
+            num_candidates=state.skin.skin_index.shape[-1],
+            like=state.skin.skin_weights,
+        )
+        return forecast_scene(state, forecast, new=new, new_skin=skin, step_seconds=self.config.step_seconds)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from scene4d.dynamics.anchors import PAST_FLOW
-from scene4d.dynamics.unseen import joined, unseen_matter
+from scene4d.dynamics.completion import MIN_OPACITY, joined
 from scene4d.geometry.rotation import compose_pose, identity_pose
 from scene4d.types import Gaussians, Motion, Scene4D
 from scene4d.worldmodel import Forecast, State
 
 
-def forecast_scene(state: State, forecast: Forecast, *, codec: Any, step_seconds: float) -> Scene4D:
+def forecast_scene(
+    state: State, forecast: Forecast, *, new: Gaussians, new_skin: tuple[Tensor, Tensor], step_seconds: float
+) -> Scene4D:
     """Scene4D at now (observed) and the h predicted steps: memory keeps its ids, new matter gets ids above them.
 
-    New matter is what the codec decodes behind everything that the context's cameras see; it exists from the first
-    predicted step on. Without cameras in the context there is none.
+    Args:
+        new: decoded matter [*b r] at rest, which exists from the first predicted step on; its skin index and weights
+            [r j] say which anchors it rides on. step_seconds: when the state does not tell.
     """
     lead, num_steps = state.batch_shape, forecast.actions.shape[-2]
     seconds = float(state.context.get("step_seconds", step_seconds))
@@ -29,35 +30,34 @@ def forecast_scene(state: State, forecast: Forecast, *, codec: Any, step_seconds
     if log_var is not None:
         # Now is known: a variance of (0.1 mm or 0.1 mrad)^2.
         log_var = torch.cat([torch.full_like(log_var[..., :1, :, :], -18.4), log_var], -3)
-    new, token = unseen_matter(state, forecast, codec=codec)
-    num_new = new.num_gaussians if new is not None else 0
-    index, weights = motion.skin_index, motion.skin_weights
+    new, new_skin = _visible_rows(new, new_skin)
+    born = torch.stack([times[..., 1:2], times[..., -1:]], -1).expand(*lead, new.num_gaussians, 2)
     alive = torch.stack([times[..., :1], times[..., -1:]], -1).expand(*lead, memory.num_gaussians, 2)
-    if new is not None and num_new:
-        memory = joined(memory, new)
-        first = torch.zeros(*lead, num_new, index.shape[-1], dtype=index.dtype, device=index.device)
-        index = torch.cat([index, first + token[..., None]], -2)
-        one = torch.zeros_like(first, dtype=weights.dtype)
-        one[..., 0] = 1.0
-        weights = torch.cat([weights, one], -2)
-        later = torch.stack([times[..., 1:2], times[..., -1:]], -1).expand(*lead, num_new, 2)
-        alive = torch.cat([alive, later], -2)
+    both = lambda old, added: torch.cat([old, added.expand(*lead, *added.shape)], -2)
     observed = torch.zeros(times.shape, dtype=torch.bool, device=times.device)
     observed[..., 0] = True
     return Scene4D(
-        base=memory,
+        base=joined(memory, new),
         motion=Motion(
             anchors=motion.anchors,
             world_from_rest=torch.cat([identity, forecast.world_from_now], -3),
-            skin_index=index,
-            skin_weights=weights,
+            skin_index=both(motion.skin_index, new_skin[0]),
+            skin_weights=both(motion.skin_weights, new_skin[1]),
             log_var=log_var,
         ),
-        alive=alive.contiguous(),
+        alive=torch.cat([alive, born], -2),
         times=times,
         observed=observed,
         info={"model": "scene4d dynamics"},
     )
+
+
+def _visible_rows(new: Gaussians, skin: tuple[Tensor, Tensor]) -> tuple[Gaussians, tuple[Tensor, Tensor]]:
+    """Rows too faint to see become empty slots, and go where they are faint in every scene of the batch."""
+    visible = new.opacities > MIN_OPACITY  # [*b r]
+    kept = visible.reshape(-1, visible.shape[-1]).any(0).nonzero()[:, 0]
+    new = new.replace(opacities=new.opacities * visible, ids=torch.where(visible, new.ids, -1))
+    return new.map(lambda x: x.index_select(len(visible.shape) - 1, kept)), (skin[0][kept], skin[1][kept])
 
 
 def advanced_memory(state: State, *, recent: Tensor, now: Tensor) -> Gaussians:

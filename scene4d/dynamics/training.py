@@ -14,7 +14,9 @@ from scene4d.dynamics.anchors import PAST_FLOW, anchor_past, choose_anchors
 from scene4d.dynamics.condition import action_slots, proprio_slots, task_embedding
 from scene4d.dynamics.dit import Denoised, SceneTokens
 from scene4d.dynamics.flow import draw_levels, noised
-from scene4d.dynamics.model import GaussianWorldModel, focus_of, last_speeds
+from scene4d.dynamics.memory import focus_of
+from scene4d.dynamics.model import GaussianWorldModel
+from scene4d.dynamics.proprio import Track
 from scene4d.dynamics.skin import skinned_displacement
 from scene4d.dynamics.targets import anchor_motion
 from scene4d.geometry.rotation import pose_about
@@ -24,8 +26,6 @@ from scene4d.types import TensorStruct
 
 MOVING_M = 0.0015
 """Motion since now in m from which an anchor counts as moving; a turn counts at an arm of 5 cm."""
-SPEED_DROPOUT = 0.1
-"""Share of the samples that are not told how fast the robot's own state has been changing."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,10 @@ class LossConfig:
     """Displacement error of memory rows, per cm."""
     likelihood: float = 0.05
     """Negative log-likelihood under the predicted variance."""
-    proprio: float = 1.0
-    """Squared error of the foreseen proprio, in units of 2 cm."""
     present: float = 0.02
     """Cross-entropy of "this anchor's matter is real"."""
-    success: float = 0.05
-    """Cross-entropy of success."""
+    outcome: float = 0.05
+    """Squared error of the scaled reward, cross-entropy of success and of having succeeded."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class DynamicsBatch(TensorStruct):
 
     tokens [*b l c] raw; anchors, anchor_rgb [*b l 3]; anchor_past [*b l 6]; motion [*b h l 6] rad, m; known [*b l];
     rows, row_rgb [*b r 3]; row_past [*b r 6]; skin_index [*b r j]; displacement [*b h r 3];
-    actions [*b h 16], past_actions [*b p 16], proprio [*b 12], proprio_speed [*b 2 12], proprio_change [*b h 12];
-    task [*b 32]; success [*b h].
+    actions [*b h 16], past_actions [*b p 16], past_proprio [*b p+1 20] (now last), past_valid [*b p] in slots;
+    proprio_change [*b h 20]; task [*b 32]; reward, success [*b h].
     """
 
     tokens: Tensor
@@ -71,10 +69,11 @@ class DynamicsBatch(TensorStruct):
     displacement: Tensor
     actions: Tensor
     past_actions: Tensor
-    proprio: Tensor
-    proprio_speed: Tensor
+    past_proprio: Tensor
+    past_valid: Tensor
     proprio_change: Tensor
     task: Tensor
+    reward: Tensor
     success: Tensor
 
     @property
@@ -126,10 +125,11 @@ def prepare(
         displacement=displacement[:, rows],
         actions=action_slots(window.actions, context),
         past_actions=action_slots(window.past_actions, context),
-        proprio=proprio_slots(now, context),
-        proprio_speed=proprio_slots(last_speeds(window.past_proprio), context),
+        past_proprio=proprio_slots(window.past_proprio, context),
+        past_valid=window.past_valid,
         proprio_change=proprio_slots(window.proprio - now, context),
         task=task_embedding(tasks[int(window.task)]),
+        reward=window.reward.to(motion),
         success=window.success.to(motion),
     )
 
@@ -165,10 +165,10 @@ def set_statistics(model: GaussianWorldModel, batches: Sequence[DynamicsBatch]) 
     model.token_mean.copy_(tokens.mean(0))
     # A channel that the codec does not use must not be blown up to noise.
     model.token_std.copy_(tokens.std(0).clamp_min(0.05 * tokens.std()))
+    rewards = torch.cat([b.reward.flatten() for b in batches])
+    model.reward_scale.copy_(rewards.abs().max().clamp_min(1e-3))
     for batch in batches:
         model.scale.update(batch.motion[None], (is_moving(batch.motion) & batch.known[None])[None])
-    change = torch.cat([b.proprio_change[..., -1, :].reshape(-1, b.proprio_change.shape[-1]) for b in batches])
-    model.proprio.scale.copy_(change.square().mean(0).sqrt().clamp_min(2e-3))
 
 
 def loss(
@@ -178,24 +178,11 @@ def loss(
     config: LossConfig = LossConfig(),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
-    told = torch.rand(batch.anchors.shape[0], 1, 1, device=batch.anchors.device) >= SPEED_DROPOUT
-    drive = model.drive(
-        actions=batch.actions,
-        past_actions=batch.past_actions,
-        proprio=batch.proprio,
-        proprio_speed=batch.proprio_speed * told,
-        task=batch.task,
-    )
-    unit = model.proprio.scale
-    of_proprio = ((drive.proprio_change - batch.proprio_change) / unit).square().mean()
-    # The denoiser takes the foreseen hand as it will get it; its errors do not teach the hand.
-    drive = drive.replace(proprio_change=drive.proprio_change.detach())
-    scene = SceneTokens(
-        tokens=(batch.tokens - model.token_mean) / model.token_std,
-        anchors=batch.anchors,
-        rgb=batch.anchor_rgb,
-        past=batch.anchor_past,
-    )
+    track = Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid)
+    # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
+    with torch.no_grad():
+        drive = model.drive(actions=batch.actions, track=track, task=batch.task)
+    scene = scene_tokens(model, batch)
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     moving = is_moving(batch.motion)  # [b h l]
     known = batch.known[:, None].expand_as(moving)
@@ -204,12 +191,28 @@ def loss(
     said = model.denoiser(noisy, levels, scene=scene, drive=drive, scale=model.scale.scale)
     parts = _motion_losses(said, target, moving=moving, known=known)
     parts["points"], metrics = _point_loss(model, said, batch)
-    parts["proprio"] = of_proprio
     parts["present"] = F.binary_cross_entropy_with_logits(said.present, known.to(said.present))
-    parts["success"] = F.binary_cross_entropy_with_logits(said.success, batch.success)
+    parts["outcome"] = _outcome_loss(said.outcome, batch, scale=model.reward_scale)
     total = sum(getattr(config, name) * value for name, value in parts.items())
     hand = (drive.proprio_change - batch.proprio_change)[:, -1, :3].norm(dim=-1).mean()
     return total, {**{k: v.detach() for k, v in parts.items()}, **metrics, "hand_mm": 1e3 * hand.detach()}
+
+
+def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens:
+    """What is known of the anchors of prepared windows [b]."""
+    return SceneTokens(
+        tokens=(batch.tokens - model.token_mean) / model.token_std,
+        anchors=batch.anchors,
+        rgb=batch.anchor_rgb,
+        past=batch.anchor_past,
+    )
+
+
+def _outcome_loss(outcome: Tensor, batch: DynamicsBatch, *, scale: Tensor) -> Tensor:
+    """Reward, success at each step, and success by each step."""
+    by_then = batch.success.cummax(1).values
+    logits = F.binary_cross_entropy_with_logits(outcome[..., 1:], torch.stack([batch.success, by_then], -1))
+    return logits + (outcome[..., 0] - batch.reward / scale).square().mean()
 
 
 def _motion_losses(said: Denoised, target: Tensor, *, moving: Tensor, known: Tensor) -> dict[str, Tensor]:

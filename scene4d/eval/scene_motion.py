@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import DataFormatError
-from scene4d.eval.forecast import segment_displacement
+from scene4d.eval.truth import segment_displacement
 from scene4d.geometry.camera import project, unproject
 from scene4d.geometry.neighbours import nearest
 from scene4d.types import Episode, Scene4D

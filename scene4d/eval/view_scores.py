@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from scene4d.eval.forecast import moving_pixels
 from scene4d.eval.images import psnr
 from scene4d.eval.perceptual import Perceptual
 from scene4d.eval.reconstruct import HoldoutCase, view_report
+from scene4d.eval.truth import moving_pixels
 from scene4d.geometry.camera import invert_rigid, project, unproject
 from scene4d.lift.unproject import surface_from_depth, valid_pixels
 from scene4d.types import Episode, Frames

@@ -1,18 +1,21 @@
-"""Stored zip archives opened without trusting them: names, sizes and counts are checked against the file itself."""
+"""Stored zip archives: opened without trusting names, sizes or counts, and written a piece at a time."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scene4d.errors import DataFormatError, SecurityError
+from scene4d.errors import DataFormatError, ResourceError, SecurityError
+from scene4d.files import atomic_file
 
+Chunks = Callable[[], Iterable[bytes]]
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 MAX_MEMBERS = 100_000
 MAX_DIRECTORY = 128 * MAX_MEMBERS
@@ -122,3 +125,39 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
             expected=f"at most {path.stat().st_size} bytes",
         )  # fmt: skip
     return sizes
+
+
+def write_archive(
+    path: str | os.PathLike, members: Mapping[str, Chunks], *, manifest: Callable[[Mapping[str, Any]], bytes]
+) -> None:
+    """Write a stored zip, whole or not at all, with `manifest.json` first; the same members give the same bytes.
+
+    Every member is asked for its bytes twice, once to be hashed and once to be written, so that none is held whole.
+
+    Args:
+        members: {name: function that yields its bytes in pieces, the same each time}.
+        manifest: makes manifest.json of {name: {sha256, bytes}}.
+    Raises:
+        ResourceError: the disk is full or read-only, or there are more members than a reader takes.
+    """
+    if len(members) >= MAX_MEMBERS:
+        raise ResourceError(
+            "has too many members", file=path, field="members", found=len(members) + 1, expected=f"<= {MAX_MEMBERS}",
+            fix="write fewer instants to a file",
+        )  # fmt: skip
+    listed: dict[str, dict[str, Any]] = {}
+    for name, chunks in members.items():
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks():
+            digest.update(chunk)
+            size += len(chunk)
+        listed[name] = {"sha256": digest.hexdigest(), "bytes": size}
+    first = manifest(listed)
+    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo("manifest.json"), first)
+        for name, chunks in members.items():
+            entry = zipfile.ZipInfo(name)  # a fixed date: bytes depend on the content only
+            entry.file_size = listed[name]["bytes"]
+            with archive.open(entry, "w") as file:
+                for chunk in chunks():
+                    file.write(chunk)

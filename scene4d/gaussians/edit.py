@@ -122,3 +122,14 @@ def sanitize(
     return g.replace(
         quats=normalize_quat(g.quats), scales=g.scales.clamp(MIN_SCALE, MAX_SCALE), opacities=g.opacities.clamp(0, 1)
     ), counts
+
+
+def by_id(values: Tensor, ids: Tensor, *, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of values [m c] with the wanted ids [n], zero where there is no such id, and found [n] bool."""
+    if len(ids) == 0:
+        return values.new_zeros(len(wanted), *values.shape[1:]), torch.zeros_like(wanted, dtype=torch.bool)
+    order = ids.argsort()
+    place = torch.searchsorted(ids[order].contiguous(), wanted.contiguous()).clamp_max(len(ids) - 1)
+    rows = order[place]
+    found = (ids[rows] == wanted) & (wanted >= 0)
+    return values[rows] * found.reshape(-1, *[1] * (values.dim() - 1)), found

@@ -14,10 +14,12 @@ from scene4d.files import atomic_file
 from scene4d.gaussians.edit import prune, sanitize, with_sh_bases
 from scene4d.gaussians.ply_compressed import is_compressed, unpack_gaussians
 from scene4d.gaussians.ply_table import read_ply_tables
+from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Gaussians
 
 REST_BY_DEGREE = (0, 9, 24, 45)
-NEEDED = ("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity")
+DC, RGB = ("f_dc_0", "f_dc_1", "f_dc_2"), ("red", "green", "blue")
+NEEDED = ("x", "y", "z", *DC, "opacity")
 NEEDED += tuple(f"scale_{i}" for i in range(3)) + tuple(f"rot_{i}" for i in range(4))
 
 
@@ -57,7 +59,8 @@ def write_ply(path: str | os.PathLike, gaussians: Gaussians, *, sh_degree: int =
 
 
 def read_ply(path: str | os.PathLike, *, strict: bool = False) -> Gaussians:
-    """Read a splat .ply: INRIA columns in any order, with or without normals and f_rest, or compressed by SuperSplat.
+    """Read a splat .ply: INRIA columns in any order (red green blue for f_dc where nerfstudio wrote them), with or
+    without normals and f_rest, or compressed by SuperSplat.
 
     Impossible values are mended or their rows dropped with a warning that counts them (`gaussians.edit.sanitize`).
 
@@ -79,7 +82,8 @@ def read_ply_counted(path: str | os.PathLike, *, strict: bool = False) -> tuple[
         return sanitize(unpack_gaussians(tables, file=path), strict=strict, file=path)
     table = tables["vertex"]
     names = table.dtype.names or ()
-    missing = [n for n in NEEDED if n not in names]
+    plain = not set(DC) & set(names) and set(RGB) <= set(names)  # `ns-export --ply-color-mode rgb`
+    missing = [n for n in NEEDED if n not in names and not (plain and n in DC)]
     if missing:
         raise DataFormatError(
             "is no Gaussian splat: no " + "/".join(missing[:3]) + (" ..." if len(missing) > 3 else ""),
@@ -113,7 +117,10 @@ def _gaussians_from_table(table: np.ndarray, *, num_rest: int) -> Gaussians:
             picked[:, i] = table[name]
         return torch.from_numpy(picked)
 
-    dc = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    if DC[0] in table.dtype.names:
+        dc = columns(*DC)[:, None]
+    else:
+        dc = sh_from_rgb(columns(*RGB) / (255 if table.dtype["red"].kind == "u" else 1))
     rest = columns(*(f"f_rest_{i}" for i in range(num_rest))).unflatten(1, (3, num_rest // 3)).transpose(1, 2)
     return Gaussians(
         means=columns("x", "y", "z"),

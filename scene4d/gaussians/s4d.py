@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import DataFormatError, Scene4DError, ShapeError, VersionError
-from scene4d.files import atomic_file
-from scene4d.gaussians.container import MAX_JSON, list_members, parse_json, read_members
+from scene4d.gaussians.container import MAX_JSON, Chunks, list_members, parse_json, read_members, write_archive
 from scene4d.gaussians.s4d_rules import check_base, check_instants
 from scene4d.types import Cameras, Gaussians, Motion, Scene4D
 
@@ -225,29 +224,23 @@ def write_s4d(
         action_spec: {name, unit} of each action number.
         info: provenance, JSON-ready; added to `scene.info`.
     Raises:
-        ResourceError: the disk is full or read-only.
+        ResourceError: the disk is full or read-only, or there are too many instants for a file.
         DataFormatError: `info` is not JSON-ready.
     """
     scene = scene.detach().to("cpu")
     axis = scene.times.ndim - 1
-    base = {name: getattr(scene.base, name) for name in FIELDS}
-    base |= {f"extras/{k}": v for k, v in scene.base.extras.items()}
-    base |= {name: getattr(scene.motion, name) for name in SKIN}
-    base |= {"alive": scene.alive, "times": scene.times, "observed": scene.observed}
     moving = {"world_from_rest": scene.motion.world_from_rest, "log_var": scene.motion.log_var}
     moving |= {f"residual/{k}": v for k, v in (scene.residual or {}).items()}
-    members = {"base.safetensors": _safetensors(base)}
-    for index in range(scene.times.shape[-1]):
-        instant = {k: v.select(axis, index) for k, v in moving.items() if v is not None}
-        members[frame_member(index)] = _safetensors(instant)
-    if cameras:
-        members["cameras.json"] = _json({name: _json_from_camera(c) for name, c in cameras.items()}, path, "cameras")
+
+    def instant(index: int) -> list[bytes]:
+        return [safetensors_bytes({k: v.select(axis, index) for k, v in moving.items() if v is not None})]
+
+    members: dict[str, Chunks] = {"base.safetensors": lambda: [safetensors_bytes(base_tensors(scene))]}
+    members |= {frame_member(i): partial(instant, i) for i in range(scene.times.shape[-1])}
+    members |= camera_member(cameras, path=path)
     if actions is not None:
-        members["actions.safetensors"] = _safetensors({"actions": actions.detach().cpu()})
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "conventions": CONVENTIONS,
+        members["actions.safetensors"] = lambda: [safetensors_bytes({"actions": actions.detach().cpu()})]
+    counts = {
         "num_gaussians": scene.base.num_gaussians,
         "num_anchors": scene.motion.anchors.shape[-2],
         "num_frames": scene.times.shape[-1],
@@ -255,13 +248,37 @@ def write_s4d(
         "batch_shape": list(scene.batch_shape),
         "sh_degree": int(scene.base.sh.shape[-2] ** 0.5) - 1,
         "action_spec": [dict(s) for s in action_spec],
-        "info": {**scene.info, **(info or {})},
-        "members": {k: {"sha256": hashlib.sha256(v).hexdigest(), "bytes": len(v)} for k, v in members.items()},
     }
-    members = {"manifest.json": _json(manifest, path, "info"), **members}
-    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(name), data)  # a fixed date: bytes depend on the content only
+    about = {**scene.info, **(info or {})}
+    write_archive(path, members, manifest=partial(manifest_bytes, counts=counts, info=about, path=path))
+
+
+def base_tensors(scene: Scene4D) -> dict[str, Tensor]:
+    """The tensors of base.safetensors, by their names there."""
+    base = {name: getattr(scene.base, name) for name in FIELDS}
+    base |= {f"extras/{k}": v for k, v in scene.base.extras.items()}
+    base |= {name: getattr(scene.motion, name) for name in SKIN}
+    return base | {"alive": scene.alive, "times": scene.times, "observed": scene.observed}
+
+
+def manifest_bytes(
+    members: Mapping[str, Any], *, counts: Mapping[str, Any], info: Mapping[str, Any], path: str | os.PathLike
+) -> bytes:
+    """manifest.json of the members {name: {sha256, bytes}}.
+
+    Raises:
+        DataFormatError: `info` is not JSON-ready.
+    """
+    head = {"format": FORMAT, "version": VERSION, "conventions": CONVENTIONS}
+    return _json({**head, **counts, "info": dict(info), "members": dict(members)}, path, "info")
+
+
+def camera_member(cameras: Mapping[str, Cameras] | None, *, path: str | os.PathLike) -> dict[str, Chunks]:
+    """{cameras.json: its bytes}, or nothing without cameras."""
+    if not cameras:
+        return {}
+    data = _json({name: _json_from_camera(c) for name, c in cameras.items()}, path, "cameras")
+    return {"cameras.json": lambda: [data]}
 
 
 def frame_member(index: int) -> str:
@@ -269,13 +286,14 @@ def frame_member(index: int) -> str:
     return f"frames/{index:04d}.safetensors"
 
 
+def safetensors_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Named tensors as a .safetensors file."""
+    return safetensors.torch.save({k: v.contiguous().clone() for k, v in tensors.items()})
+
+
 def _gaussians(tensors: Mapping[str, Tensor]) -> Gaussians:
     extras = {k.removeprefix("extras/"): v for k, v in tensors.items() if k.startswith("extras/")}
     return Gaussians(**{name: tensors[name] for name in FIELDS}, extras=extras)
-
-
-def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
-    return safetensors.torch.save({k: v.contiguous().clone() for k, v in tensors.items()})
 
 
 def _json(value: Any, path: str | os.PathLike, field: str) -> bytes:

@@ -22,6 +22,7 @@ from scene4d.types import Gaussians
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 # glTF is y up: world x stays, world z becomes y.
 Y_UP_FROM_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+COLOR = "_COLOR_0"  # as trimesh lets it pass; the file says COLOR_0
 
 
 def trimesh_from_mesh(mesh: Mesh) -> Any:
@@ -71,10 +72,10 @@ def _colors_of(mesh: Any) -> Tensor | None:
     visual = mesh.visual
     stored = getattr(visual, "vertex_attributes", {})
     if "color" in stored:  # where a mesh has a material too, as those of .glb files do
-        return _colors_from_bytes(stored["color"])
+        return _colors_from_stored(stored["color"])
     if not visual.defined or visual.kind not in ("vertex", "face"):
         return None
-    return _colors_from_bytes(visual.vertex_colors)
+    return _colors_from_stored(visual.vertex_colors)
 
 
 def trimesh_points(gaussians: Gaussians, *, min_opacity: float = 0.0) -> Any:
@@ -96,11 +97,11 @@ def gaussians_from_trimesh(cloud: Any) -> Gaussians:
     if hasattr(cloud, "faces"):
         return gaussians_from_points(points, colors=_colors_of(cloud))
     colors = np.asarray(cloud.colors)
-    return gaussians_from_points(points, colors=_colors_from_bytes(colors) if len(colors) == len(points) else None)
+    return gaussians_from_points(points, colors=_colors_from_stored(colors) if len(colors) == len(points) else None)
 
 
 def write_mesh(path: str | os.PathLike, mesh: Mesh) -> None:
-    """Write a .glb (turned y up, as glTF is, by its root node; colours linear), .obj or .ply (z up; colours sRGB).
+    """Write a .glb (turned y up, as glTF is, by its root node; colours linear, unlit), .obj or .ply (z up; sRGB).
 
     Raises:
         ConfigError: another suffix. EnvError: trimesh is missing. ResourceError: the disk is full or read-only.
@@ -109,24 +110,33 @@ def write_mesh(path: str | os.PathLike, mesh: Mesh) -> None:
     if suffix not in MESH_SUFFIXES:
         raise ConfigError("is no mesh format", file=path, field="output", found=suffix, expected=MESH_SUFFIXES)
     if suffix == ".glb":
+        plain = trimesh_from_mesh(Mesh(vertices=mesh.vertices, faces=mesh.faces))
         if mesh.colors is not None:
-            mesh = Mesh(vertices=mesh.vertices, faces=mesh.faces, colors=_linear_from_srgb(mesh.colors))
+            linear = _linear_from_srgb(mesh.colors.detach().cpu().float().clamp(0, 1)).numpy()
+            plain.vertex_attributes[COLOR] = np.concatenate([linear, np.ones_like(linear[:, :1])], 1)
         scene = _trimesh().Scene()
-        scene.add_geometry(trimesh_from_mesh(mesh), transform=Y_UP_FROM_Z_UP)
-        data = scene.export(file_type="glb", tree_postprocessor=_make_matte, include_normals=True)
+        scene.add_geometry(plain, transform=Y_UP_FROM_Z_UP)
+        data = scene.export(file_type="glb", tree_postprocessor=_made_visible, include_normals=True)
     else:
         data = trimesh_from_mesh(mesh).export(file_type=suffix[1:])
     with atomic_file(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def _make_matte(tree: dict) -> None:
-    """glTF's own default is bare metal, which viewers show almost black."""
-    matte = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}
-    tree["materials"] = [matte]
+def _made_visible(tree: dict) -> None:
+    """Colours as recorded in any viewer: light is in them already, so they are shown unlit where that is known.
+
+    Elsewhere they are matte, for glTF's own default is bare metal, which is shown almost black. They are floats: eight
+    bits of linear light are too few for what is dark.
+    """
+    matte = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": 1.0}
+    material = {"pbrMetallicRoughness": matte, "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}
+    tree["materials"], tree["extensionsUsed"] = [material], ["KHR_materials_unlit"]
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive["material"] = 0
+            if COLOR in primitive["attributes"]:
+                primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop(COLOR)
 
 
 def _linear_from_srgb(colors: Tensor) -> Tensor:
@@ -137,8 +147,9 @@ def _bytes_from_colors(colors: Tensor) -> np.ndarray:
     return (colors.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
-def _colors_from_bytes(colors: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(colors)[:, :3].astype(np.float32) / 255)
+def _colors_from_stored(colors: Any) -> Tensor:
+    colors = np.asarray(colors)[:, :3]
+    return torch.from_numpy(colors.astype(np.float32) / (1 if colors.dtype.kind == "f" else np.iinfo(colors.dtype).max))
 
 
 def _trimesh() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d, max_pool2d, pad, unfold
 
 from scene4d.check import check
 from scene4d.geometry.camera import project
@@ -20,11 +20,11 @@ def close_gaps(depth: Tensor, *, reach: int = 2, spread: float = 0.05) -> Tensor
     """
     check(depth=(depth, "v h w"))
     measured = depth > 0
-    size, pad = 2 * reach + 1, reach
-    far = max_pool2d(depth[:, None], size, 1, pad)[:, 0]
-    near = -max_pool2d(torch.where(measured, -depth, -torch.inf)[:, None], size, 1, pad)[:, 0]
-    count = avg_pool2d(measured.to(depth)[:, None], size, 1, pad)[:, 0]
-    total = avg_pool2d(depth[:, None], size, 1, pad)[:, 0]
+    size = 2 * reach + 1
+    far = max_pool2d(depth[:, None], size, 1, reach)[:, 0]
+    near = -max_pool2d(torch.where(measured, -depth, -torch.inf)[:, None], size, 1, reach)[:, 0]
+    count = avg_pool2d(measured.to(depth)[:, None], size, 1, reach)[:, 0]
+    total = avg_pool2d(depth[:, None], size, 1, reach)[:, 0]
     agree = ~measured & (count > 2.5 / size**2) & (far - near <= spread * far)
     return torch.where(agree, total / count.clamp_min(1e-9), torch.where(measured, depth, 0.0))
 
@@ -41,6 +41,12 @@ def complete_depth(depth: Tensor) -> Tensor:
     """Depth [v h w] with every hole given the value of the nearest measured pixel; images without any stay 0."""
     check(depth=(depth, "v h w"))
     return torch.stack([fill_nearest(image, image > 0) for image in depth])
+
+
+def despeckled(values: Tensor) -> Tensor:
+    """Values [h w], each the median of the 5 x 5 round it: no specks, edges where they were."""
+    window = unfold(pad(values[None, None], (2, 2, 2, 2), mode="replicate"), 5)[0]
+    return window.median(0).values.reshape(values.shape)
 
 
 def pixels_of_points(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,3 +87,8 @@ def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
         image.movedim(-1, 0)[None], grid[None, None], mode="bilinear", padding_mode="border", align_corners=False
     )
     return values[0, :, 0].T
+
+
+def with_colour(inside: Tensor, pixels: Tensor, alpha: Tensor | None) -> Tensor:
+    """Which of the positions [n 2] that lie `inside` [n] an image have a usable colour there: alpha [h w] > 0.5."""
+    return inside if alpha is None else inside & (sample_image(alpha[..., None], pixels)[:, 0] > 0.5)

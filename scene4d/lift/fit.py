@@ -23,8 +23,8 @@ class FitConfig:
 
     steps: int = 400
     """Gradient steps, one frame each."""
-    max_seconds: float | None = 240.0
-    """Stop after so long even if steps are left (None = never; only then is the result the same on every machine)."""
+    max_seconds: float | None = None
+    """Stop after so long even if steps are left; None = never, and the result is the same on every machine."""
     coarse_share: float = 0.4
     """Share of the steps at half resolution, first."""
     degree: int = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -13,17 +15,17 @@ REST = ("ids", "means", "quats", "scales", "opacities", "sh", "born", "died", "s
 """Columns that a finished row leaves behind; together with the anchors' poses they are the scene."""
 
 
-LIVE = ("means", "scales", "opacities", "sh")
+POLISHED = ("means", "scales", "opacities", "sh")
 """What polishing may change."""
 
 
 class Memory:
     """Living rows, one array a column, first axis n.
 
-    ids; means quats scales opacities sh: at rest, fixed at birth, so that the past is never revised; born, died s;
-    skin_index, skin_weights [n j]: all 0 = static; extra_* the extras at birth; place [n 3]: where it was measured, at
-    rest (means may be polished away from it by a fraction of a pixel).
-    Of the present: live_*: what polishing has made of static rows; x [n 3] position, turn [n 4], normal, colour [n 3];
+    ids; means quats scales opacities sh: at rest, fixed at birth; born, died s; skin_index, skin_weights [n j]: all 0 =
+    static; extra_* the extras at birth; place [n 3]: where it was measured, at rest (the means of the first frames are
+    polished away from it by a fraction of a pixel), and birth_scales.
+    Of the present: x [n 3] position, turn [n 4], normal, colour [n 3];
     spacing m between pixels where it was seen; home: the view that saw it last; seen: the frame that saw it last;
     evidence of moving with its neighbours; lifted: row of the newest lift that measures it, -1 = none; spare: frames it
     has been redundant.
@@ -78,7 +80,6 @@ class Memory:
             **rest,
             **present,
         }
-        rows |= {f"live_{name}": rows[name].copy() for name in LIVE}
         self.next_id += num
         if not self.columns:
             self.columns = rows
@@ -123,7 +124,7 @@ class Memory:
         """Living rows [k] where they are now; moving ones that are seen as the newest lift has them."""
         c = self.columns
         moving = self.moving[rows]
-        means = c["live_means"][rows].astype(np.float64)
+        means = c["means"][rows].astype(np.float64)
         quats = c["quats"][rows].astype(np.float64)
         if moving.any():
             some, turn = rows[moving], c["turn"][rows[moving]]
@@ -135,7 +136,7 @@ class Memory:
         memory = Gaussians(
             means=torch.from_numpy(means).float(),
             quats=torch.from_numpy(quats).float(),
-            **{k: torch.from_numpy(c[f"live_{k}"][rows]) for k in ("scales", "opacities", "sh")},
+            **{k: torch.from_numpy(c[k][rows]) for k in ("scales", "opacities", "sh")},
             ids=torch.from_numpy(c["ids"][rows]),
             extras=extras,
         )
@@ -153,35 +154,72 @@ class Memory:
             extras={k: put(v, newest.extras[k]) for k, v in memory.extras.items()},
         )
 
-    def keep_live(self, rows: np.ndarray, gaussians: Gaussians, *, base: bool = False) -> None:
-        """Remember how Gaussians [k] of static rows look best now; `base` makes it what they were born as."""
-        for name in LIVE:
-            values = getattr(gaussians, name).numpy()
-            self.columns[f"live_{name}"][rows] = values
-            if base:
-                self.columns[name][rows] = values
+    def polish_birth(self, rows: np.ndarray, gaussians: Gaussians) -> None:
+        """Make Gaussians [k] what the static rows were born as."""
+        for name in POLISHED:
+            self.columns[name][rows] = getattr(gaussians, name).numpy()
 
-    def scene(self, anchors: Anchors, times: list[float], *, info: dict) -> Scene4D:
-        """Everything that lived, at rest, with the anchors' motion; rows in the order of their ids."""
-        names = [k for k in self.columns if k in REST or k.startswith("extra_")]
-        rows = {k: np.concatenate([*(piece[k] for piece in self.past), self.columns[k]]) for k in names}
-        order = np.argsort(rows["ids"], kind="stable")
-        rows = {k: torch.from_numpy(np.ascontiguousarray(v[order])) for k, v in rows.items()}
-        base = Gaussians(
-            **{k: rows[k] for k in ("means", "quats", "scales", "opacities", "sh", "ids")},
-            extras={k[6:]: v for k, v in rows.items() if k.startswith("extra_")},
-        )
-        motion = Motion(
-            anchors=torch.from_numpy(anchors.rest).float(),
-            world_from_rest=torch.from_numpy(anchors.poses()).float(),
-            skin_index=rows["skin_index"],
-            skin_weights=rows["skin_weights"],
-        )
-        return Scene4D(
-            base=base,
-            motion=motion,
-            alive=torch.stack([rows["born"], rows["died"]], -1),
-            times=torch.tensor(times, dtype=torch.float64),
-            observed=torch.ones(len(times), dtype=torch.bool),
-            info=info,
-        )
+    def at_rest(self, rows: np.ndarray, gaussians: Gaussians, *, anchors: Anchors) -> dict[str, np.ndarray]:
+        """Rest columns [k] of rows that look like Gaussians [k] now: `gaussians` undone."""
+        c = self.columns
+        rest = {name: getattr(gaussians, name).numpy().copy() for name in ("means", "quats", *POLISHED[1:])}
+        rest["extra_normals"] = gaussians.extras["normals"].numpy().copy()
+        moving = self.moving[rows]
+        if moving.any():
+            index, weights = c["skin_index"][rows[moving]], c["skin_weights"][rows[moving]].astype(np.float64)
+            back = c["turn"][rows[moving]] * [1.0, -1.0, -1.0, -1.0]
+            rest["means"][moving] = anchors.rest_of(rest["means"][moving].astype(np.float64), index, weights)
+            rest["quats"][moving] = multiply_quats(back, rest["quats"][moving].astype(np.float64))
+            rest["extra_normals"][moving] = rotate_by_quats(back, rest["extra_normals"][moving].astype(np.float64))
+        return rest
+
+    def finished(self, *, before: float) -> list[dict[str, np.ndarray]]:
+        """The rows that ended before a second, as pieces."""
+        return [_picked(p, p["died"] < before) for p in self.past if (p["died"] < before).any()]
+
+    def release(self, *, before: float) -> None:
+        """Drop the rows that ended before a second."""
+        self.past = [_picked(p, p["died"] >= before) for p in self.past if (p["died"] >= before).any()]
+
+    def empty(self) -> dict[str, np.ndarray]:
+        """No rows, with all columns of finished ones."""
+        return {k: v[:0] for k, v in self.columns.items() if k in REST or k.startswith("extra_")}
+
+    def everything(self, *, rows: np.ndarray, looks: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """All that lived and is still known, as pieces; the living `rows` [k] with the rest columns `looks` [k ...]."""
+        living = {k: self.columns[k] for k in self.empty()}
+        for name, values in looks.items():
+            living[name] = living[name].copy()
+            living[name][rows] = values
+        return [*self.past, living]
+
+
+def scene_of_rows(
+    pieces: Sequence[dict[str, np.ndarray]], *, anchors: Anchors, poses: np.ndarray, times: Sequence[float], info: dict
+) -> Scene4D:
+    """Rows at rest, in the order of their ids, with the anchors' motion: poses [t m 7] at times [t] s."""
+    rows = {k: np.concatenate([piece[k] for piece in pieces]) for k in pieces[0]}
+    order = np.argsort(rows["ids"], kind="stable")
+    rows = {k: torch.from_numpy(np.ascontiguousarray(v[order])) for k, v in rows.items()}
+    base = Gaussians(
+        **{k: rows[k] for k in ("means", "quats", "scales", "opacities", "sh", "ids")},
+        extras={k[6:]: v for k, v in rows.items() if k.startswith("extra_")},
+    )
+    motion = Motion(
+        anchors=torch.from_numpy(anchors.rest[: poses.shape[1]]).float(),
+        world_from_rest=torch.from_numpy(poses).float(),
+        skin_index=rows["skin_index"],
+        skin_weights=rows["skin_weights"],
+    )
+    return Scene4D(
+        base=base,
+        motion=motion,
+        alive=torch.stack([rows["born"], rows["died"]], -1),
+        times=torch.tensor(times, dtype=torch.float64),
+        observed=torch.ones(len(times), dtype=torch.bool),
+        info=info,
+    )
+
+
+def _picked(rows: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+    return {k: v[mask] for k, v in rows.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.lift.row_adam import adam_step
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
 
@@ -88,18 +89,9 @@ def polish(
         for (x, rate), slope in zip(rates.items(), slopes, strict=True):
             if free is not None:
                 slope = slope * free.reshape(-1, *[1] * (x.ndim - 1))
-            _adam(x, slope, moments[x], rate=rate * damped, count=step + 1)
+            adam_step(x, slope, moments[x], rate=rate * damped, count=step + 1)
         with torch.no_grad():
             shift.clamp_(-config.max_shift, config.max_shift)
             growth.clamp_(-limit, limit)
     with torch.no_grad():
         return built().detach().replace(extras=gaussians.extras)
-
-
-@torch.no_grad()
-def _adam(x: Tensor, slope: Tensor, moments: tuple[Tensor, Tensor], *, rate: float, count: int) -> None:
-    """One step of Adam (Kingma and Ba, 2015) in place; torch.optim takes seconds to import for a handful of steps."""
-    mean, square = moments
-    mean.lerp_(slope, 0.2)
-    square.lerp_(slope * slope, 0.01)
-    x -= rate * (mean / (1 - 0.8**count)) / ((square / (1 - 0.99**count)).sqrt() + 1e-8)

@@ -14,10 +14,14 @@ from scene4d.errors import DataFormatError, DepthError, ShapeError
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.backdrop import backdrop_shell
+from scene4d.lift.between import BetweenConfig, fuse_between
 from scene4d.lift.compare import VIOLATED, compare, sight_from_frames
 from scene4d.lift.fit import FitConfig, fit_gaussians
+from scene4d.lift.fit_between import StretchFitConfig
 from scene4d.lift.fuse import FuseConfig, fuse_static
+from scene4d.lift.polish_scene import PolishSceneConfig, polish_scene
 from scene4d.lift.splats import SplatConfig, splats_from_images
+from scene4d.lift.steps_taken import StepsTaken
 from scene4d.lift.stream import SceneStream, StreamConfig
 from scene4d.render.render import render
 from scene4d.types import Episode, Frames, Gaussians, Motion, Scene4D
@@ -31,16 +35,22 @@ class ReconstructConfig:
 
     stream: StreamConfig = field(default_factory=StreamConfig)
     """The path for fixed or several cameras and moving matter."""
-    fuse: FuseConfig = field(default_factory=FuseConfig)
+    between: BetweenConfig = field(default_factory=BetweenConfig)
     """The path for one moving camera in a scene that is taken to be static."""
+    fused: FuseConfig | None = None
+    """Fuse such a scene to one set of Gaussians for all instants instead: less sharp, ten times smaller."""
     camera_travel: float = 0.03
     """Way in m that a camera must go to count as moving."""
+    polish: PolishSceneConfig = field(default_factory=PolishSceneConfig)
+    """How the moving part of a streamed scene is polished, once all its instants are known."""
     look_back: bool = True
     """Let static matter that is seen late have been there before, as far as no camera looked through it."""
     num_backdrop: int = 2000
     """Gaussians of a far shell behind streamed scenes, so that holes show a likely colour; 0 = none."""
     fit: FitConfig | None = None
-    """Refine the static part by rendering (minutes); None = do not."""
+    """Refine the static part by rendering (minutes); None = do not. Scenes tell in info["steps"] how far it came.
+
+    For one moving camera that is not `fused` only max_seconds counts: rates and rounds are those of `between.fit`."""
     splats: SplatConfig = field(default_factory=SplatConfig)
     """The path for posed pictures without depth."""
 
@@ -54,13 +64,13 @@ def reconstruct(
 ) -> Scene4D:
     """The 4D scene of an episode [t] from its RGB-D views.
 
-    One moving camera says little about what moves by itself, so its scene is fused as static. Fixed cameras, and
-    several, are streamed in time: static memory, moving matter on tracked anchors. Looking back, and closing the gaps
-    between instants, happens only here: the stream itself is causal.
+    One moving camera says little about what moves by itself, so each instant is the mean of the frames round it. Fixed
+    cameras, and several, are streamed in time: static memory, moving matter on tracked anchors. Looking back, and
+    closing the gaps between instants, happens only here: the stream itself is causal.
 
     Args:
         cameras: views to use; by default all that have depth. They must have one size.
-        progress: called with (frames done, frames).
+        progress: called with (frames done, frames), then, where something is refined, with (steps done, steps).
     Returns:
         Scene4D [n] at the valid times of the episode; observed all True.
     Raises:
@@ -77,13 +87,12 @@ def reconstruct(
     frames = episode.stacked(names).map(lambda x: x[instants])  # [t v]
     times = episode.times[instants].to(torch.float64)
     if len(names) == 1 and _travel(frames) > config.camera_travel:
-        flat = frames[:, 0]
-        scene = static_scene(fuse_static(flat, config=config.fuse, progress=progress), times)
-    else:
-        scene = _streamed(frames, times, config=config, progress=progress)
-        flat = frames.map(lambda x: x.flatten(0, 1))
-        if config.num_backdrop:
-            scene = _with_backdrop(scene, flat, num=config.num_backdrop)
+        still = _between if config.fused is None else _fused
+        return still(frames[:, 0], times, config=config, progress=progress)
+    scene = _streamed(frames, times, config=config, progress=progress)
+    flat = frames.map(lambda x: x.flatten(0, 1))
+    if config.num_backdrop:
+        scene = _with_backdrop(scene, flat, num=config.num_backdrop)
     return scene if config.fit is None else _fitted(scene, flat, config=config.fit, progress=progress)
 
 
@@ -106,9 +115,10 @@ def reconstruct_pictures(
     if len(instants) == 0:
         raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
     frames = episode.stacked(names).map(lambda x: x[instants].flatten(0, 1))  # [m]
-    splats = splats_from_images(frames.replace(depth=None, extras={}), config=config.splats, progress=progress)
+    taken = StepsTaken(progress)
+    splats = splats_from_images(frames.replace(depth=None, extras={}), config=config.splats, progress=taken)
     scene = static_scene(splats, episode.times[instants].to(torch.float64))
-    return scene.replace(info={"model": "pictures"})
+    return scene.replace(info={"model": "pictures", "steps": taken.done})
 
 
 def _known(episode: Episode, cameras: Sequence[str]) -> list[str]:
@@ -151,6 +161,26 @@ def static_scene(gaussians: Gaussians, times: Tensor) -> Scene4D:
     return Scene4D(base=gaussians, motion=motion, alive=alive, times=times, observed=observed, info={"model": "static"})
 
 
+def _between(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
+    """A still scene whose Gaussians stand for the stretches between frames [m]."""
+    between = config.between
+    if config.fit is not None:
+        stretches = between.fit or StretchFitConfig()
+        stretches = dataclasses.replace(stretches, max_seconds=config.fit.max_seconds)
+        between = dataclasses.replace(between, fit=stretches)
+    taken = StepsTaken(progress)
+    gaussians, alive = fuse_between(frames, times, config=between, progress=taken)
+    # The fit comes last and counts from 0.
+    steps = {} if between.fit is None or len(times) < 2 else {"steps": taken.done}
+    return static_scene(gaussians, times).replace(alive=alive, info={"model": "between", **steps})
+
+
+def _fused(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
+    """A still scene as one set of Gaussians from frames [m]."""
+    scene = static_scene(fuse_static(frames, config=config.fused, progress=progress), times)
+    return scene if config.fit is None else _fitted(scene, frames, config=config.fit, progress=progress)
+
+
 def _travel(frames: Frames) -> float:
     """Farthest way in m of any camera [t v] from where it began."""
     centres = invert_rigid(frames.cameras.viewmats)[..., :3, 3]
@@ -158,13 +188,14 @@ def _travel(frames: Frames) -> float:
 
 
 def _streamed(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
-    stream = SceneStream(config.stream)
+    # All instants are gone through again below, so none may leave memory.
+    stream = SceneStream(dataclasses.replace(config.stream, keep_instants=0))
     count = len(times)
     for t in range(count):
         stream.update(frames[t], time=float(times[t]))
         if progress is not None:
             progress(t + 1, count)
-    scene = stream.scene()
+    scene = polish_scene(stream.scene(), frames, config=config.polish, progress=progress)
     if config.look_back:
         scene = _looked_back(scene, frames, config=config.stream)
     return scene.replace(alive=_without_gaps(scene.alive, times), info={"model": "stream"})
@@ -240,7 +271,9 @@ def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Prog
     if not bool(static.all()):
         frames = frames.replace(alpha=_static_pixels(scene, frames, static=static))
         config = dataclasses.replace(config, degree=0)  # moving rows have one colour, and all rows one degree
-    fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=progress)
+    taken = StepsTaken(progress)
+    fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=taken)
+    scene = scene.replace(info={**scene.info, "steps": taken.done})
     if bool(chosen.all()):
         return scene.replace(base=fitted)
     fields = ("means", "quats", "scales", "opacities", "sh")

@@ -9,7 +9,7 @@ from scene4d.geometry.rotation import quat_from_matrix
 
 
 class Anchors:
-    """Rest positions and world-from-rest poses of anchors, now and at every instant so far.
+    """Rest positions and world-from-rest poses of anchors, now and at the instants so far that are not forgotten.
 
     Matter that starts to move later than its surroundings cannot hang on their anchors: those have a past it did not
     share. It gets twins of them, which rest until then and follow their `parent` afterwards.
@@ -73,8 +73,12 @@ class Anchors:
         poses = np.concatenate([quats_from_matrices(self.rotation), self.shift], -1)
         self.history.append(poses)
 
+    def forget(self, count: int) -> None:
+        """Drop the poses of the first `count` instants in memory."""
+        self.history = self.history[count:]
+
     def poses(self) -> np.ndarray:
-        """World-from-rest poses [t m 7] of all instants; an anchor rests before it is added."""
+        """World-from-rest poses [t m 7] of all instants in memory; an anchor rests before it is added."""
         poses = np.zeros((len(self.history), len(self), 7))
         poses[..., 0] = 1
         for time, known in enumerate(self.history):

@@ -36,8 +36,8 @@ class SplatConfig:
 
     steps: int = 6000
     """Gradient steps, one picture each."""
-    max_seconds: float | None = 840.0
-    """Stop after so long even if steps are left (None = never; only then is the result the same on every machine)."""
+    max_seconds: float | None = None
+    """Stop after so long even if steps are left; None = never, and the result is the same on every machine."""
     num_start: int = 20_000
     """Gaussians to begin with, where no points are given."""
     max_gaussians: int = 80_000

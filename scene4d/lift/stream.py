@@ -10,6 +10,7 @@ import torch
 
 from scene4d.check import check
 from scene4d.errors import DepthError, GaussianError, TimestampError
+from scene4d.gaussians.s4d_growing import GrowingS4D
 from scene4d.lift.birth import bear
 from scene4d.lift.compare import (
     AGREES,
@@ -24,7 +25,7 @@ from scene4d.lift.compare import (
     sight_from_frames,
     unexplained_points,
 )
-from scene4d.lift.memory import Memory
+from scene4d.lift.memory import Memory, scene_of_rows
 from scene4d.lift.polish import polish
 from scene4d.lift.rigid import Anchors, rotvecs_from_rotations
 from scene4d.lift.split import News, Solved, SplitConfig, changed_rows, movers, solve_step, suspects
@@ -54,7 +55,7 @@ class StreamConfig:
     polish_first: int = 30
     """Gradient steps on the first frames: static matter is sharp from its birth."""
     polish: int = 8
-    """Gradient steps on the newest frames each time the present Gaussians are asked for."""
+    """Gradient steps on the newest frames when the present Gaussians, or the scene, are asked for."""
     colour_tolerance_moving: float = 0.3
     """The same for moving matter, whose shading changes as it turns."""
     colour_share: float = 0.3
@@ -64,9 +65,11 @@ class StreamConfig:
     max_gaussians: int = 120_000
     """Most living Gaussians; beyond, those unseen for longest go first, then the least confident."""
     max_past: int = 400_000
-    """Most finished Gaussians kept for the past; beyond, the oldest are forgotten."""
+    """Most finished Gaussians kept for the past; beyond, the oldest are forgotten, unless they wait for a history."""
     patience: int = 30
     """Frames after which a moving Gaussian goes that others measure better."""
+    keep_instants: int = 0
+    """Least number of newest instants that stay in memory; older ones go to the history, if there is one. 0 = all."""
 
 
 class SceneStream:
@@ -75,14 +78,23 @@ class SceneStream:
     `update` compares the memory with what is measured now: what agrees is kept and measured anew, what a camera looked
     through has moved or is gone, what lies behind is kept as it was. Matter that the frames contradict, and what sticks
     to it, is moving: it hangs on anchors whose rigid motion is tracked, and keeps its ids. Pixels that nothing explains
-    are born with new ids. The past is never revised: the scene after k frames is the truncation of every later one.
+    are born with new ids. The past is never revised: what lived when, and how it moved, is after k frames what every
+    later scene says of them; only how the living look is always as it was measured and polished last.
+
+    `update` alone changes anything: `gaussians` and `scene` say the same however often, and whenever before, they were
+    asked.
     """
 
-    def __init__(self, config: StreamConfig | None = None) -> None:
-        self.config = config or StreamConfig()
+    def __init__(self, config: StreamConfig | None = None, *, history: GrowingS4D | None = None) -> None:
+        """
+        Args:
+            history: where instants beyond config.keep_instants go, and rows that ended before them.
+        """
+        self.config, self.history = config or StreamConfig(), history
         self.memory = Memory(self.config.num_skin)
         self.anchors = Anchors()
         self.times: list[float] = []
+        self._count = 0
         self._sight: Sight | None = None
         self._now: Gaussians | None = None
 
@@ -92,13 +104,14 @@ class SceneStream:
         Raises:
             TimestampError: time does not increase. ShapeError: not [v h w].
             DepthError: the frames have no depth, or the first ones none anywhere.
+            ResourceError: the history cannot be written; the frames are taken in, the next update hands over again.
         """
         check(rgb=(frames.rgb, "v h w 3"), depth=(frames.depth, "v h w"))
         if self.times and not time > self.times[-1]:
             raise TimestampError(
                 "time does not increase",
                 field="time",
-                frame=len(self.times),
+                frame=self._count,
                 found=time,
                 expected=f"> {self.times[-1]}",
             )
@@ -108,7 +121,7 @@ class SceneStream:
                 raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")
             bear(self.memory, self.anchors, sight=sight, chosen=np.arange(len(sight.points)), time=time, frame=0)
             self._measure(sight, self._compared(sight))
-            self._polished(sight, num_steps=self.config.polish_first, base=True)
+            self.memory.polish_birth(self.memory.shown(), self._polished(sight, num_steps=self.config.polish_first))
         else:
             verdicts = self._carve(sight, self._follow(sight))
             self._measure(sight, self._bear_unexplained(sight, verdicts, time=time))
@@ -116,22 +129,24 @@ class SceneStream:
         self._limit(time)
         self.anchors.record()
         self.times.append(time)
+        self._count += 1
+        self._hand_over()
 
     def gaussians(self) -> Gaussians:
         """The scene now [n]: what is seen as it was measured last, what is hidden as it was remembered; ids persist.
 
         Polished to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the
-        backdrop. Asking twice after one update gives the same.
+        backdrop.
         """
         if self._sight is None:
             raise GaussianError(
                 "nothing has been seen yet", field="gaussians", fix="call update(frames, time=...) first"
             )
         if self._now is None:
-            self._now = self._polished(self._sight, num_steps=self.config.polish, base=False)
+            self._now = self._polished(self._sight, num_steps=self.config.polish)
         return self._now
 
-    def _polished(self, sight: Sight, *, num_steps: int, base: bool) -> Gaussians:
+    def _polished(self, sight: Sight, *, num_steps: int) -> Gaussians:
         memory = self.memory
         rows = memory.shown()
         now = memory.gaussians(rows, sight.lifted)
@@ -146,15 +161,51 @@ class SceneStream:
         )
         spacing = torch.from_numpy(memory.spacing[rows])
         free = torch.from_numpy(seen)
-        now = polish(now, sight.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
-        memory.keep_live(rows[static & seen], now.pick(torch.from_numpy(static & seen)), base=base)
-        return now
+        return polish(now, sight.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
 
     def scene(self) -> Scene4D:
-        """The scene so far: base at rest, motion over all times, alive from birth to the last second (inf = living)."""
+        """The scene so far: base at rest, motion over all times, alive from birth to the last second (inf = living).
+
+        Living rows look as `gaussians` shows them, so that `.at` the last time draws the same picture. Instants that
+        were handed over, and rows that ended before the rest, are left out.
+        """
         if self._sight is None:
             raise GaussianError("nothing has been seen yet", field="scene", fix="call update(frames, time=...) first")
-        return self.memory.scene(self.anchors, self.times, info={"model": "SceneStream"})
+        memory, now, shown = self.memory, self.gaussians(), self.memory.shown()
+        # At an edge a pixel may be won by a row of another surface: what is seen there must not become its place.
+        way = np.linalg.norm(now.means.double().numpy() - memory.x[shown], axis=-1)
+        near = (memory.lifted[shown] >= 0) & (way < 1.5 * memory.spacing[shown])
+        seen = np.nonzero(~memory.moving[shown] | near)[0]
+        looks = memory.at_rest(shown[seen], now.pick(torch.from_numpy(seen)), anchors=self.anchors)
+        return scene_of_rows(
+            memory.everything(rows=shown[seen], looks=looks),
+            anchors=self.anchors,
+            poses=self.anchors.poses(),
+            times=self.times,
+            info={"model": "SceneStream"},
+        )
+
+    def _hand_over(self) -> None:
+        """Give instants that are too old for memory, and rows that ended before the others, to the history."""
+        keep = self.config.keep_instants
+        if not keep or len(self.times) < 2 * keep:
+            return
+        count = len(self.times) - keep
+        before = self.times[count]
+        if self.history is not None:
+            self.history.append(
+                scene_of_rows(
+                    self.memory.finished(before=before) or [self.memory.empty()],
+                    anchors=self.anchors,
+                    poses=self.anchors.poses()[:count],
+                    times=self.times[:count],
+                    info={"model": "SceneStream"},
+                )
+            )
+        # Only what has arrived is forgotten: after a full disk the next update hands it over again.
+        self.memory.release(before=before)
+        self.anchors.forget(count)
+        self.times = self.times[count:]
 
     @property
     def lift_config(self) -> LiftConfig:
@@ -281,7 +332,7 @@ class SceneStream:
         chosen = np.nonzero(new)[0]
         if len(chosen) == 0:
             return verdicts
-        bear(memory, self.anchors, sight=sight, chosen=chosen, time=time, frame=len(self.times))
+        bear(memory, self.anchors, sight=sight, chosen=chosen, time=time, frame=self._count)
         return verdicts.followed_by(self._compared(sight, slice(len(memory) - len(chosen), None)))
 
     def _measure(self, sight: Sight, verdicts: Verdicts) -> None:
@@ -307,7 +358,7 @@ class SceneStream:
         spare[winners] = False
         memory.spare[:] = np.where(spare, memory.spare + 1, 0)
         memory.home[rows] = view[rows]
-        memory.seen[rows] = len(self.times)
+        memory.seen[rows] = self._count
         measured = np.nonzero(memory.lifted >= 0)[0]
         memory.spacing[measured] = sight.spacing[memory.lifted[measured]]
         share = np.where(memory.moving[measured], self.config.colour_share, 1.0)[:, None]
@@ -325,7 +376,8 @@ class SceneStream:
             dead = np.zeros(len(memory), dtype=bool)
             dead[order[:surplus]] = True
             memory.bury(dead, last=last)
-        memory.forget(config.max_past)
+        if self.history is None or not config.keep_instants:
+            memory.forget(config.max_past)
 
 
 def _held_still(solved: Solved, still: float) -> Solved:

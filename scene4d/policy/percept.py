@@ -69,11 +69,18 @@ class Percept:
     def observe(self, frames: Frames, *, proprio: Tensor, time: float) -> None:
         """Take the newest frames [v], and the robot's state [p] (the first three: the hand's place in m)."""
         self.stream.update(frames, time=time)
-        self.proprio.append(proprio.detach().float())
+        self.proprio = [*self.proprio, proprio.detach().float()][-self.num_past - 1 :]
 
-    def acted(self, action: Tensor) -> None:
-        """Note the action [a] that was carried out since the newest frames."""
-        self.actions.append(action.detach().float())
+    def acted(self, actions: Tensor) -> None:
+        """Note what was carried out since the newest frames: actions [n a], or one [a].
+
+        Of several, the last did not do alone what all did: the world model is told of no step before them, nor of them,
+        only that the last goes on.
+        """
+        done = actions.detach().float().reshape(-1, actions.shape[-1])
+        if len(done) > 1:
+            self.proprio.clear()
+        self.actions = [*self.actions, done[-1]][-self.num_past :]
 
     @torch.no_grad()
     def views(self, *, action_dim: int) -> tuple[Frames, Tensor | None]:
@@ -88,14 +95,14 @@ class Percept:
         if self.world_model is None:
             return now, None
         # Before the first action the robot rests, which is an action too.
-        past = torch.stack(self.actions[-self.num_past :]) if self.actions else proprio.new_zeros(1, action_dim)
+        past = torch.stack(self.actions) if self.actions else proprio.new_zeros(1, action_dim)
         return views_with_forecast(
             now,
             scene=self.stream.scene(),
             memory=memory,
             world_model=self.world_model,
             past_actions=past,
-            proprio=torch.stack(self.proprio[-self.num_past - 1 :]),
+            proprio=torch.stack(self.proprio),
             horizon=self.horizon,
             context=self.context,
         )

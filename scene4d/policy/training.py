@@ -94,11 +94,6 @@ class PolicySamples(TensorStruct):
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.task_rows.shape)
 
-    @classmethod
-    def cat(cls, items: Sequence[PolicySamples]) -> PolicySamples:
-        """The samples of several sets behind one another."""
-        return cls(**{name: torch.cat([getattr(i, name) for i in items]) for name in cls.__dataclass_fields__})
-
 
 def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDataConfig) -> Demonstration:
     """Let the expert, shaken by noise, do a task once, and note what it wanted in every state.

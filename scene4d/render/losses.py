@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -94,3 +96,31 @@ def image_loss(
     with torch.no_grad():
         parts["psnr"] = psnr(pred.rgb, target.rgb, usable).nanmean()
     return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in parts.items()}}
+
+
+@dataclass(frozen=True)
+class PictureLossConfig:
+    """How colour, depth and coverage are weighed against recorded pictures."""
+
+    rgb: float = 1.0
+    """Mean absolute colour difference, plus four times the mean square."""
+    depth: float = 0.2
+    """Mean absolute difference of depth in m, where measured; errors over half a metre count as half a metre."""
+    alpha: float = 0.05
+    """Mean absolute difference of coverage: full where depth was measured."""
+    empty: float = 0.05
+    """Coverage where no depth was measured. Right for a simulator, where that is empty space; 0 for real sensors."""
+
+
+def picture_loss(rendered: Frames, targets: Frames, *, config: PictureLossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Colour, depth and coverage of rendered against recorded frames of one shape."""
+    measured = (targets.depth > 0).to(rendered.rgb)
+    # What lies beyond all measured matter has no Gaussians, so its colour is not asked for.
+    difference = (rendered.rgb - targets.rgb) * measured[..., None]
+    rgb = difference.abs().mean() + 4 * difference.square().mean()
+    depth = ((rendered.depth - targets.depth).abs().clamp_max(0.5) * measured).mean()
+    alpha = ((rendered.alpha - 1).abs() * measured).mean()
+    empty = (rendered.alpha * (1 - measured)).mean()
+    loss = config.rgb * rgb + config.depth * depth + config.alpha * alpha + config.empty * empty
+    quality = psnr(rendered.rgb.detach(), targets.rgb, measured).nanmean()
+    return loss, {"psnr": quality, "rgb": rgb.detach(), "depth": depth.detach(), "alpha": alpha.detach()}

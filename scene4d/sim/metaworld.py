@@ -41,7 +41,7 @@ class MetaWorldSim:
         task: a Meta-World name such as "door-open-v3".
         seed: of the task's object and goal positions.
         size: (width, height) px of the images.
-        cameras: of the rig, any of left, right, front, top, gripper; only these are drawn.
+        cameras: any of left, right, front, top, gripper (the rig) and corner (spare); only these are drawn.
         segments: whether frames carry extras["segments"] (costs a second drawing pass).
     Raises:
         ConfigError: no such task or camera.
@@ -62,9 +62,10 @@ class MetaWorldSim:
         segments: bool = True,
     ):
         self._make_env, self._make_policy = _task_makers(task)
-        unknown = [name for name in cameras if name not in rig.CAMERAS]
+        known = [*rig.CAMERAS, *rig.SPARE_CAMERAS]
+        unknown = [name for name in cameras if name not in known]
         if unknown:
-            raise ConfigError("no such camera", field="cameras", found=unknown, expected=list(rig.CAMERAS))
+            raise ConfigError("no such camera", field="cameras", found=unknown, expected=known)
         self.task, self.size, self.cameras, self.segments = task, tuple(size), tuple(cameras), segments
         self._renderer = None
         self.reset(seed)
@@ -154,8 +155,9 @@ class MetaWorldSim:
         if self._renderer is None:
             self._renderer = OffscreenRenderer(model, size=self.size)
         camera, viewmat, fov_y_deg = mujoco.MjvCamera(), None, rig.FOV_Y_DEG
-        if name in rig.FIXED_CAMERAS:
-            spec, viewmat = rig.FIXED_CAMERAS[name], rig.viewmat(name)
+        spec = rig.FIXED_CAMERAS.get(name) or rig.SPARE_CAMERAS.get(name)
+        if spec is not None:
+            viewmat = rig.viewmat(name)
             camera.lookat[:], camera.distance = spec.lookat, spec.distance
             camera.azimuth, camera.elevation = spec.azimuth_deg, spec.elevation_deg
         else:

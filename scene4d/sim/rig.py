@@ -28,6 +28,9 @@ FIXED_CAMERAS = {
     "front": RigCamera(lookat=(0.0, 0.55, 0.12), distance=1.35, azimuth_deg=270, elevation_deg=-40),
     "top": RigCamera(lookat=(0.0, 0.60, 0.10), distance=1.35, azimuth_deg=90, elevation_deg=-75),
 }
+SPARE_CAMERAS = {  # beside the rig: the fourth input where four cameras without depth are asked for
+    "corner": RigCamera(lookat=(0.0, 0.60, 0.12), distance=1.35, azimuth_deg=300, elevation_deg=-38),
+}
 MODEL_CAMERAS = {
     "gripper": "gripperPOV"
 }  # cameras that the simulated model itself carries; this one moves with the hand
@@ -43,14 +46,15 @@ MOVING_THRESHOLD = 0.005  # m: a pixel moves if the matter seen there is displac
 
 
 def viewmat(name: str) -> Tensor:
-    """Camera-from-world [4 4] float64 of a fixed rig camera.
+    """Camera-from-world [4 4] float64 of a fixed camera, of the rig or a spare one.
 
     Raises:
         ConfigError: no fixed camera has that name.
     """
-    if name not in FIXED_CAMERAS:
-        raise ConfigError("no such fixed camera", field="cameras", found=name, expected=list(FIXED_CAMERAS))
-    camera = FIXED_CAMERAS[name]
+    known = {**FIXED_CAMERAS, **SPARE_CAMERAS}
+    if name not in known:
+        raise ConfigError("no such fixed camera", field="cameras", found=name, expected=list(known))
+    camera = known[name]
     azimuth, elevation = math.radians(camera.azimuth_deg), math.radians(camera.elevation_deg)
     forward = torch.tensor(
         [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)],

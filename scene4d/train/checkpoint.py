@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from scene4d.errors import CheckpointError, SecurityError, VersionError
+from scene4d.errors import CheckpointError, ResourceError, SecurityError, VersionError
 from scene4d.files import atomic_file
+from scene4d.train.distributed import laid_out_as, whole
 
 FORMAT_VERSION = 1
 PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
@@ -22,12 +23,20 @@ PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], *, state: Mapping[str, Any]) -> Path:
     """Write tensors and a JSON-ready state to one safetensors file, atomically.
 
+    Tensors in parts are put together first, so every rank must call this where there are such.
+
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
     header = {"format": "scene4d", "version": str(FORMAT_VERSION), "state": json.dumps(state, sort_keys=True)}
+    tensors = {k: whole(v.detach()).contiguous() for k, v in tensors.items()}
     with atomic_file(path) as temporary:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata=header)
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:  # which is how safetensors reports a failed write
+            raise ResourceError(
+                f"cannot be written ({error})", file=path, fix="free space or name another place"
+            ) from error
     return Path(path)
 
 
@@ -51,14 +60,17 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"cannot be read as safetensors ({error})", file=path, fix="it may be truncated: copy it again"
         ) from error
-    if int(header.get("version", FORMAT_VERSION)) > FORMAT_VERSION:
-        raise VersionError(
-            "was written by a later version", file=path, found=header["version"], expected=f"<= {FORMAT_VERSION}"
-        )
+    version = header.get("version", str(FORMAT_VERSION))
+    if not (version.isascii() and version.isdecimal()):
+        raise CheckpointError("has a broken header", file=path, field="version", found=version)
+    if int(version) > FORMAT_VERSION:
+        raise VersionError("was written by a later version", file=path, found=version, expected=f"<= {FORMAT_VERSION}")
     try:
         state = json.loads(header.get("state", "{}"))
     except json.JSONDecodeError as error:
         raise CheckpointError("has a broken header", file=path, field="state", found=str(error)) from error
+    if not isinstance(state, dict):
+        raise CheckpointError("has a broken header", file=path, field="state", found=type(state).__name__)
     return tensors, state
 
 
@@ -106,7 +118,7 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: 
             "weights of another model", file=source, found=found, fix="use the configuration they were trained with"
         )
     for key, value in wanted.items():
-        value.copy_(tensors[key])
+        value.copy_(laid_out_as(tensors[key], value))
 
 
 def refuse_pickle(path: Path) -> None:

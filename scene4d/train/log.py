@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from scene4d.errors import ResourceError
+from scene4d.files import atomic_file
+
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (done, total, metrics) after every step; must be cheap."""
 
@@ -21,9 +24,18 @@ class JsonLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, **values: Any) -> None:
-        """Add one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Add one line.
+
+        Raises:
+            ResourceError: the disk is full or cannot be written.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise ResourceError(
+                "cannot be written", file=self.path, found=error.strerror, fix="free space; started again, it goes on"
+            ) from error
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole line so far; a torn last line is passed over."""
@@ -40,7 +52,8 @@ class JsonLog:
     def keep_until(self, step: int) -> None:
         """Drop lines of later steps, so that a resumed run does not log them twice."""
         kept = [line for line in self.read() if line.get("step", 0) <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with atomic_file(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 def line_progress(name: str, *, every_s: float = 2.0, stream=None) -> Progress:

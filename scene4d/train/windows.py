@@ -14,19 +14,21 @@ from scene4d.types import Frames, Gaussians, TensorStruct
 
 @dataclass(frozen=True)
 class Window(TensorStruct):
-    """One moment t (batch axes `*b`; a batch is a stack): p past steps, h future steps.
+    """One moment t (batch axes `*b`; a batch is a stack): h future steps, and as many past ones as each field says.
 
     memory: Gaussians [*b n] at t, what a stream over the input cameras knows; ids < 0 are padding; extras
         `segments` [*b n 1] float (segment id, -1 = none) and whatever the stream carries (`confidence`, ...).
-    past_flow [*b p n 3] m: displacement of each row over the past steps; [.., 0, ..] from t - 1 to t, [.., 1, ..] from
-        t - 2 to t - 1; past_flow_valid [*b p n] bool (the row existed at both ends); 0 where not valid.
+    past_flow [*b g n 3] m: displacement of each row over the past steps; [.., 0, ..] from t - 1 to t, [.., 1, ..] from
+        t - 2 to t - 1; past_flow_valid [*b g n] bool (the row existed at both ends); 0 where not valid.
     past_actions [*b p a]: oldest first, the last one led to t. past_proprio [*b p+1 q]: oldest first, the last is now.
+    past_valid [*b p] bool: False before the episode began, where actions are 0 and proprio is repeated.
     actions [*b h a]: actions[0] leads from t to t + 1. proprio [*b h q]: truth at t + 1 .. t + h (a target, no input).
     displacement [*b h n 3] m: truth, position at t + 1 + i minus position at t of the matter of each memory row;
         displacement_valid [*b n] bool.
     frames: Frames [*b v] at t; targets: Frames [*b h v] at t + 1 .. t + h (or none of them: [*b 0 v]); cameras in the
         order of `WindowCache.cameras` (the inputs first); depth in m, 0 = not measured; extras {}.
-    task [*b] int64 index into the cache's tasks; time [*b] s since the episode's start; success [*b h] 0 or 1.
+    task [*b] int64 index into the cache's tasks; time [*b] s since the episode's start; reward [*b h];
+        success [*b h] 0 or 1.
     """
 
     memory: Gaussians
@@ -34,6 +36,7 @@ class Window(TensorStruct):
     past_flow_valid: Tensor
     past_actions: Tensor
     past_proprio: Tensor
+    past_valid: Tensor
     actions: Tensor
     proprio: Tensor
     displacement: Tensor
@@ -42,15 +45,17 @@ class Window(TensorStruct):
     targets: Frames
     task: Tensor
     time: Tensor
+    reward: Tensor
     success: Tensor
 
     def __post_init__(self) -> None:
         check(
             means=(self.memory.means, "*b n 3"),
-            past_flow=(self.past_flow, "*b p n 3"),
-            past_flow_valid=(self.past_flow_valid, "*b p n"),
+            past_flow=(self.past_flow, "*b g n 3"),
+            past_flow_valid=(self.past_flow_valid, "*b g n"),
             past_actions=(self.past_actions, "*b p a"),
             past_proprio=(self.past_proprio, "*b pp q"),
+            past_valid=(self.past_valid, "*b p"),
             actions=(self.actions, "*b h a"),
             proprio=(self.proprio, "*b h q"),
             displacement=(self.displacement, "*b h n 3"),
@@ -59,6 +64,7 @@ class Window(TensorStruct):
             targets_rgb=(self.targets.rgb, "*b ht v y x 3"),
             task=(self.task, "*b"),
             time=(self.time, "*b"),
+            reward=(self.reward, "*b h"),
             success=(self.success, "*b h"),
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from scene4d.geometry.neighbours import chamfer
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.render.losses import psnr
+from scene4d.render.losses import PictureLossConfig, picture_loss
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians, Latent
 from scene4d.vae.model import Cells, GaussianVAE
@@ -19,14 +19,8 @@ from scene4d.vae.model import Cells, GaussianVAE
 class VAELossConfig:
     """Weights of the parts of the loss."""
 
-    rgb: float = 1.0
-    """Mean absolute colour difference, plus four times the mean square."""
-    depth: float = 0.2
-    """Mean absolute difference of depth in m, where measured; errors over half a metre count as half a metre."""
-    alpha: float = 0.05
-    """Mean absolute difference of coverage: full where depth was measured."""
-    empty: float = 0.05
-    """Coverage where no depth was measured. Right for a simulator, where that is empty space; 0 for real sensors."""
+    picture: PictureLossConfig = field(default_factory=PictureLossConfig)
+    """Parts that are about pictures."""
     chamfer: float = 2.0
     """Distance in m between a token's Gaussians and those of its cell, in place and colour, both ways."""
     chamfer_color_m: float = 0.2
@@ -45,25 +39,11 @@ def vae_loss(
     config = VAELossConfig() if config is None else config
     latent, log_var = vae.encode_cells(cells)
     decoded = vae.decode(vae.sample(latent, log_var))
-    image, metrics = picture_loss(render(decoded, targets.cameras), targets, config=config)
+    image, metrics = picture_loss(render(decoded, targets.cameras), targets, config=config.picture)
     chamfer = cell_chamfer(decoded, cells, color_m=config.chamfer_color_m)
     kl = kl_divergence(latent, log_var)
     loss = image + config.chamfer * chamfer + config.kl * kl
     return loss, {**metrics, "chamfer": chamfer.detach(), "kl": kl.detach()}
-
-
-def picture_loss(rendered: Frames, targets: Frames, *, config: VAELossConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Colour, depth and coverage of rendered against recorded frames of one shape."""
-    measured = (targets.depth > 0).to(rendered.rgb)
-    # What lies beyond all measured matter has no Gaussians, so its colour is not asked for.
-    difference = (rendered.rgb - targets.rgb) * measured[..., None]
-    rgb = difference.abs().mean() + 4 * difference.square().mean()
-    depth = ((rendered.depth - targets.depth).abs().clamp_max(0.5) * measured).mean()
-    alpha = ((rendered.alpha - 1).abs() * measured).mean()
-    empty = (rendered.alpha * (1 - measured)).mean()
-    loss = config.rgb * rgb + config.depth * depth + config.alpha * alpha + config.empty * empty
-    quality = psnr(rendered.rgb.detach(), targets.rgb, measured).nanmean()
-    return loss, {"psnr": quality, "rgb": rgb.detach(), "depth": depth.detach(), "alpha": alpha.detach()}
 
 
 def cell_chamfer(decoded: Gaussians, cells: Cells, *, color_m: float) -> Tensor:

@@ -136,6 +136,7 @@ def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, r
         ("[record]\nnum_frames = 8", "too short"),
         ("[vae.model]\nwidth = 30", "num_heads"),
         ("[dynamics.model]\nhorizon = 9", "horizon"),
+        ("[cache]\nhorizon = 9", "horizon"),
         ("[vae.train]\nsteps = 0", "steps"),
     ],
 )

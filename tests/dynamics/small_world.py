@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from scene4d.dynamics.anchors import AnchorConfig
@@ -44,13 +46,18 @@ class PlainCodec:
         )
 
 
-def world_model(*, seed: int = 0) -> GaussianWorldModel:
+def world_model(*, seed: int = 0, **dit: bool) -> GaussianWorldModel:
     """A model whose zero-initialised layers were stirred, so that it moves things and listens to everything."""
     torch.manual_seed(seed)
-    model = GaussianWorldModel(PlainCodec(), CONFIG, channels=CHANNELS)
+    config = dataclasses.replace(CONFIG, dit=dataclasses.replace(CONFIG.dit, **dit))
+    model = GaussianWorldModel(PlainCodec(), config, channels=CHANNELS)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        # Only tests of new matter have any.
+        for head in (model.completion.of_anchor, model.completion.of_place):
+            head.out.layers[-1].weight.unflatten(0, (-1, 14))[:, 10] = 0
+            head.out.layers[-1].bias.unflatten(0, (-1, 14))[:, 10] = -6
         # Anchors move, so that laws about motion say something.
         model.denoiser.out.bias[12] += 4.0
     return model.eval()

@@ -1,53 +1,54 @@
-"""New matter: only where no camera has seen, with new ids, alive from the first predicted step."""
+"""New matter in a forecast: new ids, alive from the first predicted step, batched."""
 
 from __future__ import annotations
 
 import torch
 
-from scene4d.dynamics.unseen import hidden_from, visible_pixels
-from scene4d.geometry.camera import project
 
-
-def test_points_in_sight_are_not_hidden(small):
-    scene = small.block_scene(num_floor=4000)
-    memory = scene.at(float(scene.times[-1]))
-    above, below = torch.tensor([[0.2, 0.4, 0.2]]), torch.tensor([[0.2, 0.4, -0.2]])
-    outside = torch.tensor([[5.0, 5.0, 0.0]])
-    hidden = hidden_from(torch.cat([above, below, outside]), memory, cameras=small.camera())
-    assert hidden.tolist() == [False, True, True]
-
-
-def test_new_matter_is_unseen_new_and_later(small):
-    model, cameras = small.world_model(), small.camera()
-    scene = small.block_scene(num_floor=4000)
-    state = small.observed(model, scene, cameras={"above": cameras[0]})
-    future = model.scene(state, model.predict(state, actions=small.some_actions()))
-    num_memory = state.memory.num_gaussians
-    new = slice(num_memory, None)
-    assert future.base.num_gaussians > num_memory
-    assert torch.equal(future.base.ids[:num_memory], state.memory.ids)
-    assert int(future.base.ids[new].min()) > int(state.memory.ids.max())
-    assert future.base.ids.unique().numel() == future.base.num_gaussians
-    born = future.base.pick(torch.arange(num_memory, future.base.num_gaussians))
-    assert bool(hidden_from(born.means, state.memory, cameras=cameras).all())
-    assert float(visible_pixels(born, state.memory, cameras=cameras).max()) < 0.1
-    now, later = future.at(float(future.times[0])), future.at(float(future.times[1]))
-    assert float(now.opacities[new].max()) == 0.0 and float(later.opacities[new].min()) > 0.0
-
-
-def test_without_cameras_there_is_no_new_matter(small):
+def model_with_new_matter(small):
+    """Rows of all opacities: some to be seen, some too faint."""
     model = small.world_model()
+    with torch.no_grad():
+        for head in (model.completion.of_anchor, model.completion.of_place):
+            head.out.layers[-1].bias.unflatten(0, (-1, 14))[:, 10] = torch.linspace(-6, 2, head.num)
+    return model
+
+
+def test_new_matter_is_new_and_later(small):
+    model = model_with_new_matter(small)
     state = small.observed(model)
     future = model.scene(state, model.predict(state, actions=small.some_actions()))
-    assert future.base.num_gaussians == state.memory.num_gaussians
+    num_memory = state.memory.num_gaussians
+    assert torch.equal(future.base.ids[:num_memory], state.memory.ids)
+    new = future.base.pick(torch.arange(num_memory, future.base.num_gaussians))
+    shown = new.ids >= 0
+    assert 0 < len(shown) < 16 * 12 + 48 * 32  # the faint ones are gone
+    assert int(new.ids[shown].min()) > int(state.memory.ids.max())
+    assert new.ids[shown].unique().numel() == int(shown.sum())
+    assert not new.opacities[~shown].any()
+    now, later = future.at(float(future.times[0])), future.at(float(future.times[1]))
+    assert float(now.opacities[num_memory:].max()) == 0.0
+    assert float(later.opacities[num_memory:][shown].min()) > 0.0
 
 
-def test_batched_new_matter_is_padded(small):
-    model = small.world_model()
-    state = small.observed(model, small.block_scene(num_floor=2000), cameras={"above": small.camera()[0]}).expand(2)
-    future = model.scene(state, model.predict(state, actions=small.some_actions().expand(2, -1, -1), seeds=(0, 1)))
-    rows = state.memory.num_gaussians
-    one = model.scene(state[0], model.predict(state[0], actions=small.some_actions()))
-    assert future.base.num_gaussians >= one.base.num_gaussians > rows
-    pixels, _ = project(one.base.means[rows:], small.camera().viewmats[0], small.camera().Ks[0])
-    assert pixels.isfinite().all()
+def test_new_matter_on_an_anchor_moves_with_it(small):
+    model = model_with_new_matter(small)
+    state = small.observed(model)
+    forecast = model.predict(state, actions=small.some_actions())
+    future = model.scene(state, forecast)
+    new = slice(state.memory.num_gaussians, None)
+    moved = future.flow(float(future.times[1]), float(future.times[-1]))[0][new].norm(dim=-1)
+    riding = future.motion.skin_weights[new, 0] > 0
+    assert bool(riding.any()) and not bool(riding.all()) and not moved[~riding].any()
+    turned = (forecast.world_from_now[-1] - forecast.world_from_now[0]).abs().amax(-1)  # [l]
+    assert torch.equal(moved[riding] > 1e-6, turned[future.motion.skin_index[new, 0][riding]] > 1e-6)
+
+
+def test_batched_scenes_are_the_single_ones(small):
+    model = model_with_new_matter(small)
+    state, actions = small.observed(model), small.some_actions()
+    both = state.expand(2)
+    future = model.scene(both, model.predict(both, actions=actions.expand(2, -1, -1), seeds=(0, 1)))
+    one = model.scene(state, model.predict(state, actions=actions, seeds=(0,)))
+    assert future.base.num_gaussians == one.base.num_gaussians > state.memory.num_gaussians
+    torch.testing.assert_close(future.base.means[0], one.base.means, atol=1e-5, rtol=1e-4)

@@ -24,6 +24,30 @@ def test_actions_act_forwards_in_time_only(small):
         assert not torch.equal(before.world_from_now[s], after.world_from_now[s])
 
 
+def test_the_ablation_by_cross_attention_is_causal_too_and_listens(small):
+    model, actions = small.world_model(cross_attention=True), small.some_actions()
+    state = small.observed(model)
+    changed = actions.clone()
+    changed[4:] += 0.5
+    before, after = (model.predict(state, actions=a, seeds=(5,)).world_from_now for a in (actions, changed))
+    assert torch.equal(before[:4], after[:4]) and not torch.equal(before[4], after[4])
+    assert not any(block.modulation for block in model.denoiser.blocks)
+
+
+def test_a_shorter_chunk_is_the_beginning_of_the_longer(small):
+    model, actions = small.world_model(), small.some_actions()
+    state = small.observed(model)
+    whole, part = (model.predict(state, actions=a, seeds=(5,)) for a in (actions, actions[:3]))
+    torch.testing.assert_close(part.world_from_now, whole.world_from_now[:3], atol=1e-5, rtol=1e-4)
+
+
+def test_how_sure_it_is_does_not_depend_on_the_steps_of_the_sampler(small):
+    model, actions = small.world_model(), small.some_actions()
+    state = small.observed(model)
+    few, many = (model.predict(state, actions=actions, steps=n, seeds=(5,)) for n in (1, 6))
+    assert torch.equal(few.log_var, many.log_var) and not torch.equal(few.world_from_now, many.world_from_now)
+
+
 def test_first_action_matters_at_the_first_step(small):
     model, actions = small.world_model(), small.some_actions()
     state = small.observed(model)

@@ -2,24 +2,19 @@
 
 import errno
 import shutil
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from data_fixtures import TABLE, assert_refused, lerobot_set, rgbd_folder
 from loader_recordings import recording
+from PIL import Image
 
-from scene4d.data.clip import equal_clips
 from scene4d.data.detect import open_recordings
-from scene4d.data.loader import LoaderConfig, WindowLoader
-from scene4d.data.patience import read_patiently
-from scene4d.data.window_config import WindowConfig
-from scene4d.data.window_set import WindowSet
+from scene4d.data.load.clip import equal_clips
+from scene4d.data.load.loader import LoaderConfig, WindowLoader
+from scene4d.data.load.patience import read_patiently
+from scene4d.data.load.window_config import WindowConfig
+from scene4d.data.load.window_set import WindowSet
 from scene4d.errors import EXIT_RESOURCE, DataFormatError, ResourceError, VideoError
 
 CONFIG = WindowConfig(horizon=1, size=(8, 6), scaling="none", retries=2, retry_wait=0.02, inert=())

@@ -94,19 +94,47 @@ def test_z_up_files_hold_the_same_mesh(trimesh, tmp_path, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_glb_is_y_up_linear_and_matte(trimesh, tmp_path):
-    with_trimesh.write_mesh(tmp_path / "a.glb", some_mesh())
-    data = (tmp_path / "a.glb").read_bytes()
-    tree = json.loads(data[20 : 20 + struct.unpack("<I", data[12:16])[0]])
+def glb_parts(data: bytes) -> tuple[dict, bytes]:
+    """The JSON and the binary chunk of a .glb, by its specification."""
+    assert struct.unpack("<4sII", data[:12]) == (b"glTF", 2, len(data))
+    length, kind = struct.unpack("<I4s", data[12:20])
+    tree, rest = json.loads(data[20 : 20 + length]), data[20 + length :]
+    assert kind == b"JSON" and struct.unpack("<I4s", rest[:8]) == (len(rest) - 8, b"BIN\0")
+    return tree, rest[8:]
+
+
+def test_glb_is_y_up_and_shows_its_colours_anywhere(trimesh, tmp_path):
+    dark = some_mesh()
+    dark.colors[2] = torch.tensor([0.03, 0.05, 0.1])  # eight bits of linear light would round these by a third
+    with_trimesh.write_mesh(tmp_path / "a.glb", dark)
+    tree, blob = glb_parts((tmp_path / "a.glb").read_bytes())
     (material,) = tree["materials"]
     assert material["pbrMetallicRoughness"]["metallicFactor"] == 0 and material["doubleSided"]
+    assert material["pbrMetallicRoughness"]["baseColorFactor"] == [1, 1, 1, 1], "it multiplies the vertex colours"
+    assert "KHR_materials_unlit" in material["extensions"] and tree["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert "extensionsRequired" not in tree, "viewers that do not know it show the matte material"
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert set(primitive["attributes"]) == {"POSITION", "NORMAL", "COLOR_0"} and primitive["material"] == 0
+    accessor = tree["accessors"][primitive["attributes"]["COLOR_0"]]
+    assert (accessor["componentType"], accessor["type"], accessor["count"]) == (5126, "VEC4", 4)  # float
+    start = tree["bufferViews"][accessor["bufferView"]]["byteOffset"]
+    stored = torch.from_numpy(np.frombuffer(blob, "<f4", 16, start).reshape(4, 4).copy())
+    assert bool((stored[:, 3] == 1).all())
+    linear = stored[:, :3].double()
+    shown = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    torch.testing.assert_close(shown.float(), dark.colors, atol=1e-5, rtol=0)
     placed = with_trimesh.mesh_from_trimesh(trimesh.load(tmp_path / "a.glb", process=False))
-    vertices = some_mesh().vertices
-    torch.testing.assert_close(placed.vertices, vertices[:, [0, 2, 1]] * torch.tensor([1.0, 1.0, -1.0]))
-    linear = torch.tensor([0.0331, 0.1329, 0.3185])  # of sRGB 0.2, 0.4, 0.6
-    torch.testing.assert_close(placed.colors[3], linear, atol=0.003, rtol=0)
+    torch.testing.assert_close(placed.vertices, dark.vertices[:, [0, 2, 1]] * torch.tensor([1.0, 1.0, -1.0]))
+    torch.testing.assert_close(placed.colors, stored[:, :3], atol=1e-6, rtol=0)
     turned = trimesh.load(tmp_path / "a.glb", force="mesh", process=False)
     assert turned.volume == pytest.approx(1.0), "turned, not mirrored"
+
+
+def test_glb_without_colours_is_plain(trimesh, tmp_path):
+    mesh = some_mesh()
+    with_trimesh.write_mesh(tmp_path / "a.glb", Mesh(vertices=mesh.vertices, faces=mesh.faces))
+    tree, _ = glb_parts((tmp_path / "a.glb").read_bytes())
+    assert set(tree["meshes"][0]["primitives"][0]["attributes"]) == {"POSITION", "NORMAL"}
 
 
 def test_other_formats_and_missing_libraries_are_named(tmp_path, monkeypatch):

@@ -71,6 +71,19 @@ def test_the_present_is_sharp_from_its_own_views(watched):
     for t in (0, 5, NUM_FRAMES - 1):
         frames = BOX.frames(t)
         assert _psnr(render(said[t][0], frames.cameras).rgb, frames.rgb) > 29
+        # What is saved is what is shown: the scene holds the polished rows.
+        assert _psnr(render(said[t][1].at(STEP * t), frames.cameras).rgb, frames.rgb) > 28
+
+
+def test_asking_changes_nothing(watched):
+    """Streams that were asked after every frame, and only at the end, say the same to the bit."""
+    asked, said = watched
+    silent = _stream(BOX, 3)
+    for a, b in ((silent.gaussians(), said[2][0]), (silent.scene().base, said[2][1].base)):
+        assert torch.equal(a.ids, b.ids) and torch.equal(a.sh, b.sh) and torch.equal(a.means, b.means)
+    again = asked.gaussians()
+    assert again is asked.gaussians()
+    assert torch.equal(again.sh, said[-1][0].sh)
 
 
 def test_no_ghosts(watched):
@@ -103,7 +116,6 @@ def test_the_past_is_never_revised(watched):
         now = STEP * k
         born = late.alive[:, 0] <= now + 1e-9
         assert torch.equal(late.base.ids[born], early.base.ids)
-        assert torch.equal(late.base.sh[born], early.base.sh)
         assert torch.equal(late.alive[born][:, 0], early.alive[:, 0])
         ended = early.alive[:, 1] < now
         assert torch.equal(late.alive[born][ended], early.alive[ended])
@@ -112,8 +124,11 @@ def test_the_past_is_never_revised(watched):
         assert torch.equal(late.motion.world_from_rest[: k + 1, :num_anchors], early.motion.world_from_rest)
         for t in range(k + 1):
             a, b = early.at(STEP * t), late.at(STEP * t).pick(born)
-            torch.testing.assert_close(a.means, b.means, atol=1e-6, rtol=0)
-            assert torch.equal(a.opacities, b.opacities)
+            # Living rows look, and lie within one and a half pixels (of 10 to 25 mm), as they were measured last.
+            torch.testing.assert_close(a.means, b.means, atol=0.04, rtol=0)
+            torch.testing.assert_close(a.means[ended], b.means[ended], atol=1e-6, rtol=0)
+            assert torch.equal(a.opacities > 0, b.opacities > 0)
+            assert torch.equal(a.opacities[ended], b.opacities[ended]) and torch.equal(a.sh[ended], b.sh[ended])
 
 
 def test_nothing_moves_in_a_still_scene():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from scene4d.errors import CheckpointError, NumericsError, SecurityError, Versio
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import JsonLog
 from scene4d.train.loop import CHECKPOINT_NAME, LoopConfig, train
-from scene4d.train.optim import OptimConfig, learning_rate
+from scene4d.train.optim import MovingAverage, OptimConfig, adamw, learning_rate
 
 CONFIG = LoopConfig(steps=12, log_every=3, checkpoint_every=4, optim=OptimConfig(lr=1e-2, warmup_steps=2))
 
@@ -57,6 +58,57 @@ def test_resume_is_bit_equal(tmp_path, stop_at):
     assert torch.equal(weights(whole), weights(resumed))
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]
+
+
+def test_one_process_in_float32_is_the_plain_loop(tmp_path):
+    """Bit for bit what the few lines below do, whatever else the loop can."""
+    plain, ours = model(), model()
+    optimizer, average = adamw(plain, CONFIG.optim), MovingAverage(plain, decay=CONFIG.optim.ema_decay)
+    for step in range(CONFIG.steps):
+        x = batch_at(step)
+        torch.manual_seed(step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, CONFIG.optim, num_steps=CONFIG.steps)
+        optimizer.zero_grad()
+        (plain(x).squeeze(-1) - x.sum(-1) + 0.01 * torch.randn(len(x))).square().mean().backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), CONFIG.optim.max_grad_norm)
+        optimizer.step()
+        average.update(plain, step=step)
+    run(ours, tmp_path)
+    average.copy_to(plain)
+    assert torch.equal(weights(plain), weights(ours))
+
+
+def test_bfloat16_learns_as_well_with_weights_in_float32(tmp_path):
+    losses, nets = {}, {}
+    for precision in ("float32", "bfloat16"):
+        config = replace(CONFIG, steps=200, checkpoint_every=50, precision=precision)
+        net, seen = model(), []
+
+        def fit(x, net=net, seen=seen):
+            said = net(x)
+            seen.append(said.dtype)
+            error = (said.squeeze(-1) - x.sum(-1)).square().mean()
+            return error, {"error": error.detach()}
+
+        losses[precision] = run(net, tmp_path / precision, config=config, loss=fit)["loss"]
+        nets[precision] = net
+        assert set(seen) == {getattr(torch, precision)} and {p.dtype for p in net.parameters()} == {torch.float32}
+        tensors, _ = load_tensors(tmp_path / precision / CHECKPOINT_NAME)
+        assert {v.dtype for v in tensors.values()} == {torch.float32}
+    start = run(model(), tmp_path / "one", config=replace(CONFIG, steps=1))["loss"]
+    assert losses["float32"] < 0.3 * start and losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert not torch.equal(weights(nets["float32"]), weights(nets["bfloat16"]))
+
+
+def test_bfloat16_resumes_bit_equal(tmp_path):
+    config = replace(CONFIG, precision="bfloat16")
+    whole, resumed = model(), model()
+    run(whole, tmp_path / "whole", config=config)
+    with pytest.raises(TypeError):
+        run(model(), tmp_path / "cut", config=config, batches=lambda step: batch_at(step) if step != 7 else None)
+    run(resumed, tmp_path / "cut", config=config)
+    assert torch.equal(weights(whole), weights(resumed))
 
 
 def test_it_learns_and_a_finished_run_is_not_repeated(tmp_path):

@@ -26,6 +26,7 @@ def window(num, *, horizon=3, seed=0):
         past_flow_valid=torch.ones(2, num, dtype=torch.bool),
         past_actions=rand(2, 4),
         past_proprio=rand(3, 5),
+        past_valid=torch.ones(2, dtype=torch.bool),
         actions=rand(horizon, 4),
         proprio=rand(horizon, 5),
         displacement=rand(horizon, num, 3),
@@ -34,6 +35,7 @@ def window(num, *, horizon=3, seed=0):
         targets=frames(horizon, 2),
         task=torch.tensor(1),
         time=torch.tensor(0.5),
+        reward=rand(horizon),
         success=torch.zeros(horizon),
     )
 

@@ -4,9 +4,10 @@ import torch
 
 from scene4d.geometry.camera import orbit
 from scene4d.geometry.sh import sh_from_rgb
+from scene4d.render.losses import PictureLossConfig, picture_loss
 from scene4d.render.render import render
 from scene4d.types import Gaussians, Latent
-from scene4d.vae.losses import VAELossConfig, cell_chamfer, kl_divergence, picture_loss, vae_loss
+from scene4d.vae.losses import cell_chamfer, kl_divergence, vae_loss
 from scene4d.vae.model import GaussianVAE, VAEConfig
 
 SMALL = VAEConfig(
@@ -32,7 +33,7 @@ def views(gaussians, num=3):
 
 def test_a_perfect_picture_costs_nothing_but_coverage():
     frames = views(ball())
-    loss, metrics = picture_loss(frames, frames, config=VAELossConfig(alpha=0.0, empty=0.0))
+    loss, metrics = picture_loss(frames, frames, config=PictureLossConfig(alpha=0.0, empty=0.0))
     assert float(loss) == 0 and float(metrics["psnr"]) > 100
 
 

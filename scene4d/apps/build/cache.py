@@ -15,7 +15,9 @@ from scene4d.apps.build.record import StoredEpisode, episode_path
 from scene4d.apps.build.run_config import CacheConfig, RecordConfig
 from scene4d.apps.build.stages import in_processes
 from scene4d.dynamics.anchors import PAST_FLOW
-from scene4d.dynamics.model import memory_of
+from scene4d.dynamics.condition import action_slots, proprio_slots, task_embedding
+from scene4d.dynamics.memory import memory_of
+from scene4d.dynamics.proprio import ProprioFutures, track_of
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.lift.stream import SceneStream
 from scene4d.train.checkpoint import load_tensors, save_tensors
@@ -84,8 +86,8 @@ def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
 class WindowCache:
     """Windows on disk, by number; what a training stage draws its batches from.
 
-    tasks: names that `Window.task` counts in; cameras: names in the order of the views; context: action_spec and
-    proprio_spec, as the world model is told.
+    tasks: names that `Window.task` counts in; cameras: names in the order of the views; context: action_spec,
+    proprio_spec and robot, as the world model is told.
     """
 
     def __init__(self, folder: Path, config: CacheConfig, *, record: RecordConfig, episodes: Path):
@@ -109,7 +111,8 @@ class WindowCache:
     def window(self, number: int, *, futures: bool = True) -> Window:
         """One window without batch axes; without `futures` the target pictures are left out (h = 0 of them)."""
         path, episode, t, first, count = self._windows[number]
-        past, horizon = self.config.num_past, self.config.horizon
+        horizon = self.config.horizon
+        track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=self.config.num_past_actions)
         memory, flow = _memory(path, first, count)
         segments = memory.extras["segments"][:, 0].long()
         frames = episode.frames(t, t + 1 + (horizon if futures else 0))
@@ -117,8 +120,9 @@ class WindowCache:
             memory=memory,
             past_flow=flow,
             past_flow_valid=torch.ones(flow.shape[:2], dtype=torch.bool),
-            past_actions=episode.actions[t - past : t],
-            past_proprio=episode.proprio[t - past : t + 1],
+            past_actions=track.actions,
+            past_proprio=track.proprio,
+            past_valid=track.valid,
             actions=episode.actions[t : t + horizon],
             proprio=episode.proprio[t + 1 : t + 1 + horizon],
             displacement=displacement_of(memory.means, segments, episode.segment_poses[t : t + 1 + horizon]),
@@ -128,7 +132,8 @@ class WindowCache:
             targets=frames[1:],
             task=torch.tensor(self.tasks.index(episode.info["task"])),
             time=episode.times[t],
-            # success[t] is the outcome of actions[t].
+            # reward[t] and success[t] are the outcome of actions[t].
+            reward=episode.rewards[t : t + horizon],
             success=episode.success[t : t + horizon].float(),
         )
 
@@ -140,6 +145,28 @@ class WindowCache:
         """The pictures [v] at a window's moment, of all cameras or of those numbered `views`."""
         _, episode, t, _, _ = self._windows[number]
         return episode.frames(t, t + 1, views=views)[0]
+
+    def moment(self, number: int) -> tuple[StoredEpisode, int]:
+        """The episode of a window, and the frame of it that is the window's moment."""
+        return self._windows[number][1:3]
+
+    def proprio_futures(self) -> ProprioFutures:
+        """What the forecast of the robot's own state learns from: every moment [w] of every episode."""
+        rows, horizon = [], self.config.horizon
+        for episode in dict.fromkeys(episode for _, episode, *_ in self._windows):
+            actions = action_slots(episode.actions, self.context)
+            proprio = proprio_slots(episode.proprio, self.context)
+            task = task_embedding(episode.info["task"])
+            for t in range(1, len(actions) - horizon):
+                rows.append(
+                    ProprioFutures(
+                        actions=actions[t : t + horizon],
+                        track=track_of(actions[:t], proprio[: t + 1], num_past=self.config.num_past_actions),
+                        proprio_change=proprio[t + 1 : t + 1 + horizon] - proprio[t],
+                        task=task,
+                    )
+                )
+        return ProprioFutures.stack(rows)
 
     def groups(self) -> list[list[int]]:
         """The numbers of the windows of each episode."""

@@ -34,6 +34,11 @@ class Models:
     policy: ActionHead | None
     info: Mapping[str, Any]
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that the action head was trained on; without a head, the world model."""
+        return list(self.info.get("policy_tasks") or self.info.get("tasks") or [])
+
 
 def make_models(vae: VAEConfig, dynamics: DynamicsConfig, policy: ActionHeadConfig | None, *, seed: int = 0) -> Models:
     """Fresh models; their first weights depend on `seed` alone."""

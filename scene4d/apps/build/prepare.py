@@ -13,7 +13,7 @@ from scene4d.apps.build.models import Models, load_models, make_models
 from scene4d.apps.build.run_config import RunConfig
 from scene4d.apps.build.stages import in_processes
 from scene4d.dynamics.anchors import choose_anchors
-from scene4d.dynamics.model import focus_of
+from scene4d.dynamics.memory import focus_of
 from scene4d.dynamics.training import DynamicsBatch, prepare
 from scene4d.lift.stream import SceneStream
 from scene4d.policy.percept import Percept
@@ -56,6 +56,16 @@ class RunFolders:
     def policy(self) -> Path:
         """Action head: samples, checkpoint, weights."""
         return self.root / "policy"
+
+    @property
+    def pixels(self) -> Path:
+        """2D baseline: trials, checkpoint, weights."""
+        return self.root / "pixels"
+
+    @property
+    def pixels_weights(self) -> Path:
+        """Trained 2D baseline."""
+        return self.pixels / "pixels.safetensors"
 
     @property
     def vae_weights(self) -> Path:

@@ -69,6 +69,7 @@ def save_episode(path: Path, episode: Episode) -> None:
         "times": episode.times,
         "actions": episode.actions,
         "proprio": episode.proprio,
+        "rewards": episode.rewards,
         "success": episode.success,
         "segment_poses": episode.segment_poses,
     }
@@ -79,19 +80,21 @@ def save_episode(path: Path, episode: Episode) -> None:
 class StoredEpisode:
     """An episode on disk: the small columns in memory, pictures read when asked for.
 
-    cameras: names; info as Episode.info; times [t]; actions [t a]; proprio [t p]; success [t]; segment_poses [t g 7].
+    cameras: names; info as Episode.info; times [t]; actions [t a]; proprio [t p]; rewards, success [t];
+    segment_poses [t g 7].
     """
 
     def __init__(self, path: Path):
         self.path = path
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
-            small = ("times", "actions", "proprio", "success", "segment_poses", "viewmats", "Ks")
+            small = ("times", "actions", "proprio", "rewards", "success", "segment_poses", "viewmats", "Ks")
             columns = {name: file.get_tensor(name) for name in small}
         self.cameras: list[str] = state["cameras"]
         self.info: dict[str, Any] = state["info"]
         self.times, self.actions, self.proprio = columns["times"], columns["actions"], columns["proprio"]
-        self.success, self.segment_poses = columns["success"], columns["segment_poses"]
+        self.rewards, self.success = columns["rewards"], columns["success"]
+        self.segment_poses = columns["segment_poses"]
         self._viewmats, self._Ks = columns["viewmats"], columns["Ks"]
 
     def frames(self, start: int, stop: int, *, views: Sequence[int] | None = None, segments: bool = False) -> Frames:

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from scene4d.dynamics.model import DynamicsConfig
 from scene4d.dynamics.training import LossConfig
 from scene4d.errors import ConfigError
+from scene4d.pixels.model import PixelsConfig
 from scene4d.policy.head import ActionHeadConfig
 from scene4d.policy.training import PolicyDataConfig
+from scene4d.render.losses import PictureLossConfig
 from scene4d.train.loop import LoopConfig
+from scene4d.train.optim import OptimConfig
 from scene4d.vae.losses import VAELossConfig
 from scene4d.vae.model import VAEConfig
 
@@ -47,7 +50,9 @@ class CacheConfig:
     horizon: int = 8
     """Future frames of a window."""
     num_past: int = 2
-    """Past steps of a window."""
+    """Frames before the first window of an episode."""
+    num_past_actions: int = 8
+    """Past actions and robot states of a window, as many as there are."""
     window_stride: int = 4
     """Frames from one window's start to the next."""
 
@@ -78,6 +83,26 @@ class DynamicsStageConfig:
     """Windows a step."""
     num_rows: int = 512
     """Memory Gaussians a window that the displacement loss looks at."""
+    proprio: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=5e-3, ema_decay=0.99))
+    )
+    """Training of the forecast of the robot's own state, before the rest and cheap beside it."""
+    proprio_batch_size: int = 128
+    """Moments a step of that."""
+    intent: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1000, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
+    )
+    """Training of the denoiser of actions."""
+    intent_batch_size: int = 32
+    """Windows a step of that."""
+    completion: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
+    )
+    """Training of the decoder of new matter, after the rest."""
+    completion_batch_size: int = 8
+    """Windows a step of that."""
+    completion_loss: PictureLossConfig = field(default_factory=PictureLossConfig)
+    """Its loss."""
     train: LoopConfig = field(default_factory=LoopConfig)
     """Steps and optimiser."""
 
@@ -94,6 +119,26 @@ class PolicyStageConfig:
     """Moments a step."""
     train: LoopConfig = field(default_factory=LoopConfig)
     """Steps and optimiser."""
+
+
+@dataclass(frozen=True)
+class PixelsStageConfig:
+    """How the 2D baseline is trained; its pictures, cameras and horizon are those of the run."""
+
+    model: PixelsConfig = field(default_factory=PixelsConfig)
+    """Sizes."""
+    batch_size: int = 8
+    """Windows a step."""
+    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    """Rates that are tried; the best one trains it."""
+    tune_steps: int = 200
+    """Steps of a trial."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """Steps and optimiser; the learning rate is the one found."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rates:
+            raise ConfigError("none to try", field="pixels.learning_rates", expected="at least one")
 
 
 @dataclass(frozen=True)
@@ -116,14 +161,23 @@ class RunConfig:
     """World model."""
     policy: PolicyStageConfig = field(default_factory=PolicyStageConfig)
     """Action head."""
+    pixels: PixelsStageConfig = field(default_factory=PixelsStageConfig)
+    """2D baseline of the evaluation; made only where it is asked for."""
 
     def __post_init__(self) -> None:
-        if self.dynamics.model.horizon > self.cache.horizon:
+        if self.dynamics.model.horizon != self.cache.horizon:
             raise ConfigError(
-                "is longer than the cached windows",
+                "differs from that of the cached windows",
                 field="dynamics.model.horizon",
                 found=self.dynamics.model.horizon,
-                expected=f"<= cache.horizon = {self.cache.horizon}",
+                expected=f"cache.horizon = {self.cache.horizon}",
+            )
+        if self.dynamics.model.proprio.num_past != self.cache.num_past_actions:
+            raise ConfigError(
+                "differs from what the cached windows hold",
+                field="dynamics.model.proprio.num_past",
+                found=self.dynamics.model.proprio.num_past,
+                expected=f"cache.num_past_actions = {self.cache.num_past_actions}",
             )
         if self.record.num_frames <= self.cache.num_past + self.cache.horizon:
             raise ConfigError(

@@ -21,13 +21,19 @@ import torch
 from scene4d.config import config_hash
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.files import atomic_file
+from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import Progress
 
 MARKER = "stage.json"
 
 
 def run_stage(
-    folder: Path, build: Callable[[Path], dict[str, Any]], *, key: Sequence[Any], rebuild: bool = False
+    folder: Path,
+    build: Callable[[Path], dict[str, Any]],
+    *,
+    key: Sequence[Any],
+    rebuild: bool = False,
+    together: bool = False,
 ) -> dict[str, Any]:
     """Build a stage in `folder` unless it stands there already for the same `key`.
 
@@ -37,12 +43,23 @@ def run_stage(
     Args:
         build: folder -> JSON-ready result.
         key: configurations and plain values that decide the result.
+        together: every rank builds at the same time (training); otherwise rank 0 builds and the others find it done.
     Returns:
         The result, with `seconds` it took and `skipped` (True if nothing had to be done) and `key` (a hash).
     Raises:
         ConfigError: the folder was made with another configuration, and `rebuild` is not set.
     """
-    marker, digest = folder / MARKER, config_hash(*key)
+    digest = config_hash(*key)
+    with rank_zero_first():
+        result = _found(folder, digest, rebuild=rebuild)
+        if result is None and not together:
+            result = _built(folder, build, digest=digest)
+    return result or _built(folder, build, digest=digest)
+
+
+def _found(folder: Path, digest: str, *, rebuild: bool) -> dict[str, Any] | None:
+    """The result of a finished stage; None when it is to be built, its folder and marker being ready."""
+    marker = folder / MARKER
     found = json.loads(marker.read_text()) if marker.exists() else {}
     if found.get("key") == digest and found.get("done"):
         return {**found["result"], "key": digest, "skipped": True}
@@ -57,10 +74,14 @@ def run_stage(
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write(marker, {"key": digest, "done": False})
+    return None
+
+
+def _built(folder: Path, build: Callable[[Path], dict[str, Any]], *, digest: str) -> dict[str, Any]:
     start = time.monotonic()
     result = build(folder)
-    result["seconds"] = round(found.get("seconds", 0.0) + time.monotonic() - start, 1)
-    _write(marker, {"key": digest, "done": True, "result": result})
+    result["seconds"] = round(time.monotonic() - start, 1)
+    _write(folder / MARKER, {"key": digest, "done": True, "result": result})
     return {**result, "key": digest, "skipped": False}
 
 

@@ -11,6 +11,7 @@ from scene4d.apps.build.cache import draw_numbers
 from scene4d.apps.build.models import load_models, make_models, save_models
 from scene4d.apps.build.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples
 from scene4d.apps.build.run_config import RunConfig
+from scene4d.apps.build.world_parts import train_completion, train_intent, train_proprio
 from scene4d.dynamics.training import loss as dynamics_loss
 from scene4d.dynamics.training import set_statistics
 from scene4d.layers import num_parameters
@@ -19,6 +20,7 @@ from scene4d.policy.training import policy_batches, policy_loss, set_head_statis
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 from scene4d.train.checkpoint import load_weights, save_tensors
+from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import line_progress
 from scene4d.train.loop import train
 from scene4d.types import Frames
@@ -28,7 +30,8 @@ from scene4d.vae.losses import vae_loss
 def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
     """Train the autoencoder on pictures of all cameras; result: steps, loss, psnr, psnr_decoded, parameters."""
     stage = config.vae
-    cells = prepared_cells(folders, config, progress=line_progress("vae cells"))
+    with rank_zero_first():
+        cells = prepared_cells(folders, config, progress=line_progress("vae cells"))
     cache = folders.windows(config)
     vae = make_models(stage.model, config.dynamics.model, None, seed=stage.train.seed).vae
 
@@ -60,13 +63,17 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
 def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
     """Train the world model on prepared windows; result: steps, loss, its parts, parameters."""
     stage = config.dynamics
-    ready = prepared_batches(folders, config, progress=line_progress("dynamics windows"))
+    with rank_zero_first():
+        ready = prepared_batches(folders, config, progress=line_progress("dynamics windows"))
     cache = folders.windows(config)
     models = make_models(config.vae.model, stage.model, None, seed=stage.train.seed)
     load_weights(models.vae, folders.vae_weights)
     models.vae.eval().requires_grad_(False)
     # The statistics that latents and motions are scaled by come from the training windows alone.
     set_statistics(models.dynamics, [ready[i] for i in range(len(cache))])
+    hand = train_proprio(folders, config, cache=cache, model=models.dynamics)
+    for part in (models.dynamics.proprio, models.dynamics.intent, models.dynamics.completion):
+        part.requires_grad_(False)  # trained apart
     result = train(
         models.dynamics,
         lambda batch: dynamics_loss(models.dynamics, batch, config=stage.loss),
@@ -75,6 +82,8 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
         folder=folders.dynamics,
         progress=line_progress("dynamics"),
     )
+    train_intent(folders, config, ready=ready, model=models.dynamics)
+    completed = train_completion(folders, config, cache=cache, ready=ready, model=models.dynamics)
     info = {
         "tasks": cache.tasks,
         "cameras": cache.cameras,
@@ -83,13 +92,19 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
         "step_seconds": cache.step_seconds,
     }
     save_models(folders.world_weights, models, info=info, half=False)
-    return {**_short(result), "parameters": num_parameters(models.dynamics)}
+    return {
+        **_short(result),
+        "proprio_hand_mm": hand,
+        **completed,
+        "parameters": num_parameters(models.dynamics.requires_grad_(True)),
+    }
 
 
 def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
     """Train the action head on views of memory and forecast; result: steps, loss, samples, parameters."""
     stage = config.policy
-    samples = prepared_samples(folders, config, progress=line_progress("policy demonstrations"))
+    with rank_zero_first():
+        samples = prepared_samples(folders, config, progress=line_progress("policy demonstrations"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.train.seed)
         head = ActionHead(stage.model)

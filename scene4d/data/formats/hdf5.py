@@ -1,12 +1,12 @@
 """HDF5 files as robot data sets use them: one group an episode, arrays with a row a frame, read row by row.
 
-The layouts (ManiSkill, robomimic / LIBERO, a field map) are in `hdf5_layouts`; here is what they share. Links to other
-files are refused, arrays of objects too, and no size that a file claims is believed before it is checked.
+The layouts (ManiSkill, robomimic / LIBERO, a field map) are in `hdf5_layouts`; here is what they share. Files are read
+in a guarded process (`hdf5_guard`); links to other files are refused, arrays of objects too, and no size that a file
+claims is believed before it is checked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,75 +16,38 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.calibration import checked_poses
+from scene4d.data.formats.hdf5_guard import H5Array, H5Group, guarded_root
 from scene4d.data.frame_table import FrameTable, View
 from scene4d.data.images import checked_depth
 from scene4d.data.pictures import depth_of_codes, picture_from_bytes, size_from_bytes
 from scene4d.data.sidecar import CameraEntry
-from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError, SecurityError
+from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError
 from scene4d.extras import optional
 
 SUFFIXES = (".h5", ".hdf5")
-MAX_TABLE_BYTES, MAX_FRAME_BYTES = 1 << 30, 1 << 28
+MAX_TABLE_BYTES, MAX_FRAME_BYTES, BLOCK_BYTES = 1 << 30, 1 << 28, 1 << 24
 
 
-@contextlib.contextmanager
-def open_h5(path: Path) -> Iterator[Any]:
-    """The opened file (an h5py.File).
-
-    Raises:
-        DataFormatError: no HDF5, or cut short. EnvError: h5py is not installed.
-    """
-    h5py = optional("h5py", extra="hdf5", what="reading HDF5")
-    try:
-        opened = h5py.File(path, "r")
-    except (OSError, RuntimeError, ValueError) as error:
-        fix = "was it copied whole, and closed after recording?"
-        raise DataFormatError("cannot be opened as HDF5", file=path, found=str(error)[:100], fix=fix) from error
-    with opened:
-        try:
-            yield opened
-        except (OSError, RuntimeError, KeyError) as error:
-            raise DataFormatError("is damaged", file=path, found=str(error)[:100], fix="copy it again") from error
-
-
-def member(group: Any, name: str, *, path: Path) -> Any:
-    """The group or array of that name, each step of the way inside this file; None where there is none.
+def open_h5(path: Path) -> H5Group:
+    """The root of a file.
 
     Raises:
-        SecurityError: it leads into another file.
+        DataFormatError: no HDF5, damaged, or cut short. EnvError: h5py is not installed. What the guard raises.
     """
-    h5py = optional("h5py", extra="hdf5", what="reading HDF5")
-    item = group
-    for step in [part for part in name.split("/") if part]:
-        if not isinstance(item, h5py.Group):
-            return None
-        link = item.get(step, getlink=True)
-        if link is None:
-            return None
-        if isinstance(link, h5py.ExternalLink):
-            raise SecurityError(
-                "a link leads into another file; it was not opened", file=path, field=name, found=link.filename,
-                fix="copy the data into one file (h5repack)",
-            )  # fmt: skip
-        item = item.get(step)
-        if item is None:
-            raise DataFormatError("a link leads nowhere", file=path, field=name)
-    if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
-        found = "a virtual array" if item.is_virtual else "data in another file"
-        raise SecurityError("an array's data lies in other files; it was not read", file=path, field=name, found=found)
-    return item
+    optional("h5py", extra="hdf5", what="reading HDF5")
+    return guarded_root(path)
 
 
-def array(group: Any, name: str, *, path: Path, width: Sequence[int | None] | None = None) -> Any:
-    """The array (an h5py.Dataset) of numbers of that name; `width` is the shape of a row, None = any size.
+def array(group: H5Group, name: str, *, path: Path, width: Sequence[int | None] | None = None) -> H5Array:
+    """The array of numbers of that name; `width` is the shape of a row, None = any size.
 
     Raises:
         DataFormatError: there is none, or of another kind or shape. ResourceError: a row is impossibly large.
     """
-    item = member(group, name, path=path)
-    where = {"file": path, "field": f"{group.name.rstrip('/')}/{name}"}
-    if item is None or not hasattr(item, "dtype"):
-        raise DataFormatError("is missing", **where, found=sorted(group.keys())[:12])
+    item = group.get(name)
+    where = {"file": path, "field": f"{group.name}/{name}"}
+    if not isinstance(item, H5Array):
+        raise DataFormatError("is missing", **where, found=sorted(group)[:12])
     if item.dtype.kind not in "fiub" or item.ndim < 1:
         fix = "save plain numbers: arrays of objects are not read"
         raise DataFormatError("is no array of numbers", **where, found=f"{item.dtype} {item.shape}", fix=fix)
@@ -102,23 +65,50 @@ def array(group: Any, name: str, *, path: Path, width: Sequence[int | None] | No
     return item
 
 
-def numbers(group: Any, name: str, *, path: Path, count: int, width: Sequence[int | None] | None = None) -> np.ndarray:
+def first_row(group: H5Group, name: str, *, path: Path, width: Sequence[int | None] | None = None) -> np.ndarray:
+    """The first row of an array.
+
+    Raises:
+        DataFormatError: it has none.
+    """
+    item = array(group, name, path=path, width=width)
+    if not len(item):
+        raise DataFormatError("is empty", file=path, field=f"{group.name}/{name}")
+    return item.rows(0, 1)[0]
+
+
+def numbers(
+    group: H5Group, name: str, *, path: Path, count: int, width: Sequence[int | None] | None = None
+) -> np.ndarray:
     """The first `count` rows of an array, flattened to [count n] unless `width` is given, finite.
 
     Raises:
         DataFormatError: fewer rows, or not finite.
     """
     item = array(group, name, path=path, width=width)
-    where = {"file": path, "field": f"{group.name.rstrip('/')}/{name}"}
+    where = {"file": path, "field": f"{group.name}/{name}"}
     if len(item) < count:
         raise DataFormatError("the numbers of frames differ", **where, found=len(item), expected=count)
     if item.size * item.dtype.itemsize > MAX_TABLE_BYTES:
         raise ResourceError("is too large", **where, found=item.shape, expected=f"<= {MAX_TABLE_BYTES} bytes")
-    values = np.asarray(item[:count])
+    values = item.rows(0, count)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = int((~np.isfinite(values.reshape(count, -1)).all(1)).argmax())
         raise DataFormatError("is not finite", **where, frame=bad, fix="leave out the broken frames")
     return values if width is not None else values.reshape(count, -1)
+
+
+def rows_of(item: H5Array, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    """The rows of an array that `frames` name, fetched in blocks where they follow each other."""
+    each = max(1, math.prod(item.shape[1:]) * item.dtype.itemsize)
+    block = max(1, BLOCK_BYTES // each)
+    done = 0
+    while done < len(frames):
+        first, count = frames[done], 1
+        while count < block and done + count < len(frames) and frames[done + count] == first + count:
+            count += 1
+        yield from item.rows(first, first + count)
+        done += count
 
 
 @dataclass(frozen=True)
@@ -140,20 +130,21 @@ class H5Pictures:
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """One array a frame."""
-        with open_h5(self.path) as file:
-            item = array(file, self.name, path=self.path)
-            for i in frames:
-                values = np.asarray(item[i])
-                if self.kind == "color" and values.ndim == 1:
-                    values = picture_from_bytes(values.tobytes(), file=self.path, frame=i)
-                values = values[::-1] if self.upside_down else values
-                match self.kind:
-                    case "color":
-                        yield self._color(values, i)
-                    case "depth":
-                        yield self._depth(values[..., 0] if values.ndim == 3 else values, i)
-                    case _:
-                        yield (values[..., 0] if values.ndim == 3 else values).astype(np.int64)
+        item = array(open_h5(self.path), self.name, path=self.path)
+        if max(frames, default=0) >= len(item):
+            found, expected = len(item), f"frame {max(frames)}"
+            raise DataFormatError("ends early", file=self.path, field=self.name, found=found, expected=expected)
+        for i, values in zip(frames, rows_of(item, frames), strict=True):
+            if self.kind == "color" and values.ndim == 1:
+                values = picture_from_bytes(values.tobytes(), file=self.path, frame=i)
+            values = values[::-1] if self.upside_down else values
+            match self.kind:
+                case "color":
+                    yield self._color(values, i)
+                case "depth":
+                    yield self._depth(values[..., 0] if values.ndim == 3 else values, i)
+                case _:
+                    yield (values[..., 0] if values.ndim == 3 else values).astype(np.int64)
 
     def _color(self, values: np.ndarray, frame: int) -> np.ndarray:
         if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] not in (3, 4):
@@ -203,23 +194,22 @@ class H5Episode:
 
     def __call__(self, cameras: Sequence[str]) -> FrameTable:
         """The episode's table; images stay in the file."""
-        with open_h5(self.path) as file:
-            group = member(file, self.group, path=self.path)
-            if group is None:
-                raise DataFormatError("is missing", file=self.path, field=self.group)
-            rows = {"path": self.path, "count": self.length}
-            proprio = [numbers(group, name, **rows) for name in self.proprio]
-            return FrameTable(
-                views={name: self._view(group, name, entry=self.cameras[name]) for name in cameras},
-                times=np.arange(self.length) / self.fps,
-                actions=None if self.actions is None else numbers(group, self.actions, **rows),
-                proprio=np.concatenate(proprio, 1) if proprio else None,
-                rewards=None if self.rewards is None else numbers(group, self.rewards, **rows)[:, 0],
-                success=None if self.success is None else numbers(group, self.success, **rows)[:, 0] > 0,
-                notes=self.notes,
-            )
+        group = open_h5(self.path).get(self.group)
+        if not isinstance(group, H5Group):
+            raise DataFormatError("is missing", file=self.path, field=self.group)
+        rows = {"path": self.path, "count": self.length}
+        proprio = [numbers(group, name, **rows) for name in self.proprio]
+        return FrameTable(
+            views={name: self._view(group, name, entry=self.cameras[name]) for name in cameras},
+            times=np.arange(self.length) / self.fps,
+            actions=None if self.actions is None else numbers(group, self.actions, **rows),
+            proprio=np.concatenate(proprio, 1) if proprio else None,
+            rewards=None if self.rewards is None else numbers(group, self.rewards, **rows)[:, 0],
+            success=None if self.success is None else numbers(group, self.success, **rows)[:, 0] > 0,
+            notes=self.notes,
+        )
 
-    def _view(self, group: Any, name: str, *, entry: CameraEntry) -> View:
+    def _view(self, group: H5Group, name: str, *, entry: CameraEntry) -> View:
         viewmats, usable = entry.viewmat, None
         if viewmats is None:
             viewmats, usable = self._poses(group, entry.viewmats, camera=name)
@@ -242,13 +232,13 @@ class H5Episode:
             usable=usable,
         )
 
-    def _poses(self, group: Any, name: str, *, camera: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def _poses(self, group: H5Group, name: str, *, camera: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Camera-from-world [t 4 4] (or [4 4] where it stands still), and which are usable."""
         item = array(group, name, path=self.path)
         if len(item) < self.length or item.shape[1:] not in ((4, 4), (3, 4)):
             where = {"file": self.path, "field": f"{self.group}/{name}"}
             raise CalibrationError("is no pose a frame", **where, found=item.shape, expected=(self.length, 4, 4))
-        matrices = np.asarray(item[: self.length], np.float64)
+        matrices = np.asarray(item.rows(0, self.length), np.float64)
         if matrices.shape[1] == 3:
             bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (self.length, 1, 4))
             matrices = np.concatenate([matrices, bottom], 1)
@@ -259,9 +249,9 @@ class H5Episode:
         return (rigid[0] if still else rigid), (None if usable.all() else usable)
 
 
-def frame_size(group: Any, name: str, *, path: Path) -> tuple[int, int]:
+def frame_size(group: H5Group, name: str, *, path: Path) -> tuple[int, int]:
     """(width, height) of a colour array's pictures; of encoded ones from the first one's header."""
     item = array(group, name, path=path)
     if item.ndim == 2:
-        return size_from_bytes(np.asarray(item[0]).tobytes(), file=path)
+        return size_from_bytes(first_row(group, name, path=path).tobytes(), file=path)
     return int(item.shape[2]), int(item.shape[1])

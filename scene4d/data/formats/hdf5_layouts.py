@@ -22,11 +22,12 @@ from scene4d.data.calibration import checked_intrinsics
 from scene4d.data.formats.hdf5 import (
     H5Episode,
     array,
+    first_row,
     frame_size,
     looks_like_z_buffer,
-    member,
     open_h5,
 )
+from scene4d.data.formats.hdf5_guard import H5Group
 from scene4d.data.formats.mujoco_model import fixed_cameras
 from scene4d.data.frame_table import TableRecording
 from scene4d.data.json_files import number_in, read_json
@@ -50,41 +51,40 @@ def open_hdf5(path: Path, *, supplied: Supplied) -> list[TableRecording]:
         CalibrationError: no calibration, or an impossible one. SecurityError: it links to other files.
         EnvError: h5py is not installed.
     """
-    with open_h5(path) as file:
-        fields, places = _fields(path, supplied)
-        if fields is not None:
-            return _mapped(file, path, fields=fields, places=places, supplied=supplied)
-        names = sorted((n for n in file if DEMO.match(n)), key=_number)
-        if any(_maniskill_cameras(file, name, path=path) for name in names[:1]):
-            return [_maniskill(file, path, name=name) for name in names]
-        group = member(file, "data", path=path)
-        if group is not None and any(DEMO.match(n) for n in group):
-            demos = sorted((n for n in group if DEMO.match(n)), key=_number)
-            return [_robomimic(group, path, name=name, places=places, supplied=supplied) for name in demos]
-        raise DataFormatError(
-            "has an unknown layout",
-            file=path,
-            found=", ".join(_contents(file)) or "nothing",
-            fix=f'describe it in {places[0]}: {{"cameras": {{...}}, "fields": {{"episodes": "data/*", "actions": "a", '
-            '"proprio": ["p"], "fps": 20}}',
-        )
+    file = open_h5(path)
+    fields, places = _fields(path, supplied)
+    if fields is not None:
+        return _mapped(file, path, fields=fields, places=places, supplied=supplied)
+    names = sorted((n for n in file if DEMO.match(n)), key=_number)
+    if any(_maniskill_cameras(file, name, path=path) for name in names[:1]):
+        return [_maniskill(file, path, name=name) for name in names]
+    group = file.group("data")
+    if group is not None and any(DEMO.match(n) for n in group):
+        demos = sorted((n for n in group if DEMO.match(n)), key=_number)
+        return [_robomimic(group, path, name=name, places=places, supplied=supplied) for name in demos]
+    raise DataFormatError(
+        "has an unknown layout",
+        file=path,
+        found=", ".join(_contents(file)) or "nothing",
+        fix=f'describe it in {places[0]}: {{"cameras": {{...}}, "fields": {{"episodes": "data/*", "actions": "a", '
+        '"proprio": ["p"], "fps": 20}}',
+    )
+
+
+def _group(file: H5Group, name: str, *, path: Path) -> H5Group:
+    group = file.group(name)
+    if group is None:
+        raise DataFormatError("is no group", file=path, field=name)
+    return group
 
 
 def _number(name: str) -> int:
     return int(DEMO.match(name).group(2))  # type: ignore[union-attr]
 
 
-def _contents(file: Any) -> list[str]:
+def _contents(file: H5Group) -> list[str]:
     """The first arrays of a file with their shapes."""
-    found: list[str] = []
-
-    def note(name: str, item: Any) -> bool | None:
-        if hasattr(item, "dtype"):
-            found.append(f"{name} {item.shape}")
-        return True if len(found) > 11 else None
-
-    file.visititems(note)
-    return found
+    return [f"{name} {item.shape}" for name, item in file.arrays(most=12).items()]
 
 
 def _fields(path: Path, supplied: Supplied) -> tuple[dict[str, Any] | None, list[Path]]:
@@ -111,25 +111,25 @@ def _recording(episode: H5Episode, *, source: str, info: Mapping[str, Any]) -> T
     )
 
 
-def _maniskill_cameras(file: Any, name: str, *, path: Path) -> dict[str, tuple[str, str]]:
+def _maniskill_cameras(file: H5Group, name: str, *, path: Path) -> dict[str, tuple[str, str]]:
     """(images, parameters) of each camera, for either generation of the format."""
     for images, parameters in (("obs/sensor_data", "obs/sensor_param"), ("obs/image", "obs/camera_param")):
-        group = member(file, f"{name}/{images}", path=path)
-        if group is not None and member(file, f"{name}/{parameters}", path=path) is not None:
+        group = file.group(f"{name}/{images}")
+        if group is not None and file.group(f"{name}/{parameters}") is not None:
             return {camera: (f"{images}/{camera}", f"{parameters}/{camera}") for camera in group}
     return {}
 
 
-def _maniskill(file: Any, path: Path, *, name: str) -> TableRecording:
-    group = member(file, name, path=path)
+def _maniskill(file: H5Group, path: Path, *, name: str) -> TableRecording:
+    group = _group(file, name, path=path)
     cameras = {}
     for camera, (images, parameters) in _maniskill_cameras(file, name, path=path).items():
-        rgb = next((f"{images}/{k}" for k in ("rgb", "Color") if member(group, f"{images}/{k}", path=path)), None)
+        rgb = next((f"{images}/{k}" for k in ("rgb", "Color") if group.get(f"{images}/{k}") is not None), None)
         if rgb is None:
             continue
-        parts = {k: f"{images}/{k}" for k in ("depth", "segmentation") if member(group, f"{images}/{k}", path=path)}
+        parts = {k: f"{images}/{k}" for k in ("depth", "segmentation") if group.get(f"{images}/{k}") is not None}
         width, height = frame_size(group, rgb, path=path)
-        K = np.asarray(array(group, f"{parameters}/intrinsic_cv", path=path, width=(3, 3))[0], np.float64)
+        K = np.asarray(first_row(group, f"{parameters}/intrinsic_cv", path=path, width=(3, 3)), np.float64)
         cameras[camera] = CameraEntry(
             width=width,
             height=height,
@@ -148,7 +148,7 @@ def _maniskill(file: Any, path: Path, *, name: str) -> TableRecording:
     length = min(
         len(array(group, "actions", path=path)), *(len(array(group, e.rgb, path=path)) for e in cameras.values())
     )
-    proprio = [f"obs/agent/{k}" for k in ("qpos", "qvel") if member(group, f"obs/agent/{k}", path=path) is not None]
+    proprio = [f"obs/agent/{k}" for k in ("qpos", "qvel") if group.get(f"obs/agent/{k}") is not None]
     told = path.with_suffix(".json")
     facts = read_json(told, fix="copy it again") if told.is_file() else {}
     env = facts.get("env_info") if isinstance(facts.get("env_info"), dict) else {}
@@ -161,14 +161,16 @@ def _maniskill(file: Any, path: Path, *, name: str) -> TableRecording:
         cameras=cameras,
         actions="actions",
         proprio=proprio,
-        rewards="rewards" if member(group, "rewards", path=path) is not None else None,
-        success="success" if member(group, "success", path=path) is not None else None,
+        rewards="rewards" if group.get("rewards") is not None else None,
+        success="success" if group.get("success") is not None else None,
     )
     specs = _specs(group, path, actions="actions", proprio=proprio, frame=kwargs.get("control_mode"))
     return _recording(episode, source="ManiSkill", info={"task": str(env.get("env_id", "")), **specs})
 
 
-def _specs(group: Any, path: Path, *, actions: str | None, proprio: Sequence[str], frame: Any = None) -> dict[str, Any]:
+def _specs(
+    group: H5Group, path: Path, *, actions: str | None, proprio: Sequence[str], frame: Any = None
+) -> dict[str, Any]:
     """Names of action and proprio columns, by the arrays that they come from."""
 
     def rows(name: str, frame: Any) -> list[dict[str, Any]]:
@@ -179,13 +181,13 @@ def _specs(group: Any, path: Path, *, actions: str | None, proprio: Sequence[str
     return {"action_spec": action_spec, "proprio_spec": [row for name in proprio for row in rows(name, None)]}
 
 
-def _robomimic(group: Any, path: Path, *, name: str, places: list[Path], supplied: Supplied) -> TableRecording:
-    demo = member(group, name, path=path)
-    obs = member(demo, "obs", path=path)
-    images = [k for k in obs or () if k.endswith(("_image", "_rgb"))]
+def _robomimic(group: H5Group, path: Path, *, name: str, places: list[Path], supplied: Supplied) -> TableRecording:
+    demo = _group(group, name, path=path)
+    obs = demo.group("obs") or H5Group(demo.file, f"{demo.name}/obs", keys=())
+    images = [k for k in obs if k.endswith(("_image", "_rgb"))]
     if not images:
         fix = "extract observations with images (robomimic: dataset_states_to_obs.py --camera_names ...)"
-        raise DataFormatError("holds no images", file=path, field=f"data/{name}/obs", found=sorted(obs or ()), fix=fix)
+        raise DataFormatError("holds no images", file=path, field=f"data/{name}/obs", found=sorted(obs), fix=fix)
     env = _json_attribute(group, "env_args")
     kwargs = env.get("env_kwargs") if isinstance(env.get("env_kwargs"), dict) else {}
     sizes = {f"obs/{k}": frame_size(obs, k, path=path) for k in images}
@@ -216,20 +218,20 @@ def _robomimic(group: Any, path: Path, *, name: str, places: list[Path], supplie
     return _recording(episode, source="LIBERO" if upside_down else "robomimic", info=info)
 
 
-def _json_attribute(group: Any, name: str) -> dict[str, Any]:
-    text = group.attrs.get(name)
+def _json_attribute(group: H5Group, name: str) -> dict[str, Any]:
+    text = group.text(name)
     try:
-        value = json.loads(text) if isinstance(text, str | bytes) else {}
+        value = json.loads(text) if text is not None else {}
     except (ValueError, RecursionError):
         value = {}
     return value if isinstance(value, dict) else {}
 
 
 def _model_cameras(
-    demo: Any, sizes: Mapping[str, tuple[int, int]], *, depths: set[str], file: Path
+    demo: H5Group, sizes: Mapping[str, tuple[int, int]], *, depths: set[str], file: Path
 ) -> dict[str, CameraEntry]:
     """Cameras that the stored simulator model fixes to the world (MuJoCo: OpenGL axes, vertical field of view)."""
-    found, near_far = fixed_cameras(demo.attrs.get("model_file"), file=file)
+    found, near_far = fixed_cameras(demo.text("model_file"), file=file)
     cameras = {}
     for name, camera in found.items():
         rgb = next((s for s in sizes if s.removesuffix("_image").removesuffix("_rgb") == f"obs/{name}"), None)
@@ -238,7 +240,7 @@ def _model_cameras(
         width, height = sizes[rgb]
         K = camera.intrinsics(width=width, height=height)
         depth = f"obs/{name}_depth" if f"obs/{name}_depth" in depths else None
-        coded = depth is not None and looks_like_z_buffer(np.asarray(array(demo, depth, path=file)[0], np.float64))
+        coded = depth is not None and looks_like_z_buffer(first_row(demo, depth, path=file).astype(np.float64))
         cameras[name] = CameraEntry(
             width=width,
             height=height,
@@ -253,18 +255,17 @@ def _model_cameras(
 
 
 def _mapped(
-    file: Any, path: Path, *, fields: Mapping[str, Any], places: list[Path], supplied: Supplied
+    file: H5Group, path: Path, *, fields: Mapping[str, Any], places: list[Path], supplied: Supplied
 ) -> list[TableRecording]:
     """Episodes as a field map describes them."""
     pattern = str(fields.get("episodes", ""))
     proprio = fields.get("proprio") or []
     proprio = [proprio] if isinstance(proprio, str) else list(proprio)
     recordings = []
-    for name in _matching(file, pattern, path=path):
-        group = member(file, name, path=path) if name else file
-        arrays: list[str] = []
-        group.visititems(lambda key, item, arrays=arrays: arrays.append(key) if hasattr(item, "dtype") else None)
-        images = {k for k in arrays if group[k].dtype == np.uint8 and group[k].ndim in (2, 4)}
+    for name in _matching(file, pattern):
+        group = file.group(name)
+        arrays = group.arrays()
+        images = {k for k, item in arrays.items() if item.dtype == np.uint8 and item.ndim in (2, 4)}
         sizes = {k: frame_size(group, k, path=path) for k in images}
         cameras, known = find_cameras(places, sizes=sizes, columns=arrays, supplied=supplied, what="HDF5")
         actions = fields.get("actions")
@@ -287,15 +288,15 @@ def _mapped(
     return recordings
 
 
-def _matching(file: Any, pattern: str, *, path: Path) -> list[str]:
+def _matching(file: H5Group, pattern: str) -> list[str]:
     """Groups that a pattern such as data/demo_* names, in natural order; "" is the whole file."""
     found = [""]
     for step in [s for s in pattern.split("/") if s]:
         deeper = []
         for name in found:
-            group = member(file, name, path=path) if name else file
-            keys = [k for k in group if fnmatch.fnmatchcase(k, step)]
+            group = file.group(name)
+            keys = [k for k in group or () if fnmatch.fnmatchcase(k, step)]
             keys.sort(key=lambda k: [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.split(r"(\d+)", k)])
-            deeper += [f"{name}/{k}".lstrip("/") for k in keys if not hasattr(member(group, k, path=path), "dtype")]
+            deeper += [whole for k in keys if file.group(whole := f"{name}/{k}".lstrip("/")) is not None]
         found = deeper
     return found

@@ -58,7 +58,7 @@ def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLI
     )
     if index.missing:
         known = {**known, "missing_episodes": list(index.missing)}
-    data = _Dataset(index=index, cameras=cameras, known=known)
+    data = _Dataset(index=index, cameras=cameras, known=known, loose_times=supplied.loose_times)
     return [LeRobotRecording(path=str(root), _data=data, _row=row) for row in range(len(index.table))]
 
 
@@ -110,6 +110,7 @@ class _Dataset:
     index: EpisodeIndex
     cameras: Mapping[str, CameraEntry]
     known: Mapping[str, Any]
+    loose_times: bool = False
 
     @property
     def features(self) -> Mapping[str, Any]:
@@ -143,14 +144,15 @@ class _Dataset:
     def frame_table(self, row: int, *, cameras: Sequence[str]) -> FrameTable:
         """The columns of one episode; videos are looked up, not decoded."""
         entries = {name: self.cameras[name] for name in cameras}
-        table, file = self._table(row, entries)
+        table, rows = self._table(row, entries)
+        file = rows.file
         notes: dict[str, Any] = {}
-        views = {name: self._view(row, entry, table=table, file=file, notes=notes) for name, entry in entries.items()}
+        views = {name: self._view(row, entry, table=table, rows=rows, notes=notes) for name, entry in entries.items()}
         poses = self._column(table, _POSES, file=file)
         segments = self.index.value(row, "scene4d/num_segments")
         return FrameTable(
             views=views,
-            times=times_of(table, fps=float(self.index.info["fps"]), file=file),
+            times=times_of(table, fps=float(self.index.info["fps"]), file=file, loose=self.loose_times),
             actions=self._column(table, _ACTION, file=file),
             proprio=self._column(table, _STATE, file=file),
             rewards=self._column(table, _REWARD, file=file),
@@ -165,15 +167,15 @@ class _Dataset:
         values = numbers_of(table, name, shape=self.features[name]["shape"], file=file)
         return values.reshape(len(values), -1) if name in (_ACTION, _STATE) else values
 
-    def _table(self, row: int, entries: Mapping[str, CameraEntry]) -> tuple[pa.Table, Path]:
-        """The rows of one episode with the columns needed, and where they come from."""
+    def _table(self, row: int, entries: Mapping[str, CameraEntry]) -> tuple[pa.Table, _Rows]:
+        """The numbers of one episode, and where its rows lie."""
         file = self.index.data_file(row)
         source = open_parquet(file)
-        wanted = list(_WANTED)
-        for entry in entries.values():
-            wanted += [entry.rgb, entry.depth, entry.segments, entry.viewmats]
-        stored = [n for n in wanted if n in self.features and self.features[n].get("dtype") != "video"]
-        missing = [name for name in stored if name not in source.schema_arrow.names]
+        wanted = [*_WANTED, *(entry.viewmats for entry in entries.values())]
+        pictures = [n for entry in entries.values() for n in (entry.rgb, entry.depth, entry.segments)]
+        stored = [n for n in wanted if n in self.features]
+        needed = stored + [n for n in pictures if n in self.features and not self._is_video(n)]
+        missing = [name for name in needed if name not in source.schema_arrow.names]
         if missing:
             raise DataFormatError("a column is missing", file=file, field=missing[0], found=source.schema_arrow.names)
         if source.metadata.num_rows != self.index.rows_in_file(row):
@@ -184,11 +186,16 @@ class _Dataset:
         columns = [name for name in (*keys, *stored) if name in source.schema_arrow.names]
         number, length = self.index.value(row, "episode_index"), self.index.value(row, "length")
         try:
-            table = source.read_row_groups(_groups(source, number), columns=columns)
+            groups = _groups(source, number)
+            table = source.read_row_groups(groups, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise DataFormatError("cannot be read", file=file, found=error, fix="copy the file again") from error
+        told = source.metadata
+        sizes = np.array([told.row_group(k).num_rows for k in range(told.num_row_groups)], np.int64)
+        places = np.repeat(np.isin(np.arange(len(sizes)), groups), sizes).nonzero()[0]
         if "episode_index" in columns:
-            table = table.filter(pc.equal(table["episode_index"], number))
+            chosen = pc.equal(table["episode_index"], number)
+            table, places = table.filter(chosen), places[chosen.to_numpy().astype(bool)]
         index = table["frame_index"].to_numpy() if "frame_index" in columns else np.arange(len(table))
         if len(index) != length or not np.array_equal(index, np.arange(len(index))):
             raise DataFormatError(
@@ -198,29 +205,27 @@ class _Dataset:
                 found=f"{len(index)} rows of episode {number}, frame_index {index[:3]}...",
                 expected=f"0..{length - 1}",
             )
-        return table, file
+        return table, _Rows(file, places)
 
-    def _view(self, row: int, entry: CameraEntry, *, table: pa.Table, file: Path, notes: dict[str, Any]) -> View:
+    def _view(self, row: int, entry: CameraEntry, *, table: pa.Table, rows: _Rows, notes: dict[str, Any]) -> View:
         viewmats, usable = entry.viewmat, None
         if viewmats is None:
-            viewmats = numbers_of(table, entry.viewmats, shape=[4, 4], file=file)
+            viewmats = numbers_of(table, entry.viewmats, shape=[4, 4], file=rows.file)
             names = [str(i) for i in range(len(viewmats))]
-            rigid, usable = checked_poses(viewmats.astype(np.float64), names=names, file=file)
+            rigid, usable = checked_poses(viewmats.astype(np.float64), names=names, file=rows.file)
             viewmats = viewmats if usable.all() else np.where(usable[:, None, None], viewmats, rigid)
         size = (entry.width, entry.height)
-        column = lambda name: _Column(table[name], kind="color", size=size, file=file)
+        column = lambda name: _Column(name, rows, kind="color", size=size)
         depth = None
         if entry.depth is not None:
-            depth = self._depth(row, entry, table=table, file=file, notes=notes)
+            depth = self._depth(row, entry, rows=rows, notes=notes)
         return View(
             size=size,
             Ks=entry.K,
             viewmats=viewmats,
             color=self._video(row, entry.rgb, notes=notes) if self._is_video(entry.rgb) else column(entry.rgb),
             depth=depth,
-            segments=None
-            if entry.segments is None
-            else _Column(table[entry.segments], kind="segments", size=size, file=file),
+            segments=None if entry.segments is None else _Column(entry.segments, rows, kind="segments", size=size),
             lens=entry.lens,
             usable=None if usable is None or usable.all() else usable,
         )
@@ -234,10 +239,10 @@ class _Dataset:
             notes[name] = {**notes.get(name, {}), **values}
         return frames
 
-    def _depth(self, row: int, entry: CameraEntry, *, table: pa.Table, file: Path, notes: dict[str, Any]) -> Pictures:
+    def _depth(self, row: int, entry: CameraEntry, *, rows: _Rows, notes: dict[str, Any]) -> Pictures:
         if not self._is_video(entry.depth):
             size = (entry.width, entry.height)
-            return _Column(table[entry.depth], kind="depth", size=size, file=file, unit=entry.depth_unit)
+            return _Column(entry.depth, rows, kind="depth", size=size, unit=entry.depth_unit)
         said = layout.video_entry(self.features[entry.depth])
         values = {k: said[k] for k in ("depth_min", "depth_max", "shift", "use_log") if k in said}
         if not layout.is_depth_map(self.features[entry.depth]):
@@ -269,18 +274,26 @@ class DepthVideo:
 
 
 @dataclass(frozen=True)
-class _Column:
-    """Encoded images of a table."""
+class _Rows:
+    """Where the rows of an episode lie in its file."""
 
-    column: pa.ChunkedArray
+    file: Path
+    places: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Encoded images of a table, read from it group by group as they are asked for."""
+
+    name: str
+    rows: _Rows
     kind: str
     size: tuple[int, int]
-    file: Path
     unit: float = 1.0
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
-        pixels = {"size": self.size, "file": self.file}
-        for data in images_of(self.column.take(pa.array(list(frames))), name=self.kind, file=self.file):
+        pixels = {"size": self.size, "file": self.rows.file}
+        for data in self._encoded(self.rows.places[list(frames)]):
             match self.kind:
                 case "color":
                     yield decode_color(data, **pixels)
@@ -288,6 +301,22 @@ class _Column:
                     yield decode_depth(data, unit=self.unit, **pixels)
                 case _:
                     yield decode_segments(data, **pixels)
+
+    def _encoded(self, wanted: np.ndarray) -> Iterator[bytes]:
+        """The encoded images of rows of the file, in order; each group is read once."""
+        source = open_parquet(self.rows.file)
+        first = 0
+        for group in range(source.metadata.num_row_groups):
+            last = first + source.metadata.row_group(group).num_rows
+            inside = wanted[(wanted >= first) & (wanted < last)] - first
+            if len(inside):
+                try:
+                    column = source.read_row_group(group, columns=[self.name])[self.name]
+                except (pa.ArrowException, OSError) as error:
+                    where = {"file": self.rows.file, "field": self.name}
+                    raise DataFormatError("cannot be read", **where, found=error, fix="copy the file again") from error
+                yield from images_of(column.take(pa.array(inside)), name=self.name, file=self.rows.file)
+            first = last
 
 
 def _groups(source: Any, number: int) -> list[int]:

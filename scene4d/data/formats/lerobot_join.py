@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from scene4d.data.formats import lerobot_layout as layout
 from scene4d.data.formats.lerobot_tables import open_parquet
+from scene4d.data.formats.lerobot_write import CHUNK_SIZE, PARQUET
 from scene4d.data.json_files import read_json
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.files import atomic_folder
 
-CHUNK_SIZE = 1000
 REPORT = "report.json"
 _FIX = "leave out what not all have (--cameras, --no-segments), or convert such episodes to a data set of their own"
 _SOURCE = {"chunk_index": 0, "file_index": 0}
@@ -99,20 +99,24 @@ def _row(part: Path, *, number: int, first: int, videos: Sequence[str]) -> dict[
 
 def _copy(root: Path, part: Path, *, row: Mapping[str, Any], task_index: int, videos: Sequence[str]) -> None:
     place = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
-    table = open_parquet(part / layout.DATA_PATH.format(**_SOURCE)).read()
     first, length = row["dataset_from_index"], row["length"]
     changed = {
         "episode_index": np.full(length, row["episode_index"]),
         "index": np.arange(first, first + length),
         "task_index": np.full(length, task_index),
     }
-    for name, values in changed.items():
-        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.int64()))
+    source = open_parquet(part / layout.DATA_PATH.format(**_SOURCE))
     file = root / layout.DATA_PATH.format(**place)
     file.parent.mkdir(parents=True, exist_ok=True)
-    # As the writer has it: pages that hold many images store what stands still once.
-    pages = {"data_page_size": 1 << 24, "use_dictionary": False}
-    pq.write_table(table, file, compression="zstd", compression_level=9, **pages)
+    with pq.ParquetWriter(file, source.schema_arrow, **PARQUET) as writer:
+        done = 0
+        for group in range(source.num_row_groups):
+            table = source.read_row_group(group)
+            for name, values in changed.items():
+                values = pa.array(values[done : done + len(table)], pa.int64())
+                table = table.set_column(table.column_names.index(name), name, values)
+            writer.write_table(table)
+            done += len(table)
     for name in videos:
         source = part / layout.VIDEO_PATH.format(video_key=name, **_SOURCE)
         target = root / layout.VIDEO_PATH.format(video_key=name, **place)
@@ -141,8 +145,8 @@ def _write_meta(
 def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Moments of all rows from those of the parts."""
     counts = np.array([p["count"][0] for p in parts], np.float64)
-    weights = (counts / counts.sum())[:, None]
     means, deviations = (np.array([p[key] for p in parts], np.float64) for key in ("mean", "std"))
+    weights = (counts / counts.sum()).reshape(-1, *[1] * (means.ndim - 1))
     mean = (weights * means).sum(0)
     variance = (weights * (deviations**2 + (means - mean) ** 2)).sum(0)
     return {

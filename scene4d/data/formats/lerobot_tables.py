@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scene4d.data.resync import RESYNC_FIX
 from scene4d.errors import DataFormatError, TimestampError
 
 
-def times_of(table: pa.Table, *, fps: float, file: Path) -> np.ndarray:
+def times_of(table: pa.Table, *, fps: float, file: Path, loose: bool = False) -> np.ndarray:
     """Seconds from the episode's start, float64: exactly k / fps where the single-precision column says so.
+
+    Where `loose`, as the column says, in whatever order (for `ResyncedRecording`).
 
     Raises:
         TimestampError: times do not increase, or leave the grid of the data set's rate, on which videos are written.
@@ -24,23 +27,30 @@ def times_of(table: pa.Table, *, fps: float, file: Path) -> np.ndarray:
     stamps = table["timestamp"].to_numpy().astype(np.float64)
     steps = np.diff(stamps)
     where = {"file": file, "field": "timestamp"}
+    if loose and np.isfinite(stamps).all() and not _coarse(table, stamps):
+        return stamps - stamps.min()
     if not np.isfinite(stamps).all() or not (steps > 0).all():
         frame = int((~(steps > 0)).argmax()) + 1
-        raise TimestampError("times do not increase", **where, frame=frame, found=stamps[frame])
+        raise TimestampError("times do not increase", **where, frame=frame, found=stamps[frame], fix=RESYNC_FIX)
     apart = np.abs(stamps - stamps[0] - even)
     # Seconds since 1970 in single precision are two minutes coarse: nothing can be told from them.
     if not (apart < 0.5 / fps).all():
         frame = int((~(apart < 0.5 / fps)).argmax())
-        coarse = stamps[0] > 1e6 and table["timestamp"].type == pa.float32()
+        coarse, fix = _coarse(table, stamps), "write seconds from the episode's start, one row a frame of video"
         raise TimestampError(
             "wall-clock times have lost their precision" if coarse else "times leave the data set's rate",
             **where,
             frame=frame,
             found=f"{stamps[frame] - stamps[0]:.4f} s",
             expected=f"{even[frame]:.4f} s at {fps:g} a second",
-            fix="write seconds from the episode's start, one row a frame of video",
+            fix=fix if coarse else f"{fix}, or {RESYNC_FIX}",
         )
     return even if (apart < 1e-3).all() else stamps - stamps[0]
+
+
+def _coarse(table: pa.Table, stamps: np.ndarray) -> bool:
+    """Whether times are seconds since 1970 in single precision."""
+    return bool(stamps[0] > 1e6) and table["timestamp"].type == pa.float32()
 
 
 def numbers_of(table: pa.Table, name: str, *, shape: Sequence[int], file: Path) -> np.ndarray:

@@ -22,6 +22,7 @@ from scene4d.data.formats.ros_images import camera_of, color_of, depth_of, is_de
 from scene4d.data.formats.tf_tree import FrameTree, seconds, tree_of
 from scene4d.data.frame_table import FrameTable, TableRecording, View
 from scene4d.data.lens import Lens, checked_lens
+from scene4d.data.resync import RESYNC_FIX, nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, Scene4DError, TimestampError
 from scene4d.extras import optional
 
@@ -52,10 +53,12 @@ class Bag:
     joints: str | None
     clock: str
     """The topic whose messages are the frames."""
+    loose_times: bool = False
+    """Stamps may come in any order."""
 
     def __call__(self, cameras: Sequence[str]) -> FrameTable:
         """The table; images stay in the file."""
-        ticks, _ = _stamps(self.path, self.clock)
+        ticks, _ = _stamps(self.path, self.clock, loose=self.loose_times)
         tree = _tree(self.path, tuple(self.transforms))
         views = {name: self._view(self.cameras[name], ticks, tree=tree) for name in cameras}
         proprio = None
@@ -95,12 +98,9 @@ class Bag:
 
     def _matched(self, topic: str, ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logging time [t] of the message nearest to each frame, and whether it is within half a frame."""
-        stamps, logged = _stamps(self.path, topic)
-        right = np.searchsorted(stamps, ticks).clip(0, len(stamps) - 1)
-        left = (right - 1).clip(0)
-        index = np.where(np.abs(stamps[left] - ticks) <= np.abs(stamps[right] - ticks), left, right)
-        half = 0.5 * float(np.median(np.diff(ticks))) if len(ticks) > 1 else 0.05
-        return logged[index], np.abs(stamps[index] - ticks) <= half
+        stamps, logged = _stamps(self.path, topic, loose=self.loose_times)
+        index, apart = nearest_stamps(stamps, ticks)
+        return logged[index], apart <= 0.5 * (_pause(ticks) or 0.1)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Messages:
                 raise DataFormatError("a message is gone", file=self.path, field=self.topic, frame=i)
 
 
-def open_mcap(path: Path) -> list[TableRecording]:
+def open_mcap(path: Path, *, loose_times: bool = False) -> list[TableRecording]:
     """The one recording of an MCAP file: every camera with images, CameraInfo and tf.
 
     Raises:
@@ -146,14 +146,14 @@ def open_mcap(path: Path) -> list[TableRecording]:
         raise CalibrationError("no CameraInfo for any image", file=path, field="camera_info", found=found, fix=fix)
     clock = max((c.color for c in cameras.values()), key=lambda topic: (statistics[topic], topic))
     joints = next((t for t, kind in sorted(kinds.items()) if kind == JOINTS), None)
-    ticks, _ = _stamps(path, clock)
+    ticks, _ = _stamps(path, clock, loose=loose_times)
     names = _joint_names(path, joints) if joints else []
-    bag = Bag(path, cameras, transforms=transforms, joints=joints, clock=clock)
+    bag = Bag(path, cameras, transforms=transforms, joints=joints, clock=clock, loose_times=loose_times)
     return [
         TableRecording(
             path=str(path),
             num_frames=len(ticks),
-            fps=float(1 / np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0,
+            fps=1 / (_pause(ticks) or 1.0),
             sizes={name: c.size for name, c in cameras.items()},
             depth_cameras=tuple(name for name, c in cameras.items() if c.depth),
             info={
@@ -226,7 +226,7 @@ def _reader(path: Path) -> Iterator[Any]:
             raise
         except Exception as error:  # the library and its decoders raise what the bytes make them raise
             at = _last_readable(path)
-            fix = "recover it into a copy: mcap recover IN.mcap -o OUT.mcap"
+            fix = "keep what is whole: scene4d repair IN.mcap -o OUT.mcap (or mcap recover IN.mcap -o OUT.mcap)"
             raise DataFormatError(
                 "is damaged or cut short", file=path, field=at, found=str(error)[:100], fix=fix
             ) from error
@@ -276,13 +276,13 @@ def _first(path: Path, topic: str) -> Any:
     return next((message for message, _, _ in _messages(path, (topic,))), None)
 
 
-def _stamps(path: Path, topic: str) -> tuple[np.ndarray, np.ndarray]:
-    """Header stamps in s (increasing) and logging times in ns of a topic's messages."""
-    return _stamps_of(path, topic, changed=path.stat().st_mtime_ns)
+def _stamps(path: Path, topic: str, *, loose: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Header stamps in s (increasing; where `loose`, sorted with doubles kept) and logging times in ns of messages."""
+    return _stamps_of(path, topic, changed=path.stat().st_mtime_ns, loose=loose)
 
 
 @functools.lru_cache(maxsize=32)
-def _stamps_of(path: Path, topic: str, *, changed: int) -> tuple[np.ndarray, np.ndarray]:
+def _stamps_of(path: Path, topic: str, *, changed: int, loose: bool) -> tuple[np.ndarray, np.ndarray]:
     stamps, logged = [], []
     with _reader(path) as reader:
         for _, _, message in reader.iter_messages(topics=[topic]):
@@ -292,12 +292,20 @@ def _stamps_of(path: Path, topic: str, *, changed: int) -> tuple[np.ndarray, np.
             stamps.append(sec + 1e-9 * nanosec)
             logged.append(message.log_time)
     times = np.array(stamps)
-    if not len(times) or not (np.diff(times) > 0).all():
+    if loose:
+        order = np.argsort(times, kind="stable")
+        times, logged = times[order], [logged[i] for i in order]
+    if not len(times) or not (loose or (np.diff(times) > 0).all()):
         frame = int((~(np.diff(times) > 0)).argmax()) + 1 if len(times) else 0
-        raise TimestampError(
-            "times do not increase", file=path, field=topic, frame=frame, fix="was the clock set back?"
-        )
+        fix = f"was the clock set back? {RESYNC_FIX}"
+        raise TimestampError("times do not increase", file=path, field=topic, frame=frame, fix=fix)
     return times, np.array(logged, np.int64)
+
+
+def _pause(ticks: np.ndarray) -> float:
+    """Median time in s from one instant to the next; 0 where there is only one."""
+    steps = np.diff(np.unique(ticks))
+    return float(np.median(steps)) if len(steps) else 0.0
 
 
 def _tree(path: Path, topics: tuple[str, ...]) -> FrameTree:

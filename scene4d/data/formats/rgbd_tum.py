@@ -17,6 +17,7 @@ from scene4d.data.formats.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recordi
 from scene4d.data.frame_table import TableRecording
 from scene4d.data.lens import Lens, lens_or_none
 from scene4d.data.paths import inside_folder
+from scene4d.data.resync import nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError
 
 METRES_PER_STEP = 1 / 5000
@@ -50,8 +51,8 @@ def open_tum(folder: Path) -> TableRecording:
     depths = _listing(folder / "depth.txt", error=DepthError, what="depth")
     stamps, poses = _trajectory(folder / "groundtruth.txt")
     times = np.array([t for t, _ in colors])
-    depth_index, depth_apart = _nearest(np.array([t for t, _ in depths]), times)
-    pose_index, pose_apart = _nearest(stamps, times)
+    depth_index, depth_apart = nearest_stamps(np.array([t for t, _ in depths]), times)
+    pose_index, pose_apart = nearest_stamps(stamps, times)
     together = (depth_apart <= MAX_APART) & (pose_apart <= MAX_APART)
     if not together.any():
         raise TimestampError(
@@ -131,11 +132,3 @@ def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
     matrices[:, :3, 3] = rows[:, 1:4]
     order = np.argsort(rows[:, 0], kind="stable")
     return rows[order, 0], matrices[order]
-
-
-def _nearest(stamps: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the nearest of the increasing `stamps` to each wanted time, and how far it is."""
-    right = np.searchsorted(stamps, wanted).clip(0, len(stamps) - 1)
-    left = (right - 1).clip(0)
-    index = np.where(np.abs(stamps[left] - wanted) <= np.abs(stamps[right] - wanted), left, right)
-    return index, np.abs(stamps[index] - wanted)

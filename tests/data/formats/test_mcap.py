@@ -1,5 +1,6 @@
 """MCAP files written by mcap_ros2: a camera on a moving arm over a painted floor."""
 
+import functools
 import io
 import pickle
 import struct
@@ -15,6 +16,7 @@ from scipy.spatial.transform import Rotation
 writer = pytest.importorskip("mcap_ros2.writer")
 
 from scene4d.data.detect import open_recordings
+from scene4d.data.diagnose.mcap_repair import repair_mcap
 from scene4d.errors import CalibrationError, DataFormatError, EnvError, TimestampError
 
 START, FPS, COUNT = 1_700_000_000, 10, 6
@@ -229,3 +231,35 @@ def test_without_mcap_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mcap_ros2.decoder", None)
     with pytest.raises(EnvError, match=r'pip install "scene4d\[mcap\]"'):
         open_recordings(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_recording_that_was_cut_is_read_up_to_the_cut(tmp_path, monkeypatch, share):
+    monkeypatch.setattr(writer, "Writer", functools.partial(writer.Writer, chunk_size=2000))
+    whole = record(tmp_path) / "run.mcap"
+    data = whole.read_bytes()
+    whole.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(DataFormatError, match=r"cut short.*scene4d repair"):
+        open_recordings(tmp_path)
+    (tmp_path / "kept").mkdir()
+    report = repair_mcap(whole, tmp_path / "kept" / "run.mcap")
+    (recording,) = open_recordings(tmp_path / "kept")
+    assert share * COUNT - 2 <= recording.num_frames < COUNT and report["lost_bytes"] < 5000
+    episode = recording.read()
+    assert_true_to_the_floor(episode[episode.valid])
+    assert episode.valid.sum() >= recording.num_frames - 1, "only the frame that was being written may lack a part"
+
+
+def test_a_clock_that_was_set_back_is_sorted_where_asked(tmp_path):
+    record(tmp_path, tick=lambda i: [0, 1, 4, 2, 3, 5][i] / 10)
+    (recording,) = open_recordings(tmp_path, resync="nearest")
+    episode = recording.read()
+    assert episode.times.tolist() == pytest.approx([i / 10 for i in range(COUNT)])
+    shown = [0, 1, 3, 4, 2, 5]  # the third picture was stamped fifth
+    assert episode.proprio[:, 0].tolist() == shown
+    for k, i in enumerate(shown):
+        picture, metres = photograph(0.2 * i)
+        frames = episode.views["head.color"][k]
+        assert (
+            np.abs(frames.rgb.numpy() * 255 - picture).max() < 1 and np.abs(frames.depth.numpy() - metres).max() < 1e-3
+        )

@@ -1,0 +1,112 @@
+"""The parts of the world model that are trained apart: the robot's own state, its actions, and new matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from scene4d.apps.build.cache import WindowCache, draw_numbers
+from scene4d.apps.build.prepare import RunFolders
+from scene4d.apps.build.run_config import RunConfig
+from scene4d.dynamics.completion import completion_loss
+from scene4d.dynamics.dit import SceneTokens
+from scene4d.dynamics.intent import intent_loss
+from scene4d.dynamics.model import GaussianWorldModel
+from scene4d.dynamics.proprio import ProprioFutures, Track, proprio_loss
+from scene4d.dynamics.training import DynamicsBatch, scene_tokens
+from scene4d.geometry.camera import unproject
+from scene4d.geometry.neighbours import nearest
+from scene4d.train.log import line_progress
+from scene4d.train.loop import train
+from scene4d.types import Frames, Gaussians
+
+
+def train_proprio(folders: RunFolders, config: RunConfig, *, cache: WindowCache, model: GaussianWorldModel) -> float:
+    """Train the forecast of the robot's own state and freeze it; returns the hand's error at the end in mm."""
+    stage, futures, proprio = config.dynamics, cache.proprio_futures(), model.proprio
+    proprio.set_statistics(futures.actions, _from_now_on(futures))
+    count, num, seed = len(futures.task), stage.proprio_batch_size, stage.proprio.seed
+    result = train(
+        proprio,
+        lambda batch: proprio_loss(proprio, batch),
+        batches=lambda step: futures[draw_numbers(count, num=num, step=step, seed=seed)],
+        config=stage.proprio,
+        folder=folders.dynamics / "proprio",
+        progress=line_progress("proprio"),
+    )
+    return round(float(result["hand_mm"]), 2)
+
+
+def train_intent(folders: RunFolders, config: RunConfig, *, ready: DynamicsBatch, model: GaussianWorldModel) -> None:
+    """Train the denoiser of actions."""
+    stage, intent, count = config.dynamics, model.intent.requires_grad_(True), len(ready.task)
+    intent.set_statistics(ready.actions)
+
+    def loss_fn(batch: DynamicsBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return intent_loss(
+            intent,
+            batch.actions,
+            scene=scene_tokens(model, batch),
+            track=Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid),
+            task=batch.task,
+            motion=model.scale.normalize(batch.motion),
+            config=stage.model.flow,
+        )
+
+    train(
+        intent,
+        loss_fn,
+        batches=lambda step: ready[draw_numbers(count, num=stage.intent_batch_size, step=step, seed=stage.intent.seed)],
+        config=stage.intent,
+        folder=folders.dynamics / "intent",
+        progress=line_progress("intent"),
+    )
+
+
+def train_completion(
+    folders: RunFolders, config: RunConfig, *, cache: WindowCache, ready: DynamicsBatch, model: GaussianWorldModel
+) -> dict[str, Any]:
+    """Train the decoder of new matter on pictures of all cameras; result: psnr_completed, of its last batches."""
+    stage, completion = config.dynamics, model.completion.requires_grad_(True)
+    completion.set_places(_missed_points(cache))
+
+    def batches(step: int) -> tuple[SceneTokens, Gaussians, Frames]:
+        numbers = draw_numbers(len(cache), num=stage.completion_batch_size, step=step, seed=stage.completion.seed)
+        windows = cache.batch(numbers.tolist(), futures=False)
+        return scene_tokens(model, ready[numbers]), windows.memory, windows.frames
+
+    result = train(
+        completion,
+        lambda batch: completion_loss(
+            completion, batch[0], memory=batch[1], targets=batch[2], config=stage.completion_loss
+        ),
+        batches=batches,
+        config=stage.completion,
+        folder=folders.dynamics / "completion",
+        progress=line_progress("completion"),
+    )
+    return {"psnr_completed": round(float(result["psnr"]), 2)}
+
+
+@torch.no_grad()
+def _missed_points(cache: WindowCache, *, num_windows: int = 24, num_points: int = 20000) -> torch.Tensor:
+    """Points [n 3] that cameras beside the inputs saw and the memory lacks, from windows spread over the cache."""
+    found, far = [], 0.03
+    for number in torch.linspace(0, len(cache) - 1, min(num_windows, len(cache))).long().tolist():
+        window = cache.window(number, futures=False)
+        views = window.frames[cache.config.num_inputs :]
+        points = unproject(views.depth, views.cameras.viewmats, views.cameras.Ks)[views.depth > 0]
+        distance, _ = nearest(window.memory.means, points, num=1)
+        found.append(points[distance[:, 0] > far])
+    points = torch.cat(found)
+    if len(points) == 0:  # every camera is an input: nothing to learn from, the places do not matter
+        points = views.cameras.viewmats.new_zeros(1, 3)
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+    return points[order[:num_points]]
+
+
+def _from_now_on(futures: ProprioFutures) -> torch.Tensor:
+    """Proprio [w h+1 20] now and at each future step."""
+    now = futures.track.proprio[:, -1:]
+    return torch.cat([now, now + futures.proprio_change], 1)

@@ -1,0 +1,197 @@
+"""`scene4d eval plan`: reach goal scenes in Meta-World by planning with the world model, without any policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scene4d.apps.agent import new_memory
+from scene4d.apps.build.models import Models, load_models
+from scene4d.apps.progress import counter_shown
+from scene4d.errors import ConfigError
+from scene4d.eval.control import Rollout, RolloutConfig, roll_out, summarise
+from scene4d.plan.cost import ImageCost
+from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
+from scene4d.plan.seek import GoalSeeker
+from scene4d.policy.views import render_views
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.types import Frames, Gaussians
+from scene4d.worldmodel import State
+
+
+@dataclass(frozen=True)
+class EvalPlanOptions:
+    """Plan towards the scene in which a scripted expert's episode from the same start ends."""
+
+    tasks: tuple[str, ...] = ("reach-v3", "drawer-open-v3")
+    """Meta-World tasks."""
+    seeds: tuple[int, int] = (2000, 2029)
+    """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
+    weights: Path | None = None
+    """A weights file; by default the shipped one."""
+    search: Literal["cem", "mppi", "policy"] = "cem"
+    """How plans are found: the cross-entropy method, MPPI, or the best of `samples` that the action head proposes."""
+    goal: Literal["scene", "image"] = "scene"
+    """What the planner is given of the goal: its Gaussians, or its pictures from the input cameras."""
+    samples: int = 48
+    """Action sequences that are forecast together."""
+    iterations: int = 3
+    """Rounds of sampling a plan."""
+    replan_every: int = 4
+    """Actions carried out of each plan."""
+    max_frames: int = 100
+    """Steps after which a rollout counts as failed."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where an expert's episode ended: the memory of it, and the last frames [v] of the input cameras."""
+
+    gaussians: Gaussians
+    frames: Frames
+    reached: bool
+    """Whether the expert solved the task."""
+
+
+def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
+    """Returns {success, interval, num_rollouts, tasks: {name: {success, interval, ...}}, seconds_per_plan, ...}.
+
+    Goals of experts that failed are played all the same and listed in `expert_failed` [[task, seed]].
+
+    Raises:
+        ConfigError: the seeds are an empty range, a number is below 1, or no action head is there to propose plans.
+    """
+    first, last = options.seeds
+    if last < first:
+        raise ConfigError("is an empty range", field="seeds", found=options.seeds, expected="FIRST <= LAST")
+    if min(options.samples, options.iterations, options.replan_every, options.max_frames) < 1:
+        raise ConfigError("must be at least 1", field="samples, iterations, replan_every, max_frames")
+    models = load_models(options.weights)
+    if options.search == "policy" and models.policy is None:
+        raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
+    config = RolloutConfig(max_frames=options.max_frames)
+    rollouts: list[Rollout] = []
+    plan_seconds: list[float] = []
+    unsolved: list[list] = []
+    total = len(options.tasks) * (last - first + 1)
+    with counter_shown("planning") as count:
+        for task in options.tasks:
+            for seed in range(first, last + 1):
+                goal = goal_of_expert(task, seed=seed, config=config)
+                if not goal.reached:
+                    unsolved.append([task, seed])
+                agent = PlanningAgent(models, goal, task=task, options=options)
+                rollouts.append(roll_out(agent, task, seed=seed, config=config))
+                plan_seconds += agent.plan_seconds
+                count(len(rollouts), total)
+    return {
+        **summarise(rollouts),
+        "tasks": {task: summarise([r for r in rollouts if r.task == task]) for task in options.tasks},
+        "seconds_per_plan": round(sum(plan_seconds) / max(1, len(plan_seconds)), 3),
+        "expert_failed": unsolved,
+        "seeds": [first, last],
+        "search": options.search,
+        "goal": options.goal,
+    }
+
+
+def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
+    """What the input cameras make of a scripted expert's episode up to its success; no action of it is kept."""
+    stream, reached = new_memory(), False
+    with MetaWorldSim(task, seed=seed, size=config.size, cameras=config.cameras, segments=False) as sim:
+        for _ in range(config.max_frames):
+            seen = _stacked(sim.observe(), config.cameras)
+            stream.update(seen, time=sim.time)
+            if reached:
+                break
+            _, reached = sim.step(sim.expert_action())
+    return Goal(stream.gaussians(), seen, bool(reached))
+
+
+@dataclass
+class PlanningAgent:
+    """An `Agent` without a policy: every few steps it searches in forecasts of what it sees for a way to the goal."""
+
+    models: Models
+    goal: Goal
+    task: str
+    options: EvalPlanOptions
+    plan_seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        horizon = self.models.dynamics.horizon  # a plan looks one chunk ahead
+        self.config = SearchConfig(
+            num_samples=self.options.samples,
+            num_iterations=self.options.iterations,
+            horizon=horizon,
+            num_knots=max(1, horizon // self.options.replan_every),  # an action is held until the next plan
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything but the goal."""
+        self.stream, self.seeker = new_memory(), GoalSeeker(self.models.dynamics, self.goal.gaussians)
+        self.num_steps = 0
+        self.actions: list[Tensor] = []
+        self.proprio: list[Tensor] = []
+        self.plan: Plan | None = None
+        self.queue: list[Tensor] = []
+
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str) -> Tensor:
+        """The next action [a]."""
+        seen, model = _stacked(frames, tuple(frames)), self.models.dynamics.config
+        num_past = model.proprio.num_past
+        self.stream.update(seen, time=model.step_seconds * self.num_steps)
+        self.proprio = [*self.proprio, proprio][-num_past - 1 :]
+        if not self.queue:
+            start = time.perf_counter()
+            self.plan = self._search()
+            self.queue = list(self.plan.actions[: self.options.replan_every])
+            self.plan_seconds.append(time.perf_counter() - start)
+        self.actions = [*self.actions, self.queue.pop(0)][-num_past:]
+        self.num_steps += 1
+        return self.actions[-1]
+
+    def _search(self) -> Plan:
+        state, options, seed = self._state(), self.options, self.num_steps
+        world_model, cost = self.models.dynamics, self._cost(state)
+        if options.search == "policy":
+            return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
+        search = {"cem": cem, "mppi": mppi}[options.search]
+        start = None if self.plan is None else moved_on(self.plan.actions, options.replan_every)
+        return search(world_model, state, cost=cost, config=self.config, start=start, seed=seed)
+
+    def _proposals(self, state: State) -> Tensor:
+        """Chunks [n h a] that the action head draws from views of now."""
+        num, head = self.options.samples, self.models.policy
+        views = render_views(state.memory, hand=state.proprio[:3], size=head.config.view_size)
+        many = lambda x: x.expand(num, *x.shape)
+        seeds = [1000 * self.num_steps + i for i in range(num)]
+        return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
+
+    def _state(self) -> State:
+        context = {**self.models.info.get("context", {}), "task": self.task}
+        width = len(context["action_spec"])
+        past = torch.stack(self.actions) if self.actions else torch.zeros(1, width)
+        return self.models.dynamics.observe(
+            self.stream.scene(),
+            actions=past,
+            proprio=torch.stack(self.proprio),
+            context=context,
+            memory=self.stream.gaussians(),
+        )
+
+    def _cost(self, state: State) -> Cost:
+        if self.options.goal == "image":
+            return ImageCost(self.goal.frames)
+        return self.seeker.cost(state)
+
+
+def _stacked(frames: Mapping[str, Frames], names: tuple[str, ...]) -> Frames:
+    return Frames.stack([frames[name].replace(extras={}) for name in names])

@@ -1,0 +1,73 @@
+"""`scene4d serve`: the agent behind HTTP on this machine (docs/serve.md), no pickle, nothing trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scene4d.apps.agent import AgentConfig
+from scene4d.apps.build.models import load_models
+from scene4d.apps.server.door import open_door
+from scene4d.apps.server.http_server import PolicyServer
+from scene4d.apps.server.policy_host import PolicyHost
+from scene4d.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Answer observations with actions, for robots and simulators in other processes."""
+
+    weights: Path | None = None
+    """Weights file; the shipped ones by default."""
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8790
+    """Port; 0 = any free one."""
+    cameras: tuple[str, ...] = ("left", "right")
+    """Names of the cameras that the memory looks through; every observation must hold them."""
+    size: tuple[int, int] = (64, 64)
+    """Width and height in px that pictures are brought to first."""
+    forecast: bool = True
+    """Show the head the predicted future too (slower)."""
+    replan_every: int = 2
+    """Actions carried out of each chunk before the next is planned."""
+    fps: float = 40.0
+    """Observations a second of robot time."""
+    episodes: int = 4
+    """Episodes kept at a time; the one not asked for longest is forgotten when another begins."""
+    allow_remote: bool = False
+    """Let other machines in at a --host that they reach; they need the token that is printed."""
+
+
+def run_serve(options: ServeOptions) -> dict[str, Any]:
+    """Serve until interrupted; returns {url, requests, refused, steps, episodes, seconds}.
+
+    Raises:
+        SecurityError: --host is reached from other machines without --allow-remote. ResourceError: the port is taken.
+        CheckpointError: the weights hold no action head.
+    """
+    if options.fps <= 0 or options.episodes < 1 or min(options.size) < 8 or options.replan_every < 1:
+        raise ConfigError("must be positive", field="fps, episodes, size, replan_every", fix="leave them out")
+    door = open_door(options.host, allow_remote=options.allow_remote)
+    config = AgentConfig(
+        input_cameras=options.cameras,
+        replan_every=options.replan_every,
+        seconds_per_frame=1 / options.fps,
+        size=options.size,
+    )
+    host = PolicyHost(
+        load_models(options.weights), config=config, forecast=options.forecast, max_episodes=options.episodes
+    )
+    start = time.monotonic()
+    with PolicyServer(host, door=door, port=options.port) as server:
+        print(f"scene4d: serving at {server.url} (Ctrl-C stops)", flush=True)
+        if door.token is not None:
+            print(f"scene4d: other machines send the header  Authorization: Bearer {door.token}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
+            server.serve_forever()
+        counts = {"requests": server.num_requests, "refused": server.num_refused, "steps": host.num_steps}
+        seconds = round(time.monotonic() - start, 1)
+        return {"url": server.url, **counts, "episodes": host.num_episodes, "seconds": seconds}

@@ -1,0 +1,144 @@
+"""What the policy server and its clients send: safetensors bodies and JSON answers (docs/serve.md).
+
+An observation is one safetensors blob: a length, a JSON header that names each array, its type and its place, then the
+numbers. Nothing in it can be run, and its sizes are known before anything is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from scene4d.errors import DataFormatError, VersionError
+
+VERSION = "1"
+MEDIA_TYPE = "application/x-safetensors"
+MAX_HEADER, MAX_SIDE, MAX_VIEWS = 1 << 16, 4096, 16
+KINDS = {"rgb": ("U8", 3), "depth": ("F32", 2), "viewmat": ("F32", 2), "K": ("F32", 2)}
+TYPES = {"U8": np.dtype("<u1"), "F32": np.dtype("<f4")}
+
+
+@dataclass(frozen=True)
+class View:
+    """One camera at one instant: rgb [h w 3] uint8; depth [h w] float32, z-depth in m, 0 = not measured; viewmat [4 4]
+    float32 camera-from-world (OpenCV axes, m); K [3 3] float32 px, pixel centres at +0.5."""
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    viewmat: np.ndarray
+    K: np.ndarray
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a robot sees and feels at one instant: views {camera name: View}, proprio [p] float32, actions [n a] that
+    were carried out since the one before (None = the one that was answered)."""
+
+    views: Mapping[str, View]
+    proprio: np.ndarray
+    actions: np.ndarray | None = None
+
+
+def pack(observation: Observation) -> bytes:
+    """The body of a request."""
+    arrays = {"proprio": np.asarray(observation.proprio, np.float32)}
+    if observation.actions is not None:
+        arrays["actions"] = np.asarray(observation.actions, np.float32)
+    for name, view in observation.views.items():
+        for kind, (dtype, _) in KINDS.items():
+            arrays[f"{kind}/{name}"] = np.ascontiguousarray(getattr(view, kind), dtype=TYPES[dtype])
+    return safetensors.numpy.save(arrays, metadata={"version": VERSION})
+
+
+def unpack(body: bytes) -> Observation:
+    """The observation in the body of a request; copies nothing.
+
+    Raises:
+        DataFormatError: not safetensors, or its arrays are not those of an observation; VersionError: another version.
+    """
+    header, start = _header(body)
+    metadata = header.pop("__metadata__", {})
+    version = metadata.get("version") if isinstance(metadata, dict) else None
+    if version != VERSION:
+        raise VersionError("is another version", field="body.version", found=str(version)[:40], expected=VERSION)
+    arrays = {str(name): _array(body, start, name=str(name), entry=entry) for name, entry in header.items()}
+    if sum(a.nbytes for a in arrays.values()) != len(body) - start:
+        raise DataFormatError("arrays overlap or leave gaps", field="body", found=len(body) - start)
+    proprio, actions = arrays.pop("proprio", None), arrays.pop("actions", None)
+    if proprio is None or proprio.dtype != TYPES["F32"] or proprio.ndim != 1:
+        raise DataFormatError("is no robot's state", field="proprio", expected="[p] F32")
+    if actions is not None and (actions.dtype != TYPES["F32"] or actions.ndim != 2 or not len(actions)):
+        raise DataFormatError("are no actions", field="actions", found=list(actions.shape), expected="[n >= 1, a] F32")
+    return Observation(views=_views(arrays), proprio=proprio, actions=actions)
+
+
+def _header(body: bytes) -> tuple[dict[str, Any], int]:
+    length = int.from_bytes(body[:8], "little")
+    if len(body) < 8 or not 2 <= length <= min(MAX_HEADER, len(body) - 8):
+        expected = f"8 bytes, a header of 2 to {MAX_HEADER} bytes, arrays"
+        raise DataFormatError("is no safetensors", field="body", found=f"{len(body)} bytes", expected=expected)
+    try:
+        header = json.loads(body[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise DataFormatError("header is no JSON", field="body", found=str(error)[:80]) from error
+    if not isinstance(header, dict) or len(header) > 2 + 4 * MAX_VIEWS + 1:
+        raise DataFormatError("header is no list of arrays", field="body", expected=f"at most {MAX_VIEWS} cameras")
+    return header, 8 + length
+
+
+def _array(body: bytes, start: int, *, name: str, entry: Any) -> np.ndarray:
+    """One array of the body, looked at where it lies."""
+    entry = entry if isinstance(entry, dict) else {}
+    dtype, shape, place = TYPES.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
+    field = name[:60]
+    if dtype is None or not _whole(shape, most=3) or not _whole(place, most=2) or len(place) != 2:
+        found = f"{entry.get('dtype')} {str(shape)[:40]} at {str(place)[:40]}"
+        raise DataFormatError("is no array", field=field, found=found, expected="U8 or F32, shape, data_offsets")
+    first, last = place
+    if not (last <= len(body) - start and last - first == math.prod(shape) * dtype.itemsize):
+        raise DataFormatError("does not fit the body", field=field, found=f"{shape} at {place}")
+    count = math.prod(shape)
+    return np.frombuffer(body, dtype, count=count, offset=start + first).reshape(shape)
+
+
+def _whole(values: Any, *, most: int) -> bool:
+    """Whether these are at most `most` whole numbers of a sensible size."""
+    return isinstance(values, list) and len(values) <= most and all(type(i) is int and 0 <= i < 1 << 40 for i in values)
+
+
+def _views(arrays: Mapping[str, np.ndarray]) -> dict[str, View]:
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        kind, _, camera = name.partition("/")
+        dtype, dims = KINDS.get(kind, ("", 0))
+        if not camera or array.dtype != TYPES.get(dtype) or array.ndim != dims:
+            expected = "proprio, actions, rgb/CAMERA [h w 3] U8, depth/CAMERA [h w], viewmat/CAMERA, K/CAMERA F32"
+            raise DataFormatError(
+                "is no part of an observation", field=name[:60], found=f"{array.dtype} {list(array.shape)}",
+                expected=expected,
+            )  # fmt: skip
+        parts.setdefault(camera, {})[kind] = array
+    return {camera: _view(camera, part) for camera, part in parts.items()}
+
+
+def _view(camera: str, part: Mapping[str, np.ndarray]) -> View:
+    missing = [kind for kind in KINDS if kind not in part]
+    if missing:
+        raise DataFormatError("is missing", field=f"{missing[0]}/{camera[:40]}", fix="send rgb, depth, viewmat and K")
+    shape = part["rgb"].shape
+    if shape[2] != 3 or min(shape[:2]) < 2 or max(shape[:2]) > MAX_SIDE:
+        expected = f"[h w 3], sides 2 to {MAX_SIDE}"
+        raise DataFormatError("is no picture", field=f"rgb/{camera[:40]}", found=list(shape), expected=expected)
+    for kind, wanted in (("depth", shape[:2]), ("viewmat", (4, 4)), ("K", (3, 3))):
+        if part[kind].shape != wanted:
+            field = f"{kind}/{camera[:40]}"
+            raise DataFormatError(
+                "has the wrong shape", field=field, found=list(part[kind].shape), expected=list(wanted)
+            )
+    return View(**part)

@@ -1,0 +1,142 @@
+"""`scene4d view`: a .s4d scene in the browser - time, cameras, flow, uncertainty, and the agent at work in it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from scene4d.apps.act import proprio_up_to_now
+from scene4d.apps.server.door import open_door
+from scene4d.apps.viewer.door import start_viser, stop_viser
+from scene4d.apps.viewer.rollout import RolloutStart, roll_forward
+from scene4d.apps.viewer.stage import Rollout, Stage, StageConfig
+from scene4d.errors import ConfigError, DataFormatError
+from scene4d.gaussians.s4d import S4DFile, open_s4d
+from scene4d.types import Scene4D
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Look at a scene in the browser."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """A .s4d file."""
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8080
+    """Port; the next free one where it is taken, 0 = any free one."""
+    task: str = ""
+    """Let the agent do this in the scene at once ("open the door"); the predicted instants come behind the others."""
+    weights: Path | None = None
+    """Weights file of the agent; the shipped ones by default."""
+    steps: int = 24
+    """Steps that the agent takes."""
+    seed: int = 0
+    """Seed of its rollouts, until another is typed in."""
+    proprio: tuple[float, ...] | None = None
+    """The robot's state at the last observed instant (hand x y z in m, gripper opening in m), where the scene does not
+    hold it."""
+    fps: float = 12.0
+    """Instants a second while it plays."""
+    max_splats: int = 60_000
+    """Splats sent at most; of more an even share is drawn, larger."""
+    seconds: float | None = None
+    """Stop after so long; by default when interrupted."""
+    allow_remote: bool = False
+    """Let other machines in at a --host that they reach; they need the address with the token that is printed."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A viewer that runs: where, and what it shows."""
+
+    url: str
+    server: Any
+    stage: Stage
+
+
+def run_view(options: ViewOptions) -> dict[str, Any]:
+    """Show until interrupted (or `seconds` are over); returns {url, instants, observed, predicted, seconds}.
+
+    Raises:
+        EnvError: viser is not installed. DataFormatError: the scene is broken, empty or a batch.
+        SecurityError: --host is reached from other machines without --allow-remote.
+    """
+    start = time.monotonic()
+    with open_view(options) as opened:
+        print(f"scene4d: {opened.url} (Ctrl-C stops)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # how a viewer is meant to end
+            if options.task:
+                print(f"scene4d: {opened.stage.roll_out(options.task, seed=options.seed)}", flush=True)
+            threading.Event().wait(options.seconds)
+        instants = opened.stage.instants
+    return {
+        "url": opened.url,
+        "instants": len(instants),
+        "observed": sum(i.observed for i in instants),
+        "predicted": sum(not i.observed for i in instants),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+@contextlib.contextmanager
+def open_view(options: ViewOptions) -> Iterator[Opened]:
+    """A viewer that runs as long as the block; errors as `run_view`."""
+    if options.steps < 1 or options.max_splats < 1 or options.fps <= 0:
+        raise ConfigError("must be positive", field="steps, max_splats, fps", fix="leave them out")
+    door = open_door(options.host, allow_remote=options.allow_remote)
+    file = open_s4d(options.scene)
+    scene = file.scene()
+    if scene.batch_shape or scene.times.shape[-1] == 0 or scene.base.num_gaussians == 0:
+        raise DataFormatError(
+            "holds nothing to look at", file=options.scene, field="times, means", expected="one scene, not empty"
+        )
+    server = start_viser(door, port=options.port, label=f"scene4d {options.scene.name}")
+    stop = threading.Event()
+    try:
+        config = StageConfig(
+            most_splats=options.max_splats,
+            fps=options.fps,
+            task=options.task,
+            num_steps=options.steps,
+            seed=options.seed,
+        )
+        stage = Stage(server, scene, cameras=file.cameras, rollout=_rollout(options, file, scene), config=config)
+        player = threading.Thread(target=stage.play, args=(stop,), daemon=True)
+        player.start()
+        query = "" if door.token is None else f"?token={door.token}"
+        yield Opened(url=f"{door.url(server.get_port())}/{query}", server=server, stage=stage)
+        stop.set()
+        player.join(timeout=2.0)
+    finally:
+        stop.set()
+        stop_viser(server)
+
+
+def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | None:
+    """The agent's button, where the robot's state is known; models are loaded when it is first pressed."""
+    values = options.proprio if options.proprio is not None else file.info.get("proprio")
+    if values is None:
+        if options.task:
+            fix = "add --proprio X Y Z OPENING (hand in m, gripper opening in m)"
+            raise DataFormatError("holds no robot state", file=options.scene, field="info.proprio", fix=fix)
+        return None
+    proprio = proprio_up_to_now(values, scene)
+    start = RolloutStart(scene, proprio, file.actions, {**file.info, "action_spec": file.action_spec})
+    loaded: list[Any] = []
+
+    def roll(task: str, num_steps: int, seed: int) -> Iterator[Scene4D]:
+        from scene4d.apps.build.models import load_models
+
+        if not loaded:
+            loaded.append(load_models(options.weights))
+        return roll_forward(loaded[0], start, task=task, num_steps=num_steps, seed=seed)
+
+    return roll

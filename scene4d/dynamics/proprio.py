@@ -1,0 +1,172 @@
+"""Where the robot's own state goes: a causal model of a hand that lags behind its commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.dynamics.condition import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.layers import zero_
+from scene4d.types import TensorStruct
+
+
+@dataclass(frozen=True)
+class ProprioConfig:
+    """Size of the proprio forecast."""
+
+    width: int = 64
+    """Channels of its recurrent state."""
+    num_past: int = 8
+    """Past steps it looks back at: a command shows in the hand only some steps later."""
+
+
+@dataclass(frozen=True)
+class Track(TensorStruct):
+    """How a robot got to now, p past steps, oldest first. Batch axes `*b`.
+
+    actions [*b p a]: the last led to now; proprio [*b p+1 q]: the last is now; valid [*b p] bool: False = before the
+    recording began (zeros and repeats stand there).
+    """
+
+    actions: Tensor
+    proprio: Tensor
+    valid: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.valid.shape[:-1])
+
+
+def track_of(actions: Tensor, proprio: Tensor, *, num_past: int) -> Track:
+    """The last `num_past` steps [p] of actions [t a] and proprio [t+1 q] (or any that end now), padded at the front.
+
+    Where one of the two reaches back less far, so does the track.
+    """
+    known = min(actions.shape[-2], proprio.shape[-2] - 1, num_past)
+    missing = num_past - known
+    actions = actions[..., actions.shape[-2] - known :, :]
+    proprio = proprio[..., proprio.shape[-2] - known - 1 :, :]
+    front = proprio[..., :1, :].expand(*proprio.shape[:-2], missing, proprio.shape[-1])
+    valid = torch.arange(num_past, device=proprio.device) >= missing
+    return Track(
+        actions=nn.functional.pad(actions, (0, 0, missing, 0)),
+        proprio=torch.cat([front, proprio], -2),
+        valid=valid.expand(*proprio.shape[:-2], num_past),
+    )
+
+
+@dataclass(frozen=True)
+class ProprioFutures(TensorStruct):
+    """What the proprio forecast learns from, all in slots. Batch axes `*b`.
+
+    actions [*b h 16]; track; proprio_change [*b h 20] since now, true; task [*b 32].
+    """
+
+    actions: Tensor
+    track: Track
+    proprio_change: Tensor
+    task: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.task.shape[:-1])
+
+
+class ProprioForecast(nn.Module):
+    """Proprio since now from a track and the actions to come, causally: step i has seen actions 0..i only.
+
+    A position-controlled hand chases a set point that its commands shift, inside a box that it cannot leave; how far
+    the set point is ahead decides how fast the hand goes. The set point is integrated from the commands (their effect
+    and the box are learned) and given to a recurrent net, which runs over the track first and then over the future.
+    """
+
+    def __init__(self, config: ProprioConfig = ProprioConfig()):
+        super().__init__()
+        self.config = config
+        width, num = config.width, NUM_PROPRIO_SLOTS
+        told = NUM_ACTION_SLOTS + 4 * num + 1
+        self.start = nn.Linear(TASK_CHANNELS, width)
+        self.embed = nn.Sequential(nn.Linear(told, width), nn.SiLU())
+        self.cell = nn.GRUCell(width, width)
+        self.out = zero_(nn.Linear(width, num))
+        self.straight = zero_(nn.Linear(told, num, bias=False))
+        # All three in units of `scale`, so that a step of the optimiser is a small step for each of them.
+        self.effect = nn.Parameter(torch.zeros(NUM_ACTION_SLOTS, num))
+        self.lowest = nn.Parameter(torch.full((num,), -20.0))
+        self.highest = nn.Parameter(torch.full((num,), 20.0))
+        self.register_buffer("scale", torch.full((num,), 0.02))
+
+    @property
+    def width(self) -> int:
+        """Channels of the recurrent state."""
+        return self.config.width
+
+    @torch.no_grad()
+    def set_statistics(self, actions: Tensor, proprio: Tensor) -> None:
+        """Start from training futures: actions [n h 16] and proprio [n h+1 20] from now on."""
+        change = proprio[:, -1] - proprio[:, 0]  # [n 20]
+        total = actions.sum(1)  # [n 16]
+        ridge = 1e-2 * len(total) * torch.eye(NUM_ACTION_SLOTS, dtype=total.dtype, device=total.device)
+        self.scale.copy_(change.square().mean(0).sqrt().clamp_min(2e-3))
+        self.effect.copy_(torch.linalg.solve(total.T @ total + ridge, total.T @ change) / self.scale)
+        self.lowest.copy_((proprio.amin((0, 1)) - 1e-3) / self.scale)
+        self.highest.copy_((proprio.amax((0, 1)) + 1e-3) / self.scale)
+
+    def forward(self, actions: Tensor, *, track: Track, task: Tensor) -> tuple[Tensor, Tensor]:
+        """Change of proprio since now [*b h 20], and the recurrent state of each step [*b h width].
+
+        Args:
+            actions: [*b h 16] in slots. track: in slots. task: [*b 32].
+        """
+        lead = actions.shape[:-2]
+        flat = lambda x: x.reshape(-1, *x.shape[len(lead) :])
+        actions, task, track = flat(actions), flat(task), track.map(flat)
+        hidden = self.start(task)
+        place = goal = track.proprio[:, 0]
+        speed = torch.zeros_like(place)
+        for i in range(track.actions.shape[1]):
+            told, goal = self._told(track.actions[:, i], speed, place, goal)
+            valid = track.valid[:, i, None]
+            hidden = torch.where(valid, self.cell(self.embed(told), hidden), hidden)
+            following = track.proprio[:, i + 1]
+            goal = torch.where(valid, goal, following)
+            place, speed = following, following - place
+        now, changes, states = place, [], []
+        for action in actions.unbind(1):
+            told, goal = self._told(action, speed, place, goal)
+            hidden = self.cell(self.embed(told), hidden)
+            speed = speed + 0.25 * self.scale * (self.out(hidden) + self.straight(told))
+            place = place + speed
+            changes.append(place - now)
+            states.append(hidden)
+        stacked = lambda x: torch.stack(x, 1).reshape(*lead, len(x), -1)
+        return stacked(changes), stacked(states)
+
+    def _told(self, action: Tensor, speed: Tensor, place: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """What the net is told of a step [b f], and the set point [b 20] after its action."""
+        lowest, highest = self.lowest * self.scale, self.highest * self.scale
+        goal = torch.minimum(torch.maximum(goal + (action @ self.effect) * self.scale, lowest), highest)
+        ahead = (goal - place) / self.scale  # [b 20]
+        inside = 2 * (place - lowest) / (highest - lowest).clamp_min(1e-3) - 1
+        parts = [action, 4 * speed / self.scale, ahead, torch.tanh(2 * ahead), inside.clamp(-4, 4)]
+        return torch.cat([*parts, torch.ones_like(place[:, :1])], -1), goal
+
+
+FORGOTTEN = 0.3
+"""Share of the samples in training that are told only a part of their track."""
+
+
+def proprio_loss(model: ProprioForecast, futures: ProprioFutures) -> tuple[Tensor, dict[str, Tensor]]:
+    """Robust error of the foreseen proprio of a batch [b] in units of its spread; hand_mm: of the hand at the end."""
+    track, num_past = futures.track, model.config.num_past
+    # A robot that has just been switched on has no past: what is forgotten is the oldest part, of any length.
+    count = torch.randint(0, num_past + 1, (len(track.valid), 1), device=track.valid.device)
+    whole = torch.rand(count.shape, device=count.device) >= FORGOTTEN
+    recent = torch.arange(num_past, device=count.device) >= num_past - count
+    change, _ = model(futures.actions, track=track.replace(valid=track.valid & (whole | recent)), task=futures.task)
+    error = change - futures.proprio_change  # [b h 20]
+    size = (error / model.scale).norm(dim=-1)  # [b h]
+    loss = torch.where(size < 0.3, size.square() / 0.6, size - 0.15).mean()
+    return loss, {"hand_mm": 1e3 * error[:, -1, :3].detach().norm(dim=-1).mean()}

@@ -1,0 +1,1 @@
+"""The learned simulator: a world model behind the interfaces of gymnasium."""

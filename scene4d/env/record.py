@@ -1,0 +1,83 @@
+"""What happened in one episode of the learned simulator, as a Scene4D and as a .s4d file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scene4d.gaussians.s4d import write_s4d
+from scene4d.types import Scene4D
+from scene4d.worldmodel import State
+
+
+@dataclass
+class EpisodeLog:
+    """The start of an episode and what each step added; rows of lists are steps.
+
+    poses [l 7] since the start, log_var [l 6] summed over chunks, actions [a], proprio [q] after the step.
+    """
+
+    start: State
+    seed: int
+    poses: list[Tensor] = field(default_factory=list)
+    log_var: list[Tensor] = field(default_factory=list)
+    actions: list[Tensor] = field(default_factory=list)
+    proprio: list[Tensor] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    success: list[float] = field(default_factory=list)
+    ended: str = ""
+    """Why it ended; "" while it goes on."""
+    num_written: int = 0
+    """Steps of it that are on disk."""
+
+    def scene(self) -> Scene4D:
+        """The memory of the start carried through all steps: its first instant was observed, the others predicted."""
+        start = self.start.to("cpu")
+        skin = start.skin
+        still = skin.anchors.new_tensor([1.0, 0, 0, 0, 0, 0, 0]).expand(len(skin.anchors), 7)
+        known = skin.anchors.new_full((len(skin.anchors), 6), -18.4)  # (0.1 mm or 0.1 mrad)^2
+        seconds = float(start.context.get("step_seconds", 0.025))
+        num = len(self.poses) + 1
+        times = start.time.double() + seconds * torch.arange(num, dtype=torch.float64)
+        alive = torch.stack([times[0], times[-1]]).expand(start.memory.num_gaussians, 2)
+        return Scene4D(
+            base=start.memory,
+            motion=skin.replace(
+                world_from_rest=torch.stack([still, *self.poses]), log_var=torch.stack([known, *self.log_var])
+            ),
+            alive=alive.contiguous(),
+            times=times,
+            observed=torch.arange(num) == 0,
+            info={"model": "scene4d world env"},
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Write a .s4d whole or not at all; `scene4d forecast` and the simulator itself can start from it.
+
+        Raises:
+            ResourceError: the disk is full or read-only.
+        """
+        context = self.start.context
+        proprio = torch.stack([self.start.proprio.cpu(), *self.proprio])
+        info = {
+            "task": context.get("task", ""),
+            "proprio": proprio.tolist(),
+            "proprio_spec": context.get("proprio_spec"),
+            "rewards": self.rewards,
+            "success": self.success,
+            "seed": self.seed,
+            "ended": self.ended,
+        }
+        actions = torch.stack(self.actions) if self.actions else self.start.past_actions[:0].cpu()
+        write_s4d(
+            path,
+            self.scene(),
+            cameras=context.get("cameras"),
+            actions=actions,
+            action_spec=context.get("action_spec") or (),
+            info=info,
+        )
+        self.num_written = len(self.poses)

@@ -1,0 +1,70 @@
+"""What agents see and do: gymnasium spaces, and tensors to the arrays that fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from scene4d.env.trust import action_bounds
+from scene4d.env.worlds import Outcome
+from scene4d.extras import optional
+from scene4d.types import Frames
+from scene4d.worldmodel import State
+
+STEP_SECONDS = 0.025
+"""Seconds of a step where the state does not tell."""
+
+gymnasium = optional("gymnasium", extra="env", what="the learned simulator")
+
+
+def action_space_of(state: State) -> gymnasium.spaces.Box:
+    """Box [a] of the robot that a start state belongs to: the action spec's bounds, else -1 to 1."""
+    low, high = action_bounds(state.context.get("action_spec"), width=state.past_actions.shape[-1])
+    return gymnasium.spaces.Box(low.numpy(), high.numpy(), dtype=np.float32)
+
+
+def observation_space_of(names: Sequence[str], *, size: int, proprio_width: int) -> gymnasium.spaces.Dict:
+    """{"pixels": {camera: uint8 [size size 3]}, "agent_pos": float32 [q]}, as LeRobot's environments have it."""
+    picture = lambda: gymnasium.spaces.Box(0, 255, (size, size, 3), dtype=np.uint8)
+    return gymnasium.spaces.Dict(
+        {
+            "pixels": gymnasium.spaces.Dict({name: picture() for name in names}),
+            "agent_pos": gymnasium.spaces.Box(-np.inf, np.inf, (proprio_width,), dtype=np.float32),
+        }
+    )
+
+
+def observation(frames: Frames, proprio: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """The observations of worlds [b] as arrays: pixels [b h w 3] a camera, agent_pos [b q]."""
+    pixels = (frames.rgb * 255).round().byte().cpu().numpy()  # [b v h w 3]
+    return {
+        "pixels": {name: np.ascontiguousarray(pixels[:, i]) for i, name in enumerate(names)},
+        "agent_pos": proprio.float().cpu().numpy().copy(),
+    }
+
+
+def start_info() -> dict[str, Any]:
+    """What is told of a world whose episode has just begun: the keys of `info_of`."""
+    return {"success": 0.0, "uncertainty": 0.0, "ended": ""}
+
+
+def frame_rate(state: State) -> float:
+    """Steps a second of the robot that a start state belongs to."""
+    return round(1 / float(state.context.get("step_seconds", STEP_SECONDS)), 3)
+
+
+def info_of(outcome: Outcome, index: int) -> dict[str, Any]:
+    """What else is told of one world's step: success (probability), uncertainty (m), ended (why; "" = it goes on)."""
+    return {
+        "success": float(outcome.success[index]),
+        "uncertainty": float(outcome.uncertainty[index]),
+        "ended": outcome.ended[index],
+    }
+
+
+def one_of(values: Any) -> Any:
+    """The first of batched arrays, in dictionaries too."""
+    return {k: one_of(v) for k, v in values.items()} if isinstance(values, dict) else values[0]

@@ -1,0 +1,144 @@
+"""WorldEnv: the learned simulator as a gymnasium.Env."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scene4d.env.spaces import (
+    action_space_of,
+    frame_rate,
+    gymnasium,
+    info_of,
+    observation,
+    observation_space_of,
+    one_of,
+    start_info,
+)
+from scene4d.env.trust import checked_actions
+from scene4d.env.worlds import WorldConfig, Worlds
+from scene4d.errors import ConfigError, EnvError
+from scene4d.types import Cameras, Scene4D
+from scene4d.worldmodel import State, WorldModel
+
+Starts = Sequence[State] | Callable[[np.random.Generator], State]
+
+
+class WorldEnv(gymnasium.Env):
+    """One rollout of a world model from recorded scenes; a step is one forecast step, rendered from fixed cameras.
+
+    Observations are {"pixels": {camera: uint8 [h w 3]}, "agent_pos": float32 [q]}. The reward is the model's own where
+    it foretells one, else the gain in its probability of success. An episode terminates where the model holds it for
+    solved, and is truncated where it is not to be believed (`TrustRegion`) or time is up; `info["ended"]` says why,
+    `info["uncertainty"]` (m) and `info["success"]` (probability) go with every step.
+
+    Args:
+        model: forecasts. starts: states [] to begin from, or generator -> state; `observe` makes them from scenes.
+        cameras: {name: Cameras []} of the pictures. config: how it runs.
+        render_mode: None or "rgb_array" (the cameras side by side).
+        record_to: folder for one .s4d an episode, written when it ends.
+    Raises:
+        ConfigError: there is no start, or a chunk is longer than the model foresees.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        starts: Starts,
+        *,
+        cameras: Mapping[str, Cameras],
+        config: WorldConfig | None = None,
+        render_mode: str | None = None,
+        record_to: str | Path | None = None,
+    ) -> None:
+        self.config, self.starts, self.names = config or WorldConfig(), starts, tuple(cameras)
+        self.render_mode = render_mode
+        self.record_to = None if record_to is None else Path(record_to)
+        self.worlds = Worlds(model, cameras, config=self.config)
+        example = some_start(starts, np.random.default_rng(0))
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": frame_rate(example)}
+        self.action_space = action_space_of(example)
+        self.observation_space = observation_space_of(
+            self.names, size=self.config.size, proprio_width=example.proprio.shape[-1]
+        )
+        self._running, self._num_written = False, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin an episode; options["start"] is a state [] to begin from instead of a drawn one."""
+        super().reset(seed=seed)
+        self._write()
+        given = (options or {}).get("start")
+        start = some_start(self.starts, self.np_random) if given is None else given
+        frames = self.worlds.start({0: (start, int(self.np_random.integers(2**31)))})
+        self._running = True
+        return one_of(observation(frames, self.worlds.proprio, self.names)), start_info()
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One step under `action` [a].
+
+        Raises:
+            EnvError: the action has the wrong shape, is not finite or out of range; or no episode is running.
+        """
+        low, high = self.bounds
+        action = checked_actions(np.asarray(action)[None], low=low, high=high, num=1)
+        if not self._running:
+            raise EnvError("no episode is running", field="step", fix="call reset")
+        outcome = self.worlds.step(action)
+        terminated, truncated = bool(outcome.terminated[0]), bool(outcome.truncated[0])
+        self._running = not (terminated or truncated)
+        if not self._running:
+            self._write()
+        seen = one_of(observation(outcome.frames, outcome.proprio, self.names))
+        return seen, float(outcome.reward[0]), terminated, truncated, info_of(outcome, 0)
+
+    def render(self) -> np.ndarray | None:
+        """The cameras side by side, uint8 [h v*w 3]; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        pixels = observation(self.worlds.frames(), self.worlds.proprio, self.names)["pixels"]
+        return np.concatenate([pixels[name][0] for name in self.names], 1)
+
+    def scene(self) -> Scene4D:
+        """The episode so far."""
+        return self.worlds.scene(0)
+
+    def close(self) -> None:
+        """Write the running episode if episodes are recorded."""
+        self._write()
+        self._running = False
+
+    @property
+    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Least and greatest action [a]."""
+        return torch.from_numpy(self.action_space.low), torch.from_numpy(self.action_space.high)
+
+    def _write(self) -> None:
+        self._num_written = write_episode(self.worlds, 0, folder=self.record_to, number=self._num_written)
+
+
+def some_start(starts: Starts, generator: np.random.Generator) -> State:
+    """One of the starts, drawn; of a function, what it draws.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if callable(starts):
+        return starts(generator)
+    if len(starts) == 0:
+        raise ConfigError("there is nothing to start from", field="starts", found=0, expected="at least 1")
+    return starts[int(generator.integers(len(starts)))]
+
+
+def write_episode(worlds: Worlds, index: int, *, folder: Path | None, number: int) -> int:
+    """Write the episode of a world as folder/episode_NNNN.s4d, if there is news in it; returns the next number."""
+    log = worlds.logs[index]
+    if folder is None or log is None or log.num_written == len(log.poses):
+        return number
+    log.write(folder / f"episode_{number:04d}.s4d")
+    return number + 1

@@ -1,0 +1,98 @@
+"""What else a world model owes: few sampling steps, honest intervals, several futures, long rollouts that hold."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from scene4d.eval.diversity import both_futures_found, forked_pair
+from scene4d.eval.forecast import ForecastEvalConfig, past_of, recorded_pairs, score_window
+from scene4d.eval.forecast_table import mean_of_numbers
+from scene4d.eval.forecasters import ModelForecaster, PastStream
+from scene4d.eval.long_rollout import long_rollout
+from scene4d.eval.truth import visible_rows
+from scene4d.eval.uncertainty import Calibration
+from scene4d.sim.metaworld import record_episode
+from scene4d.types import Episode
+from scene4d.worldmodel import WorldModel
+
+MANY_STEPS = 32
+ROLLOUT_STEPS = 150
+
+
+def check_sampling(
+    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
+) -> dict[str, Any]:
+    """Few sampling steps against many, and what the few say of their own error, on the windows of `config`.
+
+    Returns:
+        {"sampling": {steps, many_steps, psnr, psnr_many, psnr_moving, psnr_moving_many, lost_db} at the last horizon,
+        "uncertainty": {"1": as `Calibration.report`, ...}}.
+    """
+    stream = PastStream(config.inputs)
+    few, many = (ModelForecaster(model, stream, steps=num, name=str(num)) for num in (steps, MANY_STEPS))
+    calibration, last = Calibration(), max(config.horizons)
+    found: dict[str, list[float]] = {"psnr": [], "psnr_many": [], "psnr_moving": [], "psnr_moving_many": []}
+    for task in config.tasks:
+        for episode, _ in recorded_pairs(task, config, record=record):
+            for start in sorted(config.starts):
+                scores = score_window([few, many], episode, start=start, config=config, past_stream=stream)
+                for key in ("psnr", "psnr_moving"):
+                    found[key].append(scores[few.name, last][key])
+                    found[f"{key}_many"].append(scores[many.name, last][key])
+                past = past_of(episode, start, inputs=config.inputs)
+                scene = few.scene(past, actions=episode.actions[start : start + last], seed=start)
+                memory = stream.remember(past).memory
+                rows = visible_rows(memory, episode, start=start, inputs=config.inputs, tolerance=config.visible_m)
+                asked = {"start": start, "horizons": config.horizons, "moving_m": config.moving_m}
+                calibration.add(scene, rows, episode=episode, **asked)
+    means = {key: round(mean_of_numbers(values), 3) for key, values in found.items()}
+    lost = round(means["psnr_many"] - means["psnr"], 3)
+    sampling = {"steps": steps, "many_steps": MANY_STEPS, **means, "lost_db": lost}
+    return {"sampling": sampling, "uncertainty": calibration.report()}
+
+
+def check_futures(
+    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, fork: int = 16
+) -> dict[str, Any] | None:
+    """How often both recorded futures of one past are among 16 samples that are not told the actions.
+
+    Returns:
+        {pairs, found (of twice as many futures), nearest_m, apart_m, spread_m: means}, from the first seed of each
+        task; None for a model that must be told the actions: it has no futures to choose among.
+    """
+    if inspect.signature(model.predict).parameters["actions"].default is not None:
+        return None
+    results = []
+    for task in config.tasks:
+        forecaster = ModelForecaster(model, PastStream(config.inputs), steps=steps)
+        pair = forked_pair(task, seed=config.seeds[0], fork=fork)
+        results.append(both_futures_found(forecaster, pair, now=fork))
+    mean = lambda values: round(mean_of_numbers(list(values)), 4)
+    return {
+        "pairs": len(results),
+        "found": sum(sum(r["found"]) for r in results),
+        "nearest_m": mean(n for r in results for n in r["nearest_m"]),
+        "apart_m": mean(r["apart_m"] for r in results),
+        "spread_m": mean(r["spread_m"] for r in results),
+    }
+
+
+def check_rollout(
+    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
+) -> dict[str, dict[str, Any]]:
+    """{task: as `long_rollout` over 150 steps} on the first seed of each task."""
+    start, out = min(config.starts), {}
+    for task in config.tasks:
+        episode = record(
+            task,
+            seed=config.seeds[0],
+            noise=config.noise[config.seeds[0] % len(config.noise)],
+            num_frames=start + ROLLOUT_STEPS + 1,
+            size=(config.size, config.size),
+            cameras=config.inputs,
+        )
+        forecaster = ModelForecaster(model, PastStream(config.inputs), steps=steps)
+        out[task] = long_rollout(forecaster, episode, start=start, num_steps=ROLLOUT_STEPS)
+    return out

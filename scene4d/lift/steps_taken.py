@@ -1,0 +1,22 @@
+"""How many gradient steps a fit took: with a bound on seconds that depends on the machine, and scenes tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class StepsTaken:
+    """A progress callback that hands on what it is told and remembers the steps done."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """
+        Args:
+            progress: who else is told, if anyone.
+        """
+        self.progress, self.done = progress, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Of `total` steps `done` are done."""
+        self.done = done
+        if self.progress is not None:
+            self.progress(done, total)

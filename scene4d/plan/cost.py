@@ -1,0 +1,172 @@
+"""What a plan is judged by: predicted points against where they belong, predicted pictures against a goal, success."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scene4d.geometry.rotation import matrix_from_quat
+from scene4d.render.render import render
+from scene4d.types import Frames, Scene4D
+from scene4d.worldmodel import Forecast, State
+
+
+def carried_points(state: State, forecast: Forecast, rows: Tensor) -> Tensor:
+    """Where rows [r] of the memory of a state [] are foreseen in n futures: [n h r 3] m."""
+    points, skin = state.memory.means[rows], state.skin
+    num_anchors = skin.anchors.shape[0]
+    weights = skin.skin_weights.new_zeros(len(rows), num_anchors)
+    weights = weights.scatter_add(1, skin.skin_index[rows], skin.skin_weights[rows])  # [r l]
+    poses = forecast.world_from_now  # [n h l 7]
+    turn = matrix_from_quat(poses[..., :4]) - torch.eye(3, dtype=poses.dtype, device=poses.device)
+    table = torch.cat([turn.flatten(-2), poses[..., 4:]], -1)  # [n h l 12]
+    blend = weights @ table  # [n h r 12]
+    turned = (blend[..., :9].unflatten(-1, (3, 3)) * points[:, None, :]).sum(-1)
+    return points + turned + blend[..., 9:]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows [r] of a memory that move as one, and by how much they still have to: shift [3] m."""
+
+    rows: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class Approach:
+    """How a hand comes to a place where it shall touch something: from above."""
+
+    clearance: float = 0.12
+    """Metres above the place while the hand is beside it."""
+    slope: float = 4.0
+    """Metres of height a metre of sideways distance asks for, up to the clearance."""
+    radius: float = 0.008
+    """Metres sideways within which the hand may go down all the way."""
+
+
+@dataclass(frozen=True)
+class PointCost:
+    """Distance in m of matter from where a goal scene has it.
+
+    The object is to be where the goal has it. The hand is to be, in the frame of the object, where the goal has it: as
+    long as the object has a way to go, the hand's place is at the object as it stands now, then it goes along. A model
+    is quick to foresee that things follow a hand that passes by, so their motion is believed only as far as the hand
+    has come to its place. Without an object only the hand's own place counts. The mean over the steps counts beside the
+    last step, so that of two plans the quicker one wins.
+    """
+
+    hand: Tensor | None
+    """How far the hand still has to go [3], m; where it will be is what the model foresees of the robot's state."""
+    thing: Part | None = None
+    """What the hand has to move; None = nothing."""
+    approach: Approach | None = None
+    """How the hand comes to the object; None = straight."""
+    grip: Tensor | None = None
+    """The robot's state behind the hand's place [q-3] (opening of the gripper, m) that is to be kept."""
+    hand_weight: float = 1.0
+    """Weight of the hand's distance."""
+    thing_weight: float = 3.0
+    """Weight of the object's distance."""
+    grip_weight: float = 0.3
+    """Weight of a change of the grip."""
+    touch: float = 0.01
+    """Metres from its place at which the hand makes the object's foreseen motion believed by 60 %."""
+
+    def __call__(self, state: State, forecast: Forecast) -> Tensor:
+        """Costs [n] of n futures of a state []."""
+        num, steps = forecast.actions.shape[:2]
+        cost, left = forecast.actions.new_zeros(num, steps), forecast.actions.new_zeros(3)
+        hand = None  # [n h 3] how far beyond its place in the goal
+        if self.hand is not None:
+            hand = forecast.heads["proprio"][..., :3] - state.proprio[:3] - self.hand
+        if self.thing is not None:
+            rows = self.thing.rows
+            moved = (carried_points(state, forecast, rows) - state.memory.means[rows]).mean(-2)  # [n h 3]
+            believed = moved if hand is None else moved * self._touched(hand)
+            left = self.thing.shift - believed  # [n h 3]
+            # Bad news is always believed: a thing that is pushed away, or too far.
+            apart = torch.maximum(left.norm(dim=-1), (self.thing.shift - moved).norm(dim=-1))
+            cost = cost + self.thing_weight * apart
+        if hand is not None:
+            away = hand + left  # [n h 3] from the place at the object
+            if self.approach is not None:
+                away = self._above(away)
+            # Axis by axis: a centimetre beside the place counts in full even while the hand is still far above it.
+            cost = cost + self.hand_weight * away.abs().sum(-1)
+        if self.grip is not None:
+            cost = cost + self.grip_weight * (forecast.heads["proprio"][..., 3:] - self.grip).norm(dim=-1)
+        return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
+
+    def _touched(self, hand: Tensor) -> Tensor:
+        """Share [n h 1] of the object's foreseen motion that is believed: how near the hand has come to its place.
+
+        The place is that at the object as it stands now: none is believed that is foreseen to come to the hand.
+        """
+        before = (self.thing.shift - self.hand).expand(len(hand), 1, 3)  # how far beyond its place the hand is now
+        away = (torch.cat([before, hand + self.thing.shift], 1) / self.touch).square().sum(-1)  # [n 1+h]
+        return torch.exp(-0.5 * away.cummin(1).values[:, :-1, None])
+
+    def _above(self, away: Tensor) -> Tensor:
+        """The way to a place, lifted while the hand is beside it."""
+        approach = self.approach
+        beside = away[..., :2].norm(dim=-1)
+        lift = (approach.slope * (beside - approach.radius)).clamp(0, approach.clearance)
+        return torch.cat([away[..., :2], away[..., 2:] - lift[..., None]], -1)
+
+
+@dataclass(frozen=True)
+class ImageCost:
+    """Mean difference of predicted pictures from a goal's, at several sharpnesses so that there is a slope from afar.
+
+    goal: Frames [v] with the cameras to render from; its depth, where it has one, counts too.
+    """
+
+    goal: Frames
+    """What the cameras shall see at the end."""
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Colour behind everything."""
+    depth_weight: float = 2.0
+    """Weight of a metre of difference in depth against a full difference in colour."""
+    scales: tuple[int, ...] = (1, 4, 8)
+    """Pixels that are averaged before pictures are compared."""
+
+    def __call__(self, state: State, forecast: Forecast) -> Tensor:
+        """Costs [n] of n futures of a state []."""
+        num = len(forecast.actions)
+        memory = state.memory.replace(extras={})
+        zero = memory.means.new_zeros(num, 1, dtype=torch.float64)
+        many = state.expand(num)
+        scene = Scene4D(
+            base=memory.map(lambda x: x.expand(num, *x.shape)),
+            motion=many.skin.replace(world_from_rest=forecast.world_from_now[:, -1:], log_var=None),
+            alive=zero[..., None].expand(num, memory.num_gaussians, 2),
+            times=zero,
+            observed=zero > 0,
+        )
+        cameras = self.goal.cameras.map(lambda x: x.expand(num, *x.shape))
+        frames = render(scene.at(0.0), cameras, background=memory.means.new_tensor(self.background))
+        apart = (frames.rgb.clamp(0, 1) - self.goal.rgb).mean(-1)  # [n v h w], signed: averaging must not lose the sign
+        return sum(self._difference(x) for x in self._channels(apart, frames)) / len(self.scales)
+
+    def _channels(self, apart: Tensor, frames: Frames) -> list[Tensor]:
+        if self.goal.depth is None:
+            return [apart]
+        both = (self.goal.depth > 0) & (frames.depth > 0)
+        return [apart, self.depth_weight * torch.where(both, frames.depth - self.goal.depth, 0.0)]
+
+    def _difference(self, apart: Tensor) -> Tensor:
+        pooled = [apart if s == 1 else F.avg_pool2d(apart, s, ceil_mode=True) for s in self.scales]
+        return sum(x.abs().mean((1, 2, 3)) for x in pooled)
+
+
+@dataclass(frozen=True)
+class SuccessCost:
+    """One minus the greatest probability of success within the horizon, as the model foretells it."""
+
+    def __call__(self, state: State, forecast: Forecast) -> Tensor:
+        """Costs [n] of n futures."""
+        return 1 - forecast.heads["success"].amax(-1)

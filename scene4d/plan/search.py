@@ -1,0 +1,199 @@
+"""Search over action sequences with a world model: the cross-entropy method, MPPI, and the best of given proposals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene4d.check import check
+from scene4d.errors import NumericsError
+from scene4d.worldmodel import Forecast, State, WorldModel
+
+Cost = Callable[[State, Forecast], Tensor]
+"""cost(state [], forecast [n h]) -> [n]: how bad each of n futures of one state is; the lowest wins."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How plans are searched for."""
+
+    num_samples: int = 64
+    """Sequences that are forecast together in one call, each iteration."""
+    num_iterations: int = 3
+    """Rounds of sampling."""
+    num_elites: int = 8
+    """Best sequences that the next round is drawn about (cross-entropy method)."""
+    temperature: float = 0.1
+    """Weight of a sequence falls by e where its cost is this share of the spread of costs above the best (MPPI)."""
+    horizon: int = 8
+    """Steps of a sequence."""
+    num_knots: int = 4
+    """Actions that are searched for; each is held for horizon / num_knots steps."""
+    spread: float = 0.6
+    """Standard deviation of the first round, in units of the actions (which lie in -1..1)."""
+    min_spread: float = 0.1
+    """Least standard deviation of later rounds."""
+    sampler_steps: int = 1
+    """Steps of the world model's sampler."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search found: actions [h a], their cost, the costs [iterations] of the best after each round."""
+
+    actions: Tensor
+    cost: float
+    costs: tuple[float, ...]
+
+
+def cem(
+    model: WorldModel,
+    state: State,
+    *,
+    cost: Cost,
+    config: SearchConfig | None = None,
+    start: Tensor | None = None,
+    seed: int = 0,
+) -> Plan:
+    """The cross-entropy method: sample about a mean, keep the elites, take their mean and spread, again.
+
+    Args:
+        state: []. cost: of futures. start: actions [h a] to begin about (the last plan, moved on), or None = rest.
+        seed: of the samples and of the model; every sequence is judged under the same draw of the model.
+    Raises:
+        NumericsError: no future is finite.
+    Source: Rubinstein 1999; elites are kept between rounds, as in iCEM (Pinneri et al. 2020).
+    """
+    config = config or SearchConfig()
+    elites: list[tuple[Tensor, Tensor]] = []
+
+    def refit(knots: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+        if elites:
+            knots, costs = torch.cat([knots, elites[0][0]]), torch.cat([costs, elites[0][1]])
+        best = costs.argsort()[: config.num_elites]
+        elites[:] = [(knots[best], costs[best])]
+        return knots[best].mean(0), knots[best].std(0, unbiased=False)
+
+    return _search(model, state, cost=cost, config=config, start=start, seed=seed, refit=refit)
+
+
+def mppi(
+    model: WorldModel,
+    state: State,
+    *,
+    cost: Cost,
+    config: SearchConfig | None = None,
+    start: Tensor | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Model-predictive path integral: the mean is every sample's, weighted by exp(-cost); arguments as `cem`.
+
+    Source: Williams et al. 2017; costs are scaled by their spread, so that the temperature has no unit.
+    """
+    config = config or SearchConfig()
+
+    def refit(knots: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+        above = (costs - costs.min()) / (costs.std(unbiased=False) + 1e-9)
+        weights = torch.softmax(-above / config.temperature, 0)[:, None, None]
+        mean = (weights * knots).sum(0)
+        return mean, (weights * (knots - mean).square()).sum(0).sqrt()
+
+    return _search(model, state, cost=cost, config=config, start=start, seed=seed, refit=refit)
+
+
+def best_of(
+    model: WorldModel, state: State, *, proposals: Tensor, cost: Cost, sampler_steps: int = 1, seed: int = 0
+) -> Plan:
+    """The best of proposals [n h a] (samples of a policy) by the world model's forecast of each.
+
+    Raises:
+        NumericsError: no future is finite.
+    """
+    costs = scored(model, state, proposals, cost=cost, sampler_steps=sampler_steps, seed=seed)
+    best = int(costs.argmin())
+    return _plan(proposals[best], (float(costs[best]),))
+
+
+def _plan(actions: Tensor, costs: tuple[float, ...]) -> Plan:
+    """A plan whose last cost is that of its actions; one that no future speaks for is none."""
+    if not math.isfinite(costs[-1]):
+        raise NumericsError(
+            "no future is finite", field="plan", found=f"cost {costs[-1]}", fix="check the weights and the observation"
+        )
+    return Plan(actions, costs[-1], costs)
+
+
+@torch.no_grad()
+def scored(
+    model: WorldModel, state: State, actions: Tensor, *, cost: Cost, sampler_steps: int = 1, seed: int = 0
+) -> Tensor:
+    """Costs [n] of sequences [n h a] from one state []: one call of the model; inf where a future is not finite."""
+    check(actions=(actions, "n h a"))
+    forecast = model.predict(state.expand(len(actions)), actions=actions, steps=sampler_steps, seeds=(seed,))
+    costs = cost(state, forecast)
+    sound = costs.isfinite() & forecast.world_from_now.flatten(1).isfinite().all(-1)
+    return torch.where(sound, costs, torch.full_like(costs, torch.inf))
+
+
+Refit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _search(
+    model: WorldModel, state: State, *, cost: Cost, config: SearchConfig, start: Tensor | None, seed: int, refit: Refit
+) -> Plan:
+    """Rounds of sampling about a mean that `refit(knots [n k a], costs [n])` moves; the best ever seen wins."""
+    width, generator = state.past_actions.shape[-1], torch.Generator().manual_seed(seed)
+    rest = state.past_actions.new_zeros(config.num_knots, width)
+    mean = rest if start is None else knots_of(start, num=config.num_knots)
+    spread = torch.full_like(mean, config.spread)
+    best, least, trace = mean, math.inf, []
+    for _ in range(config.num_iterations):
+        # Drawn on the CPU, so that a seed means the same everywhere.
+        noise = torch.randn(config.num_samples, *mean.shape, generator=generator).to(mean)
+        noise[0] = 0.0  # the mean itself is tried too
+        knots = (mean + spread * noise).clamp(-1, 1)
+        costs = scored(
+            model,
+            state,
+            held(knots, horizon=config.horizon),
+            cost=cost,
+            sampler_steps=config.sampler_steps,
+            seed=seed,
+        )
+        winner = int(costs.argmin())
+        if float(costs[winner]) < least:
+            best, least = knots[winner], float(costs[winner])
+        trace.append(least)
+        known = costs.isfinite()
+        if not bool(known.any()):
+            break
+        mean, spread = refit(knots[known], costs[known])
+        spread = spread.clamp_min(config.min_spread)
+    return _plan(held(best[None], horizon=config.horizon)[0], tuple(trace))
+
+
+def held(knots: Tensor, *, horizon: int) -> Tensor:
+    """Knots [*b k a] held over `horizon` steps: [*b h a]."""
+    index = torch.arange(horizon, device=knots.device) * knots.shape[-2] // horizon
+    return knots[..., index, :]
+
+
+def knots_of(actions: Tensor, *, num: int) -> Tensor:
+    """The mean action of each of `num` equal stretches of actions [h a]: [num a]."""
+    index = torch.arange(len(actions), device=actions.device) * num // len(actions)
+    sums = actions.new_zeros(num, actions.shape[-1]).index_add(0, index, actions)
+    return sums / torch.bincount(index, minlength=num).clamp_min(1)[:, None]
+
+
+def moved_on(actions: Tensor, num_steps: int) -> Tensor:
+    """A plan [h a] after `num_steps` of it were carried out: the rest, its last action going on."""
+    return torch.cat([actions[num_steps:], actions[-1:].expand(min(num_steps, len(actions)), -1)])
+
+
+def mixed(costs: Sequence[tuple[float, Cost]]) -> Cost:
+    """The weighted sum of costs."""
+    return lambda state, forecast: sum(weight * cost(state, forecast) for weight, cost in costs)

@@ -1,0 +1,75 @@
+"""Speed of the forecast on the shipped weights: `python scripts/bench_forecast.py [--threads 2] [--sampler 1 4]`.
+
+One JSON line a case: predicted frames a second from observation to pictures (two cameras of 64 px a frame), and latent
+steps a second of a batch of 64 chunks without rendering. The past is the built-in episode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from bench import commit
+
+from scene4d.apps.build.assets import DEMO_EPISODE
+from scene4d.apps.build.models import load_models
+from scene4d.data.detect import open_recordings
+from scene4d.eval.forecast import past_of
+from scene4d.eval.forecasters import INPUTS, ModelForecaster, PastStream
+from scene4d.worldmodel import State
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sampler", type=int, nargs="+", default=[1, 4], help="steps of the sampler")
+    parser.add_argument("--start", type=int, default=20, help="frame that is now")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    models, episode = load_models(), open_recordings(DEMO_EPISODE)[0].read()
+    model, horizon = models.dynamics, models.dynamics.config.horizon
+    past = past_of(episode, options.start)
+    actions = episode.actions[options.start : options.start + horizon]
+    stream = PastStream()
+    known = stream.remember(past)
+    cameras = {name: episode.views[name].cameras[options.start + 1 : options.start + 1 + horizon] for name in INPUTS}
+    context = {**models.info["context"], "task": episode.info.get("task", "")}
+    state = model.observe(
+        known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
+    )
+    many, chunks, seeds = State.stack([state] * 64), actions.expand(64, -1, -1), list(range(64))
+    for steps in options.sampler:
+        forecaster = ModelForecaster(model, stream, steps=steps)
+        whole = timed(lambda f=forecaster: f.forecast(past, actions=actions, cameras=cameras), options.repeats)
+        report("forecast_rendered_2x64px", horizon / whole, unit="frames/s", steps=steps, threads=options.threads)
+        alone = timed(lambda s=steps: model.predict(many, actions=chunks, steps=s, seeds=seeds), options.repeats)
+        report("latent_batch_64", 64 * horizon / alone, unit="steps/s", steps=steps, threads=options.threads)
+
+
+def timed(call: Callable[[], object], repeats: int) -> float:
+    """Median seconds of a call, after one to warm up."""
+    call()
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
+
+
+def report(case: str, value: float, **rest: object) -> None:
+    """One JSON line."""
+    line = {"case": case, "value": round(value, 1), **rest, "machine": platform.machine(), "torch": torch.__version__}
+    line["commit"] = commit()
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

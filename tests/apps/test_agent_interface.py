@@ -1,0 +1,167 @@
+"""The agent as an interface: what it refuses and leaves no trace of, and what it makes of chunks, sizes and holes."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
+
+from scene4d.apps.agent import AgentConfig, agent_maker
+from scene4d.dynamics.proprio import track_of
+from scene4d.errors import CalibrationError, CheckpointError, ConfigError, DataFormatError, DepthError, NumericsError
+from scene4d.lift.stream import SceneStream
+from scene4d.sim.synthetic import Box, cast_boxes
+from scene4d.types import Frames
+
+TASK = "door-open-v3"
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models()
+
+
+def sliding_views(step):
+    """Two cameras at rest, and a box that slides to and fro."""
+    cameras = Frames.stack([f.replace(alpha=torch.ones_like(f.depth)) for f in box_views(0).values()]).cameras
+    x = -0.1 + 0.1 * math.sin(step / 6)
+    seen = cast_boxes(cameras, boxes=(Box((x, -0.05, 0.0), (x + 0.16, 0.11, 0.16)),)).replace(extras={})
+    return {"left": seen[0], "right": seen[1]}
+
+
+def make(models, **config):
+    return agent_maker(models, forecast=False, config=AgentConfig(**config))(TASK)
+
+
+def changed(views, name, **fields):
+    return {**views, name: views[name].replace(**fields)}
+
+
+@pytest.mark.parametrize(
+    "kind, field, break_it",
+    [
+        (DataFormatError, "cameras", lambda v: ({"left": v["left"]}, PROPRIO)),
+        (DataFormatError, "left.rgb", lambda v: (changed(v, "left", rgb=v["left"].rgb * float("nan")), PROPRIO)),
+        (DepthError, "right.depth", lambda v: (changed(v, "right", depth=None), PROPRIO)),
+        (DataFormatError, "proprio", lambda v: (v, PROPRIO[:3])),
+        (DataFormatError, "proprio", lambda v: (v, PROPRIO * float("inf"))),
+        (
+            CalibrationError,
+            "left.viewmats",
+            lambda v: (
+                changed(v, "left", cameras=v["left"].cameras.replace(viewmats=torch.full((4, 4), float("nan")))),
+                PROPRIO,
+            ),
+        ),
+        (DataFormatError, "cameras", lambda v: ({**v, "left": box_views(side=16)["left"]}, PROPRIO)),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_remembered(models, kind, field, break_it):
+    agent, other = make(models), make(models)
+    first = agent.step(box_views(0), proprio=PROPRIO, task=TASK)
+    frames, proprio = break_it(box_views(1))
+    with pytest.raises(kind) as caught:
+        agent.step(frames, proprio=proprio, task=TASK)
+    assert field in caught.value.field
+    assert torch.equal(first, other.step(box_views(0), proprio=PROPRIO, task=TASK))
+    for step in (1, 2):
+        views = box_views(step)
+        assert torch.equal(agent.step(views, proprio=PROPRIO, task=TASK), other.step(views, proprio=PROPRIO, task=TASK))
+
+
+def test_a_chunk_begins_as_the_steps_do_and_time_goes_on_by_what_was_done(models):
+    agent, other = make(models, replan_every=4), make(models)
+    chunk = other.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
+    assert torch.equal(agent.step(box_views(0), proprio=PROPRIO, task=TASK), chunk[0]) and chunk.shape == (8, 4)
+    other.step_chunk(box_views(1), proprio=PROPRIO, task=TASK, done=chunk[:3])
+    assert other.num_steps == 3 and other.percept.stream.times == pytest.approx([0.0, 0.075])
+    assert torch.equal(other.percept.actions[-1], chunk[2])
+    other.step_chunk(box_views(2), proprio=PROPRIO, task=TASK)
+    assert other.percept.stream.times[-1] == pytest.approx(0.1)
+    with pytest.raises(DataFormatError, match="actions"):
+        other.step_chunk(box_views(3), proprio=PROPRIO, task=TASK, done=torch.zeros(2, 7))
+
+
+def test_several_actions_at_once_are_not_told_as_one(models):
+    """Robot states between them were not seen: the world model's track begins anew behind them, then grows again."""
+    agent, model = make(models), models.dynamics
+    chunk = agent.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
+
+    def track():
+        p = agent.percept
+        return track_of(torch.stack(p.actions), torch.stack(p.proprio), num_past=model.config.proprio.num_past)
+
+    for step in (1, 2):
+        agent.step_chunk(box_views(step), proprio=PROPRIO + step, task=TASK, done=chunk[step : step + 1])
+    assert track().valid.sum() == 2 and torch.equal(track().actions[-2:], chunk[1:3])
+    agent.step_chunk(box_views(3), proprio=PROPRIO + 6, task=TASK, done=chunk[3:7])
+    assert track().valid.sum() == 0 and torch.equal(track().proprio[-1], PROPRIO + 6) and agent.num_steps == 6
+    assert torch.equal(agent.percept.actions[-1], chunk[6])  # what the forecast of the head's views goes on with
+    agent.step_chunk(box_views(4), proprio=PROPRIO + 7, task=TASK, done=chunk[7:8])
+    assert track().valid.sum() == 1 and torch.equal(track().actions[-1], chunk[7])
+    assert torch.equal(track().proprio[-2:], torch.stack([PROPRIO + 6, PROPRIO + 7]))
+
+
+def test_long_episodes_do_not_grow_and_nothing_that_matters_is_forgotten(models):
+    """Instants, states and actions kept are as many after 40 steps as after 20; the plan is that of a whole memory."""
+    short = agent_maker(models, config=AgentConfig(replan_every=20))(TASK)
+    whole = agent_maker(models, config=AgentConfig(replan_every=20))(TASK)
+    whole.percept._make_stream = SceneStream
+    whole.reset()
+    sizes, plans = [], []
+    for step in range(41):
+        views, proprio = sliding_views(step), PROPRIO + 0.001 * step
+        actions = [agent.step(views, proprio=proprio, task=TASK) for agent in (short, whole)]
+        if step % 20 == 0:
+            stream, percept = short.percept.stream, short.percept
+            lengths = [len(stream.times), len(stream.anchors.history), len(percept.actions), len(percept.proprio)]
+            sizes.append([*lengths, len(stream.memory.past)])
+            plans.append(actions)
+    assert len(whole.percept.stream.times) == 41 and bool(whole.percept.stream.memory.moving.any())
+    assert max(sizes[2][:2]) <= 8 and sizes[1][2:4] == sizes[2][2:4] == [8, 9]
+    assert sizes[2][4] <= 8  # finished rows go with the instants they were seen in
+    assert all(torch.equal(*pair) for pair in plans)
+
+
+def test_holes_in_depth_are_holes_however_they_are_written(models):
+    views = box_views(0)
+    holes = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    holes[3:9, 4:12] = True
+    depth = views["left"].depth
+    answers = [
+        make(models).step(changed(views, "left", depth=torch.where(holes, value, depth)), proprio=PROPRIO, task=TASK)
+        for value in (0.0, float("nan"), -1.0, float("inf"))
+    ]
+    assert all(torch.equal(a, answers[0]) for a in answers)
+    assert not torch.equal(answers[0], make(models).step(views, proprio=PROPRIO, task=TASK))
+
+
+def test_pictures_are_brought_to_size_with_their_calibration(models):
+    """Twice as large with every pixel doubled, and K with them, is the same scene."""
+    views = box_views(0)
+    double = lambda x: x.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    large = {
+        name: f.replace(rgb=double(f.rgb), depth=double(f.depth), cameras=f.cameras.resized(2 * SIDE, 2 * SIDE))
+        for name, f in views.items()
+    }
+    plain = make(models).step(views, proprio=PROPRIO, task=TASK)
+    assert torch.allclose(make(models, size=(SIDE, SIDE)).step(large, proprio=PROPRIO, task=TASK), plain, atol=1e-4)
+
+
+def test_unfit_heads_are_refused_before_they_act(models):
+    short = dataclasses.replace(models, info={"context": {"action_spec": [{"name": "dx"}]}})
+    with pytest.raises(ConfigError, match="action_spec"):
+        agent_maker(short)
+    broken = tiny_models()
+    broken.policy.action_std[1] = 0.0
+    with pytest.raises(CheckpointError, match="action_std"):
+        agent_maker(broken)
+    with pytest.raises(CheckpointError, match="action head"):
+        agent_maker(dataclasses.replace(models, policy=None))
+    wild = tiny_models()
+    wild.policy.action_mean[0] = 3e38
+    wild.policy.action_std[0] = 3e38
+    with pytest.raises(NumericsError, match="actions"):
+        for step in range(4):
+            make(wild).step(box_views(step), proprio=PROPRIO, task=TASK)

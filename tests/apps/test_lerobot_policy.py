@@ -1,0 +1,107 @@
+"""The LeRobot interface is the agent: same actions from LeRobot's dictionaries, each robot with a memory of its own."""
+
+import pytest
+import torch
+from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
+
+from scene4d.apps.agent import AgentConfig, agent_maker
+from scene4d.apps.lerobot_policy import LeRobotPolicy
+from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
+
+TASK = "open the door"
+CONFIG = AgentConfig()
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models()
+
+
+@pytest.fixture
+def policy(models):
+    cameras = {name: f.cameras for name, f in box_views(0).items()}
+    return LeRobotPolicy(models, cameras=cameras, forecast=False, config=CONFIG)
+
+
+def batch_of(*steps, task=TASK, depth=lambda d: d):
+    """Robots that are at `steps` of the same drive; the cameras travel."""
+    views = [box_views(step) for step in steps]
+    batch = {"observation.state": PROPRIO.expand(len(steps), 4).clone(), "task": [task] * len(steps)}
+    for name in ("left", "right"):
+        batch[f"observation.images.{name}"] = torch.stack([v[name].rgb.movedim(-1, 0) for v in views])
+        batch[f"observation.depth.{name}"] = depth(torch.stack([v[name].depth for v in views]))
+        batch[f"observation.extrinsic.{name}"] = torch.stack([v[name].cameras.viewmats for v in views])
+    return batch
+
+
+def alone(models, steps, *, seed=0):
+    agent = agent_maker(models, forecast=False, config=AgentConfig(seed=seed))("door-open-v3")
+    return [agent.step(box_views(step), proprio=PROPRIO, task="door-open-v3") for step in steps]
+
+
+def test_each_robot_of_a_batch_acts_as_an_agent_of_its_own(models, policy):
+    first, second = alone(models, [0, 1]), alone(models, [3, 4], seed=1_000_003)
+    for i in range(2):
+        actions = policy.select_action(batch_of(i, i + 3))
+        assert torch.equal(actions, torch.stack([first[i], second[i]]))
+    policy.reset()
+    assert torch.equal(policy.select_action(batch_of(0, 3)), torch.stack([first[0], second[0]]))
+    with pytest.raises(DataFormatError, match="reset"):
+        policy.select_action(batch_of(1))
+
+
+def test_without_a_batch_axis_and_in_other_units(models, policy):
+    first = alone(models, [0])[0]
+    single = {k: v[0] for k, v in batch_of(0).items()}
+    assert torch.equal(policy.select_action(single), first)
+    policy.reset()
+    bytes_ = batch_of(0, depth=lambda d: d[:, None])
+    for name in ("left", "right"):
+        bytes_[f"observation.images.{name}"] = (bytes_[f"observation.images.{name}"] * 255).round().to(torch.uint8)
+    assert torch.equal(policy.select_action(bytes_)[0], first)
+    policy.reset()
+    millimetres = policy.select_action(batch_of(0, depth=lambda d: (d * 1000).round().to(torch.int32).to(torch.uint16)))
+    assert torch.allclose(millimetres[0], first, atol=0.3) and bool(millimetres.isfinite().all())
+
+
+def test_chunks(models, policy):
+    chunk = policy.predict_action_chunk(batch_of(0, 3))
+    assert chunk.shape == (2, 8, 4) and torch.equal(chunk[0, 0], alone(models, [0])[0])
+    policy.predict_action_chunk(batch_of(2, 5), done=chunk[:, :2])
+    assert [agent.num_steps for agent in policy._agents] == [2, 2]
+
+
+def test_one_bad_robot_holds_all_of_them_back(models, policy):
+    """Nobody acts on a batch in which anybody's inputs are wrong, so that it can be sent again."""
+    policy.select_action(batch_of(0, 3))
+    nan = batch_of(1, 4)
+    nan["observation.images.right"][1] = float("nan")
+    with pytest.raises(DataFormatError, match=r"right\.rgb"):
+        policy.select_action(nan)
+    short = torch.zeros(2, 1, 3)
+    with pytest.raises(DataFormatError, match="actions"):
+        policy.predict_action_chunk(batch_of(1, 4), done=short)
+    with pytest.raises(DataFormatError, match="shorter"):
+        policy.predict_action_chunk(batch_of(1, 4), done=torch.zeros(1, 1, 4))
+    assert [agent.num_steps for agent in policy._agents] == [0, 0]
+    again = policy.select_action(batch_of(1, 4))
+    assert torch.equal(again, torch.stack([alone(models, [0, 1])[1], alone(models, [3, 4], seed=1_000_003)[1]]))
+
+
+def test_what_is_missing_is_named(models, policy):
+    for key, kind in {
+        "observation.state": DataFormatError,
+        "observation.images.right": DataFormatError,
+        "observation.depth.left": DepthError,
+        "task": DataFormatError,
+    }.items():
+        with pytest.raises(kind) as caught:
+            policy.select_action({k: v for k, v in batch_of(0).items() if k != key})
+        assert caught.value.field == key
+    with pytest.raises(ConfigError, match="drawer-open-v3"):
+        policy.select_action(batch_of(0, task="fold towels"))
+    wrong = batch_of(0) | {"observation.images.left": torch.zeros(1, 3, SIDE, SIDE + 1)}
+    with pytest.raises(DataFormatError, match="resized"):
+        policy.select_action(wrong)
+    with pytest.raises(CalibrationError):
+        LeRobotPolicy(models, cameras={})

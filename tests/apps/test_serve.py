@@ -1,0 +1,346 @@
+"""`scene4d serve`: what comes back is what the agent says, and nothing that is sent breaks it."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_agent import PROPRIO, box_views, tiny_models
+
+from scene4d.apps.agent import AgentConfig, agent_maker
+from scene4d.apps.build.models import save_models
+from scene4d.apps.serve import ServeOptions, run_serve
+from scene4d.apps.server.client import PolicyClient, view_of
+from scene4d.apps.server.door import open_door, split_host
+from scene4d.apps.server.http_server import MAX_BODY, MAX_CONNECTIONS, PolicyServer
+from scene4d.apps.server.messages import MEDIA_TYPE, Observation, pack, unpack
+from scene4d.apps.server.policy_host import PolicyHost
+from scene4d.errors import ConfigError, ResourceError, Scene4DError, SecurityError
+
+TASK, NAME = "open the door", "door-open-v3"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "serve.md"
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models()
+
+
+@contextmanager
+def serving(models, *, door=None, max_episodes=4, patience=30.0, **limits):
+    host = PolicyHost(models, config=AgentConfig(), forecast=False, max_episodes=max_episodes, patience=patience)
+    with PolicyServer(host, door=door or open_door("127.0.0.1"), **limits) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    with serving(models, max_episodes=64) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def local(models):
+    """What the agent itself answers to three steps."""
+    agent = agent_maker(models, forecast=False, config=AgentConfig())(NAME)
+    return [agent.step(box_views(i), proprio=PROPRIO, task=NAME) for i in range(3)]
+
+
+def body(step=0, **changes):
+    views = {name: view_of(f) for name, f in box_views(step).items()}
+    return pack(Observation(**{"views": views, "proprio": PROPRIO.numpy(), **changes}))
+
+
+def ask(server, method, path, content=None, kind=MEDIA_TYPE, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection.putrequest(method, path, skip_host="Host" in headers)
+    if content is not None:
+        headers = {"Content-Length": str(len(content)), "Content-Type": kind, **headers}
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders(content)
+    answer = connection.getresponse()
+    said = json.loads(answer.read() or b"{}")
+    connection.close()
+    return answer.status, said
+
+
+def begin(server, task=TASK):
+    status, said = ask(server, "POST", "/v1/episodes", json.dumps({"task": task}).encode(), kind="application/json")
+    assert status == 200 and said["task"] == NAME
+    return f"/v1/episodes/{said['episode']}"
+
+
+def test_the_client_is_the_agent(server, local):
+    """Two robots at once, each with a memory of its own: bit for bit what each would be told alone."""
+    with PolicyClient(server.url) as one, PolicyClient(server.url) as two:
+        for i, expected in enumerate(local):
+            for client in (one, two):
+                assert torch.equal(client.step(box_views(i), proprio=PROPRIO, task=TASK), expected)
+        one.reset()
+        chunk = one.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
+        assert torch.equal(chunk[0], local[0]) and chunk.shape == (8, 4)
+        again = one.step_chunk(box_views(2), proprio=PROPRIO, task=TASK, done=chunk[:2])
+        assert again.shape == (8, 4) and not torch.equal(again, chunk)
+        info = one.info()
+        assert info["cameras"] == ["left", "right"] and NAME in info["tasks"] and info["fps"] == 40
+        assert [a["name"] for a in info["action"]] == ["dx", "dy", "dz", "gripper"] and len(info["proprio"]) == 4
+        with pytest.raises(ConfigError, match="changed"):
+            one.step(box_views(0), proprio=PROPRIO, task="press the button")
+
+
+def test_the_code_of_the_document_drives_it(server, local):
+    code = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL).group(1)
+    assert set(re.findall(r"^(?:import|from) ([\w.]+)", code, re.MULTILINE)) == {"http.client", "json", "numpy"}
+    names: dict = {}
+    exec(compile(code, str(DOCUMENT), "exec"), names)
+    observations = []
+    for i in range(2):
+        arrays = {"proprio": PROPRIO.numpy()}
+        for name, frames in box_views(i).items():
+            arrays |= {f"{kind}/{name}": values for kind, values in vars(view_of(frames)).items()}
+        observations.append(arrays)
+    actions = names["drive"](server.server_port, TASK, observations)
+    assert np.array_equal(actions, torch.stack(local[:2]).numpy())
+    with pytest.raises(RuntimeError, match="drawer-open-v3"):
+        names["drive"](server.server_port, "fold towels", observations)
+
+
+def broken_bodies():
+    views = {name: view_of(f) for name, f in box_views(0).items()}
+    whole, left = body(), views["left"]
+
+    def with_left(**changes):
+        return body(views={**views, "left": type(left)(**{**vars(left), **changes})})
+
+    header = json.dumps(
+        {"__metadata__": {"version": "1"}, "proprio": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}
+    )
+    overlap = json.dumps(
+        {
+            "__metadata__": {"version": "1"},
+            **{n: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for n in ("proprio", "rgb/left")},
+        }
+    )
+    framed = lambda text, rest=b"": len(text).to_bytes(8, "little") + text.encode() + rest
+    return {
+        "nothing": b"",
+        "a pickle": b"\x80\x04\x95\x1c\x00\x00\x00cos\nsystem\n(S'true'\ntR.",
+        "a header of 2^60 bytes": (1 << 60).to_bytes(8, "little") + whole[8:],
+        "the end is missing": whole[:-5],
+        "more behind the end": whole + b"\0\0",
+        "a huge array": framed(header, b"\0" * 4),
+        "arrays that overlap": framed(overlap, b"\0" * 16),
+        "deep JSON": framed("[" * 60_000),
+        "a list": framed("[]"),
+        "another version": whole.replace(b'"version":"1"', b'"version":"9"'),
+        "another type": whole.replace(b'"U8"', b'"I8"'),
+        "no depth": with_left(depth=np.zeros((0, 0), np.float32)),
+        "depth of another size": with_left(depth=left.depth[:-1]),
+        "one pixel": with_left(rgb=left.rgb[:1, :1], depth=left.depth[:1, :1]),
+        "no rotation": with_left(viewmat=np.eye(3, dtype=np.float32)),
+        "a camera nowhere": with_left(viewmat=np.full((4, 4), np.nan, np.float32)),
+        "a camera is missing": body(views={"left": left}),
+        "an array of nobody": whole.replace(b"rgb/left", b"rgc/left"),
+        "short proprio": body(proprio=np.zeros(3)),
+        "proprio is not finite": body(proprio=np.full(4, np.nan)),
+        "actions in a step": body(actions=np.zeros((1, 4))),
+    }  # fmt: skip
+
+
+def test_malformed_observations_are_refused_and_leave_no_trace(server, local):
+    place, known = begin(server), {"DataFormatError", "DepthError", "CalibrationError", "VersionError"}
+    assert ask(server, "POST", f"{place}/step", body(0))[1]["action"] == local[0].tolist()
+    for name, content in broken_bodies().items():
+        status, said = ask(server, "POST", f"{place}/step", content)
+        assert (name, status) == (name, 400) and said["error"]["code"] in known, (name, said)
+        assert said["error"]["problem"] and "Traceback" not in json.dumps(said)
+    assert ask(server, "POST", f"{place}/step", body(1))[1]["action"] == local[1].tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_bytes_break_the_reader(data):
+    whole = bytearray(body())
+    start = int.from_bytes(whole[:8], "little") + 8
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, start - 1), st.integers(0, 255)), max_size=6)):
+        whole[place] = value
+    cut = data.draw(st.integers(0, len(whole)) | st.just(len(whole)))
+    try:
+        observation = unpack(bytes(whole[:cut]))
+    except Scene4DError as error:
+        assert error.field
+    else:
+        assert observation.proprio.ndim == 1
+
+
+def test_requests_of_others_are_refused(server):
+    port = server.server_port
+    good = f"127.0.0.1:{port}"
+    assert ask(server, "GET", "/v1/info", Host=good)[0] == 200
+    assert ask(server, "GET", "/v1/info", Host=f"localhost:{port}", Origin=f"http://localhost:{port}")[0] == 200
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": f"evil.example:{port}"},
+        {"Host": "127.0.0.1:1"},
+        {"Host": f"{good}@evil.example"},
+        {"Host": good, "Origin": "http://evil.example"},
+        {"Host": good, "Origin": "null"},
+        {"Host": good, "Origin": f"http://{good}.evil.example"},
+    ):
+        status, said = ask(server, "GET", "/v1/info", **headers)
+        assert (status, said["error"]["code"]) == (403, "SecurityError"), headers
+    assert ask(server, "GET", "/v1/../etc/passwd")[0] == 404 and ask(server, "GET", "/v1/episodes")[0] == 405
+    assert ask(server, "PATCH", "/v1/info")[0] == 501
+    assert ask(server, "POST", "/v1/episodes/0/step", body())[0] == 404
+
+
+def test_begin_says_what_it_wants(server):
+    for content in (
+        b"",
+        b"{",
+        b"[]",
+        b'{"task": 3}',
+        b'{"task": ""}',
+        b'{"task": "open", "seed": -1}',
+        b'{"tusk": "a"}',
+        b"[" * 9000,
+    ):
+        status, said = ask(server, "POST", "/v1/episodes", content, kind="application/json")
+        assert status == 400 and said["error"]["code"] == "DataFormatError", content
+    assert ask(server, "POST", "/v1/episodes", b"x" * (1 << 15), kind="application/json")[0] == 413
+    status, said = ask(server, "POST", "/v1/episodes", b'{"task": "fold towels"}', kind="application/json")
+    assert status == 422 and NAME in said["error"]["expected"]
+
+
+def test_sizes_and_lengths_have_an_end(server):
+    place = begin(server)
+    assert ask(server, "POST", f"{place}/step", b"", **{"Content-Length": str(MAX_BODY + 1)})[0] == 413
+    for length in ("-5", "1e3", "", "٣"):
+        raw = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+        text = f"POST {place}/step HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nContent-Type: {MEDIA_TYPE}\r\n"
+        raw.sendall(f"{text}Content-Length: {length}\r\n\r\n".encode())
+        assert b" 400 " in raw.recv(4096)
+        raw.close()
+    text_plain = ask(server, "POST", f"{place}/step", body(), kind="text/plain")
+    assert text_plain[0] == 400 and text_plain[1]["error"]["field"] == "Content-Type"
+
+
+def test_who_is_slow_is_hung_up_on_and_who_comes_too_many_is_turned_away(models):
+    with serving(models, request_seconds=0.5, idle_seconds=60) as server:
+        slow = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+        start = time.monotonic()
+        answer = b"?"
+        try:
+            for byte in b"POST /v1/episodes HTTP/1.1\r\n" * 9:
+                slow.sendall(bytes([byte]))
+                time.sleep(0.02)
+        except OSError:
+            answer = b""  # hung up while it dripped
+        assert (answer == b"" or slow.recv(100) == b"") and time.monotonic() - start < 5
+        crowd = [
+            socket.create_connection(("127.0.0.1", server.server_port), timeout=10) for _ in range(MAX_CONNECTIONS)
+        ]
+        time.sleep(0.1)
+        late = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+        assert b"503" in late.recv(100)
+        assert all(idle.recv(100) == b"" for idle in crowd)  # they said nothing, and their time is over
+        for each in (slow, late, *crowd):
+            each.close()
+        assert ask(server, "GET", "/v1/info")[0] == 200
+        kept = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        for pause in (0.0, 0.8):  # who has asked once may think for longer
+            time.sleep(pause)
+            kept.request("GET", "/v1/info")
+            assert kept.getresponse().read().startswith(b"{")
+        kept.close()
+
+
+def test_a_place_is_given_back_where_no_thread_could_be_started(models, monkeypatch, capsys):
+    def no_thread(*_):
+        raise RuntimeError("can't start new thread")
+
+    with serving(models) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(ThreadingHTTPServer, "process_request", no_thread)
+            for _ in range(MAX_CONNECTIONS + 1):
+                with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as caller:
+                    assert caller.recv(100) == b""
+        assert ask(server, "GET", "/v1/info")[0] == 200 and server.num_refused == 0
+
+
+def test_waiting_for_others_has_an_end_and_old_episodes_are_forgotten(models):
+    with serving(models, patience=0.05, max_episodes=2) as server:
+        first, second = begin(server), begin(server)
+        assert ask(server, "POST", f"{first}/step", body())[0] == 200
+        third = begin(server)  # the second was not asked for longest
+        assert [ask(server, "POST", f"{p}/step", body(1))[0] for p in (first, second, third)] == [200, 404, 200]
+        with server.host._lock:
+            status, said = ask(server, "POST", f"{first}/step", body(2))
+        assert status == 503 and said["error"]["code"] == "ResourceError"
+
+
+def test_doors():
+    for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
+        assert open_door(host).token is None
+    for host in ("0.0.0.0", "::", "192.0.2.7", "example.com"):
+        with pytest.raises(SecurityError, match="allow-remote"):
+            open_door(host)
+    door = open_door("0.0.0.0", allow_remote=True)
+    given = {"port": 80, "hosts": ["robot.example:80"], "origins": []}
+    assert len(door.token) >= 24 and door.refusal(**given, token=door.token) is None
+    assert door.refusal(**given) and door.refusal(**given, token=door.token[:-1])
+    assert door.refusal(**{**given, "origins": ["http://evil.example"]}, token=door.token)
+    assert door.refusal(**{**given, "hosts": ["a", "a"]}, token=door.token)
+    assert split_host("[::1]:8080") == ("::1", 8080) and split_host("localhost") == ("localhost", 80)
+    assert all(split_host(h) is None for h in ("", "a:b", "a/b", "a@b", "a:99999", "a?b"))
+
+
+def test_a_remote_door_wants_its_token(models):
+    door = open_door("127.0.0.2", allow_remote=True)
+    remote = type(door)(host="127.0.0.1", token="secret")
+    with serving(models, door=remote) as server:
+        assert ask(server, "GET", "/v1/info")[0] == 403
+        with PolicyClient(server.url, token="secret") as client:
+            assert client.info()["version"] == "1"
+        with PolicyClient(server.url, token="wrong") as client, pytest.raises(SecurityError, match="token"):
+            client.info()
+
+
+def test_the_client_says_when_nobody_is_there(models):
+    with serving(models) as server:
+        url = server.url
+        with pytest.raises(ResourceError, match="port"):
+            PolicyServer(server.host, door=server.door, port=server.server_port)
+    with PolicyClient(url, seconds=2) as client, pytest.raises(ResourceError, match="scene4d serve"):
+        client.info()
+    with pytest.raises(ConfigError):
+        PolicyClient("ftp://127.0.0.1")
+
+
+def test_the_verb_serves_until_it_is_interrupted(models, tmp_path, capsys):
+    save_models(tmp_path / "w.safetensors", models, info=models.info)
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    result = run_serve(ServeOptions(weights=tmp_path / "w.safetensors", port=0, forecast=False))
+    assert result["steps"] == 0 and result["url"].startswith("http://127.0.0.1:") and json.dumps(result)
+    assert result["url"] in capsys.readouterr().out
+    with pytest.raises(SecurityError):
+        run_serve(ServeOptions(weights=tmp_path / "w.safetensors", host="0.0.0.0"))

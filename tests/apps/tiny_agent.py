@@ -1,0 +1,50 @@
+"""A small head, a world model and pictures of boxes for tests of whatever lets the agent act."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from scene4d.apps.build.models import Models, make_models
+from scene4d.dynamics.model import DynamicsConfig
+from scene4d.geometry.camera import intrinsics_from_fov, look_at
+from scene4d.policy.head import ActionHeadConfig
+from scene4d.sim.synthetic import cast_boxes
+from scene4d.types import Cameras, Frames
+from scene4d.vae.model import VAEConfig
+
+TASKS = ["button-press-v3", "door-open-v3", "drawer-open-v3"]
+SPEC = [
+    {"name": n, "unit": u} for n, u in (("dx", "0.02 m"), ("dy", "0.02 m"), ("dz", "0.02 m"), ("gripper", "effort"))
+]
+PROPRIO = torch.tensor([0.0, 0.1, 0.2, 0.08])
+SIDE = 24
+
+
+def tiny_models() -> Models:
+    """Untrained models whose head does not answer zeros."""
+    head = ActionHeadConfig(width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16)
+    made = make_models(VAEConfig(), DynamicsConfig(), head)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for parameter in made.policy.decoder.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    for part in (made.vae, made.dynamics, made.policy):
+        part.eval().requires_grad_(False)
+    return dataclasses.replace(made, info={"tasks": TASKS, "policy_tasks": TASKS, "context": {"action_spec": SPEC}})
+
+
+def box_views(step: int = 0, *, side: int = SIDE) -> dict[str, Frames]:
+    """What two cameras see of boxes, from a little further round at every step; colours in 8 bits, as sensors give."""
+    angle = torch.tensor(0.02 * step)
+    turn = torch.stack([angle.cos(), angle.sin()])
+    eyes = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
+    eyes[:, :2] = torch.stack(
+        [eyes[:, 0] * turn[0] - eyes[:, 1] * turn[1], eyes[:, 0] * turn[1] + eyes[:, 1] * turn[0]], -1
+    )
+    Ks = intrinsics_from_fov(0.8, side, side).expand(2, 3, 3)
+    cameras = Cameras(viewmats=look_at(eyes, torch.zeros(2, 3)), Ks=Ks, width=side, height=side)
+    frames = cast_boxes(cameras).replace(extras={}, alpha=None)
+    frames = frames.replace(rgb=(frames.rgb.clamp(0, 1) * 255).round().to(torch.uint8).float() / 255)
+    return {"left": frames[0], "right": frames[1]}

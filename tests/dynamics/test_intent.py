@@ -1,0 +1,70 @@
+"""Asked without actions: what a robot would do (policy) and what it must have done (inverse)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_dynamics_training import batch_of
+
+from scene4d.dynamics.dit import SceneTokens
+from scene4d.dynamics.flow import FlowConfig
+from scene4d.dynamics.intent import intent_loss
+from scene4d.dynamics.proprio import Track
+from scene4d.errors import ConfigError, ShapeError
+from scene4d.geometry.rotation import apply_pose
+
+
+def test_without_actions_a_seed_decides_what_is_done_and_what_follows(small):
+    model, state = small.world_model(), small.observed(small.world_model())
+    first, again, other = (model.predict(state, seeds=(seed,)) for seed in (1, 1, 2))
+    assert first.actions.shape == (8, 4)
+    assert torch.equal(first.actions, again.actions) and torch.equal(first.world_from_now, again.world_from_now)
+    assert not torch.allclose(first.actions, other.actions)
+    told = model.predict(state, actions=first.actions, seeds=(1,))
+    torch.testing.assert_close(told.world_from_now, first.world_from_now)
+    many = model.predict(state.expand(2), seeds=(1, 2))
+    torch.testing.assert_close(many.actions[1], other.actions, atol=1e-5, rtol=1e-4)
+
+
+def test_a_given_future_is_kept_and_its_actions_are_found(small):
+    model, state = small.world_model(), small.observed(small.world_model())
+    future = model.predict(state, actions=small.some_actions(5)).world_from_now
+    found = model.predict(state, future=future)
+    assert torch.equal(found.world_from_now, future) and found.actions.shape == (5, 4)
+    torch.testing.assert_close(found.latent.anchors, apply_pose(future, state.skin.anchors.expand(5, -1, -1)))
+    with pytest.raises(ConfigError, match="one of the two"):
+        model.predict(state, future=future, actions=small.some_actions(5))
+    with pytest.raises(ShapeError, match="future"):
+        model.predict(state, future=future.expand(3, -1, -1, -1))
+
+
+def test_it_learns_which_push_it_was_and_that_there_are_several(small):
+    """Told the motion, the push is found; told nothing, samples differ as the demonstrations do."""
+    torch.manual_seed(0)
+    model, pushes = small.world_model(), [-0.015, -0.005, 0.005, 0.015]
+    intent = model.intent
+    batch = batch_of(small, model, pushes)
+    intent.set_statistics(batch.actions)
+    scene = SceneTokens(tokens=batch.tokens, anchors=batch.anchors, rgb=batch.anchor_rgb, past=batch.anchor_past)
+    told = {
+        "scene": scene,
+        "track": Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid),
+        "task": batch.task,
+        "motion": model.scale.normalize(batch.motion),
+    }
+    optimizer = torch.optim.AdamW(intent.parameters(), lr=5e-3)
+    for _ in range(250):
+        value, metrics = intent_loss(intent, batch.actions, config=FlowConfig(), **told)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(intent.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        start = torch.zeros(4, 8, 16)
+        found = intent.denormalize(intent(start, torch.zeros(4), **told))[..., 0].mean(1)
+        blind = intent.denormalize(intent(start, torch.zeros(4), **{**told, "motion": None}))[..., 0].mean(1)
+    truth = batch.actions[:, 0, 0]
+    # One step from noise gives the mean of what it may be: told nothing, the middle of all pushes, which is 0.
+    assert float((found - truth).abs().mean()) < 0.4 * float((blind - truth).abs().mean())
+    assert float(blind.abs().max()) < 0.35
+    assert float(metrics["inverse"]) < float(metrics["policy"])

@@ -1,0 +1,127 @@
+"""The learned simulator on the real world model: steps are the forecast's, from recorded scenes and back to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gymnasium", reason="gymnasium is not installed")
+
+import toy_world
+
+from scene4d.apps.build.models import make_models
+from scene4d.apps.build.world_env import make_world_env, recorded_starts
+from scene4d.dynamics.model import DynamicsConfig
+from scene4d.dynamics.rollout import forecast_long
+from scene4d.env.world_env import WorldEnv
+from scene4d.env.worlds import WorldConfig, Worlds
+from scene4d.errors import ConfigError, DataFormatError
+from scene4d.gaussians.s4d import S4DFile, open_s4d, write_s4d
+from scene4d.geometry.camera import intrinsics_from_fov, look_at
+from scene4d.lift.stream import SceneStream
+from scene4d.sim.synthetic import cast_boxes
+from scene4d.types import Cameras
+from scene4d.vae.model import VAEConfig
+
+
+@pytest.fixture(scope="module")
+def models():
+    made = make_models(VAEConfig(), DynamicsConfig(), None)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.dynamics.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+        made.dynamics.denoiser.out.bias[12] += 4.0  # anchors move, so that laws about motion say something
+    made.vae.eval()
+    made.dynamics.eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A .s4d of three frames with actions, proprio and cameras."""
+    torch.set_num_threads(1)
+    eyes = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
+    K = intrinsics_from_fov(0.8, 24, 24)
+    cameras = Cameras(viewmats=look_at(eyes, torch.zeros(2, 3)), Ks=K.expand(2, 3, 3), width=24, height=24)
+    frames, stream = cast_boxes(cameras).replace(extras={}), SceneStream()
+    for t in range(3):
+        stream.update(frames, time=0.025 * t)
+    path = tmp_path_factory.mktemp("recorded") / "scene.s4d"
+    proprio = [[0.01 * t, 0.1, 0.2, 0.08] for t in range(3)]
+    write_s4d(
+        path,
+        stream.scene(),
+        cameras={"left": cameras[0], "right": cameras[1]},
+        actions=torch.full((3, 4), 0.3),
+        action_spec=toy_world.SPEC,
+        info={"proprio": proprio, "proprio_spec": toy_world.PROPRIO, "task": "door-open-v3"},
+    )
+    return path
+
+
+def test_steps_are_those_of_one_long_forecast(models, recorded):
+    """Twenty actions, told one by one, give the poses, variances and proprio of `forecast_long` told them at once."""
+    state = recorded_starts(models.dynamics, [recorded])(np.random.default_rng(1))
+    actions = torch.rand(20, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    config = WorldConfig(size=8)
+    worlds = Worlds(models.dynamics, toy_world.cameras(), config=config)
+    worlds.start({0: (state, 5)})
+    for action in actions:
+        worlds.step(action[None])
+    log, wanted = (
+        worlds.logs[0],
+        forecast_long(
+            models.dynamics, state, actions=actions, horizon=8, steps=worlds.config.sampler_steps, seeds=(5,)
+        ),
+    )
+    assert float((wanted.world_from_now[-1, :, 4:]).abs().max()) > 1e-3
+    torch.testing.assert_close(torch.stack(log.poses), wanted.world_from_now, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.stack(log.proprio), wanted.heads["proprio"], atol=1e-4, rtol=1e-3)
+    moved = torch.stack(log.log_var) > -15
+    torch.testing.assert_close(torch.stack(log.log_var)[moved], wanted.log_var[moved], atol=0.02, rtol=1e-3)
+
+
+def test_simulator_from_a_file_runs_records_and_starts_from_its_record(models, recorded, tmp_path):
+    config = WorldConfig(size=16, max_steps=9)
+    env = make_world_env(models, [recorded], config=config, record_to=tmp_path)
+    assert isinstance(env, WorldEnv)
+    seen, _ = env.reset(seed=0)
+    assert seen in env.observation_space and seen["pixels"]["left"].std() > 5
+    env.action_space.seed(0)
+    for _ in range(9):
+        seen, *_, info = env.step(env.action_space.sample())
+        if info["ended"]:
+            break
+    again = open_s4d(tmp_path / "episode_0000.s4d")
+    assert again.num_frames == len(again.actions) + 1
+    second = make_world_env(models, [tmp_path / "episode_0000.s4d"], num_envs=2, config=config)
+    assert second.reset(seed=0)[0] in second.observation_space
+    second.step(second.action_space.sample())
+
+
+def test_files_that_cannot_start_say_why(models, recorded, tmp_path):
+    file = open_s4d(recorded)
+    write_s4d(tmp_path / "bare.s4d", file.scene(), cameras=file.cameras)
+    with pytest.raises(DataFormatError, match="actions"):
+        make_world_env(models, [tmp_path / "bare.s4d"])
+    write_s4d(tmp_path / "blind.s4d", file.scene(), actions=file.actions, info={"proprio": file.info["proprio"]})
+    with pytest.raises(DataFormatError, match="cameras"):
+        make_world_env(models, [tmp_path / "blind.s4d"])
+    with pytest.raises(ConfigError, match="nothing to start from"):
+        make_world_env(models, [])
+
+
+def test_recordings_of_other_cameras_share_worlds_and_are_read_once(models, recorded, tmp_path, monkeypatch):
+    file = open_s4d(recorded)
+    other = {"elsewhere": file.cameras["left"]}
+    given = {"actions": file.actions, "action_spec": toy_world.SPEC, "info": file.info}
+    write_s4d(tmp_path / "other.s4d", file.scene(), cameras=other, **given)
+    plain, reads = S4DFile.scene, []
+    monkeypatch.setattr(S4DFile, "scene", lambda self, **options: reads.append(self.path) or plain(self, **options))
+    env = make_world_env(models, [recorded, tmp_path / "other.s4d"], num_envs=4, config=WorldConfig(size=8))
+    env.reset(seed=1)
+    env.step(env.action_space.sample())
+    assert {tuple(log.start.context["cameras"]) for log in env.worlds.logs} == {("left", "right"), ("elsewhere",)}
+    assert len(reads) == len(set(reads)) == 2

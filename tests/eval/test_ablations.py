@@ -1,0 +1,160 @@
+"""Each ablation takes out what it says and nothing else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from scene4d.eval.ablations import (
+    LAST_FRAMES,
+    LastFrames,
+    Regenerated,
+    WithoutDecoding,
+    WithoutMemory,
+    WithoutTransport,
+)
+from scene4d.eval.forecast import past_of
+from scene4d.eval.forecasters import ModelForecaster, PastStream
+from scene4d.geometry.camera import intrinsics_from_fov, look_at
+from scene4d.lift.stream import StreamConfig
+from scene4d.sim.synthetic import Box, cast_boxes
+from scene4d.types import Cameras, Episode, Frames, Gaussians, Latent, Motion, Scene4D
+from scene4d.worldmodel import Forecast, State
+
+PLAIN = StreamConfig(polish=0, polish_first=0)
+SHIFT = 0.05
+"""Metres along x that the stub says everything moves, every step."""
+TOKEN = torch.tensor([-0.05, 0.0, 0.05])
+"""Where its only token is."""
+
+
+class StubModel:
+    """Moves every row along x; decodes one red Gaussian where the token is; adds a row behind the memory."""
+
+    config = SimpleNamespace(horizon=4)
+
+    @property
+    def codec(self):
+        return self
+
+    def observe(self, scene, *, actions, proprio, context, memory):
+        num = memory.num_gaussians
+        skin = Motion(
+            anchors=TOKEN[None],
+            world_from_rest=torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(3, 1, 1),
+            skin_index=torch.zeros(num, 1, dtype=torch.int64),
+            skin_weights=torch.ones(num, 1),
+        )
+        past = self._latent(TOKEN.expand(1, 1, 3))
+        return State(memory, skin, past, actions, proprio[-1], scene.times[-1].double(), context=context)
+
+    def predict(self, state, *, actions=None, future=None, steps=4, seeds=(0,)):
+        h = len(actions)
+        poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(h, 1, 1)
+        poses[:, 0, 4] = SHIFT * torch.arange(1, h + 1)
+        latent = self._latent(TOKEN + poses[..., 4:])
+        return Forecast(latent, poses, None, torch.ones(h, 1), actions)
+
+    def advance(self, state, forecast, *, num_steps):
+        return state
+
+    def scene(self, state, forecast):
+        h, rows = len(forecast.actions), state.memory
+        rows = rows.pick(torch.arange(rows.num_gaussians + 1).clamp_max(rows.num_gaussians - 1))
+        num = rows.num_gaussians
+        times = state.time + 0.025 * torch.arange(h + 1, dtype=torch.float64)
+        now = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).expand(1, 1, 7)
+        motion = state.skin.replace(
+            world_from_rest=torch.cat([now, forecast.world_from_now]),
+            skin_index=torch.zeros(num, 1, dtype=torch.int64),
+            skin_weights=torch.ones(num, 1),
+        )
+        alive = torch.stack([times[0], times[-1]]).expand(num, 2)
+        return Scene4D(base=rows, motion=motion, alive=alive, times=times, observed=torch.arange(h + 1) == 0)
+
+    def decode(self, latent):
+        num = latent.anchors.shape[-2]
+        red = torch.tensor([1.7, -1.7, -1.7]).expand(num, 1, 3)
+        turns = torch.tensor([1.0, 0, 0, 0]).expand(num, 4)
+        return Gaussians(latent.anchors, turns, torch.full((num, 3), 0.03), torch.full((num,), 0.95), red)
+
+    def _latent(self, anchors):
+        lead = anchors.shape[:-1]
+        turns = torch.tensor([1.0, 0, 0, 0]).expand(*lead, 4)
+        ids = torch.zeros(lead, dtype=torch.int64)
+        return Latent(torch.zeros(*lead, 2), anchors, turns, ids == 0, ids)
+
+
+def episode(num_frames: int = 6, *, box_from: int = 0) -> Episode:
+    """A ground with a box that is there from frame `box_from` on."""
+    cameras = Cameras(
+        viewmats=look_at(torch.tensor([0.0, -0.9, 0.6]), torch.tensor([-0.05, 0.0, 0.05])),
+        Ks=intrinsics_from_fov(0.7, 32, 32),
+        width=32,
+        height=32,
+    )
+    boxes = (Box((-0.15, -0.05, 0.0), (-0.03, 0.07, 0.12)),)
+    frames = [cast_boxes(cameras, boxes=boxes if t >= box_from else (), wavelength=50.0) for t in range(num_frames)]
+    return Episode(
+        views={"left": Frames.stack(frames)},
+        times=0.025 * torch.arange(num_frames, dtype=torch.float64),
+        valid=torch.ones(num_frames, dtype=torch.bool),
+        actions=torch.zeros(num_frames, 4),
+        proprio=torch.zeros(num_frames, 4),
+        segment_poses=torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(num_frames, 2, 1),
+        info={"task": "rest", "seed": 0},
+    )
+
+
+@pytest.fixture
+def asked():
+    """A stream, a past, and what a forecast is asked with."""
+    past = past_of(episode(), 5, inputs=("left",))
+    cameras = {"left": episode().views["left"].cameras[:2]}
+    return (
+        PastStream(("left",), config=PLAIN),
+        past,
+        {"actions": torch.zeros(4, 4), "cameras": cameras, "steps": (1, 4)},
+    )
+
+
+def moved(scene: Scene4D) -> torch.Tensor:
+    return scene.flow(float(scene.times[0]), float(scene.times[-1]))[0]
+
+
+def test_transport_alone_is_taken_out(asked):
+    stream, past, given = asked
+    whole = ModelForecaster(StubModel(), stream).forecast(past, **given)[1]
+    without = WithoutTransport(StubModel(), stream).forecast(past, **given)[1]
+    torch.testing.assert_close(moved(whole)[:, 0], torch.full((whole.base.num_gaussians,), 4 * SHIFT))
+    assert not moved(without).any() and without.base.num_gaussians == whole.base.num_gaussians
+
+
+def test_decoding_alone_is_taken_out(asked):
+    stream, past, given = asked
+    whole = ModelForecaster(StubModel(), stream).forecast(past, **given)[1]
+    without = WithoutDecoding(StubModel(), stream).forecast(past, **given)[1]
+    assert without.base.num_gaussians == whole.base.num_gaussians - 1 and bool((moved(without)[:, 0] > 0.19).all())
+
+
+def test_regenerated_shows_the_tokens_alone(asked):
+    stream, past, given = asked
+    frames, scene = Regenerated(StubModel(), stream).forecast(past, **given)
+    column = (frames["left"].alpha.sum(-2) * torch.arange(32)).sum(-1) / frames["left"].alpha.sum((-2, -1))
+    assert scene is None and float(frames["left"].alpha.mean()) < 0.2  # one Gaussian, no ground
+    assert column[1] > column[0] + 3  # and it goes where its token goes
+
+
+def test_without_memory_only_the_last_frames_are_known():
+    """Ground that a box has covered for as long as the last frames reach is known to who remembers it bare."""
+    recording = episode(num_frames=8, box_from=8 - LAST_FRAMES)
+    past = past_of(recording, 7, inputs=("left",))
+    long, short = PastStream(("left",), config=PLAIN), LastFrames(("left",), config=PLAIN)
+    at = lambda g: (g.means - torch.tensor([-0.09, 0.03, 0.0])).abs()
+    under = lambda g: int((at(g) < torch.tensor([0.03, 0.03, 0.005])).all(-1).sum())
+    assert under(long.remember(past).memory) > 3 and under(short.remember(past).memory) == 0
+    given = {"actions": torch.zeros(2, 4), "cameras": {"left": recording.views["left"].cameras[:1]}, "steps": (1,)}
+    frames, scene = WithoutMemory(StubModel(), long).forecast(past, **given)
+    assert scene is None and frames["left"].batch_shape == (1,)

@@ -1,0 +1,170 @@
+"""Planning in a world whose law is known: searches against exact optima, goals told as Gaussians or as pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import toy_world
+
+from scene4d.errors import NumericsError
+from scene4d.plan.cost import Approach, ImageCost, PointCost, SuccessCost, carried_points
+from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, follows_hand, register
+from scene4d.plan.search import SearchConfig, best_of, cem, held, knots_of, mixed, moved_on, mppi, scored
+from scene4d.plan.seek import GoalSeeker
+from scene4d.render.render import render
+from scene4d.types import Cameras
+
+CONFIG = SearchConfig(num_samples=48, num_iterations=3)
+WORLD = toy_world.ToyWorld()
+HAND_ROWS, BLOCK_ROWS = torch.arange(64), torch.arange(64, 128)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def hand_cost(shift):
+    return PointCost(hand=torch.tensor(shift))
+
+
+@pytest.mark.parametrize("search", [cem, mppi])
+def test_search_finds_the_way_that_arithmetic_knows(search):
+    """The best end of 8 steps of at most 2 cm each is known; so is that it takes one call a round."""
+    state, world = toy_world.toy_state(), toy_world.ToyWorld()
+    config = SearchConfig(num_samples=128, num_iterations=6, min_spread=0.03)
+    plan = search(world, state, cost=hand_cost((-0.08, 0.06, 0.03)), config=config)
+    end = 0.02 * plan.actions[:, :3].sum(0)
+    assert (end - torch.tensor([-0.08, 0.06, 0.03])).norm() < 0.02
+    assert world.num_calls == config.num_iterations
+    assert list(plan.costs) == sorted(plan.costs, reverse=True) and plan.costs[-1] < 0.7 * plan.costs[0]
+    far = search(world, state, cost=hand_cost((-9.0, 0.0, 0.0)), config=config)
+    assert float(far.actions[:, 0].mean()) < -0.9 and float(far.actions.abs().max()) <= 1
+
+
+def test_search_repeats_by_seed_and_starts_from_a_plan():
+    state, cost = toy_world.toy_state(), hand_cost((-0.1, 0.05, 0.0))
+    one, two, other = (cem(WORLD, state, cost=cost, config=CONFIG, seed=s) for s in (1, 1, 2))
+    assert torch.equal(one.actions, two.actions) and not torch.equal(one.actions, other.actions)
+    again = cem(WORLD, state, cost=cost, config=CONFIG, start=other.actions, seed=1)
+    assert again.cost <= other.cost + 1e-6  # the mean of the start is itself tried
+
+
+def test_knots_hold_and_move_on():
+    knots = torch.arange(8.0).reshape(4, 2)
+    actions = held(knots, horizon=8)
+    assert actions[:, 0].tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert torch.equal(knots_of(actions, num=4), knots)
+    assert moved_on(actions, 3)[:, 0].tolist() == [2, 4, 4, 6, 6, 6, 6, 6]
+
+
+def test_futures_that_are_not_finite_are_never_chosen():
+    world = toy_world.ToyWorld(breaks_at=0.06)
+    plan = cem(world, toy_world.toy_state(), cost=hand_cost((0.16, 0.0, 0.0)), config=CONFIG)
+    assert 0.02 * float(plan.actions[:, 0].sum()) <= 0.0601 and plan.cost < float("inf")
+
+
+def test_no_finite_future_is_no_plan():
+    """Where the model answers NaN whatever is done, nothing is returned that looks like a plan."""
+    broken, state = toy_world.ToyWorld(breaks_at=-1.0), toy_world.toy_state()
+    for search in (cem, mppi):
+        with pytest.raises(NumericsError, match="finite"):
+            search(broken, state, cost=hand_cost((0.1, 0.0, 0.0)), config=CONFIG)
+    with pytest.raises(NumericsError, match="finite"):
+        best_of(broken, state, proposals=torch.zeros(3, 8, 4), cost=hand_cost((0.1, 0.0, 0.0)))
+
+
+def test_best_of_takes_the_proposal_that_the_model_likes():
+    """Among pushes of different lengths the one that brings the block past the mark is chosen."""
+    proposals = torch.zeros(4, 8, 4)
+    proposals[:, :, 0] = torch.tensor([0.1, 1.0, -1.0, 0.4])[:, None]
+    state = toy_world.toy_state(block=(0.31, 0.0, 0.05), hand=(0.2, 0.0, 0.05))
+    plan = best_of(toy_world.ToyWorld(goal_x=0.4), state, proposals=proposals, cost=SuccessCost())
+    assert torch.equal(plan.actions, proposals[1])
+    costs = scored(WORLD, state, proposals, cost=mixed([(2.0, SuccessCost()), (1.0, SuccessCost())]))
+    torch.testing.assert_close(costs, 3 * scored(WORLD, state, proposals, cost=SuccessCost()))
+
+
+def test_carried_points_are_those_of_advance():
+    state = toy_world.toy_state(hand=(0.1, 0.0, 0.05))
+    actions = torch.zeros(1, 8, 4)
+    actions[..., 0] = 0.7
+    forecast = WORLD.predict(state.expand(1), actions=actions)
+    moved = carried_points(state, forecast, torch.arange(278))[0, -1]
+    later = WORLD.advance(state.expand(1), forecast, num_steps=8)
+    torch.testing.assert_close(moved, later.memory.means[0], atol=1e-6, rtol=0)
+
+
+def test_approach_comes_from_above():
+    """Beside the place, lower is dearer; over it, lower is cheaper."""
+    cost = PointCost(hand=None, approach=Approach(clearance=0.1, slope=2.0, radius=0.02))
+    beside = cost._above(torch.tensor([[0.2, 0.0, 0.0], [0.2, 0.0, 0.1]])).norm(dim=-1)
+    over = cost._above(torch.tensor([[0.01, 0.0, 0.0], [0.01, 0.0, 0.1]])).norm(dim=-1)
+    assert beside[0] > beside[1] and over[0] < over[1] and over[0] == pytest.approx(0.01)
+
+
+def test_what_follows_the_hand_is_the_robot():
+    """The block that the hand touches follows in one direction, the hand in all."""
+    state = toy_world.toy_state(hand=(0.13, 0.0, 0.05))
+    robot = follows_hand(WORLD, state)
+    assert bool(robot[HAND_ROWS].all()) and not bool(robot[BLOCK_ROWS].any()) and not bool(robot[128:].any())
+
+
+def test_registration_finds_a_known_shift_among_clutter():
+    config, shift = GoalConfig(), torch.tensor([0.21, -0.13, 0.07])
+    state = toy_world.toy_state()
+    rows = features_of(state.memory, config=config)
+    noisy = rows + torch.nn.functional.pad(shift + 0.003 * torch.randn(len(rows), 3), (0, 3))
+    goal = torch.cat([rows[64:], noisy[HAND_ROWS]])[torch.randperm(len(rows))]
+    found, share = register(rows[HAND_ROWS], goal, places=goal[:, :3], config=config)
+    assert (found - shift).norm() < 0.01 and share > 0.8
+
+
+def test_goal_is_read_from_geometry_and_colour():
+    """Ids and order of the goal's rows are gone; hand and block are found where they went, the floor stays."""
+    state = toy_world.toy_state()
+    goal = toy_world.toy_state(hand=(0.3, 0.1, 0.05), block=(0.42, 0.0, 0.05)).memory
+    goal = goal.pick(torch.randperm(goal.num_gaussians))
+    parts = compare_goal(WORLD, state, goal.replace(ids=torch.arange(goal.num_gaussians) + 5000))
+    torch.testing.assert_close(parts.hand_shift, torch.tensor([0.3, 0.1, 0.0]), atol=0.01, rtol=0)
+    torch.testing.assert_close(parts.thing_shift, torch.tensor([0.22, 0.0, 0.0]), atol=0.01, rtol=0)
+    alone = compare_goal(WORLD, state, toy_world.toy_state(hand=(-0.2, 0.1, 0.1)).memory)
+    assert alone.thing is None and (alone.hand_shift - torch.tensor([-0.2, 0.1, 0.05])).norm() < 0.01
+
+
+def test_clusters_are_parted_by_gaps():
+    points = torch.cat([torch.rand(40, 3) * 0.05, torch.rand(20, 3) * 0.05 + 0.5, torch.rand(5, 3) * 0.01 - 1])
+    found = clusters(points, torch.ones(65, dtype=torch.bool), config=GoalConfig())
+    assert [len(c) for c in found] == [40, 20] and int(found[0].max()) == 39
+
+
+def closed_loop(state, make_cost, *, plans):
+    """Plan, do four steps of it, plan again."""
+    plan = None
+    for i in range(plans):
+        start = None if plan is None else moved_on(plan.actions, 4)
+        plan = cem(WORLD, state, cost=make_cost(state), config=CONFIG, start=start, seed=i)
+        forecast = WORLD.predict(state.expand(1), actions=plan.actions[None])
+        state = WORLD.advance(state.expand(1), forecast, num_steps=4)[0]
+    return state
+
+
+def test_planning_reaches_a_goal_scene():
+    """From a goal told as Gaussians alone: the hand goes round nothing, pushes the block and stops where it shall."""
+    goal = toy_world.toy_state(hand=(0.33, 0.0, 0.05), block=(0.40, 0.0, 0.05)).memory
+    seeker = GoalSeeker(WORLD, goal)
+    end = closed_loop(toy_world.toy_state(hand=(0.0, 0.05, 0.1)), seeker.cost, plans=16)
+    assert abs(float(end.skin.anchors[toy_world.BLOCK, 0]) - 0.40) < 0.03
+    assert (end.skin.anchors[toy_world.HAND] - torch.tensor([0.33, 0.0, 0.05])).norm() < 0.04
+
+
+def test_planning_reaches_a_goal_picture():
+    cameras = Cameras.stack([c for c in toy_world.cameras().values()])
+    goal = render(toy_world.toy_state(hand=(0.05, 0.12, 0.08)).memory, cameras)
+    end = closed_loop(toy_world.toy_state(), lambda state: ImageCost(goal), plans=6)
+    assert (end.skin.anchors[toy_world.HAND] - torch.tensor([0.05, 0.12, 0.08])).norm() < 0.03
+    flat = closed_loop(toy_world.toy_state(), lambda state: ImageCost(goal.replace(depth=None)), plans=10)
+    assert (flat.skin.anchors[toy_world.HAND] - torch.tensor([0.05, 0.12, 0.08])).norm() < 0.04
