@@ -39,13 +39,13 @@ class Scene4DDataParserConfig(dataparsers.DataParserConfig):
     every: int = 1
     """Take every so many frames."""
     eval_interval: int = 8
-    """Keep every so many pictures for evaluation; 0 = use all for both."""
+    """Keep every so many pictures for evaluation, from 2; 0 = use all for both."""
     scaled: bool = True
     """Centre the cameras and scale them into [-1, 1]; otherwise metres stay metres."""
     points: int = 100_000
     """Most points to start from, out of the recorded depth."""
     store: Path = Path("outputs/scene4d")
-    """Folder that keeps the pictures."""
+    """Folder that keeps the pictures; not inside the recording."""
 
 
 class Scene4DDataParser(dataparsers.DataParser):

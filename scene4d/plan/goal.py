@@ -52,7 +52,7 @@ def follows_hand(model: WorldModel, state: State, *, steps: int = 8, seed: int =
     Things that a hand pushes follow in one direction; the robot follows in all.
     """
     width = state.past_actions.shape[-1]
-    tests = state.past_actions.new_zeros(6, steps, width)
+    tests = state.past_actions.new_zeros(6, min(steps, model.horizon), width)
     for axis in range(3):
         tests[2 * axis, :, axis], tests[2 * axis + 1, :, axis] = 1.0, -1.0
     forecast = model.predict(state.expand(6), actions=tests, steps=1, seeds=(seed,))

@@ -35,7 +35,18 @@ def test_every_verb_explains_its_options(exit_code, verb):
     assert f"scene4d {verb}" in out
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("eval", "nonsense"), ("doctor", "--nonsense")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("eval", "nonsense"),
+        ("doctor", "--nonsense"),
+        ("train", "x.toml", "--until", "polcy"),
+        ("convert", "x", "--fit", "stretch"),
+        ("reconstruct", "x", "--from-pictures", "--fused"),
+        ("reconstruct", "x", "--from-pictures", "--fit", "--depth-weights", "y"),
+    ],
+)
 def test_wrong_usage_exits_with_2(exit_code, arguments):
     assert exit_code(*arguments)[0] == 2
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from scene4d.apps import evaluate
 from scene4d.apps.build.pixels import save_pixels
 from scene4d.apps.evaluate import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError
@@ -41,6 +42,18 @@ def test_a_recording_too_short_is_named():
     short = SimpleNamespace(path="kitchen", num_frames=20)
     with pytest.raises(ConfigError, match="too short"):
         read_recorded([short], "recorded", seed=0, num_frames=45, size=(64, 64), cameras=("left",))
+
+
+def test_recordings_are_named_and_get_no_seeds(monkeypatch, tmp_path):
+    """The JSON says what was forecast: seeds of episodes that were simulated, paths of those that were read."""
+    monkeypatch.setattr(evaluate, "load_models", lambda path: SimpleNamespace(dynamics=None))
+    monkeypatch.setattr(evaluate, "evaluate_forecast", lambda *_, **options: {"horizon": {}, "windows": 1})
+    monkeypatch.setattr(evaluate, "open_recordings", lambda path: [path])
+    monkeypatch.setattr(evaluate, "printed_table", lambda *_, **options: "")
+    read = evaluate.run_eval_forecast(EvalForecastOptions(episodes=(tmp_path / "a", tmp_path / "b")))
+    assert "seeds" not in read and read["episodes"] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    simulated = evaluate.run_eval_forecast(EvalForecastOptions(seeds=(2000, 2001)))
+    assert simulated["seeds"] == [2000, 2001] and "episodes" not in simulated
 
 
 def test_a_baseline_of_other_cameras_is_refused(tmp_path):

@@ -334,7 +334,8 @@ def test_a_rollout_comes_behind_what_was_seen(models, boxes, tmp_path, capsys):
     result = run_view(options)
     assert (result["instants"], result["observed"], result["predicted"]) == (6, 2, 4)
     assert "4 predicted instants" in capsys.readouterr().out
-    with open_view(dataclasses.replace(options, task="")) as opened:
+    with open_view(dataclasses.replace(options, task="", seed=7)) as opened:
+        assert opened.stage.seed.value == 7
         said = opened.stage.roll_out("fold towels", seed=0)
         assert said.startswith("stopped") and "drawer-open-v3" in said and len(opened.stage.instants) == 2
         assert "2 predicted" in opened.stage.roll_out("open door", seed=1, num_steps=2)

@@ -1,6 +1,7 @@
 """Long recordings a stretch at a time: the same data set as in one piece, and never more than two stretches alive."""
 
 import gc
+import json
 import weakref
 
 import memory_recording as spoil
@@ -10,8 +11,9 @@ import torch
 from memory_recording import MemoryRecording
 
 from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
+from scene4d.data.formats.nerfstudio_write import write_nerfstudio
 from scene4d.data.stretches import PIXEL_BYTES, read_in_stretches
-from scene4d.errors import DataFormatError
+from scene4d.errors import ConfigError, DataFormatError
 from scene4d.types import Episode
 
 LENGTH, SIZE = 11, (32, 24)
@@ -114,3 +116,26 @@ def test_columns_that_change_half_way_are_refused(whole, tmp_path):
 def test_an_episode_without_a_valid_frame_is_refused(whole, tmp_path):
     with pytest.raises(DataFormatError, match="no frame is valid"):
         write_lerobot(tmp_path / "set", [whole.replace(valid=torch.zeros(LENGTH, dtype=torch.bool))], fps=10)
+
+
+def test_stretches_need_a_frame_rate(whole, tmp_path):
+    """The first one need not tell it: it may be a single frame, or uneven where the rest is not."""
+    with pytest.raises(ConfigError, match="fps"):
+        write_lerobot(tmp_path / "set", [pieces(whole, each=1)])
+    assert not list(tmp_path.iterdir())
+    write_lerobot(tmp_path / "set", [whole, pieces(whole, each=1)])  # the first episode told it
+    first, second = open_lerobot(tmp_path / "set")
+    assert_equal(first.read(), second.read())
+
+
+def test_every_camera_has_a_folder_of_its_own_for_nerfstudio(whole, tmp_path):
+    views = list(whole.views.values())
+    names = ["a b", "a_b", "a_b-1", "A_B", "..", "."]
+    several = whole[:2].replace(views={name: views[i % 2][:2] for i, name in enumerate(names)})
+    assert write_nerfstudio(tmp_path / "out", MemoryRecording(several))["frames"] == 2 * len(names)
+    rows = json.loads((tmp_path / "out" / "transforms.json").read_text())["frames"]
+    files = {row["file_path"].lower() for row in rows}
+    assert len(files) == len(rows), "no picture lies on another"
+    folder = tmp_path / "out" / "images"
+    assert len(list(folder.iterdir())) == len(names)
+    assert all((tmp_path / "out" / row["file_path"]).resolve().parent.parent == folder.resolve() for row in rows)

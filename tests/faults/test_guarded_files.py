@@ -179,7 +179,8 @@ def test_59_what_was_recorded_before_the_cut_is_kept(tmp_path, share, capsys):
 def test_59_a_whole_file_is_copied_as_it_is(tmp_path):
     chatter(tmp_path / "run.mcap")
     report = repair_mcap(tmp_path / "run.mcap", tmp_path / "copy.mcap")
-    assert report == {"messages": 60, "topics": {"/chatter": 60}, "lost_bytes": 0, "reason": None}
+    counts = {"messages": 60, "topics": {"/chatter": 60}, "unknown_channel": 0}
+    assert report == counts | {"lost_bytes": 0, "reason": None}
     assert heard(tmp_path / "copy.mcap") == heard(tmp_path / "run.mcap")
 
 
@@ -194,6 +195,28 @@ def test_59_a_damaged_chunk_ends_the_reading(tmp_path):
     report = repair_mcap(tmp_path / "run.mcap", tmp_path / "copy.mcap")
     kept = heard(tmp_path / "copy.mcap")
     assert kept == [i * 10**9 for i in range(len(kept))] and 5 < len(kept) < 60 and report["lost_bytes"] > 0
+
+
+def test_59_the_header_stays_and_messages_of_no_channel_are_counted(tmp_path):
+    """A log without chunks, cut before its summary, in which one channel lost its schema and another never came."""
+    records = pytest.importorskip("mcap.records")
+    builder = pytest.importorskip("mcap.data_stream").RecordBuilder()
+    message = {"data": b"x", "log_time": 5, "publish_time": 5, "sequence": 0}
+    records.Header(profile="ros2", library="recorder 7").write(builder)
+    records.Schema(id=1, name="s", encoding="ros2msg", data=b"").write(builder)
+    channels = {1: ("/kept", 1), 2: ("/schemaless", 9)}
+    for number, (topic, schema) in channels.items():
+        named = {"topic": topic, "message_encoding": "cdr", "metadata": {}}
+        records.Channel(id=number, schema_id=schema, **named).write(builder)
+    for number in (1, 2, 7, 1):
+        records.Message(channel_id=number, **message).write(builder)
+    (tmp_path / "run.mcap").write_bytes(b"\x89MCAP0\r\n" + builder.end())
+    report = repair_mcap(tmp_path / "run.mcap", tmp_path / "copy.mcap")
+    assert (report["messages"], report["topics"], report["unknown_channel"]) == (2, {"/kept": 2}, 2)
+    assert report["reason"] is not None
+    with (tmp_path / "copy.mcap").open("rb") as file:
+        header = pytest.importorskip("mcap.reader").make_reader(file).get_header()
+    assert (header.profile, header.library) == ("ros2", "recorder 7")
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89MCAP0\r\n", b"not an mcap file at all", b"\x89MCAP0\r\n" + b"\xff" * 64])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+
 import pytest
 import torch
 
-from scene4d.errors import ResourceError, ShapeError, TimestampError
+from scene4d.errors import DataFormatError, ResourceError, ShapeError, TimestampError
+from scene4d.gaussians import container, s4d_growing
 from scene4d.gaussians.s4d import load_s4d, open_s4d, write_s4d
 from scene4d.gaussians.s4d_growing import GrowingS4D
 from scene4d.geometry.camera import orbit
@@ -114,3 +118,42 @@ def test_pieces_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError):
         GrowingS4D(tmp_path / "file" / "a.s4d")
+
+
+@pytest.mark.parametrize("fails_at", [0, 7, 14])
+def test_a_piece_that_was_half_written_leaves_no_trace(tmp_path, monkeypatch, fails_at):
+    """The disk is full in the middle of a piece; when it comes again, the file is that of the whole."""
+    scene, plain = whole_scene(), s4d_growing._bytes_of
+    write_s4d(tmp_path / "whole.s4d", scene)
+    pieces = [part(scene, slice(0, 5), slice(0, 1), anchors=1), part(scene, slice(5, 15), slice(1, 4), anchors=3)]
+    with GrowingS4D(tmp_path / "grown.s4d") as file:
+        for piece in pieces:
+            calls = itertools.count()
+
+            def full(values, calls=calls):
+                if next(calls) == fails_at:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return plain(values)
+
+            before = (file.num_rows, file.num_frames)
+            monkeypatch.setattr(s4d_growing, "_bytes_of", full)
+            with pytest.raises(ResourceError, match="No space"):
+                file.append(piece)
+            monkeypatch.setattr(s4d_growing, "_bytes_of", plain)
+            assert (file.num_rows, file.num_frames) == before
+            file.append(piece)
+        file.save(part(scene, slice(15, 30), slice(4, 6), anchors=3))
+    assert (tmp_path / "grown.s4d").read_bytes() == (tmp_path / "whole.s4d").read_bytes()
+
+
+def test_more_members_than_a_reader_takes_are_not_written(tmp_path, monkeypatch):
+    scene = whole_scene()
+    monkeypatch.setattr(container, "MAX_MEMBERS", COUNT + 2)  # the base, the instants and the manifest
+    write_s4d(tmp_path / "fits.s4d", scene)
+    assert load_s4d(tmp_path / "fits.s4d").base.num_gaussians == scene.base.num_gaussians
+    monkeypatch.setattr(container, "MAX_MEMBERS", COUNT + 1)
+    with pytest.raises(DataFormatError, match="members"):
+        load_s4d(tmp_path / "fits.s4d")
+    with pytest.raises(ResourceError, match="too many members"):
+        write_s4d(tmp_path / "a.s4d", scene)
+    assert not (tmp_path / "a.s4d").exists()

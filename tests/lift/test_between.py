@@ -1,19 +1,23 @@
 """One moving camera, still matter: no instant has a hole, lives take turns, rows are bounded, jitter shrinks."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from scene4d.errors import DepthError
+from scene4d.gaussians.motion import ALIVE_TOLERANCE
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec
-from scene4d.lift.between import BetweenConfig, fuse_between, lives
+from scene4d.geometry.sh import rgb_from_sh
+from scene4d.lift import fit_between
+from scene4d.lift.between import BetweenConfig, fuse_between, lives, lives_of_layer
 from scene4d.lift.cells import CellConfig, lift_cells
-from scene4d.lift.depth import complete_depth
+from scene4d.lift.depth import complete_depth, pixels_of_points
 from scene4d.lift.fit_between import StretchFitConfig, fit_stretches, mean_picture
 from scene4d.lift.lining import between_camera
-from scene4d.lift.settle import settled_cameras
+from scene4d.lift.settle import SettleConfig, settled_cameras
 from scene4d.lift.sweep import swept_depth
 from scene4d.lift.unproject import LiftConfig
 from scene4d.render.losses import psnr
@@ -70,6 +74,54 @@ def test_linings_of_one_place_take_turns(walk):
     assert torch.isinf(lives(behind, 3, views=views, times=TIMES, hidden=0.05)).all()
 
 
+def test_an_instant_shows_two_frames_and_no_moment_shows_less(walk):
+    """At a frame and just before it two layers and one lining of a place that all see are there."""
+    place, views = torch.tensor([[0.05, -0.2, 0.0]]), [walk[k] for k in range(len(TIMES) - 1)]
+    layers = torch.cat([lives_of_layer(place, k, walk, times=TIMES, config=PLAIN) for k in range(len(TIMES))])
+    linings = torch.cat([lives(place, k, views=views, times=TIMES, hidden=0.05) for k in range(len(views))])
+    for time in TIMES.tolist():
+        for early in (0.0, 1.5e-6, 5e-4, 0.04):
+            now = time - early
+            shown = [
+                int(((x[:, 0] - ALIVE_TOLERANCE <= now) & (now <= x[:, 1] + ALIVE_TOLERANCE)).sum())
+                for x in (layers, linings)
+            ]
+            assert shown == [2, 1], (time, early)
+
+
+def _framed(frames, *, colour, depth, width=6):
+    """The frames with a border that has no usable colour, and a colour and a depth that are wrong."""
+    inside = torch.zeros(frames.rgb.shape[1:3], dtype=torch.bool)
+    inside[width:-width, width:-width] = True
+    return frames.replace(
+        rgb=torch.where(inside[..., None], frames.rgb, colour),
+        depth=torch.where(inside, frames.depth, depth),
+        alpha=inside.float().expand(len(frames.rgb), -1, -1),
+    )
+
+
+def test_no_row_comes_from_where_there_is_no_usable_colour(walk):
+    config = dataclasses.replace(PLAIN, settle=SettleConfig(min_pixels=50))
+    black, bright = (
+        fuse_between(_framed(walk, colour=colour, depth=depth), TIMES, config=config)
+        for colour, depth in ((0.0, 0.0), (1.0, 0.6))
+    )
+    for name in ("means", "sh", "scales", "opacities"):
+        assert torch.equal(getattr(black[0], name), getattr(bright[0], name)), name
+    assert torch.equal(black[1], bright[1])
+    assert rgb_from_sh(black[0].sh).min() > 0.9 * walk.rgb.min() > 0.01, "no black splat, no black lining"
+    drawn = render(_at(black, 0.25), walk.cameras[2])
+    assert psnr(drawn.rgb[8:-8, 8:-8], walk.rgb[2, 8:-8, 8:-8]) > 25
+
+
+def test_of_one_frame_nothing_lies_in_its_border(walk):
+    """Neither splats nor the lining behind them; what no frame sees is left to the far shell."""
+    gaussians, _ = fuse_between(_framed(walk[:1], colour=0.0, depth=0.0), TIMES[:1], config=PLAIN)
+    near = gaussians.pick(gaussians.extras["confidence"][:, 0] > 0)
+    pixels, _, _ = pixels_of_points(near.means, walk.cameras[0])
+    assert near.num_gaussians > 1000 and pixels.min() >= 5 and pixels.max() <= 59
+
+
 def test_exposure_between_two_frames_is_the_mean_of_both(walk):
     level = torch.tensor([1.0, 0.8, 1.0, 0.8, 1.0, 0.8, 1.0])
     scene = fuse_between(walk.replace(rgb=walk.rgb * level[:, None, None, None]), TIMES, config=PLAIN)
@@ -110,6 +162,7 @@ def test_settling_shrinks_jitter(table):
     assert before > 0.005 and after < 0.35 * before
     # What already fits stays where it is.
     assert _disagreement(settled_cameras(walk), walk.cameras) < 0.1 * before
+    assert settled_cameras(jittered, config=SettleConfig(rounds=0)) is jittered.cameras
 
 
 def test_sweeping_finds_depth_that_no_sensor_measured(table):
@@ -151,3 +204,17 @@ def test_the_fit_keeps_its_time(walk):
     start, alive = fuse_between(walk[:2], TIMES[:2], config=PLAIN)
     fitted = fit_stretches(start, alive, frames=walk[:2], times=TIMES, config=StretchFitConfig(max_seconds=0.0))
     torch.testing.assert_close(fitted.means, start.means)
+
+
+def test_the_fit_repeats_itself_whatever_the_clock_says(walk, monkeypatch):
+    start, alive = fuse_between(walk[:2], TIMES[:2], config=PLAIN)
+    plain, bounded = StretchFitConfig(), StretchFitConfig(max_seconds=1e9)
+    results = []
+    for config, speed in ((plain, 1.0), (plain, 1e6), (bounded, 1e7)):
+        clock = iter(range(1000))
+        told = SimpleNamespace(monotonic=lambda clock=clock, speed=speed: speed * next(clock))
+        monkeypatch.setattr(fit_between, "time", told)
+        results.append(fit_stretches(start, alive, frames=walk[:2], times=TIMES[:2], config=config))
+    for other in results[1:]:
+        for name in ("means", "scales", "opacities", "sh"):
+            assert torch.equal(getattr(results[0], name), getattr(other, name)), name

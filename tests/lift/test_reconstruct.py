@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,8 +11,13 @@ import torch
 from turning_box import TurningBox
 
 from scene4d.errors import ConfigError, DataFormatError, DepthError
+from scene4d.lift.between import BetweenConfig
+from scene4d.lift.fit import FitConfig
+from scene4d.lift.fit_between import StretchFitConfig
 from scene4d.lift.fuse import FuseConfig
 from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
+from scene4d.lift.rgb_fit import RgbFitConfig
+from scene4d.lift.splats import SplatConfig
 from scene4d.lift.stream import StreamConfig
 from scene4d.render.render import render
 
@@ -44,6 +50,23 @@ def test_one_moving_camera_shows_the_frames_round_each_instant():
         drawn = render(scene.at(time), frames.cameras[k])
         assert drawn.alpha.mean() > 0.98
         assert float(-10 * torch.log10(((drawn.rgb - frames.rgb[k]) ** 2).mean())) > 22
+
+
+def test_scenes_tell_how_many_steps_refined_them():
+    episode = dataclasses.replace(BOX, size=24).episode(2, moving_camera=True)
+    for config, seconds, steps in (
+        (ReconstructConfig(between=BetweenConfig(fit=StretchFitConfig(rounds=2))), None, 2),
+        (ReconstructConfig(between=BetweenConfig(fit=StretchFitConfig(rounds=2))), 0.0, 0),
+        (ReconstructConfig(fused=FuseConfig(max_gaussians=500, num_backdrop=50)), None, 3),
+    ):
+        fit = FitConfig(steps=3, max_seconds=seconds)
+        assert reconstruct(episode, config=dataclasses.replace(config, fit=fit)).info["steps"] == steps
+    assert "steps" not in reconstruct(episode).info
+
+
+def test_no_clock_decides_unless_it_is_asked_to():
+    for config in (FitConfig, StretchFitConfig, SplatConfig, RgbFitConfig):
+        assert config().max_seconds is None, config
 
 
 def test_a_still_scene_can_be_one_set_for_all_instants():
@@ -79,7 +102,8 @@ def test_progress_and_padding():
     episode = episode.replace(valid=torch.tensor([True, True, True, False]))
     calls = []
     scene = reconstruct(episode, config=QUICK, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    passes = 3 * QUICK.polish.passes
+    assert calls == [(1, 3), (2, 3), (3, 3), *((k + 1, passes) for k in range(passes))], "frames, then polishing"
     assert len(scene.times) == 3
 
 
@@ -112,3 +136,26 @@ def test_the_verb_writes_a_scene_and_a_report(tmp_path):
         run_reconstruct(ReconstructOptions(**options, holdout="nobody"))
     with pytest.raises(ConfigError, match="no such episode"):
         run_reconstruct(ReconstructOptions(**options, episode=9))
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_the_verb_sets_the_bounds_on_seconds(tmp_path, monkeypatch, pictures):
+    """What the library leaves open the verb decides: nobody waits for hours."""
+    from data_fixtures import rgbd_folder
+
+    from scene4d.apps import reconstruct as verb
+
+    asked = []
+
+    def stop(*_, config, **__):
+        asked.append(config)
+        raise KeyboardInterrupt
+
+    for name in ("reconstruct", "reconstruct_pictures"):
+        monkeypatch.setattr(verb, name, stop)
+    rgbd_folder(tmp_path / "set")
+    source, output = tmp_path / "set", tmp_path / "a.s4d"
+    with pytest.raises(KeyboardInterrupt):
+        verb.run_reconstruct(verb.ReconstructOptions(source, output, fit=not pictures, from_pictures=pictures))
+    (config,) = asked
+    assert config.splats.max_seconds == 840 and (pictures or config.fit.max_seconds == 240)

@@ -120,6 +120,7 @@ def test_a_box_that_slides_is_followed_and_the_table_rests(cameras):
         bare, config=RgbConfig(fit=QUICK), progress=lambda done, total: told.append((done, total))
     )
     assert told[-1] == (4, 4) and torch.equal(scene.times, episode.times)
+    assert scene.info["steps"] == QUICK.steps
     start, stop = (float(episode.times[i]) for i in (0, 3))
     flow, valid = scene.flow(start, stop)
     assert bool(valid.all())

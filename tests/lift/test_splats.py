@@ -101,5 +101,6 @@ def test_an_episode_of_pictures_becomes_a_still_scene():
     with pytest.raises(DepthError, match="--from-pictures"):
         reconstruct(episode, config=config)
     scene = reconstruct_pictures(episode, config=config)
+    assert scene.info == {"model": "pictures", "steps": 30}
     assert 0 < scene.base.num_gaussians <= 300 and torch.equal(scene.times, episode.times)
     assert float(scene.flow(0.0, 4.0)[0].abs().max()) == 0.0

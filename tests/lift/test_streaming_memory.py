@@ -11,6 +11,7 @@ import pytest
 import torch
 from turning_box import TurningBox
 
+from scene4d.errors import ResourceError
 from scene4d.gaussians.s4d import open_s4d
 from scene4d.gaussians.s4d_growing import GrowingS4D
 from scene4d.lift.stream import SceneStream, StreamConfig
@@ -28,10 +29,11 @@ def _one_thread():
 def bench():
     spec = importlib.util.spec_from_file_location("bench_streaming", ROOT / "scripts" / "bench_streaming.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_streaming"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_streaming"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        patch.setitem(sys.modules, "bench_streaming", module)
+        spec.loader.exec_module(module)
+        yield module
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
@@ -79,3 +81,55 @@ def test_without_a_history_the_far_past_is_forgotten():
     assert bool((scene.alive[:, 1] >= 0.4 - 1e-9).all())
     flow, valid = scene.flow(0.4, 0.5)
     assert bool(valid.any()) and float(flow[valid].norm(dim=-1).max()) > 0.005
+
+
+class Failing(GrowingS4D):
+    """A history whose disk is full at first."""
+
+    failures = 2
+
+    def append(self, piece):
+        if self.failures:
+            self.failures -= 1
+            raise ResourceError("cannot be written", file=self.path)
+        super().append(piece)
+
+
+def told_by(path, config, *, history=GrowingS4D, count=9):
+    """The scene in the file after `count` frames, and how often the history failed."""
+    box, failed = dataclasses.replace(TurningBox(), size=24), 0
+    with history(path) as file:
+        stream = SceneStream(config, history=file)
+        for t in range(count):
+            try:
+                stream.update(box.frames(t), time=0.1 * t)
+            except ResourceError:
+                failed += 1
+        file.save(stream.scene())
+        assert file.num_frames == count - len(stream.times) > 0
+    return open_s4d(path).scene(), failed
+
+
+def assert_same_history(a, b):
+    first, second = a.base.ids.argsort(), b.base.ids.argsort()
+    assert torch.equal(a.base.ids[first], b.base.ids[second])
+    assert torch.equal(a.alive[first], b.alive[second]) and torch.equal(a.times, b.times)
+    for time in a.times.tolist():
+        torch.testing.assert_close(a.at(time).means[first], b.at(time).means[second], atol=1e-6, rtol=0)
+
+
+def test_a_history_that_could_not_be_written_loses_nothing(tmp_path):
+    """What was not taken stays in memory and is handed over by a later update."""
+    config = dataclasses.replace(QUICK, keep_instants=2)
+    expected, never = told_by(tmp_path / "a.s4d", config)
+    found, failed = told_by(tmp_path / "b.s4d", config, history=Failing)
+    assert (never, failed) == (0, 2)
+    assert_same_history(found, expected)
+
+
+def test_rows_that_wait_for_the_history_are_not_forgotten(tmp_path):
+    config = dataclasses.replace(QUICK, keep_instants=3)
+    expected, _ = told_by(tmp_path / "a.s4d", config)
+    assert int(torch.isfinite(expected.alive[:, 1]).sum()) > 10, "rows end on the way"
+    found, _ = told_by(tmp_path / "b.s4d", dataclasses.replace(config, max_past=1))
+    assert_same_history(found, expected)

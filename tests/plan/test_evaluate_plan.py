@@ -70,6 +70,19 @@ def test_agent_plans_in_every_way_and_replans(weights, search, goal):
         assert float(runs[0].abs().max()) <= 1
 
 
+def test_a_long_episode_does_not_grow(weights):
+    """What is kept after 20 steps is what the model looks back at, and steps are counted all the same."""
+    torch.set_num_threads(1)
+    frames = pictures()
+    options = EvalPlanOptions(samples=2, iterations=1, replan_every=20, max_frames=20)
+    agent = PlanningAgent(load_models(weights), Goal(None, frames, True), task="reach-v3", options=options)
+    agent.queue = list(torch.rand(20, 4))  # a plan to be carried out: nothing is searched for here
+    for _ in range(20):
+        agent.step({"left": frames[0], "right": frames[1]}, proprio=torch.zeros(4), task="reach-v3")
+    assert agent.num_steps == 20 and agent.stream.times[-1] == pytest.approx(19 * 0.025)
+    assert len(agent.stream.times) < 8 and (len(agent.actions), len(agent.proprio)) == (8, 9)
+
+
 def pictures():
     """Two views of an analytic scene."""
     eyes = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])

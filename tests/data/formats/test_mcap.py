@@ -263,3 +263,19 @@ def test_a_clock_that_was_set_back_is_sorted_where_asked(tmp_path):
         assert (
             np.abs(frames.rgb.numpy() * 255 - picture).max() < 1 and np.abs(frames.depth.numpy() - metres).max() < 1e-3
         )
+
+
+def test_doubled_stamps_are_counted_as_left_out(tmp_path):
+    """Two pictures with one stamp: the first is shown, the other is told."""
+    record(tmp_path, tick=lambda i: [0, 1, 2, 2, 3, 4][i] / 10)
+    with pytest.raises(TimestampError, match="--resync nearest"):
+        open_recordings(tmp_path)
+    (recording,) = open_recordings(tmp_path, resync="nearest")
+    assert recording.info["resync"] == {"rule": "nearest", "left_out": 1, "repeated": 0, "farthest_ms": 0.0}
+    episode = recording.read()
+    assert episode.times.tolist() == pytest.approx([i / 10 for i in range(COUNT - 1)])
+    for k, i in enumerate([0, 1, 2, 4, 5]):
+        picture, metres = photograph(0.2 * i)
+        frames = episode.views["head.color"][k]
+        assert np.abs(frames.rgb.numpy() * 255 - picture).max() < 1
+        assert np.abs(frames.depth.numpy() - metres).max() < 1e-3
