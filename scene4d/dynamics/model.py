@@ -24,7 +24,7 @@ from scene4d.dynamics.condition import (
 )
 from scene4d.dynamics.dit import MOTION_CHANNELS, Denoised, DiT, DiTConfig, Drive, SceneTokens
 from scene4d.dynamics.flow import FlowConfig, sample, seeded_noise
-from scene4d.dynamics.intent import Intent, IntentConfig
+from scene4d.dynamics.intent import RECENT, Intent, IntentConfig
 from scene4d.dynamics.memory import focus_of, memory_of, past_poses, step_seconds
 from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_of
 from scene4d.dynamics.scene import advanced_memory, forecast_scene
@@ -66,6 +66,11 @@ class DynamicsConfig:
     """The denoiser."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     """Noise levels in training."""
+
+    def __post_init__(self) -> None:
+        if self.proprio.num_past < RECENT:
+            found = self.proprio.num_past
+            raise ConfigError("is too short", field="proprio.num_past", found=found, expected=f"at least {RECENT}")
 
 
 class Codec(Protocol):

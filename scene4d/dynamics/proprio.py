@@ -132,7 +132,8 @@ class ProprioForecast(nn.Module):
             hidden = torch.where(valid, self.cell(self.embed(told), hidden), hidden)
             following = track.proprio[:, i + 1]
             goal = torch.where(valid, goal, following)
-            place, speed = following, following - place
+            # What came before the track is not known to have moved.
+            place, speed = following, torch.where(valid, following - place, 0.0)
         now, changes, states = place, [], []
         for action in actions.unbind(1):
             told, goal = self._told(action, speed, place, goal)

@@ -9,7 +9,8 @@ from test_dynamics_training import batch_of
 from scene4d.dynamics.dit import SceneTokens
 from scene4d.dynamics.flow import FlowConfig
 from scene4d.dynamics.intent import intent_loss
-from scene4d.dynamics.proprio import Track
+from scene4d.dynamics.model import DynamicsConfig
+from scene4d.dynamics.proprio import ProprioConfig, Track
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.geometry.rotation import apply_pose
 
@@ -68,3 +69,8 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
     assert float((found - truth).abs().mean()) < 0.4 * float((blind - truth).abs().mean())
     assert float(blind.abs().max()) < 0.35
     assert float(metrics["inverse"]) < float(metrics["policy"])
+
+
+def test_a_past_that_is_too_short_is_refused():
+    with pytest.raises(ConfigError, match="num_past"):
+        DynamicsConfig(proprio=ProprioConfig(num_past=2))
