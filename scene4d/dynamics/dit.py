@@ -41,7 +41,7 @@ class DiTConfig:
     condition: int = 128
     """Channels of the condition that modulates a step."""
     cross_attention: bool = False
-    """Let the anchors attend to the condition instead of being modulated by it: for the ablation, which is worse."""
+    """Let the anchors attend to the condition instead of being modulated by it: for the ablation."""
 
 
 @dataclass(frozen=True)
