@@ -40,8 +40,12 @@ def load_config(path: str | Path, kind: type[T], *, overrides: Sequence[str] = (
     return config_from_dict(data, kind, file=path)
 
 
-def config_from_dict(data: Mapping[str, Any], kind: type[T], *, file: str | Path | None = None, where: str = "") -> T:
-    """Build a configuration dataclass from plain values; missing keys take the defaults.
+def config_from_dict(
+    data: Mapping[str, Any], kind: type[T], *, file: str | Path | None = None, where: str = "", default: T | None = None
+) -> T:
+    """Build a configuration dataclass from plain values; missing keys take the values of `default`, or of `kind`.
+
+    A table that is given in part keeps the rest of what the field above it has by default, not of its type.
 
     Raises:
         ConfigError: an unknown key, a wrong type, a missing key without default, or what the dataclass itself rejects.
@@ -49,15 +53,16 @@ def config_from_dict(data: Mapping[str, Any], kind: type[T], *, file: str | Path
     if not isinstance(data, Mapping):
         raise ConfigError("must be a table", file=file, field=where, found=type(data).__name__)
     hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     for key in data:
-        if key not in names:
-            nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
             fix = f"did you mean '{nearest[0]}'?" if nearest else "remove it"
             raise ConfigError("unknown setting", file=file, field=_join(where, key), fix=fix)
-    values = {k: _value(v, hints[k], file=file, where=_join(where, k)) for k, v in data.items()}
+    above = {name: getattr(default, name) if default else _default_of(field) for name, field in fields.items()}
+    values = {k: _value(v, hints[k], file=file, where=_join(where, k), default=above[k]) for k, v in data.items()}
     try:
-        return kind(**values)
+        return dataclasses.replace(default, **values) if default else kind(**values)  # type: ignore[type-var]
     except TypeError as error:
         raise ConfigError(str(error), file=file, field=where or None) from error
 
@@ -78,7 +83,12 @@ def config_hash(*configs: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _value(value: Any, hint: Any, *, file: Any, where: str) -> Any:
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return None if made is dataclasses.MISSING else made()
+
+
+def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     wrong = ConfigError("has the wrong type", file=file, field=where, found=repr(value), expected=_spell(hint))
     if hint is Any:
@@ -86,7 +96,7 @@ def _value(value: Any, hint: Any, *, file: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         for option in args:
             try:
-                return _value(value, option, file=file, where=where)
+                return _value(value, option, file=file, where=where, default=default)
             except ConfigError as error:
                 if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
                     raise error
@@ -98,7 +108,8 @@ def _value(value: Any, hint: Any, *, file: Any, where: str) -> Any:
             )
         return value
     if dataclasses.is_dataclass(hint):
-        return config_from_dict(value, hint, file=file, where=where)  # type: ignore[arg-type]
+        given = default if isinstance(default, hint) else None
+        return config_from_dict(value, hint, file=file, where=where, default=given)  # type: ignore[arg-type]
     if origin in (tuple, list):
         return _sequence(value, hint, file=file, where=where)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):

@@ -44,7 +44,7 @@ class Forecast(TensorStruct):
     """What a world model predicts for the next h steps.
 
     latent: Latent [*b h l c]; world_from_now [*b h l 7] rigid motion of each anchor's matter since now;
-    log_var [*b h l 6]; present [*b h l] probability of existing; actions [*b h a];
+    log_var [*b h l 6]; actions [*b h a];
     heads {reward, success, done: [*b h], proprio [*b h q]}: success at the step and success by the step (done) as
     probabilities; a model may lack any.
     """
@@ -52,7 +52,6 @@ class Forecast(TensorStruct):
     latent: Latent
     world_from_now: Tensor
     log_var: Tensor | None
-    present: Tensor
     actions: Tensor
     heads: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -61,7 +60,6 @@ class Forecast(TensorStruct):
             tokens=(self.latent.tokens, "*b h l c"),
             world_from_now=(self.world_from_now, "*b h l 7"),
             log_var=(self.log_var, "*b h l 6"),
-            present=(self.present, "*b h l"),
             actions=(self.actions, "*b h a"),
         )
 

@@ -69,6 +69,15 @@ def test_slips_are_named(data, words):
     assert all(word in str(error.value) for word in ["x.toml", *words])
 
 
+def test_a_table_given_in_part_keeps_what_the_field_above_has():
+    @dataclass(frozen=True)
+    class Over:
+        inner: Inner = field(default_factory=lambda: Inner(width=3, rate=0.7))
+
+    assert config_from_dict({"inner": {"rate": 0.2}}, Over).inner == Inner(width=3, rate=0.2)
+    assert config_from_dict({}, Over).inner == Inner(width=3, rate=0.7)
+
+
 def test_overrides_and_unreadable_files(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text("flag = true")

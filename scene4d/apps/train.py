@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import platform
 import sys
 import time
@@ -42,7 +43,8 @@ class TrainOptions:
     steps: int | None = None
     """Steps of each training stage instead of those of the file."""
     until: Stage = "policy"
-    """Last stage to do; not with --pixels."""
+    """Last stage to do; not with --pixels. The action head learns from demonstrations in simulation only: it is left
+    out where the configuration names recordings (record.sources)."""
     pixels: bool = False
     """Train the 2D baseline of `eval forecast` on the run's cache instead of the world model; --weights says where to,
     by default pixels.safetensors in the run folder."""
@@ -88,6 +90,10 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
 
 def _config(options: TrainOptions) -> RunConfig:
     config = load_config(options.config, RunConfig, overrides=options.set)
+    if config.start:
+        from scene4d.apps.build.models import sized_as_start
+
+        config = sized_as_start(config)
     if options.steps is None:
         return config
     if options.steps < 1:
@@ -104,12 +110,18 @@ def _config(options: TrainOptions) -> RunConfig:
 def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
     # Imported late: `--help` and a slip in the file answer at once.
     from scene4d.apps.build.cache import cache_stage
+    from scene4d.apps.build.models import start_path
     from scene4d.apps.build.pixels import train_pixels_stage
     from scene4d.apps.build.record import record_stage
+    from scene4d.apps.build.take_in import take_in_stage
     from scene4d.apps.build.training import train_dynamics_stage, train_policy_stage, train_vae_stage
 
     num = config.processes
     record = lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record"))
+    if config.record.sources:
+        record = lambda folder: take_in_stage(
+            folder, config.record, least=config.least_frames, processes=num, progress=line_progress("recordings")
+        )
     cache = lambda folder: cache_stage(
         folder,
         config.cache,
@@ -119,14 +131,18 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
         progress=line_progress("cache"),
     )
     anchors = config.dynamics.model.anchors
+    # Weights of the same name may be others tomorrow.
+    start = config.start and hashlib.sha256(start_path(config.start).read_bytes()).hexdigest()
     plan: list[tuple[str, Callable[[Path], dict[str, Any]], list[Any]]] = [
         ("record", record, [config.record]),
         ("cache", cache, [config.cache]),
-        ("vae", lambda _: train_vae_stage(folders, config), [config.vae, anchors, config.threads]),
+        ("vae", lambda _: train_vae_stage(folders, config), [config.vae, anchors, config.threads, start]),
         ("dynamics", lambda _: train_dynamics_stage(folders, config), [config.dynamics, config.threads]),
         ("policy", lambda _: train_policy_stage(folders, config), [config.policy, config.threads]),
     ]
     plan = plan[: STAGES.index(options.until) + 1]
+    if config.record.sources:
+        plan = plan[:4]  # the action head learns from demonstrations that it records itself
     if options.pixels:
         # It learns from the cache alone, so it does not wait for the world model.
         plan = [*plan[:2], ("pixels", lambda _: train_pixels_stage(folders, config), [config.pixels, config.threads])]

@@ -45,18 +45,44 @@ def into_slots(values: Tensor, slots: Sequence[int], *, num: int) -> Tensor:
     return out
 
 
-def action_slots(actions: Tensor, context: Mapping[str, Any]) -> Tensor:
-    """Actions [*b a] as [*b 16] by the context's `action_spec`."""
-    slots = slots_from_spec(
-        context.get("action_spec"), width=actions.shape[-1], names=ACTION_SLOTS, num=NUM_ACTION_SLOTS
-    )
-    return into_slots(actions, slots, num=NUM_ACTION_SLOTS)
+def action_slots(actions: Tensor, context: Mapping[str, Any], *, proprio: Tensor) -> Tensor:
+    """Actions [*b h a] as [*b h 16] by the context's `action_spec`.
+
+    Actions that name places where the hand is to be (x, y, z) become the ways there, in the slots of dx, dy, dz: from
+    where the hand is before each, or, where only the first is known, from the place that the action before names.
+
+    Args:
+        proprio: the robot's state before each action [*b h q], or before the first [*b q].
+    """
+    slots, places = _action_slots(context, width=actions.shape[-1])
+    out = into_slots(actions, slots, num=NUM_ACTION_SLOTS)
+    if places:
+        before = proprio_slots(proprio, context)[..., :3]
+        if proprio.dim() < actions.dim():
+            before = torch.cat([before[..., None, :], actions[..., :-1, places]], -2)
+        out[..., :3] = actions[..., places] - before
+    return out
 
 
-def from_action_slots(slots: Tensor, context: Mapping[str, Any], *, width: int) -> Tensor:
-    """Actions [*b width] from slots [*b 16]: the inverse of `action_slots`."""
-    index = slots_from_spec(context.get("action_spec"), width=width, names=ACTION_SLOTS, num=NUM_ACTION_SLOTS)
-    return slots[..., index]
+def from_action_slots(slots: Tensor, context: Mapping[str, Any], *, width: int, proprio: Tensor) -> Tensor:
+    """Actions [*b h width] from slots [*b h 16], the robot's state before the first being proprio [*b q]: the inverse
+    of `action_slots`."""
+    index, places = _action_slots(context, width=width)
+    out = slots[..., index]
+    if places:
+        out[..., places] = proprio_slots(proprio, context)[..., None, :3] + slots[..., :3].cumsum(-2)
+    return out
+
+
+def _action_slots(context: Mapping[str, Any], *, width: int) -> tuple[list[int], list[int]]:
+    """The slot of each of `width` dimensions, and the three that name a place of the hand, if there are such."""
+    spec = context.get("action_spec")
+    named = [_known_name(str(entry.get("name", "")), PROPRIO_SLOTS[:3]) for entry in spec or []]
+    places = [named.index(axis) for axis in PROPRIO_SLOTS[:3] if axis in named]
+    if len(places) < 3:
+        return slots_from_spec(spec, width=width, names=ACTION_SLOTS, num=NUM_ACTION_SLOTS), []
+    ways = [{**e, "name": f"d{PROPRIO_SLOTS[places.index(i)]}"} if i in places else e for i, e in enumerate(spec)]
+    return slots_from_spec(ways, width=width, names=ACTION_SLOTS, num=NUM_ACTION_SLOTS), places
 
 
 def proprio_slots(proprio: Tensor, context: Mapping[str, Any]) -> Tensor:

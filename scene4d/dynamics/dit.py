@@ -83,12 +83,11 @@ class Drive(TensorStruct):
 
 @dataclass(frozen=True)
 class Denoised(TensorStruct):
-    """What the denoiser says: clean [b h l 6] scaled motion and log_var [b h l 6] of it; gate, present [b h l] logits;
+    """What the denoiser says: clean [b h l 6] scaled motion and log_var [b h l 6] of it; gate [b h l] logit of moving;
     outcome [b h 3]: scaled reward, logit of success at the step, logit of having succeeded by then."""
 
     clean: Tensor
     gate: Tensor
-    present: Tensor
     log_var: Tensor
     outcome: Tensor
 
@@ -121,7 +120,7 @@ class DiT(nn.Module):
         self.rotary_time = Rotary(head, wavelengths=[(2.5, 40.0)])
         self.norm = RMSNorm(config.width, elementwise_affine=False)
         self.final = zero_(nn.Linear(config.condition, 2 * config.width))
-        self.out = zero_(nn.Linear(config.width, 2 * MOTION_CHANNELS + 4))
+        self.out = zero_(nn.Linear(config.width, 2 * MOTION_CHANNELS + 3))
         self.outcome = nn.Linear(config.width, 3)
 
     def _block(self, number: int) -> Block:
@@ -154,7 +153,7 @@ class DiT(nn.Module):
         if not crossed:
             shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
             x = modulate(x, shift, gain)
-        clean, log_var, gate, present, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 1, 2], -1)
+        clean, log_var, gate, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 2], -1)
         # Two motions that matter often takes a share of: going on as before, and going along with the hand.
         coasting, move = self._simple_motions(num_steps, scene, drive, scale)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
@@ -162,7 +161,6 @@ class DiT(nn.Module):
         return Denoised(
             clean=clean,
             gate=gate[..., 0] - 1.0,
-            present=present[..., 0] + 2.0,
             log_var=log_var - 2.0,
             outcome=self.outcome(x.mean(-2)),  # [b h 3]
         )

@@ -18,7 +18,6 @@ from scene4d.dynamics.condition import (
     PROPRIO_SLOTS,
     action_slots,
     from_action_slots,
-    proprio_slots,
     slots_from_spec,
     task_embedding,
 )
@@ -26,7 +25,8 @@ from scene4d.dynamics.dit import MOTION_CHANNELS, Denoised, DiT, DiTConfig, Driv
 from scene4d.dynamics.flow import FlowConfig, sample, seeded_noise
 from scene4d.dynamics.intent import RECENT, Intent, IntentConfig
 from scene4d.dynamics.memory import focus_of, memory_of, past_poses, step_seconds
-from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_of
+from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_in_slots, track_of
+from scene4d.dynamics.sampling import sample_motion
 from scene4d.dynamics.scene import advanced_memory, forecast_scene
 from scene4d.dynamics.skin import SkinConfig, SkinHead
 from scene4d.dynamics.targets import MotionScale
@@ -38,8 +38,6 @@ from scene4d.worldmodel import Forecast, State
 
 ACTION_DRAW = 7_000_003
 """Added to a sample's seed for the draw of its actions."""
-PART = 8
-"""Samples that the denoiser takes at once on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,7 @@ class GaussianWorldModel(nn.Module):
         self.register_buffer("token_mean", torch.zeros(channels))
         self.register_buffer("token_std", torch.ones(channels))
         self.register_buffer("reward_scale", torch.ones(()))
+        self.register_buffer("log_var_shift", torch.zeros(config.horizon))  # see `calibrate`
 
     @property
     def codec(self) -> Codec:
@@ -237,24 +236,9 @@ class GaussianWorldModel(nn.Module):
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
         noise = seeded_noise(seeds, shape, like=scene.anchors)[:, : actions.shape[1]]
-        said: list[Denoised] = []
-
-        def clean(x: Tensor, levels: Tensor) -> Tensor:
-            said.append(self._denoised(x, levels, scene, drive))
-            return said[-1].clean
-
-        x = sample(clean, noise, steps=steps)
-        # How sure it is, it says before it has seen its own guess: later steps take that for evidence.
-        last = said[-1].replace(log_var=said[0].log_var)
-        forecast = self._forecast(x, last, flat, drive, actions, future)
+        x, said = sample_motion(self.denoiser, noise, scene=scene, drive=drive, scale=self.scale.scale, steps=steps)
+        forecast = self._forecast(x, said, flat, drive, actions, future)
         return forecast if len(lead) == 1 else forecast.map(lambda y: y.reshape(*lead, *y.shape[1:]))
-
-    def _denoised(self, x: Tensor, levels: Tensor, scene: SceneTokens, drive: Drive) -> Denoised:
-        """The denoiser on a batch of any size; on a CPU in parts that its cache holds, which is half again as fast."""
-        scale, num = self.scale.scale, PART if x.device.type == "cpu" else len(x)
-        parts = [slice(i, i + num) for i in range(0, len(x), num)]
-        said = [self.denoiser(x[p], levels[p], scene=scene[p], drive=drive[p], scale=scale) for p in parts]
-        return said[0] if len(said) == 1 else Denoised.cat(said)
 
     def _batched(self, given: Tensor, lead: tuple[int, ...], *, name: str, tail: tuple[int, ...]) -> Tensor:
         """What is given for each step [*b h *tail] with one batch axis, checked; a tail of -1 is of any length."""
@@ -278,7 +262,7 @@ class GaussianWorldModel(nn.Module):
         noise = seeded_noise(other, (num_steps, NUM_ACTION_SLOTS), like=scene.anchors) * (self.intent.std > 1e-6)
         clean = lambda x, levels: self.intent(x, levels, scene=scene, track=track, task=task, motion=motion)
         actions = self.intent.denormalize(sample(clean, noise, steps=steps))
-        return from_action_slots(actions, state.context, width=state.past_actions.shape[-1])
+        return from_action_slots(actions, state.context, width=state.past_actions.shape[-1], proprio=state.proprio)
 
     def _forecast(
         self, x: Tensor, said: Denoised, state: State, drive: Drive, actions: Tensor, future: Tensor | None
@@ -304,8 +288,8 @@ class GaussianWorldModel(nn.Module):
         return Forecast(
             latent=latent,
             world_from_now=poses,
-            log_var=said.log_var + 2 * self.scale.scale[:num_steps, None].log(),
-            present=said.present.sigmoid(),
+            log_var=said.log_var
+            + (2 * self.scale.scale[:num_steps].log() + self.log_var_shift[:num_steps, None])[:, None],
             actions=actions,
             heads={
                 "reward": said.outcome[..., 0] * self.reward_scale,
@@ -333,17 +317,17 @@ class GaussianWorldModel(nn.Module):
         """What the denoiser is told about the robot: actions [b h a] in slots and the foreseen proprio."""
         context = state.context
         return self.drive(
-            actions=action_slots(actions, context), track=self.track_of(state), task=context["task_vector"]
+            actions=action_slots(actions, context, proprio=state.proprio),
+            track=self.track_of(state),
+            task=context["task_vector"],
         )
 
     def track_of(self, state: State) -> Track:
         """How the robot of a state got to now, in slots."""
         context = state.context
-        return Track(
-            actions=action_slots(state.past_actions, context),
-            proprio=proprio_slots(torch.cat([context["past_proprio"], state.proprio[..., None, :]], -2), context),
-            valid=context["past_valid"],
-        )
+        proprio = torch.cat([context["past_proprio"], state.proprio[..., None, :]], -2)
+        track = Track(actions=state.past_actions, proprio=proprio, valid=context["past_valid"])
+        return track_in_slots(track, context)
 
     def drive(self, *, actions: Tensor, track: Track, task: Tensor) -> Drive:
         """The same from slots: actions [b h 16], track [b p], task [b 32]."""

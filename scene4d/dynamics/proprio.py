@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scene4d.dynamics.condition import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.dynamics.condition import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, action_slots, proprio_slots
 from scene4d.layers import zero_
 from scene4d.types import TensorStruct
 
@@ -54,6 +56,14 @@ def track_of(actions: Tensor, proprio: Tensor, *, num_past: int) -> Track:
         actions=nn.functional.pad(actions, (0, 0, missing, 0)),
         proprio=torch.cat([front, proprio], -2),
         valid=valid.expand(*proprio.shape[:-2], num_past),
+    )
+
+
+def track_in_slots(track: Track, context: Mapping[str, Any]) -> Track:
+    """The same track with its actions [*b p 16] and proprio [*b p+1 20] in slots."""
+    actions = action_slots(track.actions, context, proprio=track.proprio[..., :-1, :])
+    return track.replace(
+        actions=actions * track.valid[..., None], proprio=proprio_slots(track.proprio, context), valid=track.valid
     )
 
 

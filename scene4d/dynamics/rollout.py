@@ -52,7 +52,6 @@ def _joined(parts: list[Forecast], *, axis: int) -> Forecast:
         world_from_now=cat(lambda p: p.world_from_now),
         # Chunks add their variances.
         log_var=_summed([p.log_var for p in parts], axis) if has_var else None,
-        present=cat(lambda p: p.present),
         actions=cat(lambda p: p.actions),
         heads={k: cat(lambda p, k=k: p.heads[k]) for k in parts[0].heads},
     )

@@ -16,7 +16,7 @@ from scene4d.dynamics.dit import Denoised, SceneTokens
 from scene4d.dynamics.flow import draw_levels, noised
 from scene4d.dynamics.memory import focus_of
 from scene4d.dynamics.model import GaussianWorldModel
-from scene4d.dynamics.proprio import Track
+from scene4d.dynamics.proprio import Track, track_in_slots
 from scene4d.dynamics.skin import skinned_displacement
 from scene4d.dynamics.targets import anchor_motion
 from scene4d.geometry.rotation import pose_about
@@ -40,8 +40,6 @@ class LossConfig:
     """Displacement error of memory rows, per cm."""
     likelihood: float = 0.05
     """Negative log-likelihood under the predicted variance."""
-    present: float = 0.02
-    """Cross-entropy of "this anchor's matter is real"."""
     outcome: float = 0.05
     """Squared error of the scaled reward, cross-entropy of success and of having succeeded."""
 
@@ -53,7 +51,7 @@ class DynamicsBatch(TensorStruct):
     tokens [*b l c] raw; anchors, anchor_rgb [*b l 3]; anchor_past [*b l 6]; motion [*b h l 6] rad, m; known [*b l];
     rows, row_rgb [*b r 3]; row_past [*b r 6]; skin_index [*b r j]; displacement [*b h r 3];
     actions [*b h 16], past_actions [*b p 16], past_proprio [*b p+1 20] (now last), past_valid [*b p] in slots;
-    proprio_change [*b h 20]; task [*b 32]; reward, success [*b h].
+    proprio_change [*b h 20]; task [*b 32]; reward, success [*b h], NaN where unknown.
     """
 
     tokens: Tensor
@@ -104,6 +102,8 @@ def prepare(
     alive = (memory.ids >= 0) & (memory.opacities > 0)
     memory, valid, displacement = memory.pick(alive), valid[alive], window.displacement[:, alive]
     now = window.past_proprio[-1]
+    track = Track(actions=window.past_actions, proprio=window.past_proprio, valid=window.past_valid)
+    track = track_in_slots(track, context)
     focus = focus_of(memory, now, context)
     index, candidates = choose_anchors(memory, focus=focus, config=model.config.anchors)
     latent, _ = model.codec.encode(memory, anchors=index)
@@ -123,11 +123,11 @@ def prepare(
         row_past=memory.extras[PAST_FLOW][rows],
         skin_index=candidates[rows],
         displacement=displacement[:, rows],
-        actions=action_slots(window.actions, context),
-        past_actions=action_slots(window.past_actions, context),
-        past_proprio=proprio_slots(window.past_proprio, context),
-        past_valid=window.past_valid,
-        proprio_change=proprio_slots(window.proprio - now, context),
+        actions=action_slots(window.actions, context, proprio=now),
+        past_actions=track.actions,
+        past_proprio=track.proprio,
+        past_valid=track.valid,
+        proprio_change=proprio_slots(window.proprio, context) - proprio_slots(now, context),
         task=task_embedding(tasks[int(window.task)]),
         reward=window.reward.to(motion),
         success=window.success.to(motion),
@@ -166,7 +166,7 @@ def set_statistics(model: GaussianWorldModel, batches: Sequence[DynamicsBatch]) 
     # A channel that the codec does not use must not be blown up to noise.
     model.token_std.copy_(tokens.std(0).clamp_min(0.05 * tokens.std()))
     rewards = torch.cat([b.reward.flatten() for b in batches])
-    model.reward_scale.copy_(rewards.abs().max().clamp_min(1e-3))
+    model.reward_scale.copy_(rewards.nan_to_num().abs().max().clamp_min(1e-3))
     for batch in batches:
         model.scale.update(batch.motion[None], (is_moving(batch.motion) & batch.known[None])[None])
 
@@ -178,10 +178,9 @@ def loss(
     config: LossConfig = LossConfig(),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
-    track = Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid)
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
     with torch.no_grad():
-        drive = model.drive(actions=batch.actions, track=track, task=batch.task)
+        drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
     scene = scene_tokens(model, batch)
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     moving = is_moving(batch.motion)  # [b h l]
@@ -191,11 +190,15 @@ def loss(
     said = model.denoiser(noisy, levels, scene=scene, drive=drive, scale=model.scale.scale)
     parts = _motion_losses(said, target, moving=moving, known=known)
     parts["points"], metrics = _point_loss(model, said, batch)
-    parts["present"] = F.binary_cross_entropy_with_logits(said.present, known.to(said.present))
     parts["outcome"] = _outcome_loss(said.outcome, batch, scale=model.reward_scale)
     total = sum(getattr(config, name) * value for name, value in parts.items())
     hand = (drive.proprio_change - batch.proprio_change)[:, -1, :3].norm(dim=-1).mean()
     return total, {**{k: v.detach() for k, v in parts.items()}, **metrics, "hand_mm": 1e3 * hand.detach()}
+
+
+def track_of_batch(batch: DynamicsBatch) -> Track:
+    """How the robots of prepared windows [b] got to now."""
+    return Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid)
 
 
 def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens:
@@ -209,10 +212,12 @@ def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens
 
 
 def _outcome_loss(outcome: Tensor, batch: DynamicsBatch, *, scale: Tensor) -> Tensor:
-    """Reward, success at each step, and success by each step."""
-    by_then = batch.success.cummax(1).values
-    logits = F.binary_cross_entropy_with_logits(outcome[..., 1:], torch.stack([batch.success, by_then], -1))
-    return logits + (outcome[..., 0] - batch.reward / scale).square().mean()
+    """Reward, success at each step, and success by each step; what a recording does not tell (NaN) is passed over."""
+    success, reward = batch.success.nan_to_num(), batch.reward.nan_to_num()
+    by_then = success.cummax(1).values
+    logits = F.binary_cross_entropy_with_logits(outcome[..., 1:], torch.stack([success, by_then], -1), reduction="none")
+    square = (outcome[..., 0] - reward / scale).square()
+    return _mean(logits.mean(-1), batch.success.isfinite()) + _mean(square, batch.reward.isfinite())
 
 
 def _motion_losses(said: Denoised, target: Tensor, *, moving: Tensor, known: Tensor) -> dict[str, Tensor]:

@@ -131,7 +131,7 @@ def views_with_forecast(
     """
     measured = {} if memory is None else {"memory": memory}
     state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, **measured)
-    forecast = world_model.predict(state, actions=past_actions[-1].expand(horizon, -1))
+    forecast = world_model.predict(state, actions=past_actions[-1].expand(horizon, -1), steps=1)
     future = world_model.scene(state, forecast)
     hand = proprio[-1, :3]
     last = render_views(future.at(float(future.times[-1])), hand=hand, size=now.cameras.width)

@@ -28,7 +28,7 @@ class Window(TensorStruct):
     frames: Frames [*b v] at t; targets: Frames [*b h v] at t + 1 .. t + h (or none of them: [*b 0 v]); cameras in the
         order of `WindowCache.cameras` (the inputs first); depth in m, 0 = not measured; extras {}.
     task [*b] int64 index into the cache's tasks; time [*b] s since the episode's start; reward [*b h];
-        success [*b h] 0 or 1.
+        success [*b h] 0 or 1; NaN where unknown.
     """
 
     memory: Gaussians

@@ -54,12 +54,15 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
         "motion": model.scale.normalize(batch.motion),
     }
     optimizer = torch.optim.AdamW(intent.parameters(), lr=5e-3)
-    for _ in range(250):
+    errors = {"inverse": 0.0, "policy": 0.0}
+    for step in range(250):
         value, metrics = intent_loss(intent, batch.actions, config=FlowConfig(), **told)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(intent.parameters(), 1.0)
         optimizer.step()
+        for name in errors if step >= 200 else ():  # a single batch says little
+            errors[name] += float(metrics[name])
     with torch.no_grad():
         start = torch.zeros(4, 8, 16)
         found = intent.denormalize(intent(start, torch.zeros(4), **told))[..., 0].mean(1)
@@ -68,7 +71,7 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
     # One step from noise gives the mean of what it may be: told nothing, the middle of all pushes, which is 0.
     assert float((found - truth).abs().mean()) < 0.4 * float((blind - truth).abs().mean())
     assert float(blind.abs().max()) < 0.35
-    assert float(metrics["inverse"]) < float(metrics["policy"])
+    assert errors["inverse"] < 0.7 * errors["policy"]
 
 
 def test_a_past_that_is_too_short_is_refused():

@@ -14,16 +14,18 @@ from torch import Tensor
 from scene4d.apps.build.record import StoredEpisode, episode_path
 from scene4d.apps.build.run_config import CacheConfig, RecordConfig
 from scene4d.apps.build.stages import in_processes
+from scene4d.apps.build.take_in import taken_in
 from scene4d.dynamics.anchors import PAST_FLOW
 from scene4d.dynamics.condition import action_slots, proprio_slots, task_embedding
 from scene4d.dynamics.memory import memory_of
-from scene4d.dynamics.proprio import ProprioFutures, track_of
+from scene4d.dynamics.proprio import ProprioFutures, track_in_slots, track_of
+from scene4d.gaussians.edit import by_id
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.lift.stream import SceneStream
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.train.log import Progress
 from scene4d.train.windows import Window, stack_windows
-from scene4d.types import Frames, Gaussians
+from scene4d.types import Frames, Gaussians, Scene4D
 
 
 def cache_stage(
@@ -36,11 +38,18 @@ def cache_stage(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Snapshot every episode of `episodes` that is not there yet; result: windows, rows (mean Gaussians a snapshot)."""
-    seeds = range(record.first_seed, record.first_seed + record.episodes)
-    paths = [episode_path(episodes, task, seed) for seed in seeds for task in record.tasks]
+    paths = episode_paths(episodes, record)
     counts = in_processes(snapshot_one, [(folder, config, path) for path in paths], num=processes, progress=progress)
     rows = [n for each in counts for n in each]
     return {"windows": len(rows), "rows": round(sum(rows) / max(1, len(rows)))}
+
+
+def episode_paths(folder: Path, config: RecordConfig) -> list[Path]:
+    """Files of the episodes that the record stage leaves: seed by seed, or source by source."""
+    if config.sources:
+        return taken_in(folder)
+    seeds = range(config.first_seed, config.first_seed + config.episodes)
+    return [episode_path(folder, task, seed) for seed in seeds for task in config.tasks]
 
 
 def window_starts(num_frames: int, config: CacheConfig) -> list[int]:
@@ -54,16 +63,37 @@ def snapshot_one(folder: Path, config: CacheConfig, path: Path) -> list[int]:
     if target.exists():
         return load_tensors(target)[1]["counts"]
     episode = StoredEpisode(path)
-    starts = window_starts(len(episode.times), config)
-    frames = episode.frames(0, starts[-1] + 1, views=range(config.num_inputs), segments=True)
+    starts, exact = window_starts(len(episode.times), config), episode.segment_poses is not None
+    last = starts[-1] if exact else starts[-1] + config.horizon
+    frames = episode.frames(0, last + 1, views=range(config.num_inputs), segments=exact)
     stream, kept = SceneStream(), []
-    for t in range(starts[-1] + 1):
+    for t in range(last + 1):
         stream.update(frames[t], time=float(episode.times[t]))
         if t in starts:
             # The very function that the world model observes with, so that training and use see the same memory.
             kept.append(memory_of(stream.scene(), memory=stream.gaussians()))
-    save_tensors(target, _columns(kept), state={"starts": starts, "counts": [g.num_gaussians for g in kept]})
+    columns = _columns(kept)
+    if not exact:
+        columns |= _tracked(stream.scene(), kept, times=[episode.times[t : t + 1 + config.horizon] for t in starts])
+    save_tensors(target, columns, state={"starts": starts, "counts": [g.num_gaussians for g in kept]})
     return [g.num_gaussians for g in kept]
+
+
+def _tracked(scene: Scene4D, memories: Sequence[Gaussians], *, times: Sequence[Tensor]) -> dict[str, Tensor]:
+    """How the rows of each snapshot went on, by what the scene memory tracked later: the truth where none is exact.
+
+    Returns:
+        displacement [n h 3] m, half precision; displacement_valid [n]: the row was followed to the last of `times`.
+    """
+    ways, known = [], []
+    for memory, moments in zip(memories, times, strict=True):
+        steps = [scene.flow(float(moments[0]), float(moment)) for moment in moments[1:]]
+        found = [by_id(torch.cat([f, v[:, None]], -1), scene.base.ids, wanted=memory.ids)[0] for f, v in steps]
+        way = torch.stack(found, 1)  # [n h 4]
+        valid = way[..., 3] > 0
+        ways.append((way[..., :3] * valid[..., None]).half())
+        known.append(valid.all(1))
+    return {"displacement": torch.cat(ways), "displacement_valid": torch.cat(known)}
 
 
 def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
@@ -91,16 +121,15 @@ class WindowCache:
     """
 
     def __init__(self, folder: Path, config: CacheConfig, *, record: RecordConfig, episodes: Path):
-        self.config, self.tasks, self.cameras = config, list(record.tasks), list(record.cameras)
+        self.config, self.cameras = config, list(record.cameras)
         self._windows: list[tuple[Path, StoredEpisode, int, int, int]] = []
-        for seed in range(record.first_seed, record.first_seed + record.episodes):
-            for task in record.tasks:
-                path = episode_path(episodes, task, seed)
-                episode, (starts, counts) = StoredEpisode(path), _index(folder / path.name)
-                first = 0
-                for start, count in zip(starts, counts, strict=True):
-                    self._windows.append((folder / path.name, episode, start, first, count))
-                    first += count
+        for path in episode_paths(episodes, record):
+            episode, (starts, counts) = StoredEpisode(path), _index(folder / path.name)
+            first = 0
+            for start, count in zip(starts, counts, strict=True):
+                self._windows.append((folder / path.name, episode, start, first, count))
+                first += count
+        self.tasks = list(dict.fromkeys(str(episode.info["task"]) for _, episode, *_ in self._windows))
         info = self._windows[0][1].info
         self.context = {name: info[name] for name in ("action_spec", "proprio_spec", "robot")}
         self.step_seconds = float(self._windows[0][1].times[1])
@@ -113,8 +142,8 @@ class WindowCache:
         path, episode, t, first, count = self._windows[number]
         horizon = self.config.horizon
         track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=self.config.num_past_actions)
-        memory, flow = _memory(path, first, count)
-        segments = memory.extras["segments"][:, 0].long()
+        memory, flow = _memory(path, first, count, exact=episode.segment_poses is not None)
+        displacement, valid = self._displacement(number, memory)
         frames = episode.frames(t, t + 1 + (horizon if futures else 0))
         return Window(
             memory=memory,
@@ -125,17 +154,28 @@ class WindowCache:
             past_valid=track.valid,
             actions=episode.actions[t : t + horizon],
             proprio=episode.proprio[t + 1 : t + 1 + horizon],
-            displacement=displacement_of(memory.means, segments, episode.segment_poses[t : t + 1 + horizon]),
-            # What belongs to no segment is the sky behind everything: it stands still.
-            displacement_valid=memory.ids >= 0,
+            displacement=displacement,
+            displacement_valid=valid,
             frames=frames[0],
             targets=frames[1:],
             task=torch.tensor(self.tasks.index(episode.info["task"])),
             time=episode.times[t],
             # reward[t] and success[t] are the outcome of actions[t].
             reward=episode.rewards[t : t + horizon],
-            success=episode.success[t : t + horizon].float(),
+            success=episode.success[t : t + horizon],
         )
+
+    def _displacement(self, number: int, memory: Gaussians) -> tuple[Tensor, Tensor]:
+        """The truth about a window's rows: displacement [h n 3] m and whether it is known [n]."""
+        path, episode, t, first, count = self._windows[number]
+        if episode.segment_poses is None:
+            with safe_open(path, framework="pt") as file:
+                way = file.get_slice("displacement")[first : first + count].float()
+                return way.movedim(1, 0), file.get_slice("displacement_valid")[first : first + count]
+        # What belongs to no segment is the sky behind everything: it stands still.
+        segments = memory.extras["segments"][:, 0].long()
+        poses = episode.segment_poses[t : t + 1 + self.config.horizon]
+        return displacement_of(memory.means, segments, poses), memory.ids >= 0
 
     def batch(self, numbers: Sequence[int], *, futures: bool = True) -> Window:
         """Windows [b]."""
@@ -150,19 +190,19 @@ class WindowCache:
         """The episode of a window, and the frame of it that is the window's moment."""
         return self._windows[number][1:3]
 
-    def proprio_futures(self) -> ProprioFutures:
-        """What the forecast of the robot's own state learns from: every moment [w] of every episode."""
+    def proprio_futures(self, numbers: Sequence[int]) -> ProprioFutures:
+        """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
         rows, horizon = [], self.config.horizon
-        for episode in dict.fromkeys(episode for _, episode, *_ in self._windows):
-            actions = action_slots(episode.actions, self.context)
-            proprio = proprio_slots(episode.proprio, self.context)
-            task = task_embedding(episode.info["task"])
+        for episode in dict.fromkeys(self._windows[n][1] for n in numbers):
+            actions, proprio = episode.actions, episode.proprio
+            slots, task = proprio_slots(proprio, self.context), task_embedding(episode.info["task"])
             for t in range(1, len(actions) - horizon):
+                track = track_of(actions[:t], proprio[: t + 1], num_past=self.config.num_past_actions)
                 rows.append(
                     ProprioFutures(
-                        actions=actions[t : t + horizon],
-                        track=track_of(actions[:t], proprio[: t + 1], num_past=self.config.num_past_actions),
-                        proprio_change=proprio[t + 1 : t + 1 + horizon] - proprio[t],
+                        actions=action_slots(actions[t : t + horizon], self.context, proprio=proprio[t]),
+                        track=track_in_slots(track, self.context),
+                        proprio_change=slots[t + 1 : t + 1 + horizon] - slots[t],
                         task=task,
                     )
                 )
@@ -174,6 +214,12 @@ class WindowCache:
         for number, (path, *_) in enumerate(self._windows):
             groups.setdefault(path, []).append(number)
         return list(groups.values())
+
+
+def kept_apart(groups: Sequence[Sequence[int]], *, every: int) -> tuple[list[int], list[int]]:
+    """Of windows grouped by episode: the numbers to train on, and those of every `every`-th episode, to judge by."""
+    judged = [n for group in groups[every - 1 :: every] for n in group]
+    return sorted({n for group in groups for n in group} - set(judged)), judged
 
 
 def draw_numbers(count: int, *, num: int, step: int, seed: int) -> Tensor:
@@ -194,7 +240,8 @@ def displacement_of(points: Tensor, segments: Tensor, poses: Tensor) -> Tensor:
     return torch.where((segments >= 0)[:, None], moved, torch.zeros_like(moved))
 
 
-def _memory(path: Path, first: int, count: int) -> tuple[Gaussians, Tensor]:
+def _memory(path: Path, first: int, count: int, *, exact: bool) -> tuple[Gaussians, Tensor]:
+    """Rows `first` and on of a snapshot, and their past flow [2 n 3]; their segments where those are exact."""
     with safe_open(path, framework="pt") as file:
         read = lambda name: file.get_slice(name)[first : first + count]
         flow = read("past_flow").float()  # [n 6]
@@ -205,7 +252,8 @@ def _memory(path: Path, first: int, count: int) -> tuple[Gaussians, Tensor]:
             opacities=read("opacities").float(),
             sh=read("sh").float(),
             ids=read("ids").long(),
-            extras={"segments": read("segments").float(), "confidence": read("confidence").float(), PAST_FLOW: flow},
+            extras={"confidence": read("confidence").float(), PAST_FLOW: flow}
+            | ({"segments": read("segments").float()} if exact else {}),
         )
     return memory, flow.unflatten(-1, (-1, 3)).movedim(1, 0)
 

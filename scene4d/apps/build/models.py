@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scene4d.apps.build.assets import WEIGHTS
+from scene4d.apps.build.run_config import RunConfig
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.dynamics.model import DynamicsConfig, GaussianWorldModel
 from scene4d.errors import CheckpointError
@@ -96,6 +97,42 @@ def load_models(path: str | Path | None = None) -> Models:
         assign_weights(module, own, source=path)
         module.eval().requires_grad_(False)
     return dataclasses.replace(models, info=state.get("info", {}))
+
+
+def go_on_from(start: str, models: Models, *parts: str) -> None:
+    """Give the named parts the weights of the file `start` ("shipped": the package's own); nothing if it is empty.
+
+    Raises:
+        CheckpointError: missing, truncated, or of other sizes (lists the tensors).
+    """
+    if not start:
+        return
+    path = start_path(start)
+    tensors, _ = load_tensors(path)
+    for name in parts:
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        assign_weights(getattr(models, name), own, source=path)
+
+
+def sized_as_start(config: RunConfig) -> RunConfig:
+    """The configuration with the model sizes of the weights that it starts from, if it does.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or holds no world model; ConfigError: its horizon is another.
+    """
+    if not config.start:
+        return config
+    models = load_models(start_path(config.start))
+    return dataclasses.replace(
+        config,
+        vae=dataclasses.replace(config.vae, model=models.vae.config),
+        dynamics=dataclasses.replace(config.dynamics, model=models.dynamics.config),
+    )
+
+
+def start_path(start: str) -> Path:
+    """The file that `RunConfig.start` names."""
+    return shipped_weights() if start == "shipped" else Path(start)
 
 
 def shipped_weights() -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from scene4d.apps.build.cache import WindowCache, draw_numbers
+from scene4d.apps.build.cache import WindowCache, draw_numbers, kept_apart
 from scene4d.apps.build.prepare import RunFolders
 from scene4d.apps.build.run_config import PixelsStageConfig, RunConfig
 from scene4d.config import config_from_dict, dict_from_config
@@ -34,8 +34,7 @@ def train_pixels_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
     Result: lr, trials {lr: squared error over that of copying}, steps, loss, copy, parameters.
     """
     stage, cache = _fitted(config), folders.windows(config)
-    held = [n for i, group in enumerate(cache.groups()) if i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for n in group]
-    rest = sorted(set(range(len(cache))) - set(held))
+    rest, held = kept_apart(cache.groups(), every=HELD_OUT_EVERY)
     rate, trials = stage.learning_rates[0], {}
     if len(stage.learning_rates) > 1 and held:
         judged = [clips_of(cache, held[i : i + 16], config=stage) for i in range(0, min(len(held), 128), 16)]

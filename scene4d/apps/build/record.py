@@ -17,6 +17,8 @@ from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.train.log import Progress
 from scene4d.types import Cameras, Episode, Frames
 
+PICTURES = ("rgb", "depth", "segments")
+"""Columns that are read from disk when asked for."""
 DEPTH_STEP_M = 1e-4
 """Depth is kept as uint16 in steps of 0.1 mm, up to 6.5 m; farther counts as not measured."""
 
@@ -56,45 +58,49 @@ def record_one(folder: Path, config: RecordConfig, task: str, seed: int, noise: 
 
 
 def save_episode(path: Path, episode: Episode) -> None:
-    """Write an episode of cameras of one size: colour as uint8, depth in 0.1 mm, segments, poses, actions."""
+    """Write an episode of cameras of one size: colour as uint8, depth in 0.1 mm, poses, actions, and what is known.
+
+    Segments and their exact motion are there in simulation only; rewards and success may be unknown.
+    """
     frames = episode.stacked()
     depth = (frames.depth / DEPTH_STEP_M).round()
     depth = torch.where(depth < 65535, depth, torch.zeros_like(depth))
     tensors = {
         "rgb": (frames.rgb * 255).round().to(torch.uint8),
         "depth": depth.to(torch.int32).to(torch.uint16),
-        "segments": frames.extras["segments"].to(torch.int16),
         "viewmats": frames.cameras.viewmats,
         "Ks": frames.cameras.Ks,
         "times": episode.times,
         "actions": episode.actions,
         "proprio": episode.proprio,
-        "rewards": episode.rewards,
-        "success": episode.success,
-        "segment_poses": episode.segment_poses,
     }
-    state = {"cameras": list(episode.views), "info": dict(episode.info), "success": bool(episode.success.any())}
+    if episode.segment_poses is not None:
+        tensors |= {"segments": frames.extras["segments"].to(torch.int16), "segment_poses": episode.segment_poses}
+    tensors |= {k: v for k in ("rewards", "success") if (v := getattr(episode, k)) is not None}
+    solved = episode.success is not None and bool(episode.success.any())
+    state = {"cameras": list(episode.views), "info": dict(episode.info), "success": solved}
     save_tensors(path, tensors, state=state)
 
 
 class StoredEpisode:
     """An episode on disk: the small columns in memory, pictures read when asked for.
 
-    cameras: names; info as Episode.info; times [t]; actions [t a]; proprio [t p]; rewards, success [t];
-    segment_poses [t g 7].
+    cameras: names; info as Episode.info; times [t]; actions [t a]; proprio [t p]; rewards, success [t] float, NaN where
+    unknown; segment_poses [t g 7], or None where exact motion is unknown.
     """
 
     def __init__(self, path: Path):
         self.path = path
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
-            small = ("times", "actions", "proprio", "rewards", "success", "segment_poses", "viewmats", "Ks")
-            columns = {name: file.get_tensor(name) for name in small}
+            columns = {name: file.get_tensor(name) for name in set(file.keys()) - set(PICTURES)}
         self.cameras: list[str] = state["cameras"]
         self.info: dict[str, Any] = state["info"]
         self.times, self.actions, self.proprio = columns["times"], columns["actions"], columns["proprio"]
-        self.rewards, self.success = columns["rewards"], columns["success"]
-        self.segment_poses = columns["segment_poses"]
+        unknown = torch.full((len(self.times),), torch.nan)
+        self.rewards = columns.get("rewards", unknown)
+        self.success = columns.get("success", unknown).float()
+        self.segment_poses = columns.get("segment_poses")
         self._viewmats, self._Ks = columns["viewmats"], columns["Ks"]
 
     def frames(self, start: int, stop: int, *, views: Sequence[int] | None = None, segments: bool = False) -> Frames:

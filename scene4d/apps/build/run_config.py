@@ -21,6 +21,9 @@ from scene4d.vae.model import VAEConfig
 class RecordConfig:
     """Which episodes are recorded."""
 
+    sources: tuple[str, ...] = ()
+    """Recordings to learn from, as `scene4d check` reads them, instead of episodes recorded in simulation; of the
+    settings below only size and cameras count then."""
     tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
     """Meta-World tasks."""
     episodes: int = 40
@@ -37,7 +40,7 @@ class RecordConfig:
     """Cameras of the rig, those that the models may see first."""
 
     def __post_init__(self) -> None:
-        if not self.tasks or self.episodes < 1 or not self.noise:
+        if not self.sources and (not self.tasks or self.episodes < 1 or not self.noise):
             raise ConfigError("nothing to record", field="record", expected="tasks, episodes and noise")
 
 
@@ -147,6 +150,8 @@ class RunConfig:
 
     name: str = "run"
     """Names the run's folder."""
+    start: str = ""
+    """Weights file to go on from, or "shipped"; the models then have its sizes. Empty: start from nothing."""
     processes: int = 2
     """Processes that record and build the cache."""
     threads: int = 2
@@ -179,10 +184,15 @@ class RunConfig:
                 found=self.dynamics.model.proprio.num_past,
                 expected=f"cache.num_past_actions = {self.cache.num_past_actions}",
             )
-        if self.record.num_frames <= self.cache.num_past + self.cache.horizon:
+        if not self.record.sources and self.record.num_frames < self.least_frames:
             raise ConfigError(
                 "is too short for one window",
                 field="record.num_frames",
                 found=self.record.num_frames,
-                expected=f"> {self.cache.num_past + self.cache.horizon}",
+                expected=f">= {self.least_frames}",
             )
+
+    @property
+    def least_frames(self) -> int:
+        """Frames of an episode that holds one window."""
+        return self.cache.num_past + self.cache.horizon + 1

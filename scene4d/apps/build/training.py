@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from scene4d.apps.build.cache import draw_numbers
-from scene4d.apps.build.models import load_models, make_models, save_models
+from scene4d.apps.build.cache import draw_numbers, kept_apart
+from scene4d.apps.build.models import go_on_from, load_models, make_models, save_models
 from scene4d.apps.build.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples
 from scene4d.apps.build.run_config import RunConfig
 from scene4d.apps.build.world_parts import train_completion, train_intent, train_proprio
+from scene4d.dynamics.calibration import calibrate
 from scene4d.dynamics.training import loss as dynamics_loss
 from scene4d.dynamics.training import set_statistics
 from scene4d.layers import num_parameters
@@ -26,6 +27,9 @@ from scene4d.train.loop import train
 from scene4d.types import Frames
 from scene4d.vae.losses import vae_loss
 
+JUDGED_EVERY = 12
+"""One episode in so many is kept from the denoiser, to tell how sure it may be."""
+
 
 def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
     """Train the autoencoder on pictures of all cameras; result: steps, loss, psnr, psnr_decoded, parameters."""
@@ -33,7 +37,9 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
     with rank_zero_first():
         cells = prepared_cells(folders, config, progress=line_progress("vae cells"))
     cache = folders.windows(config)
-    vae = make_models(stage.model, config.dynamics.model, None, seed=stage.train.seed).vae
+    models = make_models(stage.model, config.dynamics.model, None, seed=stage.train.seed)
+    go_on_from(config.start, models, "vae")
+    vae = models.vae
 
     def batches(step: int) -> tuple[Any, Frames]:
         numbers = draw_numbers(len(cache), num=stage.batch_size, step=step, seed=stage.train.seed)
@@ -67,21 +73,26 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
         ready = prepared_batches(folders, config, progress=line_progress("dynamics windows"))
     cache = folders.windows(config)
     models = make_models(config.vae.model, stage.model, None, seed=stage.train.seed)
+    go_on_from(config.start, models, "dynamics")
     load_weights(models.vae, folders.vae_weights)
     models.vae.eval().requires_grad_(False)
-    # The statistics that latents and motions are scaled by come from the training windows alone.
-    set_statistics(models.dynamics, [ready[i] for i in range(len(cache))])
-    hand = train_proprio(folders, config, cache=cache, model=models.dynamics)
+    if not config.start:
+        # The statistics that latents and motions are scaled by come from the training windows alone.
+        set_statistics(models.dynamics, [ready[i] for i in range(len(cache))])
+    rest, held = kept_apart(cache.groups(), every=JUDGED_EVERY)
+    hand = train_proprio(folders, config, cache=cache, numbers=rest, model=models.dynamics)
     for part in (models.dynamics.proprio, models.dynamics.intent, models.dynamics.completion):
         part.requires_grad_(False)  # trained apart
+    trained = ready[torch.tensor(rest)]
     result = train(
         models.dynamics,
         lambda batch: dynamics_loss(models.dynamics, batch, config=stage.loss),
-        batches=lambda step: ready[draw_numbers(len(cache), num=stage.batch_size, step=step, seed=stage.train.seed)],
+        batches=lambda step: trained[draw_numbers(len(rest), num=stage.batch_size, step=step, seed=stage.train.seed)],
         config=stage.train,
         folder=folders.dynamics,
         progress=line_progress("dynamics"),
     )
+    coverage = calibrate(models.dynamics, ready[torch.tensor(held)]) if held else torch.zeros(0)
     train_intent(folders, config, ready=ready, model=models.dynamics)
     completed = train_completion(folders, config, cache=cache, ready=ready, model=models.dynamics)
     info = {
@@ -95,6 +106,7 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     return {
         **_short(result),
         "proprio_hand_mm": hand,
+        "coverage_before": [_round(x) for x in coverage],
         **completed,
         "parameters": num_parameters(models.dynamics.requires_grad_(True)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from scene4d.dynamics.completion import completion_loss
 from scene4d.dynamics.dit import SceneTokens
 from scene4d.dynamics.intent import intent_loss
 from scene4d.dynamics.model import GaussianWorldModel
-from scene4d.dynamics.proprio import ProprioFutures, Track, proprio_loss
-from scene4d.dynamics.training import DynamicsBatch, scene_tokens
+from scene4d.dynamics.proprio import ProprioFutures, proprio_loss
+from scene4d.dynamics.training import DynamicsBatch, scene_tokens, track_of_batch
 from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import nearest
 from scene4d.train.log import line_progress
@@ -22,9 +23,14 @@ from scene4d.train.loop import train
 from scene4d.types import Frames, Gaussians
 
 
-def train_proprio(folders: RunFolders, config: RunConfig, *, cache: WindowCache, model: GaussianWorldModel) -> float:
-    """Train the forecast of the robot's own state and freeze it; returns the hand's error at the end in mm."""
-    stage, futures, proprio = config.dynamics, cache.proprio_futures(), model.proprio
+def train_proprio(
+    folders: RunFolders, config: RunConfig, *, cache: WindowCache, numbers: Sequence[int], model: GaussianWorldModel
+) -> float:
+    """Train the forecast of the robot's own state on the episodes of the windows `numbers`.
+
+    Returns the hand's error at the end in mm.
+    """
+    stage, futures, proprio = config.dynamics, cache.proprio_futures(numbers), model.proprio
     proprio.set_statistics(futures.actions, _from_now_on(futures))
     count, num, seed = len(futures.task), stage.proprio_batch_size, stage.proprio.seed
     result = train(
@@ -48,7 +54,7 @@ def train_intent(folders: RunFolders, config: RunConfig, *, ready: DynamicsBatch
             intent,
             batch.actions,
             scene=scene_tokens(model, batch),
-            track=Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid),
+            track=track_of_batch(batch),
             task=batch.task,
             motion=model.scale.normalize(batch.motion),
             config=stage.model.flow,

@@ -1,0 +1,69 @@
+"""Recordings of any robot as training episodes: read once, resized, and kept beside the simulated ones' format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scene4d.apps.build.record import save_episode
+from scene4d.apps.build.run_config import RecordConfig
+from scene4d.apps.build.stages import in_processes
+from scene4d.data.detect import open_recordings
+from scene4d.errors import DataFormatError, DepthError
+from scene4d.train.checkpoint import load_tensors
+from scene4d.train.log import Progress
+from scene4d.types import Episode, Recording
+
+PIECE = 64
+"""Frames that are read at once: full-size pictures of a whole recording may not fit in memory."""
+
+
+def take_in_stage(
+    folder: Path, config: RecordConfig, *, least: int, processes: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Take in every recording of `config.sources` that is not there yet; result: episodes, frames.
+
+    Args:
+        least: frames that a recording must have.
+    Raises:
+        DataFormatError: a source holds no recording, one is too short, or lacks a camera; DepthError: no depth.
+    """
+    recordings = _recordings(config.sources)
+    for recording in recordings:
+        if recording.num_frames < least:
+            found = f"{recording.num_frames} frames"
+            raise DataFormatError(
+                "is too short to learn from", file=recording.path, found=found, expected=f">= {least}"
+            )
+    jobs = [(folder, config, number) for number in range(len(recordings))]
+    frames = in_processes(take_in_one, jobs, num=processes, progress=progress)
+    return {"episodes": len(frames), "frames": sum(frames)}
+
+
+def taken_in(folder: Path) -> list[Path]:
+    """The episodes of `take_in_stage`, in the order of their sources."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def take_in_one(folder: Path, config: RecordConfig, number: int) -> int:
+    """Take in one recording unless its file is there; returns its frames."""
+    path = folder / f"{number:06d}.safetensors"
+    if path.exists():
+        return len(load_tensors(path)[0]["times"])
+    recording, size = _recordings(config.sources)[number], (config.size, config.size)
+    pieces = []
+    for start in range(0, recording.num_frames, PIECE):
+        stop = min(start + PIECE, recording.num_frames)
+        pieces.append(recording.read(start, stop, cameras=config.cameras, size=size))
+    episode = Episode.cat(pieces)
+    for name, frames in episode.views.items():
+        if frames.depth is None:
+            fix = "name only cameras with depth in record.cameras"
+            raise DepthError("is not recorded", file=recording.path, field=f"{name}.depth", fix=fix)
+    save_episode(path, episode.replace(segment_poses=None))
+    return recording.num_frames
+
+
+def _recordings(sources: Sequence[str]) -> list[Recording]:
+    return [recording for source in sources for recording in open_recordings(source)]

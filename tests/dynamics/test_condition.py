@@ -1,0 +1,45 @@
+"""Actions in slots: places that an action names become ways, and come back as they were."""
+
+from __future__ import annotations
+
+import torch
+
+from scene4d.dynamics.condition import action_slots, from_action_slots
+from scene4d.dynamics.proprio import track_in_slots, track_of
+
+NAMED = ("x", "y", "z")
+SPEC = [{"name": n} for n in ("qw", "x", "y", "z", "gripper_open")]
+PLACES = {"action_spec": SPEC, "proprio_spec": [{"name": n} for n in ("joint1", *NAMED)]}
+WAYS = {"action_spec": [{"name": n} for n in ("dx", "dy", "dz", "gripper")], "proprio_spec": PLACES["proprio_spec"]}
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_ways_stay_as_they_are():
+    actions, proprio = numbers(2, 5, 4), numbers(2, 4, seed=1)
+    slots = action_slots(actions, WAYS, proprio=proprio)
+    assert torch.equal(slots[..., [0, 1, 2, 6]], actions) and slots[..., [3, 4, 5]].abs().max() == 0
+    assert torch.equal(from_action_slots(slots, WAYS, width=4, proprio=proprio), actions)
+
+
+def test_named_places_become_ways_and_come_back():
+    actions, proprio = numbers(2, 5, 5), numbers(2, 4, seed=1)
+    slots = action_slots(actions, PLACES, proprio=proprio)
+    places = torch.cat([proprio[:, None, 1:], actions[..., 1:4]], 1)
+    assert torch.allclose(slots[..., :3], places.diff(dim=1))
+    assert torch.allclose(from_action_slots(slots, PLACES, width=5, proprio=proprio), actions, atol=1e-6)
+    # The whole world moved: the ways are the same.
+    shift = torch.tensor([1.0, -2.0, 3.0])
+    moved, there = actions.clone(), proprio.clone()
+    moved[..., 1:4] += shift
+    there[..., 1:] += shift
+    assert torch.allclose(action_slots(moved, PLACES, proprio=there), slots, atol=1e-5)
+
+
+def test_a_track_of_places_has_no_ways_before_it_began():
+    actions, proprio = numbers(3, 5), numbers(4, 4, seed=1)
+    track = track_in_slots(track_of(actions, proprio, num_past=5), PLACES)
+    assert track.actions[:2].abs().max() == 0
+    assert torch.allclose(track.actions[2:, :3], actions[:, 1:4] - proprio[:3, 1:])
