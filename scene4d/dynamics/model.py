@@ -18,6 +18,7 @@ from scene4d.dynamics.condition import (
     PROPRIO_SLOTS,
     action_slots,
     from_action_slots,
+    proprio_slots,
     slots_from_spec,
     task_embedding,
 )
@@ -99,7 +100,7 @@ class GaussianWorldModel(nn.Module):
         self._codec = (codec,)  # in a tuple, so that its weights are not this module's
         self.proprio = ProprioForecast(config.proprio)
         self.denoiser = DiT(config.dit, channels=channels, proprio_width=self.proprio.width)
-        self.skin = SkinHead(config.skin)
+        self.skin = SkinHead(config.skin, channels=channels)
         self.intent = Intent(config.intent, channels=channels, horizon=config.horizon)
         self.completion = Completion(config.completion, channels=channels)
         self.scale = MotionScale(config.horizon)
@@ -163,7 +164,14 @@ class GaussianWorldModel(nn.Module):
             anchors=anchors,
             world_from_rest=past_poses(past),
             skin_index=candidates,
-            skin_weights=self.skin_weights(memory, anchors=anchors, index=index, past=past, candidates=candidates),
+            skin_weights=self.skin_weights(
+                memory,
+                index=index,
+                tokens=latent.tokens,
+                hand=proprio_slots(track.proprio[-1], context)[:3],
+                past=past,
+                candidates=candidates,
+            ),
         )
         context = {
             **context,
@@ -184,13 +192,15 @@ class GaussianWorldModel(nn.Module):
         )
 
     def skin_weights(
-        self, memory: Gaussians, *, anchors: Tensor, index: Tensor, past: Tensor, candidates: Tensor
+        self, memory: Gaussians, *, index: Tensor, tokens: Tensor, hand: Tensor, past: Tensor, candidates: Tensor
     ) -> Tensor:
-        """Weights [n j] for use."""
+        """Weights [n j] for use, of rows on the anchors that `index` [l] names, their tokens [l c] as encoded."""
         rgb = rgb_from_sh(memory.sh)
         logits = self.skin(
             memory.means,
-            anchors,
+            memory.means[index],
+            tokens=self.scaled(tokens),
+            hand=hand,
             row_past=memory.extras[PAST_FLOW],
             anchor_past=past,
             row_rgb=rgb,
@@ -307,11 +317,15 @@ class GaussianWorldModel(nn.Module):
             state.skin.world_from_rest[:, -3], state.skin.anchors
         )
         return SceneTokens(
-            tokens=(latent.tokens - self.token_mean) / self.token_std,
+            tokens=self.scaled(latent.tokens),
             anchors=state.skin.anchors,
             rgb=state.context["anchor_rgb"],
             past=torch.cat([past, older], -1),
         )
+
+    def scaled(self, tokens: Tensor) -> Tensor:
+        """Tokens [.. c] in units of their spread over the training windows."""
+        return (tokens - self.token_mean) / self.token_std
 
     def drive_of(self, state: State, actions: Tensor) -> Drive:
         """What the denoiser is told about the robot: actions [b h a] in slots and the foreseen proprio."""

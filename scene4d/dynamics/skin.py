@@ -16,6 +16,10 @@ class SkinConfig:
 
     width: int = 48
     """Channels of its hidden layer."""
+    kind: int = 12
+    """Channels that an anchor's token is brought down to."""
+    hand: float = 0.3
+    """Metres that offsets from the hand are divided by."""
     distance: float = 0.1
     """Metres that offsets are divided by."""
     motion: float = 0.01
@@ -34,15 +38,17 @@ def gather_anchors(values: Tensor, skin_index: Tensor) -> Tensor:
 class SkinHead(nn.Module):
     """Weights from offset, colour difference and past-motion difference; no segments, and a way out: follow none.
 
-    A row follows candidates by a softmax over their scores and that of "none of these" (static), so a speck of table
-    whose four nearest anchors all lie on the arm can stay where it is.
+    The anchor's token tells what it is part of, such as a door in its frame, before anything has moved; the offset from
+    the hand tells gripper from what it holds. A row follows candidates by a softmax over their scores and that of "none
+    of these" (static), so a speck of table whose four nearest anchors all lie on the arm can stay where it is.
     """
 
-    def __init__(self, config: SkinConfig = SkinConfig()):
+    def __init__(self, config: SkinConfig = SkinConfig(), *, channels: int):
         super().__init__()
         self.config = config
+        self.kind = nn.Linear(channels, config.kind)
         self.pair = nn.Sequential(
-            nn.Linear(19, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU()
+            nn.Linear(22 + config.kind, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU()
         )
         self.score = nn.Linear(config.width, 1)
         self.none = nn.Linear(config.width, 1)
@@ -55,6 +61,8 @@ class SkinHead(nn.Module):
         rows: Tensor,
         anchors: Tensor,
         *,
+        tokens: Tensor,
+        hand: Tensor,
         row_past: Tensor,
         anchor_past: Tensor,
         row_rgb: Tensor,
@@ -64,8 +72,9 @@ class SkinHead(nn.Module):
         """Logits [*b n j+1], the last one for "none".
 
         Args:
-            rows: [*b n 3] m. anchors: [*b l 3] m. row_past [*b n 6], anchor_past [*b l 6] m a step.
-            row_rgb [*b n 3], anchor_rgb [*b l 3]. skin_index: [*b n j].
+            rows: [*b n 3] m. anchors: [*b l 3] m, and their scaled tokens [*b l c]. hand: [*b 3] m.
+            row_past [*b n 6], anchor_past [*b l 6] m a step. row_rgb [*b n 3], anchor_rgb [*b l 3].
+            skin_index: [*b n j].
         """
         config = self.config
         offset = (rows[..., None, :] - gather_anchors(anchors, skin_index)) / config.distance  # [*b n j 3]
@@ -77,6 +86,8 @@ class SkinHead(nn.Module):
         speeds = [_squash(x[..., :3].norm(dim=-1, keepdim=True)) for x in (of_row, of_anchor)]
         features = [offset, far, far.square(), colour, odd, _squash(apart), *speeds]
         features += [_squash(of_row[..., :3] - of_anchor[..., :3]), _squash(of_anchor[..., :3])]
+        from_hand = _squash((rows - hand[..., None, :]) / config.hand)[..., None, :].expand_as(offset)
+        features += [from_hand, gather_anchors(self.kind(tokens), skin_index)]
         hidden = self.pair(torch.cat([*features, torch.ones_like(far)], -1))  # [*b n j c]
         # Nearer and more alike is the start; what is learned is added to it.
         score = self.score(hidden)[..., 0] - 2 * far[..., 0] - 8 * odd[..., 0] - 4 * _squash(apart)[..., 0]

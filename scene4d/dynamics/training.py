@@ -204,7 +204,7 @@ def track_of_batch(batch: DynamicsBatch) -> Track:
 def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens:
     """What is known of the anchors of prepared windows [b]."""
     return SceneTokens(
-        tokens=(batch.tokens - model.token_mean) / model.token_std,
+        tokens=model.scaled(batch.tokens),
         anchors=batch.anchors,
         rgb=batch.anchor_rgb,
         past=batch.anchor_past,
@@ -238,9 +238,12 @@ def _motion_losses(said: Denoised, target: Tensor, *, moving: Tensor, known: Ten
 
 def _point_loss(model: GaussianWorldModel, said: Denoised, batch: DynamicsBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the displacement of memory rows in cm, moving and still rows in equal shares, and its metrics in mm."""
+    scaled = model.scaled(batch.tokens)
     logits = model.skin(
         batch.rows,
         batch.anchors,
+        tokens=scaled,
+        hand=batch.past_proprio[:, -1, :3],
         row_past=batch.row_past,
         anchor_past=batch.anchor_past,
         row_rgb=batch.row_rgb,

@@ -119,7 +119,6 @@ class ToyWorld:
             latent=latest.map(spread).replace(anchors=anchors[..., None, :, :] + shift),
             world_from_now=poses,
             log_var=log_var,
-            present=torch.ones(*lead, num_steps, 3),
             actions=actions,
             heads={name: found[name] for name in self.heads},
         )

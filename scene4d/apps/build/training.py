@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from scene4d.apps.build.cache import draw_numbers, kept_apart
+from scene4d.apps.build.cache import WindowCache, draw_numbers, kept_apart
 from scene4d.apps.build.models import go_on_from, load_models, make_models, save_models
 from scene4d.apps.build.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples
 from scene4d.apps.build.run_config import RunConfig
@@ -43,7 +43,7 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
 
     def batches(step: int) -> tuple[Any, Frames]:
         numbers = draw_numbers(len(cache), num=stage.batch_size, step=step, seed=stage.train.seed)
-        return cells[numbers], Frames.stack([cache.frames(int(n)) for n in numbers])
+        return cells[numbers], Frames.stack([pictures_to_code(cache, int(n)) for n in numbers])
 
     result = train(
         vae,
@@ -59,11 +59,26 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
         vae.set_statistics(tokens)
         quality = []
         for n in some:
-            frames = cache.frames(n)
+            frames = pictures_to_code(cache, n)
             drawn = render(vae.decode(vae.encode_cells(cells[n])[0]), frames.cameras)
             quality.append(psnr(drawn.rgb, frames.rgb, frames.depth > 0).nanmean())
     save_tensors(folders.vae_weights, vae.state_dict(), state={})
     return {**_short(result), "psnr_decoded": _round(torch.stack(quality).mean()), "parameters": num_parameters(vae)}
+
+
+def pictures_to_code(cache: WindowCache, number: int) -> Frames:
+    """What a decoded window is to look like, [v]: the recorded pictures of the input cameras, and from the others what
+    they would show of its Gaussians (what no input has seen is not for the autoencoder to know)."""
+    window, num = cache.window(number, futures=False), cache.config.num_inputs
+    frames = window.frames
+    if num >= len(frames.rgb):
+        return frames
+    # Confidence 0 marks the backdrop metres behind everything, which is not coded.
+    matter = window.memory.pick(window.memory.extras["confidence"][:, 0] > 0)
+    with torch.no_grad():
+        seen = render(matter, frames.cameras[num:])
+    depth = torch.where(seen.alpha > 0.5, seen.depth, 0.0)
+    return frames.replace(rgb=torch.cat([frames.rgb[:num], seen.rgb]), depth=torch.cat([frames.depth[:num], depth]))
 
 
 def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
