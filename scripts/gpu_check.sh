@@ -50,7 +50,7 @@ reason = cuda.why_not(torch.device("cuda", 0))
 print(torch.cuda.get_device_name(), reason or "the CUDA kernels are used")
 raise SystemExit(bool(reason))
 CHECK
-step tests "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda -rs tests/native tests/render
+step tests "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda -rs tests/native tests/render tests/train
 step race_check race_check
 step gsplat "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda -rs tests/native/test_cuda.py -k gsplat
 LINES_SHOWN=60 step bench "$PYTHON" scripts/bench.py raster --device cuda --threads 1

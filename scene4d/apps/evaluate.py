@@ -16,12 +16,13 @@ from scene4d.apps.pictures import colour_picture, enlarge
 from scene4d.apps.progress import counter_shown
 from scene4d.apps.render import write_pictures
 from scene4d.data.detect import open_recordings
+from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, evaluate_policy
 from scene4d.eval.forecast import ForecastEvalConfig, evaluate_forecast
 from scene4d.eval.forecast_table import KEYS, printed_table
 from scene4d.eval.forecasters import ConstantVelocity, CopyLast, ExactFlow, ModelForecaster, PastStream
-from scene4d.eval.model_checks import check_futures, check_rollout, check_sampling
+from scene4d.eval.model_checks import check_codec, check_futures, check_rollout, check_sampling
 from scene4d.eval.pixel_forecaster import PixelForecaster
 from scene4d.eval.robot_forecaster import WithRobot
 from scene4d.types import Episode, Recording
@@ -61,7 +62,8 @@ class EvalForecastOptions:
     robot: bool = False
     """Add the row of the model whose robot moves as its kinematic model says (simulated episodes only)."""
     deep: bool = False
-    """Check the model itself too: 4 sampling steps against 32, intervals, several futures, a rollout of 150 steps."""
+    """Check the model itself too: 4 sampling steps against 32, intervals, the autoencoder alone, several futures, a
+    rollout of 150 steps."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,13 @@ def forecasters_of(model: WorldModel, stream: PastStream, *, options: EvalForeca
     return forecasters
 
 
-def deep_checks(model: WorldModel, config: ForecastEvalConfig, *, steps: int) -> dict:
-    """{sampling, uncertainty, futures, rollout} of a world model, on the first two seeds and three starts at most."""
+def deep_checks(model: GaussianWorldModel, config: ForecastEvalConfig, *, steps: int) -> dict:
+    """{sampling, uncertainty, codec, futures, rollout} of a world model: two seeds, three starts at most."""
     starts = tuple(config.starts[i] for i in sorted({0, len(config.starts) // 2, len(config.starts) - 1}))
     few = dataclasses.replace(config, seeds=config.seeds[:2], starts=starts, horizons=(1, 4, 8), novel=())
     return {
         **check_sampling(model, few, steps=steps),
+        "codec": check_codec(model, dataclasses.replace(few, novel=config.novel)),
         "futures": check_futures(model, few, steps=steps),
         "rollout": check_rollout(model, few, steps=steps),
     }

@@ -40,6 +40,9 @@ class LossConfig:
     """Displacement error of memory rows, per cm."""
     likelihood: float = 0.05
     """Negative log-likelihood under the predicted variance."""
+    context_noise: float = 0.0
+    """Spread of the noise on what is known of the anchors, against the errors of a rollout: as a part of their past
+    motion and of 2 mm, and in units of the tokens."""
     outcome: float = 0.05
     """Squared error of the scaled reward, cross-entropy of success and of having succeeded."""
 
@@ -181,7 +184,7 @@ def loss(
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
     with torch.no_grad():
         drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
-    scene = scene_tokens(model, batch)
+    scene = _shaken(scene_tokens(model, batch), spread=config.context_noise)
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     moving = is_moving(batch.motion)  # [b h l]
     known = batch.known[:, None].expand_as(moving)
@@ -196,6 +199,17 @@ def loss(
     return total, {**{k: v.detach() for k, v in parts.items()}, **metrics, "hand_mm": 1e3 * hand.detach()}
 
 
+def _shaken(scene: SceneTokens, *, spread: float) -> SceneTokens:
+    """Tokens and past motion with noise."""
+    if spread == 0:
+        return scene
+    gain, apart = 1 + spread * torch.randn_like(scene.past[..., :1]), 0.002 * spread * torch.randn_like(scene.past)
+    moved = scene.past.abs().amax(-1, keepdim=True) > 0  # what rests is known to
+    return scene.replace(
+        tokens=scene.tokens + spread * torch.randn_like(scene.tokens), past=(scene.past * gain + apart) * moved
+    )
+
+
 def track_of_batch(batch: DynamicsBatch) -> Track:
     """How the robots of prepared windows [b] got to now."""
     return Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid)
@@ -208,6 +222,21 @@ def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens
         anchors=batch.anchors,
         rgb=batch.anchor_rgb,
         past=batch.anchor_past,
+    )
+
+
+def skin_logits(model: GaussianWorldModel, batch: DynamicsBatch) -> Tensor:
+    """What the skin says of the rows of prepared windows, [b r j+1]."""
+    return model.skin(
+        batch.rows,
+        batch.anchors,
+        tokens=model.scaled(batch.tokens),
+        hand=batch.past_proprio[:, -1, :3],
+        row_past=batch.row_past,
+        anchor_past=batch.anchor_past,
+        row_rgb=batch.row_rgb,
+        anchor_rgb=batch.anchor_rgb,
+        skin_index=batch.skin_index,
     )
 
 
@@ -238,18 +267,7 @@ def _motion_losses(said: Denoised, target: Tensor, *, moving: Tensor, known: Ten
 
 def _point_loss(model: GaussianWorldModel, said: Denoised, batch: DynamicsBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the displacement of memory rows in cm, moving and still rows in equal shares, and its metrics in mm."""
-    scaled = model.scaled(batch.tokens)
-    logits = model.skin(
-        batch.rows,
-        batch.anchors,
-        tokens=scaled,
-        hand=batch.past_proprio[:, -1, :3],
-        row_past=batch.row_past,
-        anchor_past=batch.anchor_past,
-        row_rgb=batch.row_rgb,
-        anchor_rgb=batch.anchor_rgb,
-        skin_index=batch.skin_index,
-    )
+    logits = skin_logits(model, batch)
     motion = model.scale.denormalize(said.clean) * said.gate.sigmoid()[..., None]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(logits, hard=False)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.eval.diversity import both_futures_found, forked_pair
 from scene4d.eval.forecast import ForecastEvalConfig, past_of, recorded_pairs, score_window
 from scene4d.eval.forecast_table import mean_of_numbers
@@ -13,12 +14,16 @@ from scene4d.eval.forecasters import ModelForecaster, PastStream
 from scene4d.eval.long_rollout import long_rollout
 from scene4d.eval.truth import visible_rows
 from scene4d.eval.uncertainty import Calibration
+from scene4d.render.losses import psnr
+from scene4d.render.render import render
 from scene4d.sim.metaworld import record_episode
 from scene4d.types import Episode
 from scene4d.worldmodel import WorldModel
 
 MANY_STEPS = 32
 ROLLOUT_STEPS = 150
+COVERED = 0.9
+"""Opacity from which a pixel counts as covered."""
 
 
 def check_sampling(
@@ -51,6 +56,33 @@ def check_sampling(
     lost = round(means["psnr_many"] - means["psnr"], 3)
     sampling = {"steps": steps, "many_steps": MANY_STEPS, **means, "lost_db": lost}
     return {"sampling": sampling, "uncertainty": calibration.report()}
+
+
+def check_codec(
+    model: GaussianWorldModel, config: ForecastEvalConfig, *, record: Callable[..., Episode] = record_episode
+) -> dict[str, Any]:
+    """What the autoencoder keeps: decode(encode(g)) against g itself, both drawn for cameras that are never an input.
+
+    Returns:
+        {psnr: over pixels that g covers, psnr_full: over all, on black, views}; means over the windows of `config`.
+    """
+    stream = PastStream(config.inputs)
+    forecaster, covered, full = ModelForecaster(model, stream), [], []
+    for task in config.tasks:
+        for episode, _ in recorded_pairs(task, config, record=record):
+            for start in sorted(config.starts):
+                past = past_of(episode, start, inputs=config.inputs)
+                memory = stream.remember(past).memory
+                # Confidence 0 marks the backdrop metres behind everything, which is not coded.
+                given = memory.pick(memory.extras["confidence"][:, 0] > 0)
+                coded = model.codec.decode(forecaster.state(past).past[-1])
+                for name in config.novel:
+                    camera = episode.views[name].cameras[start]
+                    truth, found = render(given, camera), render(coded, camera)
+                    covered.append(float(psnr(found.rgb, truth.rgb, truth.alpha > COVERED)))
+                    full.append(float(psnr(found.rgb, truth.rgb)))
+    mean = lambda values: round(mean_of_numbers(values), 3)
+    return {"psnr": mean(covered), "psnr_full": mean(full), "views": len(covered)}
 
 
 def check_futures(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from scene4d.dynamics.flow import sample, seeded_noise
+from scene4d.dynamics.proprio import track_of
 from scene4d.pixels.model import Clip, PixelModel, continued
 from scene4d.types import Cameras, Episode, Frames
 
@@ -56,12 +57,13 @@ class PixelForecaster:
         c = self.model.config
         times = [max(0, past.times.shape[0] - c.num_past + i) for i in range(c.num_past)]
         pictures = torch.stack([past.views[name].rgb[times] for name in self.inputs], 1)  # [p v h w 3]
-        last = past.actions[-2] if len(past.actions) > 1 else torch.zeros_like(actions[0])
+        # The last action of a past leads out of now.
+        track = track_of(past.actions[:-1], past.proprio, num_past=c.num_past_actions)
         return Clip(
             pictures=resized(pictures, (c.size, c.size))[None],
-            last_action=last[None],
+            past_actions=track.actions[None],
             actions=actions[None, : c.horizon],
-            proprio=past.proprio[-1][None],
+            past_proprio=track.proprio[None],
             told=torch.ones(1),
             task=torch.tensor([self.model.task_number(str(past.info.get("task", "")))]),
         )

@@ -31,6 +31,8 @@ class PixelsConfig:
     """Pictures of each camera that are seen, the last one now."""
     horizon: int = 8
     """Steps of one chunk, h; longer forecasts chain chunks."""
+    num_past_actions: int = 8
+    """Past actions and robot states that are told, as many as the world model gets."""
     num_actions: int = 4
     """Dimensions of an action."""
     num_proprio: int = 4
@@ -62,15 +64,15 @@ class PixelsConfig:
 class Clip(TensorStruct):
     """Pictures and what drives them, batch axes `*b`.
 
-    pictures [*b p v y x 3], oldest first, the last now; last_action [*b a] led to now; actions [*b h a];
-    proprio [*b q] now; told [*b] 1 where proprio is known, else 0; task [*b] int64, 0 = unknown;
+    pictures [*b p v y x 3], oldest first, the last now; past_actions [*b k a], the last led to now; actions [*b h a];
+    past_proprio [*b k+1 q], the last now; told [*b] 1 where that is known, else 0; task [*b] int64, 0 = unknown;
     future [*b h v y x 3] or None.
     """
 
     pictures: Tensor
-    last_action: Tensor
+    past_actions: Tensor
     actions: Tensor
-    proprio: Tensor
+    past_proprio: Tensor
     told: Tensor
     task: Tensor
     future: Tensor | None = None
@@ -78,9 +80,9 @@ class Clip(TensorStruct):
     def __post_init__(self) -> None:
         check(
             pictures=(self.pictures, "*b p v y x 3"),
-            last_action=(self.last_action, "*b a"),
+            past_actions=(self.past_actions, "*b k a"),
             actions=(self.actions, "*b h a"),
-            proprio=(self.proprio, "*b q"),
+            past_proprio=(self.past_proprio, "*b l q"),
             told=(self.told, "*b"),
             task=(self.task, "*b"),
             future=(self.future, "*b h v y x 3"),
@@ -120,7 +122,8 @@ class PixelModel(nn.Module):
         self.observed = nn.Parameter(torch.zeros(c.width))
         self.view = nn.Parameter(torch.zeros(c.num_views, 1, c.width))
         self.task = nn.Embedding(len(c.tasks) + 1, 16)
-        self.condition = MLP([3 * c.num_actions + c.num_proprio + 1 + 16 + 32 + 16, c.condition, c.condition])
+        past = c.num_past_actions * c.num_actions + (c.num_past_actions + 1) * c.num_proprio
+        self.condition = MLP([2 * c.num_actions + past + 1 + 16 + 32 + 16, c.condition, c.condition])
         # Temporal blocks have few steps to mix: half the feed-forward serves them.
         self.blocks = nn.ModuleList(
             Block(c.width, num_heads=c.num_heads, condition_dim=c.condition, hidden=c.hidden // (1 + i % 2))
@@ -170,14 +173,16 @@ class PixelModel(nn.Module):
     def _drive_features(self, levels: Tensor, clip: Clip) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, task, level, number."""
         num_steps = clip.actions.shape[1]
-        actions = torch.cat([clip.last_action[:, None], clip.actions], 1)  # [b 1+h a]
+        actions = torch.cat([clip.past_actions[:, -1:], clip.actions], 1)  # [b 1+h a]
         total = torch.cat([torch.zeros_like(actions[:, :1]), clip.actions.cumsum(1)], 1) / 4
         level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
         level = sinusoidal_embedding(level, 32, shortest=0.05, longest=4.0)
         number = torch.arange(num_steps + 1.0, device=levels.device)
         number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
         told = clip.told[:, None].to(levels)
-        fixed = torch.cat([clip.last_action, clip.proprio * told, told, self.task(clip.task)], -1)
+        now = clip.past_proprio[:, -1:]
+        way = 20 * (clip.past_proprio[:, :-1] - now).flatten(1)
+        fixed = torch.cat([clip.past_actions.flatten(1), way * told, now[:, 0] * told, told, self.task(clip.task)], -1)
         return torch.cat([actions, total, fixed[:, None].expand(-1, num_steps + 1, -1), level, number], -1)
 
     @torch.no_grad()
@@ -198,13 +203,13 @@ def continued(clip: Clip, future: Tensor, actions: Tensor) -> Clip:
 
     What the robot's own state will be then is not foreseen, so it counts as unknown.
     """
-    num_past = clip.pictures.shape[1]
+    num_past, num_actions = clip.pictures.shape[1], clip.past_actions.shape[1]
     pictures = torch.cat([clip.pictures, future.clamp(0, 1)], 1)[:, -num_past:]
     return Clip(
         pictures=pictures,
-        last_action=clip.actions[:, -1],
+        past_actions=torch.cat([clip.past_actions, clip.actions], 1)[:, -num_actions:],
         actions=actions,
-        proprio=clip.proprio,
+        past_proprio=clip.past_proprio,
         told=torch.zeros_like(clip.told),
         task=clip.task,
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from scene4d.errors import CheckpointError, ConfigError, NumericsError, ResourceError
 from scene4d.train import distributed
 from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
+from scene4d.train.device import moved
 from scene4d.train.log import JsonLog, Progress
 from scene4d.train.optim import MovingAverage, OptimConfig, adamw, learning_rate
 
@@ -72,7 +73,7 @@ def train(
     Args:
         module: what is trained; only its parameters with requires_grad change.
         loss_fn: batch -> (scalar, metrics), the same metrics every time.
-        batches: step -> batch.
+        batches: step -> batch, on any device; it is brought to the module's.
         folder: where checkpoint.safetensors and log.jsonl live; a checkpoint there is resumed.
         progress: called after every step, by rank 0.
     Returns:
@@ -85,12 +86,12 @@ def train(
         SystemExit: SIGINT (130) or SIGTERM (143) came; the checkpoint holds the last whole step.
     """
     run = _Run(module, config=config, folder=Path(folder))
-    start = time.monotonic()
+    start, device = time.monotonic(), next(module.parameters()).device
     with torch.random.fork_rng(devices=_devices(module)), _stop_signals() as stopped:
         module.train()
         for step in range(run.step, config.steps):
             with _enough_memory(step, folder=run.path.parent):
-                metrics = run.update(step, loss_fn=loss_fn, batch=batches(step))
+                metrics = run.update(step, loss_fn=loss_fn, batch=moved(batches(step), device))
             if progress is not None and distributed.rank() == 0:
                 progress(step + 1, config.steps, metrics)
             # A signal to one rank stops all of them, after the same step.

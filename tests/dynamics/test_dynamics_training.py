@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from scene4d.dynamics.own_rollout import rolled_out
 from scene4d.dynamics.proprio import ProprioFutures, Track, proprio_loss
 from scene4d.dynamics.rollout import forecast_long
-from scene4d.dynamics.training import DynamicsBatch, loss, prepare, set_statistics
+from scene4d.dynamics.training import (
+    DynamicsBatch,
+    LossConfig,
+    _shaken,
+    loss,
+    prepare,
+    scene_tokens,
+    set_statistics,
+)
 from scene4d.train.windows import Window
 from scene4d.types import Frames
 
@@ -114,6 +124,38 @@ def test_gradients_reach_every_weight_that_is_used(small):
     ]
     assert not without
     assert all(m.isfinite() for m in metrics.values())
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_own_rollouts_lead_to_the_same_truth(small, moves):
+    """Wherever the model's own forecast leads, what is left of the targets ends where matter truly ends."""
+    torch.manual_seed(0)
+    model, num = small.world_model(), 3
+    with torch.no_grad():
+        model.denoiser.out.bias[12] = 20.0 if moves else -20.0
+        model.denoiser.out.weight.add_(0.05 * torch.randn_like(model.denoiser.out.weight))
+    batch = batch_of(small, model, [0.01, -0.015])
+    rolled = rolled_out(model, batch, num_steps=num)
+    gone = (rolled.anchors - batch.anchors).norm(dim=-1)
+    assert bool((gone > 1e-4).any()) is moves and bool((rolled.anchor_past != 0).any()) is moves
+    ends = (batch.anchors[:, None] + batch.motion[:, num:, :, 3:], batch.rows[:, None] + batch.displacement[:, num:])
+    torch.testing.assert_close(rolled.anchors[:, None] + rolled.motion[..., 3:], ends[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(rolled.rows[:, None] + rolled.displacement, ends[1], atol=1e-5, rtol=0)
+    assert torch.equal(rolled.past_actions[:, -num:], batch.actions[:, :num])
+    hand = rolled.past_proprio[:, -1:] + rolled.proprio_change
+    torch.testing.assert_close(hand, batch.past_proprio[:, -1:] + batch.proprio_change[:, num:], atol=1e-5, rtol=0)
+    value, _ = loss(model, rolled, config=LossConfig(context_noise=0.1))
+    assert value.isfinite()
+
+
+def test_context_noise_leaves_what_rests_alone(small):
+    model = small.world_model()
+    scene = scene_tokens(model, batch_of(small, model, [0.01]))
+    shaken = _shaken(scene, spread=0.2)
+    rests = scene.past.abs().amax(-1) == 0
+    assert bool(rests.any()) and not shaken.past[rests].any()
+    moving = (shaken.past - scene.past)[~rests].abs()
+    assert 0 < float(moving.max()) < 0.02 and 0.1 < float((shaken.tokens - scene.tokens).std()) < 0.3
 
 
 def test_chunks_chain(small):

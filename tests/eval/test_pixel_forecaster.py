@@ -49,9 +49,10 @@ def recording(seed: int) -> Episode:
 class Windows:
     """Stands for the cache of windows: two a recording."""
 
-    tasks, cameras = ["reach-v3", "push-v3"], ["left", "right", "front"]
-
     def __init__(self, folder, *, num):
+        self.tasks, self.cameras = ["reach-v3", "push-v3"], ["left", "right", "front"]
+        spec = [{"name": str(i)} for i in range(4)]
+        self.context = {"action_spec": spec, "proprio_spec": spec}
         self.episodes = []
         for seed in range(num):
             save_episode(folder / f"{seed}.safetensors", recording(seed))
@@ -97,7 +98,9 @@ def test_clips_are_the_pictures_and_actions_of_their_moment(tmp_path):
     clip = clips_of(windows, [1], config=stage)  # now is frame 5
     level = lambda x: (x[0, :, 0].mean((-3, -2, -1)) * 51).round().tolist()
     assert level(clip.pictures) == [4, 5] and level(clip.future) == list(range(6, 14))
-    assert torch.allclose(clip.last_action[0] * NUM, torch.tensor(4.0))  # it led from 4 to 5
+    # The last past action led from frame 4 to 5; before the episode there was none.
+    assert torch.allclose(clip.past_actions[0, :, 0] * NUM, torch.tensor([0.0, 0, 0, 0, 1, 2, 3, 4]))
+    assert torch.allclose(clip.past_proprio[0, :, 0] * NUM, torch.tensor([0.0, 0, 0, 0, 1, 2, 3, 4, 5]))
     assert torch.allclose(clip.actions[0, :, 0] * NUM, torch.arange(5.0, 13.0)) and clip.task.tolist() == [2]
 
 

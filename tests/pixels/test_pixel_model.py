@@ -17,7 +17,16 @@ from scene4d.pixels.model import (
 from scene4d.pixels.training import loss, mean_error, set_scale
 
 CONFIG = PixelsConfig(
-    size=12, patch=4, horizon=3, num_actions=1, num_proprio=1, width=32, depth=2, hidden=32, condition=32
+    size=12,
+    patch=4,
+    horizon=3,
+    num_past_actions=2,
+    num_actions=1,
+    num_proprio=1,
+    width=32,
+    depth=2,
+    hidden=32,
+    condition=32,
 )
 
 
@@ -50,9 +59,9 @@ def bars(num: int, *, seed: int) -> Clip:
     pictures = 0.1 + 0.8 * row.float()[:, :, None, None, :, None].expand(-1, -1, c.num_views, c.size, -1, 3)
     return Clip(
         pictures=pictures[:, : c.num_past],
-        last_action=actions[:, c.num_past - 2],
+        past_actions=torch.nn.functional.pad(actions[:, : c.num_past - 1], (0, 0, 1, 0)),
         actions=actions[:, c.num_past - 1 :],
-        proprio=torch.zeros(num, 1),
+        past_proprio=torch.zeros(num, 3, 1),
         told=torch.ones(num),
         task=torch.zeros(num, dtype=torch.int64),
         future=pictures[:, c.num_past :],
@@ -95,8 +104,9 @@ def test_a_chunk_goes_on_from_its_own_pictures():
     future = predicted(net, clip)
     later = continued(clip, future, clip.actions)
     assert torch.equal(later.pictures, future[:, -2:].clamp(0, 1)) and not later.told.any()
-    assert torch.equal(later.last_action, clip.actions[:, -1])
-    unknown = predicted(net, later.replace(proprio=later.proprio + 5))
+    assert torch.equal(later.past_actions, clip.actions[:, -2:])
+    shaken = later.past_proprio + torch.rand(3, 1)
+    unknown = predicted(net, later.replace(past_proprio=shaken))
     assert torch.equal(unknown, predicted(net, later))  # what is not known is not looked at
 
 

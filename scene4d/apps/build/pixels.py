@@ -14,11 +14,13 @@ from scene4d.apps.build.prepare import RunFolders
 from scene4d.apps.build.run_config import PixelsStageConfig, RunConfig
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.dynamics.flow import FlowConfig, draw_levels
+from scene4d.dynamics.proprio import track_of
 from scene4d.errors import CheckpointError
 from scene4d.layers import num_parameters
 from scene4d.pixels.model import Clip, PixelModel, PixelsConfig
 from scene4d.pixels.training import loss, mean_error, set_scale
 from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
+from scene4d.train.device import Device, at_device
 from scene4d.train.log import line_progress
 from scene4d.train.loop import LoopConfig
 from scene4d.train.loop import train as run_loop
@@ -33,19 +35,29 @@ def train_pixels_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
     Each learning rate is tried for `tune_steps`, judged on episodes kept apart; the best trains on all windows.
     Result: lr, trials {lr: squared error over that of copying}, steps, loss, copy, parameters.
     """
-    stage, cache = _fitted(config), folders.windows(config)
+    cache = folders.windows(config)
+    stage = _fitted(config, cache)
     rest, held = kept_apart(cache.groups(), every=HELD_OUT_EVERY)
     rate, trials = stage.learning_rates[0], {}
     if len(stage.learning_rates) > 1 and held:
         judged = [clips_of(cache, held[i : i + 16], config=stage) for i in range(0, min(len(held), 128), 16)]
         for lr in stage.learning_rates:
             short = dataclasses.replace(stage.train, steps=stage.tune_steps)
-            model, _ = _trained(cache, rest, stage, train=_at_rate(short, lr), folder=folders.pixels / f"lr_{lr:g}")
+            model, _ = _trained(
+                cache,
+                rest,
+                stage,
+                train=_at_rate(short, lr),
+                folder=folders.pixels / f"lr_{lr:g}",
+                device=config.device,
+            )
             error, copy = mean_error(model, judged)
             trials[f"{lr:g}"] = round(error / copy, 4)
         rate = float(min(trials, key=trials.__getitem__))
     everything = list(range(len(cache)))
-    model, result = _trained(cache, everything, stage, train=_at_rate(stage.train, rate), folder=folders.pixels / "run")
+    model, result = _trained(
+        cache, everything, stage, train=_at_rate(stage.train, rate), folder=folders.pixels / "run", device=config.device
+    )
     save_pixels(folders.pixels_weights, model, info={"cameras": cache.cameras[: config.cache.num_inputs]})
     return {
         "lr": rate,
@@ -62,13 +74,14 @@ def clips_of(cache: WindowCache, numbers: Sequence[int], *, config: PixelsStageC
     c, rows = config.model, []
     for number in numbers:
         episode, t = cache.moment(int(number))
+        track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=c.num_past_actions)
         frames = episode.frames(t + 1 - c.num_past, t + 1 + c.horizon, views=range(c.num_views))
         rows.append(
             Clip(
                 pictures=frames.rgb[: c.num_past],
-                last_action=episode.actions[t - 1],
+                past_actions=track.actions,
                 actions=episode.actions[t : t + c.horizon],
-                proprio=episode.proprio[t],
+                past_proprio=track.proprio,
                 told=torch.tensor(1.0),
                 task=torch.tensor(cache.tasks.index(episode.info["task"]) + 1),
                 future=frames.rgb[c.num_past :],
@@ -100,14 +113,17 @@ def load_pixels(path: str | Path) -> tuple[PixelModel, dict[str, Any]]:
     return model.eval().requires_grad_(False), state["info"]
 
 
-def _fitted(config: RunConfig) -> PixelsStageConfig:
-    """The stage, its model cut to the run's pictures, cameras, horizon and tasks."""
+def _fitted(config: RunConfig, cache: WindowCache) -> PixelsStageConfig:
+    """The stage, its model cut to the run's pictures, cameras, horizon, robot and tasks."""
     fitted = dataclasses.replace(
         config.pixels.model,
         size=config.record.size,
         num_views=config.cache.num_inputs,
         horizon=config.dynamics.model.horizon,
-        tasks=tuple(config.record.tasks),
+        num_past_actions=config.cache.num_past_actions,
+        num_actions=len(cache.context["action_spec"]),
+        num_proprio=len(cache.context["proprio_spec"]),
+        tasks=tuple(cache.tasks),
     )
     return dataclasses.replace(config.pixels, model=fitted)
 
@@ -117,7 +133,13 @@ def _at_rate(train: LoopConfig, lr: float) -> LoopConfig:
 
 
 def _trained(
-    cache: WindowCache, numbers: Sequence[int], stage: PixelsStageConfig, *, train: LoopConfig, folder: Path
+    cache: WindowCache,
+    numbers: Sequence[int],
+    stage: PixelsStageConfig,
+    *,
+    train: LoopConfig,
+    folder: Path,
+    device: Device,
 ) -> tuple[PixelModel, dict[str, Any]]:
     """A fresh model trained on the windows `numbers`."""
     with torch.random.fork_rng(devices=[]):
@@ -137,4 +159,5 @@ def _trained(
         return loss(model, clip, levels=levels, noise=torch.randn_like(like))
 
     progress = line_progress(f"pixels {folder.name}")
-    return model, run_loop(model, step_loss, batches=drawn, config=train, folder=folder, progress=progress)
+    with at_device(model, device):
+        return model, run_loop(model, step_loss, batches=drawn, config=train, folder=folder, progress=progress)

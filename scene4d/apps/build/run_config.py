@@ -11,6 +11,7 @@ from scene4d.pixels.model import PixelsConfig
 from scene4d.policy.head import ActionHeadConfig
 from scene4d.policy.training import PolicyDataConfig
 from scene4d.render.losses import PictureLossConfig
+from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig
 from scene4d.train.optim import OptimConfig
 from scene4d.vae.losses import VAELossConfig
@@ -84,6 +85,8 @@ class DynamicsStageConfig:
     """Weights of the loss."""
     batch_size: int = 16
     """Windows a step."""
+    own_rollout: float = 0.0
+    """Share of the steps in the last third of training that begin where the model's forecast of half a chunk led."""
     num_rows: int = 512
     """Memory Gaussians a window that the displacement loss looks at."""
     proprio: LoopConfig = field(
@@ -156,6 +159,8 @@ class RunConfig:
     """Processes that record and build the cache."""
     threads: int = 2
     """Threads of torch while training; results are bit-equal at one number of threads."""
+    device: Device = "auto"
+    """Where models are trained; what is recorded and prepared for them is made on the CPU."""
     record: RecordConfig = field(default_factory=RecordConfig)
     """Episodes."""
     cache: CacheConfig = field(default_factory=CacheConfig)

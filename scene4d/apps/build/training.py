@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import torch
 from scene4d.apps.build.cache import WindowCache, draw_numbers, kept_apart
 from scene4d.apps.build.models import go_on_from, load_models, make_models, save_models
 from scene4d.apps.build.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples
-from scene4d.apps.build.run_config import RunConfig
+from scene4d.apps.build.run_config import DynamicsStageConfig, RunConfig
 from scene4d.apps.build.world_parts import train_completion, train_intent, train_proprio
 from scene4d.dynamics.calibration import calibrate
+from scene4d.dynamics.model import GaussianWorldModel
+from scene4d.dynamics.own_rollout import rolled_out
+from scene4d.dynamics.training import DynamicsBatch, set_statistics
 from scene4d.dynamics.training import loss as dynamics_loss
-from scene4d.dynamics.training import set_statistics
 from scene4d.layers import num_parameters
 from scene4d.policy.head import ActionHead
 from scene4d.policy.training import policy_batches, policy_loss, set_head_statistics
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 from scene4d.train.checkpoint import load_weights, save_tensors
+from scene4d.train.device import at_device
 from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import line_progress
 from scene4d.train.loop import train
@@ -45,14 +49,15 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
         numbers = draw_numbers(len(cache), num=stage.batch_size, step=step, seed=stage.train.seed)
         return cells[numbers], Frames.stack([pictures_to_code(cache, int(n)) for n in numbers])
 
-    result = train(
-        vae,
-        lambda batch: vae_loss(vae, batch[0], targets=batch[1], config=stage.loss),
-        batches=batches,
-        config=stage.train,
-        folder=folders.vae,
-        progress=line_progress("vae"),
-    )
+    with at_device(vae, config.device):
+        result = train(
+            vae,
+            lambda batch: vae_loss(vae, batch[0], targets=batch[1], config=stage.loss),
+            batches=batches,
+            config=stage.train,
+            folder=folders.vae,
+            progress=line_progress("vae"),
+        )
     with torch.no_grad():
         some = range(0, len(cache), max(1, len(cache) // 64))
         tokens = torch.cat([vae.encode_cells(cells[n])[0].tokens for n in some])
@@ -98,15 +103,21 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     hand = train_proprio(folders, config, cache=cache, numbers=rest, model=models.dynamics)
     for part in (models.dynamics.proprio, models.dynamics.intent, models.dynamics.completion):
         part.requires_grad_(False)  # trained apart
-    trained = ready[torch.tensor(rest)]
-    result = train(
-        models.dynamics,
-        lambda batch: dynamics_loss(models.dynamics, batch, config=stage.loss),
-        batches=lambda step: trained[draw_numbers(len(rest), num=stage.batch_size, step=step, seed=stage.train.seed)],
-        config=stage.train,
-        folder=folders.dynamics,
-        progress=line_progress("dynamics"),
-    )
+    trained, reached = ready[torch.tensor(rest)], [0]
+
+    def batches(step: int) -> DynamicsBatch:
+        reached[0] = step
+        return trained[draw_numbers(len(rest), num=stage.batch_size, step=step, seed=stage.train.seed)]
+
+    with at_device(models.dynamics, config.device):
+        result = train(
+            models.dynamics,
+            dynamics_step(models.dynamics, stage, late=lambda: reached[0] >= 2 * stage.train.steps // 3),
+            batches=batches,
+            config=stage.train,
+            folder=folders.dynamics,
+            progress=line_progress("dynamics"),
+        )
     coverage = calibrate(models.dynamics, ready[torch.tensor(held)]) if held else torch.zeros(0)
     train_intent(folders, config, ready=ready, model=models.dynamics)
     completed = train_completion(folders, config, cache=cache, ready=ready, model=models.dynamics)
@@ -127,6 +138,19 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     }
 
 
+def dynamics_step(
+    model: GaussianWorldModel, stage: DynamicsStageConfig, *, late: Callable[[], bool]
+) -> Callable[[DynamicsBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """The loss of the world model on a batch, `late` in training on its own rollouts too."""
+
+    def step_loss(batch: DynamicsBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if late() and float(torch.rand(())) < stage.own_rollout:
+            batch = rolled_out(model, batch, num_steps=model.config.horizon // 2)
+        return dynamics_loss(model, batch, config=stage.loss)
+
+    return step_loss
+
+
 def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
     """Train the action head on views of memory and forecast; result: steps, loss, samples, parameters."""
     stage = config.policy
@@ -136,16 +160,17 @@ def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
         torch.manual_seed(stage.train.seed)
         head = ActionHead(stage.model)
     set_head_statistics(head, samples)
-    result = train(
-        head,
-        policy_loss(head),
-        batches=policy_batches(
-            samples, num_views=stage.model.num_views, batch_size=stage.batch_size, seed=stage.train.seed
-        ),
-        config=stage.train,
-        folder=folders.policy,
-        progress=line_progress("policy"),
-    )
+    with at_device(head, config.device):
+        result = train(
+            head,
+            policy_loss(head),
+            batches=policy_batches(
+                samples, num_views=stage.model.num_views, batch_size=stage.batch_size, seed=stage.train.seed
+            ),
+            config=stage.train,
+            folder=folders.policy,
+            progress=line_progress("policy"),
+        )
     save_tensors(folders.policy / "head.safetensors", head.state_dict(), state={})
     return {**_short(result), "samples": len(samples.task_rows), "parameters": num_parameters(head)}
 

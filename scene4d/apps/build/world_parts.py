@@ -11,13 +11,13 @@ from scene4d.apps.build.cache import WindowCache, draw_numbers
 from scene4d.apps.build.prepare import RunFolders
 from scene4d.apps.build.run_config import RunConfig
 from scene4d.dynamics.completion import completion_loss
-from scene4d.dynamics.dit import SceneTokens
 from scene4d.dynamics.intent import intent_loss
 from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.dynamics.proprio import ProprioFutures, proprio_loss
 from scene4d.dynamics.training import DynamicsBatch, scene_tokens, track_of_batch
 from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import nearest
+from scene4d.train.device import at_device
 from scene4d.train.log import line_progress
 from scene4d.train.loop import train
 from scene4d.types import Frames, Gaussians
@@ -33,14 +33,15 @@ def train_proprio(
     stage, futures, proprio = config.dynamics, cache.proprio_futures(numbers), model.proprio
     proprio.set_statistics(futures.actions, _from_now_on(futures))
     count, num, seed = len(futures.task), stage.proprio_batch_size, stage.proprio.seed
-    result = train(
-        proprio,
-        lambda batch: proprio_loss(proprio, batch),
-        batches=lambda step: futures[draw_numbers(count, num=num, step=step, seed=seed)],
-        config=stage.proprio,
-        folder=folders.dynamics / "proprio",
-        progress=line_progress("proprio"),
-    )
+    with at_device(model, config.device):
+        result = train(
+            proprio,
+            lambda batch: proprio_loss(proprio, batch),
+            batches=lambda step: futures[draw_numbers(count, num=num, step=step, seed=seed)],
+            config=stage.proprio,
+            folder=folders.dynamics / "proprio",
+            progress=line_progress("proprio"),
+        )
     return round(float(result["hand_mm"]), 2)
 
 
@@ -60,14 +61,17 @@ def train_intent(folders: RunFolders, config: RunConfig, *, ready: DynamicsBatch
             config=stage.model.flow,
         )
 
-    train(
-        intent,
-        loss_fn,
-        batches=lambda step: ready[draw_numbers(count, num=stage.intent_batch_size, step=step, seed=stage.intent.seed)],
-        config=stage.intent,
-        folder=folders.dynamics / "intent",
-        progress=line_progress("intent"),
-    )
+    with at_device(model, config.device):
+        train(
+            intent,
+            loss_fn,
+            batches=lambda step: ready[
+                draw_numbers(count, num=stage.intent_batch_size, step=step, seed=stage.intent.seed)
+            ],
+            config=stage.intent,
+            folder=folders.dynamics / "intent",
+            progress=line_progress("intent"),
+        )
 
 
 def train_completion(
@@ -77,21 +81,26 @@ def train_completion(
     stage, completion = config.dynamics, model.completion.requires_grad_(True)
     completion.set_places(_missed_points(cache))
 
-    def batches(step: int) -> tuple[SceneTokens, Gaussians, Frames]:
+    def batches(step: int) -> tuple[DynamicsBatch, Gaussians, Frames]:
         numbers = draw_numbers(len(cache), num=stage.completion_batch_size, step=step, seed=stage.completion.seed)
         windows = cache.batch(numbers.tolist(), futures=False)
-        return scene_tokens(model, ready[numbers]), windows.memory, windows.frames
+        return ready[numbers], windows.memory, windows.frames
 
-    result = train(
-        completion,
-        lambda batch: completion_loss(
-            completion, batch[0], memory=batch[1], targets=batch[2], config=stage.completion_loss
-        ),
-        batches=batches,
-        config=stage.completion,
-        folder=folders.dynamics / "completion",
-        progress=line_progress("completion"),
-    )
+    with at_device(model, config.device):
+        result = train(
+            completion,
+            lambda batch: completion_loss(
+                completion,
+                scene_tokens(model, batch[0]),
+                memory=batch[1],
+                targets=batch[2],
+                config=stage.completion_loss,
+            ),
+            batches=batches,
+            config=stage.completion,
+            folder=folders.dynamics / "completion",
+            progress=line_progress("completion"),
+        )
     return {"psnr_completed": round(float(result["psnr"]), 2)}
 
 
