@@ -22,7 +22,7 @@ from scene4d.errors import (
 )
 from scene4d.lift.stream import SceneStream, StreamConfig
 from scene4d.policy.head import ActionHead
-from scene4d.policy.percept import Percept, Stream
+from scene4d.policy.percept import Stream, percept_for
 from scene4d.types import Frames
 from scene4d.worldmodel import WorldModel
 
@@ -73,12 +73,8 @@ class SceneAgent:
             context: what the world model is told of task and robot.
         """
         self.head, self.config = head, config if config is not None else AgentConfig()
-        self.percept = Percept(
-            make_stream,
-            world_model=world_model,
-            context=context,
-            view_size=head.config.view_size,
-            horizon=self.config.horizon,
+        self.percept = percept_for(
+            head.config, make_stream, world_model=world_model, context=context, horizon=self.config.horizon
         )
         self.reset()
 

@@ -78,6 +78,8 @@ class EvalPolicyOptions:
     """A weights file; by default the shipped one."""
     forecast: bool = True
     """Show the head the predicted future too (slower)."""
+    turned: float = 0.0
+    """Degrees that the cameras are turned about the workspace, away from where they stood in training."""
     videos: Path | None = None
     """Folder for one video a rollout."""
 
@@ -229,9 +231,14 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict:
 
         maker = agent_maker(models, forecast=options.forecast)
         result = evaluate_policy(
-            maker, tasks, _range(options.seeds), config=RolloutConfig(), film=film, progress=progress
+            maker,
+            tasks,
+            _range(options.seeds),
+            config=RolloutConfig(turned_deg=options.turned),
+            film=film,
+            progress=progress,
         )
-    return {**result, "seeds": list(options.seeds), "forecast": options.forecast}
+    return {**result, "seeds": list(options.seeds), "forecast": options.forecast, "turned": options.turned}
 
 
 def _range(seeds: tuple[int, int]) -> tuple[int, ...]:

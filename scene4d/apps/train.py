@@ -75,7 +75,8 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
         try:
             torch.set_num_threads(config.threads)
             stages = _do_stages(RunFolders(root), config, options=options)
-            weights = _export(options, RunFolders(root), config, stages) if "dynamics" in stages else None
+            trained = {"dynamics", "policy"} & stages.keys()
+            weights = _export(options, RunFolders(root), config, stages) if trained else None
             if options.pixels:
                 weights = _export_pixels(options, RunFolders(root))
         finally:
@@ -138,11 +139,13 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
         ("cache", cache, [config.cache]),
         ("vae", lambda _: train_vae_stage(folders, config), [config.vae, anchors, config.threads, start]),
         ("dynamics", lambda _: train_dynamics_stage(folders, config), [config.dynamics, config.threads]),
-        ("policy", lambda _: train_policy_stage(folders, config), [config.policy, config.threads]),
+        ("policy", lambda _: train_policy_stage(folders, config), [config.policy, config.threads, start]),
     ]
-    plan = plan[: STAGES.index(options.until) + 1]
-    if config.record.sources:
+    if config.policy_only:
+        plan = plan[-1:]
+    elif config.record.sources:
         plan = plan[:4]  # the action head learns from demonstrations that it records itself
+    plan = [stage for stage in plan if STAGES.index(stage[0]) <= STAGES.index(options.until)]
     if options.pixels:
         # It learns from the cache alone, so it does not wait for the world model.
         plan = [*plan[:2], ("pixels", lambda _: train_pixels_stage(folders, config), [config.pixels, config.threads])]

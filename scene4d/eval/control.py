@@ -26,6 +26,8 @@ class RolloutConfig:
     """Width and height of the agent's pictures, px."""
     cameras: tuple[str, ...] = ("left", "right")
     """Cameras of the rig that the agent gets."""
+    turned_deg: float = 0.0
+    """How far the fixed cameras are turned about the workspace, away from where they stood in training."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def roll_out(
     cameras = (*config.cameras, *extra)
     actions, proprios, video, seconds, success = [], [], [], 0.0, False
     agent.reset()
-    with MetaWorldSim(task, seed=seed, size=config.size, cameras=cameras, segments=False) as sim:
+    with MetaWorldSim(
+        task, seed=seed, size=config.size, cameras=cameras, segments=False, turned_deg=config.turned_deg
+    ) as sim:
         while len(actions) < config.max_frames and not success:
             frames, proprio = sim.observe(), sim.proprio()
             if film is not None:

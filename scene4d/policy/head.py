@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,48 +17,11 @@ from torch import Tensor, nn
 from scene4d.check import check
 from scene4d.errors import ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, sinusoidal_embedding, zero_
-from scene4d.policy.views import NUM_VIEWS, points_from_views
+from scene4d.policy.encoders import ActionHeadConfig, encoder_for
 from scene4d.types import Frames
 
-PIXEL_CHANNELS = 7
 HUBER = 0.3
 """Normalised error where the loss turns from square to linear: the expert switches abruptly between phases."""
-POINT_SCALE = 0.25
-"""Metres that count as 1 in the network: the reach of the hand-following views."""
-
-
-@dataclass(frozen=True)
-class ActionHeadConfig:
-    """Sizes of an `ActionHead`."""
-
-    width: int = 96
-    """Channels of a token."""
-    heads: int = 4
-    """Attention heads."""
-    hidden: int = 192
-    """Channels inside a feed-forward layer."""
-    encoder_depth: int = 3
-    """Blocks over the view tokens."""
-    decoder_depth: int = 2
-    """Blocks over the action tokens."""
-    stem: tuple[int, ...] = (24, 32, 48)
-    """Channels of the strided convolutions before the last one, which gives `width`; each halves the picture."""
-    view_size: int = 64
-    """Pixels a side of the views."""
-    num_views: int = NUM_VIEWS
-    """Virtual views of one instant."""
-    chunk: int = 8
-    """Actions predicted at once."""
-    action_dim: int = 4
-    """Numbers in an action."""
-    proprio_dim: int = 4
-    """Numbers in the proprioception; the first three are the hand's place in m."""
-    feature_dim: int = 0
-    """Channels of the world model's latent tokens, their 3 of place included; 0 = they are not looked at."""
-    num_tasks: int = 64
-    """Rows of the table that task names are hashed into."""
-    sampler_steps: int = 5
-    """Steps from noise to actions."""
 
 
 def task_row(task: str, *, num_tasks: int) -> int:
@@ -73,7 +35,7 @@ class ActionHead(nn.Module):
     def __init__(self, config: ActionHeadConfig | None = None) -> None:
         super().__init__()
         self.config = config = config if config is not None else ActionHeadConfig()
-        self.views = ViewEncoder(config)
+        self.views = encoder_for(config)
         self.task = nn.Embedding(config.num_tasks, config.width)
         self.proprio = MLP([config.proprio_dim, config.width, config.width])
         self.features = nn.Linear(config.feature_dim, config.width) if config.feature_dim else None
@@ -208,35 +170,6 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
     size = torch.where(error.abs() < HUBER, error.square() / (2 * HUBER), error.abs() - HUBER / 2)
     mean = lambda x: (x * weight).sum() / weight.sum().clamp_min(1)
     return mean(size), {"error": mean(error.detach().abs())}
-
-
-class ViewEncoder(nn.Module):
-    """Each view through strided convolutions to a few patch tokens, marked with place, view and instant."""
-
-    def __init__(self, config: ActionHeadConfig) -> None:
-        super().__init__()
-        self.num_views = config.num_views
-        layers: list[nn.Module] = []
-        channels = PIXEL_CHANNELS
-        for width in config.stem:
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
-            channels = width
-        self.stem = nn.Sequential(*layers, nn.Conv2d(channels, config.width, 3, stride=2, padding=1))
-        side = config.view_size // 2 ** (len(config.stem) + 1)
-        self.place = nn.Parameter(torch.randn(side * side, config.width) * 0.1)
-        self.view = nn.Parameter(torch.randn(config.num_views, config.width) * 0.1)
-        self.instant = nn.Parameter(torch.randn(2, config.width) * 0.1)
-
-    def forward(self, views: Frames, *, hand: Tensor) -> Tensor:
-        """Tokens [b v*s c] of views [b v]; a second set of views is taken as the forecast's."""
-        points = points_from_views(views, hand) / POINT_SCALE  # [b v h w 3]
-        pixels = torch.cat([views.rgb - 0.5, points.clamp(-4, 4), views.alpha[..., None] - 0.5], -1)  # [b v h w 7]
-        count = pixels.shape[1]
-        tokens = self.stem(pixels.flatten(0, 1).movedim(-1, 1)).flatten(2).mT  # [b*v s c]
-        tokens = tokens.unflatten(0, (-1, count)) + self.place  # [b v s c]
-        index = torch.arange(count, device=tokens.device)
-        mark = self.view[index % self.num_views] + self.instant[index // self.num_views]  # [v c]
-        return (tokens + mark[:, None]).flatten(1, 2)  # [b v*s c]
 
 
 class ChunkDecoder(nn.Module):

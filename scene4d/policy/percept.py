@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from scene4d.errors import ShapeError
+from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.views import render_views
 from scene4d.types import Frames, Gaussians, Scene4D
 from scene4d.worldmodel import WorldModel
@@ -106,6 +108,60 @@ class Percept:
             horizon=self.horizon,
             context=self.context,
         )
+
+
+class CameraPercept:
+    """What a head without a scene is shown: the newest pictures of the real cameras, as they are."""
+
+    def __init__(self, *, view_size: int = 64, context: Mapping[str, Any] | None = None) -> None:
+        """
+        Args:
+            view_size: pixels a side that pictures must have.
+        """
+        self.view_size, self.context = view_size, dict(context or {})
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._frames: Frames | None = None
+        self.proprio: list[Tensor] = []
+
+    def observe(self, frames: Frames, *, proprio: Tensor, time: float) -> None:
+        """Take the newest frames [v] and the robot's state [p].
+
+        Raises:
+            ShapeError: pictures of another size.
+        """
+        size = (self.view_size, self.view_size)
+        if (frames.cameras.width, frames.cameras.height) != size:
+            found = (frames.cameras.width, frames.cameras.height)
+            raise ShapeError(
+                "pictures have another size than the head learned at", field="frames", found=found, expected=size
+            )
+        self._frames, self.proprio = frames, [proprio.detach().float()]
+
+    def acted(self, actions: Tensor) -> None:
+        """What was carried out: such a head keeps nothing of it."""
+
+    def views(self, *, action_dim: int) -> tuple[Frames, None]:
+        """The newest frames [v], fully covered."""
+        frames = self._frames
+        depth = torch.zeros_like(frames.rgb[..., 0]) if frames.depth is None else frames.depth
+        return frames.replace(depth=depth, alpha=torch.ones_like(depth), extras={}), None
+
+
+def percept_for(
+    head: ActionHeadConfig,
+    make_stream: Callable[[], Stream],
+    *,
+    world_model: WorldModel | None = None,
+    context: Mapping[str, Any] | None = None,
+    horizon: int = 8,
+) -> Percept | CameraPercept:
+    """What a head with these eyes is shown, while demonstrations are prepared and while a robot runs."""
+    if head.eyes != "views":
+        return CameraPercept(view_size=head.view_size, context=context)
+    return Percept(make_stream, world_model=world_model, context=context, view_size=head.view_size, horizon=horizon)
 
 
 @torch.no_grad()

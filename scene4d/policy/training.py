@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import CheckpointError, ConfigError
-from scene4d.policy.head import ActionHead, ActionHeadConfig, head_loss, task_row
-from scene4d.policy.percept import Percept
+from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import ActionHead, head_loss, task_row
+from scene4d.policy.percept import CameraPercept, Percept
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.types import Cameras, Frames, TensorStruct
@@ -130,7 +131,7 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
 
 @torch.no_grad()
 def samples_from_demonstration(
-    demonstration: Demonstration, percept: Percept, *, head: ActionHeadConfig
+    demonstration: Demonstration, percept: Percept | CameraPercept, *, head: ActionHeadConfig
 ) -> PolicySamples:
     """Run a demonstration through the memory and keep what a head would be shown at every frame.
 
@@ -177,7 +178,7 @@ def demonstration_jobs(config: PolicyDataConfig) -> list[tuple[str, int, float]]
 def train_policy_samples(
     config: PolicyDataConfig,
     *,
-    make_percept: Callable[[str], Percept],
+    make_percept: Callable[[str], Percept | CameraPercept],
     head: ActionHeadConfig,
     jobs: Sequence[tuple[str, int, float]] | None = None,
     progress: Callable[[int, int, Mapping[str, Any]], None] | None = None,

@@ -43,6 +43,7 @@ class MetaWorldSim:
         size: (width, height) px of the images.
         cameras: any of left, right, front, top, gripper (the rig) and corner (spare); only these are drawn.
         segments: whether frames carry extras["segments"] (costs a second drawing pass).
+        turned_deg: how far the fixed cameras are turned about what they look at.
     Raises:
         ConfigError: no such task or camera.
         EnvError: metaworld is not installed.
@@ -60,6 +61,7 @@ class MetaWorldSim:
         size: tuple[int, int] = (64, 64),
         cameras: Sequence[str] = ("left", "right", "front", "top"),
         segments: bool = True,
+        turned_deg: float = 0.0,
     ):
         self._make_env, self._make_policy = _task_makers(task)
         known = [*rig.CAMERAS, *rig.SPARE_CAMERAS]
@@ -67,6 +69,7 @@ class MetaWorldSim:
         if unknown:
             raise ConfigError("no such camera", field="cameras", found=unknown, expected=known)
         self.task, self.size, self.cameras, self.segments = task, tuple(size), tuple(cameras), segments
+        self.turned_deg = turned_deg
         self._renderer = None
         self.reset(seed)
 
@@ -157,9 +160,9 @@ class MetaWorldSim:
         camera, viewmat, fov_y_deg = mujoco.MjvCamera(), None, rig.FOV_Y_DEG
         spec = rig.FIXED_CAMERAS.get(name) or rig.SPARE_CAMERAS.get(name)
         if spec is not None:
-            viewmat = rig.viewmat(name)
+            viewmat = rig.viewmat(name, turned_deg=self.turned_deg)
             camera.lookat[:], camera.distance = spec.lookat, spec.distance
-            camera.azimuth, camera.elevation = spec.azimuth_deg, spec.elevation_deg
+            camera.azimuth, camera.elevation = spec.azimuth_deg + self.turned_deg, spec.elevation_deg
         else:
             camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
             camera.fixedcamid = model.camera(rig.MODEL_CAMERAS[name]).id

@@ -45,8 +45,8 @@ SEEDS = {"train": (0, 999), "val": (1000, 1099), "test": (2000, 2099)}  # both e
 MOVING_THRESHOLD = 0.005  # m: a pixel moves if the matter seen there is displaced by more than this
 
 
-def viewmat(name: str) -> Tensor:
-    """Camera-from-world [4 4] float64 of a fixed camera, of the rig or a spare one.
+def viewmat(name: str, *, turned_deg: float = 0.0) -> Tensor:
+    """Camera-from-world [4 4] float64 of a fixed camera, of the rig or a spare one, turned about what it looks at.
 
     Raises:
         ConfigError: no fixed camera has that name.
@@ -55,7 +55,7 @@ def viewmat(name: str) -> Tensor:
     if name not in known:
         raise ConfigError("no such fixed camera", field="cameras", found=name, expected=list(known))
     camera = known[name]
-    azimuth, elevation = math.radians(camera.azimuth_deg), math.radians(camera.elevation_deg)
+    azimuth, elevation = math.radians(camera.azimuth_deg + turned_deg), math.radians(camera.elevation_deg)
     forward = torch.tensor(
         [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)],
         dtype=torch.float64,

@@ -13,7 +13,7 @@ from scene4d.errors import CheckpointError, ConfigError, DataFormatError
 from scene4d.gaussians.s4d import write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream import SceneStream
-from scene4d.policy.head import ActionHeadConfig
+from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
 

@@ -15,7 +15,7 @@ from scene4d.config import load_config
 from scene4d.dynamics.model import DynamicsConfig
 from scene4d.errors import CheckpointError, ConfigError, ResourceError, SecurityError
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pose_about
-from scene4d.policy.head import ActionHeadConfig
+from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.vae.model import VAEConfig
 
 
@@ -118,7 +118,7 @@ def test_weights_of_other_models_are_refused(models, tmp_path):
         load_models(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize("name", ["smoke", "tiny"])
+@pytest.mark.parametrize("name", ["smoke", "tiny", "small", "finetune", "policy"])
 def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, request):
     config = load_config(request.config.rootpath / "configs" / f"{name}.toml", RunConfig)
     assert config.name == name

@@ -9,7 +9,7 @@ import torch
 from scene4d.apps.build.models import Models, make_models
 from scene4d.dynamics.model import DynamicsConfig
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.policy.head import ActionHeadConfig
+from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras, Frames
 from scene4d.vae.model import VAEConfig

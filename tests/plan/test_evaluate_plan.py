@@ -17,7 +17,7 @@ from scene4d.errors import ConfigError
 from scene4d.eval.control import RolloutConfig
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream import SceneStream
-from scene4d.policy.head import ActionHeadConfig
+from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.sim.metaworld import ACTION_SPEC, PROPRIO_SPEC
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras

@@ -5,7 +5,8 @@ import torch
 
 from scene4d.errors import ShapeError
 from scene4d.layers import num_parameters
-from scene4d.policy.head import ActionHead, ActionHeadConfig, head_loss, sample_chunk, task_row
+from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import ActionHead, head_loss, sample_chunk, task_row
 from scene4d.policy.views import render_views, virtual_cameras
 from scene4d.types import Frames, Gaussians
 

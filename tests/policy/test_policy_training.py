@@ -5,7 +5,8 @@ import torch
 
 from scene4d.errors import CheckpointError, ConfigError
 from scene4d.lift.unproject import lift_frames
-from scene4d.policy.head import ActionHead, ActionHeadConfig
+from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import Percept
 from scene4d.policy.training import (
     PolicyDataConfig,

@@ -9,6 +9,7 @@ pytest.importorskip("metaworld")
 
 from scene4d.errors import ConfigError, EnvError
 from scene4d.geometry.camera import project, unproject
+from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.sim import rig
 from scene4d.sim.metaworld import MetaWorldSim, record_episode
@@ -88,6 +89,22 @@ def test_matter_moves_with_its_segment(moved):
             if (there[own] - points[own]).norm(dim=-1).mean() > 0.02:
                 seen.add(segment)
     assert "drawer_link" in seen and "right_l6" in seen
+
+
+def test_turned_cameras_see_the_same_scene_from_elsewhere():
+    """Twenty degrees about the workspace: other pictures of the same surfaces, at the same distance."""
+    clouds = []
+    for turned in (0.0, 20.0):
+        with MetaWorldSim("door-open-v3", seed=3, cameras=("left",), segments=False, turned_deg=turned) as sim:
+            frames = sim.observe()["left"]
+        points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)
+        clouds.append((points[frames.depth > 0], frames))
+    eyes = [-f.cameras.viewmats[:3, :3].mT @ f.cameras.viewmats[:3, 3] for _, f in clouds]
+    target = torch.tensor([0.0, 0.6, 0.12])
+    assert abs(float((eyes[0] - target).norm() - (eyes[1] - target).norm())) < 1e-5
+    assert 0.3 < float((eyes[0] - eyes[1]).norm()) < 0.5
+    distance, _ = nearest(clouds[0][0], clouds[1][0], num=1)
+    assert float(distance.median()) < 0.015
 
 
 def test_segments_are_contiguous_and_the_world_stands_still(moved):

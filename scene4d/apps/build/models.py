@@ -16,7 +16,8 @@ from scene4d.apps.build.run_config import RunConfig
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.dynamics.model import DynamicsConfig, GaussianWorldModel
 from scene4d.errors import CheckpointError
-from scene4d.policy.head import ActionHead, ActionHeadConfig
+from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import ActionHead
 from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
 from scene4d.vae.model import GaussianVAE, VAEConfig
 

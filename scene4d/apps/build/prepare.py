@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import torch
 
 from scene4d.apps.build.cache import WindowCache
-from scene4d.apps.build.models import Models, load_models, make_models
+from scene4d.apps.build.models import Models, load_models, make_models, start_path
 from scene4d.apps.build.run_config import RunConfig
 from scene4d.apps.build.stages import in_processes
 from scene4d.dynamics.anchors import choose_anchors
 from scene4d.dynamics.memory import focus_of
 from scene4d.dynamics.training import DynamicsBatch, prepare
 from scene4d.lift.stream import SceneStream
-from scene4d.policy.percept import Percept
+from scene4d.policy.percept import CameraPercept, Percept, percept_for
 from scene4d.policy.training import PolicySamples, demonstration_jobs, load_samples, save_samples, train_policy_samples
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import Progress
@@ -82,6 +82,11 @@ class RunFolders:
         return WindowCache(self.cache, config.cache, record=config.record, episodes=self.record)
 
 
+def world_path(folders: RunFolders, config: RunConfig) -> Path:
+    """The world model of a run: its own, or the one that it goes on from unchanged."""
+    return start_path(config.start) if config.policy_only else folders.world_weights
+
+
 def prepared_cells(folders: RunFolders, config: RunConfig, *, progress: Progress | None = None) -> Cells:
     """What the anchors see, for all windows [w l k], about the anchors that the world model would choose."""
     return _prepared(Cells, cells_of_episode, folders, config, at=folders.vae / "cells", progress=progress)
@@ -134,13 +139,16 @@ def samples_of_demonstration(folders: RunFolders, config: RunConfig, job: tuple[
     """Record one demonstration and write what the head is shown of it, unless it is there."""
     if target.exists():
         return
-    models = load_models(folders.world_weights)
+    models = load_models(world_path(folders, config))
 
-    def make_percept(task: str) -> Percept:
-        context = {**models.info["context"], "task": task}
-        horizon = config.dynamics.model.horizon
-        size = config.policy.model.view_size
-        return Percept(SceneStream, world_model=models.dynamics, context=context, view_size=size, horizon=horizon)
+    def make_percept(task: str) -> Percept | CameraPercept:
+        return percept_for(
+            config.policy.model,
+            SceneStream,
+            world_model=models.dynamics,
+            context={**models.info["context"], "task": task},
+            horizon=config.dynamics.model.horizon,
+        )
 
     samples, _ = train_policy_samples(
         config.policy.data, make_percept=make_percept, head=config.policy.model, jobs=[job]

@@ -8,7 +8,7 @@ from scene4d.dynamics.model import DynamicsConfig
 from scene4d.dynamics.training import LossConfig
 from scene4d.errors import ConfigError
 from scene4d.pixels.model import PixelsConfig
-from scene4d.policy.head import ActionHeadConfig
+from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.training import PolicyDataConfig
 from scene4d.render.losses import PictureLossConfig
 from scene4d.train.device import Device
@@ -161,6 +161,8 @@ class RunConfig:
     """Threads of torch while training; results are bit-equal at one number of threads."""
     device: Device = "auto"
     """Where models are trained; what is recorded and prepared for them is made on the CPU."""
+    policy_only: bool = False
+    """Train the action head alone, on the world model of `start`."""
     record: RecordConfig = field(default_factory=RecordConfig)
     """Episodes."""
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -175,6 +177,8 @@ class RunConfig:
     """2D baseline of the evaluation; made only where it is asked for."""
 
     def __post_init__(self) -> None:
+        if self.policy_only and not self.start:
+            raise ConfigError("needs a world model", field="policy_only", fix='name one: start = "shipped"')
         if self.dynamics.model.horizon != self.cache.horizon:
             raise ConfigError(
                 "differs from that of the cached windows",

@@ -10,7 +10,7 @@ import torch
 
 from scene4d.apps.build.cache import WindowCache, draw_numbers, kept_apart
 from scene4d.apps.build.models import go_on_from, load_models, make_models, save_models
-from scene4d.apps.build.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples
+from scene4d.apps.build.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples, world_path
 from scene4d.apps.build.run_config import DynamicsStageConfig, RunConfig
 from scene4d.apps.build.world_parts import train_completion, train_intent, train_proprio
 from scene4d.dynamics.calibration import calibrate
@@ -177,13 +177,14 @@ def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
 
 def export_stage(folders: RunFolders, config: RunConfig, *, path: Path, provenance: dict[str, Any]) -> dict[str, Any]:
     """Join what was trained into one weights file and read it back; result: path, bytes, policy (is there one)."""
-    world = load_models(folders.world_weights)
+    world = load_models(world_path(folders, config))
     head = None
     if (folders.policy / "head.safetensors").exists():
         head = ActionHead(config.policy.model)
         load_weights(head, folders.policy / "head.safetensors")
     models = type(world)(vae=world.vae, dynamics=world.dynamics, policy=head, info={})
-    size = save_models(path, models, info={**world.info, "provenance": provenance})
+    tasks = {} if head is None else {"policy_tasks": list(config.policy.data.tasks)}
+    size = save_models(path, models, info={**world.info, **tasks, "provenance": provenance})
     load_models(path)
     return {"path": str(path), "bytes": size, "policy": head is not None}
 

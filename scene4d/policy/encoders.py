@@ -1,0 +1,135 @@
+"""The eyes of an action head: what it is shown as tokens. Virtual views of the scene, or the baselines' raw cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.layers import MLP
+from scene4d.policy.views import NUM_VIEWS, points_from_views
+from scene4d.types import Frames
+
+POINT_SCALE = 0.25
+"""Metres that count as 1 in the network: the reach of the hand-following views."""
+FAR = 4.0
+"""Places are cut off at so many of these units."""
+
+
+@dataclass(frozen=True)
+class ActionHeadConfig:
+    """Sizes of an `ActionHead`."""
+
+    width: int = 96
+    """Channels of a token."""
+    heads: int = 4
+    """Attention heads."""
+    hidden: int = 192
+    """Channels inside a feed-forward layer."""
+    encoder_depth: int = 3
+    """Blocks over the view tokens."""
+    decoder_depth: int = 2
+    """Blocks over the action tokens."""
+    stem: tuple[int, ...] = (24, 32, 48)
+    """Channels of the strided convolutions before the last one, which gives `width`; each halves the picture."""
+    eyes: Literal["views", "pictures", "points"] = "views"
+    """What the head looks at: virtual views of the scene memory and its forecast; or, as baselines without a scene, the
+    pictures of the real cameras, or their points."""
+    view_size: int = 64
+    """Pixels a side of the views, or of the real cameras' pictures."""
+    num_views: int = NUM_VIEWS
+    """Views of one instant: virtual ones, or real cameras."""
+    chunk: int = 8
+    """Actions predicted at once."""
+    action_dim: int = 4
+    """Numbers in an action."""
+    proprio_dim: int = 4
+    """Numbers in the proprioception; the first three are the hand's place in m."""
+    feature_dim: int = 0
+    """Channels of the world model's latent tokens, their 3 of place included; 0 = they are not looked at."""
+    num_tasks: int = 64
+    """Rows of the table that task names are hashed into."""
+    sampler_steps: int = 5
+    """Steps from noise to actions."""
+
+
+class PictureEncoder(nn.Module):
+    """Each picture through strided convolutions to a few patch tokens, marked with place, view and instant.
+
+    Colours alone, of the real cameras: an image policy.
+    """
+
+    channels = 3
+
+    def __init__(self, config: ActionHeadConfig) -> None:
+        super().__init__()
+        self.num_views = config.num_views
+        layers: list[nn.Module] = []
+        channels = self.channels
+        for width in config.stem:
+            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
+            channels = width
+        self.stem = nn.Sequential(*layers, nn.Conv2d(channels, config.width, 3, stride=2, padding=1))
+        side = config.view_size // 2 ** (len(config.stem) + 1)
+        self.place = nn.Parameter(torch.randn(side * side, config.width) * 0.1)
+        self.view = nn.Parameter(torch.randn(config.num_views, config.width) * 0.1)
+        self.instant = nn.Parameter(torch.randn(2, config.width) * 0.1)
+
+    def pixels(self, views: Frames, *, hand: Tensor) -> Tensor:
+        """What is known of each pixel, [b v h w c]; places relative to `hand` [b 3] m."""
+        return views.rgb - 0.5
+
+    def forward(self, views: Frames, *, hand: Tensor) -> Tensor:
+        """Tokens [b v*s c] of views [b v]; a second set of views is taken as the forecast's."""
+        pixels = self.pixels(views, hand=hand)
+        count = pixels.shape[1]
+        tokens = self.stem(pixels.flatten(0, 1).movedim(-1, 1)).flatten(2).mT  # [b*v s c]
+        tokens = tokens.unflatten(0, (-1, count)) + self.place  # [b v s c]
+        index = torch.arange(count, device=tokens.device)
+        mark = self.view[index % self.num_views] + self.instant[index // self.num_views]  # [v c]
+        return (tokens + mark[:, None]).flatten(1, 2)  # [b v*s c]
+
+
+class ViewEncoder(PictureEncoder):
+    """The same for rendered views, whose pixels tell colour, place and coverage."""
+
+    channels = 7
+
+    def pixels(self, views: Frames, *, hand: Tensor) -> Tensor:
+        """Colour, place and coverage [b v h w 7]."""
+        points = points_from_views(views, hand) / POINT_SCALE  # [b v h w 3]
+        return torch.cat([views.rgb - 0.5, points.clamp(-FAR, FAR), views.alpha[..., None] - 0.5], -1)
+
+
+class PointEncoder(nn.Module):
+    """The coloured points of all cameras through one network and a maximum to a few tokens: a point-cloud policy.
+
+    Source: PointNet (Qi et al. 2017), without its spatial transformers.
+    """
+
+    num_tokens = 8
+    stride = 2
+    """Every so many pixels a row and column become a point."""
+
+    def __init__(self, config: ActionHeadConfig) -> None:
+        super().__init__()
+        self.points = MLP([6, 64, 128, 2 * config.width])
+        self.tokens = nn.Linear(2 * config.width, self.num_tokens * config.width)
+
+    def forward(self, views: Frames, *, hand: Tensor) -> Tensor:
+        """Tokens [b s c] of frames [b v] with depth."""
+        thin = (..., slice(None, None, self.stride), slice(None, None, self.stride), slice(None))
+        points = points_from_views(views, hand)[thin] / POINT_SCALE  # [b v y x 3]
+        features = torch.cat([points.clamp(-FAR, FAR), views.rgb[thin] - 0.5], -1).flatten(1, 3)  # [b n 6]
+        there = (views.depth[..., None][thin] > 0).flatten(1, 3)  # [b n 1]
+        summary = self.points(features).masked_fill(~there, -1e4).amax(1)  # [b 2c]
+        summary = torch.where(there.any(1), summary, torch.zeros_like(summary))
+        return self.tokens(summary).unflatten(-1, (self.num_tokens, -1))
+
+
+def encoder_for(config: ActionHeadConfig) -> nn.Module:
+    """Fresh eyes: (views Frames [b v], hand=[b 3]) -> tokens [b s c]."""
+    kinds: dict[str, type[nn.Module]] = {"views": ViewEncoder, "pictures": PictureEncoder, "points": PointEncoder}
+    return kinds[config.eyes](config)

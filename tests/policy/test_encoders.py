@@ -1,0 +1,75 @@
+"""What the eyes of a head see, and what they must not: each kind by the laws of its input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scene4d.errors import ShapeError
+from scene4d.policy.encoders import ActionHeadConfig, encoder_for
+from scene4d.policy.head import ActionHead
+from scene4d.policy.percept import CameraPercept, Percept, percept_for
+from scene4d.policy.views import virtual_cameras
+from scene4d.types import Frames
+
+HAND = torch.tensor([[0.05, 0.6, 0.2]])
+
+
+def frames(num: int = 2) -> Frames:
+    generator = torch.Generator().manual_seed(0)
+    return Frames(
+        rgb=torch.rand(1, num, 64, 64, 3, generator=generator),
+        depth=1 + 0.3 * torch.rand(1, num, 64, 64, generator=generator),
+        alpha=torch.ones(1, num, 64, 64),
+        cameras=virtual_cameras(HAND)[:, :num],
+    )
+
+
+def eyes_of(kind: str):
+    torch.manual_seed(0)
+    return encoder_for(ActionHeadConfig(eyes=kind, num_views=2)).eval()
+
+
+def test_an_image_policy_sees_colour_alone():
+    eyes, seen = eyes_of("pictures"), frames()
+    tokens = eyes(seen, hand=HAND)
+    assert torch.equal(eyes(seen.replace(depth=seen.depth + 1), hand=HAND + 1), tokens)
+    assert not torch.allclose(eyes(seen.replace(rgb=seen.rgb.flip(-1)), hand=HAND), tokens)
+
+
+def test_points_do_not_tell_which_camera_saw_them_and_stay_with_the_hand():
+    eyes, seen = eyes_of("points"), frames()
+    tokens = eyes(seen, hand=HAND)
+    swapped = seen.map(lambda x: x.flip(1))
+    torch.testing.assert_close(eyes(swapped, hand=HAND), tokens, atol=1e-5, rtol=1e-5)
+    shift = torch.tensor([0.2, -0.1, 0.05])
+    viewmats = seen.cameras.viewmats.clone()
+    viewmats[..., :3, 3] -= (viewmats[..., :3, :3] @ shift[:, None])[..., 0]
+    moved = seen.replace(cameras=seen.cameras.replace(viewmats=viewmats))
+    torch.testing.assert_close(eyes(moved, hand=HAND + shift), tokens, atol=1e-4, rtol=1e-4)
+    blind = eyes(seen.replace(depth=torch.zeros_like(seen.depth)), hand=HAND)
+    assert blind.isfinite().all() and not torch.allclose(blind, tokens)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "points"])
+def test_a_head_with_other_eyes_acts_on_the_newest_frames(kind):
+    config = ActionHeadConfig(eyes=kind, num_views=2, width=32, heads=2, hidden=32, encoder_depth=1, decoder_depth=1)
+    torch.manual_seed(0)
+    head, percept = ActionHead(config).eval(), percept_for(config, make_stream=lambda: None)
+    with torch.no_grad():
+        head.decoder.leave.weight.add_(0.1 * torch.randn_like(head.decoder.leave.weight))
+    assert isinstance(percept, CameraPercept)
+    proprio, found = torch.tensor([0.05, 0.6, 0.2, 1.0]), []
+    for gain in (1.0, 0.3):
+        percept.observe(frames()[0].replace(rgb=gain * frames().rgb[0]), proprio=proprio, time=0.0)
+        views, features = percept.views(action_dim=4)
+        assert features is None
+        found.append(head.act(views, features=None, proprio=proprio, task="a", seed=0))
+    assert found[0].shape == (8, 4) and not torch.allclose(found[0], found[1])
+    other = CameraPercept(view_size=32)
+    with pytest.raises(ShapeError, match="another size"):
+        other.observe(frames()[0], proprio=proprio, time=0.0)
+
+
+def test_a_head_of_views_gets_the_scene():
+    assert isinstance(percept_for(ActionHeadConfig(), make_stream=lambda: None), Percept)
