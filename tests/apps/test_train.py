@@ -118,7 +118,7 @@ def test_weights_of_other_models_are_refused(models, tmp_path):
         load_models(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize("name", ["smoke", "tiny", "small", "finetune", "policy"])
+@pytest.mark.parametrize("name", ["smoke", "tiny", "small", "base", "large", "finetune", "policy"])
 def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, request):
     config = load_config(request.config.rootpath / "configs" / f"{name}.toml", RunConfig)
     assert config.name == name

@@ -10,8 +10,9 @@ import torch
 
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.eval.diversity import both_futures_found, forked_pair
+from scene4d.eval.forecast import ForecastEvalConfig
 from scene4d.eval.long_rollout import long_rollout
-from scene4d.eval.model_checks import check_futures
+from scene4d.eval.model_checks import check_codec, check_futures
 from scene4d.eval.truth import VisibleRows
 from scene4d.eval.uncertainty import FLOOR_M, Calibration, point_variance
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
@@ -179,6 +180,31 @@ def test_both_futures_must_be_among_the_samples():
 def test_who_must_be_told_the_actions_has_no_futures_to_choose_among():
     told = SimpleNamespace(predict=lambda state, *, actions, steps=4, seeds=(0,): None)
     assert check_futures(told, None) is None
+
+
+def test_a_codec_that_keeps_everything_is_perfect_and_one_that_shifts_it_is_not():
+    class Shifts:
+        """A world model whose codec gives back what it was shown, shifted and without its backdrop."""
+
+        def __init__(self, shift):
+            self.codec, self.shift = self, torch.tensor([shift, 0.0, 0.0])
+
+        def observe(self, scene, *, memory, **_):
+            self.shown = memory.pick(memory.extras["confidence"][:, 0] > 0)
+            return SimpleNamespace(past=[None])
+
+        def decode(self, latent):
+            return self.shown.replace(means=self.shown.means + self.shift)
+
+    def striped(task, **_):
+        episode = recording(6, speed=0.0)
+        bars = (torch.arange(16) % 4 < 2).float()[:, None].expand(6, 16, 16, 3)
+        return episode.replace(views={"left": episode.views["left"].replace(rgb=bars)})
+
+    config = ForecastEvalConfig(tasks=("a",), seeds=(0,), starts=(4,), horizons=(1,), inputs=("left",), novel=("left",))
+    kept, moved = (check_codec(Shifts(x), config, record=striped) for x in (0.0, 0.1))
+    assert kept["psnr"] > 100 and kept["psnr_full"] > 100 and kept["views"] == 1
+    assert moved["psnr"] < 25
 
 
 @pytest.mark.slow
