@@ -29,7 +29,7 @@ from scene4d.dynamics.memory import focus_of, memory_of, past_poses, step_second
 from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_in_slots, track_of
 from scene4d.dynamics.sampling import sample_motion
 from scene4d.dynamics.scene import advanced_memory, forecast_scene
-from scene4d.dynamics.skin import SkinConfig, SkinHead
+from scene4d.dynamics.skin import Matter, SkinConfig, SkinHead
 from scene4d.dynamics.targets import MotionScale
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose, invert_pose, motion_about, pose_about
@@ -197,14 +197,10 @@ class GaussianWorldModel(nn.Module):
         """Weights [n j] for use, of rows on the anchors that `index` [l] names, their tokens [l c] as encoded."""
         rgb = rgb_from_sh(memory.sh)
         logits = self.skin(
-            memory.means,
-            memory.means[index],
+            Matter(memory.means, past=memory.extras[PAST_FLOW], rgb=rgb),
+            Matter(memory.means[index], past=past, rgb=rgb[index]),
             tokens=self.scaled(tokens),
             hand=hand,
-            row_past=memory.extras[PAST_FLOW],
-            anchor_past=past,
-            row_rgb=rgb,
-            anchor_rgb=rgb[index],
             skin_index=candidates,
         )
         return self.skin.weights(logits, hard=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scene4d.geometry.rotation import matrix_from_quat
+from scene4d.types import TensorStruct
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,19 @@ class SkinConfig:
     """Metres a step that past motion is divided by."""
     sharpness: float = 2.0
     """Factor on the logits when weights are used, not trained: matter belongs to one body, not to a blend."""
+
+
+@dataclass(frozen=True)
+class Matter(TensorStruct):
+    """What is known of rows or anchors now: means [*b n 3] m; past [*b n 6] m a step, of the two last; rgb [*b n 3]."""
+
+    means: Tensor
+    past: Tensor
+    rgb: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.means.shape[:-2])
 
 
 def gather_anchors(values: Tensor, skin_index: Tensor) -> Tensor:
@@ -56,37 +70,23 @@ class SkinHead(nn.Module):
         nn.init.zeros_(self.none.weight)
         nn.init.constant_(self.none.bias, -3.0)
 
-    def forward(
-        self,
-        rows: Tensor,
-        anchors: Tensor,
-        *,
-        tokens: Tensor,
-        hand: Tensor,
-        row_past: Tensor,
-        anchor_past: Tensor,
-        row_rgb: Tensor,
-        anchor_rgb: Tensor,
-        skin_index: Tensor,
-    ) -> Tensor:
+    def forward(self, rows: Matter, anchors: Matter, *, tokens: Tensor, hand: Tensor, skin_index: Tensor) -> Tensor:
         """Logits [*b n j+1], the last one for "none".
 
         Args:
-            rows: [*b n 3] m. anchors: [*b l 3] m, and their scaled tokens [*b l c]. hand: [*b 3] m.
-            row_past [*b n 6], anchor_past [*b l 6] m a step. row_rgb [*b n 3], anchor_rgb [*b l 3].
-            skin_index: [*b n j].
+            rows: [*b n]. anchors: [*b l], and their scaled tokens [*b l c]. hand: [*b 3] m. skin_index: [*b n j].
         """
         config = self.config
-        offset = (rows[..., None, :] - gather_anchors(anchors, skin_index)) / config.distance  # [*b n j 3]
-        colour = row_rgb[..., None, :] - gather_anchors(anchor_rgb, skin_index)  # [*b n j 3]
-        of_anchor = gather_anchors(anchor_past, skin_index) / config.motion  # [*b n j 6]
-        of_row = (row_past / config.motion)[..., None, :].expand_as(of_anchor)
+        offset = (rows.means[..., None, :] - gather_anchors(anchors.means, skin_index)) / config.distance  # [*b n j 3]
+        colour = rows.rgb[..., None, :] - gather_anchors(anchors.rgb, skin_index)  # [*b n j 3]
+        of_anchor = gather_anchors(anchors.past, skin_index) / config.motion  # [*b n j 6]
+        of_row = (rows.past / config.motion)[..., None, :].expand_as(of_anchor)
         far, odd = offset.norm(dim=-1, keepdim=True), colour.norm(dim=-1, keepdim=True)
         apart = (of_row - of_anchor)[..., :3].norm(dim=-1, keepdim=True)
         speeds = [_squash(x[..., :3].norm(dim=-1, keepdim=True)) for x in (of_row, of_anchor)]
         features = [offset, far, far.square(), colour, odd, _squash(apart), *speeds]
         features += [_squash(of_row[..., :3] - of_anchor[..., :3]), _squash(of_anchor[..., :3])]
-        from_hand = _squash((rows - hand[..., None, :]) / config.hand)[..., None, :].expand_as(offset)
+        from_hand = _squash((rows.means - hand[..., None, :]) / config.hand)[..., None, :].expand_as(offset)
         features += [from_hand, gather_anchors(self.kind(tokens), skin_index)]
         hidden = self.pair(torch.cat([*features, torch.ones_like(far)], -1))  # [*b n j c]
         # Nearer and more alike is the start; what is learned is added to it.

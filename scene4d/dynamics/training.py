@@ -17,7 +17,7 @@ from scene4d.dynamics.flow import draw_levels, noised
 from scene4d.dynamics.memory import focus_of
 from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.dynamics.proprio import Track, track_in_slots
-from scene4d.dynamics.skin import skinned_displacement
+from scene4d.dynamics.skin import Matter, skinned_displacement
 from scene4d.dynamics.targets import anchor_motion
 from scene4d.geometry.rotation import pose_about
 from scene4d.geometry.sh import rgb_from_sh
@@ -228,14 +228,10 @@ def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens
 def skin_logits(model: GaussianWorldModel, batch: DynamicsBatch) -> Tensor:
     """What the skin says of the rows of prepared windows, [b r j+1]."""
     return model.skin(
-        batch.rows,
-        batch.anchors,
+        Matter(batch.rows, past=batch.row_past, rgb=batch.row_rgb),
+        Matter(batch.anchors, past=batch.anchor_past, rgb=batch.anchor_rgb),
         tokens=model.scaled(batch.tokens),
         hand=batch.past_proprio[:, -1, :3],
-        row_past=batch.row_past,
-        anchor_past=batch.anchor_past,
-        row_rgb=batch.row_rgb,
-        anchor_rgb=batch.anchor_rgb,
         skin_index=batch.skin_index,
     )
 
