@@ -11,9 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scene4d.geometry.rotation import apply_pose
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Frames
 from scene4d.worldmodel import Agent
+
+TOUCHED_M = 0.01
+"""Way from which something counts as moved."""
+ARMS = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
+"""Points of an object whose ways count, in m: a door that turns about its hinge has moved."""
+STILL_M = 0.02
+"""Way of the hand below which it counts as standing still."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Rollout:
     """[t a] as carried out."""
     proprio: Tensor
     """[t p] before each action."""
+    touched_m: float = 0.0
+    """The longest way that anything but the robot was moved, m."""
     video: list[Frames] = field(default_factory=list)
     """Pictures of the filming camera, if one was asked for."""
 
@@ -78,11 +88,14 @@ def roll_out(
     config = config if config is not None else RolloutConfig()
     extra = () if film is None or film in config.cameras else (film,)
     cameras = (*config.cameras, *extra)
-    actions, proprios, video, seconds, success = [], [], [], 0.0, False
+    actions, proprios, video, seconds, touched, success = [], [], [], 0.0, 0.0, False
     agent.reset()
     with MetaWorldSim(
         task, seed=seed, size=config.size, cameras=cameras, segments=False, turned_deg=config.turned_deg
     ) as sim:
+        objects = sim.object_segments
+        places = lambda: apply_pose(sim.segment_poses()[objects, None], ARMS.expand(len(objects), -1, -1))  # [o 4 3]
+        rest = places()
         while len(actions) < config.max_frames and not success:
             frames, proprio = sim.observe(), sim.proprio()
             if film is not None:
@@ -93,6 +106,7 @@ def roll_out(
             actions.append(action)
             proprios.append(proprio)
             _, success = sim.step(action)
+            touched = max([touched, *(places() - rest).norm(dim=-1).flatten().tolist()])
     return Rollout(
         task=task,
         seed=seed,
@@ -101,6 +115,7 @@ def roll_out(
         seconds=seconds,
         actions=torch.stack(actions),
         proprio=torch.stack(proprios),
+        touched_m=touched,
         video=video,
     )
 
@@ -124,7 +139,7 @@ def evaluate_policy(
         progress: called with (done, all, rollout) after each.
     Returns:
         JSON-ready: success and interval (Wilson, 95 %) over everything, num_rollouts, mean_steps (of successes; None
-        without one), agent_hz, and tasks {name: {success, interval, mean_steps, num_rollouts, failed_seeds}}.
+        without one), agent_hz, and tasks {name: {success, interval, mean_steps, num_rollouts, failures {kind: seeds}}}.
     """
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     rollouts: list[Rollout] = []
@@ -142,8 +157,26 @@ def evaluate_policy(
     return {**summarise(rollouts), "agent_hz": round(steps / seconds, 2) if seconds > 0 else None, "tasks": by_task}
 
 
+def failure_kind(rollout: Rollout) -> str | None:
+    """Why a rollout failed; None for a success.
+
+    stuck: the hand stood still over the last third and nothing had been moved; missed: nothing was ever moved;
+    unfinished: something was moved, but not to where it belongs.
+    """
+    if rollout.success:
+        return None
+    if rollout.touched_m > TOUCHED_M:
+        return "unfinished"
+    late = rollout.proprio[2 * len(rollout.proprio) // 3 :, :3]
+    return "stuck" if float((late - late[:1]).norm(dim=-1).max()) < STILL_M else "missed"
+
+
 def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Success, interval, mean steps of successes and failed seeds of some rollouts, JSON-ready."""
+    """Success, interval, mean steps of successes and failures {kind: seeds} of some rollouts, JSON-ready."""
+    failures: dict[str, list[int]] = {}
+    for rollout in rollouts:
+        if kind := failure_kind(rollout):
+            failures.setdefault(kind, []).append(rollout.seed)
     wins = [r for r in rollouts if r.success]
     low, high = wilson_interval(len(wins), len(rollouts))
     return {
@@ -151,5 +184,5 @@ def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "interval": [round(low, 4), round(high, 4)],
         "num_rollouts": len(rollouts),
         "mean_steps": round(sum(r.num_steps for r in wins) / len(wins), 2) if wins else None,
-        "failed_seeds": [r.seed for r in rollouts if not r.success],
+        "failures": failures,
     }

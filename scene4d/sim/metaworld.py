@@ -88,6 +88,14 @@ class MetaWorldSim:
         return [self._env.model.body(int(body)).name for body in self._body_of_segment]
 
     @property
+    def object_segments(self) -> list[int]:
+        """The segments that can move and are no part of the robot."""
+        model = self._env.model
+        robot = model.body_rootid[model.body("hand").id]
+        roots = model.body_rootid[self._body_of_segment]
+        return [number for number, root in enumerate(roots) if number > 0 and root != robot]
+
+    @property
     def time(self) -> float:
         """Seconds since the reset."""
         return self.num_frames / self.fps

@@ -5,7 +5,15 @@ import json
 import pytest
 import torch
 
-from scene4d.eval.control import Rollout, RolloutConfig, evaluate_policy, roll_out, summarise, wilson_interval
+from scene4d.eval.control import (
+    Rollout,
+    RolloutConfig,
+    evaluate_policy,
+    failure_kind,
+    roll_out,
+    summarise,
+    wilson_interval,
+)
 
 TASK = "button-press-v3"
 QUICK = RolloutConfig(size=(16, 16), max_frames=5)
@@ -33,8 +41,19 @@ def test_summary_counts():
         TASK, seed, success, steps, 0.1, torch.zeros(1, 4), torch.zeros(1, 4)
     )
     found = summarise([rollout(1, True, 20), rollout(2, False, 100), rollout(3, True, 30)])
-    assert found["success"] == 0.6667 and found["mean_steps"] == 25 and found["failed_seeds"] == [2]
+    assert found["success"] == 0.6667 and found["mean_steps"] == 25 and found["failures"] == {"stuck": [2]}
     assert summarise([])["success"] is None
+
+
+def test_failures_are_told_apart():
+    walk = torch.arange(30.0)[:, None] * torch.tensor([0.01, 0, 0, 0])
+    rollout = lambda proprio, **kw: Rollout(
+        TASK, 1, kw.pop("success", False), 30, 0.1, torch.zeros(30, 4), proprio, **kw
+    )
+    assert failure_kind(rollout(walk, success=True)) is None
+    assert failure_kind(rollout(walk)) == "missed"
+    assert failure_kind(rollout(walk.clamp_max(0.1))) == "stuck"
+    assert failure_kind(rollout(walk.clamp_max(0.1), touched_m=0.05)) == "unfinished"
 
 
 class Player:
@@ -58,6 +77,7 @@ def test_idle_agent_fails_and_its_video_is_kept():
     agent = Player([torch.zeros(4)])
     rollout = roll_out(agent, TASK, seed=1001, config=QUICK, film="front")
     assert not rollout.success and rollout.num_steps == 5 and len(rollout.video) == 5
+    assert rollout.touched_m < 1e-3
     assert agent.cameras == {"left", "right"}
     assert rollout.actions.shape == (5, 4) and rollout.proprio.shape == (5, 4)
 
@@ -79,8 +99,8 @@ def test_replayed_expert_succeeds():
         TASK,
         [1002],
         config=config,
-        progress=lambda done, total, rollout: heard.append((done, total)),
+        progress=lambda done, total, rollout: heard.append((done, total, rollout.touched_m > 0.02)),
     )
-    assert result["success"] == 1.0 and result["mean_steps"] == len(actions) and heard == [(1, 1)]
+    assert result["success"] == 1.0 and result["mean_steps"] == len(actions) and heard == [(1, 1, True)]
     assert result["tasks"][TASK]["interval"] == result["interval"] and agent.resets == 1
     assert json.loads(json.dumps(result)) == result
