@@ -45,7 +45,8 @@ def run_stage(
         key: configurations and plain values that decide the result.
         together: every rank builds at the same time (training); otherwise rank 0 builds and the others find it done.
     Returns:
-        The result, with `seconds` it took and `skipped` (True if nothing had to be done) and `key` (a hash).
+        The result, with `seconds` it took (earlier calls included, but for one that was killed), `skipped` (True if
+        nothing had to be done) and `key` (a hash).
     Raises:
         ConfigError: the folder was made with another configuration, and `rebuild` is not set.
     """
@@ -73,15 +74,23 @@ def _found(folder: Path, digest: str, *, rebuild: bool) -> dict[str, Any] | None
         print(f"{folder.name}: configuration changed, built anew", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(marker, {"key": digest, "done": False})
+    spent = found.get("spent", 0.0) if found.get("key") == digest else 0.0
+    _write(marker, {"key": digest, "done": False, "spent": spent})
     return None
 
 
 def _built(folder: Path, build: Callable[[Path], dict[str, Any]], *, digest: str) -> dict[str, Any]:
-    start = time.monotonic()
-    result = build(folder)
-    result["seconds"] = round(time.monotonic() - start, 1)
-    _write(folder / MARKER, {"key": digest, "done": True, "result": result})
+    marker, start = folder / MARKER, time.monotonic()
+    before = json.loads(marker.read_text()).get("spent", 0.0)
+    spent = lambda: round(before + time.monotonic() - start, 1)
+    try:
+        result = build(folder)
+    except BaseException:
+        # Whoever goes on from here should know what it has cost so far.
+        _write(marker, {"key": digest, "done": False, "spent": spent()})
+        raise
+    result["seconds"] = spent()
+    _write(marker, {"key": digest, "done": True, "result": result})
     return {**result, "key": digest, "skipped": False}
 
 
