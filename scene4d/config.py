@@ -84,8 +84,9 @@ def config_hash(*configs: Any) -> str:
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory
-    return None if made is dataclasses.MISSING else made()
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None) -> Any:

@@ -66,6 +66,8 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     if options.until not in STAGES:
         raise ConfigError("is no stage", field="until", found=options.until, expected=", ".join(STAGES))
     config = _config(options)
+    if config.policy_only and (options.pixels or options.until != "policy"):
+        raise ConfigError("trains the action head alone", field="policy_only", fix="leave out --pixels and --until")
     root = options.out or Path("runs") / config.name
     start, stages = time.monotonic(), {}
     before = torch.get_num_threads()
@@ -114,12 +116,14 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
     from scene4d.apps.build.models import start_path
     from scene4d.apps.build.pixels import train_pixels_stage
     from scene4d.apps.build.record import record_stage
-    from scene4d.apps.build.take_in import take_in_stage
+    from scene4d.apps.build.take_in import listing, take_in_stage
     from scene4d.apps.build.training import train_dynamics_stage, train_policy_stage, train_vae_stage
 
     num = config.processes
     record = lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record"))
+    told: list[Any] = []
     if config.record.sources:
+        told = [listing(config.record), config.least_frames]
         record = lambda folder: take_in_stage(
             folder, config.record, least=config.least_frames, processes=num, progress=line_progress("recordings")
         )
@@ -135,7 +139,7 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
     # Weights of the same name may be others tomorrow.
     start = config.start and hashlib.sha256(start_path(config.start).read_bytes()).hexdigest()
     plan: list[tuple[str, Callable[[Path], dict[str, Any]], list[Any]]] = [
-        ("record", record, [config.record]),
+        ("record", record, [config.record, *told]),
         ("cache", cache, [config.cache]),
         ("vae", lambda _: train_vae_stage(folders, config), [config.vae, anchors, config.threads, start]),
         ("dynamics", lambda _: train_dynamics_stage(folders, config), [config.dynamics, config.threads]),
@@ -183,4 +187,4 @@ def _export(options: TrainOptions, folders: RunFolders, config: RunConfig, stage
         "stages": stages,
     }
     path = options.weights or folders.root / "weights.safetensors"
-    return export_stage(folders, config, path=path, provenance=provenance)
+    return export_stage(folders, config, path=path, provenance=provenance, head="policy" in stages)

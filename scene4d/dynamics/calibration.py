@@ -24,12 +24,14 @@ def calibrate(model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 4
     share [h] that the intervals held before (NaN where too little moves, and nothing is changed).
     """
     model.log_var_shift.zero_()
+    held = model.log_var_shift.new_full((model.horizon,), float("nan"))
+    if len(batch.task) == 0:
+        return held
     ratios = torch.cat(
         [_ratios(model, batch[i : i + part], seed=i, steps=steps) for i in range(0, len(batch.task), part)]
     )
     sigmas = model.scale.scale.new_tensor(SHARE / 2 + 0.5)
     sigmas = 2**0.5 * torch.erfinv(2 * sigmas - 1)
-    held = model.log_var_shift.new_full((model.horizon,), float("nan"))
     for step, each in enumerate(ratios.unbind(1)):
         each = each[each.isfinite()]
         if len(each) >= LEAST:

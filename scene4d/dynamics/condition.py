@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ ACTION_SLOTS = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
 PROPRIO_SLOTS = ("x", "y", "z", "gripper")
 NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS = 16, 20
 TASK_CHANNELS = 32
+PLACE_WORDS = {"hand", "ee", "eef", "tcp", "gripper", "pos", "position", "target", "goal"}
+"""What may stand before an axis in the name of a place."""
 
 
 def slots_from_spec(
@@ -77,9 +80,9 @@ def from_action_slots(slots: Tensor, context: Mapping[str, Any], *, width: int, 
 def _action_slots(context: Mapping[str, Any], *, width: int) -> tuple[list[int], list[int]]:
     """The slot of each of `width` dimensions, and the three that name a place of the hand, if there are such."""
     spec = context.get("action_spec")
-    named = [_known_name(str(entry.get("name", "")), PROPRIO_SLOTS[:3]) for entry in spec or []]
+    named = [_axis_of_place(entry) for entry in spec or []]
     places = [named.index(axis) for axis in PROPRIO_SLOTS[:3] if axis in named]
-    if len(places) < 3:
+    if len(places) < 3 or "absolute" not in str(context.get("action_meaning") or "absolute"):
         return slots_from_spec(spec, width=width, names=ACTION_SLOTS, num=NUM_ACTION_SLOTS), []
     ways = [{**e, "name": f"d{PROPRIO_SLOTS[places.index(i)]}"} if i in places else e for i, e in enumerate(spec)]
     return slots_from_spec(ways, width=width, names=ACTION_SLOTS, num=NUM_ACTION_SLOTS), places
@@ -106,6 +109,13 @@ def task_embedding(task: str) -> Tensor:
         code = hashlib.blake2b(piece.encode(), digest_size=4).digest()
         vector[code[0] % TASK_CHANNELS] += 1.0 if code[1] & 1 else -1.0
     return vector / vector.norm().clamp_min(1.0)
+
+
+def _axis_of_place(entry: Mapping[str, Any]) -> str | None:
+    """The axis along which a dimension names a place of the hand in m: "x", "ee_pos_x", but not "dx" or "rot_x"."""
+    *before, axis = re.split(r"[_. ]", str(entry.get("name", "")).lower())
+    place = axis in PROPRIO_SLOTS[:3] and set(before) <= PLACE_WORDS and entry.get("unit", "m") == "m"
+    return axis if place else None
 
 
 def _known_name(name: str, names: Sequence[str]) -> str | None:

@@ -261,6 +261,7 @@ class ModelForecaster:
             "task": past.info.get("task", ""),
             "action_spec": past.info.get("action_spec"),
             "proprio_spec": past.info.get("proprio_spec"),
+            "action_meaning": past.info.get("action_meaning"),
             "cameras": {name: past.views[name].cameras[-1] for name in self.past_stream.inputs},
         }
         return self.model.observe(

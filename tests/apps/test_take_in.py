@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 import torch
 
+pytest.importorskip("metaworld", reason="the simulator is not installed")
+
 from scene4d.apps.build.cache import WindowCache, cache_stage, displacement_of
 from scene4d.apps.build.record import StoredEpisode
 from scene4d.apps.build.run_config import CacheConfig, RecordConfig

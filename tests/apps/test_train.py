@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from scene4d.apps.build.cache import displacement_of, draw_numbers, window_starts
+from scene4d.apps.build.cache import displacement_of, draw_numbers, kept_apart, window_starts
 from scene4d.apps.build.models import load_models, make_models, save_models
 from scene4d.apps.build.run_config import CacheConfig, RecordConfig, RunConfig
 from scene4d.apps.build.stages import in_processes, locked, run_stage
@@ -43,6 +43,14 @@ def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
     assert (folder / "half").exists()  # nothing is lost unasked
     assert run_stage(folder, build, key=[CacheConfig(window_stride=9)], rebuild=True)["seconds"] < 0.3
     assert "half" not in calls[2]
+
+
+def test_every_task_is_among_those_kept_apart():
+    tasks = {name: [[100 * i + 10 * k + n for n in range(3)] for k in range(7)] for i, name in enumerate("abc")}
+    rest, held = kept_apart(tasks, every=3)
+    assert held == sorted(100 * i + 10 * k + n for i in range(3) for k in (2, 5) for n in range(3))
+    assert not set(rest) & set(held) and len(rest) + len(held) == 63
+    assert kept_apart(tasks, every=8)[1] == []
 
 
 def test_one_process_a_run_folder(tmp_path):

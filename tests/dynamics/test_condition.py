@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from scene4d.dynamics.condition import action_slots, from_action_slots
@@ -43,3 +44,33 @@ def test_a_track_of_places_has_no_ways_before_it_began():
     track = track_in_slots(track_of(actions, proprio, num_past=5), PLACES)
     assert track.actions[:2].abs().max() == 0
     assert torch.allclose(track.actions[2:, :3], actions[:, 1:4] - proprio[:3, 1:])
+
+
+@pytest.mark.parametrize("names", [("delta_x", "delta_y", "delta_z"), ("rot_x", "rot_y", "rot_z"), ("dx", "dy", "dz")])
+def test_ways_turns_and_what_is_said_to_be_relative_are_no_places(names):
+    actions, proprio = numbers(5, 3), numbers(4, seed=1)
+    context = {**PLACES, "action_spec": [{"name": n, "unit": "m"} for n in names]}
+    assert torch.equal(
+        from_action_slots(action_slots(actions, context, proprio=proprio), context, width=3, proprio=proprio), actions
+    )
+    assert torch.equal(
+        action_slots(actions, context, proprio=proprio), action_slots(actions, context, proprio=proprio + 1)
+    )
+
+
+def test_what_the_recording_says_of_its_actions_counts():
+    actions, proprio = numbers(5, 5), numbers(4, seed=1)
+    moved = lambda **told: (
+        not torch.equal(
+            action_slots(actions, {**PLACES, **told}, proprio=proprio),
+            action_slots(actions, {**PLACES, **told}, proprio=proprio + 1),
+        )
+    )
+    assert moved() and moved(action_meaning="gripper pose at the next frame, absolute")
+    assert not moved(action_meaning="change of the gripper's pose")
+    turns_first = [{"name": f"rot_{a}", "unit": "rad"} for a in NAMED] + [
+        {"name": f"ee_pos_{a}", "unit": "m"} for a in NAMED
+    ]
+    six = numbers(4, 6)
+    slots = action_slots(six, {**PLACES, "action_spec": turns_first}, proprio=proprio)
+    torch.testing.assert_close(slots[:, :3].cumsum(0) + proprio[1:], six[:, 3:])

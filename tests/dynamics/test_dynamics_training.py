@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from scene4d.dynamics import calibration
 from scene4d.dynamics.own_rollout import rolled_out
 from scene4d.dynamics.proprio import ProprioFutures, Track, proprio_loss
 from scene4d.dynamics.rollout import forecast_long
@@ -156,6 +159,29 @@ def test_context_noise_leaves_what_rests_alone(small):
     assert bool(rests.any()) and not shaken.past[rests].any()
     moving = (shaken.past - scene.past)[~rests].abs()
     assert 0 < float(moving.max()) < 0.02 and 0.1 < float((shaken.tokens - scene.tokens).std()) < 0.3
+
+
+@pytest.mark.parametrize("sigmas", [0.2, 5.0])
+def test_calibration_sets_intervals_right(small, monkeypatch, sigmas):
+    """A model that errs by `sigmas` times what it says is told so, at every step; what it says then holds 90 %."""
+    model = small.world_model()
+    batch = batch_of(small, model, [0.01, -0.015, 0.02] * 12)
+
+    def erring(denoiser, noise, *, scene, drive, scale, steps):
+        target = model.scale.normalize(batch.motion)[: len(noise)]
+        log_var = torch.full_like(target, -4.0)
+        spread = torch.randn(target.shape, generator=torch.Generator().manual_seed(3))
+        drawn = target + sigmas * spread * (0.5 * log_var).exp()
+        return drawn, SimpleNamespace(log_var=log_var)
+
+    monkeypatch.setattr(calibration, "sample_motion", erring)
+    monkeypatch.setattr(calibration, "LEAST", 20)
+    held = calibration.calibrate(model, batch, part=len(batch.task))
+    moved = held.isfinite()
+    assert bool(moved.all())
+    torch.testing.assert_close((0.5 * model.log_var_shift).exp(), torch.full((8,), sigmas), atol=0, rtol=0.25)
+    assert (held > 0.97).all() if sigmas < 1 else (held < 0.5).all()
+    assert calibration.calibrate(model, batch[:0]).isnan().all() and not model.log_var_shift.any()
 
 
 def test_chunks_chain(small):

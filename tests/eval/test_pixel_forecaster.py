@@ -64,8 +64,8 @@ class Windows:
     def moment(self, number):
         return self.episodes[number // 2], 3 + 2 * (number % 2)
 
-    def groups(self):
-        return [[2 * i, 2 * i + 1] for i in range(len(self.episodes))]
+    def by_task(self):
+        return {"push-v3": [[2 * i, 2 * i + 1] for i in range(len(self.episodes))]}
 
 
 CONFIG = RunConfig(

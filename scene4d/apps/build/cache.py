@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.train.log import Progress
 from scene4d.train.windows import Window, stack_windows
 from scene4d.types import Frames, Gaussians, Scene4D
+
+CONTEXT = ("action_spec", "proprio_spec", "robot", "action_meaning")
+"""What the world model is told of the robot, from `Episode.info`."""
 
 
 def cache_stage(
@@ -131,8 +134,8 @@ class WindowCache:
                 first += count
         self.tasks = list(dict.fromkeys(str(episode.info["task"]) for _, episode, *_ in self._windows))
         info = self._windows[0][1].info
-        self.context = {name: info[name] for name in ("action_spec", "proprio_spec", "robot")}
-        self.step_seconds = float(self._windows[0][1].times[1])
+        self.context = {name: info.get(name) for name in CONTEXT}
+        self.step_seconds = float(self._windows[0][1].times.diff().median())
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -208,6 +211,13 @@ class WindowCache:
                 )
         return ProprioFutures.stack(rows)
 
+    def by_task(self) -> dict[str, list[list[int]]]:
+        """The numbers of the windows of each episode, task by task."""
+        tasks: dict[str, list[list[int]]] = {}
+        for group in self.groups():
+            tasks.setdefault(str(self._windows[group[0]][1].info["task"]), []).append(group)
+        return tasks
+
     def groups(self) -> list[list[int]]:
         """The numbers of the windows of each episode."""
         groups: dict[Path, list[int]] = {}
@@ -216,10 +226,12 @@ class WindowCache:
         return list(groups.values())
 
 
-def kept_apart(groups: Sequence[Sequence[int]], *, every: int) -> tuple[list[int], list[int]]:
-    """Of windows grouped by episode: the numbers to train on, and those of every `every`-th episode, to judge by."""
-    judged = [n for group in groups[every - 1 :: every] for n in group]
-    return sorted({n for group in groups for n in group} - set(judged)), judged
+def kept_apart(groups: Mapping[str, Sequence[Sequence[int]]], *, every: int) -> tuple[list[int], list[int]]:
+    """Of windows grouped by task and episode: the numbers to train on, and those of every `every`-th episode of each
+    task, to judge by."""
+    judged = {n for episodes in groups.values() for group in episodes[every - 1 :: every] for n in group}
+    everything = {n for episodes in groups.values() for group in episodes for n in group}
+    return sorted(everything - judged), sorted(judged)
 
 
 def draw_numbers(count: int, *, num: int, step: int, seed: int) -> Tensor:

@@ -26,7 +26,7 @@ from scene4d.train.loop import LoopConfig
 from scene4d.train.loop import train as run_loop
 
 HELD_OUT_EVERY = 8
-"""One episode in so many is kept from the trials of the learning rate, to judge them by."""
+"""One episode of each task in so many is kept from the trials of the learning rate, to judge them by."""
 
 
 def train_pixels_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def train_pixels_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
     """
     cache = folders.windows(config)
     stage = _fitted(config, cache)
-    rest, held = kept_apart(cache.groups(), every=HELD_OUT_EVERY)
+    rest, held = kept_apart(cache.by_task(), every=HELD_OUT_EVERY)
     rate, trials = stage.learning_rates[0], {}
     if len(stage.learning_rates) > 1 and held:
         judged = [clips_of(cache, held[i : i + 16], config=stage) for i in range(0, min(len(held), 128), 16)]

@@ -24,7 +24,7 @@ class RecordConfig:
 
     sources: tuple[str, ...] = ()
     """Recordings to learn from, as `scene4d check` reads them, instead of episodes recorded in simulation; of the
-    settings below only size and cameras count then."""
+    settings below only size and cameras count then. Depth beyond 6.5 m counts as not measured."""
     tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
     """Meta-World tasks."""
     episodes: int = 40
@@ -126,6 +126,16 @@ class PolicyStageConfig:
     train: LoopConfig = field(default_factory=LoopConfig)
     """Steps and optimiser."""
 
+    def __post_init__(self) -> None:
+        eyes, num = self.model.eyes, len(self.data.input_cameras)
+        if eyes != "views" and (self.model.num_views != num or self.model.view_size != self.data.image_size):
+            raise ConfigError(
+                f"{eyes} are those of the real cameras",
+                field="policy.model.num_views, view_size",
+                found=[self.model.num_views, self.model.view_size],
+                expected=[num, self.data.image_size],
+            )
+
 
 @dataclass(frozen=True)
 class PixelsStageConfig:
@@ -193,6 +203,13 @@ class RunConfig:
                 found=self.dynamics.model.proprio.num_past,
                 expected=f"cache.num_past_actions = {self.cache.num_past_actions}",
             )
+        if not 1 <= self.cache.num_inputs <= len(self.record.cameras):
+            expected = f"1..{len(self.record.cameras)}, the number of record.cameras"
+            raise ConfigError(
+                "is no number of cameras", field="cache.num_inputs", found=self.cache.num_inputs, expected=expected
+            )
+        if self.dynamics.own_rollout > 0 and self.dynamics.model.horizon < 4:
+            raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=self.dynamics.model.horizon)
         if not self.record.sources and self.record.num_frames < self.least_frames:
             raise ConfigError(
                 "is too short for one window",

@@ -31,6 +31,11 @@ def take_in_stage(
     """
     recordings = _recordings(config.sources)
     for recording in recordings:
+        for name in ("action_spec", "proprio_spec"):
+            told, first = recording.info.get(name), recordings[0].info.get(name)
+            if told != first:
+                fix = "train on recordings of one robot at a time"
+                raise DataFormatError("differs from the first", file=recording.path, field=name, found=told, fix=fix)
         if recording.num_frames < least:
             found = f"{recording.num_frames} frames"
             raise DataFormatError(
@@ -39,6 +44,11 @@ def take_in_stage(
     jobs = [(folder, config, number) for number in range(len(recordings))]
     frames = in_processes(take_in_one, jobs, num=processes, progress=progress)
     return {"episodes": len(frames), "frames": sum(frames)}
+
+
+def listing(config: RecordConfig) -> list[tuple[str, int]]:
+    """What the sources hold now, (path, frames) of each recording: another listing is another training set."""
+    return [(str(recording.path), recording.num_frames) for recording in _recordings(config.sources)]
 
 
 def taken_in(folder: Path) -> list[Path]:
@@ -57,6 +67,9 @@ def take_in_one(folder: Path, config: RecordConfig, number: int) -> int:
         stop = min(start + PIECE, recording.num_frames)
         pieces.append(recording.read(start, stop, cameras=config.cameras, size=size))
     episode = Episode.cat(pieces)
+    for name in ("actions", "proprio"):
+        if getattr(episode, name).shape[-1] == 0:
+            raise DataFormatError("are not recorded", file=recording.path, field=name)
     for name, frames in episode.views.items():
         if frames.depth is None:
             fix = "name only cameras with depth in record.cameras"

@@ -31,12 +31,15 @@ from scene4d.train.loop import train
 from scene4d.types import Frames
 from scene4d.vae.losses import vae_loss
 
-JUDGED_EVERY = 12
-"""One episode in so many is kept from the denoiser, to tell how sure it may be."""
+JUDGED_EVERY = 10
+"""One episode of each task in so many is kept from the denoiser, to tell how sure it may be."""
 
 
 def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
-    """Train the autoencoder on pictures of all cameras; result: steps, loss, psnr, psnr_decoded, parameters."""
+    """Train the autoencoder on recorded pictures of the input cameras and its own Gaussians drawn for the others.
+
+    Result: steps, loss, psnr, psnr_decoded (both against those pictures), parameters.
+    """
     stage = config.vae
     with rank_zero_first():
         cells = prepared_cells(folders, config, progress=line_progress("vae cells"))
@@ -96,10 +99,10 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     go_on_from(config.start, models, "dynamics")
     load_weights(models.vae, folders.vae_weights)
     models.vae.eval().requires_grad_(False)
+    rest, held = kept_apart(cache.by_task(), every=JUDGED_EVERY)
     if not config.start:
         # The statistics that latents and motions are scaled by come from the training windows alone.
-        set_statistics(models.dynamics, [ready[i] for i in range(len(cache))])
-    rest, held = kept_apart(cache.groups(), every=JUDGED_EVERY)
+        set_statistics(models.dynamics, [ready[i] for i in rest])
     hand = train_proprio(folders, config, cache=cache, numbers=rest, model=models.dynamics)
     for part in (models.dynamics.proprio, models.dynamics.intent, models.dynamics.completion):
         part.requires_grad_(False)  # trained apart
@@ -112,13 +115,13 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     with at_device(models.dynamics, config.device):
         result = train(
             models.dynamics,
-            dynamics_step(models.dynamics, stage, late=lambda: reached[0] >= 2 * stage.train.steps // 3),
+            dynamics_step(models.dynamics, stage, rolls=lambda: rolls_out(stage, step=reached[0])),
             batches=batches,
             config=stage.train,
             folder=folders.dynamics,
             progress=line_progress("dynamics"),
         )
-    coverage = calibrate(models.dynamics, ready[torch.tensor(held)]) if held else torch.zeros(0)
+    coverage = calibrate(models.dynamics, ready[torch.tensor(held, dtype=torch.int64)])
     train_intent(folders, config, ready=ready, model=models.dynamics)
     completed = train_completion(folders, config, cache=cache, ready=ready, model=models.dynamics)
     info = {
@@ -132,23 +135,29 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     return {
         **_short(result),
         "proprio_hand_mm": hand,
-        "coverage_before": [_round(x) for x in coverage],
+        "coverage_before": [_round(x) if x.isfinite() else None for x in coverage],
         **completed,
         "parameters": num_parameters(models.dynamics.requires_grad_(True)),
     }
 
 
 def dynamics_step(
-    model: GaussianWorldModel, stage: DynamicsStageConfig, *, late: Callable[[], bool]
+    model: GaussianWorldModel, stage: DynamicsStageConfig, *, rolls: Callable[[], bool]
 ) -> Callable[[DynamicsBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """The loss of the world model on a batch, `late` in training on its own rollouts too."""
+    """The loss of the world model on a batch, from where its own forecast leads where `rolls` says so."""
 
     def step_loss(batch: DynamicsBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if late() and float(torch.rand(())) < stage.own_rollout:
+        if rolls():
             batch = rolled_out(model, batch, num_steps=model.config.horizon // 2)
         return dynamics_loss(model, batch, config=stage.loss)
 
     return step_loss
+
+
+def rolls_out(stage: DynamicsStageConfig, *, step: int) -> bool:
+    """Whether a step of the world model's training begins at its own forecast: the same for every rank."""
+    draw = torch.rand((), generator=torch.Generator().manual_seed(stage.train.seed * 1_000_003 + step))
+    return step >= 2 * stage.train.steps // 3 and float(draw) < stage.own_rollout
 
 
 def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
@@ -175,18 +184,22 @@ def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
     return {**_short(result), "samples": len(samples.task_rows), "parameters": num_parameters(head)}
 
 
-def export_stage(folders: RunFolders, config: RunConfig, *, path: Path, provenance: dict[str, Any]) -> dict[str, Any]:
-    """Join what was trained into one weights file and read it back; result: path, bytes, policy (is there one)."""
+def export_stage(
+    folders: RunFolders, config: RunConfig, *, path: Path, provenance: dict[str, Any], head: bool
+) -> dict[str, Any]:
+    """Join what was trained, the action head too if `head`, into one weights file and read it back.
+
+    Result: path, bytes, policy (is there one).
+    """
     world = load_models(world_path(folders, config))
-    head = None
-    if (folders.policy / "head.safetensors").exists():
-        head = ActionHead(config.policy.model)
-        load_weights(head, folders.policy / "head.safetensors")
-    models = type(world)(vae=world.vae, dynamics=world.dynamics, policy=head, info={})
-    tasks = {} if head is None else {"policy_tasks": list(config.policy.data.tasks)}
+    policy, tasks = None, {}
+    if head:
+        policy, tasks = ActionHead(config.policy.model), {"policy_tasks": list(config.policy.data.tasks)}
+        load_weights(policy, folders.policy / "head.safetensors")
+    models = type(world)(vae=world.vae, dynamics=world.dynamics, policy=policy, info={})
     size = save_models(path, models, info={**world.info, **tasks, "provenance": provenance})
     load_models(path)
-    return {"path": str(path), "bytes": size, "policy": head is not None}
+    return {"path": str(path), "bytes": size, "policy": head}
 
 
 def _short(result: dict[str, Any]) -> dict[str, Any]:

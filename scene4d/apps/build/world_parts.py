@@ -77,9 +77,16 @@ def train_intent(folders: RunFolders, config: RunConfig, *, ready: DynamicsBatch
 def train_completion(
     folders: RunFolders, config: RunConfig, *, cache: WindowCache, ready: DynamicsBatch, model: GaussianWorldModel
 ) -> dict[str, Any]:
-    """Train the decoder of new matter on pictures of all cameras; result: psnr_completed, of its last batches."""
+    """Train the decoder of new matter on pictures of all cameras.
+
+    Result: psnr_completed, of its last batches; None where every camera is an input: there is nothing to learn from.
+    """
     stage, completion = config.dynamics, model.completion.requires_grad_(True)
-    completion.set_places(_missed_points(cache))
+    missed = _missed_points(cache)
+    if len(missed) == 0:
+        return {"psnr_completed": None}
+    if not config.start:  # weights that are gone on from keep the places that they speak of
+        completion.set_places(missed)
 
     def batches(step: int) -> tuple[DynamicsBatch, Gaussians, Frames]:
         numbers = draw_numbers(len(cache), num=stage.completion_batch_size, step=step, seed=stage.completion.seed)
@@ -115,8 +122,6 @@ def _missed_points(cache: WindowCache, *, num_windows: int = 24, num_points: int
         distance, _ = nearest(window.memory.means, points, num=1)
         found.append(points[distance[:, 0] > far])
     points = torch.cat(found)
-    if len(points) == 0:  # every camera is an input: nothing to learn from, the places do not matter
-        points = views.cameras.viewmats.new_zeros(1, 3)
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
     return points[order[:num_points]]
 
