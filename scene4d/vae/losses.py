@@ -32,9 +32,10 @@ class VAELossConfig:
 def vae_loss(
     vae: GaussianVAE, cells: Cells, *, targets: Frames, config: VAELossConfig | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of coding prepared cells [b l k] against recorded pictures [b v] of the same moment, and its parts.
+    """Loss of coding prepared cells [b l k] against pictures [b v] of the same moment, and its parts.
 
-    The pictures may be from cameras that the Gaussians were not lifted from: then the decoder learns what lies behind.
+    The pictures may be recorded ones, or drawings of the Gaussians themselves for cameras that they were not lifted
+    from: then every side of what is decoded counts.
     """
     config = VAELossConfig() if config is None else config
     latent, log_var = vae.encode_cells(cells)

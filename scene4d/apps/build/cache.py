@@ -123,10 +123,16 @@ class WindowCache:
     proprio_spec and robot, as the world model is told.
     """
 
-    def __init__(self, folder: Path, config: CacheConfig, *, record: RecordConfig, episodes: Path):
+    def __init__(
+        self, folder: Path, config: CacheConfig, *, record: RecordConfig, episodes: Path, only: Path | None = None
+    ):
+        """
+        Args:
+            only: the one episode to take windows of, for a job that asks for no other; all by default.
+        """
         self.config, self.cameras = config, list(record.cameras)
         self._windows: list[tuple[Path, StoredEpisode, int, int, int]] = []
-        for path in episode_paths(episodes, record):
+        for path in [only] if only else episode_paths(episodes, record):
             episode, (starts, counts) = StoredEpisode(path), _index(folder / path.name)
             first = 0
             for start, count in zip(starts, counts, strict=True):

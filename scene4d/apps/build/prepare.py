@@ -77,9 +77,9 @@ class RunFolders:
         """Trained autoencoder and world model, readable by `load_models`."""
         return self.dynamics / "world.safetensors"
 
-    def windows(self, config: RunConfig) -> WindowCache:
-        """The cache of windows."""
-        return WindowCache(self.cache, config.cache, record=config.record, episodes=self.record)
+    def windows(self, config: RunConfig, *, only: Path | None = None) -> WindowCache:
+        """The cache of windows, of all episodes or of the one in the file `only`."""
+        return WindowCache(self.cache, config.cache, record=config.record, episodes=self.record, only=only)
 
 
 def world_path(folders: RunFolders, config: RunConfig) -> Path:
@@ -109,12 +109,12 @@ def prepared_samples(folders: RunFolders, config: RunConfig, *, progress: Progre
 
 
 @torch.no_grad()
-def cells_of_episode(folders: RunFolders, config: RunConfig, numbers: list[int], target: Path) -> None:
-    """Write the cells of the windows `numbers` of one episode, unless they are there."""
+def cells_of_episode(folders: RunFolders, config: RunConfig, episode: Path, _first: int, target: Path) -> None:
+    """Write the cells of the windows of one episode, unless they are there."""
     if target.exists():
         return
-    cache, models, rows = folders.windows(config), _fresh(config), []
-    for number in numbers:
+    cache, models, rows = folders.windows(config, only=episode), _fresh(config), []
+    for number in range(len(cache)):
         window = cache.window(number, futures=False)
         focus = focus_of(window.memory, window.past_proprio[-1], cache.context)
         anchors, _ = choose_anchors(window.memory, focus=focus, config=config.dynamics.model.anchors)
@@ -123,15 +123,20 @@ def cells_of_episode(folders: RunFolders, config: RunConfig, numbers: list[int],
 
 
 @torch.no_grad()
-def batches_of_episode(folders: RunFolders, config: RunConfig, numbers: list[int], target: Path) -> None:
-    """Write the windows `numbers` of one episode as the world model trains on them, unless they are there."""
+def batches_of_episode(folders: RunFolders, config: RunConfig, episode: Path, first: int, target: Path) -> None:
+    """Write the windows of one episode as the world model trains on them, unless they are there.
+
+    `first`: the number of its first window among all, which the choice of rows hangs on.
+    """
     if target.exists():
         return
-    cache, models = folders.windows(config), _fresh(config)
+    cache, models = folders.windows(config, only=episode), _fresh(config)
     load_weights(models.vae, folders.vae_weights)
     models.vae.eval()
     given = {"context": cache.context, "tasks": cache.tasks, "num_rows": config.dynamics.num_rows}
-    rows = [prepare(models.dynamics, cache.window(n, futures=False), seed=n, **given) for n in numbers]
+    rows = [
+        prepare(models.dynamics, cache.window(n, futures=False), seed=first + n, **given) for n in range(len(cache))
+    ]
     _save(target, DynamicsBatch.stack(rows))
 
 
@@ -159,9 +164,14 @@ def samples_of_demonstration(folders: RunFolders, config: RunConfig, job: tuple[
 def _prepared(
     kind: type[S], task: Any, folders: RunFolders, config: RunConfig, *, at: Path, progress: Progress | None
 ) -> S:
-    groups = folders.windows(config).groups()
+    cache = folders.windows(config)
+    groups = cache.groups()
     targets = [at / f"{i:04d}.safetensors" for i in range(len(groups))]
-    jobs = [(folders, config, numbers, target) for numbers, target in zip(groups, targets, strict=True)]
+    # A job reads its own episode only: with thousands of them, all would take too long to open in each.
+    jobs = [
+        (folders, config, cache.moment(group[0])[0].path, group[0], target)
+        for group, target in zip(groups, targets, strict=True)
+    ]
     in_processes(task, jobs, num=config.processes, progress=progress)
     parts = [load_tensors(target)[0] for target in targets]
     joined = {name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}

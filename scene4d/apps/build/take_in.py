@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def take_in_stage(
     Raises:
         DataFormatError: a source holds no recording, one is too short, or lacks a camera; DepthError: no depth.
     """
+    _of_process.cache_clear()
     recordings = _recordings(config.sources)
     for recording in recordings:
         for name in ("action_spec", "proprio_spec"):
@@ -61,7 +62,7 @@ def take_in_one(folder: Path, config: RecordConfig, number: int) -> int:
     path = folder / f"{number:06d}.safetensors"
     if path.exists():
         return len(load_tensors(path)[0]["times"])
-    recording, size = _recordings(config.sources)[number], (config.size, config.size)
+    recording, size = _of_process(config.sources)[number], (config.size, config.size)
     pieces = []
     for start in range(0, recording.num_frames, PIECE):
         stop = min(start + PIECE, recording.num_frames)
@@ -78,5 +79,9 @@ def take_in_one(folder: Path, config: RecordConfig, number: int) -> int:
     return recording.num_frames
 
 
-def _recordings(sources: Sequence[str]) -> list[Recording]:
+def _recordings(sources: tuple[str, ...]) -> list[Recording]:
     return [recording for source in sources for recording in open_recordings(source)]
+
+
+_of_process = functools.lru_cache(maxsize=1)(_recordings)
+"""The same, opened once in each process of a stage: the index of a large data set takes a while to read."""
