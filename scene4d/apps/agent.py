@@ -182,6 +182,7 @@ def agent_maker(
         raise CheckpointError("holds no action head", field="policy", fix="train with a [policy] section")
     check_head(models.policy, context=models.info.get("context", {}))
     world_model = models.dynamics if forecast else None
+    config = config or AgentConfig(input_cameras=models.policy_cameras)
 
     def make(task: str) -> SceneAgent:
         context = {**models.info.get("context", {}), "task": task}

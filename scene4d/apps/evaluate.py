@@ -230,11 +230,13 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict:
                 _write_rollout(options.videos, rollout)
 
         maker = agent_maker(models, forecast=options.forecast)
+        size, cameras = (models.policy_size, models.policy_size), models.policy_cameras
+        config = RolloutConfig(size=size, cameras=cameras, turned_deg=options.turned)
         result = evaluate_policy(
             maker,
             tasks,
             _range(options.seeds),
-            config=RolloutConfig(turned_deg=options.turned),
+            config=config,
             film=film,
             progress=progress,
         )

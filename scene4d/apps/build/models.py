@@ -28,7 +28,8 @@ PARTS = ("vae", "dynamics", "policy")
 class Models:
     """Everything that was trained together; `policy` is None where none was.
 
-    info: tasks, cameras, num_inputs, context (action_spec, proprio_spec, robot), step_seconds, provenance; JSON-ready.
+    info: tasks, cameras, num_inputs, context (action_spec, proprio_spec, robot), step_seconds, provenance; of the
+    action head policy_tasks, policy_cameras, policy_size; JSON-ready.
     """
 
     vae: GaussianVAE
@@ -40,6 +41,16 @@ class Models:
     def tasks(self) -> list[str]:
         """Names of the tasks that the action head was trained on; without a head, the world model."""
         return list(self.info.get("policy_tasks") or self.info.get("tasks") or [])
+
+    @property
+    def policy_cameras(self) -> tuple[str, ...]:
+        """Cameras that the action head learned with."""
+        return tuple(self.info.get("policy_cameras") or ("left", "right"))
+
+    @property
+    def policy_size(self) -> int:
+        """Pixels a side of their pictures."""
+        return int(self.info.get("policy_size") or 64)
 
 
 def make_models(vae: VAEConfig, dynamics: DynamicsConfig, policy: ActionHeadConfig | None, *, seed: int = 0) -> Models:

@@ -192,12 +192,18 @@ def export_stage(
     Result: path, bytes, policy (is there one).
     """
     world = load_models(world_path(folders, config))
-    policy, tasks = None, {}
+    policy, learnt = None, {}
     if head:
-        policy, tasks = ActionHead(config.policy.model), {"policy_tasks": list(config.policy.data.tasks)}
+        data = config.policy.data
+        policy = ActionHead(config.policy.model)
+        learnt = {
+            "policy_tasks": list(data.tasks),
+            "policy_cameras": list(data.input_cameras),
+            "policy_size": data.image_size,
+        }
         load_weights(policy, folders.policy / "head.safetensors")
     models = type(world)(vae=world.vae, dynamics=world.dynamics, policy=policy, info={})
-    size = save_models(path, models, info={**world.info, **tasks, "provenance": provenance})
+    size = save_models(path, models, info={**world.info, **learnt, "provenance": provenance})
     load_models(path)
     return {"path": str(path), "bytes": size, "policy": head}
 
