@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from scene4d.apps.build.models import load_models
-from scene4d.apps.evaluate import EvalForecastOptions, exact_flow, forecast_config
+from scene4d.apps.evaluate_forecast import EvalForecastOptions, exact_flow, forecast_config
 from scene4d.apps.progress import counter_shown
 from scene4d.eval.ablations import ABLATIONS
 from scene4d.eval.forecast import evaluate_forecast

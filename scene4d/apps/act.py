@@ -12,6 +12,7 @@ import tyro
 from torch import Tensor
 
 from scene4d.apps.build.models import Models, load_models
+from scene4d.dynamics.condition import resting_action
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError
 from scene4d.gaussians.s4d import S4DFile, open_s4d
 from scene4d.policy.percept import views_with_forecast
@@ -104,7 +105,7 @@ def plan_actions(
     views, features = render_views(past.at(now), hand=way[-1, :3], size=head.config.view_size), None
     width = head.config.action_dim
     if forecast:
-        rest = way.new_zeros(1, width)  # where nothing is known of the past, the robot rested
+        rest = resting_action(way[:1], context, width=width)  # where nothing is known of the past, the robot rested
         done = rest if past_actions is None else past_actions[: past.times.shape[-1] - 1].to(rest)
         views, features = views_with_forecast(
             views,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from scene4d.apps.build.models import Models
+from scene4d.apps.build.perception import new_memory, perception
 from scene4d.errors import (
     CalibrationError,
     CheckpointError,
@@ -20,15 +20,10 @@ from scene4d.errors import (
     DepthError,
     NumericsError,
 )
-from scene4d.lift.stream import SceneStream, StreamConfig
 from scene4d.policy.head import ActionHead
-from scene4d.policy.percept import Stream, percept_for
+from scene4d.policy.percept import Stream
 from scene4d.types import Frames
 from scene4d.worldmodel import WorldModel
-
-new_memory = functools.partial(SceneStream, StreamConfig(keep_instants=4))
-"""Makes an agent's scene memory. Of the past a world model looks at two steps, three instants; what is older goes, so
-that an episode may last."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +68,12 @@ class SceneAgent:
             context: what the world model is told of task and robot.
         """
         self.head, self.config = head, config if config is not None else AgentConfig()
-        self.percept = percept_for(
-            head.config, make_stream, world_model=world_model, context=context, horizon=self.config.horizon
+        self.percept = perception(
+            head.config,
+            make_stream=make_stream,
+            world_model=world_model,
+            context=context or {},
+            horizon=self.config.horizon,
         )
         self.reset()
 
@@ -158,7 +157,7 @@ class SceneAgent:
             NumericsError: it is not finite.
         """
         self.percept.context["task"] = task
-        views, features = self.percept.views(action_dim=self.head.config.action_dim)
+        views, features = self.percept.views()
         seed = self.config.seed + self.num_plans
         self.num_plans += 1
         actions = self.head.act(views, features=features, proprio=self.percept.proprio[-1], task=task, seed=seed)

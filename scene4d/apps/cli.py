@@ -86,12 +86,14 @@ EVAL_VERBS = {
         "reconstruction quality on held-out views, motion and identity beside the baselines",
     ),
     "forecast": Verb(
-        "evaluate",
+        "evaluate_forecast",
         "EvalForecastOptions",
         "run_eval_forecast",
         "forecast quality beside copying, constant velocity and exact motion",
     ),
-    "policy": Verb("evaluate", "EvalPolicyOptions", "run_eval_policy", "success of the action head in closed loop"),
+    "policy": Verb(
+        "evaluate_policy", "EvalPolicyOptions", "run_eval_policy", "success of the action head in closed loop"
+    ),
     "plan": Verb(
         "evaluate_plan", "EvalPlanOptions", "run_eval_plan", "success of planning to goal scenes, without a policy"
     ),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scene4d.apps.agent import new_memory
 from scene4d.apps.build.models import Models, load_models
+from scene4d.apps.build.perception import new_memory
 from scene4d.apps.progress import counter_shown
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, roll_out, summarise

@@ -77,6 +77,12 @@ def from_action_slots(slots: Tensor, context: Mapping[str, Any], *, width: int, 
     return out
 
 
+def resting_action(proprio: Tensor, context: Mapping[str, Any], *, width: int) -> Tensor:
+    """The action [*b width] that leaves a robot in state proprio [*b q] where it is: 0, or the place of its hand."""
+    still = proprio.new_zeros(*proprio.shape[:-1], 1, NUM_ACTION_SLOTS)
+    return from_action_slots(still, context, width=width, proprio=proprio)[..., 0, :]
+
+
 def _action_slots(context: Mapping[str, Any], *, width: int) -> tuple[list[int], list[int]]:
     """The slot of each of `width` dimensions, and the three that name a place of the hand, if there are such."""
     spec = context.get("action_spec")

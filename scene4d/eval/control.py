@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from scene4d.errors import ConfigError
 from scene4d.geometry.rotation import apply_pose
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Frames
@@ -28,8 +29,8 @@ STILL_M = 0.02
 class RolloutConfig:
     """How a rollout is run."""
 
-    max_frames: int = 100
-    """Steps after which a rollout counts as failed."""
+    max_frames: int = 250
+    """Steps after which a rollout counts as failed: as long as Meta-World's usual 500, two of which are one here."""
     size: tuple[int, int] = (64, 64)
     """Width and height of the agent's pictures, px."""
     cameras: tuple[str, ...] = ("left", "right")
@@ -120,42 +121,42 @@ def roll_out(
     )
 
 
-def evaluate_policy(
-    make_agent: Callable[[str], Agent],
-    tasks: str | Sequence[str],
-    seeds: Sequence[int],
-    *,
-    config: RolloutConfig | None = None,
-    film: str | None = None,
-    progress: Callable[[int, int, Rollout], None] | None = None,
-) -> dict[str, Any]:
+def report(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """Success of a policy over tasks and seeds.
 
-    Args:
-        make_agent: task name -> agent; called once a task.
-        tasks: one name or several.
-        seeds: environment seeds, the same for every task.
-        film: a camera whose pictures are handed to `progress` with each rollout.
-        progress: called with (done, all, rollout) after each.
     Returns:
         JSON-ready: success and interval (Wilson, 95 %) over everything, num_rollouts, mean_steps (of successes; None
         without one), agent_hz, and tasks {name: {success, interval, mean_steps, num_rollouts, failures {kind: seeds}}}.
     """
-    tasks = [tasks] if isinstance(tasks, str) else list(tasks)
-    rollouts: list[Rollout] = []
-    for task in tasks:
-        agent = make_agent(task)
-        for seed in seeds:
-            rollout = roll_out(agent, task, seed=seed, config=config, film=film)
-            # Only the numbers are kept: pictures of a hundred rollouts would not fit.
-            rollouts.append(Rollout(**{**vars(rollout), "video": []}))
-            if progress is not None:
-                progress(len(rollouts), len(tasks) * len(seeds), rollout)
-    by_task = {task: summarise([r for r in rollouts if r.task == task]) for task in tasks}
-    seconds = sum(r.seconds for r in rollouts)
-    steps = sum(r.num_steps for r in rollouts)
+    by_task: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        by_task.setdefault(rollout.task, []).append(rollout)
     overall = {name: value for name, value in summarise(rollouts).items() if name != "failures"}  # seeds mean a task's
-    return {**overall, "agent_hz": round(steps / seconds, 2) if seconds > 0 else None, "tasks": by_task}
+    seconds, steps = sum(r.seconds for r in rollouts), sum(r.num_steps for r in rollouts)
+    hz = round(steps / seconds, 2) if seconds > 0 else None
+    return {**overall, "agent_hz": hz, "tasks": {task: summarise(found) for task, found in by_task.items()}}
+
+
+def paired_difference(ours: Sequence[Rollout], other: Sequence[Rollout]) -> dict[str, Any]:
+    """How much more often the first of two policies succeeds, both on the same tasks and seeds, in the same order.
+
+    Returns:
+        JSON-ready: mean difference of success, its 95 % interval (normal, over pairs), num_pairs, and how many pairs
+        only one of both solved (only_ours, only_other).
+    Raises:
+        ConfigError: they are not pairs.
+    """
+    if [(r.task, r.seed) for r in ours] != [(r.task, r.seed) for r in other]:
+        raise ConfigError("are not the same of both", field="rollouts", expected="the same tasks and seeds, in order")
+    ways = torch.tensor([float(a.success) - float(b.success) for a, b in zip(ours, other, strict=True)])
+    mean, half = float(ways.mean()), 1.96 * float(ways.std(correction=1)) / math.sqrt(len(ways))
+    return {
+        "mean": round(mean, 4),
+        "interval": [round(mean - half, 4), round(mean + half, 4)],
+        "num_pairs": len(ways),
+        "only_ours": int((ways > 0).sum()),
+        "only_other": int((ways < 0).sum()),
+    }
 
 
 def failure_kind(rollout: Rollout) -> str | None:

@@ -45,6 +45,7 @@ class Percept:
         world_model: WorldModel | None = None,
         context: Mapping[str, Any] | None = None,
         view_size: int = 64,
+        resting: Callable[[Tensor], Tensor] | None = None,
         horizon: int = 8,
         num_past: int = 8,
     ) -> None:
@@ -53,13 +54,14 @@ class Percept:
             make_stream: makes an empty scene memory.
             world_model: forecasts; None = views of now only.
             context: what the world model is told of task and robot.
+            resting: the robot's state [p] -> the action [a] that leaves it there; a world model needs it.
             view_size: pixels a side.
             horizon: steps ahead of the forecast.
             num_past: how many past actions the world model is told.
         """
         self.world_model, self.context = world_model, dict(context or {})
         self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
-        self._make_stream = make_stream
+        self._make_stream, self._resting = make_stream, resting
         self.reset()
 
     def reset(self) -> None:
@@ -85,8 +87,8 @@ class Percept:
         self.actions = [*self.actions, done[-1]][-self.num_past :]
 
     @torch.no_grad()
-    def views(self, *, action_dim: int) -> tuple[Frames, Tensor | None]:
-        """The head's input; `action_dim` is for a forecast before anything was done.
+    def views(self) -> tuple[Frames, Tensor | None]:
+        """The head's input.
 
         Returns:
             Views [v], or [2v] with those of the forecast's last step behind; latent features [l f], or None.
@@ -97,7 +99,7 @@ class Percept:
         if self.world_model is None:
             return now, None
         # Before the first action the robot rests, which is an action too.
-        past = torch.stack(self.actions) if self.actions else proprio.new_zeros(1, action_dim)
+        past = torch.stack(self.actions or [self._resting(proprio)])
         return views_with_forecast(
             now,
             scene=self.stream.scene(),
@@ -143,7 +145,7 @@ class CameraPercept:
     def acted(self, actions: Tensor) -> None:
         """What was carried out: such a head keeps nothing of it."""
 
-    def views(self, *, action_dim: int) -> tuple[Frames, None]:
+    def views(self) -> tuple[Frames, None]:
         """The newest frames [v], fully covered."""
         frames = self._frames
         depth = torch.zeros_like(frames.rgb[..., 0]) if frames.depth is None else frames.depth
@@ -156,12 +158,20 @@ def percept_for(
     *,
     world_model: WorldModel | None = None,
     context: Mapping[str, Any] | None = None,
+    resting: Callable[[Tensor], Tensor] | None = None,
     horizon: int = 8,
 ) -> Percept | CameraPercept:
     """What a head with these eyes is shown, while demonstrations are prepared and while a robot runs."""
     if head.eyes != "views":
         return CameraPercept(view_size=head.view_size, context=context)
-    return Percept(make_stream, world_model=world_model, context=context, view_size=head.view_size, horizon=horizon)
+    return Percept(
+        make_stream,
+        world_model=world_model,
+        context=context,
+        resting=resting,
+        view_size=head.view_size,
+        horizon=horizon,
+    )
 
 
 @torch.no_grad()

@@ -141,10 +141,10 @@ def samples_from_demonstration(
     """
     percept.reset()
     rows: list[dict[str, Tensor]] = []
-    length, action_dim = demonstration.actions.shape
+    length = len(demonstration.actions)
     for t in range(length):
         percept.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
-        views, features = percept.views(action_dim=action_dim)
+        views, features = percept.views()
         ahead = torch.arange(t, t + head.chunk)
         rows.append(
             {

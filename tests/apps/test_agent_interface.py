@@ -1,6 +1,7 @@
 """The agent as an interface: what it refuses and leaves no trace of, and what it makes of chunks, sizes and holes."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -107,7 +108,8 @@ def test_long_episodes_do_not_grow_and_nothing_that_matters_is_forgotten(models)
     """Instants, states and actions kept are as many after 40 steps as after 20; the plan is that of a whole memory."""
     short = agent_maker(models, config=AgentConfig(replan_every=20))(TASK)
     whole = agent_maker(models, config=AgentConfig(replan_every=20))(TASK)
-    whole.percept._make_stream = SceneStream
+    kept = dataclasses.replace(short.percept.stream.config, keep_instants=0)
+    whole.percept._make_stream = functools.partial(SceneStream, kept)
     whole.reset()
     sizes, plans = [], []
     for step in range(41):

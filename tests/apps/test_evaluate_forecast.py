@@ -8,7 +8,7 @@ import pytest
 
 from scene4d.apps import evaluate
 from scene4d.apps.build.pixels import save_pixels
-from scene4d.apps.evaluate import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
+from scene4d.apps.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError
 from scene4d.eval.forecasters import PastStream
 from scene4d.pixels.model import PixelModel, PixelsConfig

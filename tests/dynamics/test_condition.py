@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scene4d.dynamics.condition import action_slots, from_action_slots
+from scene4d.dynamics.condition import action_slots, from_action_slots, resting_action
 from scene4d.dynamics.proprio import track_in_slots, track_of
 
 NAMED = ("x", "y", "z")
@@ -74,3 +74,16 @@ def test_what_the_recording_says_of_its_actions_counts():
     six = numbers(4, 6)
     slots = action_slots(six, {**PLACES, "action_spec": turns_first}, proprio=proprio)
     torch.testing.assert_close(slots[:, :3].cumsum(0) + proprio[1:], six[:, 3:])
+
+
+@pytest.mark.parametrize(("context", "width"), [(WAYS, 4), (PLACES, 5)])
+def test_a_resting_action_is_no_way_at_all(context, width):
+    proprio = torch.tensor([[0.1, 0.6, 0.2, 0.5], [-0.2, 0.5, 0.3, 0.1]])
+    rest = resting_action(proprio, context, width=width)
+    slots = action_slots(rest[:, None], context, proprio=proprio)
+    assert torch.equal(slots, torch.zeros_like(slots))
+
+
+def test_a_robot_told_places_rests_where_its_hand_is():
+    proprio = torch.tensor([0.1, 0.6, 0.2, 0.5])
+    assert resting_action(proprio, PLACES, width=5)[1:4].tolist() == proprio[1:].tolist()

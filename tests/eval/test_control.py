@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 
+from scene4d.errors import ConfigError
 from scene4d.eval.control import (
     Rollout,
     RolloutConfig,
-    evaluate_policy,
     failure_kind,
+    paired_difference,
+    report,
     roll_out,
     summarise,
     wilson_interval,
@@ -43,6 +45,20 @@ def test_summary_counts():
     found = summarise([rollout(1, True, 20), rollout(2, False, 100), rollout(3, True, 30)])
     assert found["success"] == 0.6667 and found["mean_steps"] == 25 and found["failures"] == {"stuck": [2]}
     assert summarise([])["success"] is None
+
+
+def some(*successes):
+    numbers = torch.zeros(1, 4)
+    return [Rollout(TASK, seed, bool(s), 10, 0.1, numbers, numbers) for seed, s in enumerate(successes)]
+
+
+def test_pairs_are_compared_seed_by_seed():
+    found = paired_difference(some(1, 1, 0, 1), some(1, 0, 0, 0))
+    assert found["mean"] == 0.5 and (found["only_ours"], found["only_other"]) == (2, 0)
+    # Differences 0 1 0 1: deviation 0.577, over four pairs.
+    assert found["interval"] == pytest.approx([0.5 - 1.96 * 0.57735 / 2, 0.5 + 1.96 * 0.57735 / 2], abs=1e-4)
+    with pytest.raises(ConfigError, match="same of both"):
+        paired_difference(some(1, 1), some(1))
 
 
 def test_failures_are_told_apart():
@@ -92,15 +108,10 @@ def test_replayed_expert_succeeds():
         while not success:
             actions.append(sim.expert_action())
             success = sim.step(actions[-1])[1]
-    agent, heard = Player(actions), []
-    config = RolloutConfig(size=(16, 16), max_frames=60)
-    result = evaluate_policy(
-        lambda task: agent,
-        TASK,
-        [1002],
-        config=config,
-        progress=lambda done, total, rollout: heard.append((done, total, rollout.touched_m > 0.02)),
-    )
-    assert result["success"] == 1.0 and result["mean_steps"] == len(actions) and heard == [(1, 1, True)]
-    assert result["tasks"][TASK]["interval"] == result["interval"] and agent.resets == 1
+    agent = Player(actions)
+    rollout = roll_out(agent, TASK, seed=1002, config=RolloutConfig(size=(16, 16), max_frames=60))
+    assert rollout.touched_m > 0.02 and agent.resets == 1
+    result = report([rollout])
+    assert result["success"] == 1.0 and result["mean_steps"] == len(actions)
+    assert result["tasks"][TASK]["interval"] == result["interval"]
     assert json.loads(json.dumps(result)) == result

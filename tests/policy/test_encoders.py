@@ -62,7 +62,7 @@ def test_a_head_with_other_eyes_acts_on_the_newest_frames(kind):
     proprio, found = torch.tensor([0.05, 0.6, 0.2, 1.0]), []
     for gain in (1.0, 0.3):
         percept.observe(frames()[0].replace(rgb=gain * frames().rgb[0]), proprio=proprio, time=0.0)
-        views, features = percept.views(action_dim=4)
+        views, features = percept.views()
         assert features is None
         found.append(head.act(views, features=None, proprio=proprio, task="a", seed=0))
     assert found[0].shape == (8, 4) and not torch.allclose(found[0], found[1])

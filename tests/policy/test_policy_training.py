@@ -84,7 +84,7 @@ def test_views_of_a_sample_are_those_of_run_time(demonstration, samples):
     seen = percept()
     for t in range(2):
         seen.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
-        views, features = seen.views(action_dim=4)
+        views, features = seen.views()
     batch = batch_from_samples(samples[slice(1, 2)])
     assert features is None and batch["features"] is None
     assert (batch["views"].rgb[0] - views.rgb).abs().max() <= 0.5 / 255 + 1e-6

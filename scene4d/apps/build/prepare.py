@@ -10,13 +10,13 @@ import torch
 
 from scene4d.apps.build.cache import WindowCache
 from scene4d.apps.build.models import Models, load_models, make_models, start_path
+from scene4d.apps.build.perception import perception
 from scene4d.apps.build.run_config import RunConfig
 from scene4d.apps.build.stages import in_processes
 from scene4d.dynamics.anchors import choose_anchors
 from scene4d.dynamics.memory import focus_of
 from scene4d.dynamics.training import DynamicsBatch, prepare
-from scene4d.lift.stream import SceneStream
-from scene4d.policy.percept import CameraPercept, Percept, percept_for
+from scene4d.policy.percept import CameraPercept, Percept
 from scene4d.policy.training import PolicySamples, demonstration_jobs, load_samples, save_samples, train_policy_samples
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import Progress
@@ -147,9 +147,8 @@ def samples_of_demonstration(folders: RunFolders, config: RunConfig, job: tuple[
     models = load_models(world_path(folders, config))
 
     def make_percept(task: str) -> Percept | CameraPercept:
-        return percept_for(
+        return perception(
             config.policy.model,
-            SceneStream,
             world_model=models.dynamics,
             context={**models.info["context"], "task": task},
             horizon=config.dynamics.model.horizon,

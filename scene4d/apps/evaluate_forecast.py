@@ -1,4 +1,4 @@
-"""`scene4d eval forecast` and `scene4d eval policy`: the shipped weights (or others) on test seeds, one JSON line."""
+"""`scene4d eval forecast`: the shipped weights (or others) on test seeds, one JSON line."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scene4d.apps.agent import agent_maker
 from scene4d.apps.build.models import load_models
 from scene4d.apps.build.pixels import load_pixels
-from scene4d.apps.pictures import colour_picture, enlarge
 from scene4d.apps.progress import counter_shown
-from scene4d.apps.render import write_pictures
 from scene4d.data.detect import open_recordings
 from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.errors import ConfigError
-from scene4d.eval.control import Rollout, RolloutConfig, evaluate_policy
 from scene4d.eval.forecast import ForecastEvalConfig, evaluate_forecast
 from scene4d.eval.forecast_table import KEYS, printed_table
 from scene4d.eval.forecasters import ConstantVelocity, CopyLast, ExactFlow, ModelForecaster, PastStream
@@ -64,24 +60,6 @@ class EvalForecastOptions:
     deep: bool = False
     """Check the model itself too: 4 sampling steps against 32, intervals, the autoencoder alone, several futures, a
     rollout of 150 steps."""
-
-
-@dataclass(frozen=True)
-class EvalPolicyOptions:
-    """Run the action head in closed loop in Meta-World."""
-
-    tasks: tuple[str, ...] = ()
-    """Meta-World tasks; by default those that the action head was trained on."""
-    seeds: tuple[int, int] = (2000, 2019)
-    """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
-    weights: Path | None = None
-    """A weights file; by default the shipped one."""
-    forecast: bool = True
-    """Show the head the predicted future too (slower)."""
-    turned: float = 0.0
-    """Degrees that the cameras are turned about the workspace, away from where they stood in training."""
-    videos: Path | None = None
-    """Folder for one video a rollout."""
 
 
 def run_eval_forecast(options: EvalForecastOptions) -> dict:
@@ -213,44 +191,8 @@ def exact_flow(stream: PastStream, memory: bool, episode: Episode) -> ExactFlow:
     return ExactFlow(stream, episode=episode, memory=memory)
 
 
-def run_eval_policy(options: EvalPolicyOptions) -> dict:
-    """Returns {success, interval, tasks: {name: {success, interval, ...}}, ...}."""
-    models = load_models(options.weights)
-    if models.policy is None:
-        raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
-    tasks = options.tasks or tuple(models.tasks)
-    if not tasks:
-        raise ConfigError("no task is named", field="tasks", fix="add --tasks NAME")
-    film = "front" if options.videos else None
-    with counter_shown("rolling out") as count:
-
-        def progress(done: int, total: int, rollout: Rollout) -> None:
-            count(done, total)
-            if options.videos:
-                _write_rollout(options.videos, rollout)
-
-        maker = agent_maker(models, forecast=options.forecast)
-        size, cameras = (models.policy_size, models.policy_size), models.policy_cameras
-        config = RolloutConfig(size=size, cameras=cameras, turned_deg=options.turned)
-        result = evaluate_policy(
-            maker,
-            tasks,
-            _range(options.seeds),
-            config=config,
-            film=film,
-            progress=progress,
-        )
-    return {**result, "seeds": list(options.seeds), "forecast": options.forecast, "turned": options.turned}
-
-
 def _range(seeds: tuple[int, int]) -> tuple[int, ...]:
     first, last = seeds
     if last < first:
         raise ConfigError("is an empty range", field="seeds", found=seeds, expected="FIRST <= LAST")
     return tuple(range(first, last + 1))
-
-
-def _write_rollout(folder: Path, rollout: Rollout) -> None:
-    result = "success" if rollout.success else "failure"
-    pictures = [enlarge(colour_picture(f.rgb), height=256) for f in rollout.video]
-    write_pictures(folder / f"{rollout.task}_{rollout.seed}_{result}.mp4", pictures, fps=20.0)
