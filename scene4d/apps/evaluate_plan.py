@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scene4d.apps.build.models import Models, load_models
+from scene4d.apps.build.models import Models, load_models, models_once
 from scene4d.apps.build.perception import new_memory
+from scene4d.apps.build.stages import in_processes
 from scene4d.apps.progress import counter_shown
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, roll_out, summarise
@@ -45,8 +46,10 @@ class EvalPlanOptions:
     """Rounds of sampling a plan."""
     replan_every: int = 4
     """Actions carried out of each plan."""
-    max_frames: int = 100
-    """Steps after which a rollout counts as failed."""
+    max_frames: int = 250
+    """Steps after which a rollout counts as failed. Meta-World's usual 500 are half as long."""
+    processes: int = 1
+    """Rollouts that run at once, one thread each."""
 
 
 @dataclass(frozen=True)
@@ -70,35 +73,42 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     first, last = options.seeds
     if last < first:
         raise ConfigError("is an empty range", field="seeds", found=options.seeds, expected="FIRST <= LAST")
-    if min(options.samples, options.iterations, options.replan_every, options.max_frames) < 1:
-        raise ConfigError("must be at least 1", field="samples, iterations, replan_every, max_frames")
+    if min(options.samples, options.iterations, options.replan_every, options.max_frames, options.processes) < 1:
+        raise ConfigError("must be at least 1", field="samples, iterations, replan_every, max_frames, processes")
     models = load_models(options.weights)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
-    config = RolloutConfig(max_frames=options.max_frames)
-    rollouts: list[Rollout] = []
-    plan_seconds: list[float] = []
-    unsolved: list[list] = []
-    total = len(options.tasks) * (last - first + 1)
+    jobs = [(options, task, seed) for task in options.tasks for seed in range(first, last + 1)]
     with counter_shown("planning") as count:
-        for task in options.tasks:
-            for seed in range(first, last + 1):
-                goal = goal_of_expert(task, seed=seed, config=config)
-                if not goal.reached:
-                    unsolved.append([task, seed])
-                agent = PlanningAgent(models, goal, task=task, options=options)
-                rollouts.append(roll_out(agent, task, seed=seed, config=config))
-                plan_seconds += agent.plan_seconds
-                count(len(rollouts), total)
+        progress = lambda done, total, _: count(done, total)
+        played = in_processes(_play, jobs, num=options.processes, progress=progress)
+    rollouts = [p.rollout for p in played]
+    plan_seconds = [s for p in played for s in p.plan_seconds]
     return {
         **summarise(rollouts),
         "tasks": {task: summarise([r for r in rollouts if r.task == task]) for task in options.tasks},
         "seconds_per_plan": round(sum(plan_seconds) / max(1, len(plan_seconds)), 3),
-        "expert_failed": unsolved,
+        "expert_failed": [[p.rollout.task, p.rollout.seed] for p in played if not p.expert_reached],
         "seeds": [first, last],
         "search": options.search,
         "goal": options.goal,
     }
+
+
+@dataclass(frozen=True)
+class Played:
+    """One rollout towards a goal: seconds of each plan, and whether the expert that set the goal solved the task."""
+
+    rollout: Rollout
+    plan_seconds: list[float]
+    expert_reached: bool
+
+
+def _play(options: EvalPlanOptions, task: str, seed: int) -> Played:
+    config = RolloutConfig(max_frames=options.max_frames)
+    goal = goal_of_expert(task, seed=seed, config=config)
+    agent = PlanningAgent(models_once(options.weights), goal, task=task, options=options)
+    return Played(roll_out(agent, task, seed=seed, config=config), agent.plan_seconds, goal.reached)
 
 
 def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scene4d.apps.agent import agent_maker
-from scene4d.apps.build.models import Models, load_models
+from scene4d.apps.build.models import Models, load_models, models_once
 from scene4d.apps.build.stages import in_processes
 from scene4d.apps.pictures import colour_picture, enlarge
 from scene4d.apps.progress import counter_shown
@@ -91,7 +90,7 @@ def _rollouts(options: EvalPolicyOptions, tasks: Sequence[str], seeds: Sequence[
 
 
 def _rollout(options: EvalPolicyOptions, task: str, seed: int) -> Rollout:
-    models = _models_once(options.weights)
+    models = models_once(options.weights)
     config = RolloutConfig(
         max_frames=options.max_frames,
         size=(models.policy_size, models.policy_size),
@@ -104,10 +103,6 @@ def _rollout(options: EvalPolicyOptions, task: str, seed: int) -> Rollout:
         _write_video(options.videos, rollout)
     # Only the numbers are kept: pictures of a hundred rollouts would not fit.
     return dataclasses.replace(rollout, video=[])
-
-
-_models_once = functools.lru_cache(maxsize=1)(load_models)
-"""The weights, read once in each process."""
 
 
 def _write_video(folder: Path, rollout: Rollout) -> None:

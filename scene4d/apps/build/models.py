@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,10 @@ def load_models(path: str | Path | None = None) -> Models:
         assign_weights(module, own, source=path)
         module.eval().requires_grad_(False)
     return dataclasses.replace(models, info=state.get("info", {}))
+
+
+models_once = functools.lru_cache(maxsize=1)(load_models)
+"""The same, read once in each process."""
 
 
 def go_on_from(start: str, models: Models, *parts: str) -> None:
