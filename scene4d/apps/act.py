@@ -29,7 +29,7 @@ class ActOptions:
     task: str
     """What is to be done: the name of a task the head was trained on, or words of it ("open the door")."""
     weights: Path | None = None
-    """Weights file; the shipped ones by default."""
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
     seed: int = 0
     """Seed of the sampled chunk."""
     forecast: bool = True

@@ -44,7 +44,7 @@ class DemoOptions:
     episode: Path = DEMO_EPISODE
     """A recording with cameras left, right and front, as `scene4d record` makes them."""
     weights: Path = WEIGHTS
-    """Weights of the world model and the action head."""
+    """Weights of world model and action head: a file, or the name of shipped ones (small, tiny)."""
     now: int = 12
     """Frame from which on everything is forecast; the frames before it are the observed past."""
     num_steps: int = 16

@@ -37,7 +37,7 @@ class EvalForecastOptions:
     seeds: tuple[int, int] = (2000, 2005)
     """First and last episode seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
     weights: Path | None = None
-    """A weights file; by default the shipped one."""
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
     sampler_steps: int = 4
     """Steps of the diffusion sampler."""
     windows: int = 4

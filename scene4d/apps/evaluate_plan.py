@@ -35,7 +35,7 @@ class EvalPlanOptions:
     seeds: tuple[int, int] = (2000, 2029)
     """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
     weights: Path | None = None
-    """A weights file; by default the shipped one."""
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
     search: Literal["cem", "mppi", "policy"] = "cem"
     """How plans are found: the cross-entropy method, MPPI, or the best of `samples` that the action head proposes."""
     goal: Literal["scene", "image"] = "scene"

@@ -30,7 +30,7 @@ class EvalPolicyOptions:
     seeds: tuple[int, int] = (2000, 2019)
     """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
     weights: Path | None = None
-    """A weights file; by default the shipped one."""
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
     forecast: bool = True
     """Show the head the predicted future too (slower)."""
     paired: bool = False

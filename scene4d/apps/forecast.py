@@ -43,7 +43,7 @@ class ForecastOptions:
     sampler_steps: int = 4
     """Steps of the sampler."""
     weights: Path | None = None
-    """Weights file; by default the shipped one."""
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
 
 
 @dataclass(frozen=True)

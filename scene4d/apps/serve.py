@@ -21,7 +21,7 @@ class ServeOptions:
     """Answer observations with actions, for robots and simulators in other processes."""
 
     weights: Path | None = None
-    """Weights file; the shipped ones by default."""
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
     host: str = "127.0.0.1"
     """Address to listen at."""
     port: int = 8790

@@ -112,8 +112,8 @@ def _config(options: TrainOptions) -> RunConfig:
 
 def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
     # Imported late: `--help` and a slip in the file answer at once.
+    from scene4d.apps.build.assets import weights_file
     from scene4d.apps.build.cache import cache_stage
-    from scene4d.apps.build.models import start_path
     from scene4d.apps.build.pixels import train_pixels_stage
     from scene4d.apps.build.record import record_stage
     from scene4d.apps.build.take_in import listing, take_in_stage
@@ -137,7 +137,7 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
     )
     anchors = config.dynamics.model.anchors
     # Weights of the same name may be others tomorrow.
-    start = config.start and hashlib.sha256(start_path(config.start).read_bytes()).hexdigest()
+    start = config.start and hashlib.sha256(weights_file(config.start).read_bytes()).hexdigest()
     plan: list[tuple[str, Callable[[Path], dict[str, Any]], list[Any]]] = [
         ("record", record, [config.record, *told]),
         ("cache", cache, [config.cache]),

@@ -35,7 +35,7 @@ class ViewOptions:
     task: str = ""
     """Let the agent do this in the scene at once ("open the door"); the predicted instants come behind the others."""
     weights: Path | None = None
-    """Weights file of the agent; the shipped ones by default."""
+    """Weights of the agent: a file, or the name of shipped ones (small, tiny); by default the best of those."""
     steps: int = 24
     """Steps that the agent takes."""
     seed: int = 0

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scene4d.apps.build.assets import WEIGHTS
+from scene4d.apps.build.assets import weights_file
 from scene4d.apps.build.run_config import RunConfig
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.dynamics.model import DynamicsConfig, GaussianWorldModel
@@ -84,13 +84,13 @@ def save_models(path: str | Path, models: Models, *, info: Mapping[str, Any], ha
 
 
 def load_models(path: str | Path | None = None) -> Models:
-    """Read a weights file, by default the shipped one; the models are in evaluation mode.
+    """Read a weights file, or shipped ones by their name, by default the best; the models are in evaluation mode.
 
     Raises:
         CheckpointError: missing, truncated, or of other models (lists the tensors); ConfigError: unknown settings;
             SecurityError: a pickle.
     """
-    path = shipped_weights() if path is None else Path(path)
+    path = weights_file(path)
     tensors, state = load_tensors(path)
     configs = state.get("configs", {})
     if not {"vae", "dynamics"} <= configs.keys():
@@ -124,7 +124,7 @@ def go_on_from(start: str, models: Models, *parts: str) -> None:
     """
     if not start:
         return
-    path = start_path(start)
+    path = weights_file(start)
     tensors, _ = load_tensors(path)
     for name in parts:
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
@@ -139,30 +139,12 @@ def sized_as_start(config: RunConfig) -> RunConfig:
     """
     if not config.start:
         return config
-    models = load_models(start_path(config.start))
+    models = load_models(weights_file(config.start))
     return dataclasses.replace(
         config,
         vae=dataclasses.replace(config.vae, model=models.vae.config),
         dynamics=dataclasses.replace(config.dynamics, model=models.dynamics.config),
     )
-
-
-def start_path(start: str) -> Path:
-    """The file that `RunConfig.start` names."""
-    return shipped_weights() if start == "shipped" else Path(start)
-
-
-def shipped_weights() -> Path:
-    """The weights file inside the package.
-
-    Raises:
-        CheckpointError: this installation has none.
-    """
-    if not WEIGHTS.exists():
-        raise CheckpointError(
-            "is not part of this installation", file=WEIGHTS, fix="run: scene4d train configs/tiny.toml"
-        )
-    return WEIGHTS
 
 
 def _parts(models: Models) -> dict[str, nn.Module]:

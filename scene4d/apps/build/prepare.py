@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from scene4d.apps.build.assets import weights_file
 from scene4d.apps.build.cache import WindowCache
-from scene4d.apps.build.models import Models, load_models, make_models, start_path
+from scene4d.apps.build.models import Models, load_models, make_models
 from scene4d.apps.build.perception import perception
 from scene4d.apps.build.run_config import RunConfig
 from scene4d.apps.build.stages import in_processes
@@ -84,7 +85,7 @@ class RunFolders:
 
 def world_path(folders: RunFolders, config: RunConfig) -> Path:
     """The world model of a run: its own, or the one that it goes on from unchanged."""
-    return start_path(config.start) if config.policy_only else folders.world_weights
+    return weights_file(config.start) if config.policy_only else folders.world_weights
 
 
 def prepared_cells(folders: RunFolders, config: RunConfig, *, progress: Progress | None = None) -> Cells:

@@ -164,7 +164,8 @@ class RunConfig:
     name: str = "run"
     """Names the run's folder."""
     start: str = ""
-    """Weights file to go on from, or "shipped"; the models then have its sizes. Empty: start from nothing."""
+    """Weights to go on from: a file, or shipped ones by name ("shipped": the default); the models then have its sizes.
+    Empty: start from nothing."""
     processes: int = 2
     """Processes that record and build the cache."""
     threads: int = 2
