@@ -43,7 +43,7 @@ class RgbFitConfig:
     """Weight of inverse depth that bends, in the pictures and in views from elsewhere; planes do not."""
     cover_weight: float = 0.05
     """Weight of holes in views from elsewhere."""
-    plain_weight: float = 0.1
+    plain_weight: float = 0.5
     """Weight of colour differences between neighbouring pixels of views from elsewhere."""
     seed: int = 0
     """Of everything that is drawn at random."""

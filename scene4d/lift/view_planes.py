@@ -18,11 +18,11 @@ from scene4d.types import Cameras, Frames
 class PlaneConfig:
     """Which planes are tried, and what decides. Lengths are in multiples of the cameras' distance to their focus."""
 
-    width: int = 96
+    width: int = 128
     """Width in px at which pictures are matched."""
     num_facing: int = 64
     """Planes that face the view, evenly spread in inverse depth."""
-    num_level: int = 96
+    num_level: int = 192
     """Level planes, evenly spread in height."""
     near: float = 0.1
     """Nearest depth."""
@@ -40,7 +40,7 @@ class PlaneConfig:
     """Relative depth from which matter lies behind another view's surface, or before it."""
     rounds: int = 2
     """How often the views' depths decide anew what hides what."""
-    pull: float = 0.005
+    pull: float = 0.0025
     """Cost of any plane but the level one that most of all pictures agree on: what has no texture lies there."""
 
 
