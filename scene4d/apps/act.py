@@ -19,6 +19,9 @@ from scene4d.policy.percept import views_with_forecast
 from scene4d.policy.views import render_views
 from scene4d.types import Scene4D
 
+TOLD = ("action_spec", "proprio_spec", "action_meaning", "cameras")
+"""What a recording tells a world model of its robot and its cameras."""
+
 
 @dataclass(frozen=True)
 class ActOptions:
@@ -60,7 +63,7 @@ def run_act(options: ActOptions) -> dict[str, Any]:
         task=options.task,
         proprio=_proprio(options, file, scene),
         past_actions=file.actions,
-        info={**file.info, "action_spec": file.action_spec},
+        info={**file.info, "action_spec": file.action_spec, "cameras": file.input_cameras(_last_observed(scene))},
         seed=options.seed,
         forecast=options.forecast,
     )
@@ -91,13 +94,14 @@ def plan_actions(
         task: name of a task the head was trained on, or words of it.
         proprio: [p] at that instant, or [t p] up to it: how the robot answered tells where it goes.
         past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
-        info: action_spec and proprio_spec, where they differ from what the models were trained with.
+        info: action_spec, proprio_spec and action_meaning, where they differ from what the models were trained with;
+            cameras {name: Cameras []} that saw the scene.
         forecast: whether the head also looks at the forecast.
     Returns:
         JSON-ready: actions [h][a], names [a], units [a], task, time (s), forecast (bool).
     """
     head, info = models.policy, dict(info or {})
-    context = {**models.info.get("context", {}), **{k: info[k] for k in ("action_spec", "proprio_spec") if info.get(k)}}
+    context = {**models.info.get("context", {}), **{k: info[k] for k in TOLD if info.get(k)}}
     name = task_from_text(task, models.tasks)
     past = observed_part(scene)
     now = float(past.times[-1])
@@ -190,5 +194,8 @@ def proprio_up_to_now(values: Sequence[Any], scene: Scene4D) -> Tensor:
     rows = torch.tensor(values, dtype=torch.float32)
     if rows.ndim == 1:
         return rows[None]
-    observed = int(scene.observed.nonzero().max()) if bool(scene.observed.any()) else 0
-    return rows[: observed + 1]
+    return rows[: _last_observed(scene) + 1]
+
+
+def _last_observed(scene: Scene4D) -> int:
+    return int(scene.observed.nonzero().max()) if bool(scene.observed.any()) else 0

@@ -25,7 +25,7 @@ from scene4d.data.detect import open_recordings
 from scene4d.dynamics.rollout import forecast_long
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast import ForecastEvalConfig, past_of, score_window
-from scene4d.eval.forecasters import ConstantVelocity, CopyLast, ModelForecaster, PastStream
+from scene4d.eval.forecasters import INPUTS, ConstantVelocity, CopyLast, ModelForecaster, PastStream
 from scene4d.files import atomic_file
 from scene4d.gaussians.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d import write_s4d
@@ -158,7 +158,7 @@ def choose_actions(models: Models, story: Story) -> dict:
         task=str(info.get("task", "")),
         proprio=story.episode.proprio[: now + 1],
         past_actions=story.episode.actions[:now],
-        info=info,
+        info={**info, "cameras": {name: story.cameras[name][now] for name in INPUTS}},
     )
 
 

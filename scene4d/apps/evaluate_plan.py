@@ -158,6 +158,7 @@ class PlanningAgent:
         seen, model = _stacked(frames, tuple(frames)), self.models.dynamics.config
         num_past = model.proprio.num_past
         self.stream.update(seen, time=model.step_seconds * self.num_steps)
+        self.cameras = {name: f.cameras for name, f in frames.items()}
         self.proprio = [*self.proprio, proprio][-num_past - 1 :]
         if not self.queue:
             start = time.perf_counter()
@@ -186,7 +187,7 @@ class PlanningAgent:
         return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
 
     def _state(self) -> State:
-        context = {**self.models.info.get("context", {}), "task": self.task}
+        context = {**self.models.info.get("context", {}), "task": self.task, "cameras": self.cameras}
         width = len(context["action_spec"])
         past = torch.stack(self.actions) if self.actions else torch.zeros(1, width)
         return self.models.dynamics.observe(

@@ -163,12 +163,12 @@ def past_from_file(
     if proprio is None or len(proprio) <= start:
         fix = "reconstruct it from a recording that has the robot's state"
         raise DataFormatError("holds no proprio", file=file.path, field="info.proprio", fix=fix)
-    inputs = info.get("input_cameras") or list(file.cameras)
     context = {
         "task": info.get("task", ""),
         "action_spec": file.action_spec or None,
         "proprio_spec": info.get("proprio_spec"),
-        "cameras": {n: _at(file.cameras[n], start) for n in inputs if n in file.cameras},
+        "action_meaning": info.get("action_meaning"),
+        "cameras": file.input_cameras(start),
     }
     proprio = torch.tensor(proprio, dtype=torch.float32)[: start + 1]
     return Past(cut(scene, start), stored[:start].float(), proprio, context), future.float()
@@ -218,7 +218,3 @@ def read_actions(path: Path, *, width: int) -> Tensor:
     if rows.ndim != 2 or rows.shape[1] != width or len(rows) == 0 or not np.isfinite(rows).all():
         raise DataFormatError("are no actions", file=path, found=list(rows.shape), expected=f"[h {width}], finite")
     return torch.from_numpy(rows)
-
-
-def _at(cameras, index: int):
-    return cameras[index] if cameras.batch_shape else cameras

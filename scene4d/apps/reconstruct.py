@@ -214,6 +214,7 @@ def _write(
         "task": str(episode.info.get("task", "")),
         "input_cameras": list(inputs),
         "proprio_spec": [dict(s) for s in episode.info.get("proprio_spec") or []],
+        "action_meaning": episode.info.get("action_meaning"),
         "robot": episode.info.get("robot"),
         "seed": episode.info.get("seed"),
     }

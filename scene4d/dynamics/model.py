@@ -29,6 +29,7 @@ from scene4d.dynamics.memory import focus_of, memory_of, past_poses, step_second
 from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_in_slots, track_of
 from scene4d.dynamics.sampling import sample_motion
 from scene4d.dynamics.scene import advanced_memory, forecast_scene
+from scene4d.dynamics.sight import out_of_sight
 from scene4d.dynamics.skin import Matter, SkinConfig, SkinHead
 from scene4d.dynamics.targets import MotionScale
 from scene4d.errors import ConfigError, ShapeError
@@ -137,7 +138,8 @@ class GaussianWorldModel(nn.Module):
         Args:
             scene: what is known of the past up to now. actions: [p a], the last one led to now.
             proprio: [q] now, or [p q] with now last; the last few steps tell how the robot answers.
-            context: task, action_spec, proprio_spec, cameras.
+            context: task, action_spec, proprio_spec; cameras {name: Cameras []} that saw the scene: where they looked
+                through no new matter is put.
             memory: the rows now, if there is something sharper than `scene.at(now)`; their ids find their past in it.
         Raises:
             GaussianError: nothing in the scene exists now.
@@ -181,7 +183,7 @@ class GaussianWorldModel(nn.Module):
             "task_vector": task_embedding(str(context.get("task", ""))).to(anchors),
         }
         past = latent.replace(ids=memory.ids[index]).map(lambda x: x[None])  # one observed step
-        return State(
+        state = State(
             memory=memory,
             skin=skin,
             past=past,
@@ -190,6 +192,9 @@ class GaussianWorldModel(nn.Module):
             time=time,
             context=context,
         )
+        new = self.completion(self.scene_tokens(state.map(lambda x: x[None])))[0]
+        unseen = out_of_sight(new, memory=memory, cameras=(context.get("cameras") or {}).values())
+        return state.replace(context={**context, "unseen_rows": unseen})
 
     def skin_weights(
         self, memory: Gaussians, *, index: Tensor, tokens: Tensor, hand: Tensor, past: Tensor, candidates: Tensor
@@ -386,6 +391,7 @@ class GaussianWorldModel(nn.Module):
         lead = state.batch_shape
         flat = state if len(lead) == 1 else state.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]))
         new = self.completion(self.scene_tokens(flat)).map(lambda x: x.reshape(*lead, *x.shape[1:]))
+        new = new.replace(opacities=new.opacities * state.context["unseen_rows"])
         skin = self.completion.skin(
             state.skin.anchors.shape[-2],
             num_candidates=state.skin.skin_index.shape[-1],

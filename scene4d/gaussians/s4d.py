@@ -74,6 +74,12 @@ class S4DFile:
         stored = parse_json(self._bytes(["cameras.json"])[0], file=self.path, field="cameras.json")
         return _guarded(self.path, "cameras.json", lambda: {k: _camera_from_json(v) for k, v in stored.items()})
 
+    def input_cameras(self, index: int = 0) -> dict[str, Cameras]:
+        """The cameras [] that the scene was reconstructed from (all where it does not tell) at an instant."""
+        cameras = self.cameras
+        names = [n for n in self.info.get("input_cameras") or cameras if n in cameras]
+        return {n: cameras[n][index] if cameras[n].batch_shape else cameras[n] for n in names}
+
     @property
     def actions(self) -> Tensor | None:
         """Actions [*b t a], or None."""

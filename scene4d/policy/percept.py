@@ -11,7 +11,7 @@ from torch import Tensor
 from scene4d.errors import ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.views import render_views
-from scene4d.types import Frames, Gaussians, Scene4D
+from scene4d.types import Cameras, Frames, Gaussians, Scene4D
 from scene4d.worldmodel import WorldModel
 
 
@@ -69,10 +69,12 @@ class Percept:
         self.stream = self._make_stream()
         self.actions: list[Tensor] = []
         self.proprio: list[Tensor] = []
+        self.cameras: dict[str, Cameras] = {}
 
     def observe(self, frames: Frames, *, proprio: Tensor, time: float) -> None:
         """Take the newest frames [v], and the robot's state [p] (the first three: the hand's place in m)."""
         self.stream.update(frames, time=time)
+        self.cameras = {str(i): frames.cameras[i] for i in range(len(frames.rgb))}
         self.proprio = [*self.proprio, proprio.detach().float()][-self.num_past - 1 :]
 
     def acted(self, actions: Tensor) -> None:
@@ -108,7 +110,7 @@ class Percept:
             past_actions=past,
             proprio=torch.stack(self.proprio),
             horizon=self.horizon,
-            context=self.context,
+            context={**self.context, "cameras": self.cameras},
         )
 
 

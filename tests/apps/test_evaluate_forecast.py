@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scene4d.apps import evaluate
+from scene4d.apps import evaluate_forecast
 from scene4d.apps.build.pixels import save_pixels
 from scene4d.apps.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError
@@ -46,13 +46,13 @@ def test_a_recording_too_short_is_named():
 
 def test_recordings_are_named_and_get_no_seeds(monkeypatch, tmp_path):
     """The JSON says what was forecast: seeds of episodes that were simulated, paths of those that were read."""
-    monkeypatch.setattr(evaluate, "load_models", lambda path: SimpleNamespace(dynamics=None))
-    monkeypatch.setattr(evaluate, "evaluate_forecast", lambda *_, **options: {"horizon": {}, "windows": 1})
-    monkeypatch.setattr(evaluate, "open_recordings", lambda path: [path])
-    monkeypatch.setattr(evaluate, "printed_table", lambda *_, **options: "")
-    read = evaluate.run_eval_forecast(EvalForecastOptions(episodes=(tmp_path / "a", tmp_path / "b")))
+    monkeypatch.setattr(evaluate_forecast, "load_models", lambda path: SimpleNamespace(dynamics=None))
+    monkeypatch.setattr(evaluate_forecast, "evaluate_forecast", lambda *_, **options: {"horizon": {}, "windows": 1})
+    monkeypatch.setattr(evaluate_forecast, "open_recordings", lambda path: [path])
+    monkeypatch.setattr(evaluate_forecast, "printed_table", lambda *_, **options: "")
+    read = evaluate_forecast.run_eval_forecast(EvalForecastOptions(episodes=(tmp_path / "a", tmp_path / "b")))
     assert "seeds" not in read and read["episodes"] == [str(tmp_path / "a"), str(tmp_path / "b")]
-    simulated = evaluate.run_eval_forecast(EvalForecastOptions(seeds=(2000, 2001)))
+    simulated = evaluate_forecast.run_eval_forecast(EvalForecastOptions(seeds=(2000, 2001)))
     assert simulated["seeds"] == [2000, 2001] and "episodes" not in simulated
 
 

@@ -97,8 +97,7 @@ def cameras_of(file: S4DFile) -> dict[str, Cameras]:
     Raises:
         DataFormatError: it holds none.
     """
-    names = file.info.get("input_cameras") or list(file.cameras)
-    found = {n: file.cameras[n] for n in names if n in file.cameras}
+    found = file.input_cameras()
     if not found:
         raise DataFormatError("holds no cameras", file=file.path, field="cameras", fix="reconstruct it again")
-    return {n: camera[0] if camera.batch_shape else camera for n, camera in found.items()}
+    return found
