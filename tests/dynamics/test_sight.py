@@ -52,3 +52,14 @@ def test_one_camera_is_enough(camera):
     away = camera.replace(viewmats=look_at(torch.tensor([1.0, 0.5, 2.0]), torch.tensor([1.0, 5.0, 9.0])))
     assert out_of_sight(rows, memory=memory, cameras=[away]).all()
     assert not out_of_sight(rows, memory=memory, cameras=[away, camera]).any()
+
+
+def test_what_sticks_out_from_behind_is_seen(camera):
+    """Behind half a wall, before a farther one: a small Gaussian fits there, a wide one shows beside and before it."""
+    near, far = wall(camera, depth=1.5, columns=slice(0, 40)), wall(camera, depth=3.0, columns=slice(40, 80))
+    memory, row = gaussians(torch.cat([near.means, far.means])), at_depths(camera, 1.7, pixel=(24, 30))
+    fits = [
+        bool(out_of_sight(row.replace(scales=torch.full((1, 3), s)), memory=memory, cameras=[camera])[0])
+        for s in (0.01, 0.1, 0.4)
+    ]
+    assert fits == [True, True, False]
