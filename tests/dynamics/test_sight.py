@@ -10,10 +10,10 @@ from scene4d.geometry.camera import intrinsics_from_fov, look_at, unproject
 from scene4d.types import Cameras, Gaussians
 
 
-def gaussians(means):
+def gaussians(means, *, scale=0.02):
     num = len(means)
     quats = torch.tensor([1.0, 0, 0, 0]).expand(num, 4)
-    return Gaussians(means, quats, torch.full((num, 3), 0.02), torch.full((num,), 0.99), torch.zeros(num, 1, 3))
+    return Gaussians(means, quats, torch.full((num, 3), scale), torch.full((num,), 0.99), torch.zeros(num, 1, 3))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def wall(camera, *, depth, columns=slice(None)):
 
 def at_depths(camera, *depths, pixel):
     points = torch.stack([unproject(torch.full((48, 80), d), camera.viewmats, camera.Ks)[pixel] for d in depths])
-    return gaussians(points)
+    return gaussians(points, scale=0.002)
 
 
 def test_before_the_wall_nothing_behind_it_anything(camera):
