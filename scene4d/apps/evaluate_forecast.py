@@ -21,6 +21,7 @@ from scene4d.eval.forecasters import ConstantVelocity, CopyLast, ExactFlow, Mode
 from scene4d.eval.model_checks import check_codec, check_futures, check_rollout, check_sampling
 from scene4d.eval.pixel_forecaster import PixelForecaster
 from scene4d.eval.robot_forecaster import WithRobot
+from scene4d.eval.seeds import seed_range
 from scene4d.types import Episode, Recording
 from scene4d.worldmodel import Forecaster, WorldModel
 
@@ -148,7 +149,7 @@ def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
     gap = (LAST_START - FIRST_START) / max(1, options.windows - 1)
     return ForecastEvalConfig(
         tasks=options.tasks,
-        seeds=_range(options.seeds),
+        seeds=tuple(seed_range(options.seeds)),
         starts=tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)})),
         horizons=tuple(sorted(set(options.horizons))),
         size=options.size,
@@ -189,10 +190,3 @@ def read_recorded(
 def exact_flow(stream: PastStream, memory: bool, episode: Episode) -> ExactFlow:
     """The forecaster that knows how everything in an episode moves, with or without the memory."""
     return ExactFlow(stream, episode=episode, memory=memory)
-
-
-def _range(seeds: tuple[int, int]) -> tuple[int, ...]:
-    first, last = seeds
-    if last < first:
-        raise ConfigError("is an empty range", field="seeds", found=seeds, expected="FIRST <= LAST")
-    return tuple(range(first, last + 1))

@@ -17,6 +17,7 @@ from scene4d.apps.build.stages import in_processes
 from scene4d.apps.progress import counter_shown
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, roll_out, summarise
+from scene4d.eval.seeds import seed_range
 from scene4d.plan.cost import ImageCost
 from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
 from scene4d.plan.seek import GoalSeeker
@@ -70,15 +71,13 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     Raises:
         ConfigError: the seeds are an empty range, a number is below 1, or no action head is there to propose plans.
     """
-    first, last = options.seeds
-    if last < first:
-        raise ConfigError("is an empty range", field="seeds", found=options.seeds, expected="FIRST <= LAST")
+    seeds = seed_range(options.seeds)
     if min(options.samples, options.iterations, options.replan_every, options.max_frames, options.processes) < 1:
         raise ConfigError("must be at least 1", field="samples, iterations, replan_every, max_frames, processes")
     models = load_models(options.weights)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
-    jobs = [(options, task, seed) for task in options.tasks for seed in range(first, last + 1)]
+    jobs = [(options, task, seed) for task in options.tasks for seed in seeds]
     with counter_shown("planning") as count:
         progress = lambda done, total, _: count(done, total)
         played = in_processes(_play, jobs, num=options.processes, progress=progress)
@@ -89,7 +88,7 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
         "tasks": {task: summarise([r for r in rollouts if r.task == task]) for task in options.tasks},
         "seconds_per_plan": round(sum(plan_seconds) / max(1, len(plan_seconds)), 3),
         "expert_failed": [[p.rollout.task, p.rollout.seed] for p in played if not p.expert_reached],
-        "seeds": [first, last],
+        "seeds": list(options.seeds),
         "search": options.search,
         "goal": options.goal,
     }

@@ -16,6 +16,7 @@ from scene4d.apps.progress import counter_shown
 from scene4d.apps.render import write_pictures
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, paired_difference, report, roll_out
+from scene4d.eval.seeds import seed_range
 
 FILMING = "front"
 """Camera whose pictures become the videos; the agent never gets them."""
@@ -68,14 +69,11 @@ def _asked(options: EvalPolicyOptions, models: Models) -> tuple[tuple[str, ...],
     tasks = options.tasks or tuple(models.tasks)
     if not tasks:
         raise ConfigError("no task is named", field="tasks", fix="add --tasks NAME")
-    first, last = options.seeds
-    if last < first:
-        raise ConfigError("is an empty range", field="seeds", found=options.seeds, expected="FIRST <= LAST")
     if min(options.max_frames, options.processes) < 1:
         raise ConfigError("must be at least 1", field="max_frames, processes")
     if options.paired and not options.forecast:
         raise ConfigError("needs the forecast", field="paired", fix="leave --no-forecast out")
-    return tasks, range(first, last + 1)
+    return tasks, seed_range(options.seeds)
 
 
 def _rollouts(options: EvalPolicyOptions, tasks: Sequence[str], seeds: Sequence[int]) -> list[Rollout]:

@@ -15,6 +15,7 @@ from scene4d.apps.reconstruct import FIT_SECONDS
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
 from scene4d.eval.reconstruction_table import ReconstructEvalConfig, Source, evaluate_reconstruction
+from scene4d.eval.seeds import seed_range
 from scene4d.lift.fit import FitConfig
 from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct
 from scene4d.sim import rig
@@ -72,8 +73,7 @@ class EvalReconstructOptions:
         for name, least in (("episodes", 1), ("stride", 1), ("view_every", 1), ("frames", 2), ("size", 16)):
             if getattr(self, name) < least:
                 raise ConfigError("is out of range", field=name, found=getattr(self, name), expected=f">= {least}")
-        if self.seeds[1] < self.seeds[0]:
-            raise ConfigError("is an empty range", field="seeds", found=self.seeds, expected="FIRST <= LAST")
+        seed_range(self.seeds)
         if set(self.inputs) & set(self.novel):
             raise ConfigError("is given and held out", field="novel", found=sorted(set(self.inputs) & set(self.novel)))
 
@@ -137,7 +137,7 @@ def _simulated(task: str, options: EvalReconstructOptions) -> Iterator[Source]:
     """Episodes of one task; the simulator is kept between them, since its OpenGL context takes long to make."""
     cameras = (*options.inputs, *options.novel)
     with MetaWorldSim(task, seed=options.seeds[0], size=(options.size, options.size), cameras=cameras) as sim:
-        for seed in range(options.seeds[0], options.seeds[1] + 1):
+        for seed in seed_range(options.seeds):
             noise = rig.NOISE[seed % len(rig.NOISE)]
             episode = record_episode(task, seed=seed, noise=noise, num_frames=options.frames, sim=sim)
             yield Source(f"{task}/{seed}", episode, tuple(options.inputs), tuple(options.novel))

@@ -8,7 +8,7 @@ from scene4d.errors import CheckpointError
 
 ASSETS = Path(__file__).parents[2] / "assets"
 DEMO_EPISODE = ASSETS / "demo_episode"
-WEIGHTS = ASSETS / "weights" / "tiny.safetensors"
+WEIGHTS = ASSETS / "weights" / "small.safetensors"
 """What is used where no weights are named. Others beside it go by their name too: `--weights tiny`."""
 
 
