@@ -92,6 +92,16 @@ def test_cameras_actions_and_provenance(tmp_path):
     assert open_s4d(tmp_path / "b.s4d").cameras == {} and open_s4d(tmp_path / "b.s4d").actions is None
 
 
+def test_input_cameras_are_those_named_where_they_stood_then(tmp_path):
+    cameras = {"front": orbit(torch.rand(3), radius=1.0, elevation=0.3, num_views=4, width=64, height=48)}
+    cameras["one"] = cameras["front"][1]
+    write_s4d(tmp_path / "a.s4d", make_scene(), cameras=cameras)
+    every = open_s4d(tmp_path / "a.s4d").input_cameras(2)
+    assert_same(every, {"front": cameras["front"][2], "one": cameras["one"]})
+    write_s4d(tmp_path / "b.s4d", make_scene(), cameras=cameras, info={"input_cameras": ["front", "gone"]})
+    assert list(open_s4d(tmp_path / "b.s4d").input_cameras()) == ["front"]
+
+
 def test_one_frame_is_read_without_the_others(tmp_path):
     scene = make_scene()
     path = tmp_path / "a.s4d"
