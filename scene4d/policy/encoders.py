@@ -39,6 +39,9 @@ class ActionHeadConfig:
     pictures of the real cameras, or their points."""
     view_size: int = 64
     """Pixels a side of the views, or of the real cameras' pictures."""
+    reach: float = 0.0
+    """Metres from the hand, sideways, beyond which rendered matter is not looked at: what lies there depends on where
+    the real cameras stand; 0 = everything is."""
     num_views: int = NUM_VIEWS
     """Views of one instant: virtual ones, or real cameras."""
     chunk: int = 8
@@ -97,10 +100,18 @@ class ViewEncoder(PictureEncoder):
 
     channels = 7
 
+    def __init__(self, config: ActionHeadConfig) -> None:
+        super().__init__(config)
+        self.reach = config.reach
+
     def pixels(self, views: Frames, *, hand: Tensor) -> Tensor:
-        """Colour, place and coverage [b v h w 7]."""
-        points = points_from_views(views, hand) / POINT_SCALE  # [b v h w 3]
-        return torch.cat([views.rgb - 0.5, points.clamp(-FAR, FAR), views.alpha[..., None] - 0.5], -1)
+        """Colour, place and coverage [b v h w 7]; as of nothing where matter is out of reach."""
+        points = points_from_views(views, hand)  # [b v h w 3]
+        known = torch.cat([views.rgb, points / POINT_SCALE, views.alpha[..., None]], -1)
+        if self.reach:
+            known = known * (points[..., :2].norm(dim=-1, keepdim=True) < self.reach)
+        middle = known.new_tensor([0.5, 0.5, 0.5, 0, 0, 0, 0.5])
+        return (known - middle).clamp(-FAR, FAR)
 
 
 class PointEncoder(nn.Module):

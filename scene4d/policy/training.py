@@ -22,6 +22,9 @@ from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.types import Cameras, Frames, TensorStruct
 
+NUM_HOLES, HOLE = 3, 0.4
+"""How many rectangles are taken out of a view in training, and the longest side of one as a share of the view's."""
+
 
 @dataclass(frozen=True)
 class PolicyDataConfig:
@@ -236,12 +239,19 @@ def load_samples(path: str | Path) -> PolicySamples:
 
 
 def policy_batches(
-    samples: PolicySamples, *, num_views: int, batch_size: int = 48, seed: int = 0, keep_future: float = 0.5
+    samples: PolicySamples,
+    *,
+    num_views: int,
+    batch_size: int = 48,
+    seed: int = 0,
+    keep_future: float = 0.5,
+    holes: bool = False,
 ) -> Callable[[int], dict[str, Any]]:
     """Batches for the training loop: step -> batch, a function of (seed, step) alone.
 
     Every epoch is a new order of all samples. Colours and the proprioception are shaken a little; the
-    forecast's views are left out of a batch with probability 1 - `keep_future`, so that the head can do without.
+    forecast's views are left out of a batch with probability 1 - `keep_future`, so that the head can do without. With
+    `holes`, parts of rendered views are taken out: what real cameras cover changes with where they stand.
     """
     count = len(samples.task_rows)
     per_epoch = max(1, count // batch_size)
@@ -255,6 +265,7 @@ def policy_batches(
             picked = _without_future(picked, num_views=num_views)
         # What the head knows of its own arm is blurred, the place that views are seen from is not.
         noise = 0.02 * torch.randn(picked.proprio.shape, generator=generator)
+        picked = _with_holes(picked, generator=generator) if holes else picked
         shaken = batch_from_samples(_recoloured(picked, generator=generator))
         return shaken | {"proprio": picked.proprio + noise, "hand": picked.proprio[:, :3]}
 
@@ -289,6 +300,23 @@ def _without_future(samples: PolicySamples, *, num_views: int) -> PolicySamples:
     return samples.replace(
         **{k: getattr(samples, k)[:, :num_views] for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
     )
+
+
+def _with_holes(samples: PolicySamples, *, generator: torch.Generator) -> PolicySamples:
+    """A few rectangles of each view, of up to HOLE of its side, hold nothing."""
+    lead, (height, width) = samples.depth.shape[:2], samples.depth.shape[-2:]
+    whole = torch.ones(*lead, height, width, dtype=torch.bool)
+    for _ in range(NUM_HOLES):
+        start, size = torch.rand(2, *lead, 2, generator=generator)  # [b w 2] shares of the side
+        size = size * HOLE
+        start = start * (1 + size) - size  # over the edges too
+        inside = []
+        for axis, length in enumerate((height, width)):
+            at = (torch.arange(length) + 0.5) / length
+            low = start[..., axis, None]
+            inside.append((at >= low) & (at < low + size[..., axis, None]))
+        whole &= ~(inside[0][..., :, None] & inside[1][..., None, :])
+    return samples.replace(rgb=samples.rgb * whole[..., None], depth=samples.depth * whole, alpha=samples.alpha * whole)
 
 
 def _recoloured(samples: PolicySamples, *, generator: torch.Generator) -> PolicySamples:

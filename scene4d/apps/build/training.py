@@ -174,7 +174,11 @@ def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
             head,
             policy_loss(head),
             batches=policy_batches(
-                samples, num_views=stage.model.num_views, batch_size=stage.batch_size, seed=stage.train.seed
+                samples,
+                num_views=stage.model.num_views,
+                batch_size=stage.batch_size,
+                seed=stage.train.seed,
+                holes=stage.model.eyes == "views",
             ),
             config=stage.train,
             folder=folders.policy,
