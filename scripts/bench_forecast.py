@@ -1,4 +1,4 @@
-"""Speed of the forecast on the shipped weights: `python scripts/bench_forecast.py [--threads 2] [--sampler 1 4]`.
+"""Speed of the forecast on the shipped weights: `python scripts/bench_forecast.py [--weights tiny] [--sampler 1 4]`.
 
 One JSON line a case: predicted frames a second from observation to pictures (two cameras of 64 px a frame), and latent
 steps a second of a batch of 64 chunks without rendering. The past is the built-in episode.
@@ -7,6 +7,7 @@ steps a second of a batch of 64 chunks without rendering. The past is the built-
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -31,9 +32,10 @@ def main() -> None:
     parser.add_argument("--sampler", type=int, nargs="+", default=[1, 4], help="steps of the sampler")
     parser.add_argument("--start", type=int, default=20, help="frame that is now")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--weights", default=None, help="a file, or the name of shipped ones (small, tiny)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    models, episode = load_models(), open_recordings(DEMO_EPISODE)[0].read()
+    models, episode = load_models(options.weights), open_recordings(DEMO_EPISODE)[0].read()
     model, horizon = models.dynamics, models.dynamics.config.horizon
     past = past_of(episode, options.start)
     actions = episode.actions[options.start : options.start + horizon]
@@ -45,12 +47,13 @@ def main() -> None:
         known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
     )
     many, chunks, seeds = State.stack([state] * 64), actions.expand(64, -1, -1), list(range(64))
+    report = functools.partial(printed, threads=options.threads, weights=options.weights or "shipped")
     for steps in options.sampler:
         forecaster = ModelForecaster(model, stream, steps=steps)
         whole = timed(lambda f=forecaster: f.forecast(past, actions=actions, cameras=cameras), options.repeats)
-        report("forecast_rendered_2x64px", horizon / whole, unit="frames/s", steps=steps, threads=options.threads)
+        report("forecast_rendered_2x64px", horizon / whole, unit="frames/s", steps=steps)
         alone = timed(lambda s=steps: model.predict(many, actions=chunks, steps=s, seeds=seeds), options.repeats)
-        report("latent_batch_64", 64 * horizon / alone, unit="steps/s", steps=steps, threads=options.threads)
+        report("latent_batch_64", 64 * horizon / alone, unit="steps/s", steps=steps)
 
 
 def timed(call: Callable[[], object], repeats: int) -> float:
@@ -64,7 +67,7 @@ def timed(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(spent)
 
 
-def report(case: str, value: float, **rest: object) -> None:
+def printed(case: str, value: float, **rest: object) -> None:
     """One JSON line."""
     line = {"case": case, "value": round(value, 1), **rest, "machine": platform.machine(), "torch": torch.__version__}
     line["commit"] = commit()
