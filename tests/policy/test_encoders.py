@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scene4d.errors import ShapeError
+from scene4d.geometry.camera import unproject
 from scene4d.policy.encoders import ActionHeadConfig, encoder_for
 from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import CameraPercept, Percept, percept_for
@@ -49,6 +50,20 @@ def test_points_do_not_tell_which_camera_saw_them_and_stay_with_the_hand():
     torch.testing.assert_close(eyes(moved, hand=HAND + shift), tokens, atol=1e-4, rtol=1e-4)
     blind = eyes(seen.replace(depth=torch.zeros_like(seen.depth)), hand=HAND)
     assert blind.isfinite().all() and not torch.allclose(blind, tokens)
+
+
+def test_matter_out_of_reach_is_not_looked_at():
+    torch.manual_seed(0)
+    eyes, seen = encoder_for(ActionHeadConfig(num_views=2, reach=0.3)).eval(), frames()
+    points = unproject(seen.depth, seen.cameras.viewmats, seen.cameras.Ks) - HAND[:, None, None, None]
+    far = points[..., :2].norm(dim=-1) > 0.3
+    assert 0.1 < float(far.float().mean()) < 0.9
+    other = torch.where(far[..., None], 1 - seen.rgb, seen.rgb)
+    gone = {"depth": seen.depth * ~far, "alpha": seen.alpha * ~far, "rgb": seen.rgb * ~far[..., None]}
+    tokens = eyes(seen, hand=HAND)
+    assert torch.equal(eyes(seen.replace(rgb=other), hand=HAND), tokens)
+    assert torch.equal(eyes(seen.replace(**gone), hand=HAND), tokens)
+    assert not torch.allclose(eyes(seen.replace(rgb=1 - seen.rgb), hand=HAND), tokens)
 
 
 @pytest.mark.parametrize("kind", ["pictures", "points"])

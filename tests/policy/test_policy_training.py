@@ -110,6 +110,16 @@ def test_forecast_views_are_left_out_now_and_then(samples):
     assert counts == {HEAD.num_views, 2 * HEAD.num_views}
 
 
+def test_holes_hold_nothing_and_leave_most_of_every_view(samples):
+    make = lambda holes: policy_batches(samples, num_views=HEAD.num_views, batch_size=6, holes=holes)
+    whole, cut = make(False)(0)["views"], make(True)(0)["views"]
+    gone = cut.alpha < whole.alpha
+    assert (cut.depth[gone] == 0).all() and torch.equal(cut.depth[~gone], whole.depth[~gone])
+    share = ((cut.depth == 0) & (whole.depth > 0)).float().mean((-1, -2)) / (whole.depth > 0).float().mean((-1, -2))
+    assert 0.02 < float(share.mean()) < 0.4 and float(share.max()) < 0.9
+    assert torch.equal(make(True)(3)["views"].depth, make(True)(3)["views"].depth)
+
+
 def test_loss_falls(samples):
     torch.manual_seed(0)
     head = ActionHead(HEAD)
