@@ -336,6 +336,15 @@ def test_the_client_says_when_nobody_is_there(models):
         PolicyClient("ftp://127.0.0.1")
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own answer to SIGINT: a shell starts what runs in its background without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_verb_serves_until_it_is_interrupted(models, tmp_path, capsys):
     save_models(tmp_path / "w.safetensors", models, info=models.info)
     threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
