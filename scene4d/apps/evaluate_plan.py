@@ -23,7 +23,7 @@ from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on
 from scene4d.plan.seek import GoalSeeker
 from scene4d.policy.views import render_views
 from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.types import Frames, Gaussians
+from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.worldmodel import State
 
 
@@ -147,6 +147,7 @@ class PlanningAgent:
         """Forget everything but the goal."""
         self.stream, self.seeker = new_memory(), GoalSeeker(self.models.dynamics, self.goal.gaussians)
         self.num_steps = 0
+        self.cameras: dict[str, Cameras] = {}
         self.actions: list[Tensor] = []
         self.proprio: list[Tensor] = []
         self.plan: Plan | None = None

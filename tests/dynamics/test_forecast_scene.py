@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from scene4d.dynamics.sight import out_of_sight
+
 
 def model_with_new_matter(small):
     """Rows of all opacities: some to be seen, some too faint."""
@@ -52,3 +54,19 @@ def test_batched_scenes_are_the_single_ones(small):
     one = model.scene(state, model.predict(state, actions=actions, seeds=(0,)))
     assert future.base.num_gaussians == one.base.num_gaussians > state.memory.num_gaussians
     torch.testing.assert_close(future.base.means[0], one.base.means, atol=1e-5, rtol=1e-4)
+
+
+def test_cameras_keep_new_matter_out_of_what_they_saw(small):
+    """Told of a camera, a forecast has the rows it had without, but for those that the camera would have seen."""
+    model, actions, camera = model_with_new_matter(small), small.some_actions(), small.camera()[0]
+
+    def new_matter(**told):
+        state = small.observed(model, **told)
+        future = model.scene(state, model.predict(state, actions=actions))
+        new = future.base.pick(torch.arange(state.memory.num_gaussians, future.base.num_gaussians))
+        return new.pick(new.ids >= 0), state.memory
+
+    (freely, memory), (told, _) = new_matter(), new_matter(cameras={"eye": camera})
+    fits = out_of_sight(freely, memory=memory, cameras=[camera])
+    assert 0 < int(fits.sum()) < len(fits)
+    assert torch.equal(told.means, freely.means[fits])

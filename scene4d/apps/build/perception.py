@@ -14,7 +14,7 @@ from scene4d.worldmodel import WorldModel
 
 new_memory = functools.partial(SceneStream, StreamConfig(keep_instants=4, polish=4))
 """Makes an agent's scene memory. Of the past a world model looks at two steps, three instants; what is older goes, so
-that an episode may last. Polished half as long as a reconstruction: that is half of the time of a plan."""
+that an episode may last. Polished half as long as a reconstruction, for speed."""
 
 
 def perception(

@@ -1,0 +1,65 @@
+"""What a perception tells the world model: the cameras that saw, what was done, and before that the action of rest."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from scene4d.lift.unproject import lift_frames
+from scene4d.policy.percept import Percept
+from scene4d.policy.views import virtual_cameras
+from scene4d.sim.synthetic import cast_boxes
+
+HAND = torch.tensor([0.0, 0.1, 0.2, 0.08])
+REST = torch.tensor([1.0, 2.0, 3.0])
+
+
+class Heard(Exception):
+    """What the world model was asked, and no answer."""
+
+
+class Listener:
+    """A world model that only listens."""
+
+    def observe(self, scene, *, actions, proprio, context, memory):
+        raise Heard(SimpleNamespace(actions=actions, proprio=proprio, context=context))
+
+
+class Newest:
+    """A memory of the newest frames alone."""
+
+    def update(self, frames, *, time):
+        self.lifted = lift_frames(frames)
+
+    def gaussians(self):
+        return self.lifted
+
+    def scene(self):
+        return None
+
+
+def asked(percept) -> SimpleNamespace:
+    with pytest.raises(Heard) as heard:
+        percept.views()
+    return heard.value.args[0]
+
+
+def test_the_world_model_hears_of_cameras_and_of_rest_first():
+    percept = Percept(
+        Newest, world_model=Listener(), context={"task": "t"}, view_size=16, resting=lambda proprio: REST + proprio[:3]
+    )
+    frames = cast_boxes(virtual_cameras(HAND[:3], size=16)).replace(extras={})[:2]
+    percept.observe(frames, proprio=HAND, time=0.0)
+    first = asked(percept)
+    assert torch.equal(first.actions, (REST + HAND[:3])[None]) and first.context["task"] == "t"
+    told = list(first.context["cameras"].values())
+    assert [c.batch_shape for c in told] == [(), ()]
+    assert torch.equal(torch.stack([c.viewmats for c in told]), frames.cameras.viewmats)
+    percept.acted(torch.zeros(3))
+    percept.observe(frames, proprio=HAND + 0.01, time=0.1)
+    later = asked(percept)
+    assert torch.equal(later.actions, torch.zeros(1, 3)) and len(later.proprio) == 2
+    percept.reset()
+    assert percept.cameras == {}
