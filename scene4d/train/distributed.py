@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,8 @@ BUCKET_ELEMENTS = 4_000_000
 """Gradients that travel in one message: large enough to hide the delay, small enough beside the weights."""
 PATIENCE = timedelta(days=7)
 """How long ranks wait for work that only the first one does; should it die meanwhile, they learn that at once."""
+LETTING_GO_S = 0.5
+"""How long a rank waits for its own threads after another is gone."""
 
 
 @contextlib.contextmanager
@@ -298,6 +301,9 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # The thread of the group that failed still holds the tensor, and needs the interpreter to let it go: were that
+        # at its end by then, the process would abort instead of saying what happened.
+        time.sleep(LETTING_GO_S)
         raise ResourceError(
             "another rank is gone or does not answer",
             field=f"rank {rank()} of {num_ranks()}",
