@@ -18,7 +18,7 @@ from scene4d.apps.progress import counter_shown
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, roll_out, summarise
 from scene4d.eval.seeds import seed_range
-from scene4d.plan.cost import ImageCost
+from scene4d.plan.cost import ImageCost, PointCost
 from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
 from scene4d.plan.seek import GoalSeeker
 from scene4d.policy.views import render_views
@@ -140,6 +140,8 @@ class PlanningAgent:
             num_iterations=self.options.iterations,
             horizon=horizon,
             num_knots=max(1, horizon // self.options.replan_every),  # an action is held until the next plan
+            # Geometry suggests ways to a goal scene that go far; the draws about them are for the last centimetres.
+            **({"spread": 0.3, "min_spread": 0.05} if self.options.goal == "scene" else {}),
         )
         self.reset()
 
@@ -176,7 +178,8 @@ class PlanningAgent:
             return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
         search = {"cem": cem, "mppi": mppi}[options.search]
         start = None if self.plan is None else moved_on(self.plan.actions, options.replan_every)
-        return search(world_model, state, cost=cost, config=self.config, start=start, seed=seed)
+        ways = self.seeker.ways(cost, config=self.config) if isinstance(cost, PointCost) else None
+        return search(world_model, state, cost=cost, config=self.config, start=start, proposals=ways, seed=seed)
 
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""

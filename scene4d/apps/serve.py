@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scene4d.apps.agent import AgentConfig
 from scene4d.apps.build.models import load_models
 from scene4d.apps.server.door import open_door
@@ -36,6 +38,8 @@ class ServeOptions:
     """Actions carried out of each chunk before the next is planned."""
     fps: float = 40.0
     """Observations a second of robot time."""
+    threads: int = 1
+    """Threads to compute with; at 64 px there is too little work to share, and one is the fastest."""
     episodes: int = 4
     """Episodes kept at a time; the one not asked for longest is forgotten when another begins."""
     allow_remote: bool = False
@@ -49,8 +53,9 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
         SecurityError: --host is reached from other machines without --allow-remote. ResourceError: the port is taken.
         CheckpointError: the weights hold no action head.
     """
-    if options.fps <= 0 or options.episodes < 1 or min(options.size) < 8 or options.replan_every < 1:
-        raise ConfigError("must be positive", field="fps, episodes, size, replan_every", fix="leave them out")
+    least = min(options.episodes, options.replan_every, options.threads)
+    if options.fps <= 0 or least < 1 or min(options.size) < 8:
+        raise ConfigError("must be positive", field="fps, episodes, size, replan_every, threads", fix="leave them out")
     door = open_door(options.host, allow_remote=options.allow_remote)
     config = AgentConfig(
         input_cameras=options.cameras,
@@ -61,8 +66,11 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
     host = PolicyHost(
         load_models(options.weights), config=config, forecast=options.forecast, max_episodes=options.episodes
     )
-    start = time.monotonic()
-    with PolicyServer(host, door=door, port=options.port) as server:
+    start, threads = time.monotonic(), torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)
+        server = stack.enter_context(PolicyServer(host, door=door, port=options.port))
         print(f"scene4d: serving at {server.url} (Ctrl-C stops)", flush=True)
         if door.token is not None:
             print(f"scene4d: other machines send the header  Authorization: Bearer {door.token}", flush=True)

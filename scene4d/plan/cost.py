@@ -42,10 +42,16 @@ class Approach:
 
     clearance: float = 0.12
     """Metres above the place while the hand is beside it."""
-    slope: float = 4.0
+    slope: float = 15.0
     """Metres of height a metre of sideways distance asks for, up to the clearance."""
-    radius: float = 0.008
+    radius: float = 0.006
     """Metres sideways within which the hand may go down all the way."""
+    behind: float = 0.01
+    """Metres behind its place, seen along the object's way, to which the hand comes: the place itself is in touch."""
+    at_place: float = 0.012
+    """Metres from there within which the hand has come."""
+    lost: float = 0.04
+    """Metres from its place on the object at which a hand that had come has to come anew."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,9 @@ class PointCost:
 
     The object is to be where the goal has it. The hand is to be, in the frame of the object, where the goal has it: as
     long as the object has a way to go, the hand's place is at the object as it stands now, then it goes along. A model
-    is quick to foresee that things follow a hand that passes by, so their motion is believed only as far as the hand
-    has come to its place. Without an object only the hand's own place counts. The mean over the steps counts beside the
-    last step, so that of two plans the quicker one wins.
+    is quick to foresee that things follow a hand that passes by or leaves them, so their motion is believed only in
+    steps in which the hand is at its place on them. Without an object only the hand's own place counts. The mean over
+    the steps counts beside the last step, so that of two plans the quicker one wins.
     """
 
     hand: Tensor | None
@@ -74,7 +80,9 @@ class PointCost:
     grip_weight: float = 0.3
     """Weight of a change of the grip."""
     touch: float = 0.01
-    """Metres from its place at which the hand makes the object's foreseen motion believed by 60 %."""
+    """Metres beside its place on the object at which the hand makes a step of the object believed by 60 %."""
+    lag: float = 0.03
+    """The same for metres ahead of its place or behind it, on the object's way."""
 
     def __call__(self, state: State, forecast: Forecast) -> Tensor:
         """Costs [n] of n futures of a state []."""
@@ -86,36 +94,54 @@ class PointCost:
         if self.thing is not None:
             rows = self.thing.rows
             moved = (carried_points(state, forecast, rows) - state.memory.means[rows]).mean(-2)  # [n h 3]
-            believed = moved if hand is None else moved * self._touched(hand)
+            believed = moved if hand is None else self._believed(moved, hand)
             left = self.thing.shift - believed  # [n h 3]
             # Bad news is always believed: a thing that is pushed away, or too far.
             apart = torch.maximum(left.norm(dim=-1), (self.thing.shift - moved).norm(dim=-1))
             cost = cost + self.thing_weight * apart
         if hand is not None:
-            away = hand + left  # [n h 3] from the place at the object
-            if self.approach is not None:
-                away = self._above(away)
             # Axis by axis: a centimetre beside the place counts in full even while the hand is still far above it.
-            cost = cost + self.hand_weight * away.abs().sum(-1)
+            cost = cost + self.hand_weight * self._way_to(hand + left + self._behind())
         if self.grip is not None:
             cost = cost + self.grip_weight * (forecast.heads["proprio"][..., 3:] - self.grip).norm(dim=-1)
         return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
 
-    def _touched(self, hand: Tensor) -> Tensor:
-        """Share [n h 1] of the object's foreseen motion that is believed: how near the hand has come to its place.
+    def to_place(self) -> Tensor:
+        """The hand's next way [3]: to its place on the object as it stands now, or above that while it is beside it."""
+        left = self.hand.new_zeros(3) if self.thing is None else self.thing.shift
+        away = left - self.hand + self._behind()
+        return -torch.stack([away[0], away[1], away[2] - self._lift(away)])
 
-        The place is that at the object as it stands now: none is believed that is foreseen to come to the hand.
-        """
-        before = (self.thing.shift - self.hand).expand(len(hand), 1, 3)  # how far beyond its place the hand is now
-        away = (torch.cat([before, hand + self.thing.shift], 1) / self.touch).square().sum(-1)  # [n 1+h]
-        return torch.exp(-0.5 * away.cummin(1).values[:, :-1, None])
+    def _believed(self, moved: Tensor, hand: Tensor) -> Tensor:
+        """The part [n h 3] of the object's foreseen way [n h 3] on which the hand [n h 3] stays at its place on it."""
+        away = hand + self.thing.shift - moved
+        along = self._along()
+        ahead = (away @ along)[..., None] * along
+        misfit = (ahead / self.lag).square() + ((away - ahead) / self.touch).square()
+        touching = torch.exp(-0.5 * misfit.sum(-1, keepdim=True))
+        return (touching * moved.diff(dim=1, prepend=torch.zeros_like(moved[:, :1]))).cumsum(1)
 
-    def _above(self, away: Tensor) -> Tensor:
-        """The way to a place, lifted while the hand is beside it."""
+    def _behind(self) -> Tensor:
+        """What [3] a hand that still comes is ahead of where it shall, once it is at its place on the object."""
+        if self.approach is None or self.thing is None:
+            return self.hand.new_zeros(3)
+        return self.approach.behind * self._along()
+
+    def _along(self) -> Tensor:
+        return self.thing.shift / self.thing.shift.norm().clamp_min(1e-6)
+
+    def _way_to(self, away: Tensor) -> Tensor:
+        """Length [*b] of the way to a place from `away` [*b 3] of it: across to above it, then down."""
+        lift = self._lift(away)
+        return away[..., :2].abs().sum(-1) + (away[..., 2] - lift).abs() + lift
+
+    def _lift(self, away: Tensor) -> Tensor:
+        """Metres above a place at which the hand is to be while it is `away` [*b 3] of it: [*b]."""
         approach = self.approach
+        if approach is None:
+            return torch.zeros_like(away[..., 0])
         beside = away[..., :2].norm(dim=-1)
-        lift = (approach.slope * (beside - approach.radius)).clamp(0, approach.clearance)
-        return torch.cat([away[..., :2], away[..., 2:] - lift[..., None]], -1)
+        return (approach.slope * (beside - approach.radius)).clamp(0, approach.clearance)
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,21 @@ def unmatched(points: Tensor, others: Tensor, *, limit: float) -> Tensor:
     return distance[:, 0] > limit
 
 
-@torch.no_grad()
-def follows_hand(model: WorldModel, state: State, *, steps: int = 8, seed: int = 0) -> Tensor:
-    """[n] whether a row moves with the hand in every direction, as the model foresees it under six test motions.
+@dataclass(frozen=True)
+class HandAnswer:
+    """What six test motions of the hand tell about a state's memory of n rows."""
 
-    Things that a hand pushes follow in one direction; the robot follows in all.
-    """
-    width = state.past_actions.shape[-1]
-    tests = state.past_actions.new_zeros(6, min(steps, model.horizon), width)
+    follows: Tensor
+    """[n] whether a row moves with the hand in every direction: the robot. Things that it pushes follow in one."""
+    reach: Tensor
+    """[3 3] metres that the hand goes in one step under a full action along each axis of the actions."""
+
+
+@torch.no_grad()
+def hand_answer(model: WorldModel, state: State, *, steps: int = 8, seed: int = 0) -> HandAnswer:
+    """Tell the robot from the rest, and learn how the hand answers to actions, from what the model foresees."""
+    width, steps = state.past_actions.shape[-1], min(steps, model.horizon)
+    tests = state.past_actions.new_zeros(6, steps, width)
     for axis in range(3):
         tests[2 * axis, :, axis], tests[2 * axis + 1, :, axis] = 1.0, -1.0
     forecast = model.predict(state.expand(6), actions=tests, steps=1, seeds=(seed,))
@@ -61,7 +68,7 @@ def follows_hand(model: WorldModel, state: State, *, steps: int = 8, seed: int =
     answer = (moved[0::2] - moved[1::2]).transpose(0, 1) / 2  # [n 3 3]
     hand = forecast.heads["proprio"][:, -1, :3]
     wanted = (hand[0::2] - hand[1::2]) / 2  # [3 3]
-    return (answer - wanted).flatten(1).norm(dim=-1) < 0.5 * wanted.norm()
+    return HandAnswer((answer - wanted).flatten(1).norm(dim=-1) < 0.5 * wanted.norm(), wanted / steps)
 
 
 def register(part: Tensor, goal: Tensor, *, places: Tensor, config: GoalConfig) -> tuple[Tensor, float]:
@@ -90,12 +97,11 @@ def _distance(part: Tensor, goal: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
     return distance.view(len(shifts), -1), index.view(len(shifts), -1)
 
 
-def settled(part: Tensor, goal: Tensor, shift: Tensor, *, limit: float, rounds: int = 6) -> Tensor:
-    """The shift [3] of rows [r 6] settled on goal rows [g 6] near `shift`: rows match the nearest within `limit`."""
-    shifts = shift[None]
+def tracked(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float, rounds: int = 6) -> Tensor:
+    """The shift [3] that lays rows [r 6] best onto nearby goal rows [g 6], of those [s 3] that tracking begins from."""
     for _ in range(rounds):
         shifts = _settled(part, goal, shifts, limit=limit)
-    return shifts[0]
+    return shifts[_distance(part, goal, shifts)[0].clamp_max(limit).mean(-1).argmin()]
 
 
 def _settled(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float) -> Tensor:
@@ -113,6 +119,8 @@ class GoalParts:
     hand_shift: Tensor
     thing: Tensor | None
     thing_shift: Tensor
+    reach: Tensor
+    """[3 3] metres that the hand goes in one step under a full action along each axis of the actions."""
 
 
 @torch.no_grad()
@@ -123,7 +131,8 @@ def compare_goal(model: WorldModel, state: State, goal: Gaussians, *, config: Go
     the rest that is found again elsewhere in the goal is the thing to be moved.
     """
     now, then = features_of(state.memory, config=config), features_of(_solid(goal), config=config)
-    robot, hand_at = follows_hand(model, state), state.proprio[:3]
+    answer, hand_at = hand_answer(model, state), state.proprio[:3]
+    robot = answer.follows
     near = (state.memory.means - hand_at).norm(dim=-1) < config.hand_reach
     left = unmatched(now, then, limit=config.same) & (state.memory.opacities > 0.3)
     came = then[unmatched(then, now, limit=config.same)]
@@ -140,7 +149,7 @@ def compare_goal(model: WorldModel, state: State, goal: Gaussians, *, config: Go
         if share > 0.4 and float(shift.norm()) > config.least_shift:
             thing, thing_shift = now[cluster], shift
             break
-    return GoalParts(hand if len(hand) else None, hand_shift, thing, thing_shift)
+    return GoalParts(hand if len(hand) else None, hand_shift, thing, thing_shift, answer.reach)
 
 
 def clusters(points: Tensor, chosen: Tensor, *, config: GoalConfig) -> list[Tensor]:

@@ -57,12 +57,14 @@ def cem(
     cost: Cost,
     config: SearchConfig | None = None,
     start: Tensor | None = None,
+    proposals: Tensor | None = None,
     seed: int = 0,
 ) -> Plan:
     """The cross-entropy method: sample about a mean, keep the elites, take their mean and spread, again.
 
     Args:
         state: []. cost: of futures. start: actions [h a] to begin about (the last plan, moved on), or None = rest.
+        proposals: [p k a] knots that the first round tries too.
         seed: of the samples and of the model; every sequence is judged under the same draw of the model.
     Raises:
         NumericsError: no future is finite.
@@ -78,7 +80,7 @@ def cem(
         elites[:] = [(knots[best], costs[best])]
         return knots[best].mean(0), knots[best].std(0, unbiased=False)
 
-    return _search(model, state, cost=cost, config=config, start=start, seed=seed, refit=refit)
+    return _search(model, state, cost=cost, config=config, start=start, proposals=proposals, seed=seed, refit=refit)
 
 
 def mppi(
@@ -88,6 +90,7 @@ def mppi(
     cost: Cost,
     config: SearchConfig | None = None,
     start: Tensor | None = None,
+    proposals: Tensor | None = None,
     seed: int = 0,
 ) -> Plan:
     """Model-predictive path integral: the mean is every sample's, weighted by exp(-cost); arguments as `cem`.
@@ -102,7 +105,7 @@ def mppi(
         mean = (weights * knots).sum(0)
         return mean, (weights * (knots - mean).square()).sum(0).sqrt()
 
-    return _search(model, state, cost=cost, config=config, start=start, seed=seed, refit=refit)
+    return _search(model, state, cost=cost, config=config, start=start, proposals=proposals, seed=seed, refit=refit)
 
 
 def best_of(
@@ -143,7 +146,15 @@ Refit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _search(
-    model: WorldModel, state: State, *, cost: Cost, config: SearchConfig, start: Tensor | None, seed: int, refit: Refit
+    model: WorldModel,
+    state: State,
+    *,
+    cost: Cost,
+    config: SearchConfig,
+    start: Tensor | None,
+    proposals: Tensor | None,
+    seed: int,
+    refit: Refit,
 ) -> Plan:
     """Rounds of sampling about a mean that `refit(knots [n k a], costs [n])` moves; the best ever seen wins."""
     width, generator = state.past_actions.shape[-1], torch.Generator().manual_seed(seed)
@@ -151,11 +162,10 @@ def _search(
     mean = rest if start is None else knots_of(start, num=config.num_knots)
     spread = torch.full_like(mean, config.spread)
     best, least, trace = mean, math.inf, []
-    for _ in range(config.num_iterations):
-        # Drawn on the CPU, so that a seed means the same everywhere.
-        noise = torch.randn(config.num_samples, *mean.shape, generator=generator).to(mean)
-        noise[0] = 0.0  # the mean itself is tried too
-        knots = (mean + spread * noise).clamp(-1, 1)
+    for i in range(config.num_iterations):
+        knots = (mean + spread * _noise(config, width, generator).to(mean)).clamp(-1, 1)
+        if i == 0 and proposals is not None:
+            knots = torch.cat([proposals, knots])[: max(config.num_samples, len(proposals) + 1)]
         costs = scored(
             model,
             state,
@@ -174,6 +184,19 @@ def _search(
         mean, spread = refit(knots[known], costs[known])
         spread = spread.clamp_min(config.min_spread)
     return _plan(held(best[None], horizon=config.horizon)[0], tuple(trace))
+
+
+def _noise(config: SearchConfig, width: int, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers [n k a], of which the first are 0: the mean itself is tried too.
+
+    Half of their variance is the same for all knots: where independent knots take each other back, these lead far.
+    Drawn on the CPU, so that a seed means the same everywhere.
+    """
+    common = torch.randn(config.num_samples, 1, width, generator=generator)
+    noise = torch.randn(config.num_samples, config.num_knots, width, generator=generator)
+    noise = math.sqrt(0.5) * (common + noise)
+    noise[0] = 0.0
+    return noise
 
 
 def held(knots: Tensor, *, horizon: int) -> Tensor:

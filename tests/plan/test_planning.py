@@ -7,8 +7,8 @@ import torch
 import toy_world
 
 from scene4d.errors import NumericsError
-from scene4d.plan.cost import Approach, ImageCost, PointCost, SuccessCost, carried_points
-from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, follows_hand, register
+from scene4d.plan.cost import Approach, ImageCost, Part, PointCost, SuccessCost, carried_points
+from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, hand_answer, register, tracked
 from scene4d.plan.search import SearchConfig, best_of, cem, held, knots_of, mixed, moved_on, mppi, scored
 from scene4d.plan.seek import GoalSeeker
 from scene4d.render.render import render
@@ -99,17 +99,67 @@ def test_carried_points_are_those_of_advance():
 
 
 def test_approach_comes_from_above():
-    """Beside the place, lower is dearer; over it, lower is cheaper."""
-    cost = PointCost(hand=None, approach=Approach(clearance=0.1, slope=2.0, radius=0.02))
-    beside = cost._above(torch.tensor([[0.2, 0.0, 0.0], [0.2, 0.0, 0.1]])).norm(dim=-1)
-    over = cost._above(torch.tensor([[0.01, 0.0, 0.0], [0.01, 0.0, 0.1]])).norm(dim=-1)
+    """Beside the place, lower is dearer; over it, lower is cheaper; every step of the way across and down pays."""
+    cost = PointCost(hand=None, approach=Approach(clearance=0.1, slope=15.0, radius=0.01))
+    beside = cost._way_to(torch.tensor([[0.2, 0.0, 0.0], [0.2, 0.0, 0.1]]))
+    over = cost._way_to(torch.tensor([[0.01, 0.0, 0.0], [0.01, 0.0, 0.1]]))
     assert beside[0] > beside[1] and over[0] < over[1] and over[0] == pytest.approx(0.01)
+    across = torch.tensor([[0.02 * i, 0.0, 0.1] for i in range(10)])
+    assert bool((cost._way_to(across).diff() > 0).all())
+
+
+def test_matter_is_believed_to_follow_only_the_hand_that_stays_at_it():
+    """The hand is 7 cm before its place in the goal, and at it on a thing that has 7 cm to go; the thing is foreseen
+    to go 4 cm whatever the hand does."""
+    away = 0.07
+    cost = PointCost(hand=torch.tensor([away, 0.0, 0.0]), thing=Part(torch.arange(1), torch.tensor([away, 0.0, 0.0])))
+    moved = torch.linspace(0.01, 0.04, 4)[:, None] * torch.tensor([1.0, 0.0, 0.0])
+    still = torch.zeros_like(moved)
+    lifts, along, ahead = still + still.new_tensor([0, 0, 0.05]), moved.clone(), 1.3 * moved
+    hands = torch.stack([lifts, along, ahead]) - cost.hand
+    believed = cost._believed(moved.expand(3, -1, -1), hands)[:, -1, 0]
+    assert believed[0] < 1e-4 and believed[1] == pytest.approx(0.04) and 0.035 < believed[2] < 0.04
+
+
+def test_the_hand_comes_behind_what_it_shall_move():
+    part = Part(torch.arange(1), torch.tensor([0.1, 0.0, 0.0]))
+    place = torch.tensor([0.02, 0.0, 0.0]) + part.shift  # the hand's own way is known to the goal, where it moved along
+    coming = PointCost(hand=place, thing=part, approach=Approach(behind=0.01, radius=0.5))
+    torch.testing.assert_close(coming.to_place(), torch.tensor([0.01, 0.0, 0.0]))
+
+
+def test_tracking_finds_a_thing_that_went_on_and_one_that_stayed():
+    rows = features_of(toy_world.toy_state().memory, config=GoalConfig())
+    part, floor = rows[BLOCK_ROWS], rows[128:]
+    begins = torch.arange(-2, 5)[:, None] * torch.tensor([0.02, 0.0, 0.0])
+    for shift in (torch.zeros(3), torch.tensor([0.07, 0.004, 0.0])):
+        now = torch.cat([floor, part + torch.nn.functional.pad(shift, (0, 3))])
+        torch.testing.assert_close(tracked(part, now, begins, limit=0.04), shift, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("search", [cem, mppi])
+def test_what_is_proposed_is_tried(search):
+    """With no luck of its own to speak of, a search finds the proposal that leads where the cost wants it."""
+    config = SearchConfig(num_samples=4, num_iterations=1, spread=1e-3, min_spread=1e-3)
+    proposals = torch.zeros(2, config.num_knots, 4)
+    proposals[1, :, 0] = -0.5
+    plan = search(WORLD, toy_world.toy_state(), cost=hand_cost((-0.08, 0.0, 0.0)), config=config, proposals=proposals)
+    torch.testing.assert_close(plan.actions[:, 0], torch.full((8,), -0.5), atol=0.01, rtol=0)
+
+
+def test_ways_lead_the_hand_as_far_as_the_model_says():
+    seeker = GoalSeeker(WORLD, toy_world.toy_state(hand=(0.05, 0.04, 0.05)).memory)
+    state = toy_world.toy_state(hand=(0.0, 0.0, 0.05))
+    cost = seeker.cost(state)
+    ways = held(seeker.ways(cost, config=CONFIG), horizon=8)
+    ends = WORLD.predict(state.expand(len(ways)), actions=ways).heads["proprio"][:, -1, :3] - state.proprio[:3]
+    assert (ends - cost.hand).norm(dim=-1).min() < 0.005
 
 
 def test_what_follows_the_hand_is_the_robot():
     """The block that the hand touches follows in one direction, the hand in all."""
     state = toy_world.toy_state(hand=(0.13, 0.0, 0.05))
-    robot = follows_hand(WORLD, state)
+    robot = hand_answer(WORLD, state).follows
     assert bool(robot[HAND_ROWS].all()) and not bool(robot[BLOCK_ROWS].any()) and not bool(robot[128:].any())
 
 
@@ -141,12 +191,14 @@ def test_clusters_are_parted_by_gaps():
     assert [len(c) for c in found] == [40, 20] and int(found[0].max()) == 39
 
 
-def closed_loop(state, make_cost, *, plans):
+def closed_loop(state, make_cost, *, plans, ways=None):
     """Plan, do four steps of it, plan again."""
     plan = None
     for i in range(plans):
         start = None if plan is None else moved_on(plan.actions, 4)
-        plan = cem(WORLD, state, cost=make_cost(state), config=CONFIG, start=start, seed=i)
+        cost = make_cost(state)
+        proposals = None if ways is None else ways(cost, config=CONFIG)
+        plan = cem(WORLD, state, cost=cost, config=CONFIG, start=start, proposals=proposals, seed=i)
         forecast = WORLD.predict(state.expand(1), actions=plan.actions[None])
         state = WORLD.advance(state.expand(1), forecast, num_steps=4)[0]
     return state
@@ -156,7 +208,7 @@ def test_planning_reaches_a_goal_scene():
     """From a goal told as Gaussians alone: the hand goes round nothing, pushes the block and stops where it shall."""
     goal = toy_world.toy_state(hand=(0.33, 0.0, 0.05), block=(0.40, 0.0, 0.05)).memory
     seeker = GoalSeeker(WORLD, goal)
-    end = closed_loop(toy_world.toy_state(hand=(0.0, 0.05, 0.1)), seeker.cost, plans=16)
+    end = closed_loop(toy_world.toy_state(hand=(0.0, 0.05, 0.1)), seeker.cost, plans=16, ways=seeker.ways)
     assert abs(float(end.skin.anchors[toy_world.BLOCK, 0]) - 0.40) < 0.03
     assert (end.skin.anchors[toy_world.HAND] - torch.tensor([0.33, 0.0, 0.05])).norm() < 0.04
 
