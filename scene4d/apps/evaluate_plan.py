@@ -27,9 +27,13 @@ from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.worldmodel import State
 
 
+HOLD_STEPS = 10
+"""Steps for which an expert has to hold its success before the scene is a goal: 0.25 s."""
+
+
 @dataclass(frozen=True)
 class EvalPlanOptions:
-    """Plan towards the scene in which a scripted expert's episode from the same start ends."""
+    """Plan towards the scene in which a scripted expert's episode from the same start ends, its success held."""
 
     tasks: tuple[str, ...] = ("reach-v3", "drawer-open-v3")
     """Meta-World tasks."""
@@ -111,16 +115,21 @@ def _play(options: EvalPlanOptions, task: str, seed: int) -> Played:
 
 
 def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
-    """What the input cameras make of a scripted expert's episode up to its success; no action of it is kept."""
-    stream, reached = new_memory(), False
+    """What the input cameras make of a scripted expert's episode until it has held its success; no action is kept.
+
+    At the first instant of success an episode is on the edge of it, and matter of a memory that still moves is a step
+    behind: a goal scene is one in which a task is done.
+    """
+    stream, held = new_memory(), 0
     with MetaWorldSim(task, seed=seed, size=config.size, cameras=config.cameras, segments=False) as sim:
         for _ in range(config.max_frames):
             seen = _stacked(sim.observe(), config.cameras)
             stream.update(seen, time=sim.time)
-            if reached:
+            if held == HOLD_STEPS:
                 break
             _, reached = sim.step(sim.expert_action())
-    return Goal(stream.gaussians(), seen, bool(reached))
+            held = held + 1 if reached else 0
+    return Goal(stream.gaussians(), seen, held > 0)
 
 
 @dataclass
