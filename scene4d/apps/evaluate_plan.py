@@ -26,7 +26,6 @@ from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.worldmodel import State
 
-
 HOLD_STEPS = 10
 """Steps for which an expert has to hold its success before the scene is a goal: 0.25 s."""
 
