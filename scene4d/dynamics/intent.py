@@ -15,6 +15,8 @@ from scene4d.layers import MLP, Block, RMSNorm, fourier_features, modulate, sinu
 
 RECENT = 4
 """Past actions and speeds that it is told."""
+ACTION_STEPS = 4
+"""Sampler steps of it to one of the motion's. It is small beside that, and few steps make samples too much alike."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from scene4d.dynamics.condition import (
 )
 from scene4d.dynamics.dit import MOTION_CHANNELS, Denoised, DiT, DiTConfig, Drive, SceneTokens
 from scene4d.dynamics.flow import FlowConfig, sample, seeded_noise
-from scene4d.dynamics.intent import RECENT, Intent, IntentConfig
+from scene4d.dynamics.intent import ACTION_STEPS, RECENT, Intent, IntentConfig
 from scene4d.dynamics.memory import focus_of, memory_of, past_poses, step_seconds
 from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_in_slots, track_of
 from scene4d.dynamics.sampling import sample_motion
@@ -272,7 +272,7 @@ class GaussianWorldModel(nn.Module):
         other = [seed + ACTION_DRAW for seed in seeds]  # or actions and motion would draw the same numbers
         noise = seeded_noise(other, (num_steps, NUM_ACTION_SLOTS), like=scene.anchors) * (self.intent.std > 1e-6)
         clean = lambda x, levels: self.intent(x, levels, scene=scene, track=track, task=task, motion=motion)
-        actions = self.intent.denormalize(sample(clean, noise, steps=steps))
+        actions = self.intent.denormalize(sample(clean, noise, steps=ACTION_STEPS * steps))
         return from_action_slots(actions, state.context, width=state.past_actions.shape[-1], proprio=state.proprio)
 
     def _forecast(
