@@ -1,4 +1,4 @@
-"""Speed of the forecast on the shipped weights: `python scripts/bench_forecast.py [--weights tiny] [--sampler 1 4]`.
+"""Speed of the forecast: `python scripts/bench_forecast.py [--weights tiny] [--sampler 1 4] [--precision bfloat16]`.
 
 One JSON line a case: predicted frames a second from observation to pictures (two cameras of 64 px a frame), and latent
 steps a second of a batch of 64 chunks without rendering. The past is the built-in episode.
@@ -33,10 +33,12 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=20, help="frame that is now")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--weights", default=None, help="a file, or the name of shipped ones (small, tiny)")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     models, episode = load_models(options.weights), open_recordings(DEMO_EPISODE)[0].read()
     model, horizon = models.dynamics, models.dynamics.config.horizon
+    model.denoiser.precision = getattr(torch, options.precision)
     past = past_of(episode, options.start)
     actions = episode.actions[options.start : options.start + horizon]
     stream = PastStream()
@@ -47,7 +49,8 @@ def main() -> None:
         known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
     )
     many, chunks, seeds = State.stack([state] * 64), actions.expand(64, -1, -1), list(range(64))
-    report = functools.partial(printed, threads=options.threads, weights=options.weights or "shipped")
+    told = {"threads": options.threads, "weights": options.weights or "shipped", "precision": options.precision}
+    report = functools.partial(printed, **told)
     for steps in options.sampler:
         forecaster = ModelForecaster(model, stream, steps=steps)
         whole = timed(lambda f=forecaster: f.forecast(past, actions=actions, cameras=cameras), options.repeats)

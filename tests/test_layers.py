@@ -88,3 +88,22 @@ def test_small_pieces():
     assert torch.equal(MLP([3, 8, 2], zero_init=True)(x), torch.zeros(5, 2))
     assert torch.allclose(RMSNorm(3)(x).square().mean(-1), torch.ones(5), atol=1e-3)
     assert num_parameters(MLP([3, 8, 2])) == 3 * 8 + 8 + 8 * 2 + 2
+
+
+def test_norm_is_that_of_torch():
+    """Values and gradients, with weights and without, and at zero, where a norm has no slope."""
+    x = torch.randn(4, 7, 12, dtype=torch.float64)
+    x[0, 0] = 0.0
+    for affine in (True, False):
+        ours, theirs = (kind(12, elementwise_affine=affine).double() for kind in (RMSNorm, torch.nn.RMSNorm))
+        if affine:
+            with torch.no_grad():
+                ours.weight.copy_(theirs.weight.normal_())
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        torch.testing.assert_close(ours(a), theirs(b))
+        ours(a).sin().sum().backward(), theirs(b).sin().sum().backward()
+        torch.testing.assert_close(a.grad[x != 0], b.grad[x != 0])
+        assert bool(a.grad.isfinite().all())
+    half = x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert RMSNorm(12)(half).dtype == torch.bfloat16

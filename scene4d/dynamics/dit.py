@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +108,8 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig, *, channels: int, proprio_width: int):
         super().__init__()
         self.config = config
+        self.precision = torch.float32
+        """What the blocks multiply in while nothing is trained; bfloat16 is faster where the machine knows it."""
         static = channels + 3 + 6 + 3 * (1 + 2 * 3) + 2
         step = MOTION_CHANNELS + 3 * (1 + 2 * 3) + 3 + 3 + 1
         self.embed_static = MLP([static, config.width, config.width])
@@ -143,13 +146,19 @@ class DiT(nn.Module):
         mask = causal_mask(num_steps + 1, device=x.device)
         crossed = self.config.cross_attention
         tokens = condition.unflatten(-1, (CONDITION_TOKENS, -1)) if crossed else None  # [b 1+h k c/k]
-        for i, block in enumerate(self.blocks):
-            if i % 2 == 0:
-                x = block(x, None if crossed else condition[:, :, None], rotary=space, context=tokens)
-            else:
-                along = None if crossed else condition[:, None]
-                x = block(x.transpose(1, 2), along, rotary=time, mask=mask).transpose(1, 2)
-        x = self.norm(x[:, 1:])  # [b h l c]
+        with self._products(x.device):
+            for i, block in enumerate(self.blocks):
+                if i % 2 == 0:
+                    x = block(x, None if crossed else condition[:, :, None], rotary=space, context=tokens)
+                else:
+                    along = None if crossed else condition[:, None]
+                    # In one piece: matrix products of turned tensors go row by row.
+                    x = (
+                        block(x.transpose(1, 2).contiguous(), along, rotary=time, mask=mask)
+                        .transpose(1, 2)
+                        .contiguous()
+                    )
+        x = self.norm(x[:, 1:].to(noisy.dtype))  # [b h l c]
         if not crossed:
             shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
             x = modulate(x, shift, gain)
@@ -164,6 +173,11 @@ class DiT(nn.Module):
             log_var=log_var - 2.0,
             outcome=self.outcome(x.mean(-2)),  # [b h 3]
         )
+
+    def _products(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        if self.training or self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.precision)
 
     def _static_features(self, scene: SceneTokens, drive: Drive) -> Tensor:
         """[b l f]: latent, colour, past motion, offset from the hand, height, distance."""
