@@ -85,7 +85,8 @@ class GoalSeeker:
     def _leg(self, way: Tensor, num_knots: int, *, config: SearchConfig) -> Tensor:
         """Knots [num_knots a] that lead the hand along a way [3] m within their time, as far as it can go."""
         steps = max(1, num_knots * config.horizon // config.num_knots)
-        actions = torch.linalg.solve(self.parts.reach.T, way / steps)
+        # Not an inverse: a hand that does not answer to some axis is not sent along it.
+        actions = torch.linalg.pinv(self.parts.reach.T, rtol=1e-3) @ (way / steps)
         actions = actions / actions.abs().max().clamp_min(1)
         return torch.nn.functional.pad(actions, (0, len(self.grip))).expand(num_knots, -1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toy_world
@@ -154,6 +156,9 @@ def test_ways_lead_the_hand_as_far_as_the_model_says():
     ways = held(seeker.ways(cost, config=CONFIG), horizon=8)
     ends = WORLD.predict(state.expand(len(ways)), actions=ways).heads["proprio"][:, -1, :3] - state.proprio[:3]
     assert (ends - cost.hand).norm(dim=-1).min() < 0.005
+    seeker.parts = replace(seeker.parts, reach=torch.diag(torch.tensor([0.02, 0.0, 0.02])))
+    deaf = seeker.ways(cost, config=CONFIG)  # a hand that does not answer to the second axis
+    assert bool(deaf.isfinite().all()) and not bool(deaf[..., 1].any()) and bool(deaf[..., 0].any())
 
 
 def test_what_follows_the_hand_is_the_robot():
