@@ -128,8 +128,10 @@ class Forecaster(Protocol):
 class Policy(Protocol):
     """Turns views into a chunk of actions."""
 
-    def act(self, views: Frames, *, features: Tensor, proprio: Tensor, task: str, seed: int) -> Tensor:
-        """Actions [*b h a] in the units of the action spec, from views [*b v]."""
+    def act(
+        self, views: Frames, *, features: Tensor, proprio: Tensor, task: str, seed: int, goal: Tensor | None = None
+    ) -> Tensor:
+        """Actions [*b h a] in the units of the action spec, from views [*b v] and goals [*b 3] m, if told."""
         ...
 
 
@@ -140,6 +142,6 @@ class Agent(Protocol):
         """Forget everything."""
         ...
 
-    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str) -> Tensor:
-        """The next action [a] from the newest frames."""
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
+        """The next action [a] from the newest frames; goal [3] m: where what the task is about should come to be."""
         ...

@@ -11,6 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from scene4d.apps.agent import checked_goal
 from scene4d.apps.build.models import Models, load_models
 from scene4d.dynamics.condition import resting_action
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError
@@ -39,6 +40,8 @@ class ActOptions:
     """Whether the head also looks at the forecast."""
     proprio: tuple[float, ...] | None = None
     """The robot's state at that instant (hand x y z in m, gripper opening in m), where the scene does not hold it."""
+    goal: tuple[float, float, float] | None = None
+    """Where what the task is about should come to be (x y z in m, world), where the scene does not show it."""
 
 
 def run_act(options: ActOptions) -> dict[str, Any]:
@@ -63,7 +66,12 @@ def run_act(options: ActOptions) -> dict[str, Any]:
         task=options.task,
         proprio=_proprio(options, file, scene),
         past_actions=file.actions,
-        info={**file.info, "action_spec": file.action_spec, "cameras": file.input_cameras(_last_observed(scene))},
+        info={
+            **file.info,
+            "action_spec": file.action_spec,
+            "cameras": file.input_cameras(_last_observed(scene)),
+            "goal": None if options.goal is None else torch.tensor(options.goal),
+        },
         seed=options.seed,
         forecast=options.forecast,
     )
@@ -95,7 +103,7 @@ def plan_actions(
         proprio: [p] at that instant, or [t p] up to it: how the robot answered tells where it goes.
         past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
         info: action_spec, proprio_spec and action_meaning, where they differ from what the models were trained with;
-            cameras {name: Cameras []} that saw the scene.
+            cameras {name: Cameras []} that saw the scene; goal [3] m, where what the task is about should come to be.
         forecast: whether the head also looks at the forecast.
     Returns:
         JSON-ready: actions [h][a], names [a], units [a], task, time (s), forecast (bool).
@@ -120,7 +128,9 @@ def plan_actions(
             context={**context, "task": name},
             horizon=models.dynamics.config.horizon,
         )
-    actions = head.act(views, features=features, proprio=way[-1], task=name, seed=seed)
+    actions = head.act(
+        views, features=features, proprio=way[-1], task=name, seed=seed, goal=checked_goal(info.get("goal"))
+    )
     names, units = spec_columns(context.get("action_spec") or [], width=width)
     return {
         "actions": [[round(float(x), 5) for x in row] for row in actions],

@@ -85,38 +85,49 @@ class SceneAgent:
         self._begun = False
         self._answered: Tensor | None = None
 
-    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str) -> Tensor:
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
         """The next action [a] from the newest frames {camera name: Frames []}.
 
         Args:
             proprio: [p] in the units of the proprio spec; the first three are the hand's place in m.
             task: its name.
+            goal: [3] m in the world, where what the task is about should come to be, for tasks that the scene does not
+                show it of; only a head that learned with goals heeds it.
         Raises:
             DataFormatError: a camera that the memory needs is not there, pictures or proprio are not as they should be.
             DepthError: a camera gives no depth. CalibrationError: one is not where a camera can be.
             NumericsError: the head's action is not finite.
         """
+        goal = checked_goal(goal)
         self.observe(frames, proprio=proprio)
         if not self.chunk:
-            self.chunk = list(self.plan(task)[: self.config.replan_every])
+            self.chunk = list(self.plan(task, goal=goal)[: self.config.replan_every])
         action = self.chunk.pop(0)
         self._answered = action[None]
         return action
 
     def step_chunk(
-        self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, done: Tensor | None = None
+        self,
+        frames: Mapping[str, Frames],
+        *,
+        proprio: Tensor,
+        task: str,
+        done: Tensor | None = None,
+        goal: Tensor | None = None,
     ) -> Tensor:
         """A fresh chunk of actions [h a] from the newest frames, for callers that carry out as many as they like.
 
         Args:
+            goal: as `step`.
             done: actions [n a] that were carried out since the last call; None = the first one of its answer. Call
                 after every action for the sharpest memory: what is not seen cannot be followed.
         Raises:
             as `step`.
         """
+        goal = checked_goal(goal)
         self.observe(frames, proprio=proprio, done=done)
         self.chunk = []
-        actions = self.plan(task)
+        actions = self.plan(task, goal=goal)
         self._answered = actions[:1]
         return actions
 
@@ -150,8 +161,8 @@ class SceneAgent:
             done = _checked_vector(done, name="actions", shape=(max(1, len(done)), self.head.config.action_dim))
         return _stacked(frames, self.config), _checked_vector(proprio, name="proprio", shape=shape), done
 
-    def plan(self, task: str) -> Tensor:
-        """A chunk of actions [h a] from the memory as it stands.
+    def plan(self, task: str, *, goal: Tensor | None = None) -> Tensor:
+        """A chunk of actions [h a] from the memory as it stands; goal [3] m as `step`.
 
         Raises:
             NumericsError: it is not finite.
@@ -160,7 +171,8 @@ class SceneAgent:
         views, features = self.percept.views()
         seed = self.config.seed + self.num_plans
         self.num_plans += 1
-        actions = self.head.act(views, features=features, proprio=self.percept.proprio[-1], task=task, seed=seed)
+        state = self.percept.proprio[-1]
+        actions = self.head.act(views, features=features, proprio=state, task=task, seed=seed, goal=goal)
         if not bool(actions.isfinite().all()):
             raise NumericsError("are not finite", field="actions", fix="check the weights and the observation")
         return actions
@@ -210,6 +222,15 @@ def check_head(head: ActionHead, *, context: Mapping[str, Any]) -> None:
                 "is no normaliser", field=f"policy.{name}_std", found=std.tolist(), expected="finite, > 0",
                 fix="train the head again",
             )  # fmt: skip
+
+
+def checked_goal(goal: Tensor | None) -> Tensor | None:
+    """A goal [3] m, or None.
+
+    Raises:
+        DataFormatError: other than three finite numbers.
+    """
+    return None if goal is None else _checked_vector(goal, name="goal", shape=(3,))
 
 
 def _checked_vector(values: Tensor, *, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -163,8 +163,8 @@ class PlanningAgent:
         self.plan: Plan | None = None
         self.queue: list[Tensor] = []
 
-    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str) -> Tensor:
-        """The next action [a]."""
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
+        """The next action [a]; the goal scene is all that is known of the goal, not the place `goal`."""
         seen, model = _stacked(frames, tuple(frames)), self.models.dynamics.config
         num_past = model.proprio.num_past
         self.stream.update(seen, time=model.step_seconds * self.num_steps)

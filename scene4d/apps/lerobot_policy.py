@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from scene4d.apps.act import task_from_text
-from scene4d.apps.agent import AgentConfig, SceneAgent, agent_maker
+from scene4d.apps.agent import AgentConfig, SceneAgent, agent_maker, checked_goal
 from scene4d.apps.build.models import Models
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Cameras, Frames
 
-STATE, TASK, IMAGES, DEPTH, EXTRINSIC = (
+STATE, GOAL, TASK, IMAGES, DEPTH, EXTRINSIC = (
     "observation.state",
+    "observation.goal",
     "task",
     "observation.images",
     "observation.depth",
@@ -39,6 +40,7 @@ class LeRobotPolicy:
     - `observation.depth.NAME` [b h w] or [b 1 h w]: z-depth, float in m or integer in `depth_unit`; 0 = not measured
     - `observation.state` [b p]: proprio in the units of the proprio spec
     - `task`: one text, or a list of b of them
+    - `observation.goal` [b 3]: where what the task is about should come to be, m, for tasks that are told it
     - `observation.extrinsic.NAME` [b 4 4]: camera-from-world (OpenCV axes, m), only where the camera moves
     """
 
@@ -129,7 +131,10 @@ class LeRobotPolicy:
             raise DataFormatError("is missing", field=TASK, expected=", ".join(self.tasks) or "what is to be done")
         name = task_from_text(task, self.tasks) if self.tasks else task
         frames = {camera: self._frames(batch, camera, index=index) for camera in self.cameras}
-        return {"frames": frames, "proprio": _part(_tensor(batch, STATE), index).float(), "task": name}
+        given = {"frames": frames, "proprio": _part(_tensor(batch, STATE), index).float(), "task": name}
+        if GOAL in batch:
+            given["goal"] = checked_goal(_part(_tensor(batch, GOAL), index))
+        return given
 
     def _frames(self, batch: Mapping[str, Any], name: str, *, index: int | None) -> Frames:
         image, camera = _part(_tensor(batch, f"{IMAGES}.{name}"), index), self.cameras[name]

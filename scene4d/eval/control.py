@@ -102,7 +102,8 @@ def roll_out(
             if film is not None:
                 video.append(frames[film])
             start = time.perf_counter()
-            action = agent.step({name: frames[name] for name in config.cameras}, proprio=proprio, task=task)
+            seen = {name: frames[name] for name in config.cameras}
+            action = agent.step(seen, proprio=proprio, task=task, goal=sim.goal)
             seconds += time.perf_counter() - start
             actions.append(action)
             proprios.append(proprio)

@@ -18,6 +18,8 @@ from scene4d.types import Episode, Frames
 
 MIN_APART_M = 0.02
 """Two futures nearer to each other than this are one."""
+HANDS_APART_M, MOST_BRANCHES = 0.04, 16
+"""Branches are recorded until the hands of two end so far apart; matter on the arm moves less than the hand."""
 
 
 def record_fork(
@@ -64,14 +66,17 @@ def record_fork(
         )
 
 
-def forked_pair(task: str, *, seed: int, fork: int, horizon: int = 8, num_branches: int = 4) -> list[Episode]:
-    """Of a few branches of one seed, the two whose hands end farthest from each other at fork + horizon."""
-    branches = [
-        record_fork(task, seed=seed, branch=b, fork=fork, num_frames=fork + horizon + 1) for b in range(num_branches)
-    ]
-    hands = torch.stack([b.proprio[fork + horizon, :3] for b in branches])
-    first, second = divmod(int(torch.cdist(hands, hands).argmax()), num_branches)
-    return [branches[first], branches[second]]
+def forked_pair(task: str, *, seed: int, fork: int, horizon: int = 8) -> tuple[Episode, Episode]:
+    """Two branches of one seed whose hands end `HANDS_APART_M` apart at fork + horizon, or the farthest of many."""
+    branches: list[Episode] = []
+    while len(branches) < MOST_BRANCHES:
+        branches.append(record_fork(task, seed=seed, branch=len(branches), fork=fork, num_frames=fork + horizon + 1))
+        hands = torch.stack([b.proprio[fork + horizon, :3] for b in branches])
+        apart = torch.cdist(hands, hands)
+        if float(apart.max()) > HANDS_APART_M:
+            break
+    first, second = divmod(int(apart.argmax()), len(branches))
+    return branches[first], branches[second]
 
 
 @torch.no_grad()

@@ -50,6 +50,8 @@ class ActionHeadConfig:
     """Numbers in an action."""
     proprio_dim: int = 4
     """Numbers in the proprioception; the first three are the hand's place in m."""
+    told_goal: bool = False
+    """Whether it can be told a goal: where what the task is about should come to be."""
     feature_dim: int = 0
     """Channels of the world model's latent tokens, their 3 of place included; 0 = they are not looked at."""
     num_tasks: int = 64

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from scene4d.check import check
 from scene4d.errors import ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, sinusoidal_embedding, zero_
-from scene4d.policy.encoders import ActionHeadConfig, encoder_for
+from scene4d.policy.encoders import POINT_SCALE, ActionHeadConfig, encoder_for
 from scene4d.types import Frames
 
+GOAL_CHANNELS = 7
+NEAR_M = 0.02
+"""Way to the goal, in m, below which the head is told of it finely."""
 HUBER = 0.3
 """Normalised error where the loss turns from square to linear: the expert switches abruptly between phases."""
 
@@ -27,6 +30,13 @@ HUBER = 0.3
 def task_row(task: str, *, num_tasks: int) -> int:
     """The row of a task name in the table: the same on every machine, for names never heard of too."""
     return zlib.crc32(task.encode()) % num_tasks
+
+
+def goal_features(goal: Tensor, *, hand: Tensor) -> Tensor:
+    """What a head is told of goals [b 3] m for hands at [b 3] m: [b 7], zeros where the goal is NaN (none is told)."""
+    told = goal.isfinite().all(-1, keepdim=True)
+    way = torch.where(told, goal - hand, torch.zeros_like(hand))
+    return torch.cat([way / POINT_SCALE, torch.asinh(way / NEAR_M), told.to(way)], -1)
 
 
 class ActionHead(nn.Module):
@@ -39,6 +49,7 @@ class ActionHead(nn.Module):
         self.task = nn.Embedding(config.num_tasks, config.width)
         self.proprio = MLP([config.proprio_dim, config.width, config.width])
         self.features = nn.Linear(config.feature_dim, config.width) if config.feature_dim else None
+        self.goal = MLP([GOAL_CHANNELS, config.width, config.width]) if config.told_goal else None
         self.encoder = nn.ModuleList(
             Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth)
         )
@@ -59,15 +70,27 @@ class ActionHead(nn.Module):
             getattr(self, f"{name}_std").copy_(values.std(0).clamp_min(1e-2))
 
     def encode(
-        self, views: Frames, *, features: Tensor | None, proprio: Tensor, task_rows: Tensor, hand: Tensor | None = None
+        self,
+        views: Frames,
+        *,
+        features: Tensor | None,
+        proprio: Tensor,
+        task_rows: Tensor,
+        hand: Tensor | None = None,
+        goal: Tensor | None = None,
     ) -> Tensor:
         """Context tokens [b s c] of views [b v] or [b 2v], features [b l f] or None, proprio [b p], task rows [b].
 
         hand [b 3] m is what places are counted from; by default the first three numbers of the proprioception.
+        goal [b 3] m, NaN where none is told; a head that learned without goals pays no heed to it.
         """
-        tokens = [self.views(views, hand=proprio[..., :3] if hand is None else hand)]  # [b v*s c]
+        hand = proprio[..., :3] if hand is None else hand
+        tokens = [self.views(views, hand=hand)]  # [b v*s c]
         normal = (proprio - self.proprio_mean) / self.proprio_std
         tokens += [self.proprio(normal)[:, None], self.task(task_rows)[:, None]]  # [b 1 c]
+        if self.goal is not None:
+            goal = torch.full_like(hand, torch.nan) if goal is None else goal.to(hand)
+            tokens.append(self.goal(goal_features(goal, hand=hand))[:, None])  # [b 1 c]
         if self.features is not None and features is not None:
             tokens.append(self.features(features))  # [b l c]
         x = torch.cat(tokens, 1)  # [b s c]
@@ -88,6 +111,7 @@ class ActionHead(nn.Module):
         proprio: Tensor,
         task: str | Sequence[str],
         seed: int | Sequence[int],
+        goal: Tensor | None = None,
     ) -> Tensor:
         """Sample a chunk of actions.
 
@@ -97,6 +121,7 @@ class ActionHead(nn.Module):
             proprio: [*b p].
             task: one name, or one a sample.
             seed: one seed, or one a sample; a sample's result depends on its own seed only.
+            goal: [*b 3] m in the world, where what the task is about should come to be; None = not told.
         Returns:
             Actions [*b chunk a] in the units of the action spec.
         Raises:
@@ -117,7 +142,8 @@ class ActionHead(nn.Module):
         count = proprio.shape[0]
         tasks = _one_each(task, count, name="task")
         rows = torch.tensor([task_row(t, num_tasks=self.config.num_tasks) for t in tasks], device=proprio.device)
-        context = self.encode(views, features=features, proprio=proprio, task_rows=rows)
+        goal = None if goal is None else goal.reshape(-1, 3)
+        context = self.encode(views, features=features, proprio=proprio, task_rows=rows, goal=goal)
         noise = self._noise(_one_each(seed, count, name="seed")).to(proprio)
         actions = sample_chunk(self, noise, context=context) * self.action_std + self.action_mean
         return actions.reshape(*batch, *actions.shape[1:])
@@ -152,14 +178,14 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
     """Flow-matching loss of a batch of demonstrations.
 
     Args:
-        batch: views Frames [b v] or [b 2v]; features [b l f] or None; proprio [b p]; hand [b 3] or None;
+        batch: views Frames [b v] or [b 2v]; features [b l f] or None; proprio [b p]; hand and goal [b 3] or None;
             task_rows [b]; actions [b h a]; valid [b h] bool.
         num_draws: noise draws for each encoded sample; the decoder is cheap beside the encoder.
     Returns:
         The loss (scalar; differentiable in the weights) and metrics {error} (mean absolute, normalised).
     Source: Lipman et al. (2023); x-prediction as in Salimans and Ho (2022), whose error at every level is bounded.
     """
-    context = head.encode(**{k: batch.get(k) for k in ("views", "features", "proprio", "task_rows", "hand")})
+    context = head.encode(**{k: batch.get(k) for k in ("views", "features", "proprio", "task_rows", "hand", "goal")})
     clean = ((batch["actions"] - head.action_mean) / head.action_std)[:, None]  # [b 1 h a]
     clean = clean.expand(-1, num_draws, -1, -1)  # [b d h a]
     weight = batch["valid"][:, None, :, None].to(clean).expand_as(clean)

@@ -24,6 +24,8 @@ from scene4d.types import Cameras, Frames, TensorStruct
 
 NUM_HOLES, HOLE = 3, 0.4
 """How many rectangles are taken out of a view in training, and the longest side of one as a share of the view's."""
+KEEP_GOAL = 0.9
+"""Share of the samples that are told the goal they have, so that the head can do without."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class PolicyDataConfig:
 class Demonstration(TensorStruct):
     """One drive of the expert.
 
-    frames [t v]; times [t] s; proprio [t p]; actions [t a] as carried out; labels [t a] what the expert wanted there.
+    frames [t v]; times [t] s; proprio [t p]; actions [t a] as carried out; labels [t a] what the expert wanted there;
+    goal [3] m that nothing in the pictures shows, or NaN.
     """
 
     frames: Frames
@@ -66,6 +69,7 @@ class Demonstration(TensorStruct):
     proprio: Tensor
     actions: Tensor
     labels: Tensor
+    goal: Tensor
     task: str
     success: bool
 
@@ -79,8 +83,8 @@ class PolicySamples(TensorStruct):
     """What a head trains on: n moments, as it will see them.
 
     rgb [n w h w 3] and alpha [n w h w] uint8, depth [n w h w] half, w = v views of now or 2v with the forecast;
-    viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; labels [n h a], valid [n h];
-    task_rows [n].
+    viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; goal [n 3] (NaN: none);
+    labels [n h a], valid [n h]; task_rows [n].
     """
 
     rgb: Tensor
@@ -90,6 +94,7 @@ class PolicySamples(TensorStruct):
     Ks: Tensor
     features: Tensor
     proprio: Tensor
+    goal: Tensor
     labels: Tensor
     valid: Tensor
     task_rows: Tensor
@@ -110,6 +115,7 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
     rows: list[tuple[Frames, float, Tensor, Tensor, Tensor]] = []
     first_success = None
     with MetaWorldSim(task, seed=seed, size=size, cameras=config.input_cameras, segments=False) as sim:
+        goal = sim.goal
         for t in range(config.num_frames):
             views, label = sim.observe(), sim.expert_action()
             action = (label + noise * torch.randn(label.shape, generator=generator)).clamp(-1, 1)
@@ -127,6 +133,7 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
         proprio=torch.stack(proprio),
         actions=torch.stack(actions),
         labels=torch.stack(labels),
+        goal=torch.full((3,), torch.nan) if goal is None else goal,
         task=task,
         success=first_success is not None,
     )
@@ -160,6 +167,7 @@ def samples_from_demonstration(
                 if features is None or not head.feature_dim
                 else features.half(),
                 "proprio": demonstration.proprio[t],
+                "goal": demonstration.goal,
                 "labels": demonstration.labels[ahead.clamp_max(length - 1)],
                 "valid": ahead < length,
                 "task_rows": torch.tensor(task_row(demonstration.task, num_tasks=head.num_tasks)),
@@ -267,7 +275,9 @@ def policy_batches(
         noise = 0.02 * torch.randn(picked.proprio.shape, generator=generator)
         picked = _with_holes(picked, generator=generator) if holes else picked
         shaken = batch_from_samples(_recoloured(picked, generator=generator))
-        return shaken | {"proprio": picked.proprio + noise, "hand": picked.proprio[:, :3]}
+        untold = torch.rand(len(noise), 1, generator=generator) >= KEEP_GOAL
+        goal = picked.goal.masked_fill(untold, torch.nan)
+        return shaken | {"proprio": picked.proprio + noise, "hand": picked.proprio[:, :3], "goal": goal}
 
     return batch
 
@@ -285,6 +295,7 @@ def batch_from_samples(samples: PolicySamples) -> dict[str, Any]:
         "views": views,
         "features": samples.features.float() if samples.features.shape[1] else None,
         "proprio": samples.proprio,
+        "goal": samples.goal,
         "task_rows": samples.task_rows,
         "actions": samples.labels,
         "valid": samples.valid,

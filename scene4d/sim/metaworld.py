@@ -104,6 +104,13 @@ class MetaWorldSim:
         """What each camera sees now: Frames with no batch axes, extras["segments"] [h w 1] int64 (-1 = sky)."""
         return {name: self._frames(name) for name in self.cameras}
 
+    @property
+    def goal(self) -> Tensor | None:
+        """Where the object (in reach, the hand) should come to be, [3] m; None where the scene shows what to do."""
+        if not self.task.startswith(rig.HIDDEN_GOALS):
+            return None
+        return torch.as_tensor(np.asarray(self._env._target_pos), dtype=torch.float32)
+
     def proprio(self) -> Tensor:
         """Hand position and gripper opening [4], m."""
         data = self._env.data

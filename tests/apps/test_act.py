@@ -49,7 +49,8 @@ def models():
     from scene4d.dynamics.model import DynamicsConfig
     from scene4d.vae.model import VAEConfig
 
-    head = ActionHeadConfig(width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16)
+    size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
+    head = ActionHeadConfig(**size, view_size=16, told_goal=True)
     made = make_models(VAEConfig(), DynamicsConfig(), head)
     with torch.no_grad():
         for parameter in made.policy.decoder.parameters():
@@ -83,6 +84,10 @@ def test_act_prints_and_returns_a_chunk(files, capsys, forecast):
     assert "gripper" in text and "0.02 m" in text and text.count("step") == 8
     again, other = run_act(options), run_act(dataclasses.replace(options, seed=1))
     assert again["actions"] == result["actions"] != other["actions"]
+    told = run_act(dataclasses.replace(options, goal=(0.5, 0.0, 0.1)))
+    assert told["actions"] != result["actions"]
+    with pytest.raises(DataFormatError, match="goal"):
+        run_act(dataclasses.replace(options, goal=(0.5, float("nan"), 0.1)))
 
 
 def test_forecast_changes_nothing_in_the_past_that_is_looked_at(scene):

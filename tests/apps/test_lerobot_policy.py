@@ -50,6 +50,16 @@ def test_each_robot_of_a_batch_acts_as_an_agent_of_its_own(models, policy):
         policy.select_action(batch_of(1))
 
 
+def test_each_robot_has_a_goal_of_its_own(models, policy):
+    goals = torch.tensor([[0.5, 0.0, 0.1], [-0.5, 0.2, 0.1]])
+    told = policy.select_action({**batch_of(0, 0), "observation.goal": goals})
+    agent = agent_maker(models, forecast=False, config=AgentConfig())("door-open-v3")
+    assert torch.equal(told[0], agent.step(box_views(0), proprio=PROPRIO, task="door-open-v3", goal=goals[0]))
+    assert not torch.equal(told[0], alone(models, [0])[0])
+    with pytest.raises(DataFormatError, match="goal"):
+        policy.select_action({**batch_of(1, 1), "observation.goal": goals * torch.nan})
+
+
 def test_without_a_batch_axis_and_in_other_units(models, policy):
     first = alone(models, [0])[0]
     single = {k: v[0] for k, v in batch_of(0).items()}

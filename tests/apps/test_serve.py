@@ -100,8 +100,13 @@ def test_the_client_is_the_agent(server, local):
         assert torch.equal(chunk[0], local[0]) and chunk.shape == (8, 4)
         again = one.step_chunk(box_views(2), proprio=PROPRIO, task=TASK, done=chunk[:2])
         assert again.shape == (8, 4) and not torch.equal(again, chunk)
+        for client in (one, two):
+            client.reset()
+        there = one.step(box_views(0), proprio=PROPRIO, task=TASK, goal=torch.tensor([0.5, 0.0, 0.1]))
+        chunk = two.step_chunk(box_views(0), proprio=PROPRIO, task=TASK, goal=torch.tensor([0.5, 0.0, 0.1]))
+        assert torch.equal(there, chunk[0]) and not torch.equal(there, local[0])
         info = one.info()
-        assert info["cameras"] == ["left", "right"] and NAME in info["tasks"] and info["fps"] == 40
+        assert info["cameras"] == ["left", "right"] and NAME in info["tasks"] and info["fps"] == 40 and info["goal"]
         assert [a["name"] for a in info["action"]] == ["dx", "dy", "dz", "gripper"] and len(info["proprio"]) == 4
         with pytest.raises(ConfigError, match="changed"):
             one.step(box_views(0), proprio=PROPRIO, task="press the button")
@@ -162,6 +167,8 @@ def broken_bodies():
         "an array of nobody": whole.replace(b"rgb/left", b"rgc/left"),
         "short proprio": body(proprio=np.zeros(3)),
         "proprio is not finite": body(proprio=np.full(4, np.nan)),
+        "a goal of two numbers": body(goal=np.zeros(2)),
+        "a goal nowhere": body(goal=np.full(3, np.nan)),
         "actions in a step": body(actions=np.zeros((1, 4))),
     }  # fmt: skip
 

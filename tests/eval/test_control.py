@@ -76,14 +76,15 @@ class Player:
     """Plays a list of actions and notes what it was given."""
 
     def __init__(self, actions):
-        self.actions, self.resets, self.cameras = actions, 0, set()
+        self.actions, self.resets, self.cameras, self.goals = actions, 0, set(), []
 
     def reset(self):
         self.step_index, self.resets = 0, self.resets + 1
 
-    def step(self, frames, *, proprio, task):
+    def step(self, frames, *, proprio, task, goal=None):
+        self.goals.append(goal)
         self.cameras |= set(frames)
-        assert task == TASK and proprio.shape == (4,) and all(f.depth is not None for f in frames.values())
+        assert proprio.shape == (4,) and all(f.depth is not None for f in frames.values())
         self.step_index += 1
         return self.actions[min(self.step_index, len(self.actions)) - 1]
 
@@ -94,8 +95,24 @@ def test_idle_agent_fails_and_its_video_is_kept():
     rollout = roll_out(agent, TASK, seed=1001, config=QUICK, film="front")
     assert not rollout.success and rollout.num_steps == 5 and len(rollout.video) == 5
     assert rollout.touched_m < 1e-3
-    assert agent.cameras == {"left", "right"}
+    assert agent.cameras == {"left", "right"} and agent.goals == [None] * 5
     assert rollout.actions.shape == (5, 4) and rollout.proprio.shape == (5, 4)
+
+
+def test_who_acts_is_told_the_goal_that_no_picture_shows():
+    """It is where success is: the hand that was put there has reached it."""
+    pytest.importorskip("metaworld", reason="the simulator is not installed")
+    agent = Player([torch.zeros(4)])
+    roll_out(agent, "reach-v3", seed=1001, config=QUICK)
+    goal = agent.goals[0]
+    assert goal.shape == (3,)
+
+    class Straight(Player):
+        def step(self, frames, *, proprio, task, goal=None):
+            # The hand's place is that of its wrist; success is counted where the fingers meet, a little below.
+            return torch.cat([20 * (goal - proprio[:3] + torch.tensor([0, 0, 0.045])), torch.ones(1)]).clamp(-1, 1)
+
+    assert roll_out(Straight([]), "reach-v3", seed=1001, config=RolloutConfig(size=(16, 16), max_frames=80)).success
 
 
 def test_replayed_expert_succeeds():

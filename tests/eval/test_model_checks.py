@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scene4d.errors import ConfigError, ShapeError
-from scene4d.eval.diversity import both_futures_found, forked_pair
+from scene4d.eval.diversity import HANDS_APART_M, both_futures_found, forked_pair
 from scene4d.eval.forecast import ForecastEvalConfig
 from scene4d.eval.long_rollout import long_rollout
 from scene4d.eval.model_checks import check_codec, check_futures
@@ -210,8 +210,8 @@ def test_a_codec_that_keeps_everything_is_perfect_and_one_that_shifts_it_is_not(
 @pytest.mark.slow
 def test_branches_share_their_past_bit_for_bit():
     pytest.importorskip("metaworld")
-    one, two = forked_pair("reach-v3", seed=1500, fork=3, horizon=6, num_branches=2)
+    one, two = forked_pair("reach-v3", seed=1500, fork=3, horizon=6)
     for name in one.views:
         assert torch.equal(one.views[name].rgb[:4], two.views[name].rgb[:4])
     assert torch.equal(one.actions[:3], two.actions[:3]) and not torch.equal(one.actions[3], two.actions[3])
-    assert (one.proprio[9, :3] - two.proprio[9, :3]).norm() > 0.01
+    assert (one.proprio[9, :3] - two.proprio[9, :3]).norm() > HANDS_APART_M

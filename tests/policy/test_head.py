@@ -1,12 +1,14 @@
 """The action head: shapes, seeds, several futures kept apart, and places learned from pictures."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from scene4d.errors import ShapeError
 from scene4d.layers import num_parameters
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.head import ActionHead, head_loss, sample_chunk, task_row
+from scene4d.policy.head import ActionHead, goal_features, head_loss, sample_chunk, task_row
 from scene4d.policy.views import render_views, virtual_cameras
 from scene4d.types import Frames, Gaussians
 
@@ -73,6 +75,52 @@ def test_forecast_task_proprio_and_features_matter():
         row(views, proprio=proprio + 1), row(views, features=None),
     ):  # fmt: skip
         assert (other - whole).abs().max() > 1e-4
+
+
+def test_a_goal_counts_from_the_hand_and_only_where_it_is_told():
+    """The same way to go from another place is the same to the head; NaN is no goal."""
+    head = awake(dataclasses.replace(SMALL, told_goal=True))
+    views, proprio, goal = random_views(2), torch.randn(2, 4), torch.randn(2, 3)
+    ask = lambda **kw: head.act(views, features=None, proprio=proprio, task="push", seed=0, **kw)
+    assert not torch.allclose(ask(goal=goal), ask(goal=goal + 0.5), atol=1e-3)
+    assert torch.equal(ask(), ask(goal=torch.full((2, 3), torch.nan)))
+    mixed = ask(goal=torch.stack([goal[0], torch.full((3,), torch.nan)]))
+    assert torch.allclose(mixed, torch.stack([ask(goal=goal)[0], ask()[1]]), atol=1e-6)
+    away = torch.tensor([0.3, -0.2, 0.5])
+    told = goal_features(goal, hand=proprio[:, :3])
+    assert torch.allclose(told, goal_features(goal + away, hand=proprio[:, :3] + away), atol=1e-4)
+    unaware = awake()
+    plain = unaware.act(views, features=None, proprio=proprio, task="push", seed=0)
+    assert torch.equal(plain, unaware.act(views, features=None, proprio=proprio, task="push", seed=0, goal=goal))
+
+
+def test_learns_to_go_where_it_is_told():
+    """Actions that lead to the goal are learned from the goal alone: the pictures say nothing of it."""
+    torch.manual_seed(0)
+    head = ActionHead(dataclasses.replace(SMALL, told_goal=True, action_dim=3))
+    optimiser = torch.optim.Adam(head.parameters(), 3e-3)
+
+    def batch(count):
+        views, hand, way = random_views(count), torch.randn(count, 3) * 0.1, torch.randn(count, 3) * 0.1
+        return {
+            "views": views.replace(rgb=torch.zeros_like(views.rgb), depth=torch.zeros_like(views.depth)),
+            "features": None,
+            "proprio": torch.cat([hand, torch.zeros(count, 1)], -1),
+            "goal": hand + way,
+            "task_rows": torch.zeros(count, dtype=torch.long),
+            "actions": (way / 0.1)[:, None].expand(-1, SMALL.chunk, -1),
+            "valid": torch.ones(count, SMALL.chunk, dtype=torch.bool),
+        }
+
+    for _ in range(150):
+        optimiser.zero_grad()
+        head_loss(head, batch(16))[0].backward()
+        optimiser.step()
+    given = batch(32)
+    told = {k: given[k] for k in ("views", "features", "proprio", "goal")}
+    error = (head.eval().act(**told, task="", seed=0) - given["actions"]).abs().mean()
+    told["goal"] = None
+    assert error < 0.35 < (head.act(**told, task="", seed=0) - given["actions"]).abs().mean()
 
 
 def test_statistics_are_the_units_of_the_actions():

@@ -62,27 +62,33 @@ class PolicyClient:
             self._ask("DELETE", f"/v1/episodes/{self._episode}")
         self._episode = None
 
-    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str) -> Tensor:
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
         """The next action [a] from the newest frames {camera name: Frames []}.
 
         Args:
-            proprio: [p]. task: what is to be done, the same all through an episode.
+            proprio: [p]. task: what is to be done, the same all through an episode. goal: [3] m, where it is to be.
         Raises:
             as `SceneAgent.step`; ConfigError: nothing was trained for the task, or it changed.
             ResourceError: nobody answers, or the server is busy.
         """
-        answer = self._ask("POST", f"{self._place(task)}/step", _packed(frames, proprio))
+        answer = self._ask("POST", f"{self._place(task)}/step", _packed(frames, proprio, goal=goal))
         return torch.tensor(answer["action"])
 
     def step_chunk(
-        self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, done: Tensor | None = None
+        self,
+        frames: Mapping[str, Frames],
+        *,
+        proprio: Tensor,
+        task: str,
+        done: Tensor | None = None,
+        goal: Tensor | None = None,
     ) -> Tensor:
         """A fresh chunk of actions [h a]; `done` [n a] = what was carried out since the last call (None: its first).
 
         Raises:
             as `step`.
         """
-        answer = self._ask("POST", f"{self._place(task)}/chunk", _packed(frames, proprio, done))
+        answer = self._ask("POST", f"{self._place(task)}/chunk", _packed(frames, proprio, done, goal))
         return torch.tensor(answer["actions"])
 
     def close(self) -> None:
@@ -124,12 +130,15 @@ class PolicyClient:
         return answer
 
 
-def _packed(frames: Mapping[str, Frames], proprio: Tensor, done: Tensor | None = None) -> bytes:
+def _packed(
+    frames: Mapping[str, Frames], proprio: Tensor, done: Tensor | None = None, goal: Tensor | None = None
+) -> bytes:
     return pack(
         Observation(
             views={name: view_of(f, name=name) for name, f in frames.items()},
             proprio=proprio.detach().cpu().numpy(),
             actions=None if done is None else done.detach().cpu().numpy(),
+            goal=None if goal is None else goal.detach().cpu().numpy(),
         )
     )
 

@@ -38,11 +38,12 @@ class View:
 @dataclass(frozen=True)
 class Observation:
     """What a robot sees and feels at one instant: views {camera name: View}, proprio [p] float32, actions [n a] that
-    were carried out since the one before (None = the one that was answered)."""
+    were carried out since the one before (None = the one that was answered), goal [3] m (None = not told)."""
 
     views: Mapping[str, View]
     proprio: np.ndarray
     actions: np.ndarray | None = None
+    goal: np.ndarray | None = None
 
 
 def pack(observation: Observation) -> bytes:
@@ -50,6 +51,8 @@ def pack(observation: Observation) -> bytes:
     arrays = {"proprio": np.asarray(observation.proprio, np.float32)}
     if observation.actions is not None:
         arrays["actions"] = np.asarray(observation.actions, np.float32)
+    if observation.goal is not None:
+        arrays["goal"] = np.asarray(observation.goal, np.float32)
     for name, view in observation.views.items():
         for kind, (dtype, _) in KINDS.items():
             arrays[f"{kind}/{name}"] = np.ascontiguousarray(getattr(view, kind), dtype=TYPES[dtype])
@@ -70,12 +73,14 @@ def unpack(body: bytes) -> Observation:
     arrays = {str(name): _array(body, start, name=str(name), entry=entry) for name, entry in header.items()}
     if sum(a.nbytes for a in arrays.values()) != len(body) - start:
         raise DataFormatError("arrays overlap or leave gaps", field="body", found=len(body) - start)
-    proprio, actions = arrays.pop("proprio", None), arrays.pop("actions", None)
+    proprio, actions, goal = (arrays.pop(name, None) for name in ("proprio", "actions", "goal"))
     if proprio is None or proprio.dtype != TYPES["F32"] or proprio.ndim != 1:
         raise DataFormatError("is no robot's state", field="proprio", expected="[p] F32")
     if actions is not None and (actions.dtype != TYPES["F32"] or actions.ndim != 2 or not len(actions)):
         raise DataFormatError("are no actions", field="actions", found=list(actions.shape), expected="[n >= 1, a] F32")
-    return Observation(views=_views(arrays), proprio=proprio, actions=actions)
+    if goal is not None and (goal.dtype != TYPES["F32"] or goal.shape != (3,)):
+        raise DataFormatError("is no place", field="goal", found=list(goal.shape), expected="[3] F32")
+    return Observation(views=_views(arrays), proprio=proprio, actions=actions, goal=goal)
 
 
 def _header(body: bytes) -> tuple[dict[str, Any], int]:
@@ -87,7 +92,7 @@ def _header(body: bytes) -> tuple[dict[str, Any], int]:
         header = json.loads(body[8 : 8 + length])
     except (ValueError, RecursionError) as error:
         raise DataFormatError("header is no JSON", field="body", found=str(error)[:80]) from error
-    if not isinstance(header, dict) or len(header) > 2 + 4 * MAX_VIEWS + 1:
+    if not isinstance(header, dict) or len(header) > 3 + 4 * MAX_VIEWS + 1:
         raise DataFormatError("header is no list of arrays", field="body", expected=f"at most {MAX_VIEWS} cameras")
     return header, 8 + length
 
@@ -118,7 +123,7 @@ def _views(arrays: Mapping[str, np.ndarray]) -> dict[str, View]:
         kind, _, camera = name.partition("/")
         dtype, dims = KINDS.get(kind, ("", 0))
         if not camera or array.dtype != TYPES.get(dtype) or array.ndim != dims:
-            expected = "proprio, actions, rgb/CAMERA [h w 3] U8, depth/CAMERA [h w], viewmat/CAMERA, K/CAMERA F32"
+            expected = "proprio, actions, goal, rgb/CAMERA [h w 3] U8, depth/CAMERA [h w], viewmat/CAMERA, K/CAMERA F32"
             raise DataFormatError(
                 "is no part of an observation", field=name[:60], found=f"{array.dtype} {list(array.shape)}",
                 expected=expected,

@@ -78,6 +78,7 @@ class PolicyHost:
             "chunk": head.chunk,
             "replan_every": self.config.replan_every,
             "forecast": self._forecast,
+            "goal": head.told_goal,
             "fps": round(1 / self.config.seconds_per_frame, 6),
         }
 
@@ -134,8 +135,9 @@ class PolicyHost:
             wanted = {n: v for n, v in observation.views.items() if n in self.config.input_cameras}
             frames = {name: frames_of(view) for name, view in wanted.items()}
             proprio = torch.from_numpy(observation.proprio.copy())
+            goal = None if observation.goal is None else torch.from_numpy(observation.goal.copy())
             self._episodes.move_to_end(key)
-            result = answer(served, {"frames": frames, "proprio": proprio, "task": served.task})
+            result = answer(served, {"frames": frames, "proprio": proprio, "task": served.task, "goal": goal})
             served.num_steps += 1
             self.num_steps += 1
             return {**result, "step": served.num_steps}
