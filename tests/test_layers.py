@@ -1,13 +1,16 @@
 """The shared blocks obey the laws their names promise."""
 
+import pytest
 import torch
 
 from scene4d.layers import (
+    FEW_KEYS,
     MLP,
     Attention,
     Block,
     RMSNorm,
     Rotary,
+    attend,
     causal_mask,
     fourier_features,
     num_parameters,
@@ -79,6 +82,24 @@ def test_causal_attention_never_looks_ahead():
     later[:, 4:] += 1
     mask = causal_mask(6)
     assert torch.equal(layer(x, mask=mask)[:, :4], layer(later, mask=mask)[:, :4])
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_attention_in_half_the_bits_is_attention(few):
+    """Against float64, with both kinds of mask, on both sides of the number of keys at which the way changes."""
+    torch.manual_seed(0)
+    keys = FEW_KEYS if few else FEW_KEYS + 1
+    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (5, keys, keys))
+    may = torch.rand(5, keys) > 0.3
+    for mask in (None, may, torch.where(may, 0.0, -torch.inf), torch.randn(5, keys)):
+        exact = attend(q, k, v, mask=mask)
+        half = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask=mask)
+        assert half.dtype == torch.bfloat16
+        assert (half.double() - exact).abs().max() < 0.03
+        seen = torch.zeros(5, keys) if mask is None else mask
+        bias = torch.where(seen, 0.0, -torch.inf) if seen.dtype == torch.bool else seen
+        plain = (torch.einsum("bhld,bhsd->bhls", q, k) / 8**0.5 + bias).softmax(-1)
+        assert torch.allclose(exact, plain @ v, atol=1e-6)
 
 
 def test_small_pieces():
