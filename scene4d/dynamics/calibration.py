@@ -8,47 +8,66 @@ from torch import Tensor
 from scene4d.dynamics.flow import seeded_noise
 from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.dynamics.sampling import sample_motion
-from scene4d.dynamics.training import DynamicsBatch, is_moving, scene_tokens, track_of_batch
+from scene4d.dynamics.skin import skinned_displacement, skinned_variance
+from scene4d.dynamics.training import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
+from scene4d.geometry.rotation import pose_about
 
-SHARE = 0.9
-"""Share of the errors that the central interval of that name must hold."""
+SIGMAS_90 = 1.6448536
+"""Half width of the central 90 % of a normal distribution, in standard deviations."""
+FLOOR_M = 1e-3
+"""Standard deviation in m that is added to every forecast: where matter is now is not known better."""
+MOVED_M = 5e-3
+"""Way from which a row counts as moving."""
 LEAST = 200
 """Errors of a step below which nothing is learnt from it."""
+SHARE = 0.9
+"""Share of the errors that the central interval of that name must hold."""
+FARTHEST = 100.0
+"""Factor on a variance, either way, beyond which no calibration goes."""
 
 
 @torch.no_grad()
 def calibrate(model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 4, part: int = 32) -> Tensor:
     """Shift the log-variances so that 90 % of the errors fall within the 90 % intervals; one shift for each step ahead.
 
-    The errors are those of the shifts of moving anchors in `batch` [b], windows kept apart from training. Result: the
-    share [h] that the intervals held before (NaN where too little moves, and nothing is changed).
+    The errors are those of where moving rows of the memory in `batch` [b] come to be, windows kept apart from training.
+    Result: the share [h] that the intervals held before (NaN where too little moves, and nothing is changed).
     """
     model.log_var_shift.zero_()
     held = model.log_var_shift.new_full((model.horizon,), float("nan"))
     if len(batch.task) == 0:
         return held
-    ratios = torch.cat(
-        [_ratios(model, batch[i : i + part], seed=i, steps=steps) for i in range(0, len(batch.task), part)]
-    )
-    sigmas = model.scale.scale.new_tensor(SHARE / 2 + 0.5)
-    sigmas = 2**0.5 * torch.erfinv(2 * sigmas - 1)
-    for step, each in enumerate(ratios.unbind(1)):
-        each = each[each.isfinite()]
-        if len(each) >= LEAST:
-            held[step] = (each <= sigmas).float().mean()
-            model.log_var_shift[step] = 2 * (each.quantile(SHARE) / sigmas).log()
+    parts = [_errors(model, batch[i : i + part], seed=i, steps=steps) for i in range(0, len(batch.task), part)]
+    squares, variances = (torch.cat(each) for each in zip(*parts, strict=True))  # [n h]
+    for step in range(squares.shape[1]):
+        counts = squares[:, step].isfinite()
+        if int(counts.sum()) < LEAST:
+            continue
+        # What the variance must be multiplied by for the interval to end at the error.
+        factor = ((squares[:, step] / SIGMAS_90**2 - FLOOR_M**2).clamp_min(0) / variances[:, step])[counts]
+        held[step] = (factor <= 1).float().mean()
+        model.log_var_shift[step] = factor.quantile(SHARE).clamp(1 / FARTHEST, FARTHEST).log()
     return held
 
 
-def _ratios(model: GaussianWorldModel, batch: DynamicsBatch, *, seed: int, steps: int) -> Tensor:
-    """|error| over the said standard deviation [b*l*3, h] of the anchors' shifts, NaN where an anchor does not move."""
+def _errors(model: GaussianWorldModel, batch: DynamicsBatch, *, seed: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Squared errors [b*r*3, h] of where rows come to be, NaN for rows at rest, and the variances said of them.
+
+    Rows that the skin lets follow nothing have no variance to shift, and are left out.
+    """
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
     drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
-    drawn, said = sample_motion(
-        model.denoiser, noise, scene=scene_tokens(model, batch), drive=drive, scale=model.scale.scale, steps=steps
-    )
-    ratio = ((drawn - target).abs() / (0.5 * said.log_var).exp())[..., 3:]
-    counts = is_moving(batch.motion) & batch.known[:, None]
-    ratio = torch.where(counts[..., None], ratio, ratio.new_tensor(float("nan")))
-    return ratio.movedim(1, -1).flatten(0, -2)
+    scene, scale = scene_tokens(model, batch), model.scale.scale
+    drawn, said = sample_motion(model.denoiser, noise, scene=scene, drive=drive, scale=scale, steps=steps)
+    motion = model.scale.denormalize(drawn) * (said.gate.sigmoid() > model.config.moving_threshold)[..., None]
+    poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b h l 7]
+    weights = model.skin.weights(skin_logits(model, batch), hard=True)
+    skin = {"skin_index": batch.skin_index, "skin_weights": weights}
+    error = skinned_displacement(batch.rows, poses, **skin) - batch.displacement  # [b h r 3]
+    log_var = said.log_var + 2 * scale.log()[:, None]  # [b h l 6]
+    each = [skinned_variance(batch.rows, batch.anchors, log_var=x, **skin) for x in log_var.unbind(1)]
+    variance = torch.stack(each, 1)  # [b h r 3]
+    counts = (batch.displacement.norm(dim=-1) > MOVED_M) & (weights.sum(-1) > 0)[:, None]
+    square = torch.where(counts[..., None], error.square(), torch.nan)
+    return square.movedim(1, -1).flatten(0, -2), variance.movedim(1, -1).flatten(0, -2)

@@ -121,3 +121,17 @@ def skinned_displacement(rows: Tensor, poses: Tensor, *, skin_index: Tensor, ski
     blend = (dense @ table.flatten(-2)).unflatten(-1, (num_steps, 12))  # [*b n h 12]
     turned = (blend[..., :9].unflatten(-1, (3, 3)) * rows[..., :, None, None, :]).sum(-1)  # [*b n h 3]
     return (turned + blend[..., 9:]).transpose(-3, -2)
+
+
+def skinned_variance(
+    rows: Tensor, anchors: Tensor, *, log_var: Tensor, skin_index: Tensor, skin_weights: Tensor
+) -> Tensor:
+    """Variance [*b n 3] m^2 of where rows [*b n 3] come to be, along x, y and z, from log_var [*b l 6] of anchors.
+
+    An anchor's turn moves a row by its arm, its shift as it is. Rows hang on anchors of one body, which err together,
+    so variances are averaged by the weights [*b n j]; a row that follows none has variance 0.
+    """
+    turn, shift = gather_anchors(log_var.exp(), skin_index).split(3, -1)  # [*b n j 3]
+    arm = (rows[..., None, :] - gather_anchors(anchors, skin_index)).square()  # [*b n j 3]
+    swung = turn.roll(1, -1) * arm.roll(-1, -1) + turn.roll(-1, -1) * arm.roll(1, -1)
+    return (skin_weights[..., None] * (shift + swung)).sum(-2)

@@ -8,23 +8,19 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from scene4d.dynamics.calibration import FLOOR_M, SIGMAS_90
+from scene4d.dynamics.skin import skinned_variance
 from scene4d.errors import ShapeError
 from scene4d.eval.forecast_table import mean_of_numbers
 from scene4d.eval.truth import VisibleRows, segment_displacement
 from scene4d.gaussians.edit import by_id
 from scene4d.types import Episode, Scene4D
 
-SIGMAS_90 = 1.6448536
-"""Half width of the central 90 % of a normal distribution, in standard deviations."""
-FLOOR_M = 1e-3
-"""Standard deviation in m that is added to every forecast: truth at a pixel is not known better."""
-
 
 def point_variance(scene: Scene4D, step: int, *, ids: Tensor) -> Tensor:
     """Variance [r 3] m^2 of where the rows with these ids [r] are at `scene.times[step]`, along x, y and z.
 
-    An anchor's turn moves a row by its arm, its shift as it is. Rows hang on anchors of one body, which err together,
-    so variances are averaged by the skin's weights. A row that is not in the scene, or rests, has variance 0.
+    A row that is not in the scene, or rests, has variance 0.
 
     Raises:
         ShapeError: the scene says nothing of its variance.
@@ -32,10 +28,8 @@ def point_variance(scene: Scene4D, step: int, *, ids: Tensor) -> Tensor:
     motion = scene.motion
     if motion.log_var is None:
         raise ShapeError("says no variance", field="motion.log_var", found=None, expected="[t m 6]")
-    turn, shift = motion.log_var[step].exp()[motion.skin_index].split(3, -1)  # [n j 3]
-    arm = (scene.base.means[:, None] - motion.anchors[motion.skin_index]).square()  # [n j 3]
-    swung = turn.roll(1, -1) * arm.roll(-1, -1) + turn.roll(-1, -1) * arm.roll(1, -1)
-    variance = (motion.skin_weights[..., None] * (shift + swung)).sum(1)
+    skin = {"skin_index": motion.skin_index, "skin_weights": motion.skin_weights}
+    variance = skinned_variance(scene.base.means, motion.anchors, log_var=motion.log_var[step], **skin)
     return by_id(variance, scene.base.ids, wanted=ids)[0]
 
 
