@@ -24,6 +24,10 @@ from scene4d.types import Cameras, Frames, TensorStruct
 
 NUM_HOLES, HOLE = 3, 0.4
 """How many rectangles are taken out of a view in training, and the longest side of one as a share of the view's."""
+SLIP_FRAMES = (4, 12)
+"""Least and most frames of a slip, the last excluded."""
+SHIFT = 4
+"""Pixels that a view is moved by in training, at most."""
 KEEP_GOAL = 0.9
 """Share of the samples that are told the goal they have, so that the head can do without."""
 
@@ -40,6 +44,9 @@ class PolicyDataConfig:
     """Environment seed of the first demonstration; the next ones count up."""
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the action noise, taken in turn."""
+    slips: float = 0.0
+    """Chance, at each frame, that for some frames something else is done than the expert wants, the hand's grip too: so
+    that the head sees how a thing that was missed or lost is gone back for."""
     num_frames: int = 80
     """Longest demonstration, in frames; one ends a few frames after success."""
     frames_after_success: int = 3
@@ -54,6 +61,28 @@ class PolicyDataConfig:
             raise ConfigError(
                 "nothing to learn from", field="tasks, num_demonstrations, noise", expected="at least one of each"
             )
+
+
+class Shaker:
+    """An expert's actions [a] with noise, and slips: a few frames of one action drawn at random."""
+
+    def __init__(self, *, noise: float, slips: float, seed: int) -> None:
+        """
+        Args:
+            noise: deviation. slips: chance of one at each frame. seed: of both.
+        """
+        self.noise, self.slips, self._left = noise, slips, 0
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, wish: Tensor) -> Tensor:
+        """What is done where the expert wants `wish`, in [-1, 1]."""
+        draw = torch.randn(wish.shape, generator=self._generator)
+        if self._left == 0 and self.slips and float(torch.rand((), generator=self._generator)) < self.slips:
+            self._slip = torch.rand(wish.shape, generator=self._generator) * 2 - 1
+            self._slip[-1] = self._slip[-1].sign()
+            self._left = int(torch.randint(*SLIP_FRAMES, (), generator=self._generator))
+        slipping, self._left = self._left > 0, max(0, self._left - 1)
+        return self._slip if slipping else (wish + self.noise * draw).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -110,7 +139,7 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
     Raises:
         EnvError: the simulator is not installed or cannot render.
     """
-    generator = torch.Generator().manual_seed(seed * 7919 + 17)
+    shaker = Shaker(noise=noise, slips=config.slips, seed=seed * 7919 + 17)
     size = (config.image_size, config.image_size)
     rows: list[tuple[Frames, float, Tensor, Tensor, Tensor]] = []
     first_success = None
@@ -118,7 +147,7 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
         goal = sim.goal
         for t in range(config.num_frames):
             views, label = sim.observe(), sim.expert_action()
-            action = (label + noise * torch.randn(label.shape, generator=generator)).clamp(-1, 1)
+            action = shaker(label)
             pictures = Frames.stack([views[name] for name in config.input_cameras])
             rows.append((pictures, sim.time, sim.proprio(), action, label))
             if first_success is not None and t >= first_success + config.frames_after_success:
@@ -273,7 +302,8 @@ def policy_batches(
             picked = _without_future(picked, num_views=num_views)
         # What the head knows of its own arm is blurred, the place that views are seen from is not.
         noise = 0.02 * torch.randn(picked.proprio.shape, generator=generator)
-        picked = _with_holes(picked, generator=generator) if holes else picked
+        if holes:
+            picked = _shifted(_with_holes(picked, generator=generator), num_views=num_views, generator=generator)
         shaken = batch_from_samples(_recoloured(picked, generator=generator))
         untold = torch.rand(len(noise), 1, generator=generator) >= KEEP_GOAL
         goal = picked.goal.masked_fill(untold, torch.nan)
@@ -328,6 +358,24 @@ def _with_holes(samples: PolicySamples, *, generator: torch.Generator) -> Policy
             inside.append((at >= low) & (at < low + size[..., axis, None]))
         whole &= ~(inside[0][..., :, None] & inside[1][..., None, :])
     return samples.replace(rgb=samples.rgb * whole[..., None], depth=samples.depth * whole, alpha=samples.alpha * whole)
+
+
+def _shifted(samples: PolicySamples, *, num_views: int, generator: torch.Generator) -> PolicySamples:
+    """Each view moved by up to SHIFT px each way, its camera with it, so that every pixel still says where it is.
+
+    A view of the forecast moves as that of now. What comes in at a side holds nothing.
+    """
+    count, (height, width) = len(samples.task_rows), samples.depth.shape[-2:]
+    by = torch.randint(-SHIFT, SHIFT + 1, (count, num_views, 2), generator=generator)
+    by = by.repeat(1, samples.depth.shape[1] // num_views, 1)  # [b w 2] px down, right
+    down, right = torch.arange(height) - by[..., :1], torch.arange(width) - by[..., 1:]  # [b w h], [b w w]
+    inside = ((down >= 0) & (down < height))[..., :, None] & ((right >= 0) & (right < width))[..., None, :]
+    lead = torch.arange(count)[:, None, None, None], torch.arange(by.shape[1])[:, None, None]
+    at = (*lead, down.clamp(0, height - 1)[..., :, None], right.clamp(0, width - 1)[..., None, :])
+    Ks = samples.Ks.clone()
+    Ks[..., :2, 2] += by.flip(-1)
+    rgb, depth, alpha = samples.rgb[at] * inside[..., None], samples.depth[at] * inside, samples.alpha[at] * inside
+    return samples.replace(rgb=rgb, depth=depth, alpha=alpha, Ks=Ks)
 
 
 def _recoloured(samples: PolicySamples, *, generator: torch.Generator) -> PolicySamples:
