@@ -7,26 +7,25 @@ import torch
 
 from scene4d.errors import CheckpointError, ConfigError
 from scene4d.lift.unproject import lift_frames
-from scene4d.policy import training
+from scene4d.policy import augment
+from scene4d.policy.demonstrations import (
+    SLIP_FRAMES,
+    PolicyDataConfig,
+    Shaker,
+    demonstration_jobs,
+    record_demonstration,
+)
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import Percept
-from scene4d.policy.training import (
-    SLIP_FRAMES,
-    PolicyDataConfig,
+from scene4d.policy.samples import (
     PolicySamples,
-    Shaker,
-    batch_from_samples,
-    demonstration_jobs,
     load_samples,
-    policy_batches,
-    policy_loss,
-    record_demonstration,
     samples_from_demonstration,
     save_samples,
-    set_head_statistics,
     train_policy_samples,
 )
+from scene4d.policy.training import batch_from_samples, policy_batches, policy_loss, set_head_statistics
 from scene4d.policy.views import points_from_views
 
 DATA = PolicyDataConfig(num_demonstrations=1, num_frames=6, image_size=32)
@@ -137,10 +136,10 @@ def test_shifted_views_still_say_where_everything_is(samples):
     both = samples.replace(
         **{k: torch.cat([getattr(samples, k)] * 2, 1) for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
     )
-    moved = training._shifted(both, num_views=HEAD.num_views, generator=torch.Generator().manual_seed(0))
+    moved = augment.shifted(both, num_views=HEAD.num_views, generator=torch.Generator().manual_seed(0))
     assert torch.equal(moved.depth[:, : HEAD.num_views], moved.depth[:, HEAD.num_views :])
     by = (moved.Ks - both.Ks)[..., :2, 2].long()  # [n w 2] px right, down
-    assert by.abs().max() == training.SHIFT and len(by.flatten(0, 1).unique(dim=0)) > 4
+    assert by.abs().max() == augment.SHIFT and len(by.flatten(0, 1).unique(dim=0)) > 4
     place = lambda s: points_from_views(batch_from_samples(s)["views"], s.proprio[:, :3])
     before, after = place(both), place(moved)
     for n, w in ((0, 0), (3, 2), (5, 1)):
@@ -154,7 +153,7 @@ def test_shifted_views_still_say_where_everything_is(samples):
 
 
 def test_holes_hold_nothing_and_leave_most_of_every_view(samples, monkeypatch):
-    monkeypatch.setattr(training, "SHIFT", 0)
+    monkeypatch.setattr(augment, "SHIFT", 0)
     make = lambda holes: policy_batches(samples, num_views=HEAD.num_views, batch_size=6, holes=holes)
     whole, cut = make(False)(0)["views"], make(True)(0)["views"]
     gone = cut.alpha < whole.alpha

@@ -17,8 +17,9 @@ from scene4d.apps.build.stages import in_processes
 from scene4d.dynamics.anchors import choose_anchors
 from scene4d.dynamics.memory import focus_of
 from scene4d.dynamics.training import DynamicsBatch, prepare
+from scene4d.policy.demonstrations import demonstration_jobs
 from scene4d.policy.percept import CameraPercept, Percept
-from scene4d.policy.training import PolicySamples, demonstration_jobs, load_samples, save_samples, train_policy_samples
+from scene4d.policy.samples import PolicySamples, load_samples, save_samples, train_policy_samples
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import Progress
 from scene4d.types import TensorStruct

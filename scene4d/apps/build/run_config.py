@@ -8,8 +8,8 @@ from scene4d.dynamics.model import DynamicsConfig
 from scene4d.dynamics.training import LossConfig
 from scene4d.errors import ConfigError
 from scene4d.pixels.model import PixelsConfig
+from scene4d.policy.demonstrations import PolicyDataConfig
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.training import PolicyDataConfig
 from scene4d.render.losses import PictureLossConfig
 from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig

@@ -1,0 +1,63 @@
+"""What training samples of an action head are spoilt with, so that it does not learn them by heart."""
+
+from __future__ import annotations
+
+import torch
+
+from scene4d.policy.samples import PolicySamples
+
+NUM_HOLES, HOLE = 3, 0.4
+"""How many rectangles are taken out of a view in training, and the longest side of one as a share of the view's."""
+SHIFT = 4
+"""Pixels that a view is moved by in training, at most."""
+
+
+def without_future(samples: PolicySamples, *, num_views: int) -> PolicySamples:
+    """The views of now alone."""
+    return samples.replace(
+        **{k: getattr(samples, k)[:, :num_views] for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
+    )
+
+
+def with_holes(samples: PolicySamples, *, generator: torch.Generator) -> PolicySamples:
+    """A few rectangles of each view, of up to HOLE of its side, hold nothing."""
+    lead, (height, width) = samples.depth.shape[:2], samples.depth.shape[-2:]
+    whole = torch.ones(*lead, height, width, dtype=torch.bool)
+    for _ in range(NUM_HOLES):
+        start, size = torch.rand(2, *lead, 2, generator=generator)  # [b w 2] shares of the side
+        size = size * HOLE
+        start = start * (1 + size) - size  # over the edges too
+        inside = []
+        for axis, length in enumerate((height, width)):
+            at = (torch.arange(length) + 0.5) / length
+            low = start[..., axis, None]
+            inside.append((at >= low) & (at < low + size[..., axis, None]))
+        whole &= ~(inside[0][..., :, None] & inside[1][..., None, :])
+    return samples.replace(rgb=samples.rgb * whole[..., None], depth=samples.depth * whole, alpha=samples.alpha * whole)
+
+
+def shifted(samples: PolicySamples, *, num_views: int, generator: torch.Generator) -> PolicySamples:
+    """Each view moved by up to SHIFT px each way, its camera with it, so that every pixel still says where it is.
+
+    A view of the forecast moves as that of now. What comes in at a side holds nothing.
+    """
+    count, (height, width) = len(samples.task_rows), samples.depth.shape[-2:]
+    by = torch.randint(-SHIFT, SHIFT + 1, (count, num_views, 2), generator=generator)
+    by = by.repeat(1, samples.depth.shape[1] // num_views, 1)  # [b w 2] px down, right
+    down, right = torch.arange(height) - by[..., :1], torch.arange(width) - by[..., 1:]  # [b w h], [b w w]
+    inside = ((down >= 0) & (down < height))[..., :, None] & ((right >= 0) & (right < width))[..., None, :]
+    lead = torch.arange(count)[:, None, None, None], torch.arange(by.shape[1])[:, None, None]
+    at = (*lead, down.clamp(0, height - 1)[..., :, None], right.clamp(0, width - 1)[..., None, :])
+    Ks = samples.Ks.clone()
+    Ks[..., :2, 2] += by.flip(-1)
+    rgb, depth, alpha = samples.rgb[at] * inside[..., None], samples.depth[at] * inside, samples.alpha[at] * inside
+    return samples.replace(rgb=rgb, depth=depth, alpha=alpha, Ks=Ks)
+
+
+def recoloured(samples: PolicySamples, *, generator: torch.Generator) -> PolicySamples:
+    """Each moment in another light."""
+    count = len(samples.task_rows)
+    gain = 1 + 0.15 * torch.randn(count, 1, 1, 1, 3, generator=generator)
+    shift = 0.05 * torch.randn(count, 1, 1, 1, 3, generator=generator)
+    rgb = (samples.rgb.float() / 255 * gain + shift).clamp(0, 1)
+    return samples.replace(rgb=rgb)

@@ -1,0 +1,138 @@
+"""Demonstrations: the scripted expert, shaken, and what it would itself have done.
+
+They are driven by the expert plus noise, but labelled with what the expert wanted there, so that the head sees states
+off the expert's path together with the way back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene4d.errors import ConfigError
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.types import Frames, TensorStruct
+
+SLIP_FRAMES = (4, 12)
+"""Least and most frames of a slip, the last excluded."""
+
+
+@dataclass(frozen=True)
+class PolicyDataConfig:
+    """Which demonstrations a head learns from."""
+
+    tasks: tuple[str, ...] = ("button-press-v3",)
+    """Names of the tasks."""
+    num_demonstrations: int = 25
+    """Demonstrations of each task."""
+    first_seed: int = 0
+    """Environment seed of the first demonstration; the next ones count up."""
+    noise: tuple[float, ...] = (0.1, 0.3, 0.5)
+    """Deviation of the action noise, taken in turn."""
+    slips: float = 0.0
+    """Chance, at each frame, that for some frames something else is done than the expert wants, the hand's grip too: so
+    that the head sees how a thing that was missed or lost is gone back for."""
+    num_frames: int = 80
+    """Longest demonstration, in frames; one ends a few frames after success."""
+    frames_after_success: int = 3
+    """Frames kept after the first success."""
+    image_size: int = 64
+    """Pixels a side of the recorded pictures."""
+    input_cameras: tuple[str, ...] = ("left", "right")
+    """Cameras of the rig that the scene memory sees."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or self.num_demonstrations < 1 or not self.noise:
+            raise ConfigError(
+                "nothing to learn from", field="tasks, num_demonstrations, noise", expected="at least one of each"
+            )
+
+
+class Shaker:
+    """An expert's actions [a] with noise, and slips: a few frames of one action drawn at random."""
+
+    def __init__(self, *, noise: float, slips: float, seed: int) -> None:
+        """
+        Args:
+            noise: deviation. slips: chance of one at each frame. seed: of both.
+        """
+        self.noise, self.slips, self._left = noise, slips, 0
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, wish: Tensor) -> Tensor:
+        """What is done where the expert wants `wish`, in [-1, 1]."""
+        draw = torch.randn(wish.shape, generator=self._generator)
+        if self._left == 0 and self.slips and float(torch.rand((), generator=self._generator)) < self.slips:
+            self._slip = torch.rand(wish.shape, generator=self._generator) * 2 - 1
+            self._slip[-1] = self._slip[-1].sign()
+            self._left = int(torch.randint(*SLIP_FRAMES, (), generator=self._generator))
+        slipping, self._left = self._left > 0, max(0, self._left - 1)
+        return self._slip if slipping else (wish + self.noise * draw).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class Demonstration(TensorStruct):
+    """One drive of the expert.
+
+    frames [t v]; times [t] s; proprio [t p]; actions [t a] as carried out; labels [t a] what the expert wanted there;
+    goal [3] m that nothing in the pictures shows, or NaN.
+    """
+
+    frames: Frames
+    times: Tensor
+    proprio: Tensor
+    actions: Tensor
+    labels: Tensor
+    goal: Tensor
+    task: str
+    success: bool
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.times.shape)
+
+
+def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDataConfig) -> Demonstration:
+    """Let the expert, shaken by noise, do a task once, and note what it wanted in every state.
+
+    Raises:
+        EnvError: the simulator is not installed or cannot render.
+    """
+    shaker = Shaker(noise=noise, slips=config.slips, seed=seed * 7919 + 17)
+    size = (config.image_size, config.image_size)
+    rows: list[tuple[Frames, float, Tensor, Tensor, Tensor]] = []
+    first_success = None
+    with MetaWorldSim(task, seed=seed, size=size, cameras=config.input_cameras, segments=False) as sim:
+        goal = sim.goal
+        for t in range(config.num_frames):
+            views, label = sim.observe(), sim.expert_action()
+            action = shaker(label)
+            pictures = Frames.stack([views[name] for name in config.input_cameras])
+            rows.append((pictures, sim.time, sim.proprio(), action, label))
+            if first_success is not None and t >= first_success + config.frames_after_success:
+                break
+            _, success = sim.step(action)
+            if success and first_success is None:
+                first_success = t
+    frames, times, proprio, actions, labels = zip(*rows, strict=True)
+    return Demonstration(
+        frames=Frames.stack(frames),
+        times=torch.tensor(times, dtype=torch.float64),
+        proprio=torch.stack(proprio),
+        actions=torch.stack(actions),
+        labels=torch.stack(labels),
+        goal=torch.full((3,), torch.nan) if goal is None else goal,
+        task=task,
+        success=first_success is not None,
+    )
+
+
+def demonstration_jobs(config: PolicyDataConfig) -> list[tuple[str, int, float]]:
+    """(task, seed, noise) of every demonstration; each can be made on its own, in any process."""
+    return [
+        (task, config.first_seed + i, config.noise[i % len(config.noise)])
+        for task in config.tasks
+        for i in range(config.num_demonstrations)
+    ]
