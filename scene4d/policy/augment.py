@@ -8,8 +8,6 @@ from scene4d.policy.samples import PolicySamples
 
 NUM_HOLES, HOLE = 3, 0.4
 """How many rectangles are taken out of a view in training, and the longest side of one as a share of the view's."""
-SHIFT = 4
-"""Pixels that a view is moved by in training, at most."""
 
 
 def without_future(samples: PolicySamples, *, num_views: int) -> PolicySamples:
@@ -34,24 +32,6 @@ def with_holes(samples: PolicySamples, *, generator: torch.Generator) -> PolicyS
             inside.append((at >= low) & (at < low + size[..., axis, None]))
         whole &= ~(inside[0][..., :, None] & inside[1][..., None, :])
     return samples.replace(rgb=samples.rgb * whole[..., None], depth=samples.depth * whole, alpha=samples.alpha * whole)
-
-
-def shifted(samples: PolicySamples, *, num_views: int, generator: torch.Generator) -> PolicySamples:
-    """Each view moved by up to SHIFT px each way, its camera with it, so that every pixel still says where it is.
-
-    A view of the forecast moves as that of now. What comes in at a side holds nothing.
-    """
-    count, (height, width) = len(samples.task_rows), samples.depth.shape[-2:]
-    by = torch.randint(-SHIFT, SHIFT + 1, (count, num_views, 2), generator=generator)
-    by = by.repeat(1, samples.depth.shape[1] // num_views, 1)  # [b w 2] px down, right
-    down, right = torch.arange(height) - by[..., :1], torch.arange(width) - by[..., 1:]  # [b w h], [b w w]
-    inside = ((down >= 0) & (down < height))[..., :, None] & ((right >= 0) & (right < width))[..., None, :]
-    lead = torch.arange(count)[:, None, None, None], torch.arange(by.shape[1])[:, None, None]
-    at = (*lead, down.clamp(0, height - 1)[..., :, None], right.clamp(0, width - 1)[..., None, :])
-    Ks = samples.Ks.clone()
-    Ks[..., :2, 2] += by.flip(-1)
-    rgb, depth, alpha = samples.rgb[at] * inside[..., None], samples.depth[at] * inside, samples.alpha[at] * inside
-    return samples.replace(rgb=rgb, depth=depth, alpha=alpha, Ks=Ks)
 
 
 def recoloured(samples: PolicySamples, *, generator: torch.Generator) -> PolicySamples:

@@ -15,9 +15,6 @@ from scene4d.errors import ConfigError
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Frames, TensorStruct
 
-SLIP_FRAMES = (4, 12)
-"""Least and most frames of a slip, the last excluded."""
-
 
 @dataclass(frozen=True)
 class PolicyDataConfig:
@@ -31,9 +28,6 @@ class PolicyDataConfig:
     """Environment seed of the first demonstration; the next ones count up."""
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the action noise, taken in turn."""
-    slips: float = 0.0
-    """Chance, at each frame, that for some frames something else is done than the expert wants, the hand's grip too: so
-    that the head sees how a thing that was missed or lost is gone back for."""
     num_frames: int = 80
     """Longest demonstration, in frames; one ends a few frames after success."""
     frames_after_success: int = 3
@@ -48,28 +42,6 @@ class PolicyDataConfig:
             raise ConfigError(
                 "nothing to learn from", field="tasks, num_demonstrations, noise", expected="at least one of each"
             )
-
-
-class Shaker:
-    """An expert's actions [a] with noise, and slips: a few frames of one action drawn at random."""
-
-    def __init__(self, *, noise: float, slips: float, seed: int) -> None:
-        """
-        Args:
-            noise: deviation. slips: chance of one at each frame. seed: of both.
-        """
-        self.noise, self.slips, self._left = noise, slips, 0
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, wish: Tensor) -> Tensor:
-        """What is done where the expert wants `wish`, in [-1, 1]."""
-        draw = torch.randn(wish.shape, generator=self._generator)
-        if self._left == 0 and self.slips and float(torch.rand((), generator=self._generator)) < self.slips:
-            self._slip = torch.rand(wish.shape, generator=self._generator) * 2 - 1
-            self._slip[-1] = self._slip[-1].sign()
-            self._left = int(torch.randint(*SLIP_FRAMES, (), generator=self._generator))
-        slipping, self._left = self._left > 0, max(0, self._left - 1)
-        return self._slip if slipping else (wish + self.noise * draw).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -100,7 +72,7 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
     Raises:
         EnvError: the simulator is not installed or cannot render.
     """
-    shaker = Shaker(noise=noise, slips=config.slips, seed=seed * 7919 + 17)
+    generator = torch.Generator().manual_seed(seed * 7919 + 17)
     size = (config.image_size, config.image_size)
     rows: list[tuple[Frames, float, Tensor, Tensor, Tensor]] = []
     first_success = None
@@ -108,7 +80,7 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
         goal = sim.goal
         for t in range(config.num_frames):
             views, label = sim.observe(), sim.expert_action()
-            action = shaker(label)
+            action = (label + noise * torch.randn(label.shape, generator=generator)).clamp(-1, 1)
             pictures = Frames.stack([views[name] for name in config.input_cameras])
             rows.append((pictures, sim.time, sim.proprio(), action, label))
             if first_success is not None and t >= first_success + config.frames_after_success:

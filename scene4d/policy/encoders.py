@@ -50,8 +50,6 @@ class ActionHeadConfig:
     """Numbers in an action."""
     proprio_dim: int = 4
     """Numbers in the proprioception; the first three are the hand's place in m."""
-    keypoints: int = 0
-    """Places that are looked up in each rendered view, each the mean under a learned heat map; 0 = none."""
     told_goal: bool = False
     """Whether it can be told a goal: where what the task is about should come to be."""
     feature_dim: int = 0
@@ -90,18 +88,13 @@ class PictureEncoder(nn.Module):
 
     def forward(self, views: Frames, *, hand: Tensor) -> Tensor:
         """Tokens [b v*s c] of views [b v]; a second set of views is taken as the forecast's."""
-        return self.tokens(self.pixels(views, hand=hand))
-
-    def tokens(self, pixels: Tensor) -> Tensor:
-        """Tokens [b v*s c] of what is known of the pixels [b v h w c]."""
+        pixels = self.pixels(views, hand=hand)
+        count = pixels.shape[1]
         tokens = self.stem(pixels.flatten(0, 1).movedim(-1, 1)).flatten(2).mT  # [b*v s c]
-        return self.marked(tokens.unflatten(0, pixels.shape[:2]) + self.place)
-
-    def marked(self, tokens: Tensor) -> Tensor:
-        """Tokens [b v s c] told which view and instant they are of: [b v*s c]."""
-        index = torch.arange(tokens.shape[1], device=tokens.device)
+        tokens = tokens.unflatten(0, (-1, count)) + self.place  # [b v s c]
+        index = torch.arange(count, device=tokens.device)
         mark = self.view[index % self.num_views] + self.instant[index // self.num_views]  # [v c]
-        return (tokens + mark[:, None]).flatten(1, 2)
+        return (tokens + mark[:, None]).flatten(1, 2)  # [b v*s c]
 
 
 class ViewEncoder(PictureEncoder):
@@ -111,38 +104,7 @@ class ViewEncoder(PictureEncoder):
 
     def __init__(self, config: ActionHeadConfig) -> None:
         super().__init__(config)
-        self.reach, self.heat = config.reach, None
-        if config.keypoints:
-            first = config.stem[0]
-            self.heat = nn.Sequential(
-                nn.Conv2d(first, first, 3, padding=1),
-                nn.GroupNorm(4, first),
-                nn.SiLU(),
-                nn.Conv2d(first, config.keypoints, 1),
-            )
-            self.looked_up = nn.Linear(3 * config.keypoints, config.width)
-
-    def forward(self, views: Frames, *, hand: Tensor) -> Tensor:
-        """Tokens [b v*s c] of views [b v], and one a view of the places looked up in it."""
-        pixels = self.pixels(views, hand=hand)
-        tokens = self.tokens(pixels)
-        if self.heat is None:
-            return tokens
-        return torch.cat([tokens, self.marked(self.looked_up(self.keypoints(pixels).flatten(-2))[..., None, :])], 1)
-
-    def keypoints(self, pixels: Tensor) -> Tensor:
-        """Places [b v k 3] under the heat maps, in the units of the pixels; 0 where a view shows nothing.
-
-        As exact as the pixels' own places, which the strides of the tokens blur. Source: spatial softmax (Finn et al.,
-        Deep Spatial Autoencoders, 2016), in three dimensions.
-        """
-        heat = self.heat(self.stem[:3](pixels.flatten(0, 1).movedim(-1, 1))).unflatten(
-            0, pixels.shape[:2]
-        )  # [b v k y x]
-        thin = pixels[..., ::2, ::2, :].flatten(2, 3)  # [b v p c]
-        places, there = thin[..., 3:6], thin[..., 6] > 0
-        heat = heat.flatten(-2).masked_fill(~there[..., None, :], -1e4)  # [b v k p]
-        return heat.softmax(-1) @ (places * there[..., None])
+        self.reach = config.reach
 
     def pixels(self, views: Frames, *, hand: Tensor) -> Tensor:
         """Colour, place and coverage [b v h w 7]; as of nothing where matter is out of reach."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.policy.augment import recoloured, shifted, with_holes, without_future
+from scene4d.policy.augment import recoloured, with_holes, without_future
 from scene4d.policy.head import ActionHead, head_loss
 from scene4d.policy.samples import PolicySamples
 from scene4d.types import Cameras, Frames
@@ -49,8 +49,7 @@ def policy_batches(
             picked = without_future(picked, num_views=num_views)
         # What the head knows of its own arm is blurred, the place that views are seen from is not.
         noise = 0.02 * torch.randn(picked.proprio.shape, generator=generator)
-        if holes:
-            picked = shifted(with_holes(picked, generator=generator), num_views=num_views, generator=generator)
+        picked = with_holes(picked, generator=generator) if holes else picked
         shaken = batch_from_samples(recoloured(picked, generator=generator))
         untold = torch.rand(len(noise), 1, generator=generator) >= KEEP_GOAL
         goal = picked.goal.masked_fill(untold, torch.nan)

@@ -7,10 +7,10 @@ import torch
 
 from scene4d.errors import ShapeError
 from scene4d.geometry.camera import unproject
-from scene4d.policy.encoders import POINT_SCALE, ActionHeadConfig, encoder_for
+from scene4d.policy.encoders import ActionHeadConfig, encoder_for
 from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import CameraPercept, Percept, percept_for
-from scene4d.policy.views import points_from_views, virtual_cameras
+from scene4d.policy.views import virtual_cameras
 from scene4d.types import Frames
 
 HAND = torch.tensor([[0.05, 0.6, 0.2]])
@@ -50,24 +50,6 @@ def test_points_do_not_tell_which_camera_saw_them_and_stay_with_the_hand():
     torch.testing.assert_close(eyes(moved, hand=HAND + shift), tokens, atol=1e-4, rtol=1e-4)
     blind = eyes(seen.replace(depth=torch.zeros_like(seen.depth)), hand=HAND)
     assert blind.isfinite().all() and not torch.allclose(blind, tokens)
-
-
-def test_places_are_looked_up_as_exactly_as_pixels_know_them():
-    """Where a view shows one pixel's matter, every heat map finds its place; where it shows nothing, there is none."""
-    torch.manual_seed(0)
-    eyes, seen = encoder_for(ActionHeadConfig(num_views=2, keypoints=5)).eval(), frames()
-    only = torch.zeros(1, 2, 64, 64)
-    only[0, 0, 20, 34] = 1
-    seen = seen.replace(rgb=seen.rgb * only[..., None], depth=seen.depth * only, alpha=only)
-    points = unproject(seen.depth, seen.cameras.viewmats, seen.cameras.Ks) - HAND[:, None, None, None]
-    found = eyes.keypoints(eyes.pixels(seen, hand=HAND)) * POINT_SCALE
-    torch.testing.assert_close(found[0, 0], points[0, 0, 20, 34].expand(5, 3), atol=1e-6, rtol=0)
-    assert not found[0, 1].any()
-    tokens = eyes(seen, hand=HAND)
-    assert tokens.shape[1] == encoder_for(ActionHeadConfig(num_views=2))(seen, hand=HAND).shape[1] + 2
-    everywhere = eyes.keypoints(eyes.pixels(frames(), hand=HAND))
-    assert everywhere.abs().max() < points_from_views(frames(), HAND).abs().max() / POINT_SCALE
-    assert everywhere.std(2).min() > 0  # the maps differ
 
 
 def test_matter_out_of_reach_is_not_looked_at():

@@ -7,11 +7,8 @@ import torch
 
 from scene4d.errors import CheckpointError, ConfigError
 from scene4d.lift.unproject import lift_frames
-from scene4d.policy import augment
 from scene4d.policy.demonstrations import (
-    SLIP_FRAMES,
     PolicyDataConfig,
-    Shaker,
     demonstration_jobs,
     record_demonstration,
 )
@@ -26,7 +23,6 @@ from scene4d.policy.samples import (
     train_policy_samples,
 )
 from scene4d.policy.training import batch_from_samples, policy_batches, policy_loss, set_head_statistics
-from scene4d.policy.views import points_from_views
 
 DATA = PolicyDataConfig(num_demonstrations=1, num_frames=6, image_size=32)
 HEAD = ActionHeadConfig(
@@ -115,45 +111,7 @@ def test_forecast_views_are_left_out_now_and_then(samples):
     assert counts == {HEAD.num_views, 2 * HEAD.num_views}
 
 
-def test_slips_are_now_and_then_another_action_for_a_while():
-    """In between it is the noise that it would be without them; the grip of a slip is open or closed."""
-    wish = torch.tensor([0.2, -0.1, 0.0, 0.5])
-    shaker = Shaker(noise=0.0, slips=0.05, seed=1)
-    actions = torch.stack([shaker(wish) for _ in range(4000)])
-    slipped = (actions != wish).any(-1)
-    assert 0.15 < float(slipped.float().mean()) < 0.4
-    starts = slipped & ~torch.cat([torch.zeros(1, dtype=torch.bool), slipped[:-1]])
-    first = int(starts.nonzero()[0])
-    assert torch.equal(actions[first], actions[first + SLIP_FRAMES[0] - 1])
-    assert (actions[slipped][:, -1].abs() == 1).all() and (actions.abs() <= 1).all()
-    calm = Shaker(noise=0.3, slips=0.0, seed=5)
-    spread = torch.stack([calm(torch.zeros(4)) for _ in range(2000)]).std()
-    assert 0.27 < float(spread) < 0.32
-
-
-def test_shifted_views_still_say_where_everything_is(samples):
-    """A pixel that was moved shows the same place, and a forecast's view moves as that of now."""
-    both = samples.replace(
-        **{k: torch.cat([getattr(samples, k)] * 2, 1) for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
-    )
-    moved = augment.shifted(both, num_views=HEAD.num_views, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(moved.depth[:, : HEAD.num_views], moved.depth[:, HEAD.num_views :])
-    by = (moved.Ks - both.Ks)[..., :2, 2].long()  # [n w 2] px right, down
-    assert by.abs().max() == augment.SHIFT and len(by.flatten(0, 1).unique(dim=0)) > 4
-    place = lambda s: points_from_views(batch_from_samples(s)["views"], s.proprio[:, :3])
-    before, after = place(both), place(moved)
-    for n, w in ((0, 0), (3, 2), (5, 1)):
-        right, down = by[n, w].tolist()
-        rows, columns = torch.meshgrid(torch.arange(4, 12), torch.arange(4, 12), indexing="ij")
-        new, old = after[n, w, rows + down, columns + right], before[n, w, rows, columns]
-        assert bool((old != 0).any())
-        torch.testing.assert_close(new, old, atol=1e-3, rtol=0)
-        if right > 0:
-            assert not moved.depth[n, w, :, :right].any()
-
-
-def test_holes_hold_nothing_and_leave_most_of_every_view(samples, monkeypatch):
-    monkeypatch.setattr(augment, "SHIFT", 0)
+def test_holes_hold_nothing_and_leave_most_of_every_view(samples):
     make = lambda holes: policy_batches(samples, num_views=HEAD.num_views, batch_size=6, holes=holes)
     whole, cut = make(False)(0)["views"], make(True)(0)["views"]
     gone = cut.alpha < whole.alpha
