@@ -40,7 +40,9 @@ class VideoEncoder:
                 self._stream = self._container.add_stream("libx264", rate=self._rate)
                 self._stream.height, self._stream.width = frame.shape[:2]
                 self._stream.pix_fmt = self._pix_fmt
-                self._stream.options = {"crf": str(self._crf), "preset": "medium", "threads": "1"}
+                # Its macroblock tree is not the same each time where the sides are no multiples of 16.
+                options = {"preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
+                self._stream.options = {"crf": str(self._crf), **options}
                 self._stream.gop_size, self._stream.max_b_frames = _GOP_SIZE, 0
             self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
             self.count += 1
