@@ -20,6 +20,7 @@ from bench import commit
 from scene4d.apps.build.assets import DEMO_EPISODE
 from scene4d.apps.build.models import load_models
 from scene4d.data.detect import open_recordings
+from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.eval.forecast import past_of
 from scene4d.eval.forecasters import INPUTS, ModelForecaster, PastStream
 from scene4d.worldmodel import State
@@ -49,6 +50,8 @@ def main() -> None:
         known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
     )
     many, chunks, seeds = State.stack([state] * 64), actions.expand(64, -1, -1), list(range(64))
+    if options.precision != "float32":
+        print_moved(model, state, actions)
     told = {"threads": options.threads, "weights": options.weights or "shipped", "precision": options.precision}
     report = functools.partial(printed, **told)
     for steps in options.sampler:
@@ -57,6 +60,15 @@ def main() -> None:
         report("forecast_rendered_2x64px", horizon / whole, unit="frames/s", steps=steps)
         alone = timed(lambda s=steps: model.predict(many, actions=chunks, steps=s, seeds=seeds), options.repeats)
         report("latent_batch_64", 64 * horizon / alone, unit="steps/s", steps=steps)
+
+
+def print_moved(model: GaussianWorldModel, state: State, actions: torch.Tensor) -> None:
+    """One JSON line: how far, in mm, the precision moves predicted anchors from where float32 has them."""
+    precision, places = model.denoiser.precision, []
+    for model.denoiser.precision in (torch.float32, precision):
+        places.append(model.predict(state, actions=actions, steps=1).world_from_now[..., 4:])
+    mean = 1000 * float((places[1] - places[0]).norm(dim=-1).mean())
+    print(json.dumps({"case": "moved_by_precision", "value": round(mean, 3), "unit": "mm"}), flush=True)
 
 
 def timed(call: Callable[[], object], repeats: int) -> float:
