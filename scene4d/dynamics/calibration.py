@@ -7,7 +7,6 @@ from torch import Tensor
 
 from scene4d.dynamics.flow import seeded_noise
 from scene4d.dynamics.model import GaussianWorldModel
-from scene4d.dynamics.sampling import sample_motion
 from scene4d.dynamics.skin import skinned_displacement, skinned_variance
 from scene4d.dynamics.training import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
 from scene4d.geometry.rotation import pose_about
@@ -32,7 +31,6 @@ def calibrate(model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 4
     Likelihood, not the share that intervals hold: a few moments go wrong altogether, and count by how much.
     Result: the share [h] that the 90 % intervals hold now (NaN where too little moves, and nothing is changed).
     """
-    model.log_var_shift.zero_()
     held = model.log_var_shift.new_full((model.horizon,), float("nan"))
     if len(batch.task) == 0:
         return held
@@ -62,14 +60,12 @@ def _errors(model: GaussianWorldModel, batch: DynamicsBatch, *, seed: int, steps
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
     drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
-    scene, scale = scene_tokens(model, batch), model.scale.scale
-    drawn, said = sample_motion(model.denoiser, noise, scene=scene, drive=drive, scale=scale, steps=steps)
-    motion = model.scale.denormalize(drawn) * (said.gate.sigmoid() > model.config.moving_threshold)[..., None]
+    motion, said = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=steps)  # [b h l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     skin = {"skin_index": batch.skin_index, "skin_weights": weights}
     error = skinned_displacement(batch.rows, poses, **skin) - batch.displacement  # [b h r 3]
-    log_var = said.log_var + 2 * scale.log()[:, None]  # [b h l 6]
+    log_var = said.log_var + 2 * model.scale.scale.log()[:, None]  # [b h l 6]
     each = [skinned_variance(batch.rows, batch.anchors, log_var=x, **skin) for x in log_var.unbind(1)]
     variance = torch.stack(each, 1)  # [b h r 3]
     counts = (batch.displacement.norm(dim=-1) > MOVED_M) & (weights.sum(-1) > 0)[:, None]

@@ -48,8 +48,10 @@ class DynamicsConfig:
 
     horizon: int = 8
     """Steps of one chunk, h; longer forecasts chain chunks."""
+    starting_threshold: float = 0.97
+    """Probability of moving from which an anchor at rest sets out."""
     moving_threshold: float = 0.5
-    """Probability of moving from which an anchor moves at all."""
+    """The same for one that has moved."""
     step_seconds: float = 0.025
     """Seconds a step when a scene has a single instant and does not tell."""
     proprio: ProprioConfig = field(default_factory=ProprioConfig)
@@ -247,9 +249,16 @@ class GaussianWorldModel(nn.Module):
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
         noise = seeded_noise(seeds, shape, like=scene.anchors)[:, : actions.shape[1]]
-        x, said = sample_motion(self.denoiser, noise, scene=scene, drive=drive, scale=self.scale.scale, steps=steps)
-        forecast = self._forecast(x, said, flat, drive, actions, future)
+        motion, said = self.draw_motion(noise, scene=scene, drive=drive, steps=steps)
+        forecast = self._forecast(motion, said, flat, drive, actions, future)
         return forecast if len(lead) == 1 else forecast.map(lambda y: y.reshape(*lead, *y.shape[1:]))
+
+    def draw_motion(self, noise: Tensor, *, scene: SceneTokens, drive: Drive, steps: int) -> tuple[Tensor, Denoised]:
+        """Motion [b h l 6] of the anchors in rad and m from noise of that shape, and what the denoiser says of it."""
+        scale, thresholds = self.scale.scale, (self.config.starting_threshold, self.config.moving_threshold)
+        told = {"scene": scene, "drive": drive, "scale": scale, "thresholds": thresholds}
+        x, said = sample_motion(self.denoiser, noise, **told, steps=steps)
+        return self.scale.denormalize(x), said
 
     def _batched(self, given: Tensor, lead: tuple[int, ...], *, name: str, tail: tuple[int, ...]) -> Tensor:
         """What is given for each step [*b h *tail] with one batch axis, checked; a tail of -1 is of any length."""
@@ -276,14 +285,11 @@ class GaussianWorldModel(nn.Module):
         return from_action_slots(actions, state.context, width=state.past_actions.shape[-1], proprio=state.proprio)
 
     def _forecast(
-        self, x: Tensor, said: Denoised, state: State, drive: Drive, actions: Tensor, future: Tensor | None
+        self, motion: Tensor, said: Denoised, state: State, drive: Drive, actions: Tensor, future: Tensor | None
     ) -> Forecast:
-        """The sample x [b h l 6] as a Forecast; a given future [b h l 7] takes the place of the sampled motion."""
-        num_steps, anchors = x.shape[1], state.skin.anchors
-        motion = self.scale.denormalize(x)  # [b h l 6]
-        poses = pose_about(anchors[:, None], motion[..., :3], motion[..., 3:])
-        moves = said.gate.sigmoid() > self.config.moving_threshold  # [b h l]
-        poses = torch.where(moves[..., None], poses, identity_pose(1, like=poses)) if future is None else future
+        """The drawn motion [b h l 6] as a Forecast; a given future [b h l 7] takes its place."""
+        num_steps, anchors = motion.shape[1], state.skin.anchors
+        poses = pose_about(anchors[:, None], motion[..., :3], motion[..., 3:]) if future is None else future
         past = state.past[:, -1]
         latent = Latent(
             tokens=past.tokens[:, None].expand(-1, num_steps, -1, -1),
@@ -312,17 +318,10 @@ class GaussianWorldModel(nn.Module):
 
     def scene_tokens(self, state: State) -> SceneTokens:
         """What the denoiser is told about the anchors of a state [b]."""
-        latent = state.past[:, -1]
-        past = state.skin.anchors - apply_pose(state.skin.world_from_rest[:, -2], state.skin.anchors)
-        older = apply_pose(state.skin.world_from_rest[:, -2], state.skin.anchors) - apply_pose(
-            state.skin.world_from_rest[:, -3], state.skin.anchors
-        )
-        return SceneTokens(
-            tokens=self.scaled(latent.tokens),
-            anchors=state.skin.anchors,
-            rgb=state.context["anchor_rgb"],
-            past=torch.cat([past, older], -1),
-        )
+        anchors, tokens = state.skin.anchors, state.past[:, -1].tokens
+        was, before = (apply_pose(state.skin.world_from_rest[:, step], anchors) for step in (-2, -3))
+        past = torch.cat([anchors - was, was - before], -1)
+        return SceneTokens(self.scaled(tokens), anchors=anchors, rgb=state.context["anchor_rgb"], past=past)
 
     def scaled(self, tokens: Tensor) -> Tensor:
         """Tokens [.. c] in units of their spread over the training windows."""

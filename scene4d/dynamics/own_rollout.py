@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from scene4d.dynamics.model import GaussianWorldModel
-from scene4d.dynamics.sampling import sample_motion
 from scene4d.dynamics.skin import skinned_displacement
 from scene4d.dynamics.training import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, motion_about, pose_about
@@ -20,11 +19,7 @@ def rolled_out(model: GaussianWorldModel, batch: DynamicsBatch, *, num_steps: in
     """
     drive = model.drive(actions=batch.actions[:, :num_steps], track=track_of_batch(batch), task=batch.task)
     noise = torch.randn_like(batch.motion[:, :num_steps])
-    drawn, said = sample_motion(
-        model.denoiser, noise, scene=scene_tokens(model, batch), drive=drive, scale=model.scale.scale, steps=1
-    )
-    moves = said.gate.sigmoid() > model.config.moving_threshold
-    motion = model.scale.denormalize(drawn) * moves[..., None]  # [b k l 6]
+    motion, _ = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=1)  # [b k l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b k l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     shift = skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights)  # [b k r 3]
