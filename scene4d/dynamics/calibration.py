@@ -21,6 +21,10 @@ LEAST = 200
 """Errors of a step below which nothing is learnt from it."""
 SHIFTS = torch.arange(-4.0, 4.05, 0.1)
 """Shifts of a log-variance that are tried."""
+TEMPERATURES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6)
+"""Spreads of the noise that actions are drawn from that are tried."""
+MOST_JUDGED = 128
+"""Windows that temperatures are judged by, at most: every one is sampled from dozens of times."""
 
 
 @torch.no_grad()
@@ -45,6 +49,36 @@ def calibrate(model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 4
         model.log_var_shift[step] = shift
         held[step] = (square <= SIGMAS_90**2 * (variance * shift.exp() + FLOOR_M**2)).float().mean()
     return held
+
+
+@torch.no_grad()
+def calibrate_actions(
+    model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 16, num_samples: int = 8
+) -> float:
+    """Set the temperature at which chunks of actions differ from each other as they differ from what was done.
+
+    A denoiser that knows its few thousand windows makes samples too much alike. `batch` [b]: windows kept apart from
+    training. The temperature with the least energy score wins: the mean distance of samples to what was done, less half
+    of that to each other, of the sum of a chunk's actions. Source: Gneiting and Raftery 2007.
+    Result: the temperature; where nothing is kept apart it stays as it was.
+    """
+    intent = model.intent
+    if len(batch.task) == 0:
+        return float(intent.temperature)
+    batch = batch[:: -(-len(batch.task) // MOST_JUDGED)]
+    told = {"scene": scene_tokens(model, batch), "track": track_of_batch(batch), "task": batch.task, "motion": None}
+    done = intent.normalize(batch.actions).sum(1)  # [b 16]
+    seeds = [range(k * len(done), (k + 1) * len(done)) for k in range(num_samples)]
+    noise = [seeded_noise(each, batch.actions.shape[1:], like=batch.actions) for each in seeds]
+    scores = {}
+    for temperature in TEMPERATURES:
+        intent.temperature.fill_(temperature)
+        drawn = torch.stack([intent.normalize(intent.draw(x, **told, steps=steps)).sum(1) for x in noise])  # [s b 16]
+        apart = (drawn[:, None] - drawn).norm(dim=-1).sum((0, 1)) / (num_samples * (num_samples - 1))
+        scores[temperature] = float(((drawn - done).norm(dim=-1).mean(0) - 0.5 * apart).mean())
+    best = min(scores, key=scores.__getitem__)
+    intent.temperature.fill_(best)
+    return best
 
 
 def _surprise(square: Tensor, variance: Tensor) -> Tensor:

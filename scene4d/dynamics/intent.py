@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scene4d.dynamics.condition import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
 from scene4d.dynamics.dit import MOTION_CHANNELS, SceneTokens
-from scene4d.dynamics.flow import FlowConfig, draw_levels, noised
+from scene4d.dynamics.flow import FlowConfig, draw_levels, noised, sample
 from scene4d.dynamics.proprio import Track
 from scene4d.layers import MLP, Block, RMSNorm, fourier_features, modulate, sinusoidal_embedding, zero_
 
@@ -17,13 +18,17 @@ RECENT = 4
 """Past actions and speeds that it is told."""
 ACTION_STEPS = 4
 """Sampler steps of it to one of the motion's. It is small beside that, and few steps make samples too much alike."""
+SHOWN = 0.5
+"""Share of the anchors that a training step shows: a few thousand windows are soon known by heart otherwise."""
+TOKEN_NOISE, ACTION_NOISE, PROPRIO_NOISE = 0.3, 0.5, 0.02
+"""Spread of what is added in training to scaled tokens, to past actions, and to all proprio of a window at once."""
 
 
 @dataclass(frozen=True)
 class IntentConfig:
     """Size of the denoiser of actions."""
 
-    width: int = 80
+    width: int = 128
     """Channels inside."""
     depth: int = 2
     """Blocks."""
@@ -56,6 +61,7 @@ class Intent(nn.Module):
         self.out = zero_(nn.Linear(width, NUM_ACTION_SLOTS))
         self.register_buffer("mean", torch.zeros(NUM_ACTION_SLOTS))
         self.register_buffer("std", torch.ones(NUM_ACTION_SLOTS))
+        self.register_buffer("temperature", torch.ones(()))  # see `calibrate_actions`
 
     @torch.no_grad()
     def set_statistics(self, actions: Tensor) -> None:
@@ -99,6 +105,15 @@ class Intent(nn.Module):
         shift, gain = self.final(nn.functional.silu(condition)).chunk(2, -1)
         return self.out(modulate(self.norm(x), shift, gain))
 
+    @torch.no_grad()
+    def draw(
+        self, noise: Tensor, *, scene: SceneTokens, track: Track, task: Tensor, motion: Tensor | None, steps: int
+    ) -> Tensor:
+        """Actions [b h 16] from noise of that shape, in `steps` sampler steps; the rest as for `forward`."""
+        told = {"scene": scene, "track": track, "task": task, "motion": motion}
+        noise = self.temperature * noise * (self.std > 1e-6)
+        return self.denormalize(sample(lambda x, levels: self(x, levels, **told), noise, steps=steps))
+
     def _anchor_features(
         self, noisy: Tensor, scene: SceneTokens, track: Track, motion: Tensor | None, known: Tensor | None
     ) -> Tensor:
@@ -127,6 +142,22 @@ class Intent(nn.Module):
         )
         both = torch.cat([fixed, level], -1)[:, None].expand(-1, num_steps, -1)
         return torch.cat([both, number.expand(len(levels), -1, -1)], -1)
+
+
+def blurred(model: Intent, *, scene: SceneTokens, track: Track, motion: Tensor) -> dict[str, Any]:
+    """What a training step is told, by name: some of the anchors, all a little off; no window is twice the same."""
+    num_anchors = scene.anchors.shape[1]
+    kept = torch.randperm(num_anchors, device=motion.device)[: max(1, int(SHOWN * num_anchors))]
+    shown = scene.map(lambda x: x[:, kept])
+    tokens = shown.tokens + TOKEN_NOISE * torch.randn_like(shown.tokens)
+    actions = track.actions + ACTION_NOISE * torch.randn_like(track.actions) * (model.std > 1e-6)
+    moves = track.proprio.std((0, 1)) > 1e-6
+    proprio = track.proprio + PROPRIO_NOISE * torch.randn_like(track.proprio[:, :1]) * moves
+    return {
+        "scene": shown.replace(tokens=tokens),
+        "track": track.replace(actions=actions, proprio=proprio),
+        "motion": motion[:, :, kept],
+    }
 
 
 def intent_loss(

@@ -23,7 +23,7 @@ from scene4d.dynamics.condition import (
     task_embedding,
 )
 from scene4d.dynamics.dit import MOTION_CHANNELS, Denoised, DiT, DiTConfig, Drive, SceneTokens
-from scene4d.dynamics.flow import FlowConfig, sample, seeded_noise
+from scene4d.dynamics.flow import FlowConfig, seeded_noise
 from scene4d.dynamics.intent import ACTION_STEPS, RECENT, Intent, IntentConfig
 from scene4d.dynamics.memory import focus_of, memory_of, past_poses, step_seconds
 from scene4d.dynamics.proprio import ProprioConfig, ProprioForecast, Track, track_in_slots, track_of
@@ -255,9 +255,9 @@ class GaussianWorldModel(nn.Module):
 
     def draw_motion(self, noise: Tensor, *, scene: SceneTokens, drive: Drive, steps: int) -> tuple[Tensor, Denoised]:
         """Motion [b h l 6] of the anchors in rad and m from noise of that shape, and what the denoiser says of it."""
-        scale, thresholds = self.scale.scale, (self.config.starting_threshold, self.config.moving_threshold)
-        told = {"scene": scene, "drive": drive, "scale": scale, "thresholds": thresholds}
-        x, said = sample_motion(self.denoiser, noise, **told, steps=steps)
+        thresholds = (self.config.starting_threshold, self.config.moving_threshold)
+        told = {"scene": scene, "drive": drive, "scale": self.scale.scale, "thresholds": thresholds, "steps": steps}
+        x, said = sample_motion(self.denoiser, noise, **told)
         return self.scale.denormalize(x), said
 
     def _batched(self, given: Tensor, lead: tuple[int, ...], *, name: str, tail: tuple[int, ...]) -> Tensor:
@@ -279,9 +279,9 @@ class GaussianWorldModel(nn.Module):
             motion = self.scale.normalize(motion_about(state.skin.anchors[:, None], future))
         track, task = self.track_of(state), state.context["task_vector"]
         other = [seed + ACTION_DRAW for seed in seeds]  # or actions and motion would draw the same numbers
-        noise = seeded_noise(other, (num_steps, NUM_ACTION_SLOTS), like=scene.anchors) * (self.intent.std > 1e-6)
-        clean = lambda x, levels: self.intent(x, levels, scene=scene, track=track, task=task, motion=motion)
-        actions = self.intent.denormalize(sample(clean, noise, steps=ACTION_STEPS * steps))
+        noise = seeded_noise(other, (num_steps, NUM_ACTION_SLOTS), like=scene.anchors)
+        told = {"scene": scene, "track": track, "task": task, "motion": motion, "steps": ACTION_STEPS * steps}
+        actions = self.intent.draw(noise, **told)
         return from_action_slots(actions, state.context, width=state.past_actions.shape[-1], proprio=state.proprio)
 
     def _forecast(

@@ -6,11 +6,13 @@ import pytest
 import torch
 from test_dynamics_training import batch_of
 
+from scene4d.dynamics.calibration import calibrate_actions
 from scene4d.dynamics.dit import SceneTokens
 from scene4d.dynamics.flow import FlowConfig
-from scene4d.dynamics.intent import intent_loss
+from scene4d.dynamics.intent import blurred, intent_loss
 from scene4d.dynamics.model import DynamicsConfig
-from scene4d.dynamics.proprio import ProprioConfig, Track
+from scene4d.dynamics.proprio import ProprioConfig
+from scene4d.dynamics.training import scene_tokens, track_of_batch
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.geometry.rotation import apply_pose
 
@@ -49,7 +51,7 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
     scene = SceneTokens(tokens=batch.tokens, anchors=batch.anchors, rgb=batch.anchor_rgb, past=batch.anchor_past)
     told = {
         "scene": scene,
-        "track": Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid),
+        "track": track_of_batch(batch),
         "task": batch.task,
         "motion": model.scale.normalize(batch.motion),
     }
@@ -72,6 +74,35 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
     assert float((found - truth).abs().mean()) < 0.4 * float((blind - truth).abs().mean())
     assert float(blind.abs().max()) < 0.35
     assert errors["inverse"] < 0.7 * errors["policy"]
+
+
+def test_training_shows_the_same_anchors_of_scene_and_motion(small):
+    model = small.world_model()
+    batch = batch_of(small, model, [-0.01, 0.01])
+    model.intent.set_statistics(batch.actions)
+    scene, track = scene_tokens(model, batch), track_of_batch(batch)
+    motion = batch.anchors[:, None].expand(-1, 8, -1, -1).repeat(1, 1, 1, 2)  # says where its anchor is
+    told = blurred(model.intent, scene=scene, track=track, motion=motion)
+    assert told["scene"].anchors.shape[1] == scene.anchors.shape[1] // 2
+    assert torch.equal(told["motion"][:, 0, :, :3], told["scene"].anchors)
+    assert not (told["track"].actions - track.actions)[..., 4:].any(), "slots that no robot used stay 0"
+    assert float((told["track"].actions - track.actions)[..., 0].std()) > 0.1
+
+
+def test_temperature_undoes_samples_that_are_too_much_alike(small, monkeypatch):
+    """Samples spread a 1/1.4th of what was done: drawn from noise 1.4 times as wide they are as different as that."""
+    model = small.world_model()
+    batch = batch_of(small, model, [0.0])[torch.zeros(256, dtype=torch.int64)]
+    done = torch.randn(batch.actions.shape, generator=torch.Generator().manual_seed(5))
+    batch, intent = batch.replace(actions=done), model.intent
+    intent.set_statistics(done)
+
+    def alike(noise, **told):
+        return intent.denormalize(intent.temperature * noise / 1.4)
+
+    monkeypatch.setattr(intent, "draw", alike)
+    assert calibrate_actions(model, batch, steps=1) in (1.3, 1.4, 1.5)
+    assert calibrate_actions(model, batch[:0]) == float(intent.temperature)
 
 
 def test_a_past_that_is_too_short_is_refused():

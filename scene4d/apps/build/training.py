@@ -106,7 +106,7 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     hand = train_proprio(folders, config, cache=cache, numbers=rest, model=models.dynamics)
     for part in (models.dynamics.proprio, models.dynamics.intent, models.dynamics.completion):
         part.requires_grad_(False)  # trained apart
-    trained, reached = ready[torch.tensor(rest)], [0]
+    trained, judged, reached = ready[torch.tensor(rest)], ready[torch.tensor(held, dtype=torch.int64)], [0]
 
     def batches(step: int) -> DynamicsBatch:
         reached[0] = step
@@ -121,8 +121,8 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
             folder=folders.dynamics,
             progress=line_progress("dynamics"),
         )
-    coverage = calibrate(models.dynamics, ready[torch.tensor(held, dtype=torch.int64)])
-    train_intent(folders, config, ready=ready, model=models.dynamics)
+    coverage = calibrate(models.dynamics, judged)
+    temperature = train_intent(folders, config, trained=trained, held=judged, model=models.dynamics)
     completed = train_completion(folders, config, cache=cache, ready=ready, model=models.dynamics)
     info = {
         "tasks": cache.tasks,
@@ -135,6 +135,7 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     return {
         **_short(result),
         "proprio_hand_mm": hand,
+        "temperature": temperature,
         "coverage": [_round(x) if x.isfinite() else None for x in coverage],
         **completed,
         "parameters": num_parameters(models.dynamics.requires_grad_(True)),

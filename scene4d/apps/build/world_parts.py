@@ -10,8 +10,9 @@ import torch
 from scene4d.apps.build.cache import WindowCache, draw_numbers
 from scene4d.apps.build.prepare import RunFolders
 from scene4d.apps.build.run_config import RunConfig
+from scene4d.dynamics.calibration import calibrate_actions
 from scene4d.dynamics.completion import completion_loss
-from scene4d.dynamics.intent import intent_loss
+from scene4d.dynamics.intent import blurred, intent_loss
 from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.dynamics.proprio import ProprioFutures, proprio_loss
 from scene4d.dynamics.training import DynamicsBatch, scene_tokens, track_of_batch
@@ -45,33 +46,30 @@ def train_proprio(
     return round(float(result["hand_mm"]), 2)
 
 
-def train_intent(folders: RunFolders, config: RunConfig, *, ready: DynamicsBatch, model: GaussianWorldModel) -> None:
-    """Train the denoiser of actions."""
-    stage, intent, count = config.dynamics, model.intent.requires_grad_(True), len(ready.task)
-    intent.set_statistics(ready.actions)
+def train_intent(
+    folders: RunFolders, config: RunConfig, *, trained: DynamicsBatch, held: DynamicsBatch, model: GaussianWorldModel
+) -> float:
+    """Train the denoiser of actions on the windows `trained`; result: the temperature that `held` ones ask for."""
+    stage, intent, count = config.dynamics, model.intent.requires_grad_(True), len(trained.task)
+    intent.set_statistics(trained.actions)
 
     def loss_fn(batch: DynamicsBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return intent_loss(
-            intent,
-            batch.actions,
-            scene=scene_tokens(model, batch),
-            track=track_of_batch(batch),
-            task=batch.task,
-            motion=model.scale.normalize(batch.motion),
-            config=stage.model.flow,
-        )
+        motion = model.scale.normalize(batch.motion)
+        told = blurred(intent, scene=scene_tokens(model, batch), track=track_of_batch(batch), motion=motion)
+        return intent_loss(intent, batch.actions, **told, task=batch.task, config=stage.model.flow)
 
     with at_device(model, config.device):
         train(
             intent,
             loss_fn,
-            batches=lambda step: ready[
+            batches=lambda step: trained[
                 draw_numbers(count, num=stage.intent_batch_size, step=step, seed=stage.intent.seed)
             ],
             config=stage.intent,
             folder=folders.dynamics / "intent",
             progress=line_progress("intent"),
         )
+    return calibrate_actions(model, held)
 
 
 def train_completion(
