@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -91,15 +92,15 @@ def check_futures(
     """How often both recorded futures of one past are among 16 samples that are not told the actions.
 
     Returns:
-        {pairs, found (of twice as many futures), nearest_m, apart_m, spread_m: means}, from the first seed of each
+        {pairs, found (of twice as many futures), nearest_m, apart_m, spread_m: means}, a pair from each seed of each
         task; None for a model that must be told the actions: it has no futures to choose among.
     """
     if inspect.signature(model.predict).parameters["actions"].default is not None:
         return None
     results = []
-    for task in config.tasks:
+    for task, seed in itertools.product(config.tasks, config.seeds):
         forecaster = ModelForecaster(model, PastStream(config.inputs), steps=steps)
-        pair = forked_pair(task, seed=config.seeds[0], fork=fork)
+        pair = forked_pair(task, seed=seed, fork=fork)
         results.append(both_futures_found(forecaster, pair, now=fork))
     mean = lambda values: round(mean_of_numbers(list(values)), 4)
     return {
