@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scene4d.apps.agent import checked_goal
 from scene4d.apps.build.models import Models, load_models
-from scene4d.dynamics.condition import resting_action
+from scene4d.dynamics.actions import resting_action
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError
 from scene4d.gaussians.s4d import S4DFile, open_s4d
 from scene4d.policy.percept import views_with_forecast

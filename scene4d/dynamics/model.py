@@ -10,14 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from scene4d.dynamics.actions import action_slots, from_action_slots
 from scene4d.dynamics.anchors import PAST_FLOW, AnchorConfig, anchor_past, choose_anchors
 from scene4d.dynamics.completion import Completion, CompletionConfig
 from scene4d.dynamics.condition import (
     NUM_ACTION_SLOTS,
     NUM_PROPRIO_SLOTS,
     PROPRIO_SLOTS,
-    action_slots,
-    from_action_slots,
     proprio_slots,
     slots_from_spec,
     task_embedding,

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scene4d.dynamics.condition import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, action_slots, proprio_slots
+from scene4d.dynamics.actions import action_slots
+from scene4d.dynamics.condition import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, proprio_slots
 from scene4d.layers import zero_
 from scene4d.types import TensorStruct
 
@@ -84,6 +85,11 @@ class ProprioFutures(TensorStruct):
         return tuple(self.task.shape[:-1])
 
 
+MET, UNKNOWN = 0.1, 20.0
+"""Error below which a hand got where it was told, and how far beyond where it has been it may go then; both in units of
+its ways over a chunk."""
+
+
 class ProprioForecast(nn.Module):
     """Proprio since now from a track and the actions to come, causally: step i has seen actions 0..i only.
 
@@ -114,15 +120,55 @@ class ProprioForecast(nn.Module):
         return self.config.width
 
     @torch.no_grad()
-    def set_statistics(self, actions: Tensor, proprio: Tensor) -> None:
-        """Start from training futures: actions [n h 16] and proprio [n h+1 20] from now on."""
-        change = proprio[:, -1] - proprio[:, 0]  # [n 20]
-        total = actions.sum(1)  # [n 16]
-        ridge = 1e-2 * len(total) * torch.eye(NUM_ACTION_SLOTS, dtype=total.dtype, device=total.device)
+    def set_statistics(self, futures: ProprioFutures) -> None:
+        """Start from training futures [n]: what commands do to the set point, its box, and how fast the hand follows.
+
+        The start is linear, a few numbers for each slot, so that it holds for a robot of which a minute is known; the
+        recurrent net adds nothing to it yet.
+        """
+        change, total = futures.proprio_change[:, -1], futures.actions.sum(1)  # [n 20], [n 16]
+        # Slots have units of their own: metres here, shares of full speed there.
+        ridge = torch.diag(1e-3 * total.square().sum(0) + 1e-9)
         self.scale.copy_(change.square().mean(0).sqrt().clamp_min(2e-3))
         self.effect.copy_(torch.linalg.solve(total.T @ total + ridge, total.T @ change) / self.scale)
-        self.lowest.copy_((proprio.amin((0, 1)) - 1e-3) / self.scale)
-        self.highest.copy_((proprio.amax((0, 1)) + 1e-3) / self.scale)
+        self._set_box(futures)
+        for parameter in (self.out.weight, self.out.bias, self.straight.weight):
+            parameter.zero_()
+        self._set_straight(futures)
+
+    def _set_box(self, futures: ProprioFutures) -> None:
+        """Where the hand has been is its box; one that always got where it was told has met no limit."""
+        told = (futures.actions @ self.effect * self.scale).cumsum(1)  # [n h 20]
+        missed = (told - futures.proprio_change).square().mean((0, 1)).sqrt()  # [20]
+        margin = torch.where(missed < MET * self.scale, UNKNOWN * self.scale, 1e-3)
+        now = futures.track.proprio[:, -1:]
+        places = torch.cat([now, now + futures.proprio_change], 1)  # [n h+1 20]
+        self.lowest.copy_((places.amin((0, 1)) - margin) / self.scale)
+        self.highest.copy_((places.amax((0, 1)) + margin) / self.scale)
+
+    def _set_straight(self, futures: ProprioFutures) -> None:
+        """Fit, slot by slot, how the speed changes with itself and with how far the set point is ahead."""
+        track, slots = futures.track, torch.arange(NUM_PROPRIO_SLOTS)
+        places = torch.cat([track.proprio, track.proprio[:, -1:] + futures.proprio_change], 1)  # [n p+h+1 20]
+        actions = torch.cat([track.actions, futures.actions], 1)  # [n p+h 16]
+        valid = torch.cat([track.valid, torch.ones_like(futures.actions[..., 0], dtype=torch.bool)], 1)
+        goal, speed, told, wanted = places[:, 0], torch.zeros_like(places[:, 0]), [], []
+        for i in range(actions.shape[1]):
+            place, following, known = places[:, i], places[:, i + 1], valid[:, i, None]
+            features, goal = self._told(actions[:, i], speed, place, goal)
+            counts = known & valid[:, max(0, i - 1), None]  # of the first step the speed before is not known
+            told.append(features * counts)
+            wanted.append((following - place - speed) / (0.25 * self.scale) * counts)
+            goal = torch.where(known, goal, following)
+            speed = torch.where(known, following - place, 0.0)
+        features, change = torch.cat(told), torch.cat(wanted)  # [m f], [m 20]
+        columns = NUM_ACTION_SLOTS + torch.stack(
+            [slots, NUM_PROPRIO_SLOTS + slots]
+        )  # [2 20] of speed, of the way ahead
+        pair = features[:, columns]  # [m 2 20]
+        normal = torch.einsum("mic,mjc->cij", pair, pair) + 1e-3 * len(pair) * torch.eye(2).to(pair)
+        found = torch.linalg.solve(normal, torch.einsum("mic,mc->ci", pair, change))  # [20 2]
+        self.straight.weight[slots, columns] = found.T
 
     def forward(self, actions: Tensor, *, track: Track, task: Tensor) -> tuple[Tensor, Tensor]:
         """Change of proprio since now [*b h 20], and the recurrent state of each step [*b h width].

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scene4d.dynamics.actions import action_slots
 from scene4d.dynamics.anchors import PAST_FLOW, anchor_past, choose_anchors
-from scene4d.dynamics.condition import action_slots, proprio_slots, task_embedding
+from scene4d.dynamics.condition import proprio_slots, task_embedding
 from scene4d.dynamics.dit import Denoised, SceneTokens
 from scene4d.dynamics.flow import draw_levels, noised
 from scene4d.dynamics.memory import focus_of

@@ -71,7 +71,7 @@ def test_it_learns_a_lagging_hand_that_meets_its_limits():
     actions, proprio = chased(24, seed=0)
     futures, held_out = futures_of(actions, proprio), futures_of(*chased(8, seed=1))
     model = ProprioForecast(ProprioConfig(width=32))
-    model.set_statistics(actions, proprio)
+    model.set_statistics(futures)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(100):
         value, _ = proprio_loss(model, futures[torch.randint(len(futures.task), (64,))])
@@ -86,3 +86,17 @@ def test_it_learns_a_lagging_hand_that_meets_its_limits():
     error = lambda guess: float((guess - truth).norm(dim=-1).mean())
     assert error(change[:, -1]) < 0.35 * error(torch.zeros_like(truth))
     assert error(change[:, -1]) < 0.5 * error(HORIZON * last)
+
+
+def test_a_hand_that_is_where_it_was_told_is_known_from_one_short_recording():
+    """Commands that name places are met at once: true elsewhere too, where the recording never went."""
+    actions, _ = chased(1, seed=2, num_steps=40)
+    proprio = torch.nn.functional.pad(actions.cumsum(1), (0, 4))[..., :NUM_PROPRIO_SLOTS]
+    proprio = torch.cat([torch.zeros_like(proprio[:, :1]), proprio], 1)
+    model = ProprioForecast(ProprioConfig(width=16))
+    model.set_statistics(futures_of(actions, proprio))
+    elsewhere = futures_of(*(x + shift for x, shift in ((actions, 0.0), (proprio, torch.tensor(5.0)))))
+    with torch.no_grad():
+        change, _ = model(elsewhere.actions, track=elsewhere.track, task=elsewhere.task)
+    way = elsewhere.proprio_change[..., :3].norm(dim=-1).mean()
+    assert float((change - elsewhere.proprio_change)[..., :3].norm(dim=-1).mean()) < 0.05 * float(way)

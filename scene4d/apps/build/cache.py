@@ -15,8 +15,9 @@ from scene4d.apps.build.record import StoredEpisode, episode_path
 from scene4d.apps.build.run_config import CacheConfig, RecordConfig
 from scene4d.apps.build.stages import in_processes
 from scene4d.apps.build.take_in import taken_in
+from scene4d.dynamics.actions import action_slots
 from scene4d.dynamics.anchors import PAST_FLOW
-from scene4d.dynamics.condition import action_slots, proprio_slots, task_embedding
+from scene4d.dynamics.condition import proprio_slots, task_embedding
 from scene4d.dynamics.memory import memory_of
 from scene4d.dynamics.proprio import ProprioFutures, track_in_slots, track_of
 from scene4d.gaussians.edit import by_id

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scene4d.dynamics.condition import resting_action
+from scene4d.dynamics.actions import resting_action
 from scene4d.lift.stream import SceneStream, StreamConfig
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.percept import CameraPercept, Percept, Stream, percept_for

@@ -14,7 +14,7 @@ from scene4d.dynamics.calibration import calibrate_actions
 from scene4d.dynamics.completion import completion_loss
 from scene4d.dynamics.intent import blurred, intent_loss
 from scene4d.dynamics.model import GaussianWorldModel
-from scene4d.dynamics.proprio import ProprioFutures, proprio_loss
+from scene4d.dynamics.proprio import proprio_loss
 from scene4d.dynamics.training import DynamicsBatch, scene_tokens, track_of_batch
 from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import nearest
@@ -32,7 +32,7 @@ def train_proprio(
     Returns the hand's error at the end in mm.
     """
     stage, futures, proprio = config.dynamics, cache.proprio_futures(numbers), model.proprio
-    proprio.set_statistics(futures.actions, _from_now_on(futures))
+    proprio.set_statistics(futures)
     count, num, seed = len(futures.task), stage.proprio_batch_size, stage.proprio.seed
     with at_device(model, config.device):
         result = train(
@@ -122,9 +122,3 @@ def _missed_points(cache: WindowCache, *, num_windows: int = 24, num_points: int
     points = torch.cat(found)
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
     return points[order[:num_points]]
-
-
-def _from_now_on(futures: ProprioFutures) -> torch.Tensor:
-    """Proprio [w h+1 20] now and at each future step."""
-    now = futures.track.proprio[:, -1:]
-    return torch.cat([now, now + futures.proprio_change], 1)

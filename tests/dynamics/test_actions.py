@@ -1,12 +1,13 @@
-"""Actions in slots: places that an action names become ways, and come back as they were."""
+"""Actions in slots: places and orientations that an action names become ways, and come back as they were."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from scene4d.dynamics.condition import action_slots, from_action_slots, resting_action
+from scene4d.dynamics.actions import action_slots, from_action_slots, resting_action
 from scene4d.dynamics.proprio import track_in_slots, track_of
+from scene4d.geometry.rotation import multiply_quat, normalize_quat, quat_from_rotvec
 
 NAMED = ("x", "y", "z")
 SPEC = [{"name": n} for n in ("qw", "x", "y", "z", "gripper_open")]
@@ -87,3 +88,46 @@ def test_a_resting_action_is_no_way_at_all(context, width):
 def test_a_robot_told_places_rests_where_its_hand_is():
     proprio = torch.tensor([0.1, 0.6, 0.2, 0.5])
     assert resting_action(proprio, PLACES, width=5)[1:4].tolist() == proprio[1:].tolist()
+
+
+QUATS = ("qw", "qx", "qy", "qz")
+POSES = {
+    "action_spec": [{"name": n} for n in (*NAMED, *QUATS, "gripper_open")],
+    "proprio_spec": [{"name": n} for n in (*NAMED, *QUATS, "gripper_open", "joint1")],
+}
+
+
+def poses(*shape, seed=0):
+    """Random poses with unit quaternions and two more numbers, [*shape 9]."""
+    values = numbers(*shape, 9, seed=seed)
+    values[..., 3:7] = normalize_quat(values[..., 3:7])
+    return values
+
+
+def test_named_orientations_become_turns_and_come_back():
+    actions, proprio = poses(2, 5)[..., :8], poses(2, seed=1)
+    slots = action_slots(actions, POSES, proprio=proprio)
+    quats = torch.cat([proprio[:, None, 3:7], actions[..., 3:7]], 1)
+    turned = multiply_quat(quat_from_rotvec(slots[..., 3:6]), quats[:, :-1])
+    cosine = (turned * quats[:, 1:]).sum(-1).abs()
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+    assert slots[..., 7:].abs().max() == 0, "what is told as a turn is told nowhere else"
+    back = from_action_slots(slots, POSES, width=8, proprio=proprio)
+    torch.testing.assert_close(back[..., [0, 1, 2, 7]], actions[..., [0, 1, 2, 7]], atol=1e-5, rtol=1e-5)
+    cosine = (back[..., 3:7] * actions[..., 3:7]).sum(-1).abs()
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+def test_orientations_stay_where_the_robot_tells_none_of_its_own():
+    context = {**POSES, "proprio_spec": [{"name": n} for n in (*NAMED, "joint1")]}
+    actions, proprio = poses(5)[..., :8], numbers(4, seed=1)
+    slots = action_slots(actions, context, proprio=proprio)
+    assert all((slots == actions[:, dim, None]).all(0).any() for dim in range(3, 8)) and not slots[:, 3:6].any()
+
+
+def test_a_robot_told_poses_rests_in_its_own():
+    proprio = poses(3, seed=2)
+    rest = resting_action(proprio, POSES, width=8)
+    torch.testing.assert_close(rest[:, :7], proprio[:, :7])
+    slots = action_slots(rest[:, None], POSES, proprio=proprio)
+    torch.testing.assert_close(slots, torch.zeros_like(slots), atol=1e-6, rtol=0)
