@@ -114,18 +114,18 @@ def check_futures(
 
 def check_rollout(
     model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
-) -> dict[str, dict[str, Any]]:
-    """{task: as `long_rollout` over 150 steps} on the first seed of each task."""
-    start, out = min(config.starts), {}
-    for task in config.tasks:
+) -> dict[str, list[dict[str, Any]]]:
+    """{task: [as `long_rollout` over 150 steps, for each seed]}."""
+    start, out = min(config.starts), {task: [] for task in config.tasks}
+    for task, seed in itertools.product(config.tasks, config.seeds):
         episode = record(
             task,
-            seed=config.seeds[0],
-            noise=config.noise[config.seeds[0] % len(config.noise)],
+            seed=seed,
+            noise=config.noise[seed % len(config.noise)],
             num_frames=start + ROLLOUT_STEPS + 1,
             size=(config.size, config.size),
             cameras=config.inputs,
         )
         forecaster = ModelForecaster(model, PastStream(config.inputs), steps=steps)
-        out[task] = long_rollout(forecaster, episode, start=start, num_steps=ROLLOUT_STEPS)
+        out[task].append(long_rollout(forecaster, episode, start=start, num_steps=ROLLOUT_STEPS))
     return out
