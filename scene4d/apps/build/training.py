@@ -135,7 +135,7 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     return {
         **_short(result),
         "proprio_hand_mm": hand,
-        "temperature": temperature,
+        "temperature": round(temperature, 3),
         "coverage": [_round(x) if x.isfinite() else None for x in coverage],
         **completed,
         "parameters": num_parameters(models.dynamics.requires_grad_(True)),
