@@ -59,7 +59,7 @@ def world_model(*, seed: int = 0, **dit: bool) -> GaussianWorldModel:
             head.out.layers[-1].weight.unflatten(0, (-1, 14))[:, 10] = 0
             head.out.layers[-1].bias.unflatten(0, (-1, 14))[:, 10] = -6
         # Anchors move, so that laws about motion say something.
-        model.denoiser.out.bias[12] += 4.0
+        model.denoiser.out.bias[12] += 6.0
     return model.eval()
 
 

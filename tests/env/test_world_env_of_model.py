@@ -32,7 +32,7 @@ def models():
     with torch.no_grad():
         for parameter in made.dynamics.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
-        made.dynamics.denoiser.out.bias[12] += 4.0  # anchors move, so that laws about motion say something
+        made.dynamics.denoiser.out.bias[12] += 6.0  # anchors move, so that laws about motion say something
     made.vae.eval()
     made.dynamics.eval()
     return made
