@@ -67,7 +67,8 @@ def _bracket(scene: Scene4D, when: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two frames round `when` [b] and the weight of the later one."""
     times = scene.times.reshape(-1, scene.times.shape[-1]).to(torch.float64)
     num_times = times.shape[-1]
-    late = torch.searchsorted(times, when[:, None].contiguous()).squeeze(-1).clamp(min(1, num_times - 1), num_times - 1)
+    after = torch.searchsorted(times.contiguous(), when[:, None].contiguous())[:, 0]
+    late = after.clamp(min(1, num_times - 1), num_times - 1)
     early = (late - 1).clamp_min(0)
     rows = torch.arange(len(when), device=times.device)
     span = times[rows, late] - times[rows, early]
