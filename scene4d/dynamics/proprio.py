@@ -162,9 +162,8 @@ class ProprioForecast(nn.Module):
             goal = torch.where(known, goal, following)
             speed = torch.where(known, following - place, 0.0)
         features, change = torch.cat(told), torch.cat(wanted)  # [m f], [m 20]
-        columns = NUM_ACTION_SLOTS + torch.stack(
-            [slots, NUM_PROPRIO_SLOTS + slots]
-        )  # [2 20] of speed, of the way ahead
+        # Of what the net is told: the speed of each slot, and how far its set point is ahead.
+        columns = NUM_ACTION_SLOTS + torch.stack([slots, NUM_PROPRIO_SLOTS + slots])  # [2 20]
         pair = features[:, columns]  # [m 2 20]
         normal = torch.einsum("mic,mjc->cij", pair, pair) + 1e-3 * len(pair) * torch.eye(2).to(pair)
         found = torch.linalg.solve(normal, torch.einsum("mic,mc->ci", pair, change))  # [20 2]
