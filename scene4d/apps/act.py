@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from scene4d.apps.build.models import Models, load_models
 from scene4d.dynamics.actions import resting_action
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError
 from scene4d.gaussians.s4d import S4DFile, open_s4d
-from scene4d.policy.percept import views_with_forecast
-from scene4d.policy.views import render_views
+from scene4d.policy.encoders import scene_rig
+from scene4d.policy.percept import foreseen
+from scene4d.policy.views import one_after_another, render_views
 from scene4d.types import Scene4D
 
 TOLD = ("action_spec", "proprio_spec", "action_meaning", "cameras")
@@ -114,20 +116,21 @@ def plan_actions(
     past = observed_part(scene)
     now = float(past.times[-1])
     way = proprio if proprio.ndim > 1 else proprio[None]
-    views, features = render_views(past.at(now), hand=way[-1, :3], size=head.config.view_size), None
+    drawn = functools.partial(render_views, hand=way[-1, :3], size=head.config.view_size, rig=scene_rig(head.config))
+    views, features = drawn(past.at(now)), None
     width = head.config.action_dim
     if forecast:
         rest = resting_action(way[:1], context, width=width)  # where nothing is known of the past, the robot rested
         done = rest if past_actions is None else past_actions[: past.times.shape[-1] - 1].to(rest)
-        views, features = views_with_forecast(
-            views,
-            scene=past,
+        future, features = foreseen(
+            past,
             world_model=models.dynamics,
             past_actions=done if len(done) else rest,
             proprio=way,
             context={**context, "task": name},
             horizon=models.dynamics.config.horizon,
         )
+        views = one_after_another([views, drawn(future)])
     actions = head.act(
         views, features=features, proprio=way[-1], task=name, seed=seed, goal=checked_goal(info.get("goal"))
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from scene4d.policy.samples import PolicySamples
 
 NUM_HOLES, HOLE = 3, 0.4
 """How many rectangles are taken out of a view in training, and the longest side of one as a share of the view's."""
+
+GOAL_NOISE_M, OTHER_GOAL_NOISE_M = 0.01, 0.05
+"""Deviation of the goals that a head is told in training: where they matter, and where they do not."""
 
 
 def without_future(samples: PolicySamples, *, num_views: int) -> PolicySamples:
@@ -41,3 +45,18 @@ def recoloured(samples: PolicySamples, *, generator: torch.Generator) -> PolicyS
     shift = 0.05 * torch.randn(count, 1, 1, 1, 3, generator=generator)
     rgb = (samples.rgb.float() / 255 * gain + shift).clamp(0, 1)
     return samples.replace(rgb=rgb)
+
+
+def other_goals(samples: PolicySamples, *, generator: torch.Generator) -> Tensor:
+    """Goals [b 3] m to tell, NaN where there is none: those of other samples where the goal does not matter yet.
+
+    Every demonstration has a goal of its own, so that a head would know it by its goal and the object's place by heart.
+    """
+    goal, count = samples.goal, len(samples.task_rows)
+    known = goal.isfinite().all(-1).nonzero()[:, 0]
+    if not len(known):
+        return goal
+    others = goal[known[torch.randint(len(known), (count,), generator=generator)]]
+    near, far = torch.randn(2, count, 3, generator=generator)
+    free = (samples.goal_free & goal.isfinite().all(-1))[:, None]
+    return torch.where(free, others + OTHER_GOAL_NOISE_M * far, goal + GOAL_NOISE_M * near)

@@ -8,10 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from scene4d.errors import ConfigError
 from scene4d.layers import MLP
-from scene4d.policy.views import NUM_VIEWS, points_from_views
+from scene4d.policy.views import HAND_RIG, WORKSPACE_RIG, CameraRig, points_from_views
 from scene4d.types import Frames
 
+RIGS = {"views": WORKSPACE_RIG, "near": HAND_RIG}
+"""The virtual cameras of the eyes that look at a scene."""
 POINT_SCALE = 0.25
 """Metres that count as 1 in the network: the reach of the hand-following views."""
 FAR = 4.0
@@ -34,16 +37,17 @@ class ActionHeadConfig:
     """Blocks over the action tokens."""
     stem: tuple[int, ...] = (24, 32, 48)
     """Channels of the strided convolutions before the last one, which gives `width`; each halves the picture."""
-    eyes: Literal["views", "pictures", "points"] = "views"
-    """What the head looks at: virtual views of the scene memory and its forecast; or, as baselines without a scene, the
-    pictures of the real cameras, or their points."""
+    eyes: Literal["views", "near", "pictures", "points"] = "views"
+    """What the head looks at: virtual views of the scene memory and its forecast, of the workspace or near the hand;
+    or, as baselines without a scene, the pictures of the real cameras, or their points. Near the hand it also learns
+    where its grip is to change next."""
     view_size: int = 64
     """Pixels a side of the views, or of the real cameras' pictures."""
     reach: float = 0.0
     """Metres from the hand, sideways, beyond which rendered matter is not looked at: what lies there depends on where
     the real cameras stand; 0 = everything is."""
-    num_views: int = NUM_VIEWS
-    """Views of one instant: virtual ones, or real cameras."""
+    num_views: int = len(WORKSPACE_RIG.cameras)
+    """Views of one instant: virtual ones (4 of the workspace, 3 near the hand), or real cameras."""
     chunk: int = 8
     """Actions predicted at once."""
     action_dim: int = 4
@@ -58,6 +62,32 @@ class ActionHeadConfig:
     """Rows of the table that task names are hashed into."""
     sampler_steps: int = 5
     """Steps from noise to actions."""
+
+    def __post_init__(self) -> None:
+        if self.rig is not None and self.num_views != len(self.rig.cameras):
+            raise ConfigError(
+                "is not how many such views there are", field="num_views", found=self.num_views,
+                expected=len(self.rig.cameras),
+            )  # fmt: skip
+
+    @property
+    def rig(self) -> CameraRig | None:
+        """The virtual cameras it looks through; None if it looks through the real ones."""
+        return RIGS.get(self.eyes)
+
+
+def scene_rig(config: ActionHeadConfig) -> CameraRig:
+    """The virtual cameras of a head that is to look at a scene.
+
+    Raises:
+        ConfigError: it looks through the real cameras.
+    """
+    if config.rig is None:
+        raise ConfigError(
+            "the head looks through real cameras, not at scenes", field="policy.model.eyes", found=config.eyes,
+            expected=" or ".join(RIGS), fix="take weights whose head looks at scenes",
+        )  # fmt: skip
+    return config.rig
 
 
 class PictureEncoder(nn.Module):
@@ -86,12 +116,22 @@ class PictureEncoder(nn.Module):
         """What is known of each pixel, [b v h w c]; places relative to `hand` [b 3] m."""
         return views.rgb - 0.5
 
+    def levels(self, views: Frames, *, hand: Tensor) -> list[Tensor]:
+        """What the convolutions find in views [b v], each level half as fine as the one before: [b*v c h w]."""
+        found, x = [], self.pixels(views, hand=hand).flatten(0, 1).movedim(-1, 1)
+        for layer in self.stem:
+            x = layer(x)
+            if isinstance(layer, nn.SiLU):
+                found.append(x)
+        return [*found, x]
+
     def forward(self, views: Frames, *, hand: Tensor) -> Tensor:
         """Tokens [b v*s c] of views [b v]; a second set of views is taken as the forecast's."""
-        pixels = self.pixels(views, hand=hand)
-        count = pixels.shape[1]
-        tokens = self.stem(pixels.flatten(0, 1).movedim(-1, 1)).flatten(2).mT  # [b*v s c]
-        tokens = tokens.unflatten(0, (-1, count)) + self.place  # [b v s c]
+        return self.tokens(self.levels(views, hand=hand)[-1], count=views.rgb.shape[1])
+
+    def tokens(self, found: Tensor, *, count: int) -> Tensor:
+        """Tokens [b v*s c] of the coarsest level [b*v c h w] of `count` views."""
+        tokens = found.flatten(2).mT.unflatten(0, (-1, count)) + self.place  # [b v s c]
         index = torch.arange(count, device=tokens.device)
         mark = self.view[index % self.num_views] + self.instant[index // self.num_views]  # [v c]
         return (tokens + mark[:, None]).flatten(1, 2)  # [b v*s c]
@@ -144,5 +184,7 @@ class PointEncoder(nn.Module):
 
 def encoder_for(config: ActionHeadConfig) -> nn.Module:
     """Fresh eyes: (views Frames [b v], hand=[b 3]) -> tokens [b s c]."""
-    kinds: dict[str, type[nn.Module]] = {"views": ViewEncoder, "pictures": PictureEncoder, "points": PointEncoder}
+    kinds: dict[str, type[nn.Module]] = {
+        "views": ViewEncoder, "near": ViewEncoder, "pictures": PictureEncoder, "points": PointEncoder,
+    }  # fmt: skip
     return kinds[config.eyes](config)

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from scene4d.check import check
 from scene4d.errors import ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, sinusoidal_embedding, zero_
+from scene4d.policy.aim import AimMap, aim_from_map, aim_loss
 from scene4d.policy.encoders import POINT_SCALE, ActionHeadConfig, encoder_for
 from scene4d.types import Frames
 
 GOAL_CHANNELS = 7
 NEAR_M = 0.02
 """Way to the goal, in m, below which the head is told of it finely."""
+AIM_WEIGHT = 0.25
+"""Weight of the loss of the aim, in nats, beside that of the actions."""
 HUBER = 0.3
 """Normalised error where the loss turns from square to linear: the expert switches abruptly between phases."""
 
@@ -50,6 +53,10 @@ class ActionHead(nn.Module):
         self.proprio = MLP([config.proprio_dim, config.width, config.width])
         self.features = nn.Linear(config.feature_dim, config.width) if config.feature_dim else None
         self.goal = MLP([GOAL_CHANNELS, config.width, config.width]) if config.told_goal else None
+        self.aim = self.aimed = None
+        if config.eyes == "near":
+            self.aim = AimMap([*config.stem, config.width], num_tasks=config.num_tasks)
+            self.aimed = MLP([GOAL_CHANNELS, config.width, config.width])
         self.encoder = nn.ModuleList(
             Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth)
         )
@@ -78,14 +85,18 @@ class ActionHead(nn.Module):
         task_rows: Tensor,
         hand: Tensor | None = None,
         goal: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """Context tokens [b s c] of views [b v] or [b 2v], features [b l f] or None, proprio [b p], task rows [b].
 
         hand [b 3] m is what places are counted from; by default the first three numbers of the proprioception.
         goal [b 3] m, NaN where none is told; a head that learned without goals pays no heed to it.
+
+        Returns:
+            The tokens, and heat maps [b v y x] over the views of now: where the grip is to change next (`AimMap`); None
+            from eyes that do not look for that.
         """
         hand = proprio[..., :3] if hand is None else hand
-        tokens = [self.views(views, hand=hand)]  # [b v*s c]
+        tokens, heat = self.look(views, hand=hand, task_rows=task_rows)  # [b v*s c], [b 1 c]
         normal = (proprio - self.proprio_mean) / self.proprio_std
         tokens += [self.proprio(normal)[:, None], self.task(task_rows)[:, None]]  # [b 1 c]
         if self.goal is not None:
@@ -96,7 +107,20 @@ class ActionHead(nn.Module):
         x = torch.cat(tokens, 1)  # [b s c]
         for block in self.encoder:
             x = block(x)
-        return self.encoder_norm(x)
+        return self.encoder_norm(x), heat
+
+    def look(self, views: Frames, *, hand: Tensor, task_rows: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Tokens of the views, and heat maps with what they say as a token, where there are any."""
+        if self.aim is None:
+            return [self.views(views, hand=hand)], None
+        count, num = views.rgb.shape[1], self.config.num_views
+        levels = self.views.levels(views, hand=hand)
+        now = [level.unflatten(0, (-1, count))[:, :num].flatten(0, 1) for level in levels]
+        heat = self.aim(now, task_rows=task_rows, count=num)
+        # What the maps say is taken as said: they learn where grips change, not what would make the actions better.
+        place = aim_from_map(heat.detach(), views.cameras[:, :num])
+        told = self.aimed(goal_features(place, hand=hand))
+        return [self.views.tokens(levels[-1], count=count), told[:, None]], heat
 
     def denoise(self, noisy: Tensor, *, level: Tensor, context: Tensor) -> Tensor:
         """The clean normalised chunks [b d h a] that `noisy` ones at noise level [b d] (1 = pure noise) look like."""
@@ -143,7 +167,7 @@ class ActionHead(nn.Module):
         tasks = _one_each(task, count, name="task")
         rows = torch.tensor([task_row(t, num_tasks=self.config.num_tasks) for t in tasks], device=proprio.device)
         goal = None if goal is None else goal.reshape(-1, 3)
-        context = self.encode(views, features=features, proprio=proprio, task_rows=rows, goal=goal)
+        context, _ = self.encode(views, features=features, proprio=proprio, task_rows=rows, goal=goal)
         noise = self._noise(_one_each(seed, count, name="seed")).to(proprio)
         actions = sample_chunk(self, noise, context=context) * self.action_std + self.action_mean
         return actions.reshape(*batch, *actions.shape[1:])
@@ -179,13 +203,16 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
 
     Args:
         batch: views Frames [b v] or [b 2v]; features [b l f] or None; proprio [b p]; hand and goal [b 3] or None;
-            task_rows [b]; actions [b h a]; valid [b h] bool.
+            task_rows [b]; actions [b h a]; valid [b h] bool; aim [b 3] m, where the grip is to change next.
         num_draws: noise draws for each encoded sample; the decoder is cheap beside the encoder.
     Returns:
-        The loss (scalar; differentiable in the weights) and metrics {error} (mean absolute, normalised).
+        The loss (scalar; differentiable in the weights) and metrics: error (mean absolute, normalised), and of eyes
+        that look for it, aim (nats).
     Source: Lipman et al. (2023); x-prediction as in Salimans and Ho (2022), whose error at every level is bounded.
     """
-    context = head.encode(**{k: batch.get(k) for k in ("views", "features", "proprio", "task_rows", "hand", "goal")})
+    context, heat = head.encode(
+        **{k: batch.get(k) for k in ("views", "features", "proprio", "task_rows", "hand", "goal")}
+    )
     clean = ((batch["actions"] - head.action_mean) / head.action_std)[:, None]  # [b 1 h a]
     clean = clean.expand(-1, num_draws, -1, -1)  # [b d h a]
     weight = batch["valid"][:, None, :, None].to(clean).expand_as(clean)
@@ -195,7 +222,11 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
     error = head.denoise(noisy, level=level, context=context) - clean
     size = torch.where(error.abs() < HUBER, error.square() / (2 * HUBER), error.abs() - HUBER / 2)
     mean = lambda x: (x * weight).sum() / weight.sum().clamp_min(1)
-    return mean(size), {"error": mean(error.detach().abs())}
+    metrics = {"error": mean(error.detach().abs())}
+    if heat is None:
+        return mean(size), metrics
+    missed = aim_loss(heat, batch["views"].cameras[:, : heat.shape[1]], place=batch["aim"])
+    return mean(size) + AIM_WEIGHT * missed, {**metrics, "aim": missed.detach()}
 
 
 class ChunkDecoder(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.errors import ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.views import render_views
+from scene4d.policy.views import STRAIGHT, WORKSPACE_RIG, Aside, CameraRig, one_after_another, render_views
 from scene4d.types import Cameras, Frames, Gaussians, Scene4D
 from scene4d.worldmodel import WorldModel
 
@@ -45,6 +45,7 @@ class Percept:
         world_model: WorldModel | None = None,
         context: Mapping[str, Any] | None = None,
         view_size: int = 64,
+        rig: CameraRig = WORKSPACE_RIG,
         resting: Callable[[Tensor], Tensor] | None = None,
         horizon: int = 8,
         num_past: int = 8,
@@ -54,13 +55,14 @@ class Percept:
             make_stream: makes an empty scene memory.
             world_model: forecasts; None = views of now only.
             context: what the world model is told of task and robot.
+            rig: the virtual cameras.
             resting: the robot's state [p] -> the action [a] that leaves it there; a world model needs it.
             view_size: pixels a side.
             horizon: steps ahead of the forecast.
             num_past: how many past actions the world model is told.
         """
         self.world_model, self.context = world_model, dict(context or {})
-        self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
+        self.view_size, self.rig, self.horizon, self.num_past = view_size, rig, horizon, num_past
         self._make_stream, self._resting = make_stream, resting
         self.reset()
 
@@ -70,10 +72,12 @@ class Percept:
         self.actions: list[Tensor] = []
         self.proprio: list[Tensor] = []
         self.cameras: dict[str, Cameras] = {}
+        self._seen: tuple[list[Gaussians], Tensor | None] | None = None
 
     def observe(self, frames: Frames, *, proprio: Tensor, time: float) -> None:
         """Take the newest frames [v], and the robot's state [p] (the first three: the hand's place in m)."""
         self.stream.update(frames, time=time)
+        self._seen = None
         self.cameras = {str(i): frames.cameras[i] for i in range(len(frames.rgb))}
         self.proprio = [*self.proprio, proprio.detach().float()][-self.num_past - 1 :]
 
@@ -83,28 +87,37 @@ class Percept:
         Of several, the last did not do alone what all did: the world model is told of no step before them, nor of them,
         only that the last goes on.
         """
-        done = actions.detach().float().reshape(-1, actions.shape[-1])
+        done, self._seen = actions.detach().float().reshape(-1, actions.shape[-1]), None
         if len(done) > 1:
             self.proprio.clear()
         self.actions = [*self.actions, done[-1]][-self.num_past :]
 
     @torch.no_grad()
-    def views(self) -> tuple[Frames, Tensor | None]:
+    def views(self, *, aside: Aside = STRAIGHT) -> tuple[Frames, Tensor | None]:
         """The head's input.
 
+        Args:
+            aside: how the scene is looked at in training.
         Returns:
             Views [v], or [2v] with those of the forecast's last step behind; latent features [l f], or None.
         """
-        proprio = self.proprio[-1]
+        if self._seen is None:
+            self._seen = self._look()
+        instants, features = self._seen
+        hand = self.proprio[-1][:3]
+        look = {"hand": hand, "size": self.view_size, "rig": self.rig, "aside": aside}
+        drawn = [render_views(instant, **look) for instant in instants]
+        return one_after_another(drawn), features
+
+    def _look(self) -> tuple[list[Gaussians], Tensor | None]:
+        """The instants that the head is shown, and features of now."""
         memory = self.stream.gaussians()
-        now = render_views(memory, hand=proprio[:3], size=self.view_size)
         if self.world_model is None:
-            return now, None
+            return [memory], None
         # Before the first action the robot rests, which is an action too.
-        past = torch.stack(self.actions or [self._resting(proprio)])
-        return views_with_forecast(
-            now,
-            scene=self.stream.scene(),
+        past = torch.stack(self.actions or [self._resting(self.proprio[-1])])
+        future, features = foreseen(
+            self.stream.scene(),
             memory=memory,
             world_model=self.world_model,
             past_actions=past,
@@ -112,6 +125,7 @@ class Percept:
             horizon=self.horizon,
             context={**self.context, "cameras": self.cameras},
         )
+        return [memory, future], features
 
 
 class CameraPercept:
@@ -164,7 +178,7 @@ def percept_for(
     horizon: int = 8,
 ) -> Percept | CameraPercept:
     """What a head with these eyes is shown, while demonstrations are prepared and while a robot runs."""
-    if head.eyes != "views":
+    if head.rig is None:
         return CameraPercept(view_size=head.view_size, context=context)
     return Percept(
         make_stream,
@@ -172,23 +186,23 @@ def percept_for(
         context=context,
         resting=resting,
         view_size=head.view_size,
+        rig=head.rig,
         horizon=horizon,
     )
 
 
 @torch.no_grad()
-def views_with_forecast(
-    now: Frames,
-    *,
+def foreseen(
     scene: Scene4D,
+    *,
     world_model: WorldModel,
     past_actions: Tensor,
     proprio: Tensor,
     context: Mapping[str, Any],
     memory: Gaussians | None = None,
     horizon: int = 8,
-) -> tuple[Frames, Tensor]:
-    """Views [v] of now with those of the last step of a forecast put behind, [2v], and latent tokens of now [l c+3].
+) -> tuple[Gaussians, Tensor]:
+    """The last instant of a forecast [n], and latent tokens of now [l c+3].
 
     The three channels behind a token say where its anchor is, from the hand, in m.
 
@@ -201,15 +215,5 @@ def views_with_forecast(
     state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, **measured)
     forecast = world_model.predict(state, actions=past_actions[-1].expand(horizon, -1), steps=1)
     future = world_model.scene(state, forecast)
-    hand = proprio[-1, :3]
-    last = render_views(future.at(float(future.times[-1])), hand=hand, size=now.cameras.width)
-    both = Frames(
-        rgb=torch.cat([now.rgb, last.rgb]),
-        depth=torch.cat([now.depth, last.depth]),
-        alpha=torch.cat([now.alpha, last.alpha]),
-        cameras=now.cameras.replace(
-            viewmats=torch.cat([now.cameras.viewmats, last.cameras.viewmats]),
-            Ks=torch.cat([now.cameras.Ks, last.cameras.Ks]),
-        ),
-    )
-    return both, torch.cat([state.past.tokens[-1], state.past.anchors[-1] - hand], -1)
+    features = torch.cat([state.past.tokens[-1], state.past.anchors[-1] - proprio[-1, :3]], -1)
+    return future.at(float(future.times[-1])), features

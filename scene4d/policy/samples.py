@@ -15,8 +15,12 @@ from scene4d.policy.demonstrations import Demonstration, PolicyDataConfig, demon
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.percept import CameraPercept, Percept
+from scene4d.policy.views import Aside, random_aside
 from scene4d.train.checkpoint import load_tensors, save_tensors
-from scene4d.types import TensorStruct
+from scene4d.types import Frames, TensorStruct
+
+GRIP_CHANGE = 0.4
+"""How much the wanted grip, in [-1, 1], differs where a hand opens or closes."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class PolicySamples(TensorStruct):
 
     rgb [n w h w 3] and alpha [n w h w] uint8, depth [n w h w] half, w = v views of now or 2v with the forecast;
     viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; goal [n 3] (NaN: none);
-    labels [n h a], valid [n h]; task_rows [n].
+    labels [n h a], valid [n h]; task_rows [n]; aim [n 3] m where the hand is when its grip next changes (NaN: the
+    views cannot tell); goal_free [n] whether the goal does not matter yet.
     """
 
     rgb: Tensor
@@ -39,6 +44,8 @@ class PolicySamples(TensorStruct):
     labels: Tensor
     valid: Tensor
     task_rows: Tensor
+    aim: Tensor
+    goal_free: Tensor
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -47,40 +54,90 @@ class PolicySamples(TensorStruct):
 
 @torch.no_grad()
 def samples_from_demonstration(
-    demonstration: Demonstration, percept: Percept | CameraPercept, *, head: ActionHeadConfig
+    demonstration: Demonstration,
+    percept: Percept | CameraPercept,
+    *,
+    head: ActionHeadConfig,
+    asides: int = 0,
+    seed: int = 0,
 ) -> PolicySamples:
     """Run a demonstration through the memory and keep what a head would be shown at every frame.
 
     Args:
         percept: what the robot will use at run time; it is reset.
         head: whose chunk, task table and feature width count.
+        asides: other looks at every frame, if the percept has a memory to look at. seed: of their draw.
     """
     percept.reset()
-    rows: list[dict[str, Tensor]] = []
-    length = len(demonstration.actions)
-    for t in range(length):
+    generator = torch.Generator().manual_seed(seed)
+    wanted, rows = _wanted(demonstration, head), []
+    for t in range(len(demonstration.actions)):
         percept.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
-        views, features = percept.views()
-        ahead = torch.arange(t, t + head.chunk)
-        rows.append(
-            {
-                "rgb": (views.rgb * 255).round().to(torch.uint8),
-                "depth": views.depth.half(),
-                "alpha": (views.alpha.clamp(0, 1) * 255).round().to(torch.uint8),
-                "viewmats": views.cameras.viewmats.float(),
-                "Ks": views.cameras.Ks.float(),
-                "features": views.rgb.new_zeros(0, 1).half()
-                if features is None or not head.feature_dim
-                else features.half(),
-                "proprio": demonstration.proprio[t],
-                "goal": demonstration.goal,
-                "labels": demonstration.labels[ahead.clamp_max(length - 1)],
-                "valid": ahead < length,
-                "task_rows": torch.tensor(task_row(demonstration.task, num_tasks=head.num_tasks)),
-            }
-        )
+        now = {name: values[t] for name, values in wanted.items()}
+        rows.append({**_shown(*percept.views(), head=head), **now})
+        for _ in range(asides if isinstance(percept, Percept) else 0):
+            aside = random_aside(generator)
+            rows.append({**_shown(*percept.views(aside=aside), head=head), **_turned(now, aside)})
         percept.acted(demonstration.actions[t])
     return PolicySamples(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def _shown(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) -> dict[str, Tensor]:
+    """The part of a sample that the percept gives."""
+    used = features if features is not None and head.feature_dim else views.rgb.new_zeros(0, 1)
+    return {
+        "rgb": (views.rgb * 255).round().to(torch.uint8),
+        "depth": views.depth.half(),
+        "alpha": (views.alpha.clamp(0, 1) * 255).round().to(torch.uint8),
+        "viewmats": views.cameras.viewmats.float(),
+        "Ks": views.cameras.Ks.float(),
+        "features": used.half(),
+    }
+
+
+def _wanted(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, Tensor]:
+    """The rest of the samples [t]: state, goal, and what is wanted."""
+    length = len(demonstration.actions)
+    aim, goal_free = grips_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
+    ahead = torch.arange(length)[:, None] + torch.arange(head.chunk)  # [t h]
+    slips = demonstration.slipping[ahead.clamp_max(length - 1)].long()
+    led_to = slips.cumsum(1) - slips == 0  # after a slip, nothing is what the wanted actions lead to
+    # Where a thing that is held is to be brought, no view shows.
+    unseen = demonstration.goal.isfinite().all() & ~goal_free
+    row = task_row(demonstration.task, num_tasks=head.num_tasks)
+    return {
+        "proprio": demonstration.proprio,
+        "goal": demonstration.goal.expand(length, 3),
+        "labels": demonstration.labels[ahead.clamp_max(length - 1)],
+        "valid": (ahead < length) & led_to,
+        "task_rows": torch.full((length,), row),
+        "aim": aim.masked_fill(unseen[:, None], torch.nan),
+        "goal_free": goal_free,
+    }
+
+
+def _turned(wanted: dict[str, Tensor], aside: Aside) -> dict[str, Tensor]:
+    """What is wanted in a scene that is turned about the hand."""
+    hand = wanted["proprio"][:3]
+    places = {name: hand + aside.turned(wanted[name] - hand) for name in ("goal", "aim")}
+    return {**wanted, **places, "labels": aside.turned(wanted["labels"])}
+
+
+def grips_ahead(labels: Tensor, *, hand: Tensor) -> tuple[Tensor, Tensor]:
+    """What a demonstration is heading for: its next change of grip, or its end.
+
+    Args:
+        labels: [t a] wanted actions, the last number of which is the grip. hand: [t 3] m, its place.
+    Returns:
+        The hand's place at the next change [t 3] m; and [t] whether the goal does not matter yet, because something is
+        to be grasped first.
+    """
+    grip, length = labels[:, -1], len(labels)
+    differs = (grip[None] - grip[:, None]).abs() > GRIP_CHANGE  # [t t]
+    later = differs & (torch.arange(length) > torch.arange(length)[:, None])
+    changes = later.any(1)
+    at = torch.where(changes, later.long().argmax(1), length - 1)
+    return hand[at], changes & (grip[at] > grip)
 
 
 def train_policy_samples(
@@ -109,7 +166,8 @@ def train_policy_samples(
     for task, seed, noise in jobs:
         demonstration = record_demonstration(task, seed=seed, noise=noise, config=config)
         wins.append(demonstration.success)
-        parts.append(samples_from_demonstration(demonstration, make_percept(task), head=head))
+        looks = {"asides": config.asides, "seed": seed}
+        parts.append(samples_from_demonstration(demonstration, make_percept(task), head=head, **looks))
         if progress is not None:
             progress(len(parts), len(jobs), {"success": sum(wins) / len(wins)})
     return PolicySamples.cat(parts), wins

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.policy.augment import recoloured, with_holes, without_future
+from scene4d.policy.augment import other_goals, recoloured, with_holes, without_future
 from scene4d.policy.head import ActionHead, head_loss
 from scene4d.policy.samples import PolicySamples
 from scene4d.types import Cameras, Frames
 
+PLACE_NOISE_M = 0.1
+"""How far off a head is told its hand to be over the table: in a few dozen demonstrations the hand's place gives away
+what is to be done next, and the head would not look."""
 KEEP_GOAL = 0.9
 """Share of the samples that are told the goal they have, so that the head can do without."""
 
@@ -29,13 +32,14 @@ def policy_batches(
     batch_size: int = 48,
     seed: int = 0,
     keep_future: float = 0.5,
-    holes: bool = False,
+    from_memory: bool = False,
 ) -> Callable[[int], dict[str, Any]]:
     """Batches for the training loop: step -> batch, a function of (seed, step) alone.
 
     Every epoch is a new order of all samples. Colours and the proprioception are shaken a little; the
-    forecast's views are left out of a batch with probability 1 - `keep_future`, so that the head can do without. With
-    `holes`, parts of rendered views are taken out: what real cameras cover changes with where they stand.
+    forecast's views are left out of a batch with probability 1 - `keep_future`, so that the head can do without. Of
+    views drawn `from_memory`, parts are taken out (what real cameras cover changes with where they stand), and the
+    hand's place over the table is blurred: such views go with the hand.
     """
     count = len(samples.task_rows)
     per_epoch = max(1, count // batch_size)
@@ -49,10 +53,12 @@ def policy_batches(
             picked = without_future(picked, num_views=num_views)
         # What the head knows of its own arm is blurred, the place that views are seen from is not.
         noise = 0.02 * torch.randn(picked.proprio.shape, generator=generator)
-        picked = with_holes(picked, generator=generator) if holes else picked
+        if from_memory:
+            picked = with_holes(picked, generator=generator)
+            noise[:, :2] += PLACE_NOISE_M * torch.randn(len(noise), 2, generator=generator)
         shaken = batch_from_samples(recoloured(picked, generator=generator))
-        untold = torch.rand(len(noise), 1, generator=generator) >= KEEP_GOAL
-        goal = picked.goal.masked_fill(untold, torch.nan)
+        goal = other_goals(picked, generator=generator)
+        goal = goal.masked_fill(torch.rand(len(noise), 1, generator=generator) >= KEEP_GOAL, torch.nan)
         return shaken | {"proprio": picked.proprio + noise, "hand": picked.proprio[:, :3], "goal": goal}
 
     return batch
@@ -75,6 +81,7 @@ def batch_from_samples(samples: PolicySamples) -> dict[str, Any]:
         "task_rows": samples.task_rows,
         "actions": samples.labels,
         "valid": samples.valid,
+        "aim": samples.aim,
     }
 
 

@@ -1,12 +1,13 @@
-"""The virtual cameras an action head looks through: fixed round the workspace, and following the hand.
+"""The virtual cameras an action head looks through.
 
 None of them is a camera of the recording rig. A head that only ever sees these views does not care from where the real
-cameras looked, and the two that follow the hand show the same picture wherever hand and object stand in the workspace.
+cameras looked, and those that follow the hand show the same picture wherever hand and object stand in the workspace.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,6 @@ from scene4d.check import check
 from scene4d.geometry.camera import intrinsics_from_fov, look_at, unproject
 from scene4d.render.render import render
 from scene4d.types import Cameras, Frames, Gaussians
-
-WORKSPACE_CENTRE = (0.0, 0.65, 0.12)
-"""The point the fixed cameras look at, in m (table top of the arm, which stands at the origin and faces y)."""
 
 
 @dataclass(frozen=True)
@@ -33,31 +31,60 @@ class VirtualCamera:
     """From the target, m."""
     field: float
     """Height of the picture at the target, m."""
-    follows_hand: bool = False
+
+    follows_hand: bool = True
     """Whether the target goes with the hand (else it is the centre of the workspace)."""
 
 
-VIRTUAL_CAMERAS = (
-    VirtualCamera(azimuth=math.radians(50), elevation=math.radians(42), distance=1.3, field=1.0),
-    VirtualCamera(azimuth=math.radians(130), elevation=math.radians(42), distance=1.3, field=1.0),
-    VirtualCamera(azimuth=math.radians(38), elevation=math.radians(22), distance=1.5, field=0.7, follows_hand=True),
-    VirtualCamera(azimuth=math.radians(142), elevation=math.radians(22), distance=1.5, field=0.7, follows_hand=True),
+@dataclass(frozen=True)
+class CameraRig:
+    """Virtual cameras that belong together."""
+
+    cameras: tuple[VirtualCamera, ...]
+    """In the order of the views."""
+    hand_offset: tuple[float, float, float]
+    """From the hand to the target of the cameras that follow it, m."""
+
+
+WORKSPACE_CENTRE = (0.0, 0.65, 0.12)
+"""The point the fixed cameras look at, in m (table top of the arm, which stands at the origin and faces y)."""
+
+WORKSPACE_RIG = CameraRig(
+    cameras=(
+        VirtualCamera(
+            azimuth=math.radians(50), elevation=math.radians(42), distance=1.3, field=1.0, follows_hand=False
+        ),
+        VirtualCamera(
+            azimuth=math.radians(130), elevation=math.radians(42), distance=1.3, field=1.0, follows_hand=False
+        ),
+        VirtualCamera(azimuth=math.radians(38), elevation=math.radians(22), distance=1.5, field=0.7),
+        VirtualCamera(azimuth=math.radians(142), elevation=math.radians(22), distance=1.5, field=0.7),
+    ),
+    hand_offset=(0.0, 0.12, 0.0),
 )
-"""Long lenses where the hand is followed: then a place in the picture means an offset from the hand in metres."""
+"""Fixed round the workspace, and following the hand: what the arm works on stands in front of it. Long lenses where the
+hand is followed: then a place in the picture means an offset from the hand in metres."""
 
-HAND_OFFSET = (0.0, 0.12, 0.0)
-"""From the hand to the target of the cameras that follow it, m: what the arm works on stands in front of it."""
+HAND_RIG = CameraRig(
+    cameras=(
+        VirtualCamera(azimuth=math.radians(38), elevation=math.radians(40), distance=1.5, field=0.4),
+        VirtualCamera(azimuth=math.radians(142), elevation=math.radians(40), distance=1.5, field=0.4),
+        VirtualCamera(azimuth=math.radians(90), elevation=math.radians(50), distance=1.5, field=0.4),
+    ),
+    hand_offset=(0.0, 0.03, -0.05),
+)
+"""All close to the hand, 6 mm a pixel at 64 px: what the fingers close on lies below it. None of them shows the room.
+A head that sees where in the room it stands learns a few dozen demonstrations by heart instead of looking for the
+object."""
 
-NUM_VIEWS = len(VIRTUAL_CAMERAS)
 
-
-def virtual_cameras(hand: Tensor, *, size: int = 64) -> Cameras:
+def virtual_cameras(hand: Tensor, *, size: int = 64, rig: CameraRig = WORKSPACE_RIG) -> Cameras:
     """The virtual cameras [*b v] for hands at `hand` [*b 3] m, square pictures of `size` px."""
     check(hand=(hand, "*b 3"))
     centre = hand.new_tensor(WORKSPACE_CENTRE).expand_as(hand)
     viewmats, Ks = [], []
-    for camera in VIRTUAL_CAMERAS:
-        target = hand + hand.new_tensor(HAND_OFFSET) if camera.follows_hand else centre
+    for camera in rig.cameras:
+        target = hand + hand.new_tensor(rig.hand_offset) if camera.follows_hand else centre
         level = math.cos(camera.elevation)
         forward = (level * math.cos(camera.azimuth), level * math.sin(camera.azimuth), -math.sin(camera.elevation))
         viewmats.append(look_at(target - camera.distance * hand.new_tensor(forward), target))
@@ -66,19 +93,79 @@ def virtual_cameras(hand: Tensor, *, size: int = 64) -> Cameras:
     return Cameras(viewmats=torch.stack(viewmats, -3), Ks=torch.stack(Ks, -3), width=size, height=size)
 
 
+@dataclass(frozen=True)
+class Aside:
+    """Another look at a moment: its scene turned about the vertical through the hand, its cameras moved.
+
+    What is wanted there turns with the scene, so that one demonstration is many to learn from.
+    """
+
+    turn: float = 0.0
+    """Of the scene, rad, counter-clockwise from above."""
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of the cameras, m."""
+
+    def turned(self, vectors: Tensor) -> Tensor:
+        """Vectors [*b c >= 2], of which the first two numbers lie over the table, turned with the scene."""
+        turn = _about_vertical(vectors.new_tensor(self.turn))[:2, :2]
+        return torch.cat([vectors[..., :2] @ turn.mT, vectors[..., 2:]], -1)
+
+
+STRAIGHT = Aside()
+"""The moment as it is."""
+MAX_TURN, MAX_SHIFT_M = math.radians(45), 0.03
+"""How far a scene is turned and cameras are moved in training, at most."""
+
+
+def random_aside(generator: torch.Generator) -> Aside:
+    """Any look at a moment."""
+    draw = 2 * torch.rand(4, generator=generator) - 1
+    return Aside(turn=MAX_TURN * float(draw[0]), shift=tuple((MAX_SHIFT_M * draw[1:]).tolist()))
+
+
 @torch.no_grad()
-def render_views(gaussians: Gaussians, *, hand: Tensor, size: int = 64) -> Frames:
+def render_views(
+    gaussians: Gaussians,
+    *,
+    hand: Tensor,
+    size: int = 64,
+    rig: CameraRig = WORKSPACE_RIG,
+    aside: Aside = STRAIGHT,
+) -> Frames:
     """Colour, depth and coverage of a scene from the virtual cameras.
 
     Args:
         gaussians: [*b n] now, or of one predicted instant.
         hand: [*b 3] m, where the hand is now (for a predicted instant too: the views must not move with the guess).
         size: pixels a side.
+        rig: the cameras.
+        aside: how it is looked at in training.
     Returns:
         Frames [*b v].
     """
-    frames = render(gaussians, virtual_cameras(hand.to(gaussians.means), size=size))
-    return frames.replace(rgb=frames.rgb.clamp(0, 1))
+    hand = hand.to(gaussians.means)
+    cameras = virtual_cameras(hand + hand.new_tensor(aside.shift), size=size, rig=rig)
+    moved = torch.eye(4).to(hand).repeat(*hand.shape[:-1], 1, 1)  # x -> R (x - hand) + hand
+    moved[..., :3, :3] = turn = _about_vertical(hand.new_tensor(aside.turn))
+    moved[..., :3, 3] = hand - hand @ turn.mT
+    frames = render(gaussians, cameras.replace(viewmats=cameras.viewmats @ moved[..., None, :, :]))
+    return frames.replace(rgb=frames.rgb.clamp(0, 1), cameras=cameras)
+
+
+def _about_vertical(angle: Tensor) -> Tensor:
+    """The rotation matrix [3 3] about world z."""
+    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+    rows = [[angle.cos(), -angle.sin(), zero], [angle.sin(), angle.cos(), zero], [zero, zero, one]]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def one_after_another(views: Sequence[Frames]) -> Frames:
+    """Views [v] of several instants as one set, [i*v]."""
+    cameras = views[0].cameras.replace(
+        viewmats=torch.cat([v.cameras.viewmats for v in views]), Ks=torch.cat([v.cameras.Ks for v in views])
+    )
+    rgb, depth, alpha = (torch.cat([getattr(v, name) for v in views]) for name in ("rgb", "depth", "alpha"))
+    return Frames(rgb=rgb, depth=depth, alpha=alpha, cameras=cameras)
 
 
 def points_from_views(views: Frames, hand: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from scene4d.gaussians.s4d import write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream import SceneStream
 from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import ActionHead
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
 
@@ -123,6 +124,23 @@ def test_weights_without_a_head_are_refused(files, models):
     save_models(files / "headless.safetensors", dataclasses.replace(models, policy=None), info=models.info)
     with pytest.raises(CheckpointError, match="action head"):
         run_act(ActOptions(files / "scene.s4d", task="door open", weights=files / "headless.safetensors"))
+
+
+@pytest.mark.parametrize("forecast", [False, True])
+def test_a_head_that_looks_near_the_hand_acts(files, models, forecast):
+    head = ActionHead(ActionHeadConfig(eyes="near", num_views=3)).eval()
+    save_models(files / "near.safetensors", dataclasses.replace(models, policy=head), info=models.info)
+    options = ActOptions(
+        files / "scene.s4d", task="open the door", weights=files / "near.safetensors", forecast=forecast
+    )
+    assert len(run_act(options)["actions"]) == 8
+
+
+def test_a_head_of_real_cameras_is_refused(files, models):
+    head = ActionHead(ActionHeadConfig(eyes="pictures", num_views=2))
+    save_models(files / "pictures.safetensors", dataclasses.replace(models, policy=head), info=models.info)
+    with pytest.raises(ConfigError, match="real cameras"):
+        run_act(ActOptions(files / "scene.s4d", task="door open", weights=files / "pictures.safetensors"))
 
 
 def test_agent_plans_as_act_does_and_replans(models, frames):

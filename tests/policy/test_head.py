@@ -158,8 +158,8 @@ def test_two_ways_stay_two_ways():
     views = views.map(lambda x: x[:1].expand_as(x))
     optimizer = torch.optim.AdamW(head.decoder.parameters(), lr=4e-3, weight_decay=0)
     with torch.no_grad():
-        context = head.encode(views, features=None, proprio=proprio, task_rows=torch.zeros(32, dtype=torch.long))
-    head.encode = lambda *_, **__: context
+        context, _ = head.encode(views, features=None, proprio=proprio, task_rows=torch.zeros(32, dtype=torch.long))
+    head.encode = lambda *_, **__: (context, None)
     sign = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0)[:, None, None].expand(32, SMALL.chunk, 4)
     batch = {"actions": sign, "valid": torch.ones(32, SMALL.chunk, dtype=torch.bool)}
     for _ in range(100):

@@ -7,9 +7,12 @@ import torch
 
 from scene4d.errors import CheckpointError, ConfigError
 from scene4d.lift.unproject import lift_frames
+from scene4d.policy.augment import other_goals
 from scene4d.policy.demonstrations import (
     PolicyDataConfig,
+    Shaker,
     demonstration_jobs,
+    opening,
     record_demonstration,
 )
 from scene4d.policy.encoders import ActionHeadConfig
@@ -17,12 +20,14 @@ from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import Percept
 from scene4d.policy.samples import (
     PolicySamples,
+    grips_ahead,
     load_samples,
     samples_from_demonstration,
     save_samples,
     train_policy_samples,
 )
 from scene4d.policy.training import batch_from_samples, policy_batches, policy_loss, set_head_statistics
+from scene4d.policy.views import MAX_TURN
 
 DATA = PolicyDataConfig(num_demonstrations=1, num_frames=6, image_size=32)
 HEAD = ActionHeadConfig(
@@ -62,7 +67,7 @@ def test_labels_are_what_the_expert_wanted_in_the_states_that_noise_led_to(demon
     with MetaWorldSim("button-press-v3", seed=3, size=(32, 32), cameras=("left",)) as sim:
         for t in range(DATA.num_frames):
             assert torch.equal(sim.proprio(), demonstration.proprio[t])
-            assert torch.equal(sim.expert_action(), demonstration.labels[t])
+            assert torch.equal(opening(sim.expert_action()), demonstration.labels[t])
             sim.step(demonstration.actions[t])
 
 
@@ -112,7 +117,7 @@ def test_forecast_views_are_left_out_now_and_then(samples):
 
 
 def test_holes_hold_nothing_and_leave_most_of_every_view(samples):
-    make = lambda holes: policy_batches(samples, num_views=HEAD.num_views, batch_size=6, holes=holes)
+    make = lambda cut: policy_batches(samples, num_views=HEAD.num_views, batch_size=6, from_memory=cut)
     whole, cut = make(False)(0)["views"], make(True)(0)["views"]
     gone = cut.alpha < whole.alpha
     assert (cut.depth[gone] == 0).all() and torch.equal(cut.depth[~gone], whole.depth[~gone])
@@ -128,10 +133,81 @@ def test_goals_that_no_picture_shows_are_told_most_of_the_time(samples):
     other = record_demonstration("push-v3", seed=4, noise=0.1, config=dataclasses.replace(DATA, num_frames=1))
     assert pushed.goal.shape == (3,) and bool(pushed.goal.isfinite().all()) and not torch.equal(pushed.goal, other.goal)
     told = samples_from_demonstration(pushed, percept(), head=HEAD)
-    assert torch.equal(told.goal, pushed.goal.expand(2, 3))
+    assert torch.equal(told.goal, pushed.goal.expand(2, 3)) and not told.goal_free.any()
+    assert told.aim.isnan().all() and samples.aim.isfinite().all()
     make = policy_batches(told, num_views=HEAD.num_views, batch_size=2, seed=0)
     share = torch.cat([make(step)["goal"] for step in range(100)]).isfinite().all(-1).float().mean()
     assert 0.8 < share < 0.97
+
+
+def test_goals_that_do_not_matter_yet_are_those_of_others(samples):
+    """Until something is grasped, any goal may be told; afterwards, its own, but for a centimetre."""
+    goals = torch.arange(6.0)[:, None].expand(6, 3) * 10
+    free = torch.tensor([True, True, True, False, False, False])
+    told = samples.replace(goal=goals, goal_free=free)
+    draws = [other_goals(told, generator=torch.Generator().manual_seed(i)) for i in range(40)]
+    spread = torch.stack(draws).std(0).mean(-1)
+    assert (spread[free] > 5).all() and (spread[~free] < 0.03).all()
+    assert torch.stack(draws).isfinite().all()
+    some = told.replace(goal=goals.index_fill(0, torch.tensor([0]), torch.nan))
+    mixed = other_goals(some, generator=torch.Generator().manual_seed(0))
+    assert mixed[0].isnan().all() and mixed[1:].isfinite().all()
+    assert other_goals(samples, generator=torch.Generator()).isnan().all()
+
+
+def test_demonstrations_head_for_their_next_change_of_grip():
+    grip = torch.tensor([-1.0, -1, -1, 0.6, 0.6, -1, -1])
+    labels = torch.cat([torch.zeros(7, 3), grip[:, None]], 1)
+    hand = torch.arange(7.0)[:, None].expand(7, 3)
+    aim, free = grips_ahead(labels, hand=hand)
+    assert aim[:, 0].tolist() == [3, 3, 3, 5, 5, 6, 6]
+    assert free.tolist() == [True, True, True, False, False, False, False]
+
+
+def test_a_slip_goes_on_for_some_frames_and_nothing_after_it_is_wanted(demonstration):
+    wish = torch.tensor([0.2, 0.0, 0.0, 1.0])
+    shaker = Shaker(noise=0.0, slips=0.1, seed=3)
+    done = [shaker(wish) for _ in range(400)]
+    slipping = torch.tensor([slip for _, slip in done])
+    assert 0.2 < slipping.float().mean() < 0.7
+    for action, slip in done:
+        assert torch.equal(action, wish) != slip and float(action[-1].abs()) == 1
+    calm = Shaker(noise=0.0, slips=0.0, seed=3)
+    assert not any(calm(wish)[1] for _ in range(50))
+    slipped = demonstration.replace(slipping=torch.tensor([False, False, True, True, False, False]))
+    valid = samples_from_demonstration(slipped, percept(), head=HEAD).valid
+    assert valid.tolist() == [
+        [True, True, True, False],
+        [True, True, False, False],
+        [True, False, False, False],
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, False, False, False],
+    ]
+
+
+def test_a_hand_that_nothing_is_asked_of_opens():
+    assert opening(torch.tensor([0.3, 0.0, 0.1, 0.0])).tolist() == pytest.approx([0.3, 0.0, 0.1, -1.0])
+    assert opening(torch.tensor([0.3, 0.0, 0.1, 0.6])).tolist() == pytest.approx([0.3, 0.0, 0.1, 0.6])
+
+
+def test_other_looks_turn_what_is_wanted(demonstration, samples):
+    """Every frame is there as it was, followed by the same one turned about the hand by one angle for everything."""
+    goal = demonstration.replace(goal=torch.tensor([0.1, 0.9, 0.2]))
+    many = samples_from_demonstration(goal, percept(), head=HEAD, asides=1, seed=5)
+    straight, aside = many[::2], many[1::2]
+    assert torch.equal(straight.rgb, samples.rgb) and torch.equal(straight.labels, samples.labels)
+    assert not torch.equal(aside.rgb, samples.rgb) and torch.equal(aside.proprio, samples.proprio)
+    angle = lambda a, b: torch.atan2(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0], (a * b)[..., :2].sum(-1))
+    hand = samples.proprio[:, :3]
+    turns = angle(straight.goal - hand, aside.goal - hand)
+    assert turns.std() > 0.1 and (turns.abs() < MAX_TURN + 1e-4).all()
+    by_labels = angle(straight.labels, aside.labels)
+    long = straight.labels[..., :2].norm(dim=-1) > 0.05
+    assert torch.allclose(by_labels[long], turns[:, None].expand_as(by_labels)[long], atol=1e-3)
+    assert torch.equal(straight.labels[..., 2:], aside.labels[..., 2:])
+    again = samples_from_demonstration(goal, percept(), head=HEAD, asides=1, seed=5)
+    assert torch.equal(again.rgb, many.rgb)
 
 
 def test_loss_falls(samples):

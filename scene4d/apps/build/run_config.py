@@ -128,7 +128,7 @@ class PolicyStageConfig:
 
     def __post_init__(self) -> None:
         eyes, num = self.model.eyes, len(self.data.input_cameras)
-        if eyes != "views" and (self.model.num_views != num or self.model.view_size != self.data.image_size):
+        if self.model.rig is None and (self.model.num_views != num or self.model.view_size != self.data.image_size):
             raise ConfigError(
                 f"{eyes} are those of the real cameras",
                 field="policy.model.num_views, view_size",

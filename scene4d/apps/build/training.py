@@ -179,7 +179,7 @@ def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
                 num_views=stage.model.num_views,
                 batch_size=stage.batch_size,
                 seed=stage.train.seed,
-                holes=stage.model.eyes == "views",
+                from_memory=stage.model.rig is not None,
             ),
             config=stage.train,
             folder=folders.policy,
