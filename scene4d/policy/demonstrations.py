@@ -15,9 +15,6 @@ from scene4d.errors import ConfigError
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Frames, TensorStruct
 
-SLIP_FRAMES = (4, 12)
-"""Least and most frames of a slip, the last excluded."""
-
 
 @dataclass(frozen=True)
 class PolicyDataConfig:
@@ -31,9 +28,6 @@ class PolicyDataConfig:
     """Environment seed of the first demonstration; the next ones count up."""
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the action noise, taken in turn."""
-    slips: float = 0.0
-    """Chance, at each frame, that for some frames something else is done than the expert wants, the hand's grip too: so
-    that the head sees how a thing that was missed or lost is gone back for."""
     asides: int = 0
     """Other looks at each frame, the scene turned about the hand; for heads that look at a memory."""
     num_frames: int = 80
@@ -52,34 +46,10 @@ class PolicyDataConfig:
             )
 
 
-class Shaker:
-    """An expert's actions [a] with noise, and slips: a few frames of one action drawn at random."""
-
-    def __init__(self, *, noise: float, slips: float, seed: int) -> None:
-        """
-        Args:
-            noise: deviation. slips: chance of one at each frame. seed: of both.
-        """
-        self.noise, self.slips, self._left = noise, slips, 0
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, wish: Tensor) -> tuple[Tensor, bool]:
-        """What is done where the expert wants `wish`, in [-1, 1], and whether that is a slip."""
-        draw = torch.randn(wish.shape, generator=self._generator)
-        if self._left == 0 and self.slips and float(torch.rand((), generator=self._generator)) < self.slips:
-            self._slip = torch.rand(wish.shape, generator=self._generator) * 2 - 1
-            self._slip[-1] = self._slip[-1].sign()  # a hand opens or closes
-            self._left = int(torch.randint(*SLIP_FRAMES, (), generator=self._generator))
-        if self._left == 0:
-            return (wish + self.noise * draw).clamp(-1, 1), False
-        self._left -= 1
-        return self._slip, True
-
-
 def opening(wish: Tensor) -> Tensor:
     """An expert's action [a] that opens the hand where the expert asks nothing of the grip.
 
-    The grip is a speed: at 0 a hand stays as noise, a slip or a missed grasp has left it, and cannot grasp again.
+    The grip is a speed: at 0 a hand stays as noise or a missed grasp has left it, and cannot grasp again.
     """
     return torch.cat([wish[:-1], torch.where(wish[-1:] == 0, -1.0, wish[-1:])])
 
@@ -89,7 +59,7 @@ class Demonstration(TensorStruct):
     """One drive of the expert.
 
     frames [t v]; times [t] s; proprio [t p]; actions [t a] as carried out; labels [t a] what the expert wanted there;
-    slipping [t] whether the action is far from that; goal [3] m that nothing in the pictures shows, or NaN.
+    goal [3] m that nothing in the pictures shows, or NaN.
     """
 
     frames: Frames
@@ -97,7 +67,6 @@ class Demonstration(TensorStruct):
     proprio: Tensor
     actions: Tensor
     labels: Tensor
-    slipping: Tensor
     goal: Tensor
     task: str
     success: bool
@@ -113,30 +82,29 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
     Raises:
         EnvError: the simulator is not installed or cannot render.
     """
-    shaker = Shaker(noise=noise, slips=config.slips, seed=seed * 7919 + 17)
+    generator = torch.Generator().manual_seed(seed * 7919 + 17)
     size = (config.image_size, config.image_size)
-    rows: list[tuple[Frames, float, Tensor, Tensor, Tensor, bool]] = []
+    rows: list[tuple[Frames, float, Tensor, Tensor, Tensor]] = []
     first_success = None
     with MetaWorldSim(task, seed=seed, size=size, cameras=config.input_cameras, segments=False) as sim:
         goal = sim.goal
         for t in range(config.num_frames):
             views, label = sim.observe(), opening(sim.expert_action())
-            action, slipping = shaker(label)
+            action = (label + noise * torch.randn(label.shape, generator=generator)).clamp(-1, 1)
             pictures = Frames.stack([views[name] for name in config.input_cameras])
-            rows.append((pictures, sim.time, sim.proprio(), action, label, slipping))
+            rows.append((pictures, sim.time, sim.proprio(), action, label))
             if first_success is not None and t >= first_success + config.frames_after_success:
                 break
             _, success = sim.step(action)
             if success and first_success is None:
                 first_success = t
-    frames, times, proprio, actions, labels, slipping = zip(*rows, strict=True)
+    frames, times, proprio, actions, labels = zip(*rows, strict=True)
     return Demonstration(
         frames=Frames.stack(frames),
         times=torch.tensor(times, dtype=torch.float64),
         proprio=torch.stack(proprio),
         actions=torch.stack(actions),
         labels=torch.stack(labels),
-        slipping=torch.tensor(slipping),
         goal=torch.full((3,), torch.nan) if goal is None else goal,
         task=task,
         success=first_success is not None,

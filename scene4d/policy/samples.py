@@ -100,8 +100,6 @@ def _wanted(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, T
     length = len(demonstration.actions)
     aim, goal_free = grips_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
     ahead = torch.arange(length)[:, None] + torch.arange(head.chunk)  # [t h]
-    slips = demonstration.slipping[ahead.clamp_max(length - 1)].long()
-    led_to = slips.cumsum(1) - slips == 0  # after a slip, nothing is what the wanted actions lead to
     # Where a thing that is held is to be brought, no view shows.
     unseen = demonstration.goal.isfinite().all() & ~goal_free
     row = task_row(demonstration.task, num_tasks=head.num_tasks)
@@ -109,7 +107,7 @@ def _wanted(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, T
         "proprio": demonstration.proprio,
         "goal": demonstration.goal.expand(length, 3),
         "labels": demonstration.labels[ahead.clamp_max(length - 1)],
-        "valid": (ahead < length) & led_to,
+        "valid": ahead < length,
         "task_rows": torch.full((length,), row),
         "aim": aim.masked_fill(unseen[:, None], torch.nan),
         "goal_free": goal_free,

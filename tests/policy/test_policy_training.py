@@ -10,7 +10,6 @@ from scene4d.lift.unproject import lift_frames
 from scene4d.policy.augment import other_goals
 from scene4d.policy.demonstrations import (
     PolicyDataConfig,
-    Shaker,
     demonstration_jobs,
     opening,
     record_demonstration,
@@ -162,28 +161,6 @@ def test_demonstrations_head_for_their_next_change_of_grip():
     aim, free = grips_ahead(labels, hand=hand)
     assert aim[:, 0].tolist() == [3, 3, 3, 5, 5, 6, 6]
     assert free.tolist() == [True, True, True, False, False, False, False]
-
-
-def test_a_slip_goes_on_for_some_frames_and_nothing_after_it_is_wanted(demonstration):
-    wish = torch.tensor([0.2, 0.0, 0.0, 1.0])
-    shaker = Shaker(noise=0.0, slips=0.1, seed=3)
-    done = [shaker(wish) for _ in range(400)]
-    slipping = torch.tensor([slip for _, slip in done])
-    assert 0.2 < slipping.float().mean() < 0.7
-    for action, slip in done:
-        assert torch.equal(action, wish) != slip and float(action[-1].abs()) == 1
-    calm = Shaker(noise=0.0, slips=0.0, seed=3)
-    assert not any(calm(wish)[1] for _ in range(50))
-    slipped = demonstration.replace(slipping=torch.tensor([False, False, True, True, False, False]))
-    valid = samples_from_demonstration(slipped, percept(), head=HEAD).valid
-    assert valid.tolist() == [
-        [True, True, True, False],
-        [True, True, False, False],
-        [True, False, False, False],
-        [True, False, False, False],
-        [True, True, False, False],
-        [True, False, False, False],
-    ]
 
 
 def test_a_hand_that_nothing_is_asked_of_opens():
