@@ -125,6 +125,18 @@ def test_holes_hold_nothing_and_leave_most_of_every_view(samples):
     assert torch.equal(make(True)(3)["views"].depth, make(True)(3)["views"].depth)
 
 
+def test_heads_that_look_at_a_memory_are_not_told_where_the_hand_is(samples):
+    """Over the table, that is; its height, its grip and what views are seen from stay as they are."""
+    for blurred in (False, True):
+        make = policy_batches(samples, num_views=HEAD.num_views, batch_size=6, seed=2, from_memory=blurred)
+        batches = [make(step) for step in range(40)]
+        off = torch.cat([batch["proprio"][:, :3] - batch["hand"] for batch in batches]).std(0)
+        assert (off[:2] > 0.08).all() if blurred else (off[:2] < 0.03).all()
+        assert off[2] < 0.03
+        hands = torch.cat([batch["hand"] for batch in batches[:1]]).sort(0).values
+        assert torch.equal(hands, samples.proprio[:, :3].sort(0).values)
+
+
 def test_goals_that_no_picture_shows_are_told_most_of_the_time(samples):
     """The scene of a button shows what to press; where a puck belongs is told, but for a tenth of the samples."""
     assert bool(samples.goal.isnan().all())
