@@ -1,6 +1,6 @@
 """Where the hand's grip is to change next, as a heat map over each view, and that place in space.
 
-A demonstration says it by itself: it is where the hand was when it next opened or closed, or at the end. So a head
+A demonstration says it by itself: it is where the hand was when it next opened or closed. So a head
 learns from a few dozen of them where the thing is that is to be grasped, which actions at full speed do not tell.
 
 Source: keyposes (James and Davison, Q-attention, 2022), heat maps over virtual views of the scene (Goyal et al., RVT,

@@ -6,6 +6,7 @@ off the expert's path together with the way back.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,8 @@ class PolicyDataConfig:
     """Demonstrations of each task."""
     first_seed: int = 0
     """Environment seed of the first demonstration; the next ones count up."""
+    tries: int = 4
+    """Environments that a demonstration may take: where the expert fails, it starts anew in another one."""
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the action noise, taken in turn."""
     asides: int = 0
@@ -40,9 +43,11 @@ class PolicyDataConfig:
     """Cameras of the rig that the scene memory sees."""
 
     def __post_init__(self) -> None:
-        if not self.tasks or self.num_demonstrations < 1 or not self.noise:
+        if not self.tasks or min(self.num_demonstrations, self.tries) < 1 or not self.noise:
             raise ConfigError(
-                "nothing to learn from", field="tasks, num_demonstrations, noise", expected="at least one of each"
+                "nothing to learn from",
+                field="tasks, num_demonstrations, tries, noise",
+                expected="at least one of each",
             )
 
 
@@ -111,8 +116,27 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
     )
 
 
+def successful_demonstration(task: str, *, seed: int, noise: float, config: PolicyDataConfig) -> Demonstration:
+    """The first demonstration that succeeds, of `config.tries` environments; the last one if none does.
+
+    A demonstration that gets stuck would teach to get stuck. The next environment is `config.num_demonstrations` seeds
+    on, so that no two demonstrations share one.
+
+    Raises:
+        EnvError: as `record_demonstration`.
+    """
+    for number in range(config.tries):
+        other = seed + number * config.num_demonstrations
+        demonstration = record_demonstration(task, seed=other, noise=noise, config=config)
+        if demonstration.success:
+            return demonstration
+    if config.tries > 1:
+        warnings.warn(f"{task}: the expert fails from seed {seed} on; its last try is learned from", stacklevel=2)
+    return demonstration
+
+
 def demonstration_jobs(config: PolicyDataConfig) -> list[tuple[str, int, float]]:
-    """(task, seed, noise) of every demonstration; each can be made on its own, in any process."""
+    """(task, first seed, noise) of every demonstration; each can be made on its own, in any process."""
     return [
         (task, config.first_seed + i, config.noise[i % len(config.noise)])
         for task in config.tasks

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import CheckpointError
-from scene4d.policy.demonstrations import Demonstration, PolicyDataConfig, demonstration_jobs, record_demonstration
+from scene4d.policy.demonstrations import Demonstration, PolicyDataConfig, demonstration_jobs, successful_demonstration
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.percept import CameraPercept, Percept
@@ -29,8 +29,8 @@ class PolicySamples(TensorStruct):
 
     rgb [n w h w 3] and alpha [n w h w] uint8, depth [n w h w] half, w = v views of now or 2v with the forecast;
     viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; goal [n 3] (NaN: none);
-    labels [n h a], valid [n h]; task_rows [n]; aim [n 3] m where the hand is when its grip next changes (NaN: the
-    views cannot tell); goal_free [n] whether the goal does not matter yet.
+    labels [n h a], valid [n h]; task_rows [n]; aim [n 3] m where the hand is when its grip next changes (NaN: it does
+    not, or the views cannot tell); goal_free [n] whether the goal does not matter yet.
     """
 
     rgb: Tensor
@@ -122,20 +122,23 @@ def _turned(wanted: dict[str, Tensor], aside: Aside) -> dict[str, Tensor]:
 
 
 def grips_ahead(labels: Tensor, *, hand: Tensor) -> tuple[Tensor, Tensor]:
-    """What a demonstration is heading for: its next change of grip, or its end.
+    """What a demonstration is heading for: its next change of grip.
+
+    Its end would not do where no change comes: a head that is to foresee where a door will be opened to at last looks
+    less at the handle.
 
     Args:
         labels: [t a] wanted actions, the last number of which is the grip. hand: [t 3] m, its place.
     Returns:
-        The hand's place at the next change [t 3] m; and [t] whether the goal does not matter yet, because something is
-        to be grasped first.
+        The hand's place at the next change [t 3] m, NaN where none comes; and [t] whether the goal does not matter
+        yet, because something is to be grasped first.
     """
     grip, length = labels[:, -1], len(labels)
     differs = (grip[None] - grip[:, None]).abs() > GRIP_CHANGE  # [t t]
     later = differs & (torch.arange(length) > torch.arange(length)[:, None])
     changes = later.any(1)
-    at = torch.where(changes, later.long().argmax(1), length - 1)
-    return hand[at], changes & (grip[at] > grip)
+    at = later.long().argmax(1)
+    return hand[at].masked_fill(~changes[:, None], torch.nan), changes & (grip[at] > grip)
 
 
 def train_policy_samples(
@@ -162,7 +165,7 @@ def train_policy_samples(
     jobs = demonstration_jobs(config) if jobs is None else jobs
     parts, wins = [], []
     for task, seed, noise in jobs:
-        demonstration = record_demonstration(task, seed=seed, noise=noise, config=config)
+        demonstration = successful_demonstration(task, seed=seed, noise=noise, config=config)
         wins.append(demonstration.success)
         looks = {"asides": config.asides, "seed": seed}
         parts.append(samples_from_demonstration(demonstration, make_percept(task), head=head, **looks))

@@ -1,6 +1,7 @@
 """Demonstrations to samples: labels free of noise, chunks aligned with their views, batches a function of the step."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from scene4d.policy.demonstrations import (
     demonstration_jobs,
     opening,
     record_demonstration,
+    successful_demonstration,
 )
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
@@ -28,7 +30,7 @@ from scene4d.policy.samples import (
 from scene4d.policy.training import batch_from_samples, policy_batches, policy_loss, set_head_statistics
 from scene4d.policy.views import MAX_TURN
 
-DATA = PolicyDataConfig(num_demonstrations=1, num_frames=6, image_size=32)
+DATA = PolicyDataConfig(num_demonstrations=1, tries=1, num_frames=6, image_size=32)
 HEAD = ActionHeadConfig(
     width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4
 )
@@ -171,8 +173,25 @@ def test_demonstrations_head_for_their_next_change_of_grip():
     labels = torch.cat([torch.zeros(7, 3), grip[:, None]], 1)
     hand = torch.arange(7.0)[:, None].expand(7, 3)
     aim, free = grips_ahead(labels, hand=hand)
-    assert aim[:, 0].tolist() == [3, 3, 3, 5, 5, 6, 6]
+    assert aim[:5, 0].tolist() == [3, 3, 3, 5, 5] and aim[5:].isnan().all()
     assert free.tolist() == [True, True, True, False, False, False, False]
+
+
+def test_demonstrations_that_fail_are_made_anew_elsewhere(monkeypatch):
+    """The expert of the third environment tried is the first that succeeds."""
+    tried = []
+
+    def record(task, *, seed, noise, config):
+        tried.append(seed)
+        return SimpleNamespace(success=seed == 23, seed=seed)
+
+    monkeypatch.setattr("scene4d.policy.demonstrations.record_demonstration", record)
+    config = PolicyDataConfig(num_demonstrations=10, tries=4)
+    found = successful_demonstration("push-v3", seed=3, noise=0.1, config=config)
+    assert found.seed == 23 and tried == [3, 13, 23]
+    with pytest.warns(UserWarning, match="the expert fails"):
+        last = successful_demonstration("push-v3", seed=4, noise=0.1, config=config)
+    assert last.seed == 34 and not last.success
 
 
 def test_a_hand_that_nothing_is_asked_of_opens():
