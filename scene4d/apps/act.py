@@ -17,9 +17,9 @@ from scene4d.apps.build.models import Models, load_models
 from scene4d.dynamics.actions import resting_action
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError
 from scene4d.gaussians.s4d import S4DFile, open_s4d
-from scene4d.policy.encoders import scene_rig
+from scene4d.policy.encoders import views_for
 from scene4d.policy.percept import foreseen
-from scene4d.policy.views import one_after_another, render_views
+from scene4d.policy.views import one_after_another
 from scene4d.types import Scene4D
 
 TOLD = ("action_spec", "proprio_spec", "action_meaning", "cameras")
@@ -116,7 +116,7 @@ def plan_actions(
     past = observed_part(scene)
     now = float(past.times[-1])
     way = proprio if proprio.ndim > 1 else proprio[None]
-    drawn = functools.partial(render_views, hand=way[-1, :3], size=head.config.view_size, rig=scene_rig(head.config))
+    drawn = functools.partial(views_for, head.config, hand=way[-1, :3])
     views, features = drawn(past.at(now)), None
     width = head.config.action_dim
     if forecast:

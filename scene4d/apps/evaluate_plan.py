@@ -21,8 +21,7 @@ from scene4d.eval.seeds import seed_range
 from scene4d.plan.cost import ImageCost, PointCost
 from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
 from scene4d.plan.seek import GoalSeeker
-from scene4d.policy.encoders import scene_rig
-from scene4d.policy.views import render_views
+from scene4d.policy.encoders import views_for
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.worldmodel import State
@@ -193,9 +192,7 @@ class PlanningAgent:
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""
         num, head = self.options.samples, self.models.policy
-        views = render_views(
-            state.memory, hand=state.proprio[:3], size=head.config.view_size, rig=scene_rig(head.config)
-        )
+        views = views_for(head.config, state.memory, hand=state.proprio[:3])
         many = lambda x: x.expand(num, *x.shape)
         seeds = [1000 * self.num_steps + i for i in range(num)]
         return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)

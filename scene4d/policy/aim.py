@@ -1,10 +1,10 @@
-"""Where the hand's grip is to change next, as a heat map over each view, and that place in space.
+"""The next keypose of the hand (`scene4d.policy.keyposes`), as a heat map over each view, and as a place in space.
 
-A demonstration says it by itself: it is where the hand was when it next opened or closed. So a head
-learns from a few dozen of them where the thing is that is to be grasped, which actions at full speed do not tell.
+So a head learns from a few dozen demonstrations where the thing is that is to be grasped or pressed, which actions at
+full speed do not tell.
 
-Source: keyposes (James and Davison, Q-attention, 2022), heat maps over virtual views of the scene (Goyal et al., RVT,
-2023); the place is found by least squares over the rays instead of on a grid.
+Source: heat maps over virtual views of the scene (Goyal et al., RVT, 2023); the place is found by least squares over
+the rays instead of on a grid.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class PolicyDataConfig:
     """Environments that a demonstration may take: where the expert fails, it starts anew in another one."""
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the action noise, taken in turn."""
-    asides: int = 0
+    asides: int = 1
     """Other looks at each frame, the scene turned about the hand; for heads that look at a memory."""
     num_frames: int = 80
     """Longest demonstration, in frames; one ends a few frames after success."""

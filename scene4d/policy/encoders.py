@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from scene4d.errors import ConfigError
 from scene4d.layers import MLP
-from scene4d.policy.views import HAND_RIG, WORKSPACE_RIG, CameraRig, points_from_views
-from scene4d.types import Frames
+from scene4d.policy.views import VIRTUAL_CAMERAS, points_from_views, render_views
+from scene4d.types import Frames, Gaussians
 
-RIGS = {"views": WORKSPACE_RIG, "near": HAND_RIG}
-"""The virtual cameras of the eyes that look at a scene."""
 POINT_SCALE = 0.25
 """Metres that count as 1 in the network: the reach of the hand-following views."""
 FAR = 4.0
@@ -37,24 +35,23 @@ class ActionHeadConfig:
     """Blocks over the action tokens."""
     stem: tuple[int, ...] = (24, 32, 48)
     """Channels of the strided convolutions before the last one, which gives `width`; each halves the picture."""
-    eyes: Literal["views", "near", "pictures", "points"] = "views"
-    """What the head looks at: virtual views of the scene memory and its forecast, of the workspace or near the hand;
-    or, as baselines without a scene, the pictures of the real cameras, or their points. Near the hand it also learns
-    where its grip is to change next."""
+    eyes: Literal["views", "pictures", "points"] = "views"
+    """What the head looks at: virtual views of the scene memory and its forecast, in which it also learns where the
+    hand's next keypose is; or, as baselines without a scene, the pictures of the real cameras, or their points."""
     view_size: int = 64
     """Pixels a side of the views, or of the real cameras' pictures."""
-    reach: float = 0.0
+    reach: float = 0.5
     """Metres from the hand, sideways, beyond which rendered matter is not looked at: what lies there depends on where
     the real cameras stand; 0 = everything is."""
-    num_views: int = len(WORKSPACE_RIG.cameras)
-    """Views of one instant: virtual ones (4 of the workspace, 3 near the hand), or real cameras."""
+    num_views: int = len(VIRTUAL_CAMERAS)
+    """Views of one instant: the virtual ones, or real cameras."""
     chunk: int = 8
     """Actions predicted at once."""
     action_dim: int = 4
     """Numbers in an action."""
     proprio_dim: int = 4
     """Numbers in the proprioception; the first three are the hand's place in m."""
-    told_goal: bool = False
+    told_goal: bool = True
     """Whether it can be told a goal: where what the task is about should come to be."""
     feature_dim: int = 0
     """Channels of the world model's latent tokens, their 3 of place included; 0 = they are not looked at."""
@@ -64,30 +61,30 @@ class ActionHeadConfig:
     """Steps from noise to actions."""
 
     def __post_init__(self) -> None:
-        if self.rig is not None and self.num_views != len(self.rig.cameras):
+        if self.sees_scene and self.num_views != len(VIRTUAL_CAMERAS):
             raise ConfigError(
-                "is not how many such views there are", field="num_views", found=self.num_views,
-                expected=len(self.rig.cameras),
+                "is not how many virtual views there are", field="num_views", found=self.num_views,
+                expected=len(VIRTUAL_CAMERAS),
             )  # fmt: skip
 
     @property
-    def rig(self) -> CameraRig | None:
-        """The virtual cameras it looks through; None if it looks through the real ones."""
-        return RIGS.get(self.eyes)
+    def sees_scene(self) -> bool:
+        """Whether it looks at a scene memory through virtual cameras, not through the real ones."""
+        return self.eyes == "views"
 
 
-def scene_rig(config: ActionHeadConfig) -> CameraRig:
-    """The virtual cameras of a head that is to look at a scene.
+def views_for(config: ActionHeadConfig, gaussians: Gaussians, *, hand: Tensor) -> Frames:
+    """The virtual views [*b v] that a head has of a scene [*b n], for the hand at [*b 3] m.
 
     Raises:
         ConfigError: it looks through the real cameras.
     """
-    if config.rig is None:
+    if not config.sees_scene:
         raise ConfigError(
             "the head looks through real cameras, not at scenes", field="policy.model.eyes", found=config.eyes,
-            expected=" or ".join(RIGS), fix="take weights whose head looks at scenes",
+            expected="views", fix="take weights whose head looks at scenes",
         )  # fmt: skip
-    return config.rig
+    return render_views(gaussians, hand=hand, size=config.view_size)
 
 
 class PictureEncoder(nn.Module):
@@ -185,6 +182,8 @@ class PointEncoder(nn.Module):
 def encoder_for(config: ActionHeadConfig) -> nn.Module:
     """Fresh eyes: (views Frames [b v], hand=[b 3]) -> tokens [b s c]."""
     kinds: dict[str, type[nn.Module]] = {
-        "views": ViewEncoder, "near": ViewEncoder, "pictures": PictureEncoder, "points": PointEncoder,
-    }  # fmt: skip
+        "views": ViewEncoder,
+        "pictures": PictureEncoder,
+        "points": PointEncoder,
+    }
     return kinds[config.eyes](config)

@@ -54,7 +54,7 @@ class ActionHead(nn.Module):
         self.features = nn.Linear(config.feature_dim, config.width) if config.feature_dim else None
         self.goal = MLP([GOAL_CHANNELS, config.width, config.width]) if config.told_goal else None
         self.aim = self.aimed = None
-        if config.eyes == "near":
+        if config.sees_scene:
             self.aim = AimMap([*config.stem, config.width], num_tasks=config.num_tasks)
             self.aimed = MLP([GOAL_CHANNELS, config.width, config.width])
         self.encoder = nn.ModuleList(
@@ -92,7 +92,7 @@ class ActionHead(nn.Module):
         goal [b 3] m, NaN where none is told; a head that learned without goals pays no heed to it.
 
         Returns:
-            The tokens, and heat maps [b v y x] over the views of now: where the grip is to change next (`AimMap`); None
+            The tokens, and heat maps [b v y x] over the views of now: where the next keypose is (`AimMap`); None
             from eyes that do not look for that.
         """
         hand = proprio[..., :3] if hand is None else hand
@@ -203,7 +203,7 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
 
     Args:
         batch: views Frames [b v] or [b 2v]; features [b l f] or None; proprio [b p]; hand and goal [b 3] or None;
-            task_rows [b]; actions [b h a]; valid [b h] bool; aim [b 3] m, where the grip is to change next.
+            task_rows [b]; actions [b h a]; valid [b h] bool; aim [b 3] m, the next keypose.
         num_draws: noise draws for each encoded sample; the decoder is cheap beside the encoder.
     Returns:
         The loss (scalar; differentiable in the weights) and metrics: error (mean absolute, normalised), and of eyes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.errors import ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.views import STRAIGHT, WORKSPACE_RIG, Aside, CameraRig, one_after_another, render_views
+from scene4d.policy.views import STRAIGHT, Aside, one_after_another, render_views
 from scene4d.types import Cameras, Frames, Gaussians, Scene4D
 from scene4d.worldmodel import WorldModel
 
@@ -45,7 +45,6 @@ class Percept:
         world_model: WorldModel | None = None,
         context: Mapping[str, Any] | None = None,
         view_size: int = 64,
-        rig: CameraRig = WORKSPACE_RIG,
         resting: Callable[[Tensor], Tensor] | None = None,
         horizon: int = 8,
         num_past: int = 8,
@@ -55,14 +54,13 @@ class Percept:
             make_stream: makes an empty scene memory.
             world_model: forecasts; None = views of now only.
             context: what the world model is told of task and robot.
-            rig: the virtual cameras.
             resting: the robot's state [p] -> the action [a] that leaves it there; a world model needs it.
             view_size: pixels a side.
             horizon: steps ahead of the forecast.
             num_past: how many past actions the world model is told.
         """
         self.world_model, self.context = world_model, dict(context or {})
-        self.view_size, self.rig, self.horizon, self.num_past = view_size, rig, horizon, num_past
+        self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
         self._make_stream, self._resting = make_stream, resting
         self.reset()
 
@@ -105,7 +103,7 @@ class Percept:
             self._seen = self._look()
         instants, features = self._seen
         hand = self.proprio[-1][:3]
-        look = {"hand": hand, "size": self.view_size, "rig": self.rig, "aside": aside}
+        look = {"hand": hand, "size": self.view_size, "aside": aside}
         drawn = [render_views(instant, **look) for instant in instants]
         return one_after_another(drawn), features
 
@@ -178,7 +176,7 @@ def percept_for(
     horizon: int = 8,
 ) -> Percept | CameraPercept:
     """What a head with these eyes is shown, while demonstrations are prepared and while a robot runs."""
-    if head.rig is None:
+    if not head.sees_scene:
         return CameraPercept(view_size=head.view_size, context=context)
     return Percept(
         make_stream,
@@ -186,7 +184,6 @@ def percept_for(
         context=context,
         resting=resting,
         view_size=head.view_size,
-        rig=head.rig,
         horizon=horizon,
     )
 

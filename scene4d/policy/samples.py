@@ -14,13 +14,11 @@ from scene4d.errors import CheckpointError
 from scene4d.policy.demonstrations import Demonstration, PolicyDataConfig, demonstration_jobs, successful_demonstration
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
+from scene4d.policy.keyposes import keyposes_ahead
 from scene4d.policy.percept import CameraPercept, Percept
 from scene4d.policy.views import Aside, random_aside
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.types import Frames, TensorStruct
-
-GRIP_CHANGE = 0.4
-"""How much the wanted grip, in [-1, 1], differs where a hand opens or closes."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class PolicySamples(TensorStruct):
 
     rgb [n w h w 3] and alpha [n w h w] uint8, depth [n w h w] half, w = v views of now or 2v with the forecast;
     viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; goal [n 3] (NaN: none);
-    labels [n h a], valid [n h]; task_rows [n]; aim [n 3] m where the hand is when its grip next changes (NaN: it does
-    not, or the views cannot tell); goal_free [n] whether the goal does not matter yet.
+    labels [n h a], valid [n h]; task_rows [n]; aim [n 3] m where the hand is at the next keypose (NaN: the views
+    cannot tell); goal_free [n] whether the goal does not matter yet.
     """
 
     rgb: Tensor
@@ -98,7 +96,7 @@ def _shown(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) ->
 def _wanted(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, Tensor]:
     """The rest of the samples [t]: state, goal, and what is wanted."""
     length = len(demonstration.actions)
-    aim, goal_free = grips_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
+    aim, goal_free = keyposes_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
     ahead = torch.arange(length)[:, None] + torch.arange(head.chunk)  # [t h]
     # Where a thing that is held is to be brought, no view shows.
     unseen = demonstration.goal.isfinite().all() & ~goal_free
@@ -119,26 +117,6 @@ def _turned(wanted: dict[str, Tensor], aside: Aside) -> dict[str, Tensor]:
     hand = wanted["proprio"][:3]
     places = {name: hand + aside.turned(wanted[name] - hand) for name in ("goal", "aim")}
     return {**wanted, **places, "labels": aside.turned(wanted["labels"])}
-
-
-def grips_ahead(labels: Tensor, *, hand: Tensor) -> tuple[Tensor, Tensor]:
-    """What a demonstration is heading for: its next change of grip.
-
-    Its end would not do where no change comes: a head that is to foresee where a door will be opened to at last looks
-    less at the handle.
-
-    Args:
-        labels: [t a] wanted actions, the last number of which is the grip. hand: [t 3] m, its place.
-    Returns:
-        The hand's place at the next change [t 3] m, NaN where none comes; and [t] whether the goal does not matter
-        yet, because something is to be grasped first.
-    """
-    grip, length = labels[:, -1], len(labels)
-    differs = (grip[None] - grip[:, None]).abs() > GRIP_CHANGE  # [t t]
-    later = differs & (torch.arange(length) > torch.arange(length)[:, None])
-    changes = later.any(1)
-    at = later.long().argmax(1)
-    return hand[at].masked_fill(~changes[:, None], torch.nan), changes & (grip[at] > grip)
 
 
 def train_policy_samples(

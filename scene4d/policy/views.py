@@ -1,7 +1,7 @@
 """The virtual cameras an action head looks through.
 
 None of them is a camera of the recording rig. A head that only ever sees these views does not care from where the real
-cameras looked, and those that follow the hand show the same picture wherever hand and object stand in the workspace.
+cameras looked; and as they follow the hand, they show the same picture wherever hand and object stand in the workspace.
 """
 
 from __future__ import annotations
@@ -32,59 +32,25 @@ class VirtualCamera:
     field: float
     """Height of the picture at the target, m."""
 
-    follows_hand: bool = True
-    """Whether the target goes with the hand (else it is the centre of the workspace)."""
 
-
-@dataclass(frozen=True)
-class CameraRig:
-    """Virtual cameras that belong together."""
-
-    cameras: tuple[VirtualCamera, ...]
-    """In the order of the views."""
-    hand_offset: tuple[float, float, float]
-    """From the hand to the target of the cameras that follow it, m."""
-
-
-WORKSPACE_CENTRE = (0.0, 0.65, 0.12)
-"""The point the fixed cameras look at, in m (table top of the arm, which stands at the origin and faces y)."""
-
-WORKSPACE_RIG = CameraRig(
-    cameras=(
-        VirtualCamera(
-            azimuth=math.radians(50), elevation=math.radians(42), distance=1.3, field=1.0, follows_hand=False
-        ),
-        VirtualCamera(
-            azimuth=math.radians(130), elevation=math.radians(42), distance=1.3, field=1.0, follows_hand=False
-        ),
-        VirtualCamera(azimuth=math.radians(38), elevation=math.radians(22), distance=1.5, field=0.7),
-        VirtualCamera(azimuth=math.radians(142), elevation=math.radians(22), distance=1.5, field=0.7),
-    ),
-    hand_offset=(0.0, 0.12, 0.0),
+HAND_OFFSET = (0.0, 0.03, -0.05)
+"""From the hand to the target of the cameras, m: what the fingers close on lies below them."""
+VIRTUAL_CAMERAS = (
+    VirtualCamera(azimuth=math.radians(38), elevation=math.radians(40), distance=1.5, field=0.4),
+    VirtualCamera(azimuth=math.radians(142), elevation=math.radians(40), distance=1.5, field=0.4),
+    VirtualCamera(azimuth=math.radians(90), elevation=math.radians(50), distance=1.5, field=0.4),
 )
-"""Fixed round the workspace, and following the hand: what the arm works on stands in front of it. Long lenses where the
-hand is followed: then a place in the picture means an offset from the hand in metres."""
-
-HAND_RIG = CameraRig(
-    cameras=(
-        VirtualCamera(azimuth=math.radians(38), elevation=math.radians(40), distance=1.5, field=0.4),
-        VirtualCamera(azimuth=math.radians(142), elevation=math.radians(40), distance=1.5, field=0.4),
-        VirtualCamera(azimuth=math.radians(90), elevation=math.radians(50), distance=1.5, field=0.4),
-    ),
-    hand_offset=(0.0, 0.03, -0.05),
-)
-"""All close to the hand, 6 mm a pixel at 64 px: what the fingers close on lies below it. None of them shows the room.
-A head that sees where in the room it stands learns a few dozen demonstrations by heart instead of looking for the
-object."""
+"""All close to the hand, 6 mm a pixel at 64 px. Long lenses: a place in the picture means an offset from the hand in
+metres. None shows the room: a head that sees where in the room it stands learns a few dozen demonstrations by heart
+instead of looking for the object."""
 
 
-def virtual_cameras(hand: Tensor, *, size: int = 64, rig: CameraRig = WORKSPACE_RIG) -> Cameras:
+def virtual_cameras(hand: Tensor, *, size: int = 64) -> Cameras:
     """The virtual cameras [*b v] for hands at `hand` [*b 3] m, square pictures of `size` px."""
     check(hand=(hand, "*b 3"))
-    centre = hand.new_tensor(WORKSPACE_CENTRE).expand_as(hand)
+    target = hand + hand.new_tensor(HAND_OFFSET)
     viewmats, Ks = [], []
-    for camera in rig.cameras:
-        target = hand + hand.new_tensor(rig.hand_offset) if camera.follows_hand else centre
+    for camera in VIRTUAL_CAMERAS:
         level = math.cos(camera.elevation)
         forward = (level * math.cos(camera.azimuth), level * math.sin(camera.azimuth), -math.sin(camera.elevation))
         viewmats.append(look_at(target - camera.distance * hand.new_tensor(forward), target))
@@ -129,7 +95,6 @@ def render_views(
     *,
     hand: Tensor,
     size: int = 64,
-    rig: CameraRig = WORKSPACE_RIG,
     aside: Aside = STRAIGHT,
 ) -> Frames:
     """Colour, depth and coverage of a scene from the virtual cameras.
@@ -138,13 +103,12 @@ def render_views(
         gaussians: [*b n] now, or of one predicted instant.
         hand: [*b 3] m, where the hand is now (for a predicted instant too: the views must not move with the guess).
         size: pixels a side.
-        rig: the cameras.
         aside: how it is looked at in training.
     Returns:
         Frames [*b v].
     """
     hand = hand.to(gaussians.means)
-    cameras = virtual_cameras(hand + hand.new_tensor(aside.shift), size=size, rig=rig)
+    cameras = virtual_cameras(hand + hand.new_tensor(aside.shift), size=size)
     moved = torch.eye(4).to(hand).repeat(*hand.shape[:-1], 1, 1)  # x -> R (x - hand) + hand
     moved[..., :3, :3] = turn = _about_vertical(hand.new_tensor(aside.turn))
     moved[..., :3, 3] = hand - hand @ turn.mT

@@ -126,16 +126,6 @@ def test_weights_without_a_head_are_refused(files, models):
         run_act(ActOptions(files / "scene.s4d", task="door open", weights=files / "headless.safetensors"))
 
 
-@pytest.mark.parametrize("forecast", [False, True])
-def test_a_head_that_looks_near_the_hand_acts(files, models, forecast):
-    head = ActionHead(ActionHeadConfig(eyes="near", num_views=3)).eval()
-    save_models(files / "near.safetensors", dataclasses.replace(models, policy=head), info=models.info)
-    options = ActOptions(
-        files / "scene.s4d", task="open the door", weights=files / "near.safetensors", forecast=forecast
-    )
-    assert len(run_act(options)["actions"]) == 8
-
-
 def test_a_head_of_real_cameras_is_refused(files, models):
     head = ActionHead(ActionHeadConfig(eyes="pictures", num_views=2))
     save_models(files / "pictures.safetensors", dataclasses.replace(models, policy=head), info=models.info)

@@ -10,18 +10,17 @@ from scene4d.geometry.camera import project
 from scene4d.policy.aim import STRIDE, aim_from_map, aim_loss
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead, head_loss
-from scene4d.policy.views import HAND_RIG, render_views, virtual_cameras
+from scene4d.policy.views import HAND_OFFSET, render_views, virtual_cameras
 from scene4d.types import Gaussians
 
-NEAR = ActionHeadConfig(
-    eyes="near", num_views=3, width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(12, 16, 24),
-    view_size=32, chunk=4,
-)  # fmt: skip
+SMALL = ActionHeadConfig(
+    width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(12, 16, 24), view_size=32, chunk=4
+)
 HAND = torch.tensor([0.0, 0.6, 0.2])
 
 
 def cameras_of(hands: torch.Tensor, *, size: int = 64):
-    return virtual_cameras(hands, size=size, rig=HAND_RIG)
+    return virtual_cameras(hands, size=size)
 
 
 def peaks(places: torch.Tensor, cameras, *, spread: float = 1.0) -> torch.Tensor:
@@ -36,7 +35,7 @@ def balls(offsets: torch.Tensor, *, rest: int = 4) -> tuple[Gaussians, torch.Ten
     """Scenes with a red ball at [b 3] m from the hand among blue ones, and their hands."""
     count = len(offsets)
     hands = HAND + 0.1 * torch.randn(count, 3)
-    others = torch.empty(count, rest, 3).uniform_(-0.12, 0.12) + torch.tensor(HAND_RIG.hand_offset)
+    others = torch.empty(count, rest, 3).uniform_(-0.12, 0.12) + torch.tensor(HAND_OFFSET)
     colours = torch.tensor([[1.5, -1.5, -1.5], *[[-1.5, -1.5, 1.5]] * rest])
     scenes = Gaussians(
         means=hands[:, None] + torch.cat([offsets[:, None], others], 1),
@@ -90,14 +89,14 @@ def test_gradient_is_that_of_numeric_differentiation():
 def test_learns_which_ball_from_where_hands_closed():
     """The red ball among blue ones, which only the demonstrations single out, at places never shown in training."""
     torch.manual_seed(0)
-    head = ActionHead(NEAR)
-    offsets = torch.tensor(HAND_RIG.hand_offset) + torch.empty(224, 3).uniform_(-0.1, 0.1)
+    head = ActionHead(SMALL)
+    offsets = torch.tensor(HAND_OFFSET) + torch.empty(224, 3).uniform_(-0.1, 0.1)
     scenes, hands = balls(offsets)
-    views = render_views(scenes, hand=hands, size=32, rig=HAND_RIG)
+    views = render_views(scenes, hand=hands, size=32)
     given = {
         "views": views, "proprio": torch.cat([torch.zeros(224, 3), torch.ones(224, 1)], -1), "hand": hands,
         "task_rows": torch.zeros(224, dtype=torch.long), "aim": hands + offsets,
-        "actions": torch.zeros(224, NEAR.chunk, 4), "valid": torch.ones(224, NEAR.chunk, dtype=torch.bool),
+        "actions": torch.zeros(224, SMALL.chunk, 4), "valid": torch.ones(224, SMALL.chunk, dtype=torch.bool),
     }  # fmt: skip
     optimizer = torch.optim.AdamW(head.parameters(), lr=4e-3)
     for step in range(60):
@@ -117,9 +116,9 @@ def test_learns_which_ball_from_where_hands_closed():
 
 def test_the_forecast_does_not_change_where_the_head_aims():
     torch.manual_seed(0)
-    head, hand = ActionHead(NEAR).eval(), HAND.expand(2, 3)
+    head, hand = ActionHead(SMALL).eval(), HAND.expand(2, 3)
     scenes, hands = balls(torch.zeros(2, 3))
-    views = render_views(scenes, hand=hands, size=32, rig=HAND_RIG)
+    views = render_views(scenes, hand=hands, size=32)
     both = views.map(lambda x: torch.cat([x, torch.rand_like(x)], 1)).replace(
         cameras=views.cameras.map(lambda x: torch.cat([x, x], 1))
     )
@@ -132,5 +131,5 @@ def test_the_forecast_does_not_change_where_the_head_aims():
 
 def test_number_of_views_is_that_of_the_cameras():
     with pytest.raises(ConfigError, match="num_views"):
-        dataclasses.replace(NEAR, num_views=4)
-    assert ActionHead(dataclasses.replace(NEAR, eyes="views", num_views=4)).aim is None
+        dataclasses.replace(SMALL, num_views=4)
+    assert ActionHead(dataclasses.replace(SMALL, eyes="pictures", num_views=2)).aim is None

@@ -54,7 +54,7 @@ def test_points_do_not_tell_which_camera_saw_them_and_stay_with_the_hand():
 
 def test_matter_out_of_reach_is_not_looked_at():
     torch.manual_seed(0)
-    eyes, seen = encoder_for(ActionHeadConfig(reach=0.3)).eval(), frames(4)
+    eyes, seen = encoder_for(ActionHeadConfig(reach=0.3)).eval(), frames(3)
     points = unproject(seen.depth, seen.cameras.viewmats, seen.cameras.Ks) - HAND[:, None, None, None]
     far = points[..., :2].norm(dim=-1) > 0.3
     assert 0.1 < float(far.float().mean()) < 0.9

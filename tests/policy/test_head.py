@@ -9,7 +9,7 @@ from scene4d.errors import ShapeError
 from scene4d.layers import num_parameters
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead, goal_features, head_loss, sample_chunk, task_row
-from scene4d.policy.views import render_views, virtual_cameras
+from scene4d.policy.views import HAND_OFFSET, render_views, virtual_cameras
 from scene4d.types import Frames, Gaussians
 
 SMALL = ActionHeadConfig(
@@ -47,7 +47,7 @@ def test_actions_have_the_batch_of_the_views(batch, future):
 
 
 def test_wrong_number_of_views_is_told():
-    views = random_views(2)[:, :3]
+    views = random_views(2)[:, :2]
     with pytest.raises(ShapeError, match="views"):
         ActionHead(SMALL).act(views, features=None, proprio=torch.randn(2, 4), task="open", seed=0)
 
@@ -69,9 +69,9 @@ def test_forecast_task_proprio_and_features_matter():
         v, **{"features": features, "proprio": proprio, "task": "a", "seed": 0, **changed}
     )
     whole = row(views)
-    future = views.replace(rgb=torch.cat([views.rgb[:, :4], torch.rand_like(views.rgb[:, 4:])], 1))
+    future = views.replace(rgb=torch.cat([views.rgb[:, :3], torch.rand_like(views.rgb[:, 3:])], 1))
     for other in (
-        row(future), row(views[:, :4]), row(views, task="b"),
+        row(future), row(views[:, :3]), row(views, task="b"),
         row(views, proprio=proprio + 1), row(views, features=None),
     ):  # fmt: skip
         assert (other - whole).abs().max() > 1e-4
@@ -110,6 +110,7 @@ def test_learns_to_go_where_it_is_told():
             "task_rows": torch.zeros(count, dtype=torch.long),
             "actions": (way / 0.1)[:, None].expand(-1, SMALL.chunk, -1),
             "valid": torch.ones(count, SMALL.chunk, dtype=torch.bool),
+            "aim": torch.full((count, 3), torch.nan),
         }
 
     for _ in range(150):
@@ -179,7 +180,7 @@ def test_learns_where_a_ball_is():
     config = ActionHeadConfig(**{**vars(SMALL), "view_size": 32, "stem": (12, 16, 24)})
     head = ActionHead(config)
     hand = torch.tensor([0.0, 0.6, 0.2]) + 0.1 * torch.randn(192, 3)
-    offset = torch.tensor([0.0, 0.12, 0.0]) + torch.empty(192, 3).uniform_(-0.12, 0.12)
+    offset = torch.tensor(HAND_OFFSET) + torch.empty(192, 3).uniform_(-0.12, 0.12)
     ball = Gaussians(
         means=(hand + offset)[:, None],
         quats=torch.tensor([1.0, 0, 0, 0]).expand(192, 1, 4),
@@ -188,7 +189,7 @@ def test_learns_where_a_ball_is():
         sh=torch.ones(192, 1, 1, 3),
     )
     views = render_views(ball, hand=hand, size=32)
-    actions = torch.cat([(offset - torch.tensor([0.0, 0.12, 0.0])) / 0.07, torch.zeros(192, 1)], -1)
+    actions = torch.cat([(offset - torch.tensor(HAND_OFFSET)) / 0.07, torch.zeros(192, 1)], -1)
     actions = actions[:, None].expand(-1, config.chunk, -1)
     proprio, rows = torch.cat([hand, torch.zeros(192, 1)], -1), torch.zeros(192, dtype=torch.long)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
@@ -196,7 +197,7 @@ def test_learns_where_a_ball_is():
         pick = torch.arange(32) + 32 * (step % 5)
         batch = {
             "views": views[pick], "proprio": proprio[pick], "task_rows": rows[pick], "actions": actions[pick],
-            "valid": torch.ones(32, config.chunk, dtype=torch.bool),
+            "valid": torch.ones(32, config.chunk, dtype=torch.bool), "aim": torch.full((32, 3), torch.nan),
         }  # fmt: skip
         optimizer.zero_grad()
         head_loss(head, batch, num_draws=4)[0].backward()

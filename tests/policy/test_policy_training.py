@@ -21,7 +21,6 @@ from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import Percept
 from scene4d.policy.samples import (
     PolicySamples,
-    grips_ahead,
     load_samples,
     samples_from_demonstration,
     save_samples,
@@ -30,7 +29,7 @@ from scene4d.policy.samples import (
 from scene4d.policy.training import batch_from_samples, policy_batches, policy_loss, set_head_statistics
 from scene4d.policy.views import MAX_TURN
 
-DATA = PolicyDataConfig(num_demonstrations=1, tries=1, num_frames=6, image_size=32)
+DATA = PolicyDataConfig(num_demonstrations=1, tries=1, asides=0, num_frames=6, image_size=32)
 HEAD = ActionHeadConfig(
     width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4
 )
@@ -147,7 +146,10 @@ def test_goals_that_no_picture_shows_are_told_most_of_the_time(samples):
     assert pushed.goal.shape == (3,) and bool(pushed.goal.isfinite().all()) and not torch.equal(pushed.goal, other.goal)
     told = samples_from_demonstration(pushed, percept(), head=HEAD)
     assert torch.equal(told.goal, pushed.goal.expand(2, 3)) and not told.goal_free.any()
-    assert told.aim.isnan().all() and samples.aim.isfinite().all()
+    grasped = pushed.labels.clone()
+    grasped[1, -1] = -grasped[1, -1]
+    held = samples_from_demonstration(pushed.replace(labels=grasped, goal=samples.goal[0]), percept(), head=HEAD)
+    assert told.aim.isnan().all() and held.aim[0].isfinite().all()
     make = policy_batches(told, num_views=HEAD.num_views, batch_size=2, seed=0)
     share = torch.cat([make(step)["goal"] for step in range(100)]).isfinite().all(-1).float().mean()
     assert 0.8 < share < 0.97
@@ -166,15 +168,6 @@ def test_goals_that_do_not_matter_yet_are_those_of_others(samples):
     mixed = other_goals(some, generator=torch.Generator().manual_seed(0))
     assert mixed[0].isnan().all() and mixed[1:].isfinite().all()
     assert other_goals(samples, generator=torch.Generator()).isnan().all()
-
-
-def test_demonstrations_head_for_their_next_change_of_grip():
-    grip = torch.tensor([-1.0, -1, -1, 0.6, 0.6, -1, -1])
-    labels = torch.cat([torch.zeros(7, 3), grip[:, None]], 1)
-    hand = torch.arange(7.0)[:, None].expand(7, 3)
-    aim, free = grips_ahead(labels, hand=hand)
-    assert aim[:5, 0].tolist() == [3, 3, 3, 5, 5] and aim[5:].isnan().all()
-    assert free.tolist() == [True, True, True, False, False, False, False]
 
 
 def test_demonstrations_that_fail_are_made_anew_elsewhere(monkeypatch):
@@ -230,7 +223,7 @@ def test_loss_falls(samples):
         value.backward()
         optimizer.step()
         values.append(float(value.detach()))
-    assert metrics.keys() == {"error"}
+    assert metrics.keys() == {"error", "aim"}
     assert sum(values[-5:]) < 0.7 * sum(values[:5])
 
 

@@ -123,12 +123,12 @@ class PolicyStageConfig:
     """Demonstrations."""
     batch_size: int = 48
     """Moments a step."""
-    train: LoopConfig = field(default_factory=LoopConfig)
+    train: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2000, optim=OptimConfig(lr=2e-3)))
     """Steps and optimiser."""
 
     def __post_init__(self) -> None:
         eyes, num = self.model.eyes, len(self.data.input_cameras)
-        if self.model.rig is None and (self.model.num_views != num or self.model.view_size != self.data.image_size):
+        if not self.model.sees_scene and (self.model.num_views != num or self.model.view_size != self.data.image_size):
             raise ConfigError(
                 f"{eyes} are those of the real cameras",
                 field="policy.model.num_views, view_size",

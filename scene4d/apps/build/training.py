@@ -179,7 +179,7 @@ def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
                 num_views=stage.model.num_views,
                 batch_size=stage.batch_size,
                 seed=stage.train.seed,
-                from_memory=stage.model.rig is not None,
+                from_memory=stage.model.sees_scene,
             ),
             config=stage.train,
             folder=folders.policy,
@@ -208,6 +208,8 @@ def export_stage(
         }
         load_weights(policy, folders.policy / "head.safetensors")
     models = type(world)(vae=world.vae, dynamics=world.dynamics, policy=policy, info={})
+    if config.policy_only:
+        provenance = {**provenance, "start": world.info.get("provenance")}
     size = save_models(path, models, info={**world.info, **learnt, "provenance": provenance})
     load_models(path)
     return {"path": str(path), "bytes": size, "policy": head}

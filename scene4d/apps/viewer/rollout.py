@@ -13,8 +13,7 @@ from scene4d.apps.act import observed_part, task_from_text
 from scene4d.apps.build.models import Models
 from scene4d.errors import CheckpointError, NumericsError
 from scene4d.gaussians.points import robust_bounds
-from scene4d.policy.encoders import scene_rig
-from scene4d.policy.views import render_views
+from scene4d.policy.encoders import views_for
 from scene4d.types import Gaussians, Scene4D
 
 TOO_FAR = 5.0
@@ -58,9 +57,7 @@ def roll_forward(
     state = model.observe(past, actions=done if len(done) else rest, proprio=start.proprio, context=context)
     centre, radius = robust_bounds(state.memory)
     for number, step in enumerate(range(0, num_steps, replan_every)):
-        views = render_views(
-            state.memory, hand=state.proprio[:3], size=head.config.view_size, rig=scene_rig(head.config)
-        )
+        views = views_for(head.config, state.memory, hand=state.proprio[:3])
         actions = head.act(views, features=None, proprio=state.proprio, task=name, seed=seed + number)
         forecast = model.predict(state, actions=actions[: min(replan_every, num_steps - step)], seeds=(seed + number,))
         scene = model.scene(state, forecast)
