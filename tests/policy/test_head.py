@@ -13,7 +13,7 @@ from scene4d.policy.views import HAND_OFFSET, render_views, virtual_cameras
 from scene4d.types import Frames, Gaussians
 
 SMALL = ActionHeadConfig(
-    width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4
+    width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4, reach=0.0
 )
 
 
@@ -89,7 +89,7 @@ def test_a_goal_counts_from_the_hand_and_only_where_it_is_told():
     away = torch.tensor([0.3, -0.2, 0.5])
     told = goal_features(goal, hand=proprio[:, :3])
     assert torch.allclose(told, goal_features(goal + away, hand=proprio[:, :3] + away), atol=1e-4)
-    unaware = awake()
+    unaware = awake(dataclasses.replace(SMALL, told_goal=False))
     plain = unaware.act(views, features=None, proprio=proprio, task="push", seed=0)
     assert torch.equal(plain, unaware.act(views, features=None, proprio=proprio, task="push", seed=0, goal=goal))
 
