@@ -117,7 +117,7 @@ class ActionHead(nn.Module):
         levels = self.views.levels(views, hand=hand)
         now = [level.unflatten(0, (-1, count))[:, :num].flatten(0, 1) for level in levels]
         heat = self.aim(now, task_rows=task_rows, count=num)
-        # What the maps say is taken as said: they learn where grips change, not what would make the actions better.
+        # What the maps say is taken as said: they learn keyposes, not what would make the actions better.
         place = aim_from_map(heat.detach(), views.cameras[:, :num])
         told = self.aimed(goal_features(place, hand=hand))
         return [self.views.tokens(levels[-1], count=count), told[:, None]], heat
