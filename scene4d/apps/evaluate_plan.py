@@ -75,9 +75,10 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
         ConfigError: the seeds are an empty range, a number is below 1, or no action head is there to propose plans.
     """
     seeds = seed_range(options.seeds)
-    if min(options.samples, options.iterations, options.replan_every, options.max_frames, options.processes) < 1:
-        raise ConfigError("must be at least 1", field="samples, iterations, replan_every, max_frames, processes")
+    if min(options.samples, options.iterations, options.replan_every, options.processes) < 1:
+        raise ConfigError("must be at least 1", field="samples, iterations, replan_every, processes")
     models = load_models(options.weights)
+    _rollout_config(options, models)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
     jobs = [(options, task, seed) for task in options.tasks for seed in seeds]
@@ -107,10 +108,16 @@ class Played:
 
 
 def _play(options: EvalPlanOptions, task: str, seed: int) -> Played:
-    config = RolloutConfig(max_frames=options.max_frames)
+    models = models_once(options.weights)
+    config = _rollout_config(options, models)
     goal = goal_of_expert(task, seed=seed, config=config)
-    agent = PlanningAgent(models_once(options.weights), goal, task=task, options=options)
+    agent = PlanningAgent(models, goal, task=task, options=options)
     return Played(roll_out(agent, task, seed=seed, config=config), agent.plan_seconds, goal.reached)
+
+
+def _rollout_config(options: EvalPlanOptions, models: Models) -> RolloutConfig:
+    size = (models.policy_size, models.policy_size)
+    return RolloutConfig(max_frames=options.max_frames, size=size, cameras=models.policy_cameras)
 
 
 def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:

@@ -15,7 +15,7 @@ from scene4d.apps.pictures import colour_picture, enlarge
 from scene4d.apps.progress import counter_shown
 from scene4d.apps.render import write_pictures
 from scene4d.errors import ConfigError
-from scene4d.eval.control import Rollout, RolloutConfig, paired_difference, report, roll_out
+from scene4d.eval.control import Rollout, RolloutConfig, paired_success, report, roll_out
 from scene4d.eval.seeds import seed_range
 
 FILMING = "front"
@@ -50,7 +50,8 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict[str, Any]:
     """Returns {success, interval, tasks: {name: {success, interval, ...}}, ...}; paired: without_forecast, difference.
 
     Raises:
-        ConfigError: the weights hold no action head, no task is named, or the seeds are an empty range.
+        ConfigError: the weights hold no action head or never learned a task, no task is named, the seeds are an empty
+            range, or a number is out of its range.
     """
     models = load_models(options.weights)
     tasks, seeds = _asked(options, models)
@@ -59,7 +60,7 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict[str, Any]:
     if not options.paired:
         return {**report(rollouts), **told}
     without = _rollouts(dataclasses.replace(options, forecast=False, videos=None), tasks, seeds)
-    difference = paired_difference(rollouts, without)
+    difference = paired_success(rollouts, without)
     return {**report(rollouts), "without_forecast": report(without), "difference": difference, **told}
 
 
@@ -69,8 +70,14 @@ def _asked(options: EvalPolicyOptions, models: Models) -> tuple[tuple[str, ...],
     tasks = options.tasks or tuple(models.tasks)
     if not tasks:
         raise ConfigError("no task is named", field="tasks", fix="add --tasks NAME")
-    if min(options.max_frames, options.processes) < 1:
-        raise ConfigError("must be at least 1", field="max_frames, processes")
+    if options.processes < 1:
+        raise ConfigError("must be at least 1", field="processes", found=options.processes)
+    if strange := sorted(set(tasks) - set(models.tasks)):
+        raise ConfigError(
+            "were never learned by this action head", field="tasks", found=strange, expected=sorted(models.tasks),
+            fix="take weights that were trained on them",
+        )  # fmt: skip
+    _rollout_config(options, models)
     if options.paired and not options.forecast:
         raise ConfigError("needs the forecast", field="paired", fix="leave --no-forecast out")
     return tasks, seed_range(options.seeds)
@@ -89,18 +96,22 @@ def _rollouts(options: EvalPolicyOptions, tasks: Sequence[str], seeds: Sequence[
 
 def _rollout(options: EvalPolicyOptions, task: str, seed: int) -> Rollout:
     models = models_once(options.weights)
-    config = RolloutConfig(
-        max_frames=options.max_frames,
-        size=(models.policy_size, models.policy_size),
-        cameras=models.policy_cameras,
-        turned_deg=options.turned,
-    )
+    config = _rollout_config(options, models)
     agent = agent_maker(models, forecast=options.forecast)(task)
     rollout = roll_out(agent, task, seed=seed, config=config, film=FILMING if options.videos else None)
     if options.videos:
         _write_video(options.videos, rollout)
     # Only the numbers are kept: pictures of a hundred rollouts would not fit.
     return dataclasses.replace(rollout, video=[])
+
+
+def _rollout_config(options: EvalPolicyOptions, models: Models) -> RolloutConfig:
+    return RolloutConfig(
+        max_frames=options.max_frames,
+        size=(models.policy_size, models.policy_size),
+        cameras=models.policy_cameras,
+        turned_deg=options.turned,
+    )
 
 
 def _write_video(folder: Path, rollout: Rollout) -> None:

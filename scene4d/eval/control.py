@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.errors import ConfigError
+from scene4d.errors import ConfigError, NumericsError
+from scene4d.eval.rates import mcnemar_p, paired_interval, wilson_interval
 from scene4d.geometry.rotation import apply_pose
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Frames
 from scene4d.worldmodel import Agent
 
+MAX_FRAMES = 250
+"""Frames after which the simulator ends an episode: as long as Meta-World's usual 500 steps, two of which are one."""
 TOUCHED_M = 0.01
 """Way from which something counts as moved."""
 ARMS = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
@@ -29,14 +32,20 @@ STILL_M = 0.02
 class RolloutConfig:
     """How a rollout is run."""
 
-    max_frames: int = 250
-    """Steps after which a rollout counts as failed: as long as Meta-World's usual 500, two of which are one here."""
+    max_frames: int = MAX_FRAMES
+    """Steps after which a rollout counts as failed."""
     size: tuple[int, int] = (64, 64)
     """Width and height of the agent's pictures, px."""
     cameras: tuple[str, ...] = ("left", "right")
     """Cameras of the rig that the agent gets."""
     turned_deg: float = 0.0
     """How far the fixed cameras are turned about the workspace, away from where they stood in training."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_frames <= MAX_FRAMES:
+            raise ConfigError(
+                "is no length of an episode", field="max_frames", found=self.max_frames, expected=f"1 to {MAX_FRAMES}"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,21 +65,10 @@ class Rollout:
     """[t p] before each action."""
     touched_m: float = 0.0
     """The longest way that anything but the robot was moved, m."""
+    gave_up: bool = False
+    """Whether the agent had no finite action to answer."""
     video: list[Frames] = field(default_factory=list)
     """Pictures of the filming camera, if one was asked for."""
-
-
-def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a success rate: it stays inside [0, 1] and does not vanish at 0 or at 1.
-
-    Source: Wilson (1927), without continuity correction.
-    """
-    if trials == 0:
-        return 0.0, 1.0
-    rate, share = successes / trials, z * z / trials
-    centre = (rate + share / 2) / (1 + share)
-    half = z / (1 + share) * math.sqrt(rate * (1 - rate) / trials + share / (4 * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def roll_out(
@@ -79,7 +77,7 @@ def roll_out(
     """Let an agent act until the task succeeds or time is up.
 
     Args:
-        agent: reset here.
+        agent: reset here; one that has no finite action to answer (NumericsError) has failed.
         task: name of a Meta-World task.
         seed: environment seed.
         film: a camera of the rig whose pictures are kept (the agent does not get them).
@@ -89,7 +87,7 @@ def roll_out(
     config = config if config is not None else RolloutConfig()
     extra = () if film is None or film in config.cameras else (film,)
     cameras = (*config.cameras, *extra)
-    actions, proprios, video, seconds, touched, success = [], [], [], 0.0, 0.0, False
+    actions, proprios, video, seconds, touched, success, gave_up = [], [], [], 0.0, 0.0, False, False
     agent.reset()
     with MetaWorldSim(
         task, seed=seed, size=config.size, cameras=cameras, segments=False, turned_deg=config.turned_deg
@@ -103,10 +101,14 @@ def roll_out(
                 video.append(frames[film])
             start = time.perf_counter()
             seen = {name: frames[name] for name in config.cameras}
-            action = agent.step(seen, proprio=proprio, task=task, goal=sim.goal)
+            proprios.append(proprio)
+            try:
+                action = agent.step(seen, proprio=proprio, task=task, goal=sim.goal)
+            except NumericsError:
+                gave_up = True
+                break
             seconds += time.perf_counter() - start
             actions.append(action)
-            proprios.append(proprio)
             _, success = sim.step(action)
             touched = max([touched, *(places() - rest).norm(dim=-1).flatten().tolist()])
     return Rollout(
@@ -115,9 +117,10 @@ def roll_out(
         success=bool(success),
         num_steps=len(actions),
         seconds=seconds,
-        actions=torch.stack(actions),
+        actions=torch.stack(actions) if actions else torch.zeros(0),
         proprio=torch.stack(proprios),
         touched_m=touched,
+        gave_up=gave_up,
         video=video,
     )
 
@@ -138,36 +141,40 @@ def report(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     return {**overall, "agent_hz": hz, "tasks": {task: summarise(found) for task, found in by_task.items()}}
 
 
-def paired_difference(ours: Sequence[Rollout], other: Sequence[Rollout]) -> dict[str, Any]:
+def paired_success(ours: Sequence[Rollout], other: Sequence[Rollout]) -> dict[str, Any]:
     """How much more often the first of two policies succeeds, both on the same tasks and seeds, in the same order.
 
     Returns:
-        JSON-ready: mean difference of success, its 95 % interval (normal, over pairs), num_pairs, and how many pairs
-        only one of both solved (only_ours, only_other).
+        JSON-ready: mean difference of success, its 95 % interval (`paired_interval`), num_pairs, how many pairs only
+        one of both solved (only_ours, only_other), and p: how likely so uneven a split of those is by chance.
     Raises:
-        ConfigError: they are not pairs.
+        ConfigError: they are not pairs, or there is none.
     """
-    if [(r.task, r.seed) for r in ours] != [(r.task, r.seed) for r in other]:
+    if not ours or [(r.task, r.seed) for r in ours] != [(r.task, r.seed) for r in other]:
         raise ConfigError("are not the same of both", field="rollouts", expected="the same tasks and seeds, in order")
-    ways = torch.tensor([float(a.success) - float(b.success) for a, b in zip(ours, other, strict=True)])
-    mean, half = float(ways.mean()), 1.96 * float(ways.std(correction=1)) / math.sqrt(len(ways))
+    pairs = Counter((a.success, b.success) for a, b in zip(ours, other, strict=True))
+    both, only_ours, only_other = pairs[True, True], pairs[True, False], pairs[False, True]
+    low, high = paired_interval(both, only_ours, only_other, neither=pairs[False, False])
     return {
-        "mean": round(mean, 4),
-        "interval": [round(mean - half, 4), round(mean + half, 4)],
-        "num_pairs": len(ways),
-        "only_ours": int((ways > 0).sum()),
-        "only_other": int((ways < 0).sum()),
+        "mean": round((only_ours - only_other) / len(ours), 4),
+        "interval": [round(low, 4), round(high, 4)],
+        "num_pairs": len(ours),
+        "only_ours": only_ours,
+        "only_other": only_other,
+        "p": round(mcnemar_p(only_ours, only_other), 4),
     }
 
 
 def failure_kind(rollout: Rollout) -> str | None:
     """Why a rollout failed; None for a success.
 
-    stuck: the hand stood still over the last third and nothing had been moved; missed: nothing was ever moved;
-    unfinished: something was moved, but not to where it belongs.
+    gave up: the agent had no finite action; stuck: the hand stood still over the last third and nothing had been moved;
+    missed: nothing was ever moved; unfinished: something was moved, but not to where it belongs.
     """
     if rollout.success:
         return None
+    if rollout.gave_up:
+        return "gave up"
     if rollout.touched_m > TOUCHED_M:
         return "unfinished"
     late = rollout.proprio[2 * len(rollout.proprio) // 3 :, :3]

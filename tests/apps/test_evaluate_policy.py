@@ -43,7 +43,13 @@ def test_processes_change_nothing(weights):
 
 @pytest.mark.parametrize(
     ("wrong", "field"),
-    [({"seeds": (3, 2)}, "seeds"), ({"processes": 0}, "processes"), ({"paired": True, "forecast": False}, "paired")],
+    [
+        ({"seeds": (3, 2)}, "seeds"),
+        ({"processes": 0}, "processes"),
+        ({"paired": True, "forecast": False}, "paired"),
+        ({"max_frames": 300}, "max_frames"),
+        ({"tasks": ("hammer-v3",)}, "hammer-v3"),
+    ],
 )
 def test_refused_before_anything_runs(weights, wrong, field):
     with pytest.raises(ConfigError, match=field):

@@ -5,37 +5,20 @@ import json
 import pytest
 import torch
 
-from scene4d.errors import ConfigError
+from scene4d.errors import ConfigError, NumericsError
 from scene4d.eval.control import (
     Rollout,
     RolloutConfig,
     failure_kind,
-    paired_difference,
+    paired_success,
     report,
     roll_out,
     summarise,
-    wilson_interval,
 )
+from scene4d.eval.rates import paired_interval
 
 TASK = "button-press-v3"
 QUICK = RolloutConfig(size=(16, 16), max_frames=5)
-
-
-@pytest.mark.parametrize(
-    ("wins", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (8, 10, 0.49016, 0.94331), (263, 500, 0.48220, 0.56940)],
-)
-def test_wilson_interval_has_the_published_values(wins, trials, low, high):
-    found = wilson_interval(wins, trials)
-    assert found == pytest.approx((low, high), abs=2e-5)
-
-
-def test_wilson_interval_covers_as_it_says():
-    """Of many experiments with a true rate of 0.8, about 95 % of the intervals hold it."""
-    wins = torch.distributions.Binomial(50, torch.tensor(0.8)).sample((4000,)).int()
-    table = [wilson_interval(k, 50) for k in range(51)]
-    share = sum(table[k][0] <= 0.8 <= table[k][1] for k in wins.tolist()) / 4000
-    assert 0.92 < share < 0.98
 
 
 def test_summary_counts():
@@ -53,12 +36,12 @@ def some(*successes):
 
 
 def test_pairs_are_compared_seed_by_seed():
-    found = paired_difference(some(1, 1, 0, 1), some(1, 0, 0, 0))
+    found = paired_success(some(1, 1, 0, 1), some(1, 0, 0, 0))
     assert found["mean"] == 0.5 and (found["only_ours"], found["only_other"]) == (2, 0)
-    # Differences 0 1 0 1: deviation 0.577, over four pairs.
-    assert found["interval"] == pytest.approx([0.5 - 1.96 * 0.57735 / 2, 0.5 + 1.96 * 0.57735 / 2], abs=1e-4)
-    with pytest.raises(ConfigError, match="same of both"):
-        paired_difference(some(1, 1), some(1))
+    assert found["interval"] == pytest.approx(paired_interval(1, 2, 0, neither=1), abs=1e-4) and found["p"] == 0.5
+    for ours, other in ((some(1, 1), some(1)), ([], [])):
+        with pytest.raises(ConfigError, match="same of both"):
+            paired_success(ours, other)
 
 
 def test_failures_are_told_apart():
@@ -132,3 +115,23 @@ def test_replayed_expert_succeeds():
     assert result["success"] == 1.0 and result["mean_steps"] == len(actions)
     assert result["tasks"][TASK]["interval"] == result["interval"]
     assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize("num", [0, 251])
+def test_episodes_are_as_long_as_the_simulator_allows(num):
+    with pytest.raises(ConfigError, match="max_frames"):
+        RolloutConfig(max_frames=num)
+
+
+def test_an_agent_without_a_finite_action_has_failed_and_the_others_go_on():
+    pytest.importorskip("metaworld", reason="the simulator is not installed")
+
+    class Lost(Player):
+        def step(self, frames, **state):
+            if len(self.goals) == 2:
+                raise NumericsError("no future is finite", field="plan")
+            return super().step(frames, **state)
+
+    rollout = roll_out(Lost([torch.zeros(4)]), TASK, seed=1003, config=QUICK)
+    assert not rollout.success and failure_kind(rollout) == "gave up" and rollout.num_steps == 2
+    assert report([rollout])["tasks"][TASK]["failures"] == {"gave up": [1003]}
