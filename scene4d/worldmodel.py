@@ -84,8 +84,9 @@ class WorldModel(Protocol):
         proprio: Tensor,
         context: Mapping[str, Any],
         state: State | None = None,
+        memory: Gaussians | None = None,
     ) -> State:
-        """Start from, or correct with, what has been seen up to now."""
+        """Start from, or correct with, what has been seen up to now; `memory`: its Gaussians, if they are at hand."""
         ...
 
     def predict(
@@ -129,7 +130,14 @@ class Policy(Protocol):
     """Turns views into a chunk of actions."""
 
     def act(
-        self, views: Frames, *, features: Tensor, proprio: Tensor, task: str, seed: int, goal: Tensor | None = None
+        self,
+        views: Frames,
+        *,
+        features: Tensor | None,
+        proprio: Tensor,
+        task: str,
+        seed: int,
+        goal: Tensor | None = None,
     ) -> Tensor:
         """Actions [*b h a] in the units of the action spec, from views [*b v] and goals [*b 3] m, if told."""
         ...

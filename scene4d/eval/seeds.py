@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from scene4d.errors import ConfigError
 
+KEPT_SEEDS = range(1000, 2100)
+"""Environments of validation (1000 to 1099) and test (2000 to 2099), and what lies between: never learned from."""
+
+
+def learned_from(first: int, num: int, *, field: str) -> None:
+    """Refuse `num` training seeds from `first` on that reach into the kept ones.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if first < KEPT_SEEDS.stop and first + num > KEPT_SEEDS.start:
+        raise ConfigError(
+            "reach into those kept for validation and test", field=field, found=f"{first} to {first + num - 1}",
+            expected=f"none of {KEPT_SEEDS.start} to {KEPT_SEEDS.stop - 1}", fix=f"begin at {KEPT_SEEDS.stop}",
+        )  # fmt: skip
+
 
 def seed_range(seeds: tuple[int, int]) -> range:
     """The seeds from the first to the last, both included.

@@ -15,9 +15,10 @@ GOAL_NOISE_M, OTHER_GOAL_NOISE_M = 0.01, 0.05
 
 
 def without_future(samples: PolicySamples, *, num_views: int) -> PolicySamples:
-    """The views of now alone."""
+    """The views of now alone, as of an agent that does not ask the world model for anything."""
     return samples.replace(
-        **{k: getattr(samples, k)[:, :num_views] for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
+        features=samples.features[:, :0],
+        **{k: getattr(samples, k)[:, :num_views] for k in ("rgb", "depth", "alpha", "viewmats", "Ks")},
     )
 
 

@@ -50,6 +50,11 @@ class PolicyDataConfig:
                 expected="at least one of each",
             )
 
+    @property
+    def num_seeds(self) -> int:
+        """Environments from `first_seed` on that demonstrations may take."""
+        return self.num_demonstrations * self.tries
+
 
 def opening(wish: Tensor) -> Tensor:
     """An expert's action [a] that opens the hand where the expert asks nothing of the grip.

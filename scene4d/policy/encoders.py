@@ -17,6 +17,13 @@ POINT_SCALE = 0.25
 """Metres that count as 1 in the network: the reach of the hand-following views."""
 FAR = 4.0
 """Places are cut off at so many of these units."""
+GROUPS = 4
+"""Groups of channels that the stem normalises."""
+COUNTS = (
+    "width", "heads", "hidden", "encoder_depth", "decoder_depth", "view_size", "num_views", "chunk", "action_dim",
+    "num_tasks", "sampler_steps",
+)  # fmt: skip
+"""Settings of a head that are numbers of something."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,27 @@ class ActionHeadConfig:
     """Steps from noise to actions."""
 
     def __post_init__(self) -> None:
+        self._check_sizes()
         if self.sees_scene and self.num_views != len(VIRTUAL_CAMERAS):
             raise ConfigError(
                 "is not how many virtual views there are", field="num_views", found=self.num_views,
                 expected=len(VIRTUAL_CAMERAS),
             )  # fmt: skip
+
+    def _check_sizes(self) -> None:
+        halved = 2 ** (len(self.stem) + 1)
+        rules = [
+            *((name, getattr(self, name) >= 1, "at least 1") for name in COUNTS),
+            ("width", self.width % max(1, self.heads) == self.width % 2 == 0, "even, a multiple of heads"),
+            ("stem", all(c > 0 and c % GROUPS == 0 for c in self.stem), f"multiples of {GROUPS}"),
+            ("view_size", self.view_size % halved == 0, f"a multiple of {halved}"),
+            ("proprio_dim", self.proprio_dim >= 3, "at least 3: the hand's place leads"),
+            ("reach", self.reach >= 0, "0 or more"),
+            ("feature_dim", self.feature_dim == 0 or self.feature_dim > 3, "0, or more than 3"),
+        ]
+        for name, fits, expected in rules:
+            if not fits:
+                raise ConfigError("does not fit", field=name, found=getattr(self, name), expected=expected)
 
     @property
     def sees_scene(self) -> bool:
@@ -101,7 +124,7 @@ class PictureEncoder(nn.Module):
         layers: list[nn.Module] = []
         channels = self.channels
         for width in config.stem:
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
+            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(GROUPS, width), nn.SiLU()]
             channels = width
         self.stem = nn.Sequential(*layers, nn.Conv2d(channels, config.width, 3, stride=2, padding=1))
         side = config.view_size // 2 ** (len(config.stem) + 1)

@@ -208,8 +208,7 @@ def foreseen(
         past_actions: [p >= 1, a], newest last; the forecast assumes that the last goes on. proprio: [p+1 q], now last.
         context: what the world model is told of task and robot.
     """
-    measured = {} if memory is None else {"memory": memory}
-    state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, **measured)
+    state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, memory=memory)
     forecast = world_model.predict(state, actions=past_actions[-1].expand(horizon, -1), steps=1)
     future = world_model.scene(state, forecast)
     features = torch.cat([state.past.tokens[-1], state.past.anchors[-1] - proprio[-1, :3]], -1)

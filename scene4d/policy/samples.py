@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.errors import CheckpointError
+from scene4d.errors import CheckpointError, ConfigError
 from scene4d.policy.demonstrations import Demonstration, PolicyDataConfig, demonstration_jobs, successful_demonstration
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
@@ -83,6 +83,11 @@ def samples_from_demonstration(
 def _shown(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) -> dict[str, Tensor]:
     """The part of a sample that the percept gives."""
     used = features if features is not None and head.feature_dim else views.rgb.new_zeros(0, 1)
+    if len(used) and used.shape[-1] != head.feature_dim:
+        raise ConfigError(
+            "is not the width of the world model's tokens and their places", field="policy.model.feature_dim",
+            found=head.feature_dim, expected=used.shape[-1],
+        )  # fmt: skip
     return {
         "rgb": (views.rgb * 255).round().to(torch.uint8),
         "depth": views.depth.half(),
@@ -152,24 +157,38 @@ def train_policy_samples(
     return PolicySamples.cat(parts), wins
 
 
-def save_samples(path: str | Path, samples: PolicySamples) -> Path:
-    """Write samples to a safetensors file."""
+def save_samples(path: str | Path, samples: PolicySamples, *, success: bool) -> Path:
+    """Write the samples of a demonstration, and whether it succeeded, to a safetensors file."""
     return save_tensors(
         path,
         {name: getattr(samples, name) for name in PolicySamples.__dataclass_fields__},
-        state={"kind": "policy samples"},
+        state={"kind": "policy samples", "success": success},
     )
 
 
-def load_samples(path: str | Path) -> PolicySamples:
-    """Read what `save_samples` wrote.
+def load_samples(path: str | Path) -> tuple[PolicySamples, bool]:
+    """Read what `save_samples` wrote: the samples, and whether their demonstration succeeded.
 
     Raises:
         CheckpointError: the file is missing, truncated or holds something else.
     """
     tensors, state = load_tensors(path)
-    if state.get("kind") != "policy samples":
+    if state.get("kind") != "policy samples" or "success" not in state:
         raise CheckpointError(
             "does not hold policy samples", file=path, field="kind", found=state.get("kind"), expected="policy samples"
         )
-    return PolicySamples(**tensors)
+    return PolicySamples(**tensors), bool(state["success"])
+
+
+def join_samples(paths: Sequence[str | Path]) -> tuple[PolicySamples, int]:
+    """The samples of all files, and how many of their demonstrations succeeded.
+
+    Raises:
+        CheckpointError: as `load_samples`.
+    """
+    loaded = [load_samples(path) for path in paths]
+    parts = [dict(vars(samples)) for samples, _ in loaded]
+    wins = sum(success for _, success in loaded)
+    del loaded
+    # Field by field, so that no more than one of them is ever there twice.
+    return PolicySamples(**{name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}), wins

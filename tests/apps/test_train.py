@@ -135,7 +135,7 @@ def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, r
     assert config.name == name
     for first, num in (
         (config.record.first_seed, config.record.episodes),
-        (config.policy.data.first_seed, config.policy.data.num_demonstrations),
+        (config.policy.data.first_seed, config.policy.data.num_seeds),
     ):
         assert first >= 0 and first + num <= 1000
 
@@ -149,6 +149,15 @@ def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, r
         ("[dynamics.model]\nhorizon = 9", "horizon"),
         ("[cache]\nhorizon = 9", "horizon"),
         ("[vae.train]\nsteps = 0", "steps"),
+        ("[record]\nfirst_seed = 990", "validation and test"),
+        ("[policy.data]\nnum_demonstrations = 300", "validation and test"),
+        ("[policy.data]\ntasks = ['door-open-v3', 'soccer-v3']", "soccer-v3"),
+        ("[policy.model]\nwidth = 30", "width"),
+        ("[policy.model]\nview_size = 36", "view_size"),
+        ("[policy.model]\nstem = [3]", "stem"),
+        ("[policy.model]\nsampler_steps = 0", "sampler_steps"),
+        ("[policy.model]\nproprio_dim = 2", "proprio_dim"),
+        ("[policy.model]\nfeature_dim = 35", "feature_dim"),
     ],
 )
 def test_slips_are_named_before_anything_runs(tmp_path, text, words):

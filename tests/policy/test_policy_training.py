@@ -23,6 +23,7 @@ from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import Percept
 from scene4d.policy.samples import (
     PolicySamples,
+    join_samples,
     load_samples,
     samples_from_demonstration,
     save_samples,
@@ -113,9 +114,22 @@ def test_batches_depend_on_the_step_alone_and_hold_every_sample_once(samples):
 
 def test_forecast_views_are_left_out_now_and_then(samples):
     twice = {k: torch.cat([getattr(samples, k)] * 2, 1) for k in ("rgb", "depth", "alpha", "viewmats", "Ks")}
-    batches = policy_batches(samples.replace(**twice), num_views=HEAD.num_views, batch_size=6, keep_future=0.5)
-    counts = {batches(step)["views"].batch_shape[1] for step in range(12)}
-    assert counts == {HEAD.num_views, 2 * HEAD.num_views}
+    both = samples.replace(**twice, features=torch.ones(len(samples.task_rows), 5, 7))
+    batches = policy_batches(both, num_views=HEAD.num_views, batch_size=6, keep_future=0.5)
+    shown = [batches(step) for step in range(12)]
+    # What comes of the world model comes and goes together: an agent without a forecast has neither.
+    counts = {(batch["views"].batch_shape[1], batch["features"] is not None) for batch in shown}
+    assert counts == {(HEAD.num_views, False), (2 * HEAD.num_views, True)}
+
+
+def test_tokens_of_another_width_are_refused(demonstration):
+    class Telling(Percept):
+        def views(self, **_):
+            return super().views()[0], torch.zeros(5, 7)
+
+    head = dataclasses.replace(HEAD, feature_dim=9)
+    with pytest.raises(ConfigError, match="feature_dim"):
+        samples_from_demonstration(demonstration, Telling(LastFrames, view_size=HEAD.view_size), head=head)
 
 
 def test_holes_hold_nothing_and_leave_most_of_every_view(samples):
@@ -232,8 +246,9 @@ def test_loss_falls(samples):
 
 
 def test_samples_survive_the_disk(samples, tmp_path):
-    path = save_samples(tmp_path / "samples.safetensors", samples)
-    back = load_samples(path)
+    path = save_samples(tmp_path / "samples.safetensors", samples, success=True)
+    back, success = load_samples(path)
+    assert success
     for name in PolicySamples.__dataclass_fields__:
         torch.testing.assert_close(getattr(back, name), getattr(samples, name), rtol=0, atol=0, equal_nan=True)
     from scene4d.train.checkpoint import save_tensors
@@ -241,6 +256,9 @@ def test_samples_survive_the_disk(samples, tmp_path):
     other = save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, state={})
     with pytest.raises(CheckpointError, match="policy samples"):
         load_samples(other)
+    joined, wins = join_samples([path, save_samples(tmp_path / "stuck.safetensors", samples, success=False)])
+    assert wins == 1 and len(joined.task_rows) == 2 * len(samples.task_rows)
+    assert torch.equal(joined.rgb, torch.cat([samples.rgb, samples.rgb]))
 
 
 def test_jobs_cover_tasks_seeds_and_noise_in_turn(demonstration, samples):

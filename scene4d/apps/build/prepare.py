@@ -19,7 +19,7 @@ from scene4d.dynamics.memory import focus_of
 from scene4d.dynamics.training import DynamicsBatch, prepare
 from scene4d.policy.demonstrations import demonstration_jobs
 from scene4d.policy.percept import CameraPercept, Percept
-from scene4d.policy.samples import PolicySamples, load_samples, save_samples, train_policy_samples
+from scene4d.policy.samples import PolicySamples, join_samples, save_samples, train_policy_samples
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import Progress
 from scene4d.types import TensorStruct
@@ -100,14 +100,17 @@ def prepared_batches(folders: RunFolders, config: RunConfig, *, progress: Progre
     return _prepared(DynamicsBatch, batches_of_episode, folders, config, at=at, progress=progress)
 
 
-def prepared_samples(folders: RunFolders, config: RunConfig, *, progress: Progress | None = None) -> PolicySamples:
-    """What the action head trains on, [n]."""
+def prepared_samples(
+    folders: RunFolders, config: RunConfig, *, progress: Progress | None = None
+) -> tuple[PolicySamples, dict[str, int]]:
+    """What the action head trains on, [n], and {demonstrations: how many it is from, succeeded: of them}."""
     jobs = demonstration_jobs(config.policy.data)
     at = folders.policy / "samples"
     names = [at / f"{task}_{seed:04d}.safetensors" for task, seed, _ in jobs]
     each = [(folders, config, job, name) for job, name in zip(jobs, names, strict=True)]
     in_processes(samples_of_demonstration, each, num=config.processes, progress=progress)
-    return PolicySamples.cat([load_samples(name) for name in names])
+    samples, wins = join_samples(names)
+    return samples, {"demonstrations": len(names), "succeeded": wins}
 
 
 @torch.no_grad()
@@ -156,10 +159,10 @@ def samples_of_demonstration(folders: RunFolders, config: RunConfig, job: tuple[
             horizon=config.dynamics.model.horizon,
         )
 
-    samples, _ = train_policy_samples(
+    samples, (success,) = train_policy_samples(
         config.policy.data, make_percept=make_percept, head=config.policy.model, jobs=[job]
     )
-    save_samples(target, samples)
+    save_samples(target, samples, success=success)
 
 
 def _prepared(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scene4d.dynamics.model import DynamicsConfig
 from scene4d.dynamics.training import LossConfig
 from scene4d.errors import ConfigError
+from scene4d.eval.seeds import learned_from
 from scene4d.pixels.model import PixelsConfig
 from scene4d.policy.demonstrations import PolicyDataConfig
 from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import task_row
 from scene4d.render.losses import PictureLossConfig
 from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig
@@ -113,6 +116,22 @@ class DynamicsStageConfig:
     """Steps and optimiser."""
 
 
+def _check_task_rows(tasks: Sequence[str], *, num_tasks: int) -> None:
+    """Refuse tasks that a head could not tell apart.
+
+    Raises:
+        ConfigError: two are hashed to one row.
+    """
+    taken: dict[int, str] = {}
+    for task in tasks:
+        other = taken.setdefault(task_row(task, num_tasks=num_tasks), task)
+        if other != task:
+            raise ConfigError(
+                "share a row of the head's table of tasks", field="policy.data.tasks", found=[other, task],
+                fix="set policy.model.num_tasks to another number",
+            )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class PolicyStageConfig:
     """How the action head is trained."""
@@ -135,6 +154,12 @@ class PolicyStageConfig:
                 found=[self.model.num_views, self.model.view_size],
                 expected=[num, self.data.image_size],
             )
+        if self.model.feature_dim and self.data.asides:
+            raise ConfigError(
+                "cannot be turned with the scene", field="policy.model.feature_dim", found=self.model.feature_dim,
+                expected="0, or policy.data.asides = 0",
+            )  # fmt: skip
+        _check_task_rows(self.data.tasks, num_tasks=self.model.num_tasks)
 
 
 @dataclass(frozen=True)
@@ -211,6 +236,7 @@ class RunConfig:
             )
         if self.dynamics.own_rollout > 0 and self.dynamics.model.horizon < 4:
             raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=self.dynamics.model.horizon)
+        self._check_seeds()
         if not self.record.sources and self.record.num_frames < self.least_frames:
             raise ConfigError(
                 "is too short for one window",
@@ -218,6 +244,13 @@ class RunConfig:
                 found=self.record.num_frames,
                 expected=f">= {self.least_frames}",
             )
+
+    def _check_seeds(self) -> None:
+        """Nothing is learned from episodes that results are reported on."""
+        if not self.record.sources:
+            learned_from(self.record.first_seed, self.record.episodes, field="record.first_seed")
+        data = self.policy.data
+        learned_from(data.first_seed, data.num_seeds, field="policy.data.first_seed")
 
     @property
     def least_frames(self) -> int:

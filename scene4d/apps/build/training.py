@@ -162,10 +162,10 @@ def rolls_out(stage: DynamicsStageConfig, *, step: int) -> bool:
 
 
 def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
-    """Train the action head on views of memory and forecast; result: steps, loss, samples, parameters."""
+    """Train the action head on views of memory and forecast; result: steps, loss, demonstrations, sizes."""
     stage = config.policy
     with rank_zero_first():
-        samples = prepared_samples(folders, config, progress=line_progress("policy demonstrations"))
+        samples, demonstrations = prepared_samples(folders, config, progress=line_progress("policy demonstrations"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.train.seed)
         head = ActionHead(stage.model)
@@ -186,7 +186,8 @@ def train_policy_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
             progress=line_progress("policy"),
         )
     save_tensors(folders.policy / "head.safetensors", head.state_dict(), state={})
-    return {**_short(result), "samples": len(samples.task_rows), "parameters": num_parameters(head)}
+    sizes = {"samples": len(samples.task_rows), "parameters": num_parameters(head)}
+    return {**_short(result), **demonstrations, **sizes}
 
 
 def export_stage(
