@@ -15,6 +15,8 @@ from scene4d.tensor_struct import TensorStruct, stack_all
 from scene4d.worldmodel import State
 
 Noun = TypeVar("Noun", bound=TensorStruct)
+Kind = Mapping[str, Any]
+"""What states must share to be forecast together, by name; see `kind_of`."""
 
 
 def with_rows(state: State, num_rows: int) -> State:
@@ -28,18 +30,87 @@ def with_rows(state: State, num_rows: int) -> State:
     return state.replace(memory=state.memory.padded(num_rows), skin=skin)
 
 
-def check_alike(states: Sequence[State]) -> None:
-    """Refuse states that cannot be forecast together.
+def kind_of(state: State) -> Kind:
+    """What a state must share with those it is forecast with: what its numbers mean, and how many there are.
 
     Raises:
-        ConfigError: they differ in what an action or proprio is, or in how long a step takes.
+        ConfigError: it has more or fewer actions than its spec has rows.
     """
-    first = states[0].context
-    for state in states[1:]:
-        for name in ("action_spec", "proprio_spec", "step_seconds"):
-            found, expected = state.context.get(name), first.get(name)
-            if not (found == expected or (name == "step_seconds" and _close(found, expected))):
-                raise ConfigError("differs between start states", field=name, found=found, expected=expected)
+    kind = told_of(state.context, num_actions=state.past_actions.shape[-1])
+    tensors = [k for k, v in state.context.items() if isinstance(v, Tensor | TensorStruct)]
+    return kind | {
+        "step_seconds": state.context.get("step_seconds"),
+        "proprio": _numbers(state.proprio.shape[-1]),
+        "past_actions": f"{state.past_actions.shape[-2]} steps",
+        "anchors": state.skin.anchors.shape[-2],
+        "sh": f"{state.memory.sh.shape[-2]} bases",
+        "context": sorted(tensors),
+    }
+
+
+def told_of(context: Mapping[str, Any], *, num_actions: int) -> Kind:
+    """The part of `kind_of` that a recording tells before there is a state.
+
+    Raises:
+        ConfigError: the spec has another number of rows than `num_actions`.
+    """
+    actions, proprio = (_rows(context.get(name)) for name in ("action_spec", "proprio_spec"))
+    if actions and len(actions) != num_actions:
+        raise ConfigError(
+            "actions and their spec differ", field="action_spec", found=_numbers(num_actions), expected=len(actions)
+        )
+    return {
+        "action_spec": actions,
+        "action_meaning": context.get("action_meaning") or None,
+        "proprio_spec": proprio,
+        "actions": _numbers(num_actions),
+    }
+
+
+def check_kind(found: Kind, kind: Kind | None, *, file: Any = None, index: int | None = None) -> Kind:
+    """Refuse what is not of a kind; without one, what was found is the kind.
+
+    Args:
+        file, index: where it was found, for the error.
+    Returns:
+        The kind.
+    Raises:
+        ConfigError: naming what differs.
+    """
+    kind = kind or found
+    for name, value in found.items():
+        wanted = kind[name]
+        if value == wanted or (name == "step_seconds" and _close(value, wanted)):
+            continue
+        if name.endswith("_spec"):
+            name, value, wanted = _first_difference(name, value, wanted)
+        raise ConfigError(
+            "differs between start states", file=file, field=name, frame=index, found=value, expected=wanted,
+            fix="make one simulator for each kind of recording",
+        )  # fmt: skip
+    return kind
+
+
+def check_alike(states: Sequence[State]) -> Kind | None:
+    """The kind of states that can be forecast together; None where there are none.
+
+    Raises:
+        ConfigError: they differ in what an action or proprio is, in how many numbers they have, or in how long a step
+            takes; names the first that does.
+    """
+    kind = None
+    for i, state in enumerate(states):
+        kind = check_kind(kind_of(state), kind, index=i)
+    return kind
+
+
+def _rows(spec: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """A spec's rows without what they leave open, which some writers store as null."""
+    return [{k: v for k, v in row.items() if v is not None} for row in spec or []]
+
+
+def _numbers(count: int) -> str:
+    return f"{count} numbers"
 
 
 def _close(seconds: float | None, others: float | None) -> bool:
@@ -47,16 +118,25 @@ def _close(seconds: float | None, others: float | None) -> bool:
     return None not in (seconds, others) and math.isclose(seconds, others, rel_tol=1e-3)
 
 
+def _first_difference(name: str, found: list, wanted: list) -> tuple[str, Any, Any]:
+    """Field, found and expected of two specs that differ: the first row that does, or their lengths."""
+    if len(found) != len(wanted):
+        return name, _numbers(len(found)), _numbers(len(wanted))
+    i = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
+    return f"{name}[{i}]", found[i], wanted[i]
+
+
 def stack_states(states: Sequence[State]) -> State:
     """States [] of one robot and one model as one state [b], without the cameras in their contexts.
 
     Raises:
-        ConfigError: the states differ in what an action or proprio is, or in how long a step takes.
+        ConfigError: as `check_alike`.
     """
     check_alike(states)
     num_rows = max(state.memory.num_gaussians for state in states)
     # A model has no use for cameras, and those of two recordings need not have the same names.
-    bare = [s.replace(context={k: v for k, v in s.context.items() if k != "cameras"}) for s in states]
+    names = [name for name in states[0].context if name != "cameras"]
+    bare = [s.replace(context={name: s.context.get(name) for name in names}) for s in states]
     return stack_all([with_rows(state, num_rows) for state in bare], 0)
 
 
@@ -72,7 +152,7 @@ def _put(old: Any, rows: Tensor, new: Any) -> Any:
         fields = (f.name for f in dataclasses.fields(old))
         return old.replace(**{name: _put(getattr(old, name), rows, getattr(new, name)) for name in fields})
     if isinstance(old, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in old.values()):
-        return {key: _put(value, rows, new[key]) for key, value in old.items()}
+        return {key: _put(value, rows, new.get(key)) for key, value in old.items()}
     return old
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from scene4d.errors import ResourceError
 from scene4d.gaussians.s4d import write_s4d
 from scene4d.types import Scene4D
 from scene4d.worldmodel import State
@@ -54,18 +57,36 @@ class EpisodeLog:
             info={"model": "scene4d world env"},
         )
 
-    def write(self, path: str | Path) -> None:
-        """Write a .s4d whole or not at all; `scene4d forecast` and the simulator itself can start from it.
+    def write(self, folder: str | Path, *, number: int = 0) -> int:
+        """Write folder/episode_NNNN.s4d whole or not at all; `scene4d forecast` and the simulator can start from it.
 
+        Returns:
+            NNNN: the first number from `number` on that is free. No file is replaced, also none that another process
+            writes at the same time.
         Raises:
             ResourceError: the disk is full or read-only.
         """
+        draft = Path(folder) / f".episode_{uuid.uuid4().hex}.s4d"
+        self._write(draft)
+        try:
+            while not _put_in_place(draft, draft.with_name(f"episode_{number:04d}.s4d")):
+                number += 1
+        except OSError as error:
+            fix = "free space or name another folder"
+            raise ResourceError("the episode cannot be put there", file=folder, found=error, fix=fix) from error
+        finally:
+            draft.unlink(missing_ok=True)
+        self.num_written = len(self.poses)
+        return number
+
+    def _write(self, path: Path) -> None:
         context = self.start.context
         proprio = torch.stack([self.start.proprio.cpu(), *self.proprio])
         info = {
             "task": context.get("task", ""),
             "proprio": proprio.tolist(),
             "proprio_spec": context.get("proprio_spec"),
+            "action_meaning": context.get("action_meaning"),
             "rewards": self.rewards,
             "success": self.success,
             "seed": self.seed,
@@ -80,4 +101,22 @@ class EpisodeLog:
             action_spec=context.get("action_spec") or (),
             info=info,
         )
-        self.num_written = len(self.poses)
+
+
+def _put_in_place(draft: Path, target: Path) -> bool:
+    """Give a file its name unless there is something of that name: a rename would replace it, a link does not."""
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        return False
+    except OSError:  # some file systems have no links
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        try:
+            os.replace(draft, target)  # what it replaces is the empty file that holds our place
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+    return True

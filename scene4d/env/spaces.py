@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from scene4d.env.trust import action_bounds
+from scene4d.data.action_bounds import action_bounds
 from scene4d.env.worlds import Outcome
 from scene4d.extras import optional
 from scene4d.types import Frames
@@ -20,10 +21,15 @@ STEP_SECONDS = 0.025
 gymnasium = optional("gymnasium", extra="env", what="the learned simulator")
 
 
-def action_space_of(state: State) -> gymnasium.spaces.Box:
-    """Box [a] of the robot that a start state belongs to: the action spec's bounds, else -1 to 1."""
-    low, high = action_bounds(state.context.get("action_spec"), width=state.past_actions.shape[-1])
-    return gymnasium.spaces.Box(low.numpy(), high.numpy(), dtype=np.float32)
+def action_space_of(starts: Sequence[State]) -> gymnasium.spaces.Box:
+    """Box [a] of the actions of start states of one kind: as wide as `action_bounds` gives for any of them.
+
+    Raises:
+        ConfigError: an action spec has impossible bounds.
+    """
+    bounds = [action_bounds(state.context, width=state.past_actions.shape[-1]) for state in starts]
+    low, high = (torch.stack(side) for side in zip(*bounds, strict=True))
+    return gymnasium.spaces.Box(low.amin(0).numpy(), high.amax(0).numpy(), dtype=np.float32)
 
 
 def observation_space_of(names: Sequence[str], *, size: int, proprio_width: int) -> gymnasium.spaces.Dict:

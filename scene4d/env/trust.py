@@ -1,11 +1,11 @@
-"""Where the learned simulator may be believed, and the actions it takes."""
+"""Where the learned simulator may be believed, and which actions it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,32 +25,30 @@ class TrustRegion:
     """Metres by which anchors may leave the box that held all of them at the start."""
 
 
-def action_bounds(spec: Sequence[Mapping[str, Any]] | None, *, width: int) -> tuple[Tensor, Tensor]:
-    """Least and greatest value [a] of each action number: `low` and `high` of its row in the spec, else -1 and 1."""
-    rows = list(spec or [{}] * width)
-    low, high = ([float(row.get(name, default)) for row in rows] for name, default in (("low", -1), ("high", 1)))
-    return torch.tensor(low), torch.tensor(high)
-
-
-def checked_actions(actions: Any, *, low: Tensor, high: Tensor, num: int) -> Tensor:
-    """Actions [num a] as float32 tensors.
+def checked_actions(actions: Any, *, low: Tensor, high: Tensor, num: int | None = None) -> Tensor:
+    """Actions [num a], or without `num` one action [a] as [1 a], as float32 tensors on the CPU.
 
     Raises:
         EnvError: the wrong shape, a number that is not finite or out of range; names the first that is.
     """
+    shape = [len(low)] if num is None else [num, len(low)]
     try:
-        found = torch.as_tensor(actions, dtype=torch.float32, device="cpu")
+        # An array first: torch reads lists of arrays one number at a time.
+        values = actions.detach() if isinstance(actions, Tensor) else np.asarray(actions)
+        found = torch.as_tensor(values, dtype=torch.float32, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise EnvError("is no action", field="action", found=str(error)[:80]) from error
-    if tuple(found.shape) != (num, len(low)):
-        raise EnvError("has the wrong shape", field="action", found=list(found.shape), expected=[num, len(low)])
-    wrong = ~((found >= low - 1e-5) & (found <= high + 1e-5))  # so that NaN is wrong
+        raise EnvError("is no action", field="action", found=str(error)[:80], expected=f"numbers {shape}") from error
+    if list(found.shape) != shape:
+        raise EnvError("has the wrong shape", field="action", found=list(found.shape), expected=shape)
+    found = found.reshape(-1, len(low))
+    # "not within" rather than "beyond", so that NaN is wrong; an unbounded space takes no infinity either.
+    wrong = ~(found.isfinite() & (found >= low - 1e-5) & (found <= high + 1e-5))
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()
         raise EnvError(
             "is not finite or out of range",
             field=f"action[{column}]",
-            frame=row if num > 1 else None,
+            frame=row if len(found) > 1 else None,
             found=float(found[row, column]),
             expected=f"{float(low[column]):g} to {float(high[column]):g}",
             fix="clip actions to env.action_space",

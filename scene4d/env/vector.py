@@ -19,7 +19,7 @@ from scene4d.env.spaces import (
     start_info,
 )
 from scene4d.env.trust import checked_actions
-from scene4d.env.world_env import Starts, some_start, write_episode
+from scene4d.env.world_env import Starts, known_starts, some_start, write_episode
 from scene4d.env.worlds import WorldConfig, Worlds
 from scene4d.errors import ConfigError, EnvError
 from scene4d.types import Cameras
@@ -49,14 +49,15 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
     ) -> None:
         self.config, self.starts, self.names, self.num_envs = config or WorldConfig(), starts, tuple(cameras), num_envs
         self.record_to = None if record_to is None else Path(record_to)
-        self.worlds = Worlds(model, cameras, num=num_envs, config=self.config)
-        example = some_start(starts, np.random.default_rng(0))
+        known = known_starts(starts)
+        example = known[0]
+        self.worlds = Worlds(model, cameras, num=num_envs, config=self.config, example=example)
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": frame_rate(example),
             "autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP,
         }
-        self.single_action_space = action_space_of(example)
+        self.single_action_space = action_space_of(known)
         self.single_observation_space = observation_space_of(
             self.names, size=self.config.size, proprio_width=example.proprio.shape[-1]
         )
@@ -72,7 +73,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         """Begin all episodes. `seed`: one a world, or a first one to count up from.
 
         Raises:
-            ConfigError: another number of seeds than of worlds.
+            ConfigError: another number of seeds than of worlds, or a start of another kind than the spaces are of.
         """
         seeds = [None] * self.num_envs if seed is None else seed
         seeds = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int | np.integer) else list(seeds)
@@ -94,10 +95,11 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
 
         Raises:
             EnvError: an action has the wrong shape, is not finite or out of range; or `reset` was never called.
+            ConfigError: a world begins anew at a start of another kind.
         """
         space = self.single_action_space
         low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
-        actions = checked_actions(np.asarray(actions), low=low, high=high, num=self.num_envs)
+        actions = checked_actions(actions, low=low, high=high, num=self.num_envs)
         if not self._generators:
             raise EnvError("no episode is running", field="step", fix="call reset")
         again = np.nonzero(self._over)[0].tolist()

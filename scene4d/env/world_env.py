@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scene4d.env.batch import check_alike
 from scene4d.env.spaces import (
     action_space_of,
     frame_rate,
@@ -38,11 +39,12 @@ class WorldEnv(gymnasium.Env):
 
     Args:
         model: forecasts. starts: states [] to begin from, or generator -> state; `observe` makes them from scenes.
+            All of one kind: what an action and the robot's state are, and how long a step takes, must not differ.
         cameras: {name: Cameras []} of the pictures. config: how it runs.
         render_mode: None or "rgb_array" (the cameras side by side).
-        record_to: folder for one .s4d an episode, written when it ends.
+        record_to: folder for one .s4d an episode, written when it ends; files that are there stay.
     Raises:
-        ConfigError: there is no start, or a chunk is longer than the model foresees.
+        ConfigError: there is no start, they differ in what an action is, or a chunk is longer than the model foresees.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class WorldEnv(gymnasium.Env):
         self.config, self.starts, self.names = config or WorldConfig(), starts, tuple(cameras)
         self.render_mode = render_mode
         self.record_to = None if record_to is None else Path(record_to)
-        self.worlds = Worlds(model, cameras, config=self.config)
-        example = some_start(starts, np.random.default_rng(0))
+        known = known_starts(starts)
+        example = known[0]
+        self.worlds = Worlds(model, cameras, config=self.config, example=example)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": frame_rate(example)}
-        self.action_space = action_space_of(example)
+        self.action_space = action_space_of(known)
         self.observation_space = observation_space_of(
             self.names, size=self.config.size, proprio_width=example.proprio.shape[-1]
         )
@@ -70,7 +73,11 @@ class WorldEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin an episode; options["start"] is a state [] to begin from instead of a drawn one."""
+        """Begin an episode; options["start"] is a state [] to begin from instead of a drawn one.
+
+        Raises:
+            ConfigError: the start is of another kind than those that the spaces were made for.
+        """
         super().reset(seed=seed)
         self._write()
         given = (options or {}).get("start")
@@ -86,7 +93,7 @@ class WorldEnv(gymnasium.Env):
             EnvError: the action has the wrong shape, is not finite or out of range; or no episode is running.
         """
         low, high = self.bounds
-        action = checked_actions(np.asarray(action)[None], low=low, high=high, num=1)
+        action = checked_actions(action, low=low, high=high)
         if not self._running:
             raise EnvError("no episode is running", field="step", fix="call reset")
         outcome = self.worlds.step(action)
@@ -122,23 +129,30 @@ class WorldEnv(gymnasium.Env):
         self._num_written = write_episode(self.worlds, 0, folder=self.record_to, number=self._num_written)
 
 
-def some_start(starts: Starts, generator: np.random.Generator) -> State:
-    """One of the starts, drawn; of a function, what it draws.
+def known_starts(starts: Starts) -> list[State]:
+    """All of the starts; of a function, one that it draws.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or they are not of one kind.
     """
-    if callable(starts):
-        return starts(generator)
-    if len(starts) == 0:
+    known = [starts(np.random.default_rng(0))] if callable(starts) else list(starts)
+    if not known:
         raise ConfigError("there is nothing to start from", field="starts", found=0, expected="at least 1")
-    return starts[int(generator.integers(len(starts)))]
+    check_alike(known)
+    return known
+
+
+def some_start(starts: Starts, generator: np.random.Generator) -> State:
+    """One of the starts, drawn; of a function, what it draws."""
+    return starts(generator) if callable(starts) else starts[int(generator.integers(len(starts)))]
 
 
 def write_episode(worlds: Worlds, index: int, *, folder: Path | None, number: int) -> int:
-    """Write the episode of a world as folder/episode_NNNN.s4d, if there is news in it; returns the next number."""
+    """Write the episode of a world as folder/episode_NNNN.s4d, if there is news in it; returns the next number.
+
+    NNNN is the first number from `number` on that is free: what others wrote there stays.
+    """
     log = worlds.logs[index]
     if folder is None or log is None or log.num_written == len(log.poses):
         return number
-    log.write(folder / f"episode_{number:04d}.s4d")
-    return number + 1
+    return log.write(folder, number=number) + 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scene4d.env.batch import check_alike, element, put, stack_states, with_rows
+from scene4d.env.batch import check_kind, element, kind_of, put, stack_states, with_rows
 from scene4d.env.record import EpisodeLog
 from scene4d.env.trust import MOVED_M, TrustRegion, outside, uncertainty_of
 from scene4d.errors import ConfigError
@@ -80,12 +80,19 @@ class Worlds:
 
     Args:
         model: forecasts. cameras: {name: Cameras []} the pictures are drawn from; resized to config.size.
+        example: a state [] of the kind that all starts must be of; without it the first start decides.
     Raises:
         ConfigError: a chunk is none, or longer than the model's horizon.
     """
 
     def __init__(
-        self, model: WorldModel, cameras: Mapping[str, Cameras], *, num: int = 1, config: WorldConfig | None = None
+        self,
+        model: WorldModel,
+        cameras: Mapping[str, Cameras],
+        *,
+        num: int = 1,
+        config: WorldConfig | None = None,
+        example: State | None = None,
     ) -> None:
         self.model, self.config, self.num = model, config or WorldConfig(), num
         if not 1 <= self.config.chunk <= model.horizon:
@@ -98,6 +105,8 @@ class Worlds:
         self.background = torch.tensor(self.config.background)
         self.logs: list[EpisodeLog | None] = [None] * num
         self.state: State | None = None
+        # The model is told of all worlds at once what an action is, so it must stay true for as long as they are here.
+        self.kind = None if example is None else kind_of(example)
 
     @torch.no_grad()
     def start(self, starts: Mapping[int, tuple[State, int]]) -> Frames:
@@ -107,18 +116,18 @@ class Worlds:
             Frames [b v] of all worlds now.
         Raises:
             ConfigError: a state's actions are not those of its spec, or it is of another robot or has longer steps than
-                the others.
+                those before it.
         """
         logs = {i: log for i, log in enumerate(self.logs) if log is not None}
         logs |= {index: EpisodeLog(state, int(seed)) for index, (state, seed) in starts.items()}
-        for state, _ in starts.values():
-            _check_spec(state)
-        check_alike([log.start for log in logs.values()])
+        kind = self.kind
+        for index, (state, _) in starts.items():
+            kind = check_kind(kind_of(state), kind, index=index if self.num > 1 else None)
         missing = [i for i in range(self.num) if i not in logs]
         if missing:
             raise ConfigError("have not begun", field="worlds", found=missing, fix="begin all of them first")
-        self.logs = [logs[i] for i in range(self.num)]
-        if self.state is None:
+        self.logs, self.kind = [logs[i] for i in range(self.num)], kind
+        if len(starts) == self.num:
             self.state = stack_states([log.start for log in self.logs])
             place = self.state.past_actions
             self.cameras, self.background = self.cameras.to(place.device), self.background.to(place)
@@ -309,11 +318,3 @@ def _carried(state: State, poses: Tensor) -> Gaussians:
         observed=zero > 0,
     )
     return scene.at(0.0)
-
-
-def _check_spec(state: State) -> None:
-    spec, width = state.context.get("action_spec"), state.past_actions.shape[-1]
-    if spec and len(spec) != width:
-        raise ConfigError(
-            "actions and their spec differ", field="action_spec", found=f"{width} numbers", expected=len(spec)
-        )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scene4d.check import check
+from scene4d.data.action_bounds import action_bounds
 from scene4d.errors import NumericsError
 from scene4d.worldmodel import Forecast, State, WorldModel
 
@@ -34,9 +35,9 @@ class SearchConfig:
     num_knots: int = 4
     """Actions that are searched for; each is held for horizon / num_knots steps."""
     spread: float = 0.6
-    """Standard deviation of the first round, in units of the actions (which lie in -1..1)."""
+    """Standard deviation of the first round, in halves of the range of each action; in its units where it has none."""
     min_spread: float = 0.1
-    """Least standard deviation of later rounds."""
+    """Least standard deviation of later rounds, as `spread`."""
     sampler_steps: int = 1
     """Steps of the world model's sampler."""
 
@@ -64,10 +65,10 @@ def cem(
 
     Args:
         state: []. cost: of futures. start: actions [h a] to begin about (the last plan, moved on), or None = rest.
-        proposals: [p k a] knots that the first round tries too.
+        proposals: [p k a] knots that the first round tries too, clipped to the bounds of the actions.
         seed: of the samples and of the model; every sequence is judged under the same draw of the model.
     Raises:
-        NumericsError: no future is finite.
+        NumericsError: no future is finite. ConfigError: the action spec has impossible bounds.
     Source: Rubinstein 1999; elites are kept between rounds, as in iCEM (Pinneri et al. 2020).
     """
     config = config or SearchConfig()
@@ -156,16 +157,22 @@ def _search(
     seed: int,
     refit: Refit,
 ) -> Plan:
-    """Rounds of sampling about a mean that `refit(knots [n k a], costs [n])` moves; the best ever seen wins."""
+    """Rounds of sampling about a mean that `refit(knots [n k a], costs [n])` moves; the best ever seen wins.
+
+    What is tried lies within `action_bounds` of the state, as the learned simulator asks of its actions.
+    """
     width, generator = state.past_actions.shape[-1], torch.Generator().manual_seed(seed)
     rest = state.past_actions.new_zeros(config.num_knots, width)
     mean = rest if start is None else knots_of(start, num=config.num_knots)
-    spread = torch.full_like(mean, config.spread)
+    low, high = (bound.to(rest) for bound in action_bounds(state.context, width=width))
+    reach = torch.where((high - low).isfinite(), (high - low) / 2, torch.ones_like(low))
+    spread = (config.spread * reach).expand_as(mean)
     best, least, trace = mean, math.inf, []
     for i in range(config.num_iterations):
-        knots = (mean + spread * _noise(config, width, generator).to(mean)).clamp(-1, 1)
+        knots = mean + spread * _noise(config, width, generator).to(mean)
         if i == 0 and proposals is not None:
             knots = torch.cat([proposals, knots])[: max(config.num_samples, len(proposals) + 1)]
+        knots = knots.clamp(low, high)
         costs = scored(
             model,
             state,
@@ -182,7 +189,7 @@ def _search(
         if not bool(known.any()):
             break
         mean, spread = refit(knots[known], costs[known])
-        spread = spread.clamp_min(config.min_spread)
+        spread = torch.maximum(spread, config.min_spread * reach)
     return _plan(held(best[None], horizon=config.horizon)[0], tuple(trace))
 
 

@@ -11,7 +11,8 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 import toy_world
 
 from scene4d.apps.build.models import make_models
-from scene4d.apps.build.world_env import make_world_env, recorded_starts
+from scene4d.apps.build.world_env import make_world_env, recorded_starts, state_at
+from scene4d.data.action_bounds import action_bounds
 from scene4d.dynamics.model import DynamicsConfig
 from scene4d.dynamics.rollout import forecast_long
 from scene4d.env.world_env import WorldEnv
@@ -127,3 +128,38 @@ def test_recordings_of_other_cameras_share_worlds_and_are_read_once(models, reco
     env.step(env.action_space.sample())
     assert {tuple(log.start.context["cameras"]) for log in env.worlds.logs} == {("left", "right"), ("elsewhere",)}
     assert len(reads) == len(set(reads)) == 2
+
+
+def test_recordings_of_two_kinds_make_no_simulator(models, recorded, tmp_path):
+    """Which file it is, and what differs in it, is said before anything begins."""
+    file, joints = open_s4d(recorded), [{"name": f"joint{i}", "unit": "rad"} for i in range(4)]
+    others = {
+        "action_spec": {"action_spec": joints},
+        "action_meaning": {"info": {**file.info, "action_meaning": "change of the gripper's pose"}},
+        "proprio_spec": {"info": {**file.info, "proprio_spec": joints}},
+        "actions": {"action_spec": (), "actions": torch.zeros(3, 7)},
+    }
+    given = {"cameras": file.cameras, "actions": file.actions, "action_spec": toy_world.SPEC, "info": file.info}
+    for name, other in others.items():
+        write_s4d(tmp_path / f"{name}.s4d", file.scene(), **{**given, **other})
+        with pytest.raises(ConfigError, match="action_spec" if name == "actions" else name) as raised:
+            make_world_env(models, [recorded, tmp_path / f"{name}.s4d"])
+        assert raised.value.file.endswith(f"{name}.s4d")
+
+
+def test_actions_of_recordings_bound_those_that_nothing_else_bounds(models, recorded, tmp_path):
+    """Joint angles in rad: all of both recordings can be taken, and searches know it from the state."""
+    file, joints = open_s4d(recorded), [{"name": f"joint{i}", "unit": "rad"} for i in range(4)]
+    angles = torch.tensor([[1.5, -2.0, 0.0, 3.0], [2.5, -1.0, 0.0, 3.0], [2.0, -1.5, 0.0, 3.0]])
+    paths = [tmp_path / "one.s4d", tmp_path / "two.s4d"]
+    for path, actions in zip(paths, (angles, angles - 2), strict=True):
+        write_s4d(path, file.scene(), cameras=file.cameras, actions=actions, action_spec=joints, info=file.info)
+    env = make_world_env(models, paths, config=WorldConfig(size=8))
+    assert env.action_space.low[0] == pytest.approx(-0.8) and env.action_space.high[0] == pytest.approx(2.8)
+    for action in (angles[0], angles[1] - 2):
+        env.reset(seed=0)
+        env.step(action)
+    bounds = action_bounds(env.worlds.state.context, width=4)
+    assert [b.tolist() for b in bounds] == [env.action_space.low.tolist(), env.action_space.high.tolist()]
+    alone = state_at(models.dynamics, open_s4d(paths[0]), open_s4d(paths[0]).scene(), start=1)
+    assert action_bounds(alone.context, width=4)[0][0] == pytest.approx(1.4)

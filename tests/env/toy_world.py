@@ -15,7 +15,10 @@ STEP_M = 0.02
 REACH = 0.07
 """Metres between the middles of hand and block at which they touch."""
 HAND, BLOCK, FLOOR = 0, 1, 2
-SPEC = [{"name": n} for n in ("dx", "dy", "dz", "gripper")]
+SPEC = [
+    *({"name": n, "unit": f"{STEP_M} m"} for n in ("dx", "dy", "dz")),
+    {"name": "gripper", "unit": "effort, -1 opens, 1 closes"},
+]
 PROPRIO = [{"name": n} for n in ("hand_x", "hand_y", "hand_z", "gripper_opening")]
 
 

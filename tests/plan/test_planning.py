@@ -55,6 +55,27 @@ def test_search_repeats_by_seed_and_starts_from_a_plan():
     assert again.cost <= other.cost + 1e-6  # the mean of the start is itself tried
 
 
+@pytest.mark.parametrize("search", [cem, mppi])
+def test_search_keeps_to_the_bounds_of_the_actions(search):
+    """What is told of them decides: narrow, wide or none; starts and proposals are held to it, and they are used."""
+    state, cost = toy_world.toy_state(), hand_cost((-9.0, 0.0, 0.0))
+    config = SearchConfig(num_samples=128, num_iterations=6, min_spread=0.03)
+    rows, rest = toy_world.SPEC[1:], torch.zeros(2, 4, 4)
+
+    def least(row, *, proposals=None, start=None):
+        told = state.replace(context={**state.context, "action_spec": [row, *rows]})
+        plan = search(WORLD, told, cost=cost, config=config, start=start, proposals=proposals)
+        assert float(plan.actions[:, 1:].abs().max()) <= 1
+        return float(plan.actions[:, 0].min()), float(plan.actions[:, 0].mean())
+
+    for bound in (0.25, 30.0):
+        low, mean = least({"name": "dx", "low": -bound, "high": bound})
+        assert -bound <= low <= mean < -0.5 * bound
+    assert least({"name": "dx", "unit": "m"})[0] < -1.2
+    narrow = {"name": "dx", "low": -0.25, "high": 0.25}
+    assert -0.25 <= least(narrow, proposals=rest - 1, start=-torch.ones(8, 4))[0] < -0.24
+
+
 def test_knots_hold_and_move_on():
     knots = torch.arange(8.0).reshape(4, 2)
     actions = held(knots, horizon=8)

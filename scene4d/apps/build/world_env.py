@@ -10,6 +10,8 @@ import numpy as np
 
 from scene4d.apps.build.models import Models
 from scene4d.apps.forecast import past_from_file
+from scene4d.data.action_bounds import Range, action_range
+from scene4d.env.batch import check_kind, told_of
 from scene4d.env.vector import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.env.worlds import WorldConfig
@@ -25,28 +27,50 @@ KEPT_SCENES = 32
 def recorded_starts(model: WorldModel, scenes: Sequence[str | Path]) -> Callable[[np.random.Generator], State]:
     """Generator -> a state of a random observed instant of a random one of the .s4d files.
 
-    The first instant is never drawn where there are others: nothing is known of what moved before it.
+    The first instant is never drawn where there are others: nothing is known of what moved before it. All states know
+    the range of the actions of all files: it bounds those that have no other bounds.
+
+    Raises:
+        ConfigError: the files differ in what an action or the robot's state is. DataFormatError: one cannot be read.
     """
     files = [open_s4d(path) for path in scenes]
+    recorded = _range_of(files)
     read = functools.lru_cache(maxsize=KEPT_SCENES)(lambda number: files[number].scene())
 
     def draw(generator: np.random.Generator) -> State:
         number = int(generator.integers(len(files)))
         file, scene = files[number], read(number)
         last = last_observed(file, scene)
-        return state_at(model, file, scene, start=int(generator.integers(min(1, last), last + 1)))
+        start = int(generator.integers(min(1, last), last + 1))
+        return state_at(model, file, scene, start=start, recorded=recorded)
 
     return draw
 
 
-def state_at(model: WorldModel, file: S4DFile, scene: Scene4D, *, start: int) -> State:
+def state_at(model: WorldModel, file: S4DFile, scene: Scene4D, *, start: int, recorded: Range | None = None) -> State:
     """The state at frame `start` of a .s4d, with its scene, that holds actions and proprio.
 
+    Args:
+        recorded: the range of actions that the state knows of; without it that of the file's own.
     Raises:
         DataFormatError: it lacks them.
     """
     past, _ = past_from_file(file, actions="recorded", start=start, num_steps=1, scene=scene)
-    return model.observe(past.scene, actions=past.past_actions, proprio=past.proprio, context=past.context)
+    context = {**past.context, "action_range": recorded or _range_of([file])}
+    return model.observe(past.scene, actions=past.past_actions, proprio=past.proprio, context=context)
+
+
+def _range_of(files: Sequence[S4DFile]) -> Range | None:
+    """The range of the actions of .s4d files of one kind; None where there are none."""
+    kind, found = None, []
+    for file in files:
+        actions = file.actions
+        if actions is None:
+            continue  # nothing can start from it, and who tries will be told
+        told = {"action_spec": file.action_spec, **{k: file.info.get(k) for k in ("proprio_spec", "action_meaning")}}
+        kind = check_kind(told_of(told, num_actions=actions.shape[-1]), kind, file=file.path)
+        found.append(actions)
+    return action_range(found) if found else None
 
 
 def last_observed(file: S4DFile, scene: Scene4D) -> int:
@@ -74,9 +98,10 @@ def make_world_env(
 
     Args:
         scenes: .s4d files as `scene4d reconstruct` writes them. num_envs: a vector env of so many, else a single one.
-        record_to: folder for one .s4d an episode.
+        record_to: folder for one .s4d an episode; files that are there stay.
     Raises:
-        ConfigError: there is no scene. DataFormatError: one cannot be started from.
+        ConfigError: there is no scene, or they differ in what an action is.
+        DataFormatError: one cannot be started from.
     """
     if not scenes:
         raise ConfigError("there is nothing to start from", field="scenes", found=0, expected="at least 1")
