@@ -9,16 +9,21 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 
+SIMULATED = "record, train, eval of all kinds but on recordings"
 OPTIONAL = {
-    "metaworld": ("sim", "record, train, eval forecast, eval policy"),
-    "mujoco": ("sim", "record, train, eval forecast, eval policy"),
+    "metaworld": ("sim", SIMULATED),
+    "mujoco": ("sim", SIMULATED),
     "trimesh": ("geometry", "meshes and GLB"),
     "gsplat": ("gsplat", "the gsplat backend, to compare with, on CUDA"),
     "open3d": ("open3d", "TSDF meshes"),
     "h5py": ("hdf5", "HDF5 recordings"),
+    "pycolmap": ("colmap", "COLMAP recordings"),
+    "mcap": ("mcap", "MCAP recordings"),
+    "gymnasium": ("env", "the learned simulator"),
+    "transformers": ("depth", "depth for recordings without it"),
     "viser": ("view", "the viewer"),
     "pytorch3d": (None, "conversion of cameras and point clouds"),
-    "nerfstudio": (None, "its dataparser and exports"),
+    "nerfstudio": ("nerfstudio", "its dataparser and exports"),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scene4d.apps.build.models import load_models
 from scene4d.apps.build.pixels import load_pixels
+from scene4d.apps.options import check_at_least
 from scene4d.apps.progress import counter_shown
 from scene4d.data.detect import open_recordings
 from scene4d.dynamics.model import GaussianWorldModel
@@ -140,9 +141,9 @@ def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
     """
     if (options.deep or options.robot) and options.episodes:
         raise ConfigError("need the simulator", field="deep, robot", fix="leave --episodes out")
-    if options.windows < 1 or not options.horizons or min(options.horizons) < 1:
-        found = [options.windows, list(options.horizons)]
-        raise ConfigError("must be at least 1", field="windows, horizons", found=found)
+    check_at_least(1, windows=options.windows, sampler_steps=options.sampler_steps)
+    check_at_least(1, horizons=min(options.horizons, default=0))
+    check_at_least(16, size=options.size)
     if set(options.inputs) & set(options.novel):
         expected = f"none of {' '.join(options.novel)}"
         raise ConfigError("is scored and never seen", field="inputs", found=list(options.inputs), expected=expected)

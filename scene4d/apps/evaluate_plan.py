@@ -14,6 +14,7 @@ from torch import Tensor
 from scene4d.apps.build.models import Models, load_models, models_once
 from scene4d.apps.build.perception import new_memory
 from scene4d.apps.build.stages import in_processes
+from scene4d.apps.options import check_at_least
 from scene4d.apps.progress import counter_shown
 from scene4d.errors import ConfigError
 from scene4d.eval.control import Rollout, RolloutConfig, roll_out, summarise
@@ -75,8 +76,8 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
         ConfigError: the seeds are an empty range, a number is below 1, or no action head is there to propose plans.
     """
     seeds = seed_range(options.seeds)
-    if min(options.samples, options.iterations, options.replan_every, options.processes) < 1:
-        raise ConfigError("must be at least 1", field="samples, iterations, replan_every, processes")
+    check_at_least(1, samples=options.samples, iterations=options.iterations)
+    check_at_least(1, replan_every=options.replan_every, processes=options.processes)
     models = load_models(options.weights)
     _rollout_config(options, models)
     if options.search == "policy" and models.policy is None:

@@ -37,7 +37,8 @@ class EvalReconstructOptions:
     """
 
     sources: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of recordings (what `scene4d reconstruct` reads); a folder of several gives its first ones."""
+    """Folders of recordings (what `scene4d reconstruct` reads); a folder of several gives its first ones. Without any,
+    and without --tasks, the six tasks of the rig are recorded (minutes)."""
     holdout: tuple[str, ...] = ("4", "overhead")
     """For folders: a camera held out where there is one of that name, else every N-th instant by the number."""
     episodes: int = 1
@@ -49,7 +50,8 @@ class EvalReconstructOptions:
     width: int = 0
     """Width in px to resize images of folders to; 0 = as recorded."""
     tasks: tuple[str, ...] = ()
-    """Meta-World tasks to record and score with exact motion."""
+    """Meta-World tasks to record and score with exact motion; by default the six of the rig where no folder is named,
+    else none."""
     seeds: tuple[int, int] = (2000, 2000)
     """First and last episode seed; test seeds are 2000 to 2099."""
     frames: int = 48

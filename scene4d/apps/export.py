@@ -13,6 +13,7 @@ import torch
 import tyro
 from PIL import Image
 
+from scene4d.apps.options import check_at_least, check_positive
 from scene4d.apps.progress import counter_shown
 from scene4d.apps.render import choose_cameras, pictures_of, read_cameras, render_over_time, write_pictures
 from scene4d.errors import ConfigError, DataFormatError
@@ -86,17 +87,9 @@ class ExportOptions:
     """Who makes the mesh; open3d needs its extra."""
 
     def __post_init__(self) -> None:
-        if (
-            min(self.every, self.voxel, self.reach) < 0
-            or self.scale <= 0
-            or self.views < 1
-            or self.fps <= 0
-            or min(self.size) < 1
-        ):
-            raise ConfigError(
-                "is out of range", field="every, voxel, reach, scale, views, fps, size",
-                expected="every, voxel and reach >= 0, the others > 0",
-            )  # fmt: skip
+        check_at_least(0, every=self.every, voxel=self.voxel, reach=self.reach)
+        check_at_least(1, views=self.views, size=min(self.size))
+        check_positive(scale=self.scale, fps=self.fps)
         if self.output.suffix.lower() not in (*STILL, *OVER_TIME):
             raise ConfigError(
                 "cannot be written", file=self.output, field="output", found=self.output.suffix or "no suffix",

@@ -13,6 +13,8 @@ import torch
 import tyro
 from torch import Tensor
 
+from scene4d.apps.options import check_at_least, check_output
+from scene4d.data.action_bounds import action_bounds, action_range
 from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.dynamics.rollout import forecast_long
 from scene4d.errors import ConfigError, DataFormatError
@@ -63,8 +65,9 @@ def run_forecast(options: ForecastOptions) -> dict:
     """
     from scene4d.apps.build.models import load_models
 
-    if options.samples < 1 or options.steps < 1:
-        raise ConfigError("must be at least 1", field="samples, steps", found=[options.samples, options.steps])
+    check_at_least(1, samples=options.samples, steps=options.steps, sampler_steps=options.sampler_steps)
+    for number in range(options.samples):
+        check_output(_numbered(options.output, number), suffixes=(".s4d",), inputs=(options.scene,))
     models = load_models(options.weights)
     file = open_s4d(options.scene)
     past, actions = past_from_file(file, actions=options.actions, start=options.start, num_steps=options.steps)
@@ -72,7 +75,7 @@ def run_forecast(options: ForecastOptions) -> dict:
     outputs = []
     for number, seed in enumerate(seeds):
         scene, forecast = forecast_from(models.dynamics, past, actions=actions, seed=seed, steps=options.sampler_steps)
-        path = options.output if number == 0 else options.output.with_suffix(f".{number}{options.output.suffix}")
+        path = _numbered(options.output, number)
         info = {"seed": seed, "weights": str(options.weights or "shipped"), "source": str(options.scene)}
         write_future(path, scene, forecast, past=past, file=file, info=info)
         outputs.append((path, scene))
@@ -95,6 +98,11 @@ def run_forecast(options: ForecastOptions) -> dict:
         "num_new": int((scene.alive[:, 0] > now + 1e-6).sum()),
         "moved_mm": round(1e3 * float(moving.mean()), 2) if len(moving) else 0.0,
     }
+
+
+def _numbered(path: Path, number: int) -> Path:
+    """Where sample `number` goes."""
+    return path if number == 0 else path.with_suffix(f".{number}{path.suffix}")
 
 
 @torch.no_grad()
@@ -121,6 +129,7 @@ def write_future(
         "task": past.context["task"],
         "proprio": [past.proprio[-1].tolist(), *forecast.heads["proprio"].tolist()],
         "proprio_spec": past.context["proprio_spec"],
+        "action_meaning": past.context["action_meaning"],
         "input_cameras": list(past.context["cameras"]),
     }
     write_s4d(
@@ -145,10 +154,12 @@ def past_from_file(
     """
     scene, stored = file.scene() if scene is None else scene, file.actions
     if stored is None:
-        fix = "reconstruct from a recording with actions (lerobot, rlbench or `scene4d record`)"
+        fix = "reconstruct, without --holdout, a recording with actions (lerobot, rlbench or `scene4d record`)"
         raise DataFormatError("holds no actions", file=file.path, field="actions", fix=fix)
     last = scene.times.shape[-1] - 1
     given = None if actions == "recorded" else read_actions(Path(actions), width=stored.shape[-1])
+    if given is not None:
+        check_actions(given, file=file, path=Path(actions))
     if start is None:
         start = last if given is not None or len(stored) > last + 1 else max(0, last - num_steps)
     if not 0 <= start <= last:
@@ -157,7 +168,8 @@ def past_from_file(
     if given is None and len(stored) == last + 1:
         future = future[: last - start]  # the last stored action leads out of the recording
     if len(future) == 0:
-        raise DataFormatError("no recorded action after this frame", file=file.path, frame=start, fix="lower --start")
+        fix = "lower --start" if start > 0 else "name a file of actions: --actions FILE"
+        raise DataFormatError("no recorded action after this frame", file=file.path, frame=start, fix=fix)
     info = file.info
     proprio = info.get("proprio")
     if proprio is None or len(proprio) <= start:
@@ -200,7 +212,7 @@ def read_actions(path: Path, *, width: int) -> Tensor:
     """Actions [h a] from .json (a list of rows, or {"actions": rows}), .npy, or .csv (one row a line, # comments).
 
     Raises:
-        DataFormatError: missing, unreadable, not finite, or rows of another width.
+        DataFormatError: missing, unreadable, or rows of another width.
     """
     try:
         match path.suffix.lower():
@@ -215,6 +227,23 @@ def read_actions(path: Path, *, width: int) -> Tensor:
                 raise DataFormatError("of no known kind", file=path, found=other, expected=".json, .npy or .csv")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataFormatError("cannot be read as actions", file=path, found=str(error)[:100]) from error
-    if rows.ndim != 2 or rows.shape[1] != width or len(rows) == 0 or not np.isfinite(rows).all():
-        raise DataFormatError("are no actions", file=path, found=list(rows.shape), expected=f"[h {width}], finite")
+    if rows.ndim != 2 or rows.shape[1] != width or len(rows) == 0:
+        raise DataFormatError("are no actions", file=path, found=list(rows.shape), expected=f"[h {width}]")
     return torch.from_numpy(rows)
+
+
+def check_actions(rows: Tensor, *, file: S4DFile, path: Path) -> None:
+    """Refuse actions [h a] from `path` that are not finite, or beyond what the robot of `file` is known to be told.
+
+    Raises:
+        DataFormatError: naming the first of them.
+    """
+    context = {"action_spec": file.action_spec or None, "action_meaning": file.info.get("action_meaning")}
+    low, high = action_bounds({**context, "action_range": action_range([file.actions])}, width=rows.shape[-1])
+    wrong = ~(rows.isfinite() & (rows >= low - 1e-5) & (rows <= high + 1e-5))
+    if bool(wrong.any()):
+        row, column = wrong.nonzero()[0].tolist()
+        raise DataFormatError(
+            "is not finite or out of range", file=path, field=f"actions[{column}]", frame=row,
+            found=float(rows[row, column]), expected=f"{float(low[column]):g} to {float(high[column]):g}",
+        )  # fmt: skip

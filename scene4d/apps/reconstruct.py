@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from scene4d.apps.options import check_at_least, check_output
 from scene4d.apps.progress import counter_shown
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
@@ -27,6 +28,8 @@ from scene4d.lift.splats import SplatConfig
 from scene4d.types import Episode, Recording, Scene4D
 
 # Seconds after which refinement stops, so that nobody waits much longer on a slow machine; info["steps"] tells where.
+LEAST_WIDTH = 16
+"""Pixels below which a picture holds nothing to reconstruct from."""
 FIT_SECONDS = 240.0
 PICTURES_SECONDS = 840.0
 RGB_SECONDS = 150.0
@@ -75,6 +78,7 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
         ConfigError: an option does not fit the recording. What the readers raise.
     """
     _refuse_contradictions(options)
+    check_output(options.output, suffixes=(".s4d",), fix="for other formats: scene4d export SCENE.s4d -o FILE")
     recording = chosen_recording(options)
     kept_camera, every = _holdout(options.holdout, recording.cameras)
     episode = read_chosen(recording, options)
@@ -171,8 +175,9 @@ def read_chosen(recording: Recording, options: ReconstructOptions) -> Episode:
     Raises:
         ConfigError: no such camera, or an option is out of range.
     """
-    if options.stride < 1 or options.max_frames < 0 or options.size < 0:
-        raise ConfigError("is out of range", field="stride, max_frames, size", expected="stride >= 1, others >= 0")
+    check_at_least(1, stride=options.stride)
+    check_at_least(0, max_frames=options.max_frames)
+    check_at_least(LEAST_WIDTH if options.size else 0, size=options.size)
     kept, _ = _holdout(options.holdout, recording.cameras)
     names: Sequence[str] | None = None
     if options.cameras:

@@ -12,8 +12,10 @@ import tyro
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from scene4d.apps.options import check_at_least
 from scene4d.data.formats.lerobot import write_lerobot
 from scene4d.errors import ConfigError, ResourceError
+from scene4d.eval.seeds import LARGEST_SEED
 from scene4d.sim import rig
 from scene4d.sim.metaworld import MetaWorldSim, record_episode
 from scene4d.types import Episode
@@ -45,11 +47,12 @@ class RecordOptions:
             ("episodes", 1, None),
             ("frames", 1, 250),
             ("size", 8, 2048),
-            ("first_seed", 0, None),
+            ("first_seed", 0, LARGEST_SEED - self.episodes + 1),
         ):
             value = getattr(self, name)
             if value < least or (most is not None and value > most):
                 raise ConfigError("is out of range", field=name, found=value, expected=f"{least}..{most or ''}")
+        check_at_least(0, noise=min(self.noise, default=0))
         for name in ("tasks", "noise", "cameras"):
             if not getattr(self, name):
                 raise ConfigError("names nothing", field=name)

@@ -12,6 +12,7 @@ import torch
 import tyro
 from PIL import Image
 
+from scene4d.apps.options import check_at_least, check_positive
 from scene4d.apps.orbits import orbit_of
 from scene4d.apps.pictures import colour_picture, depth_picture, depth_range, flow_picture
 from scene4d.data.video import write_video
@@ -47,6 +48,8 @@ class RenderOptions:
 
 def run_render(options: RenderOptions) -> dict:
     """Render and write; returns {output, what, camera, num_frames, width, height}."""
+    check_at_least(1, size=min(options.size), num_frames=options.num_frames)
+    check_positive(scale=options.scale, fps=options.fps)
     file = open_s4d(options.scene)
     scene = file.scene()
     num_frames = options.num_frames or max(len(scene.times), 48 if options.camera == "orbit" else 1)

@@ -65,6 +65,8 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     """
     if options.until not in STAGES:
         raise ConfigError("is no stage", field="until", found=options.until, expected=", ".join(STAGES))
+    if options.pixels and options.until != "policy":
+        raise ConfigError("is of the world model's stages", field="--until", fix="leave out --pixels or --until")
     config = _config(options)
     if config.policy_only and (options.pixels or options.until != "policy"):
         raise ConfigError("trains the action head alone", field="policy_only", fix="leave out --pixels and --until")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from scene4d.errors import ConfigError
 
+LARGEST_SEED = 2**32 - 1
+"""What the simulator's random numbers take."""
 KEPT_SEEDS = range(1000, 2100)
 """Environments of validation (1000 to 1099) and test (2000 to 2099), and what lies between: never learned from."""
 
@@ -25,9 +27,11 @@ def seed_range(seeds: tuple[int, int]) -> range:
     """The seeds from the first to the last, both included.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or one that the simulator's random numbers do not take.
     """
     first, last = seeds
+    if first < 0 or last > LARGEST_SEED:
+        raise ConfigError("is out of range", field="seeds", found=seeds, expected=f"0 to {LARGEST_SEED}")
     if last < first:
         raise ConfigError("is an empty range", field="seeds", found=seeds, expected="FIRST <= LAST")
     return range(first, last + 1)

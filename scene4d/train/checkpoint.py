@@ -49,7 +49,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         VersionError: it was written by a later version.
     """
     path = Path(path)
-    refuse_pickle(path)
+    refuse_other_files(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -121,14 +121,22 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: 
         value.copy_(laid_out_as(tensors[key], value))
 
 
-def refuse_pickle(path: Path) -> None:
-    """Raise SecurityError for pickled weights, by name or by content, without opening them as such."""
+def refuse_other_files(path: Path) -> None:
+    """Refuse what is no weights file, by name or by content, without opening it as such.
+
+    Raises:
+        SecurityError: a pickle. CheckpointError: a folder, or a scene.
+    """
     head = b""
+    if path.is_dir():
+        raise CheckpointError("is a folder", file=path, expected="a .safetensors file")
     if path.is_file():
         with path.open("rb") as file:
             head = file.read(9)
     # A safetensors file opens with the 8-byte length of its JSON header, which can look like a pickle's first bytes.
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:] != b"{"
+    if path.suffix.lower() == ".s4d":
+        raise CheckpointError("is a scene, not weights", file=path, expected=".safetensors")
     if path.suffix.lower() in PICKLE_SUFFIXES or pickled or head[:4] == b"PK\x03\x04":
         convert = "safetensors.torch.save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')"
         fix = f"convert it where you trust it: {convert}"

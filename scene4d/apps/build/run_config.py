@@ -44,8 +44,11 @@ class RecordConfig:
     """Cameras of the rig, those that the models may see first."""
 
     def __post_init__(self) -> None:
-        if not self.sources and (not self.tasks or self.episodes < 1 or not self.noise):
-            raise ConfigError("nothing to record", field="record", expected="tasks, episodes and noise")
+        if self.sources:
+            return
+        for name, num in (("tasks", len(self.tasks)), ("episodes", self.episodes), ("noise", len(self.noise))):
+            if num < 1:
+                raise ConfigError("nothing to record", field=f"record.{name}", found=num, expected="at least 1")
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class PolicyStageConfig:
                 field="policy.model.num_views, view_size",
                 found=[self.model.num_views, self.model.view_size],
                 expected=[num, self.data.image_size],
+                fix=f"set policy.model.num_views={num} policy.model.view_size={self.data.image_size}",
             )
         if self.model.feature_dim and self.data.asides:
             raise ConfigError(

@@ -1,0 +1,54 @@
+"""Checks of command-line options, before anything is read or made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from scene4d.errors import ConfigError
+
+
+def flag(name: str) -> str:
+    """An option as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def check_at_least(least: float, **options: float | None) -> None:
+    """Refuse options below `least`, or that are not finite; None is not given.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    for name, value in options.items():
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise ConfigError("is out of range", field=flag(name), found=value, expected=f"at least {least:g}")
+
+
+def check_positive(**options: float | None) -> None:
+    """Refuse options that are not above 0 and finite; None is not given.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    for name, value in options.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError("is out of range", field=flag(name), found=value, expected="above 0")
+
+
+def check_output(path: Path, *, suffixes: Sequence[str], inputs: Sequence[Path] = (), fix: str = "") -> None:
+    """Refuse an output of another kind than is written, or that would replace what is read.
+
+    Raises:
+        ConfigError: it has another suffix, or is one of `inputs`.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(
+            "is not what is written", file=path, field="--output", found=path.suffix or "no suffix",
+            expected=" or ".join(suffixes), fix=fix or None,
+        )  # fmt: skip
+    for other in inputs:
+        if path.exists() and other.exists() and path.samefile(other):
+            raise ConfigError(
+                "would replace what is read", file=path, field="--output", fix="name another file with -o"
+            )
