@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from scene4d.apps.agent_checks import checked_goal, checked_vector, stacked_frames
 from scene4d.apps.build.models import Models
 from scene4d.apps.build.perception import new_memory, perception
-from scene4d.errors import (
-    CalibrationError,
-    CheckpointError,
-    ConfigError,
-    DataFormatError,
-    DepthError,
-    NumericsError,
-)
+from scene4d.dynamics.actions import resting_action
+from scene4d.errors import CheckpointError, ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
 from scene4d.policy.percept import Stream
 from scene4d.types import Frames
@@ -28,18 +22,19 @@ from scene4d.worldmodel import WorldModel
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """How a `SceneAgent` runs."""
+    """How a `SceneAgent` runs; what is None, `agent_config` takes from the weights: as the head learned."""
 
-    input_cameras: tuple[str, ...] = ("left", "right")
-    """Cameras whose pictures go into the memory."""
+    input_cameras: tuple[str, ...] | None = None
+    """Cameras whose pictures go into the memory; None = those that the head learned with."""
     replan_every: int = 2
     """Actions carried out of each chunk before the next is planned."""
-    seconds_per_frame: float = 0.025
-    """Time between two calls of `step`."""
+    seconds_per_frame: float | None = None
+    """Time between two calls of `step`; None = that of the recordings that were learned from."""
     size: tuple[int, int] | None = None
-    """Width and height in px that pictures are brought to first; None = as they come. The head learned at 64 x 64."""
-    horizon: int = 8
-    """Steps ahead of the forecast."""
+    """Width and height in px that pictures are brought to first; None = the size that the head learned at, or as they
+    come where the weights do not say."""
+    horizon: int | None = None
+    """Steps ahead of the forecast; None = as far as the world model looks, which is what the head learned with."""
     seed: int = 0
     """Seed of the first plan after `reset`; later plans count up from it."""
 
@@ -49,6 +44,10 @@ class SceneAgent:
 
     `step` answers one action; `step_chunk` a whole chunk, for callers that carry out as much of it as they like. One
     agent is one episode at a time, and not to be shared by threads.
+
+    Every frame is a moment later than the one before. Where nothing was answered to that one, and nobody says what was
+    done (a plan failed, or there were two calls of `observe`), the robot rested for a step: so an episode goes on after
+    a failure.
     """
 
     def __init__(
@@ -56,24 +55,28 @@ class SceneAgent:
         head: ActionHead,
         make_stream: Callable[[], Stream],
         *,
+        config: AgentConfig,
         world_model: WorldModel | None = None,
         context: Mapping[str, Any] | None = None,
-        config: AgentConfig | None = None,
     ) -> None:
         """
         Args:
             head: trained action head.
             make_stream: makes an empty scene memory.
+            config: with cameras, seconds and horizon filled in (`agent_config`).
             world_model: forecasts for the head; None = it looks at now only.
             context: what the world model is told of task and robot.
+        Raises:
+            ConfigError: the configuration leaves something open.
         """
-        self.head, self.config = head, config if config is not None else AgentConfig()
+        blank = [name for name in ("input_cameras", "seconds_per_frame", "horizon") if getattr(config, name) is None]
+        if blank:
+            fix = "fill it in from the weights: agent_config(models, config)"
+            raise ConfigError("is left open", field=", ".join(blank), fix=fix)
+        self.head, self.config, context = head, config, context or {}
+        self._rest = functools.partial(resting_action, context=context, width=head.config.action_dim)
         self.percept = perception(
-            head.config,
-            make_stream=make_stream,
-            world_model=world_model,
-            context=context or {},
-            horizon=self.config.horizon,
+            head.config, make_stream=make_stream, world_model=world_model, context=context, horizon=config.horizon
         )
         self.reset()
 
@@ -82,7 +85,7 @@ class SceneAgent:
         self.percept.reset()
         self.num_steps, self.num_plans = 0, 0
         self.chunk: list[Tensor] = []
-        self._begun = False
+        self._state: Tensor | None = None
         self._answered: Tensor | None = None
 
     def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
@@ -96,15 +99,12 @@ class SceneAgent:
         Raises:
             DataFormatError: a camera that the memory needs is not there, pictures or proprio are not as they should be.
             DepthError: a camera gives no depth. CalibrationError: one is not where a camera can be.
-            NumericsError: the head's action is not finite.
+            NumericsError: the head's action is not finite. The frames are in the memory all the same; call again, with
+                newer ones, the robot having rested.
         """
         goal = checked_goal(goal)
         self.observe(frames, proprio=proprio)
-        if not self.chunk:
-            self.chunk = list(self.plan(task, goal=goal)[: self.config.replan_every])
-        action = self.chunk.pop(0)
-        self._answered = action[None]
-        return action
+        return self.next_action(task, goal=goal)
 
     def step_chunk(
         self,
@@ -126,27 +126,46 @@ class SceneAgent:
         """
         goal = checked_goal(goal)
         self.observe(frames, proprio=proprio, done=done)
-        self.chunk = []
-        actions = self.plan(task, goal=goal)
-        self._answered = actions[:1]
-        return actions
+        return self.next_chunk(task, goal=goal)
 
     def observe(self, frames: Mapping[str, Frames], *, proprio: Tensor, done: Tensor | None = None) -> None:
         """Take the newest frames {camera name: Frames []} and the robot's state [p] into the memory.
 
         Args:
-            done: actions [n a] carried out since the last frames; None = what was answered then.
+            done: actions [n a] carried out since the last frames; None = what was answered then, or, where nothing
+                was, one step of rest.
         Raises:
             as `step`; what is wrong is refused before anything is remembered, so that the next frames find it whole.
         """
         pictures, proprio, done = self.checked(frames, proprio=proprio, done=done)
-        done = self._answered if done is None else done
-        if done is not None and self._begun:
+        if self._state is not None:
+            if done is None:
+                done = self._rest(self._state)[None] if self._answered is None else self._answered
             self.percept.acted(done)
             self.num_steps += len(done)
         self._answered = None
         self.percept.observe(pictures, proprio=proprio, time=self.num_steps * self.config.seconds_per_frame)
-        self._begun = True
+        self._state = proprio
+
+    def next_action(self, task: str, *, goal: Tensor | None = None) -> Tensor:
+        """The next action [a] for what was observed last, of the chunk at hand or of a fresh one: `step` behind its
+        `observe`."""
+        if not self.chunk:
+            self.chunk = list(self.plan(task, goal=goal)[: self.config.replan_every])
+        action = self.chunk.pop(0)
+        self._answered = action[None]
+        return action
+
+    def next_chunk(self, task: str, *, goal: Tensor | None = None) -> Tensor:
+        """A fresh chunk of actions [h a] for what was observed last: `step_chunk` behind its `observe`."""
+        self.chunk = []
+        actions = self.plan(task, goal=goal)
+        self._answered = actions[:1]
+        return actions
+
+    def withdraw(self) -> None:
+        """Take the last answer back: it never reached the robot, which rests until the next frames."""
+        self.chunk, self._answered = [], None
 
     def checked(
         self, frames: Mapping[str, Frames], *, proprio: Tensor, done: Tensor | None = None
@@ -156,10 +175,11 @@ class SceneAgent:
         Raises:
             as `step`, but for NumericsError.
         """
-        shape = (self.head.config.proprio_dim,)
+        head, config = self.head.config, self.config
         if done is not None:
-            done = _checked_vector(done, name="actions", shape=(max(1, len(done)), self.head.config.action_dim))
-        return _stacked(frames, self.config), _checked_vector(proprio, name="proprio", shape=shape), done
+            done = checked_vector(done, name="actions", shape=(max([1, *done.shape[:1]]), head.action_dim))
+        proprio = checked_vector(proprio, name="proprio", shape=(head.proprio_dim,))
+        return stacked_frames(frames, names=config.input_cameras, size=config.size), proprio, done
 
     def plan(self, task: str, *, goal: Tensor | None = None) -> Tensor:
         """A chunk of actions [h a] from the memory as it stands; goal [3] m as `step`.
@@ -178,6 +198,23 @@ class SceneAgent:
         return actions
 
 
+def agent_config(models: Models, config: AgentConfig | None = None) -> AgentConfig:
+    """The configuration with what it leaves open taken from the weights, so that an agent runs as its head learned.
+
+    What the configuration says stands. Where weights do not say at which size the head learned, the size stays open.
+    """
+    config, size = config if config is not None else AgentConfig(), models.info.get("policy_size")
+    # Measured as a difference of times: beyond nanoseconds it is their rounding.
+    seconds = round(float(models.info.get("step_seconds") or models.dynamics.config.step_seconds), 9)
+    learnt = {
+        "input_cameras": models.policy_cameras,
+        "seconds_per_frame": seconds,
+        "size": (models.policy_size, models.policy_size) if size else None,
+        "horizon": models.dynamics.config.horizon,
+    }
+    return replace(config, **{name: value for name, value in learnt.items() if getattr(config, name) is None})
+
+
 def agent_maker(
     models: Models, *, forecast: bool = True, config: AgentConfig | None = None
 ) -> Callable[[str], SceneAgent]:
@@ -185,15 +222,22 @@ def agent_maker(
 
     Args:
         models: with an action head. forecast: whether the head also looks at the predicted future.
+        config: what it leaves open is taken from the weights (`agent_config`).
     Raises:
         CheckpointError: the weights hold no action head, or its statistics cannot be divided by.
-        ConfigError: the head speaks of other numbers than the action and proprio specs.
+        ConfigError: the head speaks of other numbers than the action and proprio specs, or the world model does not
+            look as far ahead as is asked.
     """
     if models.policy is None:
         raise CheckpointError("holds no action head", field="policy", fix="train with a [policy] section")
     check_head(models.policy, context=models.info.get("context", {}))
     world_model = models.dynamics if forecast else None
-    config = config or AgentConfig(input_cameras=models.policy_cameras)
+    config, furthest = agent_config(models, config), models.dynamics.config.horizon
+    if forecast and not 1 <= config.horizon <= furthest:
+        raise ConfigError(
+            "is not what the world model forecasts", field="horizon", found=config.horizon, expected=f"1..{furthest}",
+            fix="leave it out: then it is what the head learned with",
+        )  # fmt: skip
 
     def make(task: str) -> SceneAgent:
         context = {**models.info.get("context", {}), "task": task}
@@ -222,69 +266,3 @@ def check_head(head: ActionHead, *, context: Mapping[str, Any]) -> None:
                 "is no normaliser", field=f"policy.{name}_std", found=std.tolist(), expected="finite, > 0",
                 fix="train the head again",
             )  # fmt: skip
-
-
-def checked_goal(goal: Tensor | None) -> Tensor | None:
-    """A goal [3] m, or None.
-
-    Raises:
-        DataFormatError: other than three finite numbers.
-    """
-    return None if goal is None else _checked_vector(goal, name="goal", shape=(3,))
-
-
-def _checked_vector(values: Tensor, *, name: str, shape: tuple[int, ...]) -> Tensor:
-    if tuple(values.shape) != shape or not bool(values.isfinite().all()):
-        raise DataFormatError(
-            "is not what the head knows", field=name, expected=f"{list(shape)}, finite",
-            found=f"{list(values.shape)} {values.flatten()[:8].tolist()}",
-        )  # fmt: skip
-    return values.detach().float()
-
-
-def _stacked(frames: Mapping[str, Frames], config: AgentConfig) -> Frames:
-    names = config.input_cameras
-    missing = [name for name in names if name not in frames]
-    if missing:
-        raise DataFormatError("no such camera", field="cameras", found=list(frames), expected=list(names))
-    chosen = [_checked_frames(frames[name], name=name) for name in names]
-    if config.size is not None:
-        chosen = [_resized(f, *config.size) for f in chosen]
-    sizes = {name: (f.cameras.width, f.cameras.height) for name, f in zip(names, chosen, strict=True)}
-    if len(set(sizes.values())) != 1:
-        raise DataFormatError(
-            "differ in size", field="cameras", found=sizes, fix="give the agent a size to bring them to"
-        )
-    return Frames.stack(chosen)
-
-
-def _resized(frames: Frames, width: int, height: int) -> Frames:
-    """Frames [] in another size: colour by area, depth and what is usable from the nearest pixel, K with them."""
-    if (frames.cameras.width, frames.cameras.height) == (width, height):
-        return frames
-    rgb = interpolate(frames.rgb.movedim(-1, 0)[None], size=(height, width), mode="area")[0].movedim(0, -1)
-    nearest = lambda x: interpolate(x[None, None], size=(height, width), mode="nearest-exact")[0, 0]
-    cameras = frames.cameras.resized(width, height)
-    return frames.replace(rgb=rgb, depth=nearest(frames.depth), alpha=nearest(frames.alpha), cameras=cameras)
-
-
-def _checked_frames(frames: Frames, *, name: str) -> Frames:
-    """Frames without extras whose depth is 0 wherever it says nothing."""
-    if frames.batch_shape or not bool(frames.rgb.isfinite().all()):
-        raise DataFormatError(
-            "is no picture", field=f"{name}.rgb", found=list(frames.rgb.shape), expected="[h w 3], finite"
-        )
-    if frames.depth is None:
-        raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
-    cameras = frames.cameras
-    if not (bool(cameras.viewmats.isfinite().all()) and bool(cameras.Ks.isfinite().all())):
-        raise CalibrationError("is not finite", field=f"{name}.viewmats, {name}.Ks")
-    turn = cameras.viewmats[:3, :3].double()
-    off = (turn @ turn.mT - torch.eye(3, dtype=torch.float64)).abs().max()
-    if not (float(off) < 1e-3 and bool((cameras.Ks.diagonal()[:2] > 0).all())):
-        raise CalibrationError(
-            "is no camera", field=f"{name}.viewmats, {name}.Ks", expected="a rigid motion, focal lengths > 0"
-        )
-    said = frames.depth.isfinite() & (frames.depth > 0)
-    alpha = torch.ones_like(frames.depth) if frames.alpha is None else frames.alpha
-    return frames.replace(depth=torch.where(said, frames.depth, 0.0), alpha=alpha, extras={})

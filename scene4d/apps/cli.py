@@ -1,13 +1,19 @@
-"""The command line: `scene4d VERB ...`. Each verb ends with one JSON line, each failure in one line and a code."""
+"""The command line: `scene4d VERB ...`. Each verb ends with one JSON line, each failure in one line and a code.
+
+JSON knows no NaN and no Infinity: in a verb's last line a number that is not finite is null, nothing known of it.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_RESOURCE, EXIT_USAGE, Scene4DError
 
@@ -115,10 +121,11 @@ def main(argv: list[str] | None = None) -> int:
             return 0  # what was asked for was help
         verb, name, rest = found
         result = _run(verb, name, rest)
-        print(json.dumps(result), flush=True)
+        print(json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
-        print(json.dumps({"error": error.as_dict()}) if as_json else f"scene4d: {error.line()}", file=sys.stderr)
+        told = json_line({"error": error.as_dict()}, unknown=str) if as_json else f"scene4d: {error.line()}"
+        print(told, file=sys.stderr)
         return error.exit_code
     except MemoryError:
         print("scene4d: out of memory; use a smaller --size, fewer frames or fewer cameras", file=sys.stderr)
@@ -137,6 +144,19 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_INTERNAL
+
+
+def json_line(value: Any, *, unknown: Callable[[float], Any] = lambda _: None) -> str:
+    """A value as one line of JSON that any reader takes; numbers that are not finite become what `unknown` says."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, float):
+            return x if math.isfinite(x) else unknown(x)
+        if isinstance(x, Mapping):
+            return {key: plain(each) for key, each in x.items()}
+        return [plain(each) for each in x] if isinstance(x, list | tuple) else x
+
+    return json.dumps(plain(value), allow_nan=False)
 
 
 def _find(arguments: list[str]) -> tuple[Verb, str, list[str]] | None:

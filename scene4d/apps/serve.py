@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +29,17 @@ class ServeOptions:
     """Address to listen at."""
     port: int = 8790
     """Port; 0 = any free one."""
-    cameras: tuple[str, ...] = ("left", "right")
-    """Names of the cameras that the memory looks through; every observation must hold them."""
-    size: tuple[int, int] = (64, 64)
-    """Width and height in px that pictures are brought to first."""
+    cameras: tuple[str, ...] | None = None
+    """Names of the cameras that the memory looks through; every observation must hold them. By default those that the
+    weights learned with (left right for shipped ones)."""
+    size: tuple[int, int] | None = None
+    """Width and height in px that pictures are brought to first; by default what the weights learned at (64 64)."""
     forecast: bool = True
     """Show the head the predicted future too (slower)."""
     replan_every: int = 2
     """Actions carried out of each chunk before the next is planned."""
-    fps: float = 40.0
-    """Observations a second of robot time."""
+    fps: float | None = None
+    """Observations a second of robot time; by default as the weights learned (40)."""
     threads: int = 1
     """Threads to compute with; at 64 px there is too little work to share, and one is the fastest."""
     episodes: int = 4
@@ -51,16 +53,14 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
 
     Raises:
         SecurityError: --host is reached from other machines without --allow-remote. ResourceError: the port is taken.
-        CheckpointError: the weights hold no action head.
+        CheckpointError: the weights hold no action head. ConfigError: an option is not positive, or names no camera.
     """
-    least = min(options.episodes, options.replan_every, options.threads)
-    if options.fps <= 0 or least < 1 or min(options.size) < 8:
-        raise ConfigError("must be positive", field="fps, episodes, size, replan_every, threads", fix="leave them out")
+    _check(options)
     door = open_door(options.host, allow_remote=options.allow_remote)
     config = AgentConfig(
         input_cameras=options.cameras,
         replan_every=options.replan_every,
-        seconds_per_frame=1 / options.fps,
+        seconds_per_frame=None if options.fps is None else 1 / options.fps,
         size=options.size,
     )
     host = PolicyHost(
@@ -79,3 +79,11 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
         counts = {"requests": server.num_requests, "refused": server.num_refused, "steps": host.num_steps}
         seconds = round(time.monotonic() - start, 1)
         return {"url": server.url, **counts, "episodes": host.num_episodes, "seconds": seconds}
+
+
+def _check(options: ServeOptions) -> None:
+    least, fps, size = min(options.episodes, options.replan_every, options.threads), options.fps, options.size
+    if least < 1 or (fps is not None and not 0 < fps < math.inf) or (size is not None and min(size) < 8):
+        raise ConfigError("must be positive", field="fps, episodes, size, replan_every, threads", fix="leave them out")
+    if options.cameras is not None and not options.cameras:
+        raise ConfigError("names none", field="cameras", fix="leave it out, or name the cameras of the observations")

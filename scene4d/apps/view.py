@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from scene4d.apps.act import proprio_up_to_now
+from scene4d.apps.act import task_from_text
+from scene4d.apps.build.scene_start import start_of_file, told_states
 from scene4d.apps.server.door import open_door
 from scene4d.apps.viewer.door import start_viser, stop_viser
-from scene4d.apps.viewer.rollout import RolloutStart, roll_forward
+from scene4d.apps.viewer.rollout import roll_forward
 from scene4d.apps.viewer.stage import Rollout, Stage, StageConfig
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d import S4DFile, open_s4d
@@ -43,6 +44,8 @@ class ViewOptions:
     proprio: tuple[float, ...] | None = None
     """The robot's state at the last observed instant (hand x y z in m, gripper opening in m), where the scene does not
     hold it."""
+    goal: tuple[float, float, float] | None = None
+    """Where what the task is about should come to be (x y z in m, world), where the scene does not show it."""
     fps: float = 12.0
     """Instants a second while it plays."""
     max_splats: int = 60_000
@@ -66,7 +69,8 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
     """Show until interrupted (or `seconds` are over); returns {url, instants, observed, predicted, seconds}.
 
     Raises:
-        EnvError: viser is not installed. DataFormatError: the scene is broken, empty or a batch.
+        EnvError: viser is not installed. DataFormatError: the scene is broken, empty or a batch, or there is a --task
+        and no robot state. What else keeps the agent from acting is said on the page and the terminal.
         SecurityError: --host is reached from other machines without --allow-remote.
     """
     start = time.monotonic()
@@ -122,14 +126,10 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
 
 def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | None:
     """The agent's button, where the robot's state is known; models are loaded when it is first pressed."""
-    values = options.proprio if options.proprio is not None else file.info.get("proprio")
-    if values is None:
-        if options.task:
-            fix = "add --proprio X Y Z OPENING (hand in m, gripper opening in m)"
-            raise DataFormatError("holds no robot state", file=options.scene, field="info.proprio", fix=fix)
+    if options.task:
+        told_states(file, scene, given=options.proprio)  # what is missing is said before anything is shown
+    elif options.proprio is None and file.info.get("proprio") is None:
         return None
-    proprio = proprio_up_to_now(values, scene)
-    start = RolloutStart(scene, proprio, file.actions, {**file.info, "action_spec": file.action_spec})
     loaded: list[Any] = []
 
     def roll(task: str, num_steps: int, seed: int) -> Iterator[Scene4D]:
@@ -137,6 +137,9 @@ def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | N
 
         if not loaded:
             loaded.append(load_models(options.weights))
-        return roll_forward(loaded[0], start, task=task, num_steps=num_steps, seed=seed)
+        models = loaded[0]
+        name = task_from_text(task, models.tasks)
+        start = start_of_file(models, file, scene=scene, task=name, proprio=options.proprio, goal=options.goal)
+        return roll_forward(models, start, num_steps=num_steps, seed=seed)
 
     return roll

@@ -191,7 +191,8 @@ def _point_terms(
     flat = (unknown[:, :, None] * size + unknown[:, None, :]).reshape(-1)
     matrix = np.bincount(flat, weights=blocks.reshape(-1), minlength=size * size).reshape(size, size)
     vector = np.bincount(unknown.reshape(-1), weights=right.reshape(-1), minlength=size)
-    return matrix, vector
+    # Of nothing bincount counts in integers, to which the other terms could not be added.
+    return matrix.astype(np.float64, copy=False), vector.astype(np.float64, copy=False)
 
 
 def _edges(centres: np.ndarray, *, spacing: float, num: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,13 @@ import json
 import pytest
 import torch
 
-from scene4d.apps.act import ActOptions, observed_part, plan_actions, run_act, spec_columns, task_from_text
+from scene4d.apps.act import ActOptions, plan_actions, run_act, spec_columns, task_from_text
 from scene4d.apps.agent import AgentConfig, agent_maker
 from scene4d.apps.build.models import make_models, save_models
-from scene4d.errors import CheckpointError, ConfigError, DataFormatError
-from scene4d.gaussians.s4d import write_s4d
+from scene4d.apps.build.scene_start import observed_part, scene_start, start_of_file
+from scene4d.apps.cli import main
+from scene4d.errors import CheckpointError, ConfigError, DataFormatError, NumericsError
+from scene4d.gaussians.s4d import open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream import SceneStream
 from scene4d.policy.encoders import ActionHeadConfig
@@ -53,7 +55,8 @@ def models():
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
     head = ActionHeadConfig(**size, view_size=16, told_goal=True)
     made = make_models(VAEConfig(), DynamicsConfig(), head)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
         for parameter in made.policy.decoder.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
     for part in (made.vae, made.dynamics, made.policy):
@@ -110,6 +113,130 @@ def test_tasks_are_understood_by_words():
 
 def test_missing_names_are_numbered():
     assert spec_columns([{"name": "dx", "unit": "m"}], width=2) == (["dx", "a1"], ["m", ""])
+    assert spec_columns([{"name": "dx", "unit": None}], width=1) == (["dx"], [""])  # as LeRobot's are read
+
+
+OTHER_SPECS = {
+    "metres": ([{**row, "unit": "m"} for row in SPEC], "dx \\[m\\]"),
+    "names": ([{"name": f"joint_{i}", "unit": "rad"} for i in range(4)], "joint_0 \\[rad\\]"),
+    "frame": ([{**row, "frame": "gripper"} for row in SPEC], "gripper"),
+    "length": ([{"name": f"joint_{i}", "unit": "rad"} for i in range(7)], "joint_6 \\[rad\\]"),
+}
+
+
+@pytest.mark.parametrize("forecast", [False, True])
+@pytest.mark.parametrize("other", OTHER_SPECS)
+def test_a_scene_of_another_robot_is_refused(files, scene, models, other, forecast):
+    """The head's numbers are its weights': a scene's spec neither renames them nor scales what they do."""
+    spec, said = OTHER_SPECS[other]
+    context = {"action_spec": [{**row, "frame": "world"} for row in SPEC]}
+    save_models(files / "framed.safetensors", models, info={**models.info, "context": context})
+    path = files / f"{other}.s4d"
+    write_s4d(path, scene, actions=torch.zeros(3, len(spec)), action_spec=spec, info={"proprio": [list(PROPRIO)] * 3})
+    options = ActOptions(path, task="door open", weights=files / "framed.safetensors", forecast=forecast)
+    with pytest.raises(ConfigError, match=f"action_spec: .*{said}.*dx \\[0.02 m, world\\]") as caught:
+        run_act(options)
+    assert caught.value.file == str(path) and caught.value.fix
+
+
+def test_what_a_spec_leaves_out_is_no_difference(files, scene, models):
+    """LeRobot's rows have no units, and bare numbers for names where there are none."""
+    for spec in ([{"name": row["name"], "unit": None} for row in SPEC], [{"name": str(i)} for i in range(4)]):
+        start = scene_start(models, scene, task=TASKS[0], proprio=torch.tensor(PROPRIO), info={"action_spec": spec})
+        assert start.context["action_spec"] == SPEC
+    strangers = [{"name": n, "unit": "rad"} for n in "abcd"]
+    write_s4d(files / "joints.s4d", scene, info={"proprio": [list(PROPRIO)] * 3, "proprio_spec": strangers})
+    known = {"proprio_spec": [{"name": n, "unit": "m"} for n in ("hand_x", "hand_y", "hand_z", "gripper_opening")]}
+    knowing = dataclasses.replace(models, info={**models.info, "context": known})
+    told = {"scene": scene, "task": TASKS[0]}
+    with pytest.raises(ConfigError, match="proprio_spec"):
+        start_of_file(knowing, open_s4d(files / "joints.s4d"), **told)
+    # What is typed in is in the numbers of the head.
+    start = start_of_file(knowing, open_s4d(files / "joints.s4d"), **told, proprio=PROPRIO)
+    assert start.context["proprio_spec"] == known["proprio_spec"]
+    with pytest.raises(DataFormatError, match="spec"):
+        scene_start(models, scene, task=TASKS[0], proprio=torch.tensor(PROPRIO), info={"action_spec": ["dx"] * 4})
+
+
+def test_a_head_that_is_none_is_refused(files, models):
+    """`check_head` guards acting from a file as it guards the agent."""
+    seven = {**models.info, "context": {"action_spec": [*SPEC, *SPEC[:3]]}}
+    save_models(files / "seven.safetensors", models, info=seven)
+    with pytest.raises(ConfigError, match="7 numbers"):
+        run_act(ActOptions(files / "scene.s4d", task="door open", weights=files / "seven.safetensors"))
+
+
+def act_verb(capsys, *arguments):
+    """Exit code, last line of the output, and errors of `scene4d act`."""
+    code = main(["act", *map(str, arguments), "--task", "open the door", "--no-forecast"])
+    captured = capsys.readouterr()
+    return code, (captured.out.strip().splitlines() or [""])[-1], captured.err
+
+
+@pytest.mark.parametrize("proprio", ["0 0 0", "0 0 0 0 0", "nan 0 0 0", "inf 0 0 0", "1e300 0 0 0"])
+def test_a_robot_state_that_is_none_is_one_line(files, capsys, proprio):
+    known = ("--weights", files / "weights.safetensors", "--proprio", *proprio.split())
+    code, out, error = act_verb(capsys, files / "scene.s4d", *known)
+    assert (code, out) == (3, "") and len(error.strip().splitlines()) == 1
+    assert "proprio" in error and "4 finite numbers" in error
+
+
+@pytest.mark.parametrize(
+    "proprio",
+    [
+        ["a", "b", "c", "d"],
+        [["0", "0", "0", "0"]] * 3,
+        [[0, 0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0, 0]] * 2,
+        [[0, 0, 0]] * 3,
+        [],
+        [[]],
+        {"x": 0},
+        "0000",
+        0,
+        [None] * 4,
+        [1e300, 0, 0, 0],
+        [[[0, 0, 0, 0]]] * 3,
+    ],
+)
+def test_a_broken_robot_state_in_the_file_is_one_line(files, scene, capsys, proprio):
+    write_s4d(files / "broken.s4d", scene, info={"proprio": proprio})
+    code, _, error = act_verb(capsys, files / "broken.s4d", "--weights", files / "weights.safetensors")
+    assert code == 3 and len(error.strip().splitlines()) == 1
+    assert "broken.s4d: info.proprio" in error
+
+
+def test_past_actions_of_another_robot_are_refused(models, scene):
+    told = {"task": TASKS[0], "proprio": torch.tensor(PROPRIO)}
+    for actions in (torch.zeros(3, 7), torch.full((3, 4), torch.nan), torch.zeros(3), torch.zeros(0, 4)):
+        with pytest.raises(DataFormatError, match="actions"):
+            scene_start(models, scene, **told, past_actions=actions)
+    with pytest.raises(DataFormatError, match="batch"):
+        observed_part(scene.map(lambda x: x[None]))
+
+
+def test_actions_that_are_not_finite_are_refused(models, scene):
+    broken = ActionHead(models.policy.config).eval()
+    with torch.no_grad():
+        broken.task.weight.fill_(torch.nan)
+    with pytest.raises(NumericsError, match="actions: are not finite"):
+        plan_actions(
+            dataclasses.replace(models, policy=broken),
+            scene,
+            task="open the door",
+            proprio=torch.tensor(PROPRIO),
+            forecast=False,
+        )
+
+
+def test_a_robot_of_unknown_past_rests_where_it_is(models, scene):
+    """Its last action, which the forecast goes on with, names the place of its hand now, not of where it was once."""
+    spec = [{"name": n, "unit": "m"} for n in ("x", "y", "z")] + [{"name": "gripper", "unit": "1"}]
+    places = [{"name": f"hand_{n}", "unit": "m"} for n in "xyz"] + [{"name": "gripper", "unit": "1"}]
+    absolute = dataclasses.replace(models, info={**models.info, "context": {"action_spec": spec}})
+    way = torch.tensor([[0.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.0]])
+    start = scene_start(absolute, scene, task=TASKS[0], proprio=way, info={"proprio_spec": places})
+    torch.testing.assert_close(start.past_actions[:, :3], way[1:, :3])
 
 
 def test_scene_without_robot_state_says_what_to_add(files, scene):

@@ -3,17 +3,22 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
 
-from scene4d.apps.agent import AgentConfig, agent_maker
+from scene4d.apps.agent import AgentConfig, SceneAgent, agent_config, agent_maker
+from scene4d.apps.build.models import load_models, make_models
+from scene4d.apps.build.perception import new_memory
+from scene4d.dynamics.model import DynamicsConfig
 from scene4d.dynamics.proprio import track_of
 from scene4d.errors import CalibrationError, CheckpointError, ConfigError, DataFormatError, DepthError, NumericsError
 from scene4d.lift.stream import SceneStream
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Frames
+from scene4d.vae.model import VAEConfig
 
 TASK = "door-open-v3"
 
@@ -39,6 +44,34 @@ def changed(views, name, **fields):
     return {**views, name: views[name].replace(**fields)}
 
 
+def moved(views, name, *, mirror=False, last_row=(0, 0, 0, 1), K=None):
+    """The same with another camera."""
+    cameras = views[name].cameras
+    viewmat = cameras.viewmats.clone()
+    viewmat[0] *= -1 if mirror else 1
+    viewmat[3] = torch.tensor(last_row)
+    return changed(views, name, cameras=cameras.replace(viewmats=viewmat, Ks=cameras.Ks if K is None else K))
+
+
+def with_horizon(models, horizon):
+    """The same head beside a world model that looks `horizon` steps ahead."""
+    made = make_models(VAEConfig(), DynamicsConfig(horizon=horizon), None)
+    for part in (made.vae, made.dynamics):
+        part.eval().requires_grad_(False)
+    return dataclasses.replace(models, vae=made.vae, dynamics=made.dynamics)
+
+
+def failing_once(models, monkeypatch):
+    """A head whose next chunk is not finite, and the ones after that as always."""
+    act = type(models.policy).act
+
+    def fail(self, *args, **options):
+        monkeypatch.setattr(type(self), "act", act)
+        return act(self, *args, **options) * torch.nan
+
+    monkeypatch.setattr(type(models.policy), "act", fail)
+
+
 @pytest.mark.parametrize(
     "kind, field, break_it",
     [
@@ -56,6 +89,11 @@ def changed(views, name, **fields):
             ),
         ),
         (DataFormatError, "cameras", lambda v: ({**v, "left": box_views(side=16)["left"]}, PROPRIO)),
+        (DataFormatError, "left.rgb", lambda v: (changed(v, "left", rgb=v["left"].rgb * 255), PROPRIO)),
+        (DataFormatError, "left.rgb", lambda v: (changed(v, "left", rgb=v["left"].rgb - 0.5), PROPRIO)),
+        (CalibrationError, "left.viewmats", lambda v: (moved(v, "left", mirror=True), PROPRIO)),
+        (CalibrationError, "right.viewmats", lambda v: (moved(v, "right", last_row=(1, 2, 3, 4)), PROPRIO)),
+        (CalibrationError, "right.Ks", lambda v: (moved(v, "right", K=v["right"].cameras.Ks.mT), PROPRIO)),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_remembered(models, kind, field, break_it):
@@ -69,6 +107,53 @@ def test_what_is_wrong_is_refused_before_anything_is_remembered(models, kind, fi
     for step in (1, 2):
         views = box_views(step)
         assert torch.equal(agent.step(views, proprio=PROPRIO, task=TASK), other.step(views, proprio=PROPRIO, task=TASK))
+
+
+def test_colours_may_be_a_rounding_beyond_their_range(models):
+    views = box_views(0)
+    make(models).observe(changed(views, "left", rgb=views["left"].rgb * 1.001 + 1e-3), proprio=PROPRIO)
+
+
+@pytest.mark.parametrize("forecast", [False, True])
+def test_after_a_failed_plan_the_episode_goes_on_a_step_of_rest_later(models, monkeypatch, forecast):
+    """What could not be planned for is in the memory; the robot, told nothing, rested until the next frames."""
+    agent = agent_maker(models, forecast=forecast, config=AgentConfig(replan_every=1))(TASK)
+    first = agent.step(box_views(0), proprio=PROPRIO, task=TASK)
+    failing_once(models, monkeypatch)
+    with pytest.raises(NumericsError, match="actions"):
+        agent.step(box_views(1), proprio=PROPRIO + 1, task=TASK)
+    for step in (2, 3):
+        action = agent.step(box_views(step), proprio=PROPRIO + step, task=TASK)
+        assert action.shape == (4,) and bool(action.isfinite().all())
+    assert agent.num_steps == 3 and agent.percept.stream.times == pytest.approx([0.0, 0.025, 0.05, 0.075])
+    carried_out = agent.percept.actions
+    assert torch.equal(carried_out[0], first) and torch.equal(carried_out[1], torch.zeros(4)) and len(carried_out) == 3
+    assert torch.equal(torch.stack(agent.percept.proprio), PROPRIO + torch.arange(4.0)[:, None])
+
+
+def test_after_a_failed_chunk_what_was_done_all_the_same_can_be_told(models, monkeypatch):
+    agent, chunk = make(models), torch.full((2, 4), 0.25)
+    failing_once(models, monkeypatch)
+    with pytest.raises(NumericsError, match="actions"):
+        agent.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
+    assert agent.step_chunk(box_views(1), proprio=PROPRIO, task=TASK, done=chunk).shape == (8, 4)
+    assert agent.num_steps == 2 and torch.equal(agent.percept.actions[-1], chunk[-1])
+
+
+def test_frames_that_are_only_observed_are_steps_of_rest(models):
+    """A memory may look around before it plans; where actions name places, rest is the place of the hand."""
+    spec = [{"name": name, "unit": "m"} for name in ("x", "y", "z")] + [{"name": "gripper", "unit": "effort"}]
+    state = [{"name": f"hand_{name}", "unit": "m"} for name in ("x", "y", "z")] + [{"name": "opening", "unit": "m"}]
+    context = {"action_spec": spec, "proprio_spec": state}
+    agent = make(dataclasses.replace(models, info={**models.info, "context": context}))
+    for step in range(3):
+        agent.observe(box_views(step), proprio=PROPRIO + step)
+    rest = torch.stack([PROPRIO, PROPRIO + 1])
+    assert torch.equal(torch.stack(agent.percept.actions)[:, :3], rest[:, :3]) and agent.num_steps == 2
+    agent.next_action(TASK)
+    agent.withdraw()
+    agent.observe(box_views(3), proprio=PROPRIO + 3)
+    assert torch.equal(agent.percept.actions[-1][:3], PROPRIO[:3] + 2) and agent.chunk == []
 
 
 def test_a_chunk_begins_as_the_steps_do_and_time_goes_on_by_what_was_done(models):
@@ -149,6 +234,52 @@ def test_pictures_are_brought_to_size_with_their_calibration(models):
     }
     plain = make(models).step(views, proprio=PROPRIO, task=TASK)
     assert torch.allclose(make(models, size=(SIDE, SIDE)).step(large, proprio=PROPRIO, task=TASK), plain, atol=1e-4)
+
+
+def test_settings_come_from_the_weights_unless_they_are_given(models):
+    told = {"policy_cameras": ["wrist", "top"], "policy_size": 32, "step_seconds": 0.1 + 1e-16}
+    learnt = with_horizon(dataclasses.replace(models, info={**models.info, **told}), 4)
+    expected = AgentConfig(input_cameras=("wrist", "top"), size=(32, 32), seconds_per_frame=0.1, horizon=4)
+    assert agent_config(learnt) == agent_config(learnt, AgentConfig()) == expected
+    assert agent_maker(learnt)(TASK).config == expected
+    given = AgentConfig(input_cameras=("left",), size=(16, 8), seconds_per_frame=0.5, horizon=2, seed=3, replan_every=5)
+    assert agent_config(learnt, given) == given == agent_maker(learnt, config=given)(TASK).config
+    untold = agent_config(models)
+    assert untold == AgentConfig(input_cameras=("left", "right"), seconds_per_frame=0.025, horizon=8)
+    assert untold.size is None  # as they come
+    with pytest.raises(ConfigError, match="agent_config"):
+        SceneAgent(models.policy, new_memory, config=AgentConfig())
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_shipped_weights_run_as_they_always_did(name):
+    always = AgentConfig(input_cameras=("left", "right"), seconds_per_frame=0.025, size=(64, 64), horizon=8)
+    assert agent_config(load_models(name)) == always
+
+
+@pytest.mark.parametrize("horizon", [4, 16])
+def test_the_forecast_is_as_long_as_the_world_model_was_trained(models, horizon):
+    other = with_horizon(models, horizon)
+    agent, asked, model = agent_maker(other)(TASK), [], other.dynamics
+
+    def predict(state, *, actions, steps):
+        asked.append(len(actions))
+        return model.predict(state, actions=actions, steps=steps)
+
+    agent.percept.world_model = SimpleNamespace(observe=model.observe, predict=predict, scene=model.scene)
+    action = agent.step(box_views(0), proprio=PROPRIO, task=TASK)
+    assert bool(action.isfinite().all()) and asked == [horizon]
+    with pytest.raises(ConfigError, match="horizon"):
+        agent_maker(other, config=AgentConfig(horizon=horizon + 1))
+    agent_maker(other, forecast=False, config=AgentConfig(horizon=horizon + 1))  # nothing is forecast
+
+
+def test_pictures_of_any_size_are_brought_to_what_the_head_learned_at(models):
+    learnt = dataclasses.replace(models, info={**models.info, "policy_size": SIDE})
+    large = box_views(0, side=2 * SIDE)
+    answer = make(learnt).step(large, proprio=PROPRIO, task=TASK)
+    assert torch.equal(answer, make(models, size=(SIDE, SIDE)).step(large, proprio=PROPRIO, task=TASK))
+    assert not torch.equal(answer, make(models).step(large, proprio=PROPRIO, task=TASK))
 
 
 def test_unfit_heads_are_refused_before_they_act(models):

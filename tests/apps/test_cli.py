@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
-from scene4d.apps.cli import EVAL_VERBS, VERBS, main
+from scene4d.apps import doctor
+from scene4d.apps.cli import EVAL_VERBS, VERBS, json_line, main
+from scene4d.errors import DepthError
 
 
 @pytest.fixture
@@ -72,3 +75,32 @@ def test_doctor_ends_with_one_json_line(exit_code):
     facts = json.loads(out.strip().splitlines()[-1])
     assert code == 0
     assert facts["native"] == "ok"
+
+
+def refuse_constant(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_last_lines_are_json_whatever_the_numbers(exit_code, monkeypatch):
+    result = {"psnr": math.nan, "rows": [(1.0, math.inf), {"deep": -math.inf}], "count": 3, "ok": True, "name": "NaN"}
+    monkeypatch.setattr(doctor, "run_doctor", lambda _: result)
+    code, out, _ = exit_code("doctor")
+    assert code == 0
+    assert json.loads(out.strip().splitlines()[-1], parse_constant=refuse_constant) == {
+        "psnr": None,
+        "rows": [[1.0, None], {"deep": None}],
+        "count": 3,
+        "ok": True,
+        "name": "NaN",
+    }
+    assert json_line({"a": 0.1, "b": [], "c": {}}) == json.dumps({"a": 0.1, "b": [], "c": {}})
+
+
+def test_json_errors_say_what_was_found(exit_code, monkeypatch):
+    def fail(_):
+        raise DepthError("is no depth", field="depth", found=math.nan)
+
+    monkeypatch.setattr(doctor, "run_doctor", fail)
+    code, _, err = exit_code("doctor", "--json-errors")
+    error = json.loads(err.strip().splitlines()[-1], parse_constant=refuse_constant)["error"]
+    assert code == 3 and error["found"] == "nan"

@@ -1,12 +1,14 @@
 """The LeRobot interface is the agent: same actions from LeRobot's dictionaries, each robot with a memory of its own."""
 
+import dataclasses
+
 import pytest
 import torch
 from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
 
 from scene4d.apps.agent import AgentConfig, agent_maker
 from scene4d.apps.lerobot_policy import LeRobotPolicy
-from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
+from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError, NumericsError
 
 TASK = "open the door"
 CONFIG = AgentConfig()
@@ -88,14 +90,107 @@ def test_one_bad_robot_holds_all_of_them_back(models, policy):
     nan["observation.images.right"][1] = float("nan")
     with pytest.raises(DataFormatError, match=r"right\.rgb"):
         policy.select_action(nan)
+    with pytest.raises(DataFormatError, match="done: is not as long"):
+        policy.predict_action_chunk(batch_of(1, 4), done=torch.tensor(1.0))
     short = torch.zeros(2, 1, 3)
     with pytest.raises(DataFormatError, match="actions"):
         policy.predict_action_chunk(batch_of(1, 4), done=short)
-    with pytest.raises(DataFormatError, match="shorter"):
+    with pytest.raises(DataFormatError, match="done: is not as long"):
         policy.predict_action_chunk(batch_of(1, 4), done=torch.zeros(1, 1, 4))
     assert [agent.num_steps for agent in policy._agents] == [0, 0]
     again = policy.select_action(batch_of(1, 4))
     assert torch.equal(again, torch.stack([alone(models, [0, 1])[1], alone(models, [3, 4], seed=1_000_003)[1]]))
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+def test_when_one_plan_fails_all_rest_for_a_step_and_go_on(models, policy, monkeypatch, chunks):
+    """None is ahead of the others, and none is thought to have done what it was never told."""
+    ask = policy.predict_action_chunk if chunks else policy.select_action
+    first = ask(batch_of(0, 3, 5))
+    first = first[:, 0] if chunks else first
+    policy.select_action(batch_of(1, 4, 6))
+    act, calls = type(models.policy).act, []
+
+    def fail_second(self, *args, **options):
+        calls.append(1)
+        return act(self, *args, **options) * (torch.nan if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(type(models.policy), "act", fail_second)
+    with pytest.raises(NumericsError, match="actions"):
+        policy.predict_action_chunk(batch_of(2, 5, 7))
+    for agent, action in zip(policy._agents, first, strict=True):
+        assert (agent.num_steps, agent.chunk, len(agent.percept.actions)) == (2, [], 2)
+        assert torch.equal(agent.percept.actions[0], action)
+    answers = ask(batch_of(3, 6, 8))
+    assert bool(answers.isfinite().all()) and len(answers) == 3
+    for agent in policy._agents:
+        assert agent.num_steps == 3 and torch.equal(agent.percept.actions[-1], torch.zeros(4))
+
+
+def test_a_refused_batch_does_not_say_how_many_robots_there_are(models, policy):
+    nan = batch_of(0, 3)
+    nan["observation.state"][1] = float("nan")
+    with pytest.raises(DataFormatError, match="proprio"):
+        policy.select_action(nan)
+    assert torch.equal(policy.select_action(batch_of(0))[0], alone(models, [0])[0])
+
+
+def test_a_robot_that_cannot_begin_lets_no_other_begin(models, policy):
+    blind = batch_of(0, 3)
+    for name in ("left", "right"):
+        blind[f"observation.depth.{name}"][1] = 0
+        blind[f"observation.images.{name}"][1] = torch.rand(3, SIDE, SIDE)  # no sky either, which is one colour
+    with pytest.raises(DepthError, match="nowhere"):
+        policy.select_action(blind)
+    assert torch.equal(policy.select_action(batch_of(0))[0], alone(models, [0])[0])
+
+
+def without_batch(batch):
+    return {key: values[0] for key, values in batch.items()}
+
+
+@pytest.mark.parametrize(
+    "kind, field, break_it",
+    [
+        (DataFormatError, "task", lambda b: b | {"task": ["open the door"]}),
+        (DataFormatError, "task", lambda b: b | {"task": []}),
+        (DataFormatError, "task", lambda b: b | {"task": ["open the door"] * 3}),
+        (DataFormatError, "task", lambda b: b | {"task": ["open the door", ""]}),
+        (DataFormatError, "task", lambda b: b | {"task": 7}),
+        (DataFormatError, "task", lambda b: without_batch(b) | {"task": []}),
+        (DataFormatError, "observation.state", lambda b: b | {"observation.state": torch.zeros(0, 4)}),
+        (DataFormatError, "observation.state", lambda b: b | {"observation.state": "nothing"}),
+        (DataFormatError, "observation.images.left", lambda b: b | {"observation.images.left": torch.ones(3)}),
+        (DataFormatError, "left.rgb", lambda b: b | {"observation.images.left": b["observation.images.left"] * 255}),
+        (DataFormatError, "observation.goal", lambda b: b | {"observation.goal": torch.zeros(1, 3)}),
+        (DepthError, "observation.depth.left", lambda b: b | {"observation.depth.left": torch.ones(2, 3, SIDE, SIDE)}),
+        (DepthError, "observation.depth.left", lambda b: b | {"observation.depth.left": torch.ones(2, SIDE, SIDE - 1)}),
+        (
+            DepthError,
+            "observation.depth.left",
+            lambda b: without_batch(b) | {"observation.depth.left": torch.ones(3, SIDE, SIDE)},
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_batch_is_named(policy, kind, field, break_it):
+    with pytest.raises(kind) as caught:
+        policy.select_action(break_it(batch_of(0, 3)))
+    assert caught.value.field == field and caught.value.found is not None and caught.value.expected is not None
+    assert policy._agents == []
+
+
+def test_settings_come_from_the_weights_unless_they_are_given(models):
+    told = {"policy_cameras": ["right", "left"], "policy_size": 32, "step_seconds": 0.1}
+    learnt = dataclasses.replace(models, info={**models.info, **told})
+    cameras = {name: f.cameras for name, f in box_views(0).items()}
+    config = LeRobotPolicy(learnt, cameras=cameras).config
+    assert (config.input_cameras, config.size, config.seconds_per_frame) == (("right", "left"), (32, 32), 0.1)
+    one = LeRobotPolicy(learnt, cameras={"left": cameras["left"]}, config=AgentConfig(size=(16, 16)))
+    assert one.config.input_cameras == ("left",) and one.config.size == (16, 16)
+    chosen = LeRobotPolicy(learnt, cameras=cameras, config=AgentConfig(input_cameras=("left",)))
+    assert list(chosen.cameras) == ["left"]
+    with pytest.raises(CalibrationError, match="top"):
+        LeRobotPolicy(learnt, cameras=cameras, config=AgentConfig(input_cameras=("top",)))
 
 
 def test_what_is_missing_is_named(models, policy):

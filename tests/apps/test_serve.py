@@ -27,7 +27,14 @@ from scene4d.apps.server.door import open_door, split_host
 from scene4d.apps.server.http_server import MAX_BODY, MAX_CONNECTIONS, PolicyServer
 from scene4d.apps.server.messages import MEDIA_TYPE, Observation, pack, unpack
 from scene4d.apps.server.policy_host import PolicyHost
-from scene4d.errors import ConfigError, ResourceError, Scene4DError, SecurityError
+from scene4d.errors import (
+    ConfigError,
+    DataFormatError,
+    NumericsError,
+    ResourceError,
+    Scene4DError,
+    SecurityError,
+)
 
 TASK, NAME = "open the door", "door-open-v3"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serve.md"
@@ -163,6 +170,9 @@ def broken_bodies():
         "one pixel": with_left(rgb=left.rgb[:1, :1], depth=left.depth[:1, :1]),
         "no rotation": with_left(viewmat=np.eye(3, dtype=np.float32)),
         "a camera nowhere": with_left(viewmat=np.full((4, 4), np.nan, np.float32)),
+        "a mirrored camera": with_left(viewmat=np.diag(np.float32([-1, 1, 1, 1])) @ left.viewmat),
+        "a camera over 1 2 3 4": with_left(viewmat=np.concatenate([left.viewmat[:3], np.float32([[1, 2, 3, 4]])])),
+        "a transposed K": with_left(K=left.K.T),
         "a camera is missing": body(views={"left": left}),
         "an array of nobody": whole.replace(b"rgb/left", b"rgc/left"),
         "short proprio": body(proprio=np.zeros(3)),
@@ -181,6 +191,33 @@ def test_malformed_observations_are_refused_and_leave_no_trace(server, local):
         assert (name, status) == (name, 400) and said["error"]["code"] in known, (name, said)
         assert said["error"]["problem"] and "Traceback" not in json.dumps(said)
     assert ask(server, "POST", f"{place}/step", body(1))[1]["action"] == local[1].tolist()
+
+
+def test_an_episode_goes_on_after_a_plan_that_failed(models, server, local, monkeypatch):
+    """One 500; what was sent with it has been seen, and the next observation is a step of rest later."""
+    act = type(models.policy).act
+
+    def fail(self, *args, **options):
+        monkeypatch.setattr(type(self), "act", act)
+        return act(self, *args, **options) * torch.nan
+
+    with PolicyClient(server.url) as client:
+        assert torch.equal(client.step(box_views(0), proprio=PROPRIO, task=TASK), local[0])
+        assert torch.equal(client.step(box_views(1), proprio=PROPRIO, task=TASK), local[1])
+        monkeypatch.setattr(type(models.policy), "act", fail)
+        with pytest.raises(NumericsError, match="actions"):
+            client.step(box_views(2), proprio=PROPRIO, task=TASK)
+        actions = [client.step(box_views(step), proprio=PROPRIO, task=TASK) for step in (2, 3)]
+        assert bool(torch.stack(actions).isfinite().all())
+        agent = server.host._episodes[client._episode].agent
+        assert agent.num_steps == 4 and torch.equal(agent.percept.actions[2], torch.zeros(4))
+
+
+def test_what_the_client_cannot_send_as_it_is_it_refuses():
+    views = box_views(0)
+    with pytest.raises(DataFormatError, match="255"):
+        view_of(views["left"].replace(rgb=views["left"].rgb * 255), name="left")
+    assert view_of(views["left"].replace(rgb=views["left"].rgb * 1.001)).rgb.max() <= 255
 
 
 @settings(max_examples=150, deadline=None)
@@ -339,8 +376,81 @@ def test_the_client_says_when_nobody_is_there(models):
             PolicyServer(server.host, door=server.door, port=server.server_port)
     with PolicyClient(url, seconds=2) as client, pytest.raises(ResourceError, match="scene4d serve"):
         client.info()
-    with pytest.raises(ConfigError):
-        PolicyClient("ftp://127.0.0.1")
+    wrong = (
+        "ftp://127.0.0.1",
+        "http://h:99999",
+        "http://h:0",
+        "http://h:port",
+        "http://[::1",
+        "http://a b:80",
+        "http://",
+    )
+    for address in wrong:
+        with pytest.raises(ConfigError, match="url"):
+            PolicyClient(address)
+
+
+def test_a_client_may_rest_for_longer_than_the_server_waits(models, local):
+    with serving(models, idle_seconds=0.2) as server, PolicyClient(server.url) as client:
+        for i, expected in enumerate(local):
+            assert torch.equal(client.step(box_views(i), proprio=PROPRIO, task=TASK), expected)
+            time.sleep(0.8)
+        assert client.info()["version"] == "1" and server.host.num_steps == len(local)
+
+
+@contextmanager
+def scripted(*connections):
+    """A server that answers what it is told; None: it reads the request and hangs up. Gives (url, what was asked)."""
+    asked = []
+
+    def serve():
+        for answers in connections:
+            with listener.accept()[0] as caller, caller.makefile("rb") as reader:
+                for answer in answers:
+                    asked.append(reader.readline().decode().split(" ")[:2])
+                    fields = http.client.parse_headers(reader)
+                    reader.read(int(fields.get("Content-Length", 0)))
+                    if answer is not None:
+                        text = json.dumps(answer).encode()
+                        caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        thread.join()
+
+
+def test_a_step_whose_answer_is_lost_is_not_taken_twice():
+    with scripted([{"episode": "e"}, {"action": [1.0]}, None]) as (url, asked):
+        client = PolicyClient(url, seconds=5)
+        assert client.step(box_views(0), proprio=PROPRIO, task=TASK) == torch.ones(1)
+        with pytest.raises(ResourceError, match="reset"):
+            client.step(box_views(1), proprio=PROPRIO, task=TASK)
+    assert [path for _, path in asked] == ["/v1/episodes", *["/v1/episodes/e/step"] * 2]
+
+
+def test_what_changes_nothing_is_asked_again_once():
+    with scripted([{"a": 1}, None], [{"a": 2}, None], [None]) as (url, asked):
+        client = PolicyClient(url, seconds=5)
+        assert [client.info(), client.info()] == [{"a": 1}, {"a": 2}]
+        with pytest.raises(ResourceError, match="scene4d serve"):  # the new connection breaks too
+            client.info()
+    assert len(asked) == 5
+
+
+def test_a_request_that_did_not_go_out_whole_goes_out_again(server, local, monkeypatch):
+    with PolicyClient(server.url) as client:
+        assert torch.equal(client.step(box_views(0), proprio=PROPRIO, task=TASK), local[0])
+        request = client._connection.request
+
+        def broken(*_):
+            monkeypatch.setattr(client._connection, "request", request)
+            raise BrokenPipeError
+
+        monkeypatch.setattr(client._connection, "request", broken)
+        assert torch.equal(client.step(box_views(1), proprio=PROPRIO, task=TASK), local[1])
 
 
 @pytest.fixture
@@ -360,3 +470,28 @@ def test_the_verb_serves_until_it_is_interrupted(models, tmp_path, capsys):
     assert result["url"] in capsys.readouterr().out
     with pytest.raises(SecurityError):
         run_serve(ServeOptions(weights=tmp_path / "w.safetensors", host="0.0.0.0"))
+    for wrong in ({"fps": 0.0}, {"size": (64, 4)}, {"cameras": ()}, {"threads": 0}):
+        with pytest.raises(ConfigError):
+            run_serve(ServeOptions(weights=tmp_path / "w.safetensors", **wrong))
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, (["wrist", "top"], [32, 32], 10.0)),
+        ({"cameras": ("left",), "size": (48, 16), "fps": 20.0}, (["left"], [48, 16], 20.0)),
+    ],
+)
+def test_what_is_served_comes_from_the_weights_unless_it_is_given(models, tmp_path, monkeypatch, given, expected):
+    told = {"policy_cameras": ["wrist", "top"], "policy_size": 32, "step_seconds": 0.1}
+    save_models(tmp_path / "w.safetensors", models, info={**models.info, **told})
+    said = []
+
+    def at_once(self, *_):
+        said.append(self.host.info())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PolicyServer, "serve_forever", at_once)
+    run_serve(ServeOptions(weights=tmp_path / "w.safetensors", port=0, **given))
+    assert tuple(said[0][key] for key in ("cameras", "size", "fps")) == expected
+    assert PolicyHost(models).info()["cameras"] == ["left", "right"]

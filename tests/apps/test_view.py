@@ -5,15 +5,18 @@ import http.client
 import math
 import re
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
 from chromium import open_page
-from tiny_agent import PROPRIO, SPEC, box_views, tiny_models
+from tiny_agent import PROPRIO, SPEC, TASKS, box_views, tiny_models
 
+from scene4d.apps.act import ActOptions, run_act
 from scene4d.apps.build.models import save_models
+from scene4d.apps.build.scene_start import scene_start
 from scene4d.apps.server.door import is_plain_path, open_door
-from scene4d.apps.view import ViewOptions, open_view, run_view
+from scene4d.apps.view import ViewOptions, _rollout, open_view, run_view
 from scene4d.apps.viewer.arrays import (
     arrows_between,
     frusta_of,
@@ -22,9 +25,10 @@ from scene4d.apps.viewer.arrays import (
     uncertainty_colours,
     uncertainty_of,
 )
-from scene4d.apps.viewer.rollout import RolloutStart, _refuse_wild, roll_forward
+from scene4d.apps.viewer.rollout import _refuse_wild, roll_forward
 from scene4d.errors import ConfigError, DataFormatError, NumericsError, SecurityError
-from scene4d.gaussians.s4d import write_s4d
+from scene4d.gaussians.points import robust_bounds
+from scene4d.gaussians.s4d import open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid, look_at
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.geometry.sh import sh_from_rgb
@@ -138,8 +142,8 @@ def boxes():
 
 
 def test_the_agent_acts_on_in_its_own_prediction(models, boxes):
-    start = RolloutStart(boxes, PROPRIO, None, {"action_spec": SPEC})
-    chunks = list(roll_forward(models, start, task="open door", num_steps=5, replan_every=2))
+    start = scene_start(models, boxes, task="drawer-open-v3", proprio=PROPRIO, info={"action_spec": SPEC})
+    chunks = list(roll_forward(models, start, num_steps=5, replan_every=2))
     assert [len(c.times) for c in chunks] == [3, 3, 2]
     instants = instants_of(boxes)
     for chunk in chunks:
@@ -147,21 +151,99 @@ def test_the_agent_acts_on_in_its_own_prediction(models, boxes):
     assert [i.observed for i in instants] == [True] * 2 + [False] * 5
     steps = torch.tensor([i.time for i in instants], dtype=torch.float64).diff()
     assert torch.allclose(steps, torch.full_like(steps, 0.025), atol=1e-6)
-    same = list(roll_forward(models, start, task="open door", num_steps=2, replan_every=2))
+    same = list(roll_forward(models, start, num_steps=2, replan_every=2))
     assert torch.equal(same[0].motion.world_from_rest, chunks[0].motion.world_from_rest)
-    with pytest.raises(ConfigError, match="drawer-open-v3"):
-        next(roll_forward(models, start, task="fold towels"))
-    gaussians = boxes.at(0.0)
-    for wild in (gaussians.means + 99.0, gaussians.means * math.nan):
-        with pytest.raises(NumericsError, match="left the scene"):
-            _refuse_wild(gaussians.replace(means=wild), centre=gaussians.means.median(0).values, radius=1.0, step=3)
+
+
+@pytest.mark.parametrize(("share", "way"), [(1.0, 99.0), (1.0, math.nan), (0.45, 1e6), (0.02, 1e6), (0.02, math.inf)])
+def test_a_prediction_that_leaves_the_scene_is_refused(models, boxes, share, way):
+    """However few of the anchors run off, and whenever: the median of all Gaussians does not tell."""
+    start = scene_start(models, boxes, task=TASKS[0], proprio=PROPRIO)
+    state = models.dynamics.observe(boxes, actions=start.past_actions, proprio=PROPRIO, context=start.context)
+    forecast = models.dynamics.predict(state, actions=torch.zeros(3, 4))
+    centre, radius = robust_bounds(state.memory)
+    scene = models.dynamics.scene(state, forecast)
+    _refuse_wild(scene, centre=centre, radius=radius, step=0)
+    poses = scene.motion.world_from_rest.clone()
+    used = scene.motion.skin_index[scene.motion.skin_weights > 0.5].unique()
+    poses[2, used[: max(1, round(share * len(used)))], 4] += way  # on the way, not at the end
+    wild = scene.replace(motion=scene.motion.replace(world_from_rest=poses))
+    with pytest.raises(NumericsError, match="left the scene"):
+        _refuse_wild(wild, centre=centre, radius=radius, step=0)
+
+
+def test_strays_of_a_reconstruction_stop_no_rollout():
+    """What lay far off before the prediction began is not its fault."""
+    scene = ball_scene()
+    means = scene.base.means.clone()
+    means[:3] += 1e4
+    centre, radius = robust_bounds(scene.at(0.0))
+    _refuse_wild(scene.replace(base=scene.base.replace(means=means)), centre=centre, radius=radius, step=0)
+
+
+def test_rollouts_and_act_begin_alike(models, boxes, tmp_path, monkeypatch):
+    """Cameras, past actions and goal of the file reach the world model and the head in the viewer too."""
+    save_models(tmp_path / "w.safetensors", models, info=models.info)
+    cameras = {name: f.cameras for name, f in box_views(0).items()}
+    told = {"proprio": [PROPRIO.tolist()] * 2, "input_cameras": ["left"], "action_meaning": "ways"}
+    path = tmp_path / "boxes.s4d"
+    write_s4d(path, boxes, cameras=cameras, actions=torch.full((2, 4), 0.25), action_spec=SPEC, info=told)
+    options = ViewOptions(path, weights=tmp_path / "w.safetensors", goal=(0.1, 0.2, 0.3))
+    file, kind = open_s4d(path), type(models.dynamics)
+    seen, goals = [], []
+    observe, act = kind.observe, type(models.policy).act
+    monkeypatch.setattr(kind, "observe", lambda *a, **k: seen.append(k) or observe(*a, **k))
+    monkeypatch.setattr(type(models.policy), "act", lambda *a, **k: goals.append(k["goal"]) or act(*a, **k))
+    next(_rollout(options, file, file.scene())("open the door", 2, 0))
+    acted = ActOptions(path, task="open the door", weights=options.weights, goal=options.goal)
+    run_act(acted)
+    rolled, planned = seen
+    assert list(rolled["context"]["cameras"]) == ["left"] and rolled["context"]["action_meaning"] == "ways"
+    assert rolled["context"].keys() == planned["context"].keys() and rolled["context"]["task"] == "door-open-v3"
+    assert rolled["actions"].tolist() == planned["actions"].tolist() == [[0.25] * 4]
+    assert torch.equal(rolled["proprio"], planned["proprio"])
+    assert [g.tolist() for g in goals] == [pytest.approx((0.1, 0.2, 0.3))] * 2
+
+
+def test_a_rollout_of_another_robot_is_refused(models, boxes, tmp_path):
+    save_models(tmp_path / "w.safetensors", models, info=models.info)
+    metres = [{**row, "unit": "m"} for row in SPEC]
+    told = {"proprio": [PROPRIO.tolist()] * 2}
+    write_s4d(tmp_path / "m.s4d", boxes, actions=torch.zeros(2, 4), action_spec=metres, info=told)
+    file = open_s4d(tmp_path / "m.s4d")
+    with pytest.raises(ConfigError, match=r"action_spec: .*dx \[m\].*dx \[0.02 m\]"):
+        _rollout(ViewOptions(file.path, weights=tmp_path / "w.safetensors"), file, boxes)("open the door", 2, 0)
+    knows_seven = {**models.info, "context": {"action_spec": [*SPEC, *SPEC[:3]]}}
+    save_models(tmp_path / "7.safetensors", models, info=knows_seven)
+    with pytest.raises(ConfigError, match="7 numbers"):
+        _rollout(ViewOptions(file.path, weights=tmp_path / "7.safetensors"), file, boxes)("open the door", 2, 0)
+
+
+def test_the_label_never_stays_at_work(models, boxes, tmp_path):
+    """A robot state that is none is a word on the page; whatever else goes wrong is one too."""
+    pytest.importorskip("viser")
+    save_models(tmp_path / "w.safetensors", models, info=models.info)
+    write_s4d(tmp_path / "b.s4d", boxes, info={"proprio": [["a", "b", "c", "d"]] * 2})
+    options = ViewOptions(tmp_path / "b.s4d", port=0, weights=tmp_path / "w.safetensors")
+    label = SimpleNamespace(content="")
+    for given, said in ((None, "info.proprio"), ((0.0, 0.0, 0.0), "4 finite numbers"), ((math.nan,) * 4, "finite")):
+        with open_view(dataclasses.replace(options, proprio=given)) as opened:
+            opened.stage.roll_and_say("open the door", label)
+            assert label.content.startswith("stopped: ") and said in label.content
+            opened.stage.rollout = lambda *_: 1 / 0
+            with pytest.raises(ZeroDivisionError):
+                opened.stage.roll_and_say("open the door", label)
+            assert "internal error (ZeroDivisionError)" in label.content
+            assert not opened.stage._rolling.locked()
+    with pytest.raises(DataFormatError, match=r"b\.s4d: info\.proprio"):
+        run_view(dataclasses.replace(options, task="open the door", seconds=0.0))
 
 
 def test_what_cannot_be_shown_is_refused(s4d, tmp_path, boxes):
     with pytest.raises(SecurityError, match="allow-remote"):
         run_view(ViewOptions(s4d, host="0.0.0.0"))
     with pytest.raises(DataFormatError, match="--proprio"):
-        run_view(ViewOptions(s4d, port=0, task="open the door"))
+        run_view(ViewOptions(s4d, port=0, task="open the door", seconds=0.0))
     with pytest.raises(ConfigError):
         run_view(ViewOptions(s4d, max_splats=0))
     scene = ball_scene()

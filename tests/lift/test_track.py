@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from scene4d.lift.rigid import Anchors, quats_from_matrices, rotations_from_rotvecs, skin_to
-from scene4d.lift.track import Cloud, Skinned, TrackConfig, motion_of_step
+from scene4d.lift.track import Cloud, Skinned, TrackConfig, _point_terms, motion_of_step
 
 SPACING = 0.02
 
@@ -131,3 +132,34 @@ def test_twins_rest_until_they_are_made_and_follow_afterwards():
     np.testing.assert_allclose(poses[2, twin, :4], quats_from_matrices(rotation)[1], atol=1e-9)
     np.testing.assert_allclose(poses[2, twin, 4:], shift[1], atol=1e-9)
     np.testing.assert_allclose(poses[:, 0], np.tile([1.0, 0, 0, 0, 0, 0, 0], (3, 1)))
+
+
+@pytest.mark.parametrize("num_anchors", [1, 8])
+@pytest.mark.parametrize("num_targets", [0, 900])
+def test_where_nothing_matches_the_last_motion_goes_on(num_anchors, num_targets):
+    """Sources that no target is near to, and no target at all."""
+    cloud = _blob(np.zeros(3), seed=0)
+    centres = _anchors_of(cloud, num=num_anchors)
+    index = np.arange(3)[None].repeat(len(cloud.points), 0) % num_anchors
+    sources = Skinned(cloud, np.repeat(cloud.points[:, None], 3, 1), index, np.full(index.shape, 1 / 3))
+    far = _blob(np.array([5.0, 0.0, 0.0]), seed=1, num=num_targets)
+    start = np.tile([0.0, 0.0, 0.0, 0.01, 0.0, -0.02], (num_anchors, 1))
+    motion = motion_of_step(
+        sources,
+        far,
+        centres=centres,
+        start=start,
+        spacing=SPACING,
+        config=TrackConfig(),
+        front=np.ones(num_targets, dtype=bool),
+    )
+    assert np.allclose(motion.shift, start[:, 3:], atol=1e-6) and np.allclose(motion.rotation, np.eye(3), atol=1e-6)
+
+
+def test_the_terms_of_no_points_are_numbers_that_others_can_be_added_to():
+    nothing = np.zeros((0, 3), dtype=np.int64)
+    matrix, vector = _point_terms(
+        np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros((0, 3, 3)), nothing, np.zeros((0, 3)), 2
+    )
+    assert matrix.dtype == vector.dtype == np.float64 and matrix.shape == (12, 12) and vector.shape == (12,)
+    assert not matrix.any() and not vector.any()

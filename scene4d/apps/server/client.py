@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scene4d import errors
+from scene4d.apps.agent_checks import check_colours
 from scene4d.apps.server.messages import MEDIA_TYPE, Observation, View, pack
 from scene4d.errors import ConfigError, DataFormatError, DepthError, ResourceError, Scene4DError
 from scene4d.types import Frames
@@ -34,11 +36,8 @@ class PolicyClient:
         Raises:
             ConfigError: the address is none of HTTP.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
-            raise ConfigError("is no server's address", field="url", found=url, expected="http://127.0.0.1:8790")
         self.seed, self._token = seed, token
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=seconds)
+        self._connection = _connection_to(url, seconds=seconds)
         self._episode: str | None = None
         self._task = ""
 
@@ -69,7 +68,8 @@ class PolicyClient:
             proprio: [p]. task: what is to be done, the same all through an episode. goal: [3] m, where it is to be.
         Raises:
             as `SceneAgent.step`; ConfigError: nothing was trained for the task, or it changed.
-            ResourceError: nobody answers, or the server is busy.
+            ResourceError: nobody answers, the server is busy, or the answer was lost on the way: no step is asked for
+                twice, since the server may have taken it.
         """
         answer = self._ask("POST", f"{self._place(task)}/step", _packed(frames, proprio, goal=goal))
         return torch.tensor(answer["action"])
@@ -112,15 +112,7 @@ class PolicyClient:
         headers = {} if body is None else {"Content-Type": kind}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
-        try:
-            self._connection.request(method, path, body, headers)
-            response = self._connection.getresponse()
-            text, status = response.read(MAX_ANSWER), response.status
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            where = f"http://{self._connection.host}:{self._connection.port}"
-            fix = "start it: scene4d serve"
-            raise ResourceError("does not answer", field=where, found=repr(error)[:120], fix=fix) from error
+        status, text = self._exchange(method, path, body, headers)
         try:
             answer = json.loads(text or b"{}")
         except ValueError as error:
@@ -128,6 +120,61 @@ class PolicyClient:
         if status != 200:
             raise _failure(status, answer)
         return answer
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Status and body of the answer. A connection that rested may be over: then the request goes out on a new one.
+
+        What went out whole and got no answer may have been done, and goes out again only if that changes nothing.
+        """
+        connection = self._connection
+        if connection.sock is not None and _is_over(connection.sock):
+            connection.close()
+        rested, sent = connection.sock is not None, False
+        try:
+            connection.request(method, path, body, headers)
+            sent = True
+            response = connection.getresponse()
+            return response.status, response.read(MAX_ANSWER)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            in_doubt = sent and method == "POST"
+            if rested and isinstance(error, ConnectionError) and not in_doubt:
+                return self._exchange(method, path, body, headers)  # once: the connection is a new one now
+            raise self._silence(error, in_doubt=in_doubt) from error
+
+    def _silence(self, error: Exception, *, in_doubt: bool) -> ResourceError:
+        where, found = f"http://{self._connection.host}:{self._connection.port}", repr(error)[:120]
+        if in_doubt:
+            fix = "it may have been carried out there: begin again with reset()"
+            return ResourceError("gave no answer to a request", field=where, found=found, fix=fix)
+        return ResourceError("does not answer", field=where, found=found, fix="start it: scene4d serve")
+
+
+def _connection_to(url: str, *, seconds: float) -> http.client.HTTPConnection:
+    """A connection, not opened yet."""
+    try:
+        parts = urlsplit(url)
+        port = 80 if parts.port is None else parts.port
+        if parts.scheme == "http" and parts.hostname and parts.path in ("", "/") and port:
+            return http.client.HTTPConnection(parts.hostname, port, timeout=seconds)
+    except (ValueError, http.client.InvalidURL):  # a port beyond 65535, half a bracket, a blank
+        pass
+    raise ConfigError("is no server's address", field="url", found=url, expected="http://127.0.0.1:8790")
+
+
+def _is_over(resting: socket.socket) -> bool:
+    """Whether the other end has hung up on a connection that rests. One that speaks unasked is as good as over."""
+    seconds = resting.gettimeout()
+    resting.setblocking(False)
+    try:
+        resting.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        resting.settimeout(seconds)
+    return True
 
 
 def _packed(
@@ -147,10 +194,11 @@ def view_of(frames: Frames, *, name: str = "view") -> View:
     """Frames [] as they go over the wire: colour in 8 bits; where the colour is not usable there is no depth either.
 
     Raises:
-        DepthError: there is no depth.
+        DepthError: there is no depth. DataFormatError: colours are not in [0, 1].
     """
     if frames.depth is None:
         raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
+    check_colours(frames.rgb, field=f"{name}.rgb")
     frames = frames.detach().to("cpu")
     depth = frames.depth if frames.alpha is None else torch.where(frames.alpha > 0.5, frames.depth, 0.0)
     return View(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scene4d.apps.act import spec_columns, task_from_text
-from scene4d.apps.agent import AgentConfig, SceneAgent, agent_maker
+from scene4d.apps.agent import AgentConfig, SceneAgent, agent_config, agent_maker
 from scene4d.apps.build.models import Models
 from scene4d.apps.server.messages import VERSION, Observation, View
 from scene4d.errors import DataFormatError, ResourceError
@@ -43,13 +43,14 @@ class PolicyHost:
     ) -> None:
         """
         Args:
-            models: with an action head. config: of every agent; its seed is given with each episode.
+            models: with an action head. config: of every agent, what it leaves open as the weights learned; its seed is
+                given with each episode.
             forecast: whether the head also looks at the predicted future.
             max_episodes: kept at a time. patience: seconds a request waits for those before it.
         Raises:
             CheckpointError: the weights hold no action head, or an unfit one.
         """
-        self.config = config if config is not None else AgentConfig(size=(64, 64))
+        self.config = agent_config(models, config)
         self._models, self._forecast, self._max_episodes = models, forecast, max_episodes
         agent_maker(models, forecast=forecast, config=self.config)  # refuses unfit weights before anyone asks
         self._lock, self._patience = threading.Lock(), patience

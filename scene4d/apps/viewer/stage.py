@@ -130,6 +130,15 @@ class Stage:
         count = sum(not i.observed for i in instants)
         return f"{count} predicted instants in {time.monotonic() - start:.1f} s"
 
+    def roll_and_say(self, task: str, said: Any) -> None:
+        """`roll_out` at the button's seed, with a word on how it goes in the label `said`."""
+        said.content = "the agent looks, acts, and the model predicts ..."
+        try:
+            said.content = self.roll_out(task, seed=int(self.seed.value))
+        except Exception as error:  # or the page would say for ever that the agent acts
+            said.content = f"stopped by an internal error ({type(error).__name__}); the terminal says more"
+            raise
+
     def _extend(self, instants: list[Instant]) -> None:
         self.instants = instants
         self.slider.max = max(1, len(instants) - 1)
@@ -176,11 +185,7 @@ class Stage:
                 button = gui.add_button("roll out")
                 said = gui.add_markdown("")
 
-            def roll(_: object) -> None:
-                said.content = "the agent looks, acts, and the model predicts ..."
-                said.content = self.roll_out(task.value, seed=int(self.seed.value))
-
-            button.on_click(roll)
+            button.on_click(lambda _: self.roll_and_say(task.value, said))
         self.server.on_client_connect(self._welcome)
 
     def _welcome(self, client: Any) -> None:

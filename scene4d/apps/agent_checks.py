@@ -1,0 +1,129 @@
+"""What an agent takes in, and what it refuses before it remembers anything: pictures, cameras, states, goals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from scene4d.errors import CalibrationError, DataFormatError, DepthError
+from scene4d.types import Cameras, Frames
+
+COLOUR_TOLERANCE = 0.01
+"""How far beyond [0, 1] a colour may be by rounding or resampling: colours in 0..255 are far beyond."""
+RIGID_TOLERANCE = 1e-3
+"""Error of a rotation, or of a last row that is always the same, that counts as rounding."""
+
+
+def checked_goal(goal: Tensor | None) -> Tensor | None:
+    """A goal [3] m, or None.
+
+    Raises:
+        DataFormatError: other than three finite numbers.
+    """
+    return None if goal is None else checked_vector(goal, name="goal", shape=(3,))
+
+
+def checked_vector(values: Tensor, *, name: str, shape: tuple[int, ...]) -> Tensor:
+    """The numbers as floats.
+
+    Raises:
+        DataFormatError: another shape, or not finite.
+    """
+    if tuple(values.shape) != shape or not bool(values.isfinite().all()):
+        raise DataFormatError(
+            "is not what the head knows", field=name, expected=f"{list(shape)}, finite",
+            found=f"{list(values.shape)} {values.flatten()[:8].tolist()}",
+        )  # fmt: skip
+    return values.detach().float()
+
+
+def check_colours(rgb: Tensor, *, field: str) -> None:
+    """Refuse colours that are not in [0, 1].
+
+    Raises:
+        DataFormatError: not finite, or beyond.
+    """
+    if not bool(rgb.isfinite().all()):
+        raise DataFormatError("is no picture", field=field, found=list(rgb.shape), expected="[h w 3], finite")
+    if not bool(((rgb >= -COLOUR_TOLERANCE) & (rgb <= 1 + COLOUR_TOLERANCE)).all()):
+        found = f"{float(rgb.min()):g} to {float(rgb.max()):g}"
+        raise DataFormatError(
+            "is out of range", field=field, found=found, expected="[0, 1]", fix="divide colours in 8 bits by 255"
+        )
+
+
+def check_camera(cameras: Cameras, *, name: str) -> None:
+    """Refuse a camera [] that is not where, or not what, a pinhole camera can be.
+
+    Raises:
+        CalibrationError: not finite, viewmats is no rigid motion, or Ks has another last row or focal lengths <= 0.
+    """
+    viewmat, K = cameras.viewmats.double(), cameras.Ks.double()
+    if not (bool(viewmat.isfinite().all()) and bool(K.isfinite().all())):
+        raise CalibrationError("is not finite", field=f"{name}.viewmats, {name}.Ks")
+    turn, last = viewmat[:3, :3], viewmat[3]
+    det = float(torch.linalg.det(turn))
+    off = max(_distance(turn @ turn.mT, torch.eye(3).to(turn)), _distance(last, last.new_tensor([0, 0, 0, 1])))
+    if not (off < RIGID_TOLERANCE and det > 0):
+        raise CalibrationError(
+            "is no rigid motion", field=f"{name}.viewmats", expected="a rotation, det 1, and a place over 0 0 0 1",
+            found=f"det {det:.4g}, off by {off:.2g}, last row {last.tolist()}",
+            fix="give camera-from-world in OpenCV axes (x right, y down, z forward), m",
+        )  # fmt: skip
+    if not (bool((K.diagonal()[:2] > 0).all()) and _distance(K[2], K.new_tensor([0, 0, 1])) < RIGID_TOLERANCE):
+        raise CalibrationError(
+            "is no camera", field=f"{name}.Ks", found=K.tolist(), expected="focal lengths > 0 px over a last row 0 0 1"
+        )
+
+
+def _distance(values: Tensor, others: Tensor) -> float:
+    return float((values - others).abs().max())
+
+
+def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: tuple[int, int] | None) -> Frames:
+    """The named cameras' pictures [v] of {camera name: Frames []}, depth 0 wherever it says nothing, without extras.
+
+    Args:
+        size: width and height in px that they are brought to; None = as they come.
+    Raises:
+        DataFormatError: a camera is missing, its colours are none, or sizes differ and none is given.
+        DepthError: a camera gives no depth. CalibrationError: one is not where a camera can be.
+    """
+    missing = [name for name in names if name not in frames]
+    if missing:
+        raise DataFormatError("no such camera", field="cameras", found=list(frames), expected=list(names))
+    chosen = [_checked_frames(frames[name], name=name) for name in names]
+    if size is not None:
+        chosen = [_resized(f, *size) for f in chosen]
+    sizes = {name: (f.cameras.width, f.cameras.height) for name, f in zip(names, chosen, strict=True)}
+    if len(set(sizes.values())) != 1:
+        raise DataFormatError(
+            "differ in size", field="cameras", found=sizes, fix="give the agent a size to bring them to"
+        )
+    return Frames.stack(chosen)
+
+
+def _checked_frames(frames: Frames, *, name: str) -> Frames:
+    """Frames without extras whose depth is 0 wherever it says nothing."""
+    if frames.batch_shape:
+        raise DataFormatError("is no picture", field=f"{name}.rgb", found=list(frames.rgb.shape), expected="[h w 3]")
+    check_colours(frames.rgb, field=f"{name}.rgb")
+    if frames.depth is None:
+        raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
+    check_camera(frames.cameras, name=name)
+    said = frames.depth.isfinite() & (frames.depth > 0)
+    alpha = torch.ones_like(frames.depth) if frames.alpha is None else frames.alpha
+    return frames.replace(depth=torch.where(said, frames.depth, 0.0), alpha=alpha, extras={})
+
+
+def _resized(frames: Frames, width: int, height: int) -> Frames:
+    """Frames [] in another size: colour by area, depth and what is usable from the nearest pixel, K with them."""
+    if (frames.cameras.width, frames.cameras.height) == (width, height):
+        return frames
+    rgb = interpolate(frames.rgb.movedim(-1, 0)[None], size=(height, width), mode="area")[0].movedim(0, -1)
+    nearest = lambda x: interpolate(x[None, None], size=(height, width), mode="nearest-exact")[0, 0]
+    cameras = frames.cameras.resized(width, height)
+    return frames.replace(rgb=rgb, depth=nearest(frames.depth), alpha=nearest(frames.alpha), cameras=cameras)
