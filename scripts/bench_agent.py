@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--forecast", action="store_true", help="show the head the predicted future too")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    config = AgentConfig(replan_every=given.replan_every)
+    config = AgentConfig(replan_every=given.replan_every, size=(given.size, given.size))
     agent = agent_maker(load_models(given.weights), forecast=given.forecast, config=config)(given.task)
     seconds, spent, processor = [], {}, 0.0
     size = (given.size, given.size)

@@ -28,7 +28,7 @@ class ActOptions:
     scene: Annotated[Path, tyro.conf.Positional]
     """A .s4d file; the actions start at its last observed instant."""
     task: str
-    """What is to be done: the name of a task the head was trained on, or words of it ("open the door")."""
+    """What is to be done: the name of a task the head was trained on, or its words ("open the door")."""
     weights: Path | None = None
     """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
     seed: int = 0
@@ -81,7 +81,7 @@ def plan_actions(
 
     Args:
         models: with an action head.
-        task: name of a task the head was trained on, or words of it.
+        task: name of a task the head was trained on, or its words.
         proprio: [p] at that instant, or [t p] up to it: how the robot answered tells where it goes.
         past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
         info: action_spec, proprio_spec and action_meaning of the recording; cameras {name: Cameras []} that saw the
@@ -128,19 +128,22 @@ def _planned(models: Models, start: SceneStart, *, seed: int, forecast: bool) ->
 
 
 def task_from_text(text: str, known: Sequence[str]) -> str:
-    """The known task that shares most words with a text.
+    """The one known task that a text names: with every word of its name, and no word of another's.
+
+    A guess would let a robot open what it was told to close.
 
     Raises:
-        ConfigError: none shares a word; lists the known ones.
+        ConfigError: it names none, or not only one; lists the known ones.
     """
-    words = _words(text)
-    scores = {name: len(words & _words(name)) / len(_words(name)) for name in known}
-    best = max(scores, key=scores.get, default=None)
-    if best is None or scores[best] == 0:
+    words, names = _words(text), {name: _words(name) for name in known}
+    vocabulary = set().union(*names.values())
+    meant = [name for name, own in names.items() if own == words & vocabulary]
+    if not words or len(meant) != 1:
         raise ConfigError(
-            "nothing was trained for it", field="task", found=text, expected=", ".join(known) or "a trained task"
-        )
-    return best
+            "nothing was trained for it", field="task", found=text or "nothing",
+            expected=", ".join(known) or "a trained task", fix="name one of these, or use its words",
+        )  # fmt: skip
+    return meant[0]
 
 
 def spec_columns(spec: Sequence[Mapping[str, Any]], *, width: int) -> tuple[list[str], list[str]]:

@@ -5,9 +5,12 @@ JSON knows no NaN and no Infinity: in a verb's last line a number that is not fi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import math
+import re
 import signal
 import sys
 import traceback
@@ -15,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_RESOURCE, EXIT_USAGE, Scene4DError
+from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_RESOURCE, ConfigError, Scene4DError
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         print(told, file=sys.stderr)
         return error.exit_code
     except MemoryError:
-        print("scene4d: out of memory; use a smaller --size, fewer frames or fewer cameras", file=sys.stderr)
-        return EXIT_RESOURCE
+        return _out_of_memory()
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit):
             raise
@@ -138,12 +140,19 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
+        if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # as torch says it
+            return _out_of_memory()
         traceback.print_exc()
         print(
             f"scene4d: internal error: {type(error).__name__}: {error}; please report it with the lines above",
             file=sys.stderr,
         )
         return EXIT_INTERNAL
+
+
+def _out_of_memory() -> int:
+    print("scene4d: out of memory; use a smaller --size, fewer frames or fewer cameras", file=sys.stderr)
+    return EXIT_RESOURCE
 
 
 def json_line(value: Any, *, unknown: Callable[[float], Any] = lambda _: None) -> str:
@@ -182,19 +191,47 @@ def _usage(verbs: dict[str, Verb], prefix: str, asked: str) -> None:
     lines = [f"usage: scene4d {prefix}VERB ...   (scene4d {prefix}VERB --help for its options)", ""]
     lines += [f"  {prefix}{name:<12} {verb.help}" for name, verb in verbs.items()]
     lines += ["", "  --json-errors anywhere prints a failure as one JSON object on standard error"]
+    lines += ["  --version prints which one this is"]
     if not wants_help:
-        lines.append(f"scene4d: no such verb: {asked}")
-    print("\n".join(lines), file=sys.stdout if wants_help else sys.stderr)
-    if not wants_help:
-        raise SystemExit(EXIT_USAGE)
+        raise ConfigError(
+            "is no verb", field=f"{prefix}VERB".split()[-1], found=asked, expected=", ".join(verbs),
+            fix=f"see: scene4d {prefix}--help",
+        )  # fmt: skip
+    print("\n".join(lines))
 
 
 def _run(verb: Verb, name: str, rest: list[str]) -> dict:
     import tyro
 
-    module = importlib.import_module(f"scene4d.apps.{verb.module}")
-    options = tyro.cli(getattr(module, verb.options), prog=f"scene4d {name}", args=rest, description=verb.help)
+    module, said = importlib.import_module(f"scene4d.apps.{verb.module}"), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = tyro.cli(getattr(module, verb.options), prog=f"scene4d {name}", args=rest, description=verb.help)
+    except SystemExit as stop:
+        if stop.code in (0, None):  # help
+            raise
+        raise _usage_error(said.getvalue(), name=name) from None
     return getattr(module, verb.run)(options)
+
+
+def _usage_error(box: str, *, name: str) -> ConfigError:
+    """What tyro says of a slip in a box of several lines, as our one line.
+
+    Under its title it tells the slip; the part behind the next rule may hold options that were perhaps meant. The box
+    is drawn with dashes where standard output takes no other.
+    """
+    parts: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        line = line.strip(" │╯╰")
+        if line.startswith("╭") or (line and set(line) <= set("─-")):
+            parts.append([])
+        elif line:
+            parts[-1].append(line)
+    slip, hints = (*parts[1:3], [], [])[:2]
+    meant = [line.split()[0] for line in hints if line.startswith("--") and "Perhaps" in hints[0]]
+    fix = f"see: scene4d {name} --help"
+    fix = f"perhaps {' or '.join(meant)} was meant; {fix}" if meant else fix
+    return ConfigError(" ".join(slip) or "wrong usage", field=name, fix=fix)
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -25,6 +25,16 @@ def check_at_least(least: float, **options: float | None) -> None:
             raise ConfigError("is out of range", field=flag(name), found=value, expected=f"at least {least:g}")
 
 
+def check_port(port: int) -> None:
+    """Refuse what is no port; 0 = any free one.
+
+    Raises:
+        ConfigError: it is out of range.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError("is no port", field="--port", found=port, expected="0 to 65535")
+
+
 def check_positive(**options: float | None) -> None:
     """Refuse options that are not above 0 and finite; None is not given.
 

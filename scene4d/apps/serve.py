@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from scene4d.apps.agent import AgentConfig
 from scene4d.apps.build.models import load_models
+from scene4d.apps.options import check_at_least, check_port, check_positive
 from scene4d.apps.server.door import open_door
 from scene4d.apps.server.http_server import PolicyServer
 from scene4d.apps.server.policy_host import PolicyHost
@@ -82,8 +82,9 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
 
 
 def _check(options: ServeOptions) -> None:
-    least, fps, size = min(options.episodes, options.replan_every, options.threads), options.fps, options.size
-    if least < 1 or (fps is not None and not 0 < fps < math.inf) or (size is not None and min(size) < 8):
-        raise ConfigError("must be positive", field="fps, episodes, size, replan_every, threads", fix="leave them out")
+    check_at_least(1, episodes=options.episodes, replan_every=options.replan_every, threads=options.threads)
+    check_at_least(8, size=None if options.size is None else min(options.size))
+    check_positive(fps=options.fps)
+    check_port(options.port)
     if options.cameras is not None and not options.cameras:
         raise ConfigError("names none", field="cameras", fix="leave it out, or name the cameras of the observations")

@@ -13,12 +13,14 @@ from typing import Annotated, Any
 import tyro
 
 from scene4d.apps.act import task_from_text
-from scene4d.apps.build.scene_start import start_of_file, told_states
+from scene4d.apps.build.models import Models, models_once
+from scene4d.apps.build.scene_start import SceneStart, start_of_file
+from scene4d.apps.options import check_at_least, check_port, check_positive
 from scene4d.apps.server.door import open_door
 from scene4d.apps.viewer.door import start_viser, stop_viser
 from scene4d.apps.viewer.rollout import roll_forward
 from scene4d.apps.viewer.stage import Rollout, Stage, StageConfig
-from scene4d.errors import ConfigError, DataFormatError
+from scene4d.errors import DataFormatError
 from scene4d.gaussians.s4d import S4DFile, open_s4d
 from scene4d.types import Scene4D
 
@@ -70,7 +72,8 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
 
     Raises:
         EnvError: viser is not installed. DataFormatError: the scene is broken, empty or a batch, or there is a --task
-        and no robot state. What else keeps the agent from acting is said on the page and the terminal.
+        and no robot state. ConfigError: an option is out of range, or nothing was trained for the --task.
+        CheckpointError: the weights hold no action head. What stops the agent on its way is said on the page.
         SecurityError: --host is reached from other machines without --allow-remote.
     """
     start = time.monotonic()
@@ -93,8 +96,10 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
 @contextlib.contextmanager
 def open_view(options: ViewOptions) -> Iterator[Opened]:
     """A viewer that runs as long as the block; errors as `run_view`."""
-    if options.steps < 1 or options.max_splats < 1 or options.fps <= 0:
-        raise ConfigError("must be positive", field="steps, max_splats, fps", fix="leave them out")
+    check_at_least(1, steps=options.steps, max_splats=options.max_splats)
+    check_at_least(0, seed=options.seed, seconds=options.seconds)
+    check_positive(fps=options.fps)
+    check_port(options.port)
     door = open_door(options.host, allow_remote=options.allow_remote)
     file = open_s4d(options.scene)
     scene = file.scene()
@@ -126,20 +131,18 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
 
 def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | None:
     """The agent's button, where the robot's state is known; models are loaded when it is first pressed."""
-    if options.task:
-        told_states(file, scene, given=options.proprio)  # what is missing is said before anything is shown
-    elif options.proprio is None and file.info.get("proprio") is None:
+    if not options.task and options.proprio is None and file.info.get("proprio") is None:
         return None
-    loaded: list[Any] = []
+
+    def begun(task: str) -> tuple[Models, SceneStart]:
+        models = models_once(options.weights)
+        name = task_from_text(task, models.tasks)
+        return models, start_of_file(models, file, scene=scene, task=name, proprio=options.proprio, goal=options.goal)
 
     def roll(task: str, num_steps: int, seed: int) -> Iterator[Scene4D]:
-        from scene4d.apps.build.models import load_models
-
-        if not loaded:
-            loaded.append(load_models(options.weights))
-        models = loaded[0]
-        name = task_from_text(task, models.tasks)
-        start = start_of_file(models, file, scene=scene, task=name, proprio=options.proprio, goal=options.goal)
+        models, start = begun(task)
         return roll_forward(models, start, num_steps=num_steps, seed=seed)
 
+    if options.task:
+        begun(options.task)  # what is missing or wrong is said before anything is shown
     return roll

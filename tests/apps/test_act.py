@@ -107,8 +107,13 @@ def test_tasks_are_understood_by_words():
     assert task_from_text("door-open-v3", TASKS) == "door-open-v3"
     assert task_from_text("Press the button!", TASKS) == "button-press-v3"
     assert task_from_text("open drawer", TASKS) == "drawer-open-v3"
-    with pytest.raises(ConfigError, match="button-press-v3"):
-        task_from_text("fold the towel", TASKS)
+    assert task_from_text("Push the puck to a goal", ["push-v3", "button-press-v3"]) == "push-v3"
+    # A robot must not open what it was told to close, nor choose between two things.
+    for text in ("fold the towel", "close the door", "press it", "open the door and the drawer", "", "v3"):
+        with pytest.raises(ConfigError, match="button-press-v3"):
+            task_from_text(text, TASKS)
+    with pytest.raises(ConfigError):
+        task_from_text("push the button", ["push-v3", "button-press-v3"])
 
 
 def test_missing_names_are_numbered():

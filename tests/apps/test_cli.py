@@ -50,8 +50,37 @@ def test_every_verb_explains_its_options(exit_code, verb):
         ("reconstruct", "x", "--from-pictures", "--fit", "--depth-weights", "y"),
     ],
 )
-def test_wrong_usage_exits_with_2(exit_code, arguments):
-    assert exit_code(*arguments)[0] == 2
+def test_wrong_usage_exits_with_2_in_one_line(exit_code, arguments):
+    code, out, err = exit_code(*arguments)
+    assert code == 2 and out == "" and len(err.strip().splitlines()) == 1 and "\u2502" not in err
+    code, _, err = exit_code(*arguments, "--json-errors")
+    assert code == 2 and json.loads(err)["error"]["code"] == "ConfigError"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("act x.s4d", "Missing from scene4d act: --task"),
+        ("forecast x --ste 3", "perhaps --sampler-steps or --steps was meant"),
+        ("forecast x --steps a", "invalid literal for int() with base 10: 'a'"),
+        ("render x --size 3", "Expected 2 values"),
+        ("rendre x", "render"),
+    ],
+)
+def test_slips_are_told_with_the_way_to_mend_them(exit_code, arguments, said):
+    _, _, err = exit_code(*arguments.split())
+    assert said in err and "--help" in err
+
+
+def test_memory_that_torch_lacks_is_a_lack_of_resources(exit_code, monkeypatch):
+    def greedy(_):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"
+        )
+
+    monkeypatch.setattr(doctor, "run_doctor", greedy)
+    code, _, err = exit_code("doctor")
+    assert code == 4 and len(err.strip().splitlines()) == 1
 
 
 def test_missing_input_is_one_line_and_exits_with_3(exit_code, tmp_path):
