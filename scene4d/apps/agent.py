@@ -138,6 +138,8 @@ class SceneAgent:
             as `step`; what is wrong is refused before anything is remembered, so that the next frames find it whole.
         """
         pictures, proprio, done = self.checked(frames, proprio=proprio, done=done)
+        if done is not None or self._answered is None:
+            self.chunk = []  # it was planned for another moment
         if self._state is not None:
             if done is None:
                 done = self._rest(self._state)[None] if self._answered is None else self._answered

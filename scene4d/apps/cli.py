@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_RESOURCE, ConfigError, Scene4DError
+from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, ConfigError, ResourceError, Scene4DError
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
-        told = json_line({"error": error.as_dict()}, unknown=str) if as_json else f"scene4d: {error.line()}"
-        print(told, file=sys.stderr)
-        return error.exit_code
-    except MemoryError:
-        return _out_of_memory()
+        return _told(error, as_json)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit):
             raise
@@ -140,8 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # as torch says it
-            return _out_of_memory()
+        if _is_lack_of_memory(error):
+            return _told(ResourceError("out of memory", fix="use a smaller --size, fewer frames or cameras"), as_json)
         traceback.print_exc()
         print(
             f"scene4d: internal error: {type(error).__name__}: {error}; please report it with the lines above",
@@ -150,9 +146,17 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERNAL
 
 
-def _out_of_memory() -> int:
-    print("scene4d: out of memory; use a smaller --size, fewer frames or fewer cameras", file=sys.stderr)
-    return EXIT_RESOURCE
+def _told(error: Scene4DError, as_json: bool) -> int:
+    """Print an error; returns its exit code."""
+    told = json_line({"error": error.as_dict()}, unknown=str) if as_json else f"scene4d: {error.line()}"
+    print(told, file=sys.stderr)
+    return error.exit_code
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Python's own, or torch's, which says so in words: of the CPU's memory in others than of the GPU's."""
+    words = ("allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 
 
 def json_line(value: Any, *, unknown: Callable[[float], Any] = lambda _: None) -> str:
@@ -191,7 +195,7 @@ def _usage(verbs: dict[str, Verb], prefix: str, asked: str) -> None:
     lines = [f"usage: scene4d {prefix}VERB ...   (scene4d {prefix}VERB --help for its options)", ""]
     lines += [f"  {prefix}{name:<12} {verb.help}" for name, verb in verbs.items()]
     lines += ["", "  --json-errors anywhere prints a failure as one JSON object on standard error"]
-    lines += ["  --version prints which one this is"]
+    lines += [] if prefix else ["  --version prints which one this is"]
     if not wants_help:
         raise ConfigError(
             "is no verb", field=f"{prefix}VERB".split()[-1], found=asked, expected=", ".join(verbs),

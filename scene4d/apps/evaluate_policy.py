@@ -11,7 +11,7 @@ from typing import Any
 from scene4d.apps.agent import agent_maker
 from scene4d.apps.build.models import Models, load_models, models_once
 from scene4d.apps.build.stages import in_processes
-from scene4d.apps.options import check_at_least
+from scene4d.apps.options import check_at_least, check_within
 from scene4d.apps.pictures import colour_picture, enlarge
 from scene4d.apps.progress import counter_shown
 from scene4d.apps.render import write_pictures
@@ -72,7 +72,7 @@ def _asked(options: EvalPolicyOptions, models: Models) -> tuple[tuple[str, ...],
     if not tasks:
         raise ConfigError("no task is named", field="tasks", fix="add --tasks NAME")
     check_at_least(1, processes=options.processes)
-    check_at_least(-180, turned=options.turned)
+    check_within(-180, 180, turned=options.turned)
     if strange := sorted(set(tasks) - set(models.tasks)):
         raise ConfigError(
             "were never learned by this action head", field="tasks", found=strange, expected=sorted(models.tasks),

@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 
 from scene4d.apps.options import check_at_least, check_output
-from scene4d.data.action_bounds import action_bounds, action_range
+from scene4d.data.action_bounds import action_bounds
 from scene4d.dynamics.model import GaussianWorldModel
 from scene4d.dynamics.rollout import forecast_long
 from scene4d.errors import ConfigError, DataFormatError
@@ -233,13 +233,15 @@ def read_actions(path: Path, *, width: int) -> Tensor:
 
 
 def check_actions(rows: Tensor, *, file: S4DFile, path: Path) -> None:
-    """Refuse actions [h a] from `path` that are not finite, or beyond what the robot of `file` is known to be told.
+    """Refuse actions [h a] from `path` that are not finite, or beyond what the spec of `file` says of its robot.
+
+    What was recorded is no bound: a forecast may ask what something else would do.
 
     Raises:
         DataFormatError: naming the first of them.
     """
     context = {"action_spec": file.action_spec or None, "action_meaning": file.info.get("action_meaning")}
-    low, high = action_bounds({**context, "action_range": action_range([file.actions])}, width=rows.shape[-1])
+    low, high = action_bounds(context, width=rows.shape[-1])
     wrong = ~(rows.isfinite() & (rows >= low - 1e-5) & (rows <= high + 1e-5))
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()

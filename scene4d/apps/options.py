@@ -25,14 +25,15 @@ def check_at_least(least: float, **options: float | None) -> None:
             raise ConfigError("is out of range", field=flag(name), found=value, expected=f"at least {least:g}")
 
 
-def check_port(port: int) -> None:
-    """Refuse what is no port; 0 = any free one.
+def check_within(least: float, most: float, **options: float) -> None:
+    """Refuse options below `least`, above `most`, or that are no number.
 
     Raises:
-        ConfigError: it is out of range.
+        ConfigError: naming the first of them.
     """
-    if not 0 <= port <= 65535:
-        raise ConfigError("is no port", field="--port", found=port, expected="0 to 65535")
+    for name, value in options.items():
+        if not least <= value <= most:
+            raise ConfigError("is out of range", field=flag(name), found=value, expected=f"{least:g} to {most:g}")
 
 
 def check_positive(**options: float | None) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from scene4d.apps.agent import AgentConfig
 from scene4d.apps.build.models import load_models
-from scene4d.apps.options import check_at_least, check_port, check_positive
+from scene4d.apps.options import check_at_least, check_positive, check_within
 from scene4d.apps.server.door import open_door
 from scene4d.apps.server.http_server import PolicyServer
 from scene4d.apps.server.policy_host import PolicyHost
@@ -85,6 +85,6 @@ def _check(options: ServeOptions) -> None:
     check_at_least(1, episodes=options.episodes, replan_every=options.replan_every, threads=options.threads)
     check_at_least(8, size=None if options.size is None else min(options.size))
     check_positive(fps=options.fps)
-    check_port(options.port)
+    check_within(0, 65535, port=options.port)
     if options.cameras is not None and not options.cameras:
         raise ConfigError("names none", field="cameras", fix="leave it out, or name the cameras of the observations")

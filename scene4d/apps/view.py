@@ -15,7 +15,7 @@ import tyro
 from scene4d.apps.act import task_from_text
 from scene4d.apps.build.models import Models, models_once
 from scene4d.apps.build.scene_start import SceneStart, start_of_file
-from scene4d.apps.options import check_at_least, check_port, check_positive
+from scene4d.apps.options import check_at_least, check_positive, check_within
 from scene4d.apps.server.door import open_door
 from scene4d.apps.viewer.door import start_viser, stop_viser
 from scene4d.apps.viewer.rollout import roll_forward
@@ -99,7 +99,7 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
     check_at_least(1, steps=options.steps, max_splats=options.max_splats)
     check_at_least(0, seed=options.seed, seconds=options.seconds)
     check_positive(fps=options.fps)
-    check_port(options.port)
+    check_within(0, 65535, port=options.port)
     door = open_door(options.host, allow_remote=options.allow_remote)
     file = open_s4d(options.scene)
     scene = file.scene()
@@ -107,6 +107,7 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
         raise DataFormatError(
             "holds nothing to look at", file=options.scene, field="times, means", expected="one scene, not empty"
         )
+    rollout = _rollout(options, file, scene)
     server = start_viser(door, port=options.port, label=f"scene4d {options.scene.name}")
     stop = threading.Event()
     try:
@@ -117,7 +118,7 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
             num_steps=options.steps,
             seed=options.seed,
         )
-        stage = Stage(server, scene, cameras=file.cameras, rollout=_rollout(options, file, scene), config=config)
+        stage = Stage(server, scene, cameras=file.cameras, rollout=rollout, config=config)
         player = threading.Thread(target=stage.play, args=(stop,), daemon=True)
         player.start()
         query = "" if door.token is None else f"?token={door.token}"

@@ -63,13 +63,13 @@ def action_bounds(context: Mapping[str, Any], *, width: int) -> tuple[Tensor, Te
 
 def _supposed(row: Mapping[str, Any], meaning: str, *, seen: tuple[float, float]) -> tuple[float, float]:
     """Bounds of a number whose spec declares none."""
+    low, high = seen
     unit = str(row.get("unit") or "")
     physical = Column(str(row.get("name")), unit).physical
     # "0.02 m" counts in steps of 0.02 m, so it is scaled; "m" is a length; "1" is a part of a quaternion or a share.
     scaled = unit == "1" or (physical and unit[0].isdigit()) or _FROM_MINUS_ONE.search(unit)
     if scaled or _NORMALISED.search(unit) or _NORMALISED.search(meaning):
-        return -1.0, 1.0
-    low, high = seen
+        return min(-1.0, low), max(1.0, high)  # by another measure than least and greatest, some lie beyond
     if low > high:
         return -math.inf, math.inf
     if not physical and low >= -1 and high <= 1:

@@ -173,7 +173,10 @@ def load_samples(path: str | Path) -> tuple[PolicySamples, bool]:
         CheckpointError: the file is missing, truncated or holds something else.
     """
     tensors, state = load_tensors(path)
-    if state.get("kind") != "policy samples" or "success" not in state:
+    if state.get("kind") == "policy samples" and "success" not in state:
+        fix = f"remove {Path(path).parent}: they are made anew"
+        raise CheckpointError("was written by an earlier version", file=path, field="success", fix=fix)
+    if state.get("kind") != "policy samples":
         raise CheckpointError(
             "does not hold policy samples", file=path, field="kind", found=state.get("kind"), expected="policy samples"
         )

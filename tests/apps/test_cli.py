@@ -72,15 +72,21 @@ def test_slips_are_told_with_the_way_to_mend_them(exit_code, arguments, said):
     assert said in err and "--help" in err
 
 
-def test_memory_that_torch_lacks_is_a_lack_of_resources(exit_code, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_a_lack_of_memory_is_a_lack_of_resources(exit_code, monkeypatch, error):
     def greedy(_):
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"
-        )
+        raise error
 
     monkeypatch.setattr(doctor, "run_doctor", greedy)
-    code, _, err = exit_code("doctor")
-    assert code == 4 and len(err.strip().splitlines()) == 1
+    code, _, err = exit_code("doctor", "--json-errors")
+    assert code == 4 and json.loads(err)["error"]["code"] == "ResourceError"
 
 
 def test_missing_input_is_one_line_and_exits_with_3(exit_code, tmp_path):

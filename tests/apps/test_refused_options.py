@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_export import ball_scene
-from tiny_agent import PROPRIO, SPEC
+from tiny_agent import PROPRIO
 
 from scene4d.apps.cli import main
 from scene4d.apps.options import check_at_least, check_output, check_positive
@@ -49,6 +49,7 @@ def test_outputs_are_of_the_kind_that_is_written_and_replace_no_input(tmp_path):
         ("eval reconstruct --seeds 4294967296 4294967296", "seeds"),
         ("eval plan --samples 0", "--samples"),
         ("eval policy --turned nan", "--turned"),
+        ("eval policy --turned 4000", "--turned"),
         ("record --first-seed 99999999999", "first_seed"),
         ("record --noise -1", "--noise"),
         ("serve --port 99999", "--port"),
@@ -63,8 +64,8 @@ def test_outputs_are_of_the_kind_that_is_written_and_replace_no_input(tmp_path):
 def test_verbs_refuse_in_one_line(arguments, named, request, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(request.config.rootpath)
     scene, actions = tmp_path / "scene.s4d", tmp_path / "actions.json"
-    told = {"action_spec": SPEC, "info": {"proprio": [PROPRIO.tolist()] * 3}}
-    write_s4d(scene, ball_scene(), actions=torch.zeros(3, 4), **told)
+    spec, info = [{"name": f"a{i}", "unit": "0.02 m"} for i in range(4)], {"proprio": [PROPRIO.tolist()] * 3}
+    write_s4d(scene, ball_scene(), actions=torch.zeros(3, 4), action_spec=spec, info=info)
     before = scene.read_bytes()
     actions.write_text("[[0, 0, 0, 1e9]]")
     words = arguments.replace("SCENE", str(scene)).replace("ACTIONS", str(actions)).split()

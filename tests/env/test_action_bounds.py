@@ -41,10 +41,13 @@ def env_of(starts, **options):
 
 
 def test_what_is_scaled_goes_from_minus_one_to_one():
-    """Meta-World's spec counts in steps of 2 cm; what was recorded does not narrow that."""
+    """Meta-World's spec counts in steps of 2 cm; what was recorded does not narrow that, but may lie beyond."""
     still = action_range([torch.zeros(5, 4)])
-    for known in ({}, {"action_range": still}, {"action_range": RANGE}):
+    for known in ({}, {"action_range": still}):
         assert bounds(action_spec=ACTION_SPEC, **known) == ([-1] * 4, [1] * 4)
+    low, high = bounds(action_spec=ACTION_SPEC, action_range=RANGE)
+    assert low == [min(-1, x) for x in RANGE["low"]] and high == [max(1, x) for x in RANGE["high"]]
+    assert (low, high) != ([-1] * 4, [1] * 4)
     for unit in ("-1..1", "-1 to 1", "[-1, 1]", "-1.0 to 1.0", "normalised", "normalized torque", "1", "0.05 rad"):
         assert bounds(1, action_spec=[{"name": "a", "unit": unit}]) == ([-1], [1]), unit
     assert bounds(action_spec=JOINTS, action_meaning="normalised joint targets") == ([-1] * 4, [1] * 4)

@@ -30,7 +30,6 @@ def wide(*, spec=None):
 
 OTHERS = {
     "spec": (told(action_spec=ABSOLUTE), r"action_spec\[0\]"),
-    "meaning": (told(action_meaning="change of the gripper's pose"), "action_meaning"),
     "step": (told(step_seconds=0.1), "step_seconds"),
     "proprio": (told(proprio_spec=[{"name": n} for n in "abcd"]), r"proprio_spec\[0\]"),
     "width": (wide(), "action_spec"),
@@ -80,7 +79,7 @@ def test_the_first_episode_must_fit_the_spaces_too():
 
 
 def test_worlds_that_begin_anew_are_of_the_kind_of_the_others():
-    other, field = OTHERS["meaning"]
+    other, field = OTHERS["step"]
     starts = drawing(*[told()] * 3, other)
     env = WorldVectorEnv(toy_world.ToyWorld(), starts, num_envs=2, cameras=toy_world.cameras(), config=QUICK)
     env.reset(seed=0)
@@ -89,6 +88,15 @@ def test_worlds_that_begin_anew_are_of_the_kind_of_the_others():
         env.step(rest)
     with pytest.raises(ConfigError, match=field):
         env.step(rest)
+
+
+def test_two_meanings_of_an_action_are_two_kinds_and_one_untold_is_none():
+    change, place = told(action_meaning="change of the gripper's pose"), told(action_meaning="the gripper's pose")
+    for make in envs([change, place]):
+        with pytest.raises(ConfigError, match="action_meaning"):
+            make()
+    for make in envs([change, told()]):
+        make()
 
 
 def test_a_refused_start_decides_nothing():

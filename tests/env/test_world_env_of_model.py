@@ -135,7 +135,6 @@ def test_recordings_of_two_kinds_make_no_simulator(models, recorded, tmp_path):
     file, joints = open_s4d(recorded), [{"name": f"joint{i}", "unit": "rad"} for i in range(4)]
     others = {
         "action_spec": {"action_spec": joints},
-        "action_meaning": {"info": {**file.info, "action_meaning": "change of the gripper's pose"}},
         "proprio_spec": {"info": {**file.info, "proprio_spec": joints}},
         "actions": {"action_spec": (), "actions": torch.zeros(3, 7)},
     }
