@@ -192,3 +192,25 @@ def test_record_cache_and_resume_end_to_end(tmp_path, request):
     moved = window.displacement[-1].norm(dim=-1)
     assert (moved[window.memory.extras["segments"][:, 0] <= 0] == 0).all()
     assert moved.max() > 0.01 and moved.median() < 1e-4  # the hand moves, the table does not
+
+
+def test_a_head_alone_is_trained_on_a_given_world_model(tmp_path):
+    """The world model stays as it was, bit for bit, and the weights say where it is from and what the head saw."""
+    pytest.importorskip("metaworld", reason="the simulator is not installed")
+    path = tmp_path / "head.toml"
+    path.write_text(
+        'name = "head"\nstart = "tiny"\npolicy_only = true\nprocesses = 1\nthreads = 1\n'
+        "[policy]\nbatch_size = 4\n[policy.train]\nsteps = 2\n"
+        '[policy.data]\ntasks = ["reach-v3"]\nnum_demonstrations = 1\nnum_frames = 5\ntries = 1\nimage_size = 32\n'
+        '[policy.model]\neyes = "pictures"\nnum_views = 2\nview_size = 32\nwidth = 32\nhidden = 32\nheads = 2\n'
+    )
+    result = run_train(TrainOptions(config=path, out=tmp_path / "run"))
+    assert list(result["stages"]) == ["policy"] and result["weights"]["policy"]
+    assert (result["stages"]["policy"]["demonstrations"], result["stages"]["policy"]["succeeded"]) == (1, 0)
+    made, start = load_models(result["weights"]["path"]), load_models("tiny")
+    assert made.tasks == ["reach-v3"] and made.policy_size == 32 and made.policy.config.eyes == "pictures"
+    assert made.info["provenance"]["start"] == start.info["provenance"]
+    for part in ("vae", "dynamics"):
+        theirs = getattr(start, part).state_dict()
+        for name, value in getattr(made, part).state_dict().items():
+            assert torch.equal(value, theirs[name]), name
