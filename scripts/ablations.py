@@ -13,13 +13,13 @@ import functools
 import json
 from pathlib import Path
 
-from scene4d.apps.build.models import load_models
-from scene4d.apps.evaluate_forecast import EvalForecastOptions, exact_flow, forecast_config
-from scene4d.apps.progress import counter_shown
-from scene4d.eval.ablations import ABLATIONS
-from scene4d.eval.forecast import evaluate_forecast
-from scene4d.eval.forecast_table import printed_table
-from scene4d.eval.forecasters import CopyLast, ModelForecaster, PastStream
+from scene4d.apps.compose.models import load_models
+from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, exact_flow, forecast_config
+from scene4d.eval.forecast.checks.ablations import ABLATIONS
+from scene4d.eval.forecast.forecast_table import printed_table
+from scene4d.eval.forecast.forecasters import CopyLast, ModelForecaster, PastStream
+from scene4d.eval.forecast.window_scores import evaluate_forecast
 
 PRINTED = (
     ("psnr", "psnr_moving", "flow_epe_moving", "flow_epe_static", "psnr_novel", "psnr_unseen"),

@@ -22,9 +22,9 @@ import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov
 from scene4d.native.ops import INSTRUCTION_SETS, RasterSettings, force_instruction_set, native_module
+from scene4d.render.batch_views import FIELDS
 from scene4d.render.reference import blended_counts
 from scene4d.render.render import render
-from scene4d.render.views import FIELDS
 from scene4d.types import Cameras, Gaussians
 
 Call = Callable[[], object]

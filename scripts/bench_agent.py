@@ -17,8 +17,8 @@ import time
 import torch
 from bench import commit
 
-from scene4d.apps.agent import AgentConfig, SceneAgent, agent_maker
-from scene4d.apps.build.models import load_models
+from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_maker
+from scene4d.apps.compose.models import load_models
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Frames
 

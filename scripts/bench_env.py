@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from bench import commit, resident_mb
 
-from scene4d.apps.build.assets import DEMO_EPISODE
-from scene4d.apps.build.models import Models, load_models
-from scene4d.apps.build.world_env import make_world_env
-from scene4d.apps.reconstruct import ReconstructOptions, run_reconstruct
-from scene4d.env.worlds import WorldConfig
+from scene4d.apps.compose.assets import DEMO_EPISODE
+from scene4d.apps.compose.models import Models, load_models
+from scene4d.apps.compose.recorded_starts import make_world_env
+from scene4d.apps.verbs.run_reconstruct import ReconstructOptions, run_reconstruct
+from scene4d.env.batched_sim import WorldConfig
 
 
 def run_case(models: Models, scene: Path, *, num_envs: int, steps: int, threads: int) -> dict:

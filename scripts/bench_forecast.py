@@ -17,13 +17,13 @@ from collections.abc import Callable
 import torch
 from bench import commit
 
-from scene4d.apps.build.assets import DEMO_EPISODE
-from scene4d.apps.build.models import load_models
+from scene4d.apps.compose.assets import DEMO_EPISODE
+from scene4d.apps.compose.models import load_models
 from scene4d.data.detect import open_recordings
-from scene4d.dynamics.model import GaussianWorldModel
-from scene4d.eval.forecast import past_of
-from scene4d.eval.forecasters import INPUTS, ModelForecaster, PastStream
-from scene4d.worldmodel import State
+from scene4d.eval.forecast.forecasters import INPUTS, ModelForecaster, PastStream
+from scene4d.eval.forecast.window_scores import past_of
+from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.world.contract import State
 
 
 def main() -> None:

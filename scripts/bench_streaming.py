@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 import torch
 from bench import commit, resident_mb
 
-from scene4d.gaussians.s4d import open_s4d
-from scene4d.gaussians.s4d_growing import GrowingS4D
+from scene4d.gaussians.s4d.s4d import open_s4d
+from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.lift.stream import SceneStream, StreamConfig
+from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Frames
 

@@ -33,58 +33,66 @@ class Verb:
 
 VERBS = {
     "demo": Verb(
-        "demo",
+        "run_demo",
         "DemoOptions",
         "run_demo",
         "recorded video to forecast, novel views, flow and actions, on the built-in episode",
     ),
     "record": Verb(
-        "record", "RecordOptions", "run_record", "record Meta-World episodes with RGB-D cameras, poses and exact motion"
+        "run_record",
+        "RecordOptions",
+        "run_record",
+        "record Meta-World episodes with RGB-D cameras, poses and exact motion",
     ),
     "reconstruct": Verb(
-        "reconstruct", "ReconstructOptions", "run_reconstruct", "recorded RGB-D video to a 4D scene (.s4d)"
+        "run_reconstruct", "ReconstructOptions", "run_reconstruct", "recorded RGB-D video to a 4D scene (.s4d)"
     ),
     "check": Verb(
-        "check",
+        "run_check",
         "CheckOptions",
         "run_check",
         "what a recording is, what is in it, what is wrong with it, and how to mend it",
     ),
     "convert": Verb(
-        "convert",
+        "run_convert",
         "ConvertOptions",
         "run_convert",
         "any recording to LeRobot v3 with meta/cameras.json, mended on the way",
     ),
     "repair": Verb(
-        "repair",
+        "run_repair",
         "RepairOptions",
         "run_repair",
         "keep what is whole of a LeRobot data set or MCAP file that was cut short",
     ),
     "train": Verb(
-        "train", "TrainOptions", "run_train", "record, train and export a world model and its policy from one TOML file"
+        "run_train",
+        "TrainOptions",
+        "run_train",
+        "record, train and export a world model and its policy from one TOML file",
     ),
     "forecast": Verb(
-        "forecast", "ForecastOptions", "run_forecast", "predict how a scene evolves under the robot's actions"
+        "run_forecast", "ForecastOptions", "run_forecast", "predict how a scene evolves under the robot's actions"
     ),
-    "render": Verb("render", "RenderOptions", "run_render", "render colour, depth or flow of a scene from any camera"),
+    "render": Verb(
+        "run_render", "RenderOptions", "run_render", "render colour, depth or flow of a scene from any camera"
+    ),
     "export": Verb(
-        "export",
+        "run_export",
         "ExportOptions",
         "run_export",
         "a scene or splats to .ply, points, .npz flow, depth .png, .mp4 or a .glb / .obj mesh",
     ),
-    "act": Verb("act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
+    "act": Verb("run_act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
     "view": Verb(
-        "view", "ViewOptions", "run_view", "a scene in the browser: time, cameras, flow, the agent at work in it"
+        "run_view", "ViewOptions", "run_view", "a scene in the browser: time, cameras, flow, the agent at work in it"
     ),
     "serve": Verb(
-        "serve", "ServeOptions", "run_serve", "the agent behind HTTP on this machine, for robots and simulators"
+        "run_serve", "ServeOptions", "run_serve", "the agent behind HTTP on this machine, for robots and simulators"
     ),
     "eval": Verb("evaluate", "", "", "measure: eval reconstruct | eval forecast | eval policy | eval plan"),
     "doctor": Verb(
-        "doctor", "DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
+        "run_doctor", "DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
     ),
 }
 EVAL_VERBS = {
@@ -207,7 +215,7 @@ def _usage(verbs: dict[str, Verb], prefix: str, asked: str) -> None:
 def _run(verb: Verb, name: str, rest: list[str]) -> dict:
     import tyro
 
-    module, said = importlib.import_module(f"scene4d.apps.{verb.module}"), io.StringIO()
+    module, said = importlib.import_module(f"scene4d.apps.verbs.{verb.module}"), io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             options = tyro.cli(getattr(module, verb.options), prog=f"scene4d {name}", args=rest, description=verb.help)

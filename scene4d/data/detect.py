@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scene4d.data.cameras.sidecar import TEMPLATE, Supplied
 from scene4d.data.formats.array_folders import is_array_folder, open_array_folder
 from scene4d.data.formats.colmap import is_colmap, open_colmap
 from scene4d.data.formats.rgbd import is_images_depth, is_seven_scenes, open_images_depth, open_seven_scenes
@@ -16,13 +17,12 @@ from scene4d.data.formats.rgbd_open3d import is_open3d, open_open3d
 from scene4d.data.formats.rgbd_replica import is_replica, open_replica
 from scene4d.data.formats.rgbd_scannet import is_scannet, open_scannet
 from scene4d.data.formats.rgbd_tum import is_tum, open_tum
-from scene4d.data.formats.rig import is_rig, open_rig
+from scene4d.data.formats.rig_folder import is_rig, open_rig
 from scene4d.data.formats.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.rlds import is_tfrecord, open_rlds
 from scene4d.data.formats.transforms import is_transforms, open_transforms, open_transforms_file
-from scene4d.data.frame_table import TableReader
-from scene4d.data.resync import ResyncedRecording
-from scene4d.data.sidecar import TEMPLATE, Supplied
+from scene4d.data.timeline.frame_table import TableReader
+from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
 from scene4d.types import Recording
 

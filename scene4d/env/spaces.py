@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scene4d.data.action_bounds import action_bounds
-from scene4d.env.worlds import Outcome
+from scene4d.env.batched_sim import Outcome
 from scene4d.extras import optional
+from scene4d.robot.bounds import action_bounds
 from scene4d.types import Frames
-from scene4d.worldmodel import State
+from scene4d.world.contract import State
 
 STEP_SECONDS = 0.025
 """Seconds of a step where the state does not tell."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scene4d.env.batch import check_alike
+from scene4d.env.batched_sim import WorldConfig, Worlds
 from scene4d.env.spaces import (
     action_space_of,
     frame_rate,
@@ -20,11 +20,11 @@ from scene4d.env.spaces import (
     one_of,
     start_info,
 )
-from scene4d.env.trust import checked_actions
-from scene4d.env.worlds import WorldConfig, Worlds
+from scene4d.env.state_batch import check_alike
+from scene4d.env.termination import checked_actions
 from scene4d.errors import ConfigError, EnvError
 from scene4d.types import Cameras, Scene4D
-from scene4d.worldmodel import State, WorldModel
+from scene4d.world.contract import State, WorldModel
 
 Starts = Sequence[State] | Callable[[np.random.Generator], State]
 

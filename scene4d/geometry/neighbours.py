@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scene4d.check import check
 from scene4d.errors import ShapeError
-from scene4d.native.neighbours import farthest_rows, nearest_rows
+from scene4d.native.nearest import farthest_rows, nearest_rows
 
 
 def farthest_points(

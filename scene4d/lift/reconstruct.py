@@ -13,16 +13,16 @@ from torch import Tensor
 from scene4d.errors import DataFormatError, DepthError, ShapeError
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.lift.backdrop import backdrop_shell
-from scene4d.lift.between import BetweenConfig, fuse_between
-from scene4d.lift.compare import VIOLATED, compare, sight_from_frames
-from scene4d.lift.fit import FitConfig, fit_gaussians
-from scene4d.lift.fit_between import StretchFitConfig
-from scene4d.lift.fuse import FuseConfig, fuse_static
-from scene4d.lift.polish_scene import PolishSceneConfig, polish_scene
-from scene4d.lift.splats import SplatConfig, splats_from_images
-from scene4d.lift.steps_taken import StepsTaken
-from scene4d.lift.stream import SceneStream, StreamConfig
+from scene4d.lift.moving_camera.layered_views import BetweenConfig, fuse_between
+from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig
+from scene4d.lift.refine.fit import FitConfig, fit_gaussians
+from scene4d.lift.refine.progress_report import StepsTaken
+from scene4d.lift.refine.refine_scene import PolishSceneConfig, polish_scene
+from scene4d.lift.rgb.splat_trainer import SplatConfig, splats_from_images
+from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static
+from scene4d.lift.rgbd.sky_shell import backdrop_shell
+from scene4d.lift.stream.stream import SceneStream, StreamConfig
+from scene4d.lift.stream.visibility import VIOLATED, compare, sight_from_frames
 from scene4d.render.render import render
 from scene4d.types import Episode, Frames, Gaussians, Motion, Scene4D
 

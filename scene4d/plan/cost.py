@@ -11,7 +11,7 @@ from torch import Tensor
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.render.render import render
 from scene4d.types import Frames, Scene4D
-from scene4d.worldmodel import Forecast, State
+from scene4d.world.contract import Forecast, State
 
 
 def carried_points(state: State, forecast: Forecast, rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from scene4d.geometry.neighbours import farthest_points, nearest
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.plan.cost import carried_points
 from scene4d.types import Gaussians
-from scene4d.worldmodel import State, WorldModel
+from scene4d.world.contract import State, WorldModel
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from scene4d.check import check
-from scene4d.data.action_bounds import action_bounds
 from scene4d.errors import NumericsError
-from scene4d.worldmodel import Forecast, State, WorldModel
+from scene4d.robot.bounds import action_bounds
+from scene4d.world.contract import Forecast, State, WorldModel
 
 Cost = Callable[[State, Forecast], Tensor]
 """cost(state [], forecast [n h]) -> [n]: how bad each of n futures of one state is; the lowest wins."""

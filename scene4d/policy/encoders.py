@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scene4d.errors import ConfigError
 from scene4d.layers import MLP
-from scene4d.policy.views import VIRTUAL_CAMERAS, points_from_views, render_views
+from scene4d.policy.virtual_cameras import VIRTUAL_CAMERAS, points_from_views, render_views
 from scene4d.types import Frames, Gaussians
 
 POINT_SCALE = 0.25

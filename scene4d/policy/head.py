@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from scene4d.check import check
 from scene4d.errors import ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, sinusoidal_embedding, zero_
-from scene4d.policy.aim import AimMap, aim_from_map, aim_loss
 from scene4d.policy.encoders import POINT_SCALE, ActionHeadConfig, encoder_for
+from scene4d.policy.keypose_heatmap import AimMap, aim_from_map, aim_loss
 from scene4d.types import Frames
 
 GOAL_CHANNELS = 7

@@ -10,8 +10,7 @@ from torch import Tensor
 
 import scene4d.native.cuda  # noqa: F401  the op's CUDA side is there once this is imported
 from scene4d.native.ops import Raster, RasterSettings, rasterize
-from scene4d.render.reference import rasterize_reference
-from scene4d.render.views import (
+from scene4d.render.batch_views import (
     FIELDS,
     MEDIAN,
     NORMALS,
@@ -22,6 +21,7 @@ from scene4d.render.views import (
     one_view_each,
     stack_extras,
 )
+from scene4d.render.reference import rasterize_reference
 from scene4d.types import Cameras, Frames, Gaussians
 
 

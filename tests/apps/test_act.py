@@ -6,15 +6,15 @@ import json
 import pytest
 import torch
 
-from scene4d.apps.act import ActOptions, plan_actions, run_act, spec_columns, task_from_text
-from scene4d.apps.agent import AgentConfig, agent_maker
-from scene4d.apps.build.models import make_models, save_models
-from scene4d.apps.build.scene_start import observed_part, scene_start, start_of_file
+from scene4d.apps.agent.agent import AgentConfig, agent_maker
 from scene4d.apps.cli import main
+from scene4d.apps.compose.models import make_models, save_models
+from scene4d.apps.compose.scene_start import observed_part, scene_start, start_of_file
+from scene4d.apps.verbs.run_act import ActOptions, plan_actions, run_act, spec_columns, task_from_text
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError, NumericsError
-from scene4d.gaussians.s4d import open_s4d, write_s4d
+from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.lift.stream import SceneStream
+from scene4d.lift.stream.stream import SceneStream
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
 from scene4d.sim.synthetic import cast_boxes
@@ -49,8 +49,8 @@ def scene(frames):
 
 @pytest.fixture(scope="module")
 def models():
-    from scene4d.dynamics.model import DynamicsConfig
-    from scene4d.vae.model import VAEConfig
+    from scene4d.models.gaussian_flow.model import DynamicsConfig
+    from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
     head = ActionHeadConfig(**size, view_size=16, told_goal=True)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
 
-from scene4d.apps.agent import AgentConfig, SceneAgent, agent_config, agent_maker
-from scene4d.apps.build.models import load_models, make_models
-from scene4d.apps.build.perception import new_memory
-from scene4d.dynamics.model import DynamicsConfig
-from scene4d.dynamics.proprio import track_of
+from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
+from scene4d.apps.compose.models import load_models, make_models
+from scene4d.apps.compose.perception import new_memory
 from scene4d.errors import CalibrationError, CheckpointError, ConfigError, DataFormatError, DepthError, NumericsError
-from scene4d.lift.stream import SceneStream
+from scene4d.lift.stream.stream import SceneStream
+from scene4d.models.gaussian_flow.model import DynamicsConfig
+from scene4d.models.gaussian_flow.networks.proprio import track_of
+from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Frames
-from scene4d.vae.model import VAEConfig
 
 TASK = "door-open-v3"
 

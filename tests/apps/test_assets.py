@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scene4d.apps.build import assets
-from scene4d.apps.build.assets import WEIGHTS, weights_file
+from scene4d.apps.compose import assets
+from scene4d.apps.compose.assets import WEIGHTS, weights_file
 from scene4d.errors import CheckpointError
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from synthetic_folder import fingerprint, write_images, write_set
 
-from scene4d.apps.check import CheckOptions, run_check
+from scene4d.apps.verbs.run_check import CheckOptions, run_check
 from scene4d.errors import ConfigError, DataFormatError
 
 KEYS = {"source", "format", "num_recordings", "recordings", "findings", "ok"}

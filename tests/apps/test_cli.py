@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from scene4d.apps import doctor
 from scene4d.apps.cli import EVAL_VERBS, VERBS, json_line, main
+from scene4d.apps.verbs import run_doctor as doctor
 from scene4d.errors import DepthError
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from synthetic_folder import fingerprint, psnr, write_images, write_set
 
-from scene4d.apps import convert
-from scene4d.apps.convert import ConvertOptions, run_convert
+from scene4d.apps.verbs import run_convert as convert
+from scene4d.apps.verbs.run_convert import ConvertOptions, run_convert
 from scene4d.data.detect import open_recordings
 from scene4d.errors import CalibrationError, ConfigError, ResourceError, Scene4DError
 
@@ -92,7 +92,7 @@ def test_a_killed_process_leaves_nothing_half_written(tmp_path):
     truth = write_set(tmp_path / "set", episodes=6)
     code = (
         "import torch; torch.set_num_threads(1); from pathlib import Path; "
-        "from scene4d.apps.convert import ConvertOptions, run_convert; "
+        "from scene4d.apps.verbs.run_convert import ConvertOptions, run_convert; "
         f"run_convert(ConvertOptions(Path({str(tmp_path / 'set')!r}), Path({str(tmp_path / 'copy')!r})))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

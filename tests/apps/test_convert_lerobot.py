@@ -7,7 +7,7 @@ import pytest
 import torch
 from synthetic_folder import psnr, write_set
 
-from scene4d.apps.convert import ConvertOptions, run_convert
+from scene4d.apps.verbs.run_convert import ConvertOptions, run_convert
 from scene4d.data.detect import open_recordings
 
 

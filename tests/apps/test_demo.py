@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from scene4d.apps.act import ActOptions, run_act
-from scene4d.apps.demo import DemoOptions, run_demo
-from scene4d.apps.forecast import ForecastOptions, run_forecast
-from scene4d.apps.render import RenderOptions, run_render
-from scene4d.data.video import count_frames
+from scene4d.apps.verbs.run_act import ActOptions, run_act
+from scene4d.apps.verbs.run_demo import DemoOptions, run_demo
+from scene4d.apps.verbs.run_forecast import ForecastOptions, run_forecast
+from scene4d.apps.verbs.run_render import RenderOptions, run_render
+from scene4d.data.video.video import count_frames
 from scene4d.errors import ConfigError
-from scene4d.gaussians.s4d import load_s4d
+from scene4d.gaussians.s4d.s4d import load_s4d
 
 FILES = ("scene.s4d", "future.s4d", "forecast.mp4", "flow.npz", "actions.json", "report.json", "index.html")
 

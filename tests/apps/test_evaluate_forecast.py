@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from scene4d.apps import evaluate_forecast
-from scene4d.apps.build.pixels import save_pixels
-from scene4d.apps.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
+from scene4d.apps.training.pixel_stage import save_pixels
+from scene4d.apps.verbs import evaluate_forecast
+from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError
-from scene4d.eval.forecasters import PastStream
-from scene4d.pixels.model import PixelModel, PixelsConfig
+from scene4d.eval.forecast.forecasters import PastStream
+from scene4d.models.pixel_transformer.model import PixelModel, PixelsConfig
 
 
 def test_windows_spread_over_the_episode():

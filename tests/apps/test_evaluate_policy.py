@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_agent import SIDE, TASKS, tiny_models
 
-from scene4d.apps import evaluate_policy
-from scene4d.apps.build.models import save_models
-from scene4d.apps.evaluate_policy import EvalPolicyOptions, run_eval_policy
+from scene4d.apps.compose.models import save_models
+from scene4d.apps.verbs import evaluate_policy
+from scene4d.apps.verbs.evaluate_policy import EvalPolicyOptions, run_eval_policy
 from scene4d.errors import ConfigError
 
 QUICK = {"seeds": (1000, 1001), "tasks": TASKS[:1], "max_frames": 2}

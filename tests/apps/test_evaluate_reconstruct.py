@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from scene4d.apps.evaluate_reconstruct import EvalReconstructOptions, run_eval_reconstruct
+from scene4d.apps.verbs.evaluate_reconstruct import EvalReconstructOptions, run_eval_reconstruct
 from scene4d.data.formats.lerobot import write_lerobot
 from scene4d.errors import ConfigError
 from scene4d.geometry.camera import intrinsics_from_fov, look_at

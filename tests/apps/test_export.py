@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from scene4d.apps.export import ExportOptions, run_export
+from scene4d.apps.verbs.run_export import ExportOptions, run_export
 from scene4d.errors import ConfigError, DataFormatError, ResourceError
-from scene4d.gaussians.ply import read_ply, write_ply
-from scene4d.gaussians.points import read_flow_npz, read_point_cloud
-from scene4d.gaussians.s4d import S4DFile, write_s4d
+from scene4d.gaussians.formats.ply import read_ply, write_ply
+from scene4d.gaussians.formats.points import read_flow_npz, read_point_cloud
+from scene4d.gaussians.s4d.s4d import S4DFile, write_s4d
 from scene4d.geometry.camera import look_at, orbit, project
 from scene4d.geometry.rotation import identity_pose
 from scene4d.geometry.sh import sh_from_rgb

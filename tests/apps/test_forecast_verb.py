@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny_agent import PROPRIO, SPEC, box_views, tiny_models
 
-from scene4d.apps.act import ActOptions, run_act
-from scene4d.apps.build.models import save_models
-from scene4d.apps.forecast import ForecastOptions, past_from_file, run_forecast
-from scene4d.apps.view import ViewOptions, _rollout
-from scene4d.gaussians.s4d import open_s4d, write_s4d
-from scene4d.lift.stream import SceneStream
+from scene4d.apps.compose.models import save_models
+from scene4d.apps.verbs.run_act import ActOptions, run_act
+from scene4d.apps.verbs.run_forecast import ForecastOptions, past_from_file, run_forecast
+from scene4d.apps.verbs.run_view import ViewOptions, _rollout
+from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
+from scene4d.lift.stream.stream import SceneStream
 from scene4d.types import Cameras, Frames
 
 NUM = 6
@@ -87,8 +87,8 @@ def test_all_verbs_go_on_from_it(future, models):
 
 def test_the_simulator_starts_from_it(future, models):
     pytest.importorskip("gymnasium", reason="gymnasium is not installed")
-    from scene4d.apps.build.world_env import make_world_env
-    from scene4d.env.worlds import WorldConfig
+    from scene4d.apps.compose.recorded_starts import make_world_env
+    from scene4d.env.batched_sim import WorldConfig
 
     env = make_world_env(models, [future], config=WorldConfig(size=16))
     seen, _ = env.reset(seed=0)

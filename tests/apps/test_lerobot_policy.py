@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
 
-from scene4d.apps.agent import AgentConfig, agent_maker
-from scene4d.apps.lerobot_policy import LeRobotPolicy
+from scene4d.apps.agent.agent import AgentConfig, agent_maker
+from scene4d.apps.plugins.lerobot_policy import LeRobotPolicy
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError, NumericsError
 
 TASK = "open the door"

@@ -10,11 +10,11 @@ import pytest
 import torch
 from synthetic_folder import episode, fingerprint, walk, write_set
 
-from scene4d.apps.build.nerfstudio_scene import pictures_of_recording, read_nerf_scene
-from scene4d.apps.export import ExportOptions, run_export
+from scene4d.apps.compose.nerfstudio_scene import pictures_of_recording, read_nerf_scene
+from scene4d.apps.verbs.run_export import ExportOptions, run_export
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, DataFormatError
-from scene4d.gaussians.nerfstudio import (
+from scene4d.gaussians.formats.nerfstudio import (
     Placement,
     cameras_from_nerfstudio,
     cameras_to_nerfstudio,
@@ -24,7 +24,7 @@ from scene4d.gaussians.nerfstudio import (
     read_placement,
     to_nerfstudio,
 )
-from scene4d.gaussians.ply import read_ply, write_ply
+from scene4d.gaussians.formats.ply import read_ply, write_ply
 from scene4d.geometry.camera import CV_FROM_GL, invert_rigid, unproject
 from scene4d.geometry.rotation import matrix_from_quat, normalize_quat, pose_from_matrix, quat_from_rotvec
 from scene4d.geometry.sh import sh_basis
@@ -251,7 +251,7 @@ def parser():
         importlib.import_module("nerfstudio.data.dataparsers.base_dataparser")
     except Exception as error:  # half an installation fails in many ways
         pytest.skip(f"nerfstudio is not installed: {str(error)[:80]}")
-    return importlib.import_module("scene4d.apps.nerfstudio_dataparser")
+    return importlib.import_module("scene4d.apps.plugins.nerfstudio_dataparser")
 
 
 def test_nerfstudio_finds_the_dataparser():

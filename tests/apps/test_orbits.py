@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene4d.apps.orbits import focus_of, orbit_of, stillest
+from scene4d.apps.terminal.orbits import focus_of, orbit_of, stillest
 from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid, look_at
 from scene4d.types import Cameras, Gaussians, Motion, Scene4D
 

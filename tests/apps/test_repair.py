@@ -15,10 +15,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from data_fixtures import EPISODES, KEY, LENGTH, assert_refused, episode, tree_hash
 
-from scene4d.apps.repair import RepairOptions, run_repair
-from scene4d.data.diagnose.video_cut import copy_video, whole_frames
+from scene4d.apps.verbs.run_repair import RepairOptions, run_repair
+from scene4d.data.diagnose.repair.video_cut import copy_video, whole_frames
 from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
-from scene4d.data.video import decode_frames, encode_video
+from scene4d.data.video.video import decode_frames, encode_video
 from scene4d.errors import ConfigError, DataFormatError, ResourceError, VersionError
 
 NUM = 4

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_agent import PROPRIO, box_views, tiny_models
 
-from scene4d.apps.agent import AgentConfig, agent_maker
-from scene4d.apps.build.models import save_models
-from scene4d.apps.serve import ServeOptions, run_serve
-from scene4d.apps.server.client import PolicyClient, view_of
-from scene4d.apps.server.door import open_door, split_host
-from scene4d.apps.server.http_server import MAX_BODY, MAX_CONNECTIONS, PolicyServer
-from scene4d.apps.server.messages import MEDIA_TYPE, Observation, pack, unpack
-from scene4d.apps.server.policy_host import PolicyHost
+from scene4d.apps.agent.agent import AgentConfig, agent_maker
+from scene4d.apps.agent.server.access import open_door, split_host
+from scene4d.apps.agent.server.client import PolicyClient, view_of
+from scene4d.apps.agent.server.http_server import MAX_BODY, MAX_CONNECTIONS, PolicyServer
+from scene4d.apps.agent.server.messages import MEDIA_TYPE, Observation, pack, unpack
+from scene4d.apps.agent.server.policy_host import PolicyHost
+from scene4d.apps.compose.models import save_models
+from scene4d.apps.verbs.run_serve import ServeOptions, run_serve
 from scene4d.errors import (
     ConfigError,
     DataFormatError,

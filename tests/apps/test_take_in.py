@@ -9,11 +9,11 @@ import torch
 
 pytest.importorskip("metaworld", reason="the simulator is not installed")
 
-from scene4d.apps.build.cache import WindowCache, cache_stage, displacement_of
-from scene4d.apps.build.record import StoredEpisode
-from scene4d.apps.build.run_config import CacheConfig, RecordConfig
-from scene4d.apps.build.take_in import take_in_stage, taken_in
-from scene4d.apps.train import TrainOptions, run_train
+from scene4d.apps.training.cache import WindowCache, cache_stage, displacement_of
+from scene4d.apps.training.import_recordings import take_in_stage, taken_in
+from scene4d.apps.training.run_config import CacheConfig, RecordConfig
+from scene4d.apps.training.stored_episodes import StoredEpisode
+from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.data.formats.lerobot import write_lerobot
 from scene4d.errors import DataFormatError, DepthError
 from scene4d.sim.metaworld import record_episode

@@ -7,17 +7,17 @@ import time
 import pytest
 import torch
 
-from scene4d.apps.build.cache import displacement_of, draw_numbers, kept_apart, window_starts
-from scene4d.apps.build.models import load_models, make_models, save_models
-from scene4d.apps.build.run_config import CacheConfig, RecordConfig, RunConfig
-from scene4d.apps.build.stages import in_processes, locked, run_stage
-from scene4d.apps.train import TrainOptions, run_train
+from scene4d.apps.compose.models import load_models, make_models, save_models
+from scene4d.apps.training.cache import displacement_of, draw_numbers, kept_apart, window_starts
+from scene4d.apps.training.processes import in_processes, locked, run_stage
+from scene4d.apps.training.run_config import CacheConfig, RecordConfig, RunConfig
+from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.config import load_config
-from scene4d.dynamics.model import DynamicsConfig
 from scene4d.errors import CheckpointError, ConfigError, ResourceError, SecurityError
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pose_about
+from scene4d.models.gaussian_flow.model import DynamicsConfig
+from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.vae.model import VAEConfig
 
 
 def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
@@ -177,7 +177,7 @@ def test_unknown_stage_is_named(tmp_path):
 def test_record_cache_and_resume_end_to_end(tmp_path, request):
     """Two stages for real: what is cached tells the truth about the pictures, and a second call has nothing to do."""
     pytest.importorskip("metaworld")
-    from scene4d.apps.build.prepare import RunFolders
+    from scene4d.apps.training.prepare import RunFolders
 
     path = request.config.rootpath / "configs" / "smoke.toml"
     settings = ("record.episodes=1", "record.num_frames=13", "processes=1")

@@ -12,11 +12,11 @@ import torch
 from chromium import open_page
 from tiny_agent import PROPRIO, SPEC, TASKS, box_views, tiny_models
 
-from scene4d.apps.act import ActOptions, run_act
-from scene4d.apps.build.models import save_models
-from scene4d.apps.build.scene_start import scene_start
-from scene4d.apps.server.door import is_plain_path, open_door
-from scene4d.apps.view import ViewOptions, _rollout, open_view, run_view
+from scene4d.apps.agent.server.access import is_plain_path, open_door
+from scene4d.apps.compose.models import save_models
+from scene4d.apps.compose.scene_start import scene_start
+from scene4d.apps.verbs.run_act import ActOptions, run_act
+from scene4d.apps.verbs.run_view import ViewOptions, _rollout, open_view, run_view
 from scene4d.apps.viewer.arrays import (
     arrows_between,
     frusta_of,
@@ -25,14 +25,14 @@ from scene4d.apps.viewer.arrays import (
     uncertainty_colours,
     uncertainty_of,
 )
-from scene4d.apps.viewer.rollout import _refuse_wild, roll_forward
+from scene4d.apps.viewer.live_forecast import _refuse_wild, roll_forward
 from scene4d.errors import ConfigError, DataFormatError, NumericsError, SecurityError
-from scene4d.gaussians.points import robust_bounds
-from scene4d.gaussians.s4d import open_s4d, write_s4d
+from scene4d.gaussians.formats.points import robust_bounds
+from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid, look_at
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.geometry.sh import sh_from_rgb
-from scene4d.lift.stream import SceneStream
+from scene4d.lift.stream.stream import SceneStream
 from scene4d.types import Cameras, Gaussians, Motion, Scene4D
 
 CONTROLS = 550
@@ -306,7 +306,7 @@ def test_floods_and_crowds_end(s4d):
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect
 
-    from scene4d.apps.viewer.door import MAX_CLIENTS, MESSAGES_AT_ONCE
+    from scene4d.apps.viewer.guarded_server import MAX_CLIENTS, MESSAGES_AT_ONCE
 
     with open_view(ViewOptions(s4d, port=0)) as opened:
         port = opened.server.get_port()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from floor_scene import K, photograph, pose
 
-from scene4d.data.frame_table import FrameTable, View, recording_of
+from scene4d.data.timeline.frame_table import FrameTable, View, recording_of
 
 STATE = [{"name": axis, "unit": "m", "frame": "world"} for axis in "xyz"]
 DELTAS = [{"name": f"d{axis}", "unit": "m", "frame": "world"} for axis in "xyz"]

@@ -4,8 +4,8 @@ import os
 import pytest
 import torch
 
+from scene4d.data.cameras.sidecar import find_cameras
 from scene4d.data.detect import TEMPLATE, open_recordings
-from scene4d.data.sidecar import find_cameras
 from scene4d.errors import CalibrationError, DataFormatError
 
 

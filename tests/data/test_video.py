@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from scene4d.data.video import encode_video
+from scene4d.data.video.video import encode_video
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (24, 32), (20, 28)])

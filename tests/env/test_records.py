@@ -14,12 +14,12 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 
 import toy_world
 
-from scene4d.env import record
-from scene4d.env.vector import WorldVectorEnv
+from scene4d.env import episode_log as record
+from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
-from scene4d.env.worlds import WorldConfig, Worlds
 from scene4d.errors import ResourceError
-from scene4d.gaussians.s4d import open_s4d
+from scene4d.gaussians.s4d.s4d import open_s4d
 
 replace = os.replace  # before a test makes it fail
 QUICK = WorldConfig(size=8, max_steps=2)

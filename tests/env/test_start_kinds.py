@@ -9,9 +9,9 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 
 import toy_world
 
-from scene4d.env.vector import WorldVectorEnv
+from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
-from scene4d.env.worlds import WorldConfig, Worlds
 from scene4d.errors import ConfigError
 
 QUICK = WorldConfig(size=8, max_steps=2)

@@ -13,14 +13,14 @@ gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed"
 import toy_world
 from gymnasium.utils.env_checker import check_env
 
-from scene4d.dynamics.proprio import track_of
-from scene4d.env.batch import stack_states
-from scene4d.env.trust import TrustRegion
-from scene4d.env.vector import WorldVectorEnv
+from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.state_batch import stack_states
+from scene4d.env.termination import TrustRegion
+from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
-from scene4d.env.worlds import WorldConfig, Worlds
 from scene4d.errors import ConfigError, EnvError
-from scene4d.gaussians.s4d import open_s4d
+from scene4d.gaussians.s4d.s4d import open_s4d
+from scene4d.models.gaussian_flow.networks.proprio import track_of
 
 QUICK = WorldConfig(size=16, max_steps=30)
 RIGHT = np.array([1.0, 0, 0, 0], np.float32)

@@ -10,20 +10,20 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 
 import toy_world
 
-from scene4d.apps.build.models import make_models
-from scene4d.apps.build.world_env import make_world_env, recorded_starts, state_at
-from scene4d.data.action_bounds import action_bounds
-from scene4d.dynamics.model import DynamicsConfig
-from scene4d.dynamics.rollout import forecast_long
+from scene4d.apps.compose.models import make_models
+from scene4d.apps.compose.recorded_starts import make_world_env, recorded_starts, state_at
+from scene4d.env.batched_sim import WorldConfig, Worlds
 from scene4d.env.world_env import WorldEnv
-from scene4d.env.worlds import WorldConfig, Worlds
 from scene4d.errors import ConfigError, DataFormatError
-from scene4d.gaussians.s4d import S4DFile, open_s4d, write_s4d
+from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.lift.stream import SceneStream
+from scene4d.lift.stream.stream import SceneStream
+from scene4d.models.gaussian_flow.model import DynamicsConfig
+from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+from scene4d.robot.bounds import action_bounds
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
-from scene4d.vae.model import VAEConfig
+from scene4d.world.rollout import forecast_long
 
 
 @pytest.fixture(scope="module")

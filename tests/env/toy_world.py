@@ -8,7 +8,7 @@ import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.types import Cameras, Gaussians, Latent, Motion
-from scene4d.worldmodel import Forecast, State
+from scene4d.world.contract import Forecast, State
 
 STEP_M = 0.02
 """Metres that the hand goes with an action of 1."""

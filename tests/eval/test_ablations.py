@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scene4d.eval.ablations import (
+from scene4d.eval.forecast.checks.ablations import (
     LAST_FRAMES,
     LastFrames,
     Regenerated,
@@ -15,13 +15,13 @@ from scene4d.eval.ablations import (
     WithoutMemory,
     WithoutTransport,
 )
-from scene4d.eval.forecast import past_of
-from scene4d.eval.forecasters import ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream
+from scene4d.eval.forecast.window_scores import past_of
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.lift.stream import StreamConfig
+from scene4d.lift.stream.stream import StreamConfig
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames, Gaussians, Latent, Motion, Scene4D
-from scene4d.worldmodel import Forecast, State
+from scene4d.world.contract import Forecast, State
 
 PLAIN = StreamConfig(polish=0, polish_first=0)
 SHIFT = 0.05

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scene4d.errors import ConfigError, NumericsError
-from scene4d.eval.control import (
+from scene4d.eval.control.closed_loop import (
     Rollout,
     RolloutConfig,
     failure_kind,
@@ -15,7 +15,7 @@ from scene4d.eval.control import (
     roll_out,
     summarise,
 )
-from scene4d.eval.rates import paired_interval
+from scene4d.eval.metrics.rates import paired_interval
 
 TASK = "button-press-v3"
 QUICK = RolloutConfig(size=(16, 16), max_frames=5)

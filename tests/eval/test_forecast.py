@@ -7,9 +7,8 @@ import functools
 import pytest
 import torch
 
-from scene4d.eval.forecast import ForecastEvalConfig, evaluate_forecast, labels_of, past_of
-from scene4d.eval.forecast_table import COPY, KEYS, ORACLE, forecast_table
-from scene4d.eval.forecasters import (
+from scene4d.eval.forecast.forecast_table import COPY, KEYS, ORACLE, forecast_table
+from scene4d.eval.forecast.forecasters import (
     ConstantVelocity,
     CopyLast,
     ExactFlow,
@@ -18,10 +17,11 @@ from scene4d.eval.forecasters import (
     background_of,
     carried_by_rows,
 )
-from scene4d.eval.truth import exact_scene, moving_pixels, never_seen_pixels
+from scene4d.eval.forecast.ground_truth import exact_scene, moving_pixels, never_seen_pixels
+from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast, labels_of, past_of
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.lift.stream import StreamConfig
+from scene4d.lift.stream.stream import StreamConfig
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames
 

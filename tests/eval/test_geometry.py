@@ -2,7 +2,7 @@
 
 import torch
 
-from scene4d.eval.geometry import depth_absrel, flow_epe
+from scene4d.eval.metrics.point_metrics import depth_absrel, flow_epe
 
 
 def test_absrel_counts_what_both_measured():

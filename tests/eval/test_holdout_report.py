@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from scene4d.errors import ConfigError
-from scene4d.eval.reconstruct import KEYS, holdout_cases, holdout_report, nearest_views, split_frames, three_nearest
+from scene4d.eval.reconstruct.score_reconstruction import (
+    KEYS,
+    holdout_cases,
+    holdout_report,
+    nearest_views,
+    split_frames,
+    three_nearest,
+)
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.lift.unproject import lift_frames
+from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras, Episode
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from scene4d.eval.images import channel_gains, image_report, psnr, ssim
+from scene4d.eval.metrics.image_metrics import channel_gains, image_report, psnr, ssim
 
 
 def test_psnr_is_its_definition():

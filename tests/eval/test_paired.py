@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from scene4d.eval.paired import mean_of, mean_scores, paired_difference, paired_tables
+from scene4d.eval.metrics.paired import mean_of, mean_scores, paired_difference, paired_tables
 
 
 def test_difference_and_its_standard_error():

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scene4d.apps.build.pixels import clips_of, load_pixels, train_pixels_stage
-from scene4d.apps.build.record import StoredEpisode, save_episode
-from scene4d.apps.build.run_config import CacheConfig, PixelsStageConfig, RecordConfig, RunConfig
+from scene4d.apps.training.pixel_stage import clips_of, load_pixels, train_pixels_stage
+from scene4d.apps.training.run_config import CacheConfig, PixelsStageConfig, RecordConfig, RunConfig
+from scene4d.apps.training.stored_episodes import StoredEpisode, save_episode
 from scene4d.errors import CheckpointError
-from scene4d.eval.pixel_forecaster import PixelForecaster, resized
-from scene4d.pixels.model import PixelModel, PixelsConfig
+from scene4d.eval.forecast.pixel_forecaster import PixelForecaster, resized
+from scene4d.models.pixel_transformer.model import PixelModel, PixelsConfig
 from scene4d.train.checkpoint import save_tensors
 from scene4d.train.loop import LoopConfig
 from scene4d.types import Cameras, Episode, Frames

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scene4d.eval.rates import mcnemar_p, paired_interval, wilson_interval
+from scene4d.eval.metrics.rates import mcnemar_p, paired_interval, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from scene4d.errors import ConfigError, DataFormatError, EnvError
-from scene4d.eval.perceptual import find_lpips
-from scene4d.eval.reconstruction_table import ReconstructEvalConfig, Source, bars, evaluate_reconstruction
-from scene4d.eval.scene_motion import MotionEvalConfig, motion_scores
-from scene4d.eval.view_scores import KEYS, covered_pixels, moved_since_start, normal_error, view_scores
+from scene4d.eval.metrics.perceptual import find_lpips
+from scene4d.eval.metrics.view_scores import KEYS, covered_pixels, moved_since_start, normal_error, view_scores
+from scene4d.eval.reconstruct.reconstruction_table import ReconstructEvalConfig, Source, bars, evaluate_reconstruction
+from scene4d.eval.reconstruct.scene_motion import MotionEvalConfig, motion_scores
 from scene4d.gaussians.edit import concatenate
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.reconstruct import ReconstructConfig
-from scene4d.lift.stream import StreamConfig
-from scene4d.lift.unproject import lift_frames
+from scene4d.lift.rgbd.unproject import lift_frames
+from scene4d.lift.stream.stream import StreamConfig
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames, Motion, Scene4D
 
@@ -206,7 +206,7 @@ def test_without_open3d_the_row_is_left_out_and_said(episode, monkeypatch):
 
 
 def test_the_tsdf_shows_what_was_seen(episode):
-    from scene4d.eval.tsdf import TsdfField
+    from scene4d.eval.reconstruct.tsdf_baseline import TsdfField
 
     try:
         field = TsdfField(episode.stacked(GIVEN)[0].replace(extras={}), voxel=0.02)

@@ -9,8 +9,8 @@ import torch
 from data_fixtures import HEIGHT, LENGTH, WIDTH, K, assert_refused, lerobot_set, rgbd_folder
 from PIL import Image
 
-from scene4d.data.depth_codec import LogDepth
 from scene4d.data.detect import open_recordings
+from scene4d.data.video.depth_codec import LogDepth
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
 

@@ -24,7 +24,7 @@ from data_fixtures import (
 )
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.video import decode_frames, encode_video, video_facts
+from scene4d.data.video.video import decode_frames, encode_video, video_facts
 from scene4d.errors import (
     CalibrationError,
     DataFormatError,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from data_fixtures import HEIGHT, LENGTH, WIDTH, K, assert_refused, tree_hash
 
-from scene4d.apps.repair import RepairOptions, run_repair
+from scene4d.apps.verbs.run_repair import RepairOptions, run_repair
 from scene4d.data.detect import open_recordings
-from scene4d.data.diagnose.mcap_repair import repair_mcap
+from scene4d.data.diagnose.repair.mcap_repair import repair_mcap
 from scene4d.data.formats import hdf5_guard
 from scene4d.data.formats.hdf5_guard import GuardedFile
 from scene4d.errors import EXIT_RESOURCE, DataFormatError, ResourceError, SecurityError

@@ -11,10 +11,10 @@ import torch
 from data_fixtures import FPS, HEIGHT, LENGTH, TABLE, WIDTH, K, assert_refused, lerobot_set, tree_hash
 from PIL import Image
 
-from scene4d.apps.convert import ConvertOptions, run_convert
+from scene4d.apps.verbs.run_convert import ConvertOptions, run_convert
 from scene4d.data import detect
 from scene4d.data.detect import open_recordings
-from scene4d.data.resync import nearest_stamps, place_frames
+from scene4d.data.timeline.resync import nearest_stamps, place_frames
 from scene4d.errors import EXIT_USAGE, ConfigError, DataFormatError, TimestampError
 
 

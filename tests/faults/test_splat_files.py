@@ -21,11 +21,11 @@ import torch
 
 from scene4d.apps import cli
 from scene4d.errors import ResourceError, Scene4DError, SecurityError
-from scene4d.gaussians.mesh import Mesh
-from scene4d.gaussians.ply import read_ply, write_ply
-from scene4d.gaussians.points import read_flow_npz, write_flow_npz, write_point_cloud
-from scene4d.gaussians.s4d import load_s4d, write_s4d
-from scene4d.gaussians.trimesh import write_mesh
+from scene4d.gaussians.formats.mesh import Mesh
+from scene4d.gaussians.formats.ply import read_ply, write_ply
+from scene4d.gaussians.formats.points import read_flow_npz, write_flow_npz, write_point_cloud
+from scene4d.gaussians.formats.trimesh import write_mesh
+from scene4d.gaussians.s4d.s4d import load_s4d, write_s4d
 from scene4d.types import Gaussians, Motion, Scene4D
 
 EXPORT = cli.Verb("export", "ExportOptions", "run_export", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.sidecar import find_cameras
+from scene4d.data.cameras.sidecar import find_cameras
 
 SUFFIX = ".json"
 SIZES = {"front": (64, 48), "wrist": (32, 32)}

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from scene4d.errors import Scene4DError
-from scene4d.gaussians.ply import read_ply, write_ply
-from scene4d.gaussians.points import read_point_cloud, write_point_cloud
+from scene4d.gaussians.formats.ply import read_ply, write_ply
+from scene4d.gaussians.formats.points import read_point_cloud, write_point_cloud
 from scene4d.types import Gaussians
 
 SUFFIX = ".ply"

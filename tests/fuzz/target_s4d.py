@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from scene4d.gaussians.s4d import open_s4d, write_s4d
+from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.types import Cameras, Gaussians, Motion, Scene4D
 
 SUFFIX = ".s4d"

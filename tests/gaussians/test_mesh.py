@@ -10,7 +10,7 @@ import torch
 from ball import CENTER, RADIUS, ball_colors, ball_frames
 
 from scene4d.errors import EnvError, ResourceError, ShapeError
-from scene4d.gaussians.mesh import fitting_voxel, fuse_depth, mesh_from_depth, mesh_from_tsdf
+from scene4d.gaussians.formats.mesh import fitting_voxel, fuse_depth, mesh_from_depth, mesh_from_tsdf
 from scene4d.geometry.camera import invert_rigid
 
 VOXEL = 0.02

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scene4d.errors import DataFormatError, GaussianError, Scene4DError, ShapeError
-from scene4d.gaussians.ply import read_ply, write_ply
+from scene4d.gaussians.formats.ply import read_ply, write_ply
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.types import Gaussians
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scene4d.errors import DataFormatError, GaussianError
-from scene4d.gaussians.ply import read_ply
+from scene4d.gaussians.formats.ply import read_ply
 from scene4d.geometry.sh import rgb_from_sh
 
 COLUMNS = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "r", "g", "b")

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from scene4d.errors import ShapeError
-from scene4d.gaussians.ply_table import read_ply_vertices
-from scene4d.gaussians.points import robust_bounds, write_flow_npz, write_gaussian_points, write_point_cloud
+from scene4d.gaussians.formats.ply_table import read_ply_vertices
+from scene4d.gaussians.formats.points import robust_bounds, write_flow_npz, write_gaussian_points, write_point_cloud
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Gaussians, Motion, Scene4D
 

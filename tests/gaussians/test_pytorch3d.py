@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scene4d.errors import CalibrationError, EnvError
-from scene4d.gaussians import pytorch3d as meeting
+from scene4d.gaussians.formats import pytorch3d as meeting
 from scene4d.geometry.camera import look_at, project
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Cameras, Gaussians

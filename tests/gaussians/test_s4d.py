@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scene4d.errors import DataFormatError, Scene4DError, SecurityError, VersionError
-from scene4d.gaussians.s4d import frame_member, load_s4d, open_s4d, write_s4d
+from scene4d.gaussians.s4d.s4d import frame_member, load_s4d, open_s4d, write_s4d
 from scene4d.geometry.camera import orbit
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.types import Gaussians, Motion, Scene4D

@@ -12,8 +12,8 @@ import pytest
 import torch
 from test_s4d import make_scene
 
-from scene4d.gaussians.container import MAX_DIRECTORY, MAX_JSON, MAX_MEMBERS, MEMBER_NAME
-from scene4d.gaussians.s4d import write_s4d
+from scene4d.gaussians.s4d.container import MAX_DIRECTORY, MAX_JSON, MAX_MEMBERS, MEMBER_NAME
+from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.geometry.camera import orbit
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "s4d.md"

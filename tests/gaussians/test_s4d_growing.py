@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from scene4d.errors import DataFormatError, ResourceError, ShapeError, TimestampError
-from scene4d.gaussians import container, s4d_growing
-from scene4d.gaussians.s4d import load_s4d, open_s4d, write_s4d
-from scene4d.gaussians.s4d_growing import GrowingS4D
+from scene4d.gaussians.s4d import container, s4d_growing
+from scene4d.gaussians.s4d.s4d import load_s4d, open_s4d, write_s4d
+from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
 from scene4d.geometry.camera import orbit
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.types import Gaussians, Motion, Scene4D

@@ -12,9 +12,9 @@ import torch
 from ball import CENTER, RADIUS, ball_colors, ball_frames
 
 from scene4d.errors import ConfigError, EnvError, ShapeError
-from scene4d.gaussians import open3d as with_open3d
-from scene4d.gaussians import trimesh as with_trimesh
-from scene4d.gaussians.mesh import Mesh, mesh_from_depth
+from scene4d.gaussians.formats import open3d as with_open3d
+from scene4d.gaussians.formats import trimesh as with_trimesh
+from scene4d.gaussians.formats.mesh import Mesh, mesh_from_depth
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Gaussians
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import golden_values
+from golden_cases import golden_values
 
 VALUES = Path(__file__).with_name("values.json")
 NUM_SHOWN = 8

@@ -11,15 +11,15 @@ from scene4d.gaussians.motion import ALIVE_TOLERANCE
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.lift import fit_between
-from scene4d.lift.between import BetweenConfig, fuse_between, lives, lives_of_layer
-from scene4d.lift.cells import CellConfig, lift_cells
-from scene4d.lift.depth import complete_depth, pixels_of_points
-from scene4d.lift.fit_between import StretchFitConfig, fit_stretches, mean_picture
-from scene4d.lift.lining import between_camera
-from scene4d.lift.settle import SettleConfig, settled_cameras
-from scene4d.lift.sweep import swept_depth
-from scene4d.lift.unproject import LiftConfig
+from scene4d.lift.moving_camera import layered_views_fit as fit_between
+from scene4d.lift.moving_camera.background_layer import between_camera
+from scene4d.lift.moving_camera.layered_views import BetweenConfig, fuse_between, lives, lives_of_layer
+from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig, fit_stretches, mean_picture
+from scene4d.lift.moving_camera.plane_sweep import swept_depth
+from scene4d.lift.moving_camera.pose_refinement import SettleConfig, settled_cameras
+from scene4d.lift.rgbd.depth_images import complete_depth, pixels_of_points
+from scene4d.lift.rgbd.level_of_detail import CellConfig, lift_cells
+from scene4d.lift.rgbd.unproject import LiftConfig
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 

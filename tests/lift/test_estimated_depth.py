@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from scene4d.errors import CheckpointError, ConfigError, DepthError, EnvError, SecurityError
-from scene4d.lift.depth_alignment import AlignConfig, align_depth
-from scene4d.lift.estimated_depth import DepthEstimator, EstimatedDepthConfig, episode_with_depth, estimate_depth
-from scene4d.lift.view_matching import warp_between
+from scene4d.lift.depth.alignment import AlignConfig, align_depth
+from scene4d.lift.depth.estimate import DepthEstimator, EstimatedDepthConfig, episode_with_depth, estimate_depth
+from scene4d.lift.depth.photo_consistency import warp_between
 from scene4d.types import Episode
 
 QUICK = AlignConfig(width=64, coarse_width=48, num_neighbours=2, near=0.3, far=5.0)

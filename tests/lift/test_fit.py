@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from scene4d.errors import NumericsError
-from scene4d.lift.fit import FitConfig, fit_gaussians
-from scene4d.lift.unproject import LiftConfig, lift_frames
+from scene4d.lift.refine.fit import FitConfig, fit_gaussians
+from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from scene4d.lift.backdrop import backdrop_shell
-from scene4d.lift.depth import close_gaps, complete_depth, nearest_point_map
-from scene4d.lift.exposure import exposure_gains
-from scene4d.lift.fuse import FuseConfig, fuse_static
+from scene4d.lift.rgbd.depth_images import close_gaps, complete_depth, nearest_point_map
+from scene4d.lift.rgbd.exposure import exposure_gains
+from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static
+from scene4d.lift.rgbd.sky_shell import backdrop_shell
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 

@@ -11,14 +11,14 @@ import torch
 from turning_box import TurningBox
 
 from scene4d.errors import ConfigError, DataFormatError, DepthError
-from scene4d.lift.between import BetweenConfig
-from scene4d.lift.fit import FitConfig
-from scene4d.lift.fit_between import StretchFitConfig
-from scene4d.lift.fuse import FuseConfig
+from scene4d.lift.moving_camera.layered_views import BetweenConfig
+from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig
 from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
-from scene4d.lift.rgb_fit import RgbFitConfig
-from scene4d.lift.splats import SplatConfig
-from scene4d.lift.stream import StreamConfig
+from scene4d.lift.refine.fit import FitConfig
+from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig
+from scene4d.lift.rgb.splat_trainer import SplatConfig
+from scene4d.lift.rgbd.fuse import FuseConfig
+from scene4d.lift.stream.stream import StreamConfig
 from scene4d.render.render import render
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -118,8 +118,8 @@ def test_errors_name_what_is_missing():
 
 @pytest.mark.skipif(not (DATA / "sim_rlbench_open_drawer").exists(), reason="needs ../shared/data")
 def test_the_verb_writes_a_scene_and_a_report(tmp_path):
-    from scene4d.apps.reconstruct import ReconstructOptions, run_reconstruct
-    from scene4d.gaussians.s4d import open_s4d
+    from scene4d.apps.verbs.run_reconstruct import ReconstructOptions, run_reconstruct
+    from scene4d.gaussians.s4d.s4d import open_s4d
 
     source, output = DATA / "sim_rlbench_open_drawer", tmp_path / "scene.s4d"
     options = dict(source=source, output=output, max_frames=3, size=32)
@@ -143,7 +143,7 @@ def test_the_verb_sets_the_bounds_on_seconds(tmp_path, monkeypatch, pictures):
     """What the library leaves open the verb decides: nobody waits for hours."""
     from data_fixtures import rgbd_folder
 
-    from scene4d.apps import reconstruct as verb
+    from scene4d.apps.verbs import run_reconstruct as verb
 
     asked = []
 

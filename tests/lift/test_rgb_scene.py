@@ -10,12 +10,12 @@ from turning_box import TurningBox
 
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.geometry.camera import unproject
-from scene4d.lift.rgb_fit import RgbFitConfig, bend, camera_elsewhere, still_gaussians
-from scene4d.lift.rgb_scene import RgbConfig, is_fixed_rig, reconstruct_rgb_episode, scene_of_states
-from scene4d.lift.rgb_track import RgbTrackConfig, active_rows, changed_pixels
-from scene4d.lift.splats import focus_and_extent
-from scene4d.lift.unproject import lift_frames
-from scene4d.lift.view_planes import PlaneConfig, depth_from_planes
+from scene4d.lift.rgb.photometric_track import RgbTrackConfig, active_rows, changed_pixels
+from scene4d.lift.rgb.plane_sweep_wide import PlaneConfig, depth_from_planes
+from scene4d.lift.rgb.rgb_scene import RgbConfig, is_fixed_rig, reconstruct_rgb_episode, scene_of_states
+from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig, bend, camera_elsewhere, still_gaussians
+from scene4d.lift.rgb.splat_trainer import focus_and_extent
+from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 from scene4d.types import Frames

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scene4d.lift.row_adam import RowAdam
+from scene4d.lift.refine.sparse_adam import RowAdam
 
 RATES = {"places": 0.1, "logits": 0.02}
 

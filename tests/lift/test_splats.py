@@ -8,8 +8,8 @@ import torch
 from scene4d.errors import CalibrationError, DepthError
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.reconstruct import ReconstructConfig, reconstruct, reconstruct_pictures
-from scene4d.lift.relocate import relocated
-from scene4d.lift.splats import SplatConfig, focus_and_extent, splats_from_images
+from scene4d.lift.rgb.mcmc_relocation import relocated
+from scene4d.lift.rgb.splat_trainer import SplatConfig, focus_and_extent, splats_from_images
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 from scene4d.types import Cameras, Episode, Frames, Gaussians

@@ -9,7 +9,7 @@ import torch
 from turning_box import TurningBox
 
 from scene4d.errors import DepthError, GaussianError, ShapeError, TimestampError
-from scene4d.lift.stream import SceneStream, StreamConfig
+from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.render.render import render
 
 BOX = TurningBox()

@@ -12,9 +12,9 @@ import torch
 from turning_box import TurningBox
 
 from scene4d.errors import ResourceError
-from scene4d.gaussians.s4d import open_s4d
-from scene4d.gaussians.s4d_growing import GrowingS4D
-from scene4d.lift.stream import SceneStream, StreamConfig
+from scene4d.gaussians.s4d.s4d import open_s4d
+from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
+from scene4d.lift.stream.stream import SceneStream, StreamConfig
 
 ROOT = Path(__file__).parents[2]
 QUICK = StreamConfig(polish_first=0, polish=0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scene4d.lift.rigid import Anchors, quats_from_matrices, rotations_from_rotvecs, skin_to
-from scene4d.lift.track import Cloud, Skinned, TrackConfig, _point_terms, motion_of_step
+from scene4d.lift.stream.arap_icp import Cloud, Skinned, TrackConfig, _point_terms, motion_of_step
+from scene4d.lift.stream.rigid_anchors import Anchors, quats_from_matrices, rotations_from_rotvecs, skin_to
 
 SPACING = 0.02
 

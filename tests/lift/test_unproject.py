@@ -6,8 +6,8 @@ import torch
 from scene4d.errors import DepthError
 from scene4d.geometry.camera import project
 from scene4d.geometry.rotation import matrix_from_quat
-from scene4d.lift.colour import ColourConfig, sharpen_colours
-from scene4d.lift.unproject import LiftConfig, lift_frames, surface_from_depth
+from scene4d.lift.rgbd.deblur_colours import ColourConfig, sharpen_colours
+from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames, surface_from_depth
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 from scene4d.types import Cameras, Frames

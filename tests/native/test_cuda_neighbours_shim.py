@@ -12,7 +12,8 @@ import torch
 from cuda_shim import ROOT, SCHEDULES, SHIM
 from test_native_neighbours import cloud, lattice
 
-from scene4d.native import cuda, neighbours, ops
+from scene4d.native import cuda, ops
+from scene4d.native import nearest as neighbours
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 

@@ -12,8 +12,9 @@ import torch
 from scipy.spatial import cKDTree
 
 from scene4d.errors import ShapeError
-from scene4d.native import cuda, neighbours, ops
-from scene4d.native.neighbours import SEARCHES, farthest_rows, force_search, nearest_rows
+from scene4d.native import cuda, ops
+from scene4d.native import nearest as neighbours
+from scene4d.native.nearest import SEARCHES, farthest_rows, force_search, nearest_rows
 
 DIMS = (1, 2, 3, 6, 9)
 FLOATS = (torch.float32, torch.float64)

@@ -10,18 +10,18 @@ import torch
 
 pytest.importorskip("metaworld", reason="the simulator is not installed")
 
-from scene4d.apps.build.models import load_models, make_models, save_models
-from scene4d.apps.evaluate_plan import EvalPlanOptions, Goal, PlanningAgent, goal_of_expert, run_eval_plan
-from scene4d.dynamics.model import DynamicsConfig
+from scene4d.apps.compose.models import load_models, make_models, save_models
+from scene4d.apps.verbs.evaluate_plan import EvalPlanOptions, Goal, PlanningAgent, goal_of_expert, run_eval_plan
 from scene4d.errors import ConfigError
-from scene4d.eval.control import RolloutConfig
+from scene4d.eval.control.closed_loop import RolloutConfig
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.lift.stream import SceneStream
+from scene4d.lift.stream.stream import SceneStream
+from scene4d.models.gaussian_flow.model import DynamicsConfig
+from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.sim.metaworld import ACTION_SPEC, PROPRIO_SPEC
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
-from scene4d.vae.model import VAEConfig
 
 CONTEXT = {"action_spec": [dict(s) for s in ACTION_SPEC], "proprio_spec": [dict(s) for s in PROPRIO_SPEC]}
 

@@ -11,8 +11,8 @@ import toy_world
 from scene4d.errors import NumericsError
 from scene4d.plan.cost import Approach, ImageCost, Part, PointCost, SuccessCost, carried_points
 from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, hand_answer, register, tracked
+from scene4d.plan.goal_tracker import GoalSeeker
 from scene4d.plan.search import SearchConfig, best_of, cem, held, knots_of, mixed, moved_on, mppi, scored
-from scene4d.plan.seek import GoalSeeker
 from scene4d.render.render import render
 from scene4d.types import Cameras
 

@@ -7,10 +7,10 @@ import torch
 
 from scene4d.errors import ConfigError
 from scene4d.geometry.camera import project
-from scene4d.policy.aim import STRIDE, aim_from_map, aim_loss
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead, head_loss
-from scene4d.policy.views import HAND_OFFSET, render_views, virtual_cameras
+from scene4d.policy.keypose_heatmap import STRIDE, aim_from_map, aim_loss
+from scene4d.policy.virtual_cameras import HAND_OFFSET, render_views, virtual_cameras
 from scene4d.types import Gaussians
 
 SMALL = ActionHeadConfig(

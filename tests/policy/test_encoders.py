@@ -9,8 +9,8 @@ from scene4d.errors import ShapeError
 from scene4d.geometry.camera import unproject
 from scene4d.policy.encoders import ActionHeadConfig, encoder_for
 from scene4d.policy.head import ActionHead
-from scene4d.policy.percept import CameraPercept, Percept, percept_for
-from scene4d.policy.views import virtual_cameras
+from scene4d.policy.observation import CameraPercept, Percept, percept_for
+from scene4d.policy.virtual_cameras import virtual_cameras
 from scene4d.types import Frames
 
 HAND = torch.tensor([[0.05, 0.6, 0.2]])

@@ -9,7 +9,7 @@ from scene4d.errors import ShapeError
 from scene4d.layers import num_parameters
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead, goal_features, head_loss, sample_chunk, task_row
-from scene4d.policy.views import HAND_OFFSET, render_views, virtual_cameras
+from scene4d.policy.virtual_cameras import HAND_OFFSET, render_views, virtual_cameras
 from scene4d.types import Frames, Gaussians
 
 SMALL = ActionHeadConfig(

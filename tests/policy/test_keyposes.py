@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from scene4d.policy.keyposes import CORNER_M, corners, keyposes_ahead
+from scene4d.policy.learning.keyposes import CORNER_M, corners, keyposes_ahead
 
 GRIP = torch.tensor([-1.0, -1, -1, 0.6, 0.6, -1, -1, -1])
 ZIGZAG = torch.tensor([[0.0, 0, 0], [0.2, 0, 0.1], [0.2, 0.3, 0.1], [-0.1, 0.3, 0.0]])

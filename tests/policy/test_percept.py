@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scene4d.lift.unproject import lift_frames
-from scene4d.policy.percept import Percept
-from scene4d.policy.views import virtual_cameras
+from scene4d.lift.rgbd.unproject import lift_frames
+from scene4d.policy.observation import Percept
+from scene4d.policy.virtual_cameras import virtual_cameras
 from scene4d.sim.synthetic import cast_boxes
 
 HAND = torch.tensor([0.0, 0.1, 0.2, 0.08])

@@ -8,20 +8,19 @@ import pytest
 import torch
 
 from scene4d.errors import CheckpointError, ConfigError
-from scene4d.lift.unproject import lift_frames
-from scene4d.policy.aim import SPREAD
-from scene4d.policy.augment import other_goals
-from scene4d.policy.demonstrations import (
+from scene4d.lift.rgbd.unproject import lift_frames
+from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import ActionHead
+from scene4d.policy.keypose_heatmap import SPREAD
+from scene4d.policy.learning.demonstrations import (
     PolicyDataConfig,
     demonstration_jobs,
     opening,
     record_demonstration,
     successful_demonstration,
 )
-from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.head import ActionHead
-from scene4d.policy.percept import Percept
-from scene4d.policy.samples import (
+from scene4d.policy.learning.label_augment import other_goals
+from scene4d.policy.learning.samples import (
     PolicySamples,
     join_samples,
     load_samples,
@@ -29,8 +28,9 @@ from scene4d.policy.samples import (
     save_samples,
     train_policy_samples,
 )
-from scene4d.policy.training import batch_from_samples, policy_batches, policy_loss, set_head_statistics
-from scene4d.policy.views import MAX_TURN
+from scene4d.policy.loss import batch_from_samples, policy_batches, policy_loss, set_head_statistics
+from scene4d.policy.observation import Percept
+from scene4d.policy.virtual_cameras import MAX_TURN
 
 DATA = PolicyDataConfig(num_demonstrations=1, tries=1, asides=0, num_frames=6, image_size=32)
 HEAD = ActionHeadConfig(
@@ -194,7 +194,7 @@ def test_demonstrations_that_fail_are_made_anew_elsewhere(monkeypatch):
         tried.append(seed)
         return SimpleNamespace(success=seed == 23, seed=seed)
 
-    monkeypatch.setattr("scene4d.policy.demonstrations.record_demonstration", record)
+    monkeypatch.setattr("scene4d.policy.learning.demonstrations.record_demonstration", record)
     config = PolicyDataConfig(num_demonstrations=10, tries=4)
     found = successful_demonstration("push-v3", seed=3, noise=0.1, config=config)
     assert found.seed == 23 and tried == [3, 13, 23]

@@ -3,7 +3,7 @@
 import torch
 
 from scene4d.geometry.camera import project
-from scene4d.policy.views import (
+from scene4d.policy.virtual_cameras import (
     HAND_OFFSET,
     STRAIGHT,
     VIRTUAL_CAMERAS,

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("metaworld")
 
 from scene4d.errors import ConfigError
-from scene4d.eval.robot_forecaster import REACH_M, WithRobot, riding
+from scene4d.eval.forecast.kinematic_robot import REACH_M, WithRobot, riding
 from scene4d.geometry.camera import transform_points
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, matrix_from_pose, pose_from_matrix
 from scene4d.sim.metaworld import MetaWorldSim

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save, save_file
 from toy_training import SLOW_STEPS, batch_at, toy_net, toy_train
 
-from scene4d.apps.build.models import load_models
+from scene4d.apps.compose.models import load_models
 from scene4d.errors import (
     EXIT_RESOURCE,
     CheckpointError,

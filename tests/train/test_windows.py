@@ -2,7 +2,7 @@
 
 import torch
 
-from scene4d.train.windows import Window, stack_windows
+from scene4d.data.load.scene_window import Window, stack_windows
 from scene4d.types import Cameras, Frames, Gaussians
 
 

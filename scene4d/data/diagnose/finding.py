@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scene4d.data.diagnose.mend import Mend
+from scene4d.data.diagnose.repair.mend import Mend
 from scene4d.errors import Scene4DError
 
 

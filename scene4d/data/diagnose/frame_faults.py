@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from scene4d.data.diagnose.calibration.sample import MOVED
 from scene4d.data.diagnose.finding import Finding
-from scene4d.data.diagnose.mend import HOLE_TOLERANCE, Mend
-from scene4d.data.diagnose.sample import MOVED
+from scene4d.data.diagnose.repair.mend import HOLE_TOLERANCE, Mend
 from scene4d.types import Episode, Frames
 
 MIN_SHARE = 0.005  # of the measured pixels have one and the same depth

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from scene4d.data.calibration import checked_intrinsics, checked_poses, inverse_poses
-from scene4d.data.frame_table import FrameTable, TableRecording, View, recording_of
-from scene4d.data.images import image_size, open_image
-from scene4d.data.pictures import ColorFiles
+from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
+from scene4d.data.video.images import image_size, open_image
+from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, SecurityError
 
 HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])  # about x: z down becomes z up

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from scene4d.data.calibration import checked_intrinsics, checked_poses
-from scene4d.data.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
-from scene4d.data.images import image_size
-from scene4d.data.lens import Lens, checked_lens, lens_from_names, stacked_lenses
+from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses
+from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names, stacked_lenses
 from scene4d.data.paths import inside_folder
-from scene4d.data.pictures import ColorFiles
+from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
+from scene4d.data.video.images import image_size
+from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.extras import optional
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from scene4d.data.calibration import checked_intrinsics
+from scene4d.data.cameras.calibration import checked_intrinsics
+from scene4d.data.cameras.sidecar import CameraEntry, Supplied, find_cameras
 from scene4d.data.formats.hdf5 import (
     H5Episode,
     array,
@@ -29,9 +30,8 @@ from scene4d.data.formats.hdf5 import (
 )
 from scene4d.data.formats.hdf5_guard import H5Group
 from scene4d.data.formats.mujoco_model import fixed_cameras
-from scene4d.data.frame_table import TableRecording
 from scene4d.data.json_files import number_in, read_json
-from scene4d.data.sidecar import CameraEntry, Supplied, find_cameras
+from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import DataFormatError
 
 CONTROL_FPS = 20.0

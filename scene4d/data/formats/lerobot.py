@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scene4d.data.calibration import checked_poses
-from scene4d.data.depth_codec import LogDepth, decode_color, decode_depth, decode_segments
+from scene4d.data.cameras.calibration import checked_poses
+from scene4d.data.cameras.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied, find_cameras
 from scene4d.data.formats import lerobot_layout as layout
 from scene4d.data.formats.lerobot_index import EpisodeIndex, read_index
 from scene4d.data.formats.lerobot_tables import images_of, numbers_of, open_parquet, times_of
 from scene4d.data.formats.lerobot_write import write_lerobot
-from scene4d.data.frame_table import FrameTable, Pictures, TableReader, View
-from scene4d.data.images import checked_depth
-from scene4d.data.pictures import VideoFrames
-from scene4d.data.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied, find_cameras
-from scene4d.data.video import iterate_frames
+from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableReader, View
+from scene4d.data.video.depth_codec import LogDepth, decode_color, decode_depth, decode_segments
+from scene4d.data.video.images import checked_depth
+from scene4d.data.video.pictures import VideoFrames
+from scene4d.data.video.video import iterate_frames
 from scene4d.errors import DataFormatError, DepthError
 
 __all__ = ["LeRobotRecording", "open_lerobot", "write_lerobot"]

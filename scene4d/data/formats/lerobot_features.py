@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from scene4d.data.sidecar import CameraEntry
+from scene4d.data.cameras.sidecar import CameraEntry
 from scene4d.errors import DataFormatError
 from scene4d.types import Cameras, Episode
 

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from scene4d.data.formats import lerobot_layout as layout
 from scene4d.data.formats.lerobot_tables import open_parquet
 from scene4d.data.paths import inside_folder
-from scene4d.data.pictures import VideoFrames
-from scene4d.data.video import count_frames
+from scene4d.data.video.pictures import VideoFrames
+from scene4d.data.video.video import count_frames
 from scene4d.errors import DataFormatError, TimestampError
 
 EPISODES_V2, TASKS_V2 = "meta/episodes.jsonl", "meta/tasks.jsonl"

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from scene4d.data.depth_codec import encode_depth, encode_segments
 from scene4d.data.formats import lerobot_layout as layout
 from scene4d.data.formats.lerobot_features import PictureMoments, image_column
-from scene4d.data.video import VideoEncoder
+from scene4d.data.video.depth_codec import encode_depth, encode_segments
+from scene4d.data.video.video import VideoEncoder
 from scene4d.errors import DataFormatError
 from scene4d.types import Cameras, Episode, Frames
 

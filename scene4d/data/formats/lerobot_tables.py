@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scene4d.data.resync import RESYNC_FIX
+from scene4d.data.timeline.resync import RESYNC_FIX
 from scene4d.errors import DataFormatError, TimestampError
 
 

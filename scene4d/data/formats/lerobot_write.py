@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from scene4d.data.depth_codec import DEPTH_UNIT
+from scene4d.data.cameras.sidecar import CONVENTIONS, CameraEntry
 from scene4d.data.formats import lerobot_layout as layout
 from scene4d.data.formats.lerobot_features import (
     PictureMoments,
@@ -24,7 +24,7 @@ from scene4d.data.formats.lerobot_features import (
     task_table,
 )
 from scene4d.data.formats.lerobot_spool import Spool, Spooled
-from scene4d.data.sidecar import CONVENTIONS, CameraEntry
+from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, TimestampError
 from scene4d.files import atomic_folder
 from scene4d.types import Cameras, Episode

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from scene4d.data.calibration import checked_intrinsics, inverse_poses
+from scene4d.data.cameras.calibration import checked_intrinsics, inverse_poses
+from scene4d.data.cameras.lens import Lens, checked_lens
 from scene4d.data.formats.ros_images import camera_of, color_of, depth_of, is_depth, size_of
 from scene4d.data.formats.tf_tree import FrameTree, seconds, tree_of
-from scene4d.data.frame_table import FrameTable, TableRecording, View
-from scene4d.data.lens import Lens, checked_lens
-from scene4d.data.resync import RESYNC_FIX, nearest_stamps
+from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
+from scene4d.data.timeline.resync import RESYNC_FIX, nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, Scene4DError, TimestampError
 from scene4d.extras import optional
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scene4d.data.calibration import inverse_poses
+from scene4d.data.cameras.calibration import inverse_poses
 from scene4d.errors import CalibrationError, SecurityError
 
 MAX_BYTES = 1 << 24

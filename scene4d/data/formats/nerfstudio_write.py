@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scene4d.data.depth_codec import encode_depth
 from scene4d.data.formats.transforms import CV_FROM_GL
-from scene4d.data.images import chosen_cameras
-from scene4d.data.stretches import read_in_stretches
+from scene4d.data.timeline.stretches import read_in_stretches
+from scene4d.data.video.depth_codec import encode_depth
+from scene4d.data.video.images import chosen_cameras
 from scene4d.errors import DataFormatError
 from scene4d.files import atomic_folder
 from scene4d.types import Frames, Recording

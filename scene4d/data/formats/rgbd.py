@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from scene4d.data.calibration import checked_intrinsics, checked_poses, inverse_poses, read_numbers
-from scene4d.data.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
-from scene4d.data.images import image_size
-from scene4d.data.lens import Lens, checked_lens
-from scene4d.data.pictures import ColorFiles, DepthFiles
+from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses, read_numbers
+from scene4d.data.cameras.lens import Lens, checked_lens
+from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
+from scene4d.data.video.images import image_size
+from scene4d.data.video.pictures import ColorFiles, DepthFiles
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
 SEVEN_SCENES = re.compile(r"frame-(\d+)\.color\.(png|jpg|jpeg)")

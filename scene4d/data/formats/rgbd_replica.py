@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.calibration import read_numbers
+from scene4d.data.cameras.calibration import read_numbers
 from scene4d.data.formats.rgbd import RGBDFiles, need_all, rgbd_recording
-from scene4d.data.frame_table import TableRecording
-from scene4d.data.images import image_size
 from scene4d.data.json_files import number_in, read_json
+from scene4d.data.timeline.frame_table import TableRecording
+from scene4d.data.video.images import image_size
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
 STEPS_PER_METRE = 6553.5

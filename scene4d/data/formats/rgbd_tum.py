@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scene4d.data.calibration import read_numbers
+from scene4d.data.cameras.calibration import read_numbers
+from scene4d.data.cameras.lens import Lens, lens_or_none
 from scene4d.data.formats.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recording
-from scene4d.data.frame_table import TableRecording
-from scene4d.data.lens import Lens, lens_or_none
 from scene4d.data.paths import inside_folder
-from scene4d.data.resync import nearest_stamps
+from scene4d.data.timeline.frame_table import TableRecording
+from scene4d.data.timeline.resync import nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError
 
 METRES_PER_STEP = 1 / 5000

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.calibration import checked_intrinsics, checked_poses, inverse_poses
-from scene4d.data.frame_table import FrameTable, TableRecording, View, recording_of
-from scene4d.data.images import checked_depth, image_size, open_image
-from scene4d.data.pictures import ColorFiles
+from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
+from scene4d.data.video.images import checked_depth, image_size, open_image
+from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError, SecurityError
 
 STEPS_PER_SECOND = 20.0

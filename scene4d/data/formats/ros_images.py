@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scene4d.data.images import DECODE_ERRORS, checked_depth
-from scene4d.data.lens import Lens, lens_or_none
-from scene4d.data.pictures import depth_of_codes, picture_from_bytes
+from scene4d.data.cameras.lens import Lens, lens_or_none
+from scene4d.data.video.images import DECODE_ERRORS, checked_depth
+from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes
 from scene4d.errors import CalibrationError, DataFormatError
 
 # Channels, and the order that makes them R G B.

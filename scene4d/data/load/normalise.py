@@ -16,9 +16,9 @@ from torch import Tensor
 
 from scene4d.data.json_files import read_json
 from scene4d.data.load.clip import Clip
-from scene4d.data.load.columns import Column
 from scene4d.errors import ConfigError, DataFormatError, VersionError
 from scene4d.files import atomic_file
+from scene4d.robot.columns import Column
 
 VERSION = 1
 SCALINGS = ("gauss", "range", "quantile", "none")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.load.columns import Column
 from scene4d.data.load.normalise import FAR, STILL, ColumnStats, Statistics
 from scene4d.errors import ConfigError
+from scene4d.robot.columns import Column
 
 MIN_ROWS = 30  # fewer say nothing about a spread
 

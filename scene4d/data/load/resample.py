@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scene4d.data.frame_table import KeptTable, TableReader
-from scene4d.data.load.columns import Column
+from scene4d.data.timeline.frame_table import KeptTable, TableReader
 from scene4d.errors import ConfigError
+from scene4d.robot.columns import Column
 from scene4d.types import Recording
 
 SLACK = 1e-3  # of a step: what rounded time stamps may be off

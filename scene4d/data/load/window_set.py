@@ -13,11 +13,9 @@ import numpy as np
 import torch
 
 from scene4d.config import config_hash
-from scene4d.data.frame_table import TableReader, recording_of
 from scene4d.data.load.augment import recoloured
 from scene4d.data.load.camera_slots import fill_slots
 from scene4d.data.load.clip import Clip, stack_clips
-from scene4d.data.load.columns import columns_of, shared_layout
 from scene4d.data.load.lifted_cache import LiftedScenes
 from scene4d.data.load.normalise import Normaliser, Statistics, column_stats, load_statistics
 from scene4d.data.load.normalise_checks import check_columns, check_fits, check_recorded
@@ -26,7 +24,9 @@ from scene4d.data.load.resample import Steps, common_rate, num_steps, numbers_of
 from scene4d.data.load.shards import mixed_seed, names_of
 from scene4d.data.load.views_read import ViewsWanted, read_views
 from scene4d.data.load.window_config import WindowConfig
+from scene4d.data.timeline.frame_table import TableReader, recording_of
 from scene4d.errors import ConfigError, DataFormatError
+from scene4d.robot.columns import columns_of, shared_layout
 from scene4d.types import Frames, Recording
 
 FIT_SAMPLE = 8

@@ -9,9 +9,9 @@ import torch
 from memory_recording import MemoryRecording
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.diagnose.calibration_check import check_calibration
-from scene4d.data.diagnose.mend import MendedRecording
-from scene4d.data.diagnose.sample import read_sample, small_size
+from scene4d.data.diagnose.calibration.calibration_check import check_calibration
+from scene4d.data.diagnose.calibration.sample import read_sample, small_size
+from scene4d.data.diagnose.repair.mend import MendedRecording
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
 REAL = ("rgbd_hololens_kitchen", "rgbd_box_tabletop", "sim_rlbench_open_drawer/episode0")

@@ -3,9 +3,9 @@ import pytest
 import torch
 from memory_recording import MemoryRecording
 
-from scene4d.data.diagnose.mend import MENDS, Mend, MendedRecording, apply_mend, parse_mend
-from scene4d.data.diagnose.sample import read_sample
-from scene4d.data.diagnose.world_axis import up_axis
+from scene4d.data.diagnose.calibration.sample import read_sample
+from scene4d.data.diagnose.calibration.world_axis import up_axis
+from scene4d.data.diagnose.repair.mend import MENDS, Mend, MendedRecording, apply_mend, parse_mend
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.geometry.camera import unproject
 

@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 
 h5py = pytest.importorskip("h5py")
 
+from scene4d.data.cameras.sidecar import Supplied, find_cameras
 from scene4d.data.detect import open_recordings
-from scene4d.data.sidecar import Supplied, find_cameras
 from scene4d.errors import (
     CalibrationError,
     DataFormatError,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
-from scene4d.data.video import decode_frames, encode_video
+from scene4d.data.video.video import decode_frames, encode_video
 from scene4d.errors import (
     CalibrationError,
     DataFormatError,
@@ -122,7 +122,8 @@ def test_resized_images_keep_their_cameras_true(made):
 def test_only_what_is_asked_for_is_decoded(made, monkeypatch):
     decoded = []
     monkeypatch.setattr(
-        "scene4d.data.pictures.iterate_frames", lambda file, i: decoded.append((file, i)) or decode_frames(file, i)
+        "scene4d.data.video.pictures.iterate_frames",
+        lambda file, i: decoded.append((file, i)) or decode_frames(file, i),
     )
     monkeypatch.setattr(
         "scene4d.data.formats.lerobot.decode_depth",

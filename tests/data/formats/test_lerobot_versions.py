@@ -14,10 +14,10 @@ import pytest
 import torch
 from floor_scene import HEIGHT, WIDTH, K, assert_true_to_the_floor, fingerprint, photograph, pose
 
-from scene4d.data.depth_codec import LogDepth
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
-from scene4d.data.video import encode_video
+from scene4d.data.video.depth_codec import LogDepth
+from scene4d.data.video.video import encode_video
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError, VideoError
 from scene4d.types import Cameras, Episode, Frames
 

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 writer = pytest.importorskip("mcap_ros2.writer")
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.diagnose.mcap_repair import repair_mcap
+from scene4d.data.diagnose.repair.mcap_repair import repair_mcap
 from scene4d.errors import CalibrationError, DataFormatError, EnvError, TimestampError
 
 START, FPS, COUNT = 1_700_000_000, 10, 6

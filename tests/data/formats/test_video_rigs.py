@@ -9,7 +9,7 @@ import torch
 from floor_scene import HEIGHT, WIDTH, K, assert_true_to_the_floor, fingerprint, photograph, pose
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.video import encode_video
+from scene4d.data.video.video import encode_video
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, SecurityError, VideoError
 
 LENGTH, FPS = 25, 10.0

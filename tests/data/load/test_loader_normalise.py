@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loader_recordings import recording
 
-from scene4d.data.load.columns import Column
 from scene4d.data.load.loader import WindowLoader
 from scene4d.data.load.normalise import MOMENTS, Normaliser, column_stats, load_statistics
 from scene4d.data.load.window_config import WindowConfig
 from scene4d.data.load.window_set import WindowSet
 from scene4d.errors import ConfigError, DataFormatError, VersionError
+from scene4d.robot.columns import Column
 
 XYZ = tuple(Column(axis, "m", "world") for axis in "xyz")
 CONFIG = {"size": (8, 6), "context": 1, "horizon": 3}

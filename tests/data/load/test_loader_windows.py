@@ -7,16 +7,16 @@ from floor_scene import worst_paint
 from loader_recordings import path_of, recording
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.frame_table import TableRecording
 from scene4d.data.load.augment import AugmentConfig, recoloured
 from scene4d.data.load.clip import equal_clips
 from scene4d.data.load.lifted_cache import LiftedScenes
 from scene4d.data.load.shards import mixed_seed, split_recordings
 from scene4d.data.load.window_config import WindowConfig
 from scene4d.data.load.window_set import WindowSet
+from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.geometry.camera import unproject
-from scene4d.lift.unproject import lift_frames
+from scene4d.lift.rgbd.unproject import lift_frames
 
 SMALL = {"size": (20, 15), "scaling": "none"}
 

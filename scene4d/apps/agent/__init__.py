@@ -1,0 +1,1 @@
+"""The agent in closed loop, and the server in front of it."""

@@ -1,0 +1,270 @@
+"""The agent in closed loop: scene memory, forecast and action head behind `reset` and `step`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from scene4d.apps.agent.agent_checks import checked_goal, checked_vector, stacked_frames
+from scene4d.apps.compose.models import Models
+from scene4d.apps.compose.perception import new_memory, perception
+from scene4d.errors import CheckpointError, ConfigError, NumericsError
+from scene4d.policy.head import ActionHead
+from scene4d.policy.observation import Stream
+from scene4d.robot.actions import resting_action
+from scene4d.types import Frames
+from scene4d.world.contract import WorldModel
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """How a `SceneAgent` runs; what is None, `agent_config` takes from the weights: as the head learned."""
+
+    input_cameras: tuple[str, ...] | None = None
+    """Cameras whose pictures go into the memory; None = those that the head learned with."""
+    replan_every: int = 2
+    """Actions carried out of each chunk before the next is planned."""
+    seconds_per_frame: float | None = None
+    """Time between two calls of `step`; None = that of the recordings that were learned from."""
+    size: tuple[int, int] | None = None
+    """Width and height in px that pictures are brought to first; None = the size that the head learned at, or as they
+    come where the weights do not say."""
+    horizon: int | None = None
+    """Steps ahead of the forecast; None = as far as the world model looks, which is what the head learned with."""
+    seed: int = 0
+    """Seed of the first plan after `reset`; later plans count up from it."""
+
+
+class SceneAgent:
+    """An `Agent`: every frame enters the scene memory; every few steps a chunk of actions is planned from its views.
+
+    `step` answers one action; `step_chunk` a whole chunk, for callers that carry out as much of it as they like. One
+    agent is one episode at a time, and not to be shared by threads.
+
+    Every frame is a moment later than the one before. Where nothing was answered to that one, and nobody says what was
+    done (a plan failed, or there were two calls of `observe`), the robot rested for a step: so an episode goes on after
+    a failure.
+    """
+
+    def __init__(
+        self,
+        head: ActionHead,
+        make_stream: Callable[[], Stream],
+        *,
+        config: AgentConfig,
+        world_model: WorldModel | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            head: trained action head.
+            make_stream: makes an empty scene memory.
+            config: with cameras, seconds and horizon filled in (`agent_config`).
+            world_model: forecasts for the head; None = it looks at now only.
+            context: what the world model is told of task and robot.
+        Raises:
+            ConfigError: the configuration leaves something open.
+        """
+        blank = [name for name in ("input_cameras", "seconds_per_frame", "horizon") if getattr(config, name) is None]
+        if blank:
+            fix = "fill it in from the weights: agent_config(models, config)"
+            raise ConfigError("is left open", field=", ".join(blank), fix=fix)
+        self.head, self.config, context = head, config, context or {}
+        self._rest = functools.partial(resting_action, context=context, width=head.config.action_dim)
+        self.percept = perception(
+            head.config, make_stream=make_stream, world_model=world_model, context=context, horizon=config.horizon
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.percept.reset()
+        self.num_steps, self.num_plans = 0, 0
+        self.chunk: list[Tensor] = []
+        self._state: Tensor | None = None
+        self._answered: Tensor | None = None
+
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
+        """The next action [a] from the newest frames {camera name: Frames []}.
+
+        Args:
+            proprio: [p] in the units of the proprio spec; the first three are the hand's place in m.
+            task: its name.
+            goal: [3] m in the world, where what the task is about should come to be, for tasks that the scene does not
+                show it of; only a head that learned with goals heeds it.
+        Raises:
+            DataFormatError: a camera that the memory needs is not there, pictures or proprio are not as they should be.
+            DepthError: a camera gives no depth. CalibrationError: one is not where a camera can be.
+            NumericsError: the head's action is not finite. The frames are in the memory all the same; call again, with
+                newer ones, the robot having rested.
+        """
+        goal = checked_goal(goal)
+        self.observe(frames, proprio=proprio)
+        return self.next_action(task, goal=goal)
+
+    def step_chunk(
+        self,
+        frames: Mapping[str, Frames],
+        *,
+        proprio: Tensor,
+        task: str,
+        done: Tensor | None = None,
+        goal: Tensor | None = None,
+    ) -> Tensor:
+        """A fresh chunk of actions [h a] from the newest frames, for callers that carry out as many as they like.
+
+        Args:
+            goal: as `step`.
+            done: actions [n a] that were carried out since the last call; None = the first one of its answer. Call
+                after every action for the sharpest memory: what is not seen cannot be followed.
+        Raises:
+            as `step`.
+        """
+        goal = checked_goal(goal)
+        self.observe(frames, proprio=proprio, done=done)
+        return self.next_chunk(task, goal=goal)
+
+    def observe(self, frames: Mapping[str, Frames], *, proprio: Tensor, done: Tensor | None = None) -> None:
+        """Take the newest frames {camera name: Frames []} and the robot's state [p] into the memory.
+
+        Args:
+            done: actions [n a] carried out since the last frames; None = what was answered then, or, where nothing
+                was, one step of rest.
+        Raises:
+            as `step`; what is wrong is refused before anything is remembered, so that the next frames find it whole.
+        """
+        pictures, proprio, done = self.checked(frames, proprio=proprio, done=done)
+        if done is not None or self._answered is None:
+            self.chunk = []  # it was planned for another moment
+        if self._state is not None:
+            if done is None:
+                done = self._rest(self._state)[None] if self._answered is None else self._answered
+            self.percept.acted(done)
+            self.num_steps += len(done)
+        self._answered = None
+        self.percept.observe(pictures, proprio=proprio, time=self.num_steps * self.config.seconds_per_frame)
+        self._state = proprio
+
+    def next_action(self, task: str, *, goal: Tensor | None = None) -> Tensor:
+        """The next action [a] for what was observed last, of the chunk at hand or of a fresh one: `step` behind its
+        `observe`."""
+        if not self.chunk:
+            self.chunk = list(self.plan(task, goal=goal)[: self.config.replan_every])
+        action = self.chunk.pop(0)
+        self._answered = action[None]
+        return action
+
+    def next_chunk(self, task: str, *, goal: Tensor | None = None) -> Tensor:
+        """A fresh chunk of actions [h a] for what was observed last: `step_chunk` behind its `observe`."""
+        self.chunk = []
+        actions = self.plan(task, goal=goal)
+        self._answered = actions[:1]
+        return actions
+
+    def withdraw(self) -> None:
+        """Take the last answer back: it never reached the robot, which rests until the next frames."""
+        self.chunk, self._answered = [], None
+
+    def checked(
+        self, frames: Mapping[str, Frames], *, proprio: Tensor, done: Tensor | None = None
+    ) -> tuple[Frames, Tensor, Tensor | None]:
+        """What `observe` takes in of its arguments: pictures [v], proprio [p], done [n a]. Nothing is remembered.
+
+        Raises:
+            as `step`, but for NumericsError.
+        """
+        head, config = self.head.config, self.config
+        if done is not None:
+            done = checked_vector(done, name="actions", shape=(max([1, *done.shape[:1]]), head.action_dim))
+        proprio = checked_vector(proprio, name="proprio", shape=(head.proprio_dim,))
+        return stacked_frames(frames, names=config.input_cameras, size=config.size), proprio, done
+
+    def plan(self, task: str, *, goal: Tensor | None = None) -> Tensor:
+        """A chunk of actions [h a] from the memory as it stands; goal [3] m as `step`.
+
+        Raises:
+            NumericsError: it is not finite.
+        """
+        self.percept.context["task"] = task
+        views, features = self.percept.views()
+        seed = self.config.seed + self.num_plans
+        self.num_plans += 1
+        state = self.percept.proprio[-1]
+        actions = self.head.act(views, features=features, proprio=state, task=task, seed=seed, goal=goal)
+        if not bool(actions.isfinite().all()):
+            raise NumericsError("are not finite", field="actions", fix="check the weights and the observation")
+        return actions
+
+
+def agent_config(models: Models, config: AgentConfig | None = None) -> AgentConfig:
+    """The configuration with what it leaves open taken from the weights, so that an agent runs as its head learned.
+
+    What the configuration says stands. Where weights do not say at which size the head learned, the size stays open.
+    """
+    config, size = config if config is not None else AgentConfig(), models.info.get("policy_size")
+    # Measured as a difference of times: beyond nanoseconds it is their rounding.
+    seconds = round(float(models.info.get("step_seconds") or models.dynamics.config.step_seconds), 9)
+    learnt = {
+        "input_cameras": models.policy_cameras,
+        "seconds_per_frame": seconds,
+        "size": (models.policy_size, models.policy_size) if size else None,
+        "horizon": models.dynamics.config.horizon,
+    }
+    return replace(config, **{name: value for name, value in learnt.items() if getattr(config, name) is None})
+
+
+def agent_maker(
+    models: Models, *, forecast: bool = True, config: AgentConfig | None = None
+) -> Callable[[str], SceneAgent]:
+    """Task name -> agent, from trained weights.
+
+    Args:
+        models: with an action head. forecast: whether the head also looks at the predicted future.
+        config: what it leaves open is taken from the weights (`agent_config`).
+    Raises:
+        CheckpointError: the weights hold no action head, or its statistics cannot be divided by.
+        ConfigError: the head speaks of other numbers than the action and proprio specs, or the world model does not
+            look as far ahead as is asked.
+    """
+    if models.policy is None:
+        raise CheckpointError("holds no action head", field="policy", fix="train with a [policy] section")
+    check_head(models.policy, context=models.info.get("context", {}))
+    world_model = models.dynamics if forecast else None
+    config, furthest = agent_config(models, config), models.dynamics.config.horizon
+    if forecast and not 1 <= config.horizon <= furthest:
+        raise ConfigError(
+            "is not what the world model forecasts", field="horizon", found=config.horizon, expected=f"1..{furthest}",
+            fix="leave it out: then it is what the head learned with",
+        )  # fmt: skip
+
+    def make(task: str) -> SceneAgent:
+        context = {**models.info.get("context", {}), "task": task}
+        return SceneAgent(models.policy, new_memory, world_model=world_model, context=context, config=config)
+
+    return make
+
+
+def check_head(head: ActionHead, *, context: Mapping[str, Any]) -> None:
+    """Refuse a head whose numbers are not those of the specs, or whose normaliser is none.
+
+    Raises:
+        ConfigError: action_spec or proprio_spec of `context` has another length than the head has numbers.
+        CheckpointError: a mean is not finite, or a deviation is not positive.
+    """
+    for name, width in (("action", head.config.action_dim), ("proprio", head.config.proprio_dim)):
+        spec = context.get(f"{name}_spec")
+        if spec and len(spec) != width:
+            raise ConfigError(
+                "differs from the head", field=f"{name}_spec", found=f"{len(spec)} numbers", expected=f"{width}",
+                fix="take the weights that were trained for this robot",
+            )  # fmt: skip
+        mean, std = getattr(head, f"{name}_mean"), getattr(head, f"{name}_std")
+        if not (bool(mean.isfinite().all()) and bool(std.isfinite().all()) and bool((std > 0).all())):
+            raise CheckpointError(
+                "is no normaliser", field=f"policy.{name}_std", found=std.tolist(), expected="finite, > 0",
+                fix="train the head again",
+            )  # fmt: skip

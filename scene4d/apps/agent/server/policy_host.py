@@ -1,0 +1,167 @@
+"""What `scene4d serve` serves, without its transport: episodes by id, each with an agent of its own."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
+from scene4d.apps.agent.server.messages import VERSION, Observation, View
+from scene4d.apps.compose.models import Models
+from scene4d.apps.verbs.run_act import spec_columns, task_from_text
+from scene4d.errors import DataFormatError, ResourceError
+from scene4d.types import Cameras, Frames
+
+
+@dataclass
+class Served:
+    """One episode: its agent, the task as understood, and the steps it has taken."""
+
+    agent: SceneAgent
+    task: str
+    num_steps: int = 0
+
+
+class PolicyHost:
+    """What is served, without its transport: episodes by id, one computed at a time."""
+
+    def __init__(
+        self,
+        models: Models,
+        *,
+        config: AgentConfig | None = None,
+        forecast: bool = True,
+        max_episodes: int = 4,
+        patience: float = 30.0,
+    ) -> None:
+        """
+        Args:
+            models: with an action head. config: of every agent, what it leaves open as the weights learned; its seed is
+                given with each episode.
+            forecast: whether the head also looks at the predicted future.
+            max_episodes: kept at a time. patience: seconds a request waits for those before it.
+        Raises:
+            CheckpointError: the weights hold no action head, or an unfit one.
+        """
+        self.config = agent_config(models, config)
+        self._models, self._forecast, self._max_episodes = models, forecast, max_episodes
+        agent_maker(models, forecast=forecast, config=self.config)  # refuses unfit weights before anyone asks
+        self._lock, self._patience = threading.Lock(), patience
+        self._episodes: OrderedDict[str, Served] = OrderedDict()
+        self.num_episodes, self.num_steps = 0, 0
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names the head was trained on."""
+        return self._models.tasks
+
+    def info(self) -> dict[str, Any]:
+        """What a client has to know, JSON-ready."""
+        head, context = self._models.policy.config, self._models.info.get("context", {})
+        columns = {}
+        for name, width in (("action", head.action_dim), ("proprio", head.proprio_dim)):
+            names, units = spec_columns(context.get(f"{name}_spec") or [], width=width)
+            columns[name] = [{"name": n, "unit": u} for n, u in zip(names, units, strict=True)]
+        return {
+            "version": VERSION,
+            "tasks": self.tasks,
+            "cameras": list(self.config.input_cameras),
+            "size": None if self.config.size is None else list(self.config.size),
+            "action": columns["action"],
+            "proprio": columns["proprio"],
+            "chunk": head.chunk,
+            "replan_every": self.config.replan_every,
+            "forecast": self._forecast,
+            "goal": head.told_goal,
+            "fps": round(1 / self.config.seconds_per_frame, 6),
+        }
+
+    def begin(self, *, task: str, seed: int = 0) -> dict[str, Any]:
+        """A new episode: {episode, task} with its id and the task as understood.
+
+        Raises:
+            ConfigError: nothing was trained for the task; lists what was.
+        """
+        name = task_from_text(task, self.tasks) if self.tasks else task
+        config = replace(self.config, seed=seed)
+        agent = agent_maker(self._models, forecast=self._forecast, config=config)(name)
+        key = secrets.token_hex(8)
+        with _Turn(self._lock, self._patience):
+            while len(self._episodes) >= self._max_episodes:
+                self._episodes.popitem(last=False)
+            self._episodes[key] = Served(agent, name)
+            self.num_episodes += 1
+        return {"episode": key, "task": name}
+
+    def step(self, key: str, observation: Observation) -> dict[str, Any]:
+        """The next action: {action [a], step}. Raises as `SceneAgent.step`; DataFormatError: no such episode."""
+
+        def answer(served: Served, given: dict[str, Any]) -> dict[str, Any]:
+            if observation.actions is not None:
+                raise DataFormatError("belong to a chunk", field="actions", fix="leave them out, or ask for a chunk")
+            return {"action": served.agent.step(**given).tolist()}
+
+        return self._answered(key, observation, answer)
+
+    def chunk(self, key: str, observation: Observation) -> dict[str, Any]:
+        """A fresh chunk: {actions [h][a], step}; errors as `step`."""
+
+        def answer(served: Served, given: dict[str, Any]) -> dict[str, Any]:
+            done = None if observation.actions is None else torch.from_numpy(observation.actions.copy())
+            return {"actions": served.agent.step_chunk(**given, done=done).tolist()}
+
+        return self._answered(key, observation, answer)
+
+    def end(self, key: str) -> dict[str, Any]:
+        """Forget an episode; one that is not there is no error, so that it can be asked twice."""
+        with _Turn(self._lock, self._patience):
+            return {"ended": self._episodes.pop(key, None) is not None}
+
+    def _answered(
+        self, key: str, observation: Observation, answer: Callable[[Served, dict[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
+        with _Turn(self._lock, self._patience):
+            served = self._episodes.get(key)
+            if served is None:
+                fix = "begin another; the one not asked for longest is forgotten when the server is full"
+                raise DataFormatError("no such episode", field="episode", found=key[:40], fix=fix)
+            # Unpacked in turn: as floats pictures are several times the body, and there may be many that wait.
+            wanted = {n: v for n, v in observation.views.items() if n in self.config.input_cameras}
+            frames = {name: frames_of(view) for name, view in wanted.items()}
+            proprio = torch.from_numpy(observation.proprio.copy())
+            goal = None if observation.goal is None else torch.from_numpy(observation.goal.copy())
+            self._episodes.move_to_end(key)
+            result = answer(served, {"frames": frames, "proprio": proprio, "task": served.task, "goal": goal})
+            served.num_steps += 1
+            self.num_steps += 1
+            return {**result, "step": served.num_steps}
+
+
+def frames_of(view: View) -> Frames:
+    """A view as Frames []."""
+    values: dict[str, Tensor] = {name: torch.from_numpy(array.copy()) for name, array in vars(view).items()}
+    height, width = view.depth.shape
+    cameras = Cameras(viewmats=values["viewmat"], Ks=values["K"], width=width, height=height)
+    return Frames(rgb=values["rgb"].float() / 255, depth=values["depth"], alpha=None, cameras=cameras)
+
+
+class _Turn:
+    """The one place at the models; waiting for it has an end."""
+
+    def __init__(self, lock: threading.Lock, patience: float) -> None:
+        self.lock, self.patience = lock, patience
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(timeout=self.patience):
+            fix = "ask fewer at a time, or --no-forecast"
+            raise ResourceError("is busy with others", field="server", found=f"{self.patience:g} s waited", fix=fix)
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()

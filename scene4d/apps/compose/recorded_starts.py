@@ -1,0 +1,128 @@
+"""Recorded scenes (.s4d) as starts of the learned simulator, and the simulator made from them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scene4d.apps.compose.models import Models
+from scene4d.apps.verbs.run_forecast import past_from_file
+from scene4d.env.batched_sim import WorldConfig
+from scene4d.env.state_batch import check_kind, told_of
+from scene4d.env.vector_env import WorldVectorEnv
+from scene4d.env.world_env import WorldEnv
+from scene4d.errors import ConfigError, DataFormatError
+from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
+from scene4d.robot.bounds import Range, action_range
+from scene4d.types import Cameras, Scene4D
+from scene4d.world.contract import State, WorldModel
+
+KEPT_SCENES = 32
+"""Scenes that stay read while episodes begin in them."""
+
+
+def recorded_starts(model: WorldModel, scenes: Sequence[str | Path]) -> Callable[[np.random.Generator], State]:
+    """Generator -> a state of a random observed instant of a random one of the .s4d files.
+
+    The first instant is never drawn where there are others: nothing is known of what moved before it. All states know
+    the range of the actions of all files: it bounds those that have no other bounds.
+
+    Raises:
+        ConfigError: the files differ in what an action or the robot's state is. DataFormatError: one cannot be read.
+    """
+    files = [open_s4d(path) for path in scenes]
+    recorded = _range_of(files)
+    read = functools.lru_cache(maxsize=KEPT_SCENES)(lambda number: files[number].scene())
+
+    def draw(generator: np.random.Generator) -> State:
+        number = int(generator.integers(len(files)))
+        file, scene = files[number], read(number)
+        last = last_observed(file, scene)
+        start = int(generator.integers(min(1, last), last + 1))
+        return state_at(model, file, scene, start=start, recorded=recorded)
+
+    return draw
+
+
+def state_at(model: WorldModel, file: S4DFile, scene: Scene4D, *, start: int, recorded: Range | None = None) -> State:
+    """The state at frame `start` of a .s4d, with its scene, that holds actions and proprio.
+
+    Args:
+        recorded: the range of actions that the state knows of; without it that of the file's own.
+    Raises:
+        DataFormatError: it lacks them.
+    """
+    past, _ = past_from_file(file, actions="recorded", start=start, num_steps=1, scene=scene)
+    context = {**past.context, "action_range": recorded or _range_of([file])}
+    return model.observe(past.scene, actions=past.past_actions, proprio=past.proprio, context=context)
+
+
+def _range_of(files: Sequence[S4DFile]) -> Range | None:
+    """The range of the actions of .s4d files of one kind; None where there are none."""
+    kind, found = None, []
+    for file in files:
+        actions = file.actions
+        if actions is None:
+            continue  # nothing can start from it, and who tries will be told
+        told = {"action_spec": file.action_spec, **{k: file.info.get(k) for k in ("proprio_spec", "action_meaning")}}
+        kind = check_kind(told_of(told, num_actions=actions.shape[-1]), kind, file=file.path)
+        found.append(actions)
+    return action_range(found) if found else None
+
+
+def last_observed(file: S4DFile, scene: Scene4D) -> int:
+    """The last frame of a .s4d, with its scene, that was seen, with a recorded action after it.
+
+    Raises:
+        DataFormatError: nothing in it was seen.
+    """
+    seen = scene.observed.nonzero()[:, 0]
+    if len(seen) == 0:
+        raise DataFormatError("has no observed instant", file=file.path, fix="give a reconstructed scene")
+    num_actions = 0 if file.actions is None else len(file.actions)
+    return max(0, min(int(seen[-1]), num_actions - 1, file.num_frames - 2))
+
+
+def make_world_env(
+    models: Models,
+    scenes: Sequence[str | Path],
+    *,
+    num_envs: int | None = None,
+    config: WorldConfig | None = None,
+    record_to: str | Path | None = None,
+) -> WorldEnv | WorldVectorEnv:
+    """The learned simulator from trained weights, beginning at instants of recorded scenes, seen by their cameras.
+
+    Args:
+        scenes: .s4d files as `scene4d reconstruct` writes them. num_envs: a vector env of so many, else a single one.
+        record_to: folder for one .s4d an episode; files that are there stay.
+    Raises:
+        ConfigError: there is no scene, or they differ in what an action is.
+        DataFormatError: one cannot be started from.
+    """
+    if not scenes:
+        raise ConfigError("there is nothing to start from", field="scenes", found=0, expected="at least 1")
+    starts = recorded_starts(models.dynamics, scenes)
+    cameras = cameras_of(open_s4d(scenes[0]))
+    if num_envs is None:
+        return WorldEnv(
+            models.dynamics, starts, cameras=cameras, config=config, render_mode="rgb_array", record_to=record_to
+        )
+    return WorldVectorEnv(
+        models.dynamics, starts, num_envs=num_envs, cameras=cameras, config=config, record_to=record_to
+    )
+
+
+def cameras_of(file: S4DFile) -> dict[str, Cameras]:
+    """The input cameras [] of a scene (all of them where it does not tell), where they stood first.
+
+    Raises:
+        DataFormatError: it holds none.
+    """
+    found = file.input_cameras()
+    if not found:
+        raise DataFormatError("holds no cameras", file=file.path, field="cameras", fix="reconstruct it again")
+    return found

@@ -1,0 +1,1 @@
+"""Options, progress and pictures of the command line."""

@@ -1,0 +1,1 @@
+"""Runs: recordings to windows to trained weights."""

@@ -1,0 +1,87 @@
+"""Recordings of any robot as training episodes: read once, resized, and kept beside the simulated ones' format."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from scene4d.apps.training.processes import in_processes
+from scene4d.apps.training.run_config import RecordConfig
+from scene4d.apps.training.stored_episodes import save_episode
+from scene4d.data.detect import open_recordings
+from scene4d.errors import DataFormatError, DepthError
+from scene4d.train.checkpoint import load_tensors
+from scene4d.train.log import Progress
+from scene4d.types import Episode, Recording
+
+PIECE = 64
+"""Frames that are read at once: full-size pictures of a whole recording may not fit in memory."""
+
+
+def take_in_stage(
+    folder: Path, config: RecordConfig, *, least: int, processes: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Take in every recording of `config.sources` that is not there yet; result: episodes, frames.
+
+    Args:
+        least: frames that a recording must have.
+    Raises:
+        DataFormatError: a source holds no recording, one is too short, or lacks a camera; DepthError: no depth.
+    """
+    _of_process.cache_clear()
+    recordings = _recordings(config.sources)
+    for recording in recordings:
+        for name in ("action_spec", "proprio_spec"):
+            told, first = recording.info.get(name), recordings[0].info.get(name)
+            if told != first:
+                fix = "train on recordings of one robot at a time"
+                raise DataFormatError("differs from the first", file=recording.path, field=name, found=told, fix=fix)
+        if recording.num_frames < least:
+            found = f"{recording.num_frames} frames"
+            raise DataFormatError(
+                "is too short to learn from", file=recording.path, found=found, expected=f">= {least}"
+            )
+    jobs = [(folder, config, number) for number in range(len(recordings))]
+    frames = in_processes(take_in_one, jobs, num=processes, progress=progress)
+    return {"episodes": len(frames), "frames": sum(frames)}
+
+
+def listing(config: RecordConfig) -> list[tuple[str, int]]:
+    """What the sources hold now, (path, frames) of each recording: another listing is another training set."""
+    return [(str(recording.path), recording.num_frames) for recording in _recordings(config.sources)]
+
+
+def taken_in(folder: Path) -> list[Path]:
+    """The episodes of `take_in_stage`, in the order of their sources."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def take_in_one(folder: Path, config: RecordConfig, number: int) -> int:
+    """Take in one recording unless its file is there; returns its frames."""
+    path = folder / f"{number:06d}.safetensors"
+    if path.exists():
+        return len(load_tensors(path)[0]["times"])
+    recording, size = _of_process(config.sources)[number], (config.size, config.size)
+    pieces = []
+    for start in range(0, recording.num_frames, PIECE):
+        stop = min(start + PIECE, recording.num_frames)
+        pieces.append(recording.read(start, stop, cameras=config.cameras, size=size))
+    episode = Episode.cat(pieces)
+    for name in ("actions", "proprio"):
+        if getattr(episode, name).shape[-1] == 0:
+            raise DataFormatError("are not recorded", file=recording.path, field=name)
+    for name, frames in episode.views.items():
+        if frames.depth is None:
+            fix = "name only cameras with depth in record.cameras"
+            raise DepthError("is not recorded", file=recording.path, field=f"{name}.depth", fix=fix)
+    save_episode(path, episode.replace(segment_poses=None))
+    return recording.num_frames
+
+
+def _recordings(sources: tuple[str, ...]) -> list[Recording]:
+    return [recording for source in sources for recording in open_recordings(source)]
+
+
+_of_process = functools.lru_cache(maxsize=1)(_recordings)
+"""The same, opened once in each process of a stage: the index of a large data set takes a while to read."""

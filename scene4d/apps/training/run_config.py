@@ -1,0 +1,262 @@
+"""Everything that decides what a training run makes: one TOML, one section a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scene4d.errors import ConfigError
+from scene4d.eval.metrics.seeds import learned_from
+from scene4d.models.gaussian_flow.loss import LossConfig
+from scene4d.models.gaussian_flow.model import DynamicsConfig
+from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+from scene4d.models.gaussian_flow.vae_loss import VAELossConfig
+from scene4d.models.pixel_transformer.model import PixelsConfig
+from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import task_row
+from scene4d.policy.learning.demonstrations import PolicyDataConfig
+from scene4d.render.losses import PictureLossConfig
+from scene4d.train.device import Device
+from scene4d.train.loop import LoopConfig
+from scene4d.train.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Which episodes are recorded."""
+
+    sources: tuple[str, ...] = ()
+    """Recordings to learn from, as `scene4d check` reads them, instead of episodes recorded in simulation; of the
+    settings below only size and cameras count then. Depth beyond 6.5 m counts as not measured."""
+    tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
+    """Meta-World tasks."""
+    episodes: int = 40
+    """Episodes of each task."""
+    first_seed: int = 0
+    """Environment seed of the first episode; the next ones count up."""
+    noise: tuple[float, ...] = (0.1, 0.3, 0.5)
+    """Deviation of the noise on the expert's actions, taken in turn, so that some episodes fail."""
+    num_frames: int = 60
+    """Frames of an episode."""
+    size: int = 64
+    """Pixels a side."""
+    cameras: tuple[str, ...] = ("left", "right", "front", "top")
+    """Cameras of the rig, those that the models may see first."""
+
+    def __post_init__(self) -> None:
+        if self.sources:
+            return
+        for name, num in (("tasks", len(self.tasks)), ("episodes", self.episodes), ("noise", len(self.noise))):
+            if num < 1:
+                raise ConfigError("nothing to record", field=f"record.{name}", found=num, expected="at least 1")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Which moments of the episodes are kept for training."""
+
+    num_inputs: int = 2
+    """The first cameras of the recording are what the scene memory sees; the others are targets only."""
+    horizon: int = 8
+    """Future frames of a window."""
+    num_past: int = 2
+    """Frames before the first window of an episode."""
+    num_past_actions: int = 8
+    """Past actions and robot states of a window, as many as there are."""
+    window_stride: int = 4
+    """Frames from one window's start to the next."""
+
+
+@dataclass(frozen=True)
+class VAEStageConfig:
+    """How the autoencoder is trained."""
+
+    model: VAEConfig = field(default_factory=VAEConfig)
+    """Sizes; the anchors are those that the world model chooses."""
+    loss: VAELossConfig = field(default_factory=VAELossConfig)
+    """Weights of the loss."""
+    batch_size: int = 6
+    """Scenes a step."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """Steps and optimiser."""
+
+
+@dataclass(frozen=True)
+class DynamicsStageConfig:
+    """How the world model is trained."""
+
+    model: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Sizes."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the loss."""
+    batch_size: int = 16
+    """Windows a step."""
+    own_rollout: float = 0.0
+    """Share of the steps in the last third of training that begin where the model's forecast of half a chunk led."""
+    num_rows: int = 512
+    """Memory Gaussians a window that the displacement loss looks at."""
+    proprio: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=5e-3, ema_decay=0.99))
+    )
+    """Training of the forecast of the robot's own state, before the rest and cheap beside it."""
+    proprio_batch_size: int = 128
+    """Moments a step of that."""
+    intent: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1000, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
+    )
+    """Training of the denoiser of actions."""
+    intent_batch_size: int = 32
+    """Windows a step of that."""
+    completion: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
+    )
+    """Training of the decoder of new matter, after the rest."""
+    completion_batch_size: int = 8
+    """Windows a step of that."""
+    completion_loss: PictureLossConfig = field(default_factory=PictureLossConfig)
+    """Its loss."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """Steps and optimiser."""
+
+
+def _check_task_rows(tasks: Sequence[str], *, num_tasks: int) -> None:
+    """Refuse tasks that a head could not tell apart.
+
+    Raises:
+        ConfigError: two are hashed to one row.
+    """
+    taken: dict[int, str] = {}
+    for task in tasks:
+        other = taken.setdefault(task_row(task, num_tasks=num_tasks), task)
+        if other != task:
+            raise ConfigError(
+                "share a row of the head's table of tasks", field="policy.data.tasks", found=[other, task],
+                fix="set policy.model.num_tasks to another number",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PolicyStageConfig:
+    """How the action head is trained."""
+
+    model: ActionHeadConfig = field(default_factory=ActionHeadConfig)
+    """Sizes."""
+    data: PolicyDataConfig = field(default_factory=PolicyDataConfig)
+    """Demonstrations."""
+    batch_size: int = 48
+    """Moments a step."""
+    train: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2000, optim=OptimConfig(lr=2e-3)))
+    """Steps and optimiser."""
+
+    def __post_init__(self) -> None:
+        eyes, num = self.model.eyes, len(self.data.input_cameras)
+        if not self.model.sees_scene and (self.model.num_views != num or self.model.view_size != self.data.image_size):
+            raise ConfigError(
+                f"{eyes} are those of the real cameras",
+                field="policy.model.num_views, view_size",
+                found=[self.model.num_views, self.model.view_size],
+                expected=[num, self.data.image_size],
+                fix=f"set policy.model.num_views={num} policy.model.view_size={self.data.image_size}",
+            )
+        if self.model.feature_dim and self.data.asides:
+            raise ConfigError(
+                "cannot be turned with the scene", field="policy.model.feature_dim", found=self.model.feature_dim,
+                expected="0, or policy.data.asides = 0",
+            )  # fmt: skip
+        _check_task_rows(self.data.tasks, num_tasks=self.model.num_tasks)
+
+
+@dataclass(frozen=True)
+class PixelsStageConfig:
+    """How the 2D baseline is trained; its pictures, cameras and horizon are those of the run."""
+
+    model: PixelsConfig = field(default_factory=PixelsConfig)
+    """Sizes."""
+    batch_size: int = 8
+    """Windows a step."""
+    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    """Rates that are tried; the best one trains it."""
+    tune_steps: int = 200
+    """Steps of a trial."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """Steps and optimiser; the learning rate is the one found."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rates:
+            raise ConfigError("none to try", field="pixels.learning_rates", expected="at least one")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run from recording to weights."""
+
+    name: str = "run"
+    """Names the run's folder."""
+    start: str = ""
+    """Weights to go on from: a file, or shipped ones by name ("shipped": the default); the models then have its sizes.
+    Empty: start from nothing."""
+    processes: int = 2
+    """Processes that record and build the cache."""
+    threads: int = 2
+    """Threads of torch while training; results are bit-equal at one number of threads."""
+    device: Device = "auto"
+    """Where models are trained; what is recorded and prepared for them is made on the CPU."""
+    policy_only: bool = False
+    """Train the action head alone, on the world model of `start`."""
+    record: RecordConfig = field(default_factory=RecordConfig)
+    """Episodes."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Windows."""
+    vae: VAEStageConfig = field(default_factory=VAEStageConfig)
+    """Autoencoder."""
+    dynamics: DynamicsStageConfig = field(default_factory=DynamicsStageConfig)
+    """World model."""
+    policy: PolicyStageConfig = field(default_factory=PolicyStageConfig)
+    """Action head."""
+    pixels: PixelsStageConfig = field(default_factory=PixelsStageConfig)
+    """2D baseline of the evaluation; made only where it is asked for."""
+
+    def __post_init__(self) -> None:
+        if self.policy_only and not self.start:
+            raise ConfigError("needs a world model", field="policy_only", fix='name one: start = "shipped"')
+        if self.dynamics.model.horizon != self.cache.horizon:
+            raise ConfigError(
+                "differs from that of the cached windows",
+                field="dynamics.model.horizon",
+                found=self.dynamics.model.horizon,
+                expected=f"cache.horizon = {self.cache.horizon}",
+            )
+        if self.dynamics.model.proprio.num_past != self.cache.num_past_actions:
+            raise ConfigError(
+                "differs from what the cached windows hold",
+                field="dynamics.model.proprio.num_past",
+                found=self.dynamics.model.proprio.num_past,
+                expected=f"cache.num_past_actions = {self.cache.num_past_actions}",
+            )
+        if not 1 <= self.cache.num_inputs <= len(self.record.cameras):
+            expected = f"1..{len(self.record.cameras)}, the number of record.cameras"
+            raise ConfigError(
+                "is no number of cameras", field="cache.num_inputs", found=self.cache.num_inputs, expected=expected
+            )
+        if self.dynamics.own_rollout > 0 and self.dynamics.model.horizon < 4:
+            raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=self.dynamics.model.horizon)
+        self._check_seeds()
+        if not self.record.sources and self.record.num_frames < self.least_frames:
+            raise ConfigError(
+                "is too short for one window",
+                field="record.num_frames",
+                found=self.record.num_frames,
+                expected=f">= {self.least_frames}",
+            )
+
+    def _check_seeds(self) -> None:
+        """Nothing is learned from episodes that results are reported on."""
+        if not self.record.sources:
+            learned_from(self.record.first_seed, self.record.episodes, field="record.first_seed")
+        data = self.policy.data
+        learned_from(data.first_seed, data.num_seeds, field="policy.data.first_seed")
+
+    @property
+    def least_frames(self) -> int:
+        """Frames of an episode that holds one window."""
+        return self.cache.num_past + self.cache.horizon + 1

@@ -1,0 +1,193 @@
+"""`scene4d eval forecast`: the shipped weights (or others) on test seeds, one JSON line."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scene4d.apps.compose.models import load_models
+from scene4d.apps.terminal.options import check_at_least
+from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.training.pixel_stage import load_pixels
+from scene4d.data.detect import open_recordings
+from scene4d.errors import ConfigError
+from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures, check_rollout, check_sampling
+from scene4d.eval.forecast.forecast_table import KEYS, printed_table
+from scene4d.eval.forecast.forecasters import ConstantVelocity, CopyLast, ExactFlow, ModelForecaster, PastStream
+from scene4d.eval.forecast.kinematic_robot import WithRobot
+from scene4d.eval.forecast.pixel_forecaster import PixelForecaster
+from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast
+from scene4d.eval.metrics.seeds import seed_range
+from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.types import Episode, Recording
+from scene4d.world.contract import Forecaster, WorldModel
+
+FIRST_START, LAST_START = 8, 32
+PRINTED = (KEYS[:6], KEYS[6:11], KEYS[11:])
+
+
+@dataclass(frozen=True)
+class EvalForecastOptions:
+    """Forecast recorded-on-the-fly episodes; score them against copying, constant velocity, exact motion, 2D video."""
+
+    tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
+    """Meta-World tasks."""
+    seeds: tuple[int, int] = (2000, 2005)
+    """First and last episode seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
+    weights: Path | None = None
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    sampler_steps: int = 4
+    """Steps of the diffusion sampler."""
+    windows: int = 4
+    """Moments of each episode that are forecast from, spread over its frames 8 to 32."""
+    horizons: tuple[int, ...] = (1, 4, 8, 12)
+    """Steps ahead that are scored."""
+    size: int = 64
+    """Width and height of the pictures in px; flow figures need 128."""
+    inputs: tuple[str, ...] = ("left", "right")
+    """Cameras that the forecasters see, such as left gripper; front and top never are."""
+    episodes: tuple[Path, ...] = ()
+    """Recordings to forecast instead of simulated episodes; --tasks and --seeds then say nothing, and what needs exact
+    motion is left out."""
+    novel: tuple[str, ...] = ("front", "top")
+    """Cameras that are scored and never an input; training may have aimed at their pictures."""
+    pixels_weights: Path | None = None
+    """Weights of the 2D baseline (scene4d train CONFIG --pixels): adds its row."""
+    robot: bool = False
+    """Add the row of the model whose robot moves as its kinematic model says (simulated episodes only)."""
+    deep: bool = False
+    """Check the model itself too: 4 sampling steps against 32, intervals, the autoencoder alone, several futures, a
+    rollout of 150 steps."""
+
+
+def run_eval_forecast(options: EvalForecastOptions) -> dict:
+    """Returns {horizon: {"1": {psnr, ..., copy_last: {...}, ...}, ...}, tasks, windows, seeds, size, inputs, deep}.
+
+    With recordings, `episodes` (their paths) stand in place of seeds.
+    """
+    models = load_models(options.weights)
+    config = forecast_config(options)
+    stream = PastStream(options.inputs)
+    forecasters = forecasters_of(models.dynamics, stream, options=options)
+    record = None
+    if options.episodes:
+        recordings = [r for path in options.episodes for r in open_recordings(path)]
+        config = dataclasses.replace(config, tasks=("recorded",), seeds=tuple(range(len(recordings))))
+        record = functools.partial(read_recorded, recordings)
+    oracles = [functools.partial(exact_flow, stream, memory) for memory in (False, True)]
+    with counter_shown("forecasting") as progress:
+        result = evaluate_forecast(
+            forecasters, config=config, past_stream=stream, oracles=oracles, record=record, progress=progress
+        )
+    for keys in PRINTED:
+        print(printed_table(result["horizon"], keys=keys), end="\n\n")
+    if options.deep:
+        result["deep"] = deep_checks(models.dynamics, config, steps=options.sampler_steps)
+        print(json.dumps(result["deep"], indent=1))
+    # Recordings have no seeds, and the tasks of the options are not theirs.
+    told = {"episodes": [str(p) for p in options.episodes]} if options.episodes else {"seeds": list(options.seeds)}
+    return {**result, **told, "size": options.size, "inputs": list(options.inputs)}
+
+
+def forecasters_of(model: WorldModel, stream: PastStream, *, options: EvalForecastOptions) -> list[Forecaster]:
+    """The rows that the options ask for, ours first.
+
+    Raises:
+        ConfigError: the 2D baseline sees other cameras; CheckpointError: its weights cannot be read.
+    """
+    forecasters: list[Forecaster] = [
+        ModelForecaster(model, stream, steps=options.sampler_steps),
+        CopyLast(stream),
+        ConstantVelocity(stream),
+    ]
+    if options.pixels_weights is not None:
+        pixels, info = load_pixels(options.pixels_weights)
+        if tuple(info["cameras"]) != options.inputs:
+            wanted = " ".join(info["cameras"])
+            raise ConfigError(
+                "sees other cameras", file=options.pixels_weights, found=wanted, fix=f"add --inputs {wanted}"
+            )
+        forecasters.append(PixelForecaster(pixels, options.inputs, steps=options.sampler_steps))
+    if options.robot:
+        from scene4d.sim.robot import metaworld_robot  # it needs MuJoCo, which no other row does
+
+        # The same arm serves all tasks; only what stands round it differs.
+        robot = metaworld_robot(options.tasks[0])
+        forecasters.append(WithRobot(model, stream, robot=robot, steps=options.sampler_steps))
+    return forecasters
+
+
+def deep_checks(model: GaussianWorldModel, config: ForecastEvalConfig, *, steps: int) -> dict:
+    """{sampling, uncertainty, codec, futures, rollout} of a world model: two seeds, three starts at most."""
+    starts = tuple(config.starts[i] for i in sorted({0, len(config.starts) // 2, len(config.starts) - 1}))
+    few = dataclasses.replace(config, seeds=config.seeds[:2], starts=starts, horizons=(1, 4, 8), novel=())
+    return {
+        **check_sampling(model, few, steps=steps),
+        "codec": check_codec(model, dataclasses.replace(few, novel=config.novel)),
+        "futures": check_futures(model, few, steps=steps),
+        "rollout": check_rollout(model, few, steps=steps),
+    }
+
+
+def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
+    """What the options ask to be forecast and scored.
+
+    Raises:
+        ConfigError: no window, horizon or seed, a scored camera as input, or checks that recordings cannot answer.
+    """
+    if (options.deep or options.robot) and options.episodes:
+        raise ConfigError("need the simulator", field="deep, robot", fix="leave --episodes out")
+    check_at_least(1, windows=options.windows, sampler_steps=options.sampler_steps)
+    check_at_least(1, horizons=min(options.horizons, default=0))
+    check_at_least(16, size=options.size)
+    if set(options.inputs) & set(options.novel):
+        expected = f"none of {' '.join(options.novel)}"
+        raise ConfigError("is scored and never seen", field="inputs", found=list(options.inputs), expected=expected)
+    gap = (LAST_START - FIRST_START) / max(1, options.windows - 1)
+    return ForecastEvalConfig(
+        tasks=options.tasks,
+        seeds=tuple(seed_range(options.seeds)),
+        starts=tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)})),
+        horizons=tuple(sorted(set(options.horizons))),
+        size=options.size,
+        inputs=options.inputs,
+        novel=options.novel,
+    )
+
+
+def read_recorded(
+    recordings: Sequence[Recording],
+    _task: str,
+    *,
+    seed: int,
+    num_frames: int,
+    size: tuple[int, int],
+    cameras: Sequence[str],
+    noise: float = 0.0,
+) -> Episode:
+    """The first `num_frames` of recording number `seed`, as `evaluate_forecast` asks for an episode.
+
+    Raises:
+        ConfigError: the recording is too short.
+    """
+    recording = recordings[seed]
+    if recording.num_frames < num_frames:
+        raise ConfigError(
+            "is too short",
+            file=recording.path,
+            found=f"{recording.num_frames} frames",
+            expected=f">= {num_frames}",
+            fix="lower --horizons or --windows 1",
+        )
+    episode = recording.read(0, num_frames, cameras=cameras, size=size)
+    # Episodes are told apart by their seed wherever something is kept of them.
+    return episode.replace(info={**episode.info, "seed": seed})
+
+
+def exact_flow(stream: PastStream, memory: bool, episode: Episode) -> ExactFlow:
+    """The forecaster that knows how everything in an episode moves, with or without the memory."""
+    return ExactFlow(stream, episode=episode, memory=memory)

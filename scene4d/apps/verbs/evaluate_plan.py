@@ -1,0 +1,227 @@
+"""`scene4d eval plan`: reach goal scenes in Meta-World by planning with the world model, without any policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scene4d.apps.compose.models import Models, load_models, models_once
+from scene4d.apps.compose.perception import new_memory
+from scene4d.apps.terminal.options import check_at_least
+from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.training.processes import in_processes
+from scene4d.errors import ConfigError
+from scene4d.eval.control.closed_loop import Rollout, RolloutConfig, roll_out, summarise
+from scene4d.eval.metrics.seeds import seed_range
+from scene4d.plan.cost import ImageCost, PointCost
+from scene4d.plan.goal_tracker import GoalSeeker
+from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
+from scene4d.policy.encoders import views_for
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.types import Cameras, Frames, Gaussians
+from scene4d.world.contract import State
+
+HOLD_STEPS = 10
+"""Steps for which an expert has to hold its success before the scene is a goal: 0.25 s."""
+
+
+@dataclass(frozen=True)
+class EvalPlanOptions:
+    """Plan towards the scene in which a scripted expert's episode from the same start ends, its success held."""
+
+    tasks: tuple[str, ...] = ("reach-v3", "drawer-open-v3")
+    """Meta-World tasks."""
+    seeds: tuple[int, int] = (2000, 2029)
+    """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
+    weights: Path | None = None
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    search: Literal["cem", "mppi", "policy"] = "cem"
+    """How plans are found: the cross-entropy method, MPPI, or the best of `samples` that the action head proposes."""
+    goal: Literal["scene", "image"] = "scene"
+    """What the planner is given of the goal: its Gaussians, or its pictures from the input cameras."""
+    samples: int = 48
+    """Action sequences that are forecast together."""
+    iterations: int = 3
+    """Rounds of sampling a plan."""
+    replan_every: int = 4
+    """Actions carried out of each plan."""
+    max_frames: int = 250
+    """Steps after which a rollout counts as failed. Meta-World's usual 500 are half as long."""
+    processes: int = 1
+    """Rollouts that run at once, one thread each."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where an expert's episode ended: the memory of it, and the last frames [v] of the input cameras."""
+
+    gaussians: Gaussians
+    frames: Frames
+    reached: bool
+    """Whether the expert solved the task."""
+
+
+def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
+    """Returns {success, interval, num_rollouts, tasks: {name: {success, interval, ...}}, seconds_per_plan, ...}.
+
+    Goals of experts that failed are played all the same and listed in `expert_failed` [[task, seed]].
+
+    Raises:
+        ConfigError: the seeds are an empty range, a number is below 1, or no action head is there to propose plans.
+    """
+    seeds = seed_range(options.seeds)
+    check_at_least(1, samples=options.samples, iterations=options.iterations)
+    check_at_least(1, replan_every=options.replan_every, processes=options.processes)
+    models = load_models(options.weights)
+    _rollout_config(options, models)
+    if options.search == "policy" and models.policy is None:
+        raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
+    jobs = [(options, task, seed) for task in options.tasks for seed in seeds]
+    with counter_shown("planning") as count:
+        progress = lambda done, total, _: count(done, total)
+        played = in_processes(_play, jobs, num=options.processes, progress=progress)
+    rollouts = [p.rollout for p in played]
+    plan_seconds = [s for p in played for s in p.plan_seconds]
+    return {
+        **summarise(rollouts),
+        "tasks": {task: summarise([r for r in rollouts if r.task == task]) for task in options.tasks},
+        "seconds_per_plan": round(sum(plan_seconds) / max(1, len(plan_seconds)), 3),
+        "expert_failed": [[p.rollout.task, p.rollout.seed] for p in played if not p.expert_reached],
+        "seeds": list(options.seeds),
+        "search": options.search,
+        "goal": options.goal,
+    }
+
+
+@dataclass(frozen=True)
+class Played:
+    """One rollout towards a goal: seconds of each plan, and whether the expert that set the goal solved the task."""
+
+    rollout: Rollout
+    plan_seconds: list[float]
+    expert_reached: bool
+
+
+def _play(options: EvalPlanOptions, task: str, seed: int) -> Played:
+    models = models_once(options.weights)
+    config = _rollout_config(options, models)
+    goal = goal_of_expert(task, seed=seed, config=config)
+    agent = PlanningAgent(models, goal, task=task, options=options)
+    return Played(roll_out(agent, task, seed=seed, config=config), agent.plan_seconds, goal.reached)
+
+
+def _rollout_config(options: EvalPlanOptions, models: Models) -> RolloutConfig:
+    size = (models.policy_size, models.policy_size)
+    return RolloutConfig(max_frames=options.max_frames, size=size, cameras=models.policy_cameras)
+
+
+def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
+    """What the input cameras make of a scripted expert's episode until it has held its success; no action is kept.
+
+    At the first instant of success an episode is on the edge of it, and matter of a memory that still moves is a step
+    behind: a goal scene is one in which a task is done.
+    """
+    stream, held = new_memory(), 0
+    with MetaWorldSim(task, seed=seed, size=config.size, cameras=config.cameras, segments=False) as sim:
+        for _ in range(config.max_frames):
+            seen = _stacked(sim.observe(), config.cameras)
+            stream.update(seen, time=sim.time)
+            if held == HOLD_STEPS:
+                break
+            _, reached = sim.step(sim.expert_action())
+            held = held + 1 if reached else 0
+    return Goal(stream.gaussians(), seen, held > 0)
+
+
+@dataclass
+class PlanningAgent:
+    """An `Agent` without a policy: every few steps it searches in forecasts of what it sees for a way to the goal."""
+
+    models: Models
+    goal: Goal
+    task: str
+    options: EvalPlanOptions
+    plan_seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        horizon = self.models.dynamics.horizon  # a plan looks one chunk ahead
+        self.config = SearchConfig(
+            num_samples=self.options.samples,
+            num_iterations=self.options.iterations,
+            horizon=horizon,
+            num_knots=max(1, horizon // self.options.replan_every),  # an action is held until the next plan
+            # Geometry suggests ways to a goal scene that go far; the draws about them are for the last centimetres.
+            **({"spread": 0.3, "min_spread": 0.05} if self.options.goal == "scene" else {}),
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything but the goal."""
+        self.stream, self.seeker = new_memory(), GoalSeeker(self.models.dynamics, self.goal.gaussians)
+        self.num_steps = 0
+        self.cameras: dict[str, Cameras] = {}
+        self.actions: list[Tensor] = []
+        self.proprio: list[Tensor] = []
+        self.plan: Plan | None = None
+        self.queue: list[Tensor] = []
+
+    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
+        """The next action [a]; the goal scene is all that is known of the goal, not the place `goal`."""
+        seen, model = _stacked(frames, tuple(frames)), self.models.dynamics.config
+        num_past = model.proprio.num_past
+        self.stream.update(seen, time=model.step_seconds * self.num_steps)
+        self.cameras = {name: f.cameras for name, f in frames.items()}
+        self.proprio = [*self.proprio, proprio][-num_past - 1 :]
+        if not self.queue:
+            start = time.perf_counter()
+            self.plan = self._search()
+            self.queue = list(self.plan.actions[: self.options.replan_every])
+            self.plan_seconds.append(time.perf_counter() - start)
+        self.actions = [*self.actions, self.queue.pop(0)][-num_past:]
+        self.num_steps += 1
+        return self.actions[-1]
+
+    def _search(self) -> Plan:
+        state, options, seed = self._state(), self.options, self.num_steps
+        world_model, cost = self.models.dynamics, self._cost(state)
+        if options.search == "policy":
+            return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
+        search = {"cem": cem, "mppi": mppi}[options.search]
+        start = None if self.plan is None else moved_on(self.plan.actions, options.replan_every)
+        ways = self.seeker.ways(cost, config=self.config) if isinstance(cost, PointCost) else None
+        return search(world_model, state, cost=cost, config=self.config, start=start, proposals=ways, seed=seed)
+
+    def _proposals(self, state: State) -> Tensor:
+        """Chunks [n h a] that the action head draws from views of now."""
+        num, head = self.options.samples, self.models.policy
+        views = views_for(head.config, state.memory, hand=state.proprio[:3])
+        many = lambda x: x.expand(num, *x.shape)
+        seeds = [1000 * self.num_steps + i for i in range(num)]
+        return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
+
+    def _state(self) -> State:
+        context = {**self.models.info.get("context", {}), "task": self.task, "cameras": self.cameras}
+        width = len(context["action_spec"])
+        past = torch.stack(self.actions) if self.actions else torch.zeros(1, width)
+        return self.models.dynamics.observe(
+            self.stream.scene(),
+            actions=past,
+            proprio=torch.stack(self.proprio),
+            context=context,
+            memory=self.stream.gaussians(),
+        )
+
+    def _cost(self, state: State) -> Cost:
+        if self.options.goal == "image":
+            return ImageCost(self.goal.frames)
+        return self.seeker.cost(state)
+
+
+def _stacked(frames: Mapping[str, Frames], names: tuple[str, ...]) -> Frames:
+    return Frames.stack([frames[name].replace(extras={}) for name in names])

@@ -1,0 +1,190 @@
+"""`scene4d eval reconstruct`: held-out views, depth, normals, motion and identity beside the baselines, one table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.run_reconstruct import FIT_SECONDS
+from scene4d.data.detect import open_recordings
+from scene4d.errors import ConfigError, Scene4DError
+from scene4d.eval.metrics.seeds import seed_range
+from scene4d.eval.reconstruct.reconstruction_table import ReconstructEvalConfig, Source, evaluate_reconstruction
+from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct
+from scene4d.lift.refine.fit import FitConfig
+from scene4d.sim import rig
+from scene4d.sim.metaworld import MetaWorldSim, record_episode
+from scene4d.types import Episode, Recording, Scene4D
+
+HEADINGS = {
+    "psnr": "PSNR", "psnr_sensor": "sensor", "psnr_covered": "covered", "psnr_moving": "moving", "ssim": "SSIM",
+    "lpips": "LPIPS", "depth_absrel": "AbsRel", "depth_absrel_covered": "AbsRel covered", "normal_deg": "normals deg",
+}  # fmt: skip
+DIGITS = {"ssim": 3, "lpips": 3, "depth_absrel": 4, "depth_absrel_covered": 4, "normal_deg": 1}
+
+
+@dataclass(frozen=True)
+class EvalReconstructOptions:
+    """Reconstruct recordings, and Meta-World episodes recorded on the fly, from a part of their views; score the rest.
+
+    Without any source, the six tasks of the rig are recorded.
+    """
+
+    sources: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of recordings (what `scene4d reconstruct` reads); a folder of several gives its first ones. Without any,
+    and without --tasks, the six tasks of the rig are recorded (minutes)."""
+    holdout: tuple[str, ...] = ("4", "overhead")
+    """For folders: a camera held out where there is one of that name, else every N-th instant by the number."""
+    episodes: int = 1
+    """Most recordings of each folder."""
+    max_frames: int = 0
+    """Most frames of each recording; 0 = all."""
+    stride: int = 1
+    """Read every how many-th frame."""
+    width: int = 0
+    """Width in px to resize images of folders to; 0 = as recorded."""
+    tasks: tuple[str, ...] = ()
+    """Meta-World tasks to record and score with exact motion; by default the six of the rig where no folder is named,
+    else none."""
+    seeds: tuple[int, int] = (2000, 2000)
+    """First and last episode seed; test seeds are 2000 to 2099."""
+    frames: int = 48
+    """Frames of a recorded episode, 0.025 s apart."""
+    size: int = 128
+    """Pixels a side of recorded images."""
+    inputs: tuple[str, ...] = rig.INPUT_CAMERAS
+    """Rig cameras that are given."""
+    novel: tuple[str, ...] = ("front", "top")
+    """Rig cameras that are held out."""
+    view_every: int = 4
+    """Score every how many-th held-out view of sources with several cameras."""
+    fit: bool = False
+    """Refine the scenes by rendering (minutes each)."""
+    tsdf: bool = True
+    """Also ray-cast a TSDF, where Open3D is installed."""
+    instants: bool = True
+    """Also reconstruct single instants alone, where there are several cameras."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("stride", 1), ("view_every", 1), ("frames", 2), ("size", 16)):
+            if getattr(self, name) < least:
+                raise ConfigError("is out of range", field=name, found=getattr(self, name), expected=f">= {least}")
+        seed_range(self.seeds)
+        if set(self.inputs) & set(self.novel):
+            raise ConfigError("is given and held out", field="novel", found=sorted(set(self.inputs) & set(self.novel)))
+
+
+def run_eval_reconstruct(options: EvalReconstructOptions) -> dict[str, Any]:
+    """Score, print the table, and return what `evaluate_reconstruction` returns.
+
+    Raises:
+        ConfigError: no camera or number of `holdout` fits a recording. What the readers and the simulator raise.
+    """
+    fit = FitConfig(max_seconds=FIT_SECONDS) if options.fit else None
+
+    def rebuild(episode: Episode, names: Sequence[str]) -> Scene4D:
+        with counter_shown("reconstructing") as count:
+            return reconstruct(episode, cameras=names, config=ReconstructConfig(fit=fit), progress=count)
+
+    config = ReconstructEvalConfig(tsdf=options.tsdf, instants=options.instants, view_every=options.view_every)
+    result = evaluate_reconstruction(_sources(options), config=config, rebuild=rebuild, progress=_told)
+    print_table(result)
+    return result
+
+
+def _sources(options: EvalReconstructOptions) -> Iterator[Source]:
+    """One recording at a time, folders first."""
+    for folder in options.sources:
+        recordings = open_recordings(folder)
+        for index, recording in enumerate(recordings[: options.episodes]):
+            name = folder.name if len(recordings) == 1 else f"{folder.name}/{index}"
+            yield _from_folder(recording, options, name=name)
+    tasks = options.tasks or (() if options.sources else rig.TASKS)
+    for task in tasks:
+        yield from _simulated(task, options)
+
+
+def _from_folder(recording: Recording, options: EvalReconstructOptions, *, name: str) -> Source:
+    stop = recording.num_frames
+    if options.max_frames:
+        stop = min(stop, options.max_frames * options.stride)
+    size = None
+    if options.width:
+        first = next(iter(recording.read(0, 1).views.values())).cameras
+        size = (options.width, max(1, round(options.width * first.height / first.width)))
+    episode = recording.read(0, stop, stride=options.stride, size=size)
+    try:
+        names = depth_cameras(episode)
+    except Scene4DError as error:
+        error.file = error.file or str(recording.path)
+        raise
+    held = tuple(h for h in options.holdout if h in episode.views and len(names) > 1)
+    holdouts: tuple[int | str, ...] = held or tuple(int(h) for h in options.holdout if h.isdigit() and int(h) > 1)
+    inputs = tuple(n for n in names if n not in held)
+    if not holdouts or not inputs:
+        raise ConfigError(
+            "fits no camera of the recording, and is no number from 2",
+            file=recording.path, field="holdout", found=options.holdout, expected=f"some of {names}, or numbers",
+        )  # fmt: skip
+    return Source(name, episode, inputs, holdouts)
+
+
+def _simulated(task: str, options: EvalReconstructOptions) -> Iterator[Source]:
+    """Episodes of one task; the simulator is kept between them, since its OpenGL context takes long to make."""
+    cameras = (*options.inputs, *options.novel)
+    with MetaWorldSim(task, seed=options.seeds[0], size=(options.size, options.size), cameras=cameras) as sim:
+        for seed in seed_range(options.seeds):
+            noise = rig.NOISE[seed % len(rig.NOISE)]
+            episode = record_episode(task, seed=seed, noise=noise, num_frames=options.frames, sim=sim)
+            yield Source(f"{task}/{seed}", episode, tuple(options.inputs), tuple(options.novel))
+
+
+def _told(name: str, done: int, total: int) -> None:
+    """A line when a source is done."""
+    if done == total:
+        print(f"scene4d: scored {total} views of {name}", file=sys.stderr, flush=True)
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """The table for people: every source and the mean, every method, the paired differences, motion and bars."""
+    width = max([len(m) for m in result["mean"]] + [len("three_nearest")]) + 2
+    shown = [key for key in HEADINGS if any(r.get(key) is not None for r in result["mean"].values())]
+    blocks = {name: r for name, r in result["sources"].items()}
+    if len(blocks) > 1:
+        blocks["mean over sources"] = {
+            "methods": result["mean"],
+            "paired": result["paired"],
+            "motion": result["motion"],
+        }
+    for name, block in blocks.items():
+        print(f"\n{name}")
+        print(" " * width + "".join(f"{HEADINGS[key]:>16}" for key in shown))
+        for method, values in block["methods"].items():
+            print(f"{method:<{width}}" + "".join(f"{_number(key, values.get(key)):>16}" for key in shown))
+        for method, values in block["paired"].items():
+            print(f"{'- ' + method:<{width}}" + "".join(f"{_paired(key, values.get(key)):>16}" for key in shown))
+        for steps, motion in (block["motion"] or {}).items():
+            cells = (f"{key} {value:.5g}" for key, value in motion.items() if value is not None)
+            print(f"motion, {steps} steps: " + ", ".join(cells))
+    for what, why in result["left_out"].items():
+        print(f"left out: {what}: {why}")
+    for name, bar in result["bars"].items():
+        print(f"bar {name}: {bar['value']:.5g} against {bar['bar']:g}: {'met' if bar['met'] else 'not met'}")
+
+
+def _number(key: str, value: float | None) -> str:
+    return "-" if value is None else f"{value:.{DIGITS.get(key, 2)}f}"
+
+
+def _paired(key: str, value: dict[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    digits = DIGITS.get(key, 2)
+    spread = "" if value["se"] is None else f"+-{value['se']:.{digits}f}"
+    return f"{value['mean']:+.{digits}f}{spread}"

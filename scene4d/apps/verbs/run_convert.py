@@ -1,0 +1,280 @@
+"""`scene4d convert`: any recording to LeRobot v3 with meta/cameras.json, mended on the way; its input is only read."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from scene4d.apps.terminal.progress import counter_shown
+from scene4d.data.detect import open_recordings
+from scene4d.data.diagnose.calibration.sample import small_size
+from scene4d.data.diagnose.repair.mend import MendedRecording, parse_mend
+from scene4d.data.formats import lerobot_layout as layout
+from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.formats.lerobot_join import join_lerobot, must_match
+from scene4d.data.json_files import read_json
+from scene4d.data.timeline.stretches import read_in_stretches
+from scene4d.data.video.depth_codec import DEPTH_UNIT
+from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
+from scene4d.files import atomic_file
+from scene4d.types import Episode, Recording
+
+COARSE_UNIT = 1e-3  # m a step where depth reaches further than the fine unit
+HEADROOM = 1.5  # other frames and episodes may reach further than the sample of the first
+SAMPLES = 16
+FINE_REACH = 65535 * DEPTH_UNIT
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Convert every recording of a folder. A run that was stopped continues when it is started again."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder or file of recordings."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("converted")
+    """Folder of the new data set; must not exist or be empty, and not lie inside the source."""
+    fix: tuple[str, ...] = ()
+    """Mends, as `scene4d check --calibration` proposes them, applied in order."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to keep; by default all."""
+    segments: bool = True
+    """Keep segment ids, where all recordings have them."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels to resize all pictures to; by default as recorded."""
+    skip_bad: bool = False
+    """Leave out recordings that cannot be read or do not fit the first, and say so in report.json."""
+    fps: float = 0.0
+    """Take frames as evenly spaced at this rate; 0 = as recorded."""
+    depth_unit: float = 0.0
+    """Metres a step of depth; 0 = 0.0001 where it reaches far enough, else 0.001."""
+    calibration: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A cameras.json that lies elsewhere."""
+    fit: Literal["none", "scale", "crop"] = "none"
+    """What to do with calibration of another picture size: refuse it, or say how the pictures were made."""
+    resync: Literal["none", "nearest"] = "none"
+    """Place frames on an even grid by their times, where those are uneven, doubled or out of order."""
+    workers: int = 1
+    """Processes."""
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("size", self.size is None or min(self.size) > 0),
+            ("fps", self.fps >= 0),
+            ("depth_unit", 0 <= self.depth_unit <= 1),
+            ("workers", self.workers >= 1),
+        ):
+            if not good:
+                raise ConfigError("is out of range", field=name, found=getattr(self, name))
+        if self.fps and self.resync != "none":
+            fix = "leave out --fps: the grid has the rate of the recording"
+            raise ConfigError("say two different things about times", field="fps, resync", fix=fix)
+
+    def job(self) -> dict[str, Any]:
+        """What an unfinished run must agree on to be continued."""
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        values |= {"source": str(self.source.resolve()), "size": list(self.size) if self.size else None}
+        values |= {"fix": list(self.fix), "cameras": list(self.cameras)}
+        return {k: v for k, v in values.items() if k not in ("output", "skip_bad", "workers")}
+
+
+def run_convert(options: ConvertOptions) -> dict[str, Any]:
+    """Write each recording apart, then join them.
+
+    Returns {output, source, fixes, episodes, frames, bytes, resumed, skipped: [{index, path, error}], seconds};
+    report.json in the output holds the same without the last.
+
+    Raises:
+        ConfigError: an option does not fit, or an unfinished run had other ones. ResourceError: the output exists.
+        What the readers and the writer raise, unless --skip-bad.
+    """
+    start = time.monotonic()
+    _opened.cache_clear()  # the folder may have changed since the last run of this process
+    _check_place(options)
+    count = len(_opened(options))
+    with _workplace(options) as folder:
+        resumed = sum(_part(options, k).is_dir() for k in range(count))
+        failures = _write_parts(options, count)
+        parts = [_part(options, k) for k in range(count) if _part(options, k).is_dir()]
+        report = {
+            "output": str(options.output),
+            "source": str(options.source),
+            "fixes": list(options.fix),
+            "resumed": resumed,
+            "skipped": [failures[k] for k in sorted(failures)],
+        }
+        written = join_lerobot(options.output, parts, report=report)
+    shutil.rmtree(folder)
+    written.pop("path")
+    return {**report, **written, "seconds": round(time.monotonic() - start, 2)}
+
+
+def _check_place(options: ConvertOptions) -> None:
+    output, source = options.output.resolve(), options.source.resolve()
+    if output == source or (source.is_dir() and output.is_relative_to(source)):
+        raise ConfigError(
+            "lies inside the source, which stays untouched", field="output", found=output, fix="name a folder elsewhere"
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ResourceError("exists already", file=output, fix="name a new folder, or remove this one")
+
+
+@contextmanager
+def _workplace(options: ConvertOptions) -> Iterator[Path]:
+    """The folder beside the output that keeps finished episodes until all are there.
+
+    Raises:
+        ConfigError: it holds those of a run with other options.
+    """
+    folder, job = _work_folder(options), options.job()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "job.json"
+    if file.is_file():
+        before = read_json(file, fix=f"remove {folder}")
+        differ = [k for k in job if before.get(k) != json.loads(json.dumps(job[k]))]
+        if differ:
+            raise ConfigError(
+                "is not what the unfinished run had", field=", ".join(differ), found=[job[k] for k in differ],
+                expected=[before.get(k) for k in differ], fix=f"give the same options, or remove {folder}",
+            )  # fmt: skip
+    else:
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(job), encoding="utf-8")
+    yield folder
+
+
+def _write_parts(options: ConvertOptions, count: int) -> dict[int, dict[str, Any]]:
+    """Write what is not there yet; returns what was skipped, by index."""
+    left = [k for k in range(count) if not _part(options, k).is_dir()]
+    failures: dict[int, dict[str, Any]] = {}
+
+    def note(k: int, error: Scene4DError | None) -> None:
+        if error is None:
+            return
+        if not options.skip_bad or error.exit_code != EXIT_INPUT:
+            raise error
+        failures[k] = {"index": k, "path": str(_opened(options)[k].path), "error": error.as_dict()}
+
+    with counter_shown("converting") as shown:
+        done = count - len(left)
+        # The first fixes cameras, columns and the depth unit for all others.
+        while left and not any(_part(options, k).is_dir() for k in range(count)):
+            note(left[0], _write_part(options, left[0], None))
+            left, done = left[1:], done + 1
+            shown(done, count)
+        first = next((_part(options, k) for k in range(count) if _part(options, k).is_dir()), None)
+        for k, error in _each(options, left, first):
+            note(k, error)
+            done += 1
+            shown(done, count)
+    return failures
+
+
+def _each(options: ConvertOptions, left: list[int], first: Path | None) -> Iterator[tuple[int, Scene4DError | None]]:
+    if options.workers == 1 or len(left) < 2:
+        yield from ((k, _write_part(options, k, first)) for k in left)
+        return
+    # Started afresh: a forked child that inherits torch's threads hangs.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(options.workers, len(left)), mp_context=context) as pool:
+        futures = {k: pool.submit(_write_part_alone, options, k, first) for k in left}
+        try:
+            yield from ((k, future.result()) for k, future in futures.items())
+        except BrokenProcessPool as error:
+            fix = "start it again with fewer workers; what is finished is kept"
+            raise ResourceError("a worker process died", file=options.source, fix=fix) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_part_alone(options: ConvertOptions, index: int, first: Path | None) -> Scene4DError | None:
+    torch.set_num_threads(1)
+    return _write_part(options, index, first)
+
+
+def _write_part(options: ConvertOptions, index: int, first: Path | None) -> Scene4DError | None:
+    """Write one recording as a data set of its own, which appears whole or not at all; returns why it could not."""
+    part = _part(options, index)
+    draft = part.with_name(f"draft-{part.name}")
+    try:
+        recording = _opened(options)[index]
+        fps, unit = options.fps or _rate(options), _depth_unit(options, recording, first)
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=unit)
+        except DepthError:
+            if first is not None or options.depth_unit or unit == COARSE_UNIT:
+                raise
+            # The sample did not show how far the first recording reaches.
+            write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=COARSE_UNIT)
+        if first is not None:
+            must_match(first, draft)
+        draft.rename(part)
+    except Scene4DError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        error.file = error.file or str(_opened(options)[index].path)
+        return error
+    return None
+
+
+def _stretches(recording: Recording, options: ConvertOptions) -> Iterator[Episode]:
+    """The recording as it is to be written, one stretch of frames after another."""
+    done = 0
+    for episode in read_in_stretches(recording, cameras=options.cameras or None, size=options.size):
+        if not options.segments:
+            views = {
+                n: f.replace(extras={k: v for k, v in f.extras.items() if k != "segments"})
+                for n, f in episode.views.items()
+            }
+            episode = episode.replace(views=views)
+        if options.fps:
+            count = int(episode.valid.sum())
+            times = episode.times.clone()
+            times[episode.valid] = torch.arange(done, done + count, dtype=torch.float64) / options.fps
+            episode, done = episode.replace(times=times), done + count
+        yield episode
+
+
+def _depth_unit(options: ConvertOptions, recording: Recording, first: Path | None) -> float:
+    if options.depth_unit:
+        return options.depth_unit
+    if first is not None:
+        cameras = read_json(first / layout.CAMERAS, fix="")["cameras"]
+        return next((c["depth_unit"] for c in cameras.values() if "depth_unit" in c), DEPTH_UNIT)
+    stride = max(1, recording.num_frames // SAMPLES)
+    sample = recording.read(stride=stride, cameras=options.cameras or None, size=small_size(recording))
+    reach = max((float(f.depth.max()) for f in sample.views.values() if f.depth is not None), default=0.0)
+    return DEPTH_UNIT if reach * HEADROOM <= FINE_REACH else COARSE_UNIT
+
+
+def _rate(options: ConvertOptions) -> float:
+    """The rate of the first recording, without the last digits of a division."""
+    return float(f"{_opened(options)[0].fps:.9g}")
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(options: ConvertOptions) -> list[Recording]:
+    mends = tuple(parse_mend(text) for text in options.fix)
+    fit, resync = (None if choice == "none" else choice for choice in (options.fit, options.resync))
+    recordings = open_recordings(options.source, cameras=options.calibration, fit=fit, resync=resync)
+    return [MendedRecording(r, mends) for r in recordings] if mends else recordings
+
+
+def _work_folder(options: ConvertOptions) -> Path:
+    return options.output.resolve().with_name(f".{options.output.name}.parts")
+
+
+def _part(options: ConvertOptions, index: int) -> Path:
+    return _work_folder(options) / f"episode-{index:06d}"

@@ -1,0 +1,223 @@
+"""`scene4d demo`: the whole path on the built-in episode, into one folder that a browser can open."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image
+from torch import Tensor
+
+from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
+from scene4d.apps.compose.models import Models, load_models
+from scene4d.apps.page.demo_films import film_depth_and_flow, film_forecast, film_orbit
+from scene4d.apps.page.page import Page, write_page
+from scene4d.apps.terminal.progress import steps_shown
+from scene4d.apps.verbs.run_act import plan_actions
+from scene4d.apps.verbs.run_render import write_pictures
+from scene4d.data.detect import open_recordings
+from scene4d.errors import ConfigError
+from scene4d.eval.forecast.forecasters import INPUTS, ConstantVelocity, CopyLast, ModelForecaster, PastStream
+from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, score_window
+from scene4d.files import atomic_file
+from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
+from scene4d.gaussians.s4d.s4d import write_s4d
+from scene4d.types import Cameras, Episode, Scene4D
+from scene4d.world.rollout import forecast_long
+
+HORIZONS = (1, 4, 8)
+NOVEL = "front"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Run the main job on a recorded episode."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/demo")
+    """Folder for the results."""
+    episode: Path = DEMO_EPISODE
+    """A recording with cameras left, right and front, as `scene4d record` makes them."""
+    weights: Path = WEIGHTS
+    """Weights of world model and action head: a file, or the name of shipped ones (small, tiny)."""
+    now: int = 12
+    """Frame from which on everything is forecast; the frames before it are the observed past."""
+    num_steps: int = 16
+    """Steps to forecast under the recorded actions."""
+    seed: int = 0
+    """Seed of the forecast."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the demo found out: the past as a scene, the future as a scene, and the recording to hold it against."""
+
+    episode: Episode
+    now: int
+    past: Scene4D
+    future: Scene4D
+    background: Tensor
+
+    @property
+    def cameras(self) -> dict[str, Cameras]:
+        """Cameras [t] of every recorded view."""
+        return {name: frames.cameras for name, frames in self.episode.views.items()}
+
+
+def run_demo(options: DemoOptions) -> dict:
+    """Reconstruct, forecast, render, act; returns report.json."""
+    start = time.monotonic()
+    seconds: dict[str, float] = {}
+    out = options.output
+    with steps_shown(7, seconds) as step:
+        models = step("reading weights and episode", lambda: load_models(options.weights))
+        episode = read_episode(options)
+        stream = PastStream()
+        story = step("reconstructing, forecasting", lambda: tell(models, stream, episode, options))
+        step("writing scenes, flow and points", lambda: write_scenes(out, story))
+        horizon = step("scoring against the recording", lambda: score(models, stream, episode, options))
+        actions = step("choosing actions", lambda: choose_actions(models, story))
+        videos = step("rendering videos", lambda: write_films(out, story))
+        report = {
+            "episode": _name_of(episode),
+            "now": options.now,
+            "num_steps": options.num_steps,
+            "num_gaussians": story.future.base.num_gaussians,
+            "horizon": horizon,
+            "actions": actions,
+            "seconds": seconds,
+        }
+        step("writing the page", lambda: write_reports(out, story, report, videos))
+    report["seconds_total"] = round(time.monotonic() - start, 1)
+    return {"output": str(out), **{k: v for k, v in report.items() if k != "actions"}, "files": _files(out)}
+
+
+def read_episode(options: DemoOptions) -> Episode:
+    """The first episode of the recording, long enough for the forecast.
+
+    Raises:
+        ConfigError: the recording is too short for `now` and `num_steps`.
+    """
+    episode = open_recordings(options.episode)[0].read()
+    needed = options.now + options.num_steps + 1
+    if not options.now >= 1 or options.num_steps < max(HORIZONS) or len(episode.times) < needed:
+        raise ConfigError(
+            "does not fit the recording",
+            file=options.episode,
+            field="now + num_steps",
+            found=f"{options.now} + {options.num_steps}",
+            expected=f"now >= 1, num_steps >= {max(HORIZONS)}, together < {len(episode.times)} frames",
+        )
+    return episode
+
+
+def tell(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> Story:
+    """Reconstruct the past from the input cameras alone, then forecast under the recorded actions."""
+    now = options.now
+    past = past_of(episode, now)
+    known = stream.remember(past)
+    context = {
+        "task": episode.info.get("task", ""),
+        "action_spec": episode.info.get("action_spec"),
+        "proprio_spec": episode.info.get("proprio_spec"),
+        "cameras": {name: past.views[name].cameras[-1] for name in stream.inputs},
+    }
+    model = models.dynamics
+    state = model.observe(
+        known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
+    )
+    actions = episode.actions[now : now + options.num_steps]
+    forecast = forecast_long(model, state, actions=actions, horizon=model.config.horizon, seeds=(options.seed,))
+    return Story(episode, now, known.scene, model.scene(state, forecast), known.background)
+
+
+def score(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> dict:
+    """{steps ahead: {metric: ours, copy_last: {...}, constant_velocity: {...}}} on this one episode."""
+    forecasters = [ModelForecaster(models.dynamics, stream), CopyLast(stream), ConstantVelocity(stream)]
+    config = ForecastEvalConfig(horizons=HORIZONS, novel=(NOVEL,))
+    scores = score_window(forecasters, episode, start=options.now, config=config, past_stream=stream)
+    clean: Callable[[dict], dict] = lambda row: {k: round(v, 5) for k, v in row.items() if math.isfinite(v)}
+    table = {}
+    for steps in HORIZONS:
+        ours, *others = [(f.name, clean(scores[f.name, steps])) for f in forecasters]
+        table[str(steps)] = {**ours[1], **dict(others)}
+    return table
+
+
+def choose_actions(models: Models, story: Story) -> dict:
+    """The action head's chunk from the scene as it stands after the last observed frame."""
+    info, now = story.episode.info, story.now
+    return plan_actions(
+        models,
+        story.past,
+        task=str(info.get("task", "")),
+        proprio=story.episode.proprio[: now + 1],
+        past_actions=story.episode.actions[:now],
+        info={**info, "cameras": {name: story.cameras[name][now] for name in INPUTS}},
+    )
+
+
+def write_scenes(out: Path, story: Story) -> None:
+    """scene.s4d, future.s4d, flow.npz and points/NNNN.ply."""
+    info = {
+        k: v for k, v in story.episode.info.items() if k in ("task", "seed", "robot", "action_spec", "proprio_spec")
+    }
+    info["proprio"] = story.episode.proprio[: story.now + 1].tolist()
+    spec, now, last = info.get("action_spec") or (), story.now, story.now + len(story.future.times)
+    past = {name: c[: now + 1] for name, c in story.cameras.items()}
+    future = {name: c[now:last] for name, c in story.cameras.items()}
+    actions = story.episode.actions
+    write_s4d(out / "scene.s4d", story.past, cameras=past, actions=actions[: now + 1], action_spec=spec, info=info)
+    write_s4d(out / "future.s4d", story.future, cameras=future, actions=actions[now:last], action_spec=spec, info=info)
+    write_flow_npz(out / "flow.npz", story.future)
+    times = story.future.times.tolist()
+    for index, instant in enumerate(times):
+        flow = story.future.flow(times[0], instant)[0]
+        write_gaussian_points(out / "points" / f"{index:04d}.ply", story.future.at(instant), flow=flow)
+
+
+def write_films(out: Path, story: Story) -> dict[str, Path]:
+    """forecast.mp4, orbit.mp4, flow.mp4 and picture.png (the README's)."""
+    forecast = film_forecast(story, novel=NOVEL)
+    films = {"forecast": forecast, "orbit": film_orbit(story), "flow": film_depth_and_flow(story)}
+    paths = {name: out / f"{name}.mp4" for name in films}
+    for name, pictures in films.items():
+        write_pictures(paths[name], pictures, fps=10.0)
+    with atomic_file(out / "picture.png") as temporary:
+        Image.fromarray(forecast[len(forecast) - len(story.future.times) + max(HORIZONS)]).save(
+            temporary, optimize=True
+        )
+    return paths
+
+
+def write_reports(out: Path, story: Story, report: dict, videos: dict[str, Path]) -> None:
+    """actions.json, report.json and index.html."""
+    for name, value in (("actions", report["actions"]), ("report", report)):
+        with atomic_file(out / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(value, indent=1))
+    page = Page(
+        title=f"{report['episode']}: what happens next",
+        summary=f"{story.now + 1} frames from two RGB-D cameras became {len(story.past.base.ids)} Gaussians; the next "
+        f"{report['num_steps']} steps were forecast under the recorded actions.",
+        videos=videos,
+        future=story.future,
+        horizon=report["horizon"],
+        actions=report["actions"],
+        files=_files(out),
+    )
+    write_page(out / "index.html", page)
+
+
+def _files(out: Path) -> list[str]:
+    points = sorted(p.name for p in (out / "points").glob("*.ply"))
+    names = sorted(p.name for p in out.iterdir() if p.is_file() and not p.name.startswith("."))
+    return [*names, f"points/{points[0]}", f"points/{points[-1]}"] if points else names
+
+
+def _name_of(episode: Episode) -> str:
+    return f"{episode.info.get('task', 'episode')}, seed {episode.info.get('seed', '?')}"

@@ -1,0 +1,100 @@
+"""`scene4d doctor`: what this machine has, and what is missing for which verb."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+SIMULATED = "record, train, eval of all kinds but on recordings"
+OPTIONAL = {
+    "metaworld": ("sim", SIMULATED),
+    "mujoco": ("sim", SIMULATED),
+    "trimesh": ("geometry", "meshes and GLB"),
+    "gsplat": ("gsplat", "the gsplat backend, to compare with, on CUDA"),
+    "open3d": ("open3d", "TSDF meshes"),
+    "h5py": ("hdf5", "HDF5 recordings"),
+    "pycolmap": ("colmap", "COLMAP recordings"),
+    "mcap": ("mcap", "MCAP recordings"),
+    "gymnasium": ("env", "the learned simulator"),
+    "transformers": ("depth", "depth for recordings without it"),
+    "viser": ("view", "the viewer"),
+    "pytorch3d": (None, "conversion of cameras and point clouds"),
+    "nerfstudio": ("nerfstudio", "its dataparser and exports"),
+}
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """No options: look at this machine and this installation."""
+
+
+def run_doctor(options: DoctorOptions) -> dict:
+    """Print a table a person can read; return the same facts."""
+    facts = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **_torch(),
+        **_native(),
+    }
+    facts["compiler"] = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    facts["demo_files"] = _demo_files()
+    optional = {name: _version(name) for name in OPTIONAL}
+    for key, value in facts.items():
+        print(f"{key:<14} {value}")
+    for name, version in optional.items():
+        extra, needed_for = OPTIONAL[name]
+        fix = f'missing: pip install "scene4d[{extra}]"' if extra else "missing (no wheel; install it by its own guide)"
+        print(f"{name:<14} {version or fix}   ({needed_for})")
+    return {**facts, "optional": optional, "healthy": facts["native"] == "ok" and facts["demo_files"] == "ok"}
+
+
+def _torch() -> dict:
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "cuda": device}
+
+
+def _native() -> dict:
+    """Render one Gaussian: the shortest proof that the native kernels load and run."""
+    try:
+        import torch
+
+        from scene4d import Cameras, Gaussians, render
+
+        one = Gaussians(
+            means=torch.tensor([[0.0, 0.0, 1.0]]),
+            quats=torch.tensor([[1.0, 0, 0, 0]]),
+            scales=torch.full((1, 3), 0.1),
+            opacities=torch.ones(1),
+            sh=torch.zeros(1, 1, 3),
+        )
+        camera = Cameras(viewmats=torch.eye(4), Ks=torch.tensor([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]), width=8, height=8)
+        visible = float(render(one, camera).alpha.max()) > 0.5
+        return {"native": "ok" if visible else "renders nothing: reinstall scene4d"}
+    except Exception as error:
+        return {"native": f"{type(error).__name__}: {error}"}
+
+
+def _demo_files() -> str:
+    try:
+        assets = importlib.import_module("scene4d.apps.compose.assets")
+        missing = [str(p) for p in (assets.DEMO_EPISODE, assets.WEIGHTS) if not p.exists()]
+        return f"missing: {', '.join(missing)}" if missing else "ok"
+    except ImportError as error:
+        return str(error)
+
+
+def _version(name: str) -> str | None:
+    try:
+        importlib.import_module(name)
+    except (ImportError, RuntimeError, OSError):
+        return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return sys.modules[name].__dict__.get("__version__", "unknown")

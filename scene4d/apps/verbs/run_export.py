@@ -1,0 +1,342 @@
+"""`scene4d export`: a 4D scene or splats to what other tools open: splats, points, flow, depth, film, mesh."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from scene4d.apps.terminal.options import check_at_least, check_positive
+from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.run_render import choose_cameras, pictures_of, read_cameras, render_over_time, write_pictures
+from scene4d.errors import ConfigError, DataFormatError
+from scene4d.files import atomic_file, atomic_folder
+from scene4d.gaussians.edit import prune
+from scene4d.gaussians.formats.mesh import Mesh, mesh_from_depth
+from scene4d.gaussians.formats.nerfstudio import from_nerfstudio, read_placement
+from scene4d.gaussians.formats.open3d import mesh_from_depth_open3d
+from scene4d.gaussians.formats.ply import read_ply_counted, write_ply
+from scene4d.gaussians.formats.points import (
+    gaussians_from_points,
+    read_point_cloud,
+    robust_bounds,
+    write_flow_npz,
+    write_gaussian_points,
+)
+from scene4d.gaussians.formats.trimesh import write_mesh
+from scene4d.gaussians.motion import alive_at
+from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
+from scene4d.geometry.camera import orbit
+from scene4d.render.render import render
+from scene4d.types import Cameras, Frames, Gaussians, Motion, Scene4D
+
+STILL, OVER_TIME = (".ply", ".png", ".glb", ".obj"), (".npz", ".mp4")
+DEEPEST_MM = 65535
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Export by the suffix of the output: .ply splats or points, .npz flow, .png depth, .mp4 film, .glb .obj mesh."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .s4d file, or splats as .ply (INRIA's columns, or compressed by SuperSplat)."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.ply")
+    """File to write; with --every, of .ply .png .glb .obj, a folder of that name without the suffix."""
+    time: float | None = None
+    """Second to export; by default the first."""
+    every: int = 0
+    """Export every K-th instant as NNNN files in a folder (.npz and .mp4: every K-th instant in one file)."""
+    points: bool = False
+    """A plain .ply point cloud with colours, and vx vy vz (m to the next instant) where something moves."""
+    mesh: bool = False
+    """A .ply that comes out is a mesh."""
+    as_points: bool = False
+    """Take the .ply that comes in for a plain point cloud or mesh, not for splats."""
+    strict: bool = False
+    """Refuse a .ply with impossible values instead of mending it with a count."""
+    nerfstudio: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """dataparser_transforms.json of the nerfstudio run that a .ply was exported from: its splats go back into the world
+    of the recording."""
+    nerfstudio_data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The transforms.json that run was trained on, where it says applied_transform."""
+    camera: str = ""
+    """A camera stored in the scene, "orbit", or a JSON file with viewmats, Ks, width, height. By default pictures are
+    taken from an orbit, and meshes from all stored cameras."""
+    what: Literal["colour", "depth", "flow"] = "colour"
+    """What an .mp4 shows."""
+    size: tuple[int, int] = (480, 360)
+    """Width and height in px of an orbit; other cameras keep their own size times --scale."""
+    scale: float = 1.0
+    """Enlarge the images of stored and file cameras by this factor."""
+    fps: float = 12.0
+    """Frames a second of an .mp4."""
+    voxel: float = 0.0
+    """Edge in m of the voxels of a mesh; 0 = as wide as a pixel."""
+    reach: float = 0.0
+    """Leave depth beyond so many m from the camera out of a mesh (small voxels need a small scene); 0 = none."""
+    views: int = 48
+    """Most views that a mesh is made from."""
+    tsdf: Literal["scene4d", "open3d"] = "scene4d"
+    """Who makes the mesh; open3d needs its extra."""
+
+    def __post_init__(self) -> None:
+        check_at_least(0, every=self.every, voxel=self.voxel, reach=self.reach)
+        check_at_least(1, views=self.views, size=min(self.size))
+        check_positive(scale=self.scale, fps=self.fps)
+        if self.output.suffix.lower() not in (*STILL, *OVER_TIME):
+            raise ConfigError(
+                "cannot be written", file=self.output, field="output", found=self.output.suffix or "no suffix",
+                expected=[*STILL, *OVER_TIME],
+            )  # fmt: skip
+        if self.points and self.mesh:
+            raise ConfigError("is one or the other", field="points, mesh", fix="leave one out")
+        if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() != ".ply"):
+            raise ConfigError("is for splats that come as .ply", field="nerfstudio", found=self.scene)
+        if self.time is not None and (self.every or self.output.suffix.lower() in OVER_TIME):
+            raise ConfigError("is one instant, the output is many", field="time", fix="leave out --time or --every")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: all instants [t] s, cameras over them, and the scene with those instants that are needed."""
+
+    times: list[float]
+    cameras: dict[str, Cameras]
+    scene: Scene4D
+    mended: dict[str, int] = field(default_factory=dict)
+
+
+def run_export(options: ExportOptions) -> dict[str, Any]:
+    """Read, convert, write; returns {output, source, times, bytes, mended, num_rows or num_faces}.
+
+    times: seconds exported; mended: what was impossible in a .ply that came in, by rule; num_rows: splats, points or
+    pixels with depth of all files together; num_faces: triangles.
+
+    Raises:
+        ConfigError: options that do not go together. What the readers and writers raise.
+    """
+    source = open_source(options)
+    suffix, output = options.output.suffix.lower(), options.output
+    times = source.times[:: options.every or 1]
+    counts: dict[str, int] = {}
+    if suffix == ".npz":
+        write_flow_npz(output, source.scene, times=times)
+    elif suffix == ".mp4":
+        times = _export_film(options, source, times)
+    elif not options.every:
+        times = [source.times[0] if options.time is None else options.time]
+        counts = _export_still(output, options, source, times[0])
+    else:
+        output = output.with_suffix("")
+        cameras = _cameras(options, source, times) if suffix == ".png" else None
+        with atomic_folder(output) as folder, counter_shown("exporting") as count:
+            for index, time in enumerate(times):
+                path = folder / f"{index * options.every:04d}{suffix}"
+                found = _export_still(path, options, source, time, camera=cameras and cameras[index])
+                counts = {k: counts.get(k, 0) + v for k, v in found.items()}
+                count(index + 1, len(times))
+            if cameras:
+                _write_cameras(folder / "camera.json", cameras)
+    size = sum(p.stat().st_size for p in output.iterdir()) if output.is_dir() else output.stat().st_size
+    return {
+        "output": str(output), "source": str(options.scene), "times": times, "bytes": size, "mended": source.mended,
+        **counts,
+    }  # fmt: skip
+
+
+def open_source(options: ExportOptions) -> Source:
+    """What the options name; of a .s4d, one instant is read without the others.
+
+    Raises:
+        DataFormatError: neither .s4d nor .ply, or no scene to export in it. ConfigError: no such time.
+    """
+    path = options.scene
+    match path.suffix.lower():
+        case ".s4d":
+            file = open_s4d(path)
+            times = _instants(file)
+            if options.time is not None and not times[0] <= options.time <= times[-1]:
+                expected = f"{times[0]:g}..{times[-1]:g} s"
+                raise ConfigError(
+                    "is no time of the scene", file=path, field="time", found=options.time, expected=expected
+                )
+            needed = range(len(times))
+            if not options.every and options.output.suffix.lower() in STILL:
+                late = int(np.searchsorted(times, times[0] if options.time is None else options.time, side="right"))
+                needed = range(max(late - 1, 0), min(late + 1, len(times)))  # those around it
+            return Source(times=times, cameras=file.cameras, scene=file.scene(frames=needed))
+        case ".ply" if options.as_points:
+            points, colors = read_point_cloud(path)
+            return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians_from_points(points, colors=colors)))
+        case ".ply":
+            gaussians, mended = read_ply_counted(path, strict=options.strict)
+            if options.nerfstudio is not None:
+                placement = read_placement(options.nerfstudio, recording=options.nerfstudio_data)
+                gaussians = from_nerfstudio(gaussians, placement)
+            return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians), mended=mended)
+    raise DataFormatError(
+        "is nothing that can be exported", file=path, found=path.suffix or "no suffix", expected=".s4d or .ply",
+        fix="`scene4d reconstruct` makes a .s4d of a recording",
+    )  # fmt: skip
+
+
+def scene_mesh(
+    scene: Scene4D, cameras: Cameras, *, time: float, voxel: float = 0.0, reach: float = 0.0, tsdf: str = "scene4d"
+) -> Mesh:
+    """The surface of a scene at `time` s, fused from its rendered depth in cameras [v].
+
+    The depth of the splat that takes half of the light is fused: the mean would bridge edges.
+
+    Raises:
+        ShapeError: the cameras see nothing. EnvError: a library is missing.
+    """
+    gaussians, frames = scene.at(time), []
+    with torch.no_grad():
+        for index in range(cameras.batch_shape[0]):
+            seen = render(gaussians, cameras[index], extras=("depth_median",))
+            depth = seen.extras["depth_median"][..., 0]
+            frames.append(seen.replace(depth=depth * (depth <= (reach or math.inf)), extras={}))
+    views = Frames.stack(frames)
+    return (mesh_from_depth if tsdf == "scene4d" else mesh_from_depth_open3d)(views, voxel=voxel or None)
+
+
+def _export_still(
+    path: Path, options: ExportOptions, source: Source, time: float, camera: Cameras | None = None
+) -> dict[str, int]:
+    """One instant as one file; how much of what there is in it."""
+    scene = source.scene
+    match path.suffix.lower():
+        case ".ply" if options.points and not options.mesh:
+            flow = _flow_onward(scene, time)
+            gaussians = _alive(scene, time) if flow is None else _alive(scene, time, flow=flow)
+            write_gaussian_points(path, gaussians, flow=gaussians.extras.get("flow"))
+            return {"num_rows": prune(gaussians, min_opacity=0.05).num_gaussians}
+        case ".ply" if not options.mesh:
+            gaussians = _alive(scene, time)
+            write_ply(path, gaussians)
+            return {"num_rows": gaussians.num_gaussians}
+        case ".png":
+            return _write_depth(path, scene, camera or _cameras(options, source, [time])[0], time=time)
+    mesh = scene_mesh(
+        scene, _mesh_cameras(options, source), time=time, voxel=options.voxel, reach=options.reach, tsdf=options.tsdf
+    )
+    write_mesh(path, mesh)
+    return {"num_faces": len(mesh.faces)}
+
+
+def _export_film(options: ExportOptions, source: Source, times: list[float]) -> list[float]:
+    """Write the .mp4; returns the seconds of its frames."""
+    if options.camera in ("", "orbit"):
+        # As `scene4d render` does: once round over a few instants would be over at once.
+        times = torch.linspace(times[0], times[-1], max(len(times), 48), dtype=torch.float64).tolist()
+    step = source.times[1] - source.times[0] if len(source.times) > 1 else 0.0
+    when = torch.tensor(times, dtype=torch.float64)
+    frames = render_over_time(source.scene, _cameras(options, source, times), when, flow_step=step)
+    write_pictures(options.output, pictures_of(frames, options.what), fps=options.fps)
+    return times
+
+
+def _write_depth(path: Path, scene: Scene4D, camera: Cameras, *, time: float) -> dict[str, int]:
+    """Depth in mm as a 16-bit PNG; 0 where less than half is covered, or beyond 65.535 m."""
+    with torch.no_grad():
+        frames = render(scene.at(time), camera)
+    mm = (frames.depth.double() * 1000).round()
+    mm = torch.where((frames.alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM), mm, 0.0).numpy().astype(np.uint16)
+    with atomic_file(path) as temporary:
+        Image.fromarray(mm).save(temporary, format="PNG")
+    return {"num_rows": int((mm > 0).sum())}
+
+
+def _write_cameras(path: Path, cameras: Cameras) -> None:
+    """Cameras [f] as the JSON that `--camera FILE.json` reads."""
+    numbers = {"viewmats": cameras.viewmats.tolist(), "Ks": cameras.Ks.tolist()}
+    path.write_text(json.dumps({**numbers, "width": cameras.width, "height": cameras.height}))
+
+
+def _cameras(options: ExportOptions, source: Source, times: list[float]) -> Cameras:
+    """One camera for each of `times`: where cameras move, their pose at the instant nearest."""
+    stored = source.cameras
+    if len(source.scene.times) < len(source.times):  # instants were left unread, so cameras are looked up here
+        nearest = np.abs(np.array(source.times)[None] - np.array(times)[:, None]).argmin(1)
+        stored = {k: c if c.batch_shape == () else c[np.minimum(nearest, len(c.Ks) - 1)] for k, c in stored.items()}
+    when = torch.tensor(times, dtype=torch.float64)
+    return choose_cameras(
+        source.scene, stored, camera=options.camera or "orbit", times=when, size=options.size, scale=options.scale
+    )
+
+
+def _mesh_cameras(options: ExportOptions, source: Source) -> Cameras:
+    """At most `views` cameras [v], of one size, that see the scene from different places."""
+    named = options.camera not in ("", "orbit")
+    if named and options.camera.endswith(".json"):
+        chosen = [read_cameras(Path(options.camera))]
+    elif named:
+        _cameras(options, source, source.times[:1])  # says which there are when there is no such one
+        chosen = [source.cameras[options.camera]]
+    elif source.cameras and options.camera != "orbit":
+        chosen = list(source.cameras.values())
+    else:
+        return _rings_of(source.scene, num_views=options.views, size=options.size)
+    width, height = round(chosen[0].width * options.scale), round(chosen[0].height * options.scale)
+    flat = [c.resized(width, height).map(lambda x: x.reshape(-1, *x.shape[-2:])) for c in chosen]
+    viewmats, Ks = torch.cat([c.viewmats for c in flat]).float(), torch.cat([c.Ks for c in flat]).float()
+    # A camera that stands still has the same pose at every instant: one view of it is enough.
+    _, first = np.unique(viewmats.flatten(1).numpy().round(4), axis=0, return_index=True)
+    first = np.sort(first)
+    first = first[np.linspace(0, len(first) - 1, min(options.views, len(first))).round().astype(int)]
+    return Cameras(viewmats=viewmats[first], Ks=Ks[first], width=width, height=height)
+
+
+def _rings_of(scene: Scene4D, *, num_views: int, size: tuple[int, int]) -> Cameras:
+    """Cameras on three rings, from below to above, that look at the middle of the scene."""
+    center, radius = robust_bounds(scene.at(float(scene.times[0])))
+    each = -(-num_views // 3)
+    rings = [
+        orbit(center, radius=2.5 * radius, elevation=math.radians(angle), num_views=each, width=size[0], height=size[1])
+        for angle in (-20, 20, 60)
+    ]
+    viewmats, Ks = torch.cat([c.viewmats for c in rings]), torch.cat([c.Ks for c in rings])
+    return Cameras(viewmats=viewmats[:num_views], Ks=Ks[:num_views], width=size[0], height=size[1])
+
+
+def _alive(scene: Scene4D, time: float, **extras: torch.Tensor) -> Gaussians:
+    """The rows that exist at `time`, no empty slots."""
+    gaussians = scene.at(time)
+    return gaussians.replace(extras={**gaussians.extras, **extras}).pick(alive_at(scene, time) & (gaussians.ids >= 0))
+
+
+def _flow_onward(scene: Scene4D, time: float) -> torch.Tensor | None:
+    """Motion [n 3] m to the next instant, 0 where it is not known; None when there is none or nothing moves."""
+    onward = [t for t in scene.times.tolist() if t > time]
+    if not onward or not bool((scene.motion.skin_weights != 0).any()):
+        return None
+    return scene.flow(time, onward[0])[0].float()
+
+
+def _instants(file: S4DFile) -> list[float]:
+    if file.times.ndim != 1 or file.num_frames == 0:
+        raise DataFormatError(
+            "holds no single scene", file=file.path, field="times", found=list(file.times.shape),
+            expected="[t], at least one instant", fix="export the samples one by one (Scene4D[i], write_s4d)",
+        )  # fmt: skip
+    return file.times.tolist()
+
+
+def _still_scene(gaussians: Gaussians) -> Scene4D:
+    """A scene of one instant in which nothing moves."""
+    num = gaussians.num_gaussians
+    motion = Motion(
+        anchors=torch.zeros(0, 3), world_from_rest=torch.zeros(1, 0, 7),
+        skin_index=torch.zeros(num, 0, dtype=torch.int64), skin_weights=torch.zeros(num, 0),
+    )  # fmt: skip
+    return Scene4D(
+        base=gaussians, motion=motion, alive=torch.zeros(num, 2), times=torch.zeros(1, dtype=torch.float64),
+        observed=torch.ones(1, dtype=torch.bool),
+    )  # fmt: skip

@@ -1,0 +1,236 @@
+"""`scene4d reconstruct`: a recorded RGB-D video to a 4D scene (.s4d), with a held-out report."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from scene4d.apps.terminal.options import check_at_least, check_output
+from scene4d.apps.terminal.progress import counter_shown
+from scene4d.data.detect import open_recordings
+from scene4d.errors import ConfigError, Scene4DError
+from scene4d.eval.reconstruct.score_reconstruction import holdout_report, split_frames
+from scene4d.gaussians.s4d.s4d import write_s4d
+from scene4d.lift.depth.estimate import DepthEstimator, episode_with_depth
+from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct, reconstruct_pictures
+from scene4d.lift.refine.fit import FitConfig
+from scene4d.lift.rgb.rgb_scene import RgbConfig, is_fixed_rig, reconstruct_rgb_episode
+from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig
+from scene4d.lift.rgb.splat_trainer import SplatConfig
+from scene4d.lift.rgbd.fuse import FuseConfig
+from scene4d.types import Episode, Recording, Scene4D
+
+# Seconds after which refinement stops, so that nobody waits much longer on a slow machine; info["steps"] tells where.
+LEAST_WIDTH = 16
+"""Pixels below which a picture holds nothing to reconstruct from."""
+FIT_SECONDS = 240.0
+PICTURES_SECONDS = 840.0
+RGB_SECONDS = 150.0
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """Reconstruct a recording: static and moving matter, persistent ids, motion over time."""
+
+    source: tyro.conf.Positional[Path]
+    """A recording: folder or file of any format that `scene4d check` knows."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.s4d")
+    """File to write."""
+    fit: bool = False
+    """Refine the static part by rendering (minutes)."""
+    fused: bool = False
+    """One camera, still scene: one set of Gaussians for all instants, less sharp and ten times smaller, as viewers of
+    splats take it; by default each stretch of time has its own."""
+    from_pictures: bool = False
+    """Use colour and poses alone (minutes): three fixed cameras or more follow what moves; else the scene is still."""
+    depth_weights: Path | None = None
+    """Folder of a Hugging Face depth estimator (safetensors) for recordings without depth; needs the extra [depth]."""
+    holdout: str = ""
+    """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown. Without those
+    frames the scene holds no actions and robot states, which `forecast` and `act` need."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to reconstruct from; by default all with depth."""
+    episode: int = 0
+    """Which recording, where the source holds several."""
+    max_frames: int = 0
+    """Most frames to read; 0 = all."""
+    stride: int = 1
+    """Read every how many-th frame."""
+    size: int = 0
+    """Width in pixels to resize images to, heights in proportion; 0 = as recorded."""
+
+
+def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
+    """Read, reconstruct, report, write.
+
+    Returns {output, source, episode, task, num_frames, cameras, num_gaussians, num_moving, num_anchors, seconds,
+    ms_per_frame, bytes}; with `holdout` also {holdout: {psnr, psnr_sensor, psnr_sensor_gain, ssim, depth_absrel,
+    views}, baseline: {three_nearest: ..., lift: ...}}, the baseline being {nearest: ...} from pictures.
+
+    Raises:
+        ConfigError: an option does not fit the recording. What the readers raise.
+    """
+    _refuse_contradictions(options)
+    check_output(options.output, suffixes=(".s4d",), fix="for other formats: scene4d export SCENE.s4d -o FILE")
+    recording = chosen_recording(options)
+    kept_camera, every = _holdout(options.holdout, recording.cameras)
+    episode = read_chosen(recording, options)
+    if options.depth_weights is not None:
+        episode = episode_with_depth(episode, DepthEstimator(str(options.depth_weights)))
+    usable = _usable_cameras(recording, episode, options)
+    training = episode
+    if every:
+        index = torch.tensor(split_frames(len(episode.times), every=every)[0])
+        training = episode.map(lambda x: x[index])
+    names = [n for n in usable if n != kept_camera]
+    if not names:
+        raise ConfigError("leaves no camera", field="holdout", found=options.holdout, expected=list(recording.cameras))
+    start = time.monotonic()
+    with counter_shown("reconstructing") as count:
+        config = ReconstructConfig(
+            fit=FitConfig(max_seconds=FIT_SECONDS) if options.fit else None,
+            fused=FuseConfig() if options.fused else None,
+            splats=SplatConfig(max_seconds=PICTURES_SECONDS),
+        )
+        make = functools.partial(reconstruct_pictures if options.from_pictures else reconstruct, config=config)
+        if options.from_pictures and is_fixed_rig(training, names):
+            first = RgbFitConfig(max_seconds=RGB_SECONDS)
+            make = functools.partial(reconstruct_rgb_episode, config=RgbConfig(fit=first))
+        scene = make(training, cameras=names, progress=count)
+    seconds = time.monotonic() - start
+    report: dict[str, Any] = {}
+    if options.holdout:
+        with counter_shown("held-out views") as count:
+            seen = {n: f for n, f in episode.views.items() if n in names or n == kept_camera}
+            if options.from_pictures:  # the baseline may not look at depth either
+                seen = {n: f.replace(depth=None) for n, f in seen.items()}
+            report = holdout_report(scene, episode.replace(views=seen), holdout=kept_camera or every, progress=count)
+    _write(options.output, scene, training, inputs=names, recording=recording, whole=not every)
+    moving = (scene.motion.skin_weights != 0).any(-1)
+    return {
+        "output": str(options.output),
+        "source": str(recording.path),
+        "episode": options.episode,
+        "task": str(episode.info.get("task", "")),
+        "num_frames": len(training.times),
+        "cameras": names,
+        "num_gaussians": scene.base.num_gaussians,
+        "num_moving": int(moving.sum()),
+        "num_anchors": scene.motion.anchors.shape[-2],
+        "seconds": round(seconds, 2),
+        "ms_per_frame": round(1e3 * seconds / len(training.times), 1),
+        "bytes": options.output.stat().st_size,
+        **report,
+    }
+
+
+def _refuse_contradictions(options: ReconstructOptions) -> None:
+    named = ("fit", "fused", "depth_weights")
+    clash = [f"--{name.replace('_', '-')}" for name in named if getattr(options, name)]
+    if options.from_pictures and clash:
+        raise ConfigError(
+            "does nothing with --from-pictures", field=", ".join(clash), fix="leave out the one or the other"
+        )
+
+
+def _usable_cameras(recording: Recording, episode: Episode, options: ReconstructOptions) -> list[str]:
+    """The cameras to reconstruct from, the held-out one included."""
+    if options.from_pictures:
+        return list(options.cameras or episode.views)
+    try:
+        return depth_cameras(episode, options.cameras or None)
+    except Scene4DError as error:
+        error.file = error.file or str(recording.path)
+        raise
+
+
+def chosen_recording(options: ReconstructOptions) -> Recording:
+    """The recording that the options name.
+
+    Raises:
+        ConfigError: there are not that many. What the readers raise.
+    """
+    recordings = open_recordings(options.source)
+    if not 0 <= options.episode < len(recordings):
+        raise ConfigError(
+            "no such episode",
+            file=options.source,
+            field="episode",
+            found=options.episode,
+            expected=f"0..{len(recordings) - 1}",
+        )
+    return recordings[options.episode]
+
+
+def read_chosen(recording: Recording, options: ReconstructOptions) -> Episode:
+    """The frames and cameras that the options ask for, the held-out ones included.
+
+    Raises:
+        ConfigError: no such camera, or an option is out of range.
+    """
+    check_at_least(1, stride=options.stride)
+    check_at_least(0, max_frames=options.max_frames)
+    check_at_least(LEAST_WIDTH if options.size else 0, size=options.size)
+    kept, _ = _holdout(options.holdout, recording.cameras)
+    names: Sequence[str] | None = None
+    if options.cameras:
+        unknown = [n for n in options.cameras if n not in recording.cameras]
+        if unknown:
+            raise ConfigError("no such camera", field="cameras", found=unknown, expected=list(recording.cameras))
+        names = [*options.cameras, *([kept] if kept and kept not in options.cameras else [])]
+    stop = recording.num_frames
+    if options.max_frames:
+        stop = min(stop, options.max_frames * options.stride)
+    size = None
+    if options.size:
+        first = recording.read(0, 1, cameras=names)
+        width, height = next((f.cameras.width, f.cameras.height) for f in first.views.values())
+        size = (options.size, max(1, round(options.size * height / width)))
+    return recording.read(0, stop, stride=options.stride, cameras=names, size=size)
+
+
+def _holdout(text: str, cameras: Sequence[str]) -> tuple[str, int]:
+    """(camera, every) of which one is set, or neither."""
+    if not text:
+        return "", 0
+    if text in cameras:
+        return text, 0
+    if text.isdigit() and int(text) >= 2:
+        return "", int(text)
+    raise ConfigError(
+        "cannot hold out", field="holdout", found=text, expected=f"a number from 2 or one of {list(cameras)}"
+    )
+
+
+def _write(
+    path: Path, scene: Scene4D, episode: Episode, *, inputs: Sequence[str], recording: Recording, whole: bool
+) -> None:
+    """The scene with the recording's cameras and, where no frame was left out, its actions and robot states."""
+    valid = episode.valid
+    info = {
+        "source": str(recording.path),
+        "task": str(episode.info.get("task", "")),
+        "input_cameras": list(inputs),
+        "proprio_spec": [dict(s) for s in episode.info.get("proprio_spec") or []],
+        "action_meaning": episode.info.get("action_meaning"),
+        "robot": episode.info.get("robot"),
+        "seed": episode.info.get("seed"),
+    }
+    has_actions = whole and episode.actions.shape[-1] > 0
+    if whole and episode.proprio.shape[-1] > 0:
+        info["proprio"] = episode.proprio[valid].tolist()
+    write_s4d(
+        path,
+        scene,
+        cameras={name: frames.cameras.map(lambda x: x[valid]) for name, frames in episode.views.items()},
+        actions=episode.actions[valid] if has_actions else None,
+        action_spec=[dict(s) for s in episode.info.get("action_spec") or []] if has_actions else (),
+        info=info,
+    )

@@ -1,0 +1,149 @@
+"""`scene4d view`: a .s4d scene in the browser - time, cameras, flow, uncertainty, and the agent at work in it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from scene4d.apps.agent.server.access import open_door
+from scene4d.apps.compose.models import Models, models_once
+from scene4d.apps.compose.scene_start import SceneStart, start_of_file
+from scene4d.apps.terminal.options import check_at_least, check_positive, check_within
+from scene4d.apps.verbs.run_act import task_from_text
+from scene4d.apps.viewer.guarded_server import start_viser, stop_viser
+from scene4d.apps.viewer.live_forecast import roll_forward
+from scene4d.apps.viewer.panel import Rollout, Stage, StageConfig
+from scene4d.errors import DataFormatError
+from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
+from scene4d.types import Scene4D
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Look at a scene in the browser."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """A .s4d file."""
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8080
+    """Port; the next free one where it is taken, 0 = any free one."""
+    task: str = ""
+    """Let the agent do this in the scene at once ("open the door"); the predicted instants come behind the others."""
+    weights: Path | None = None
+    """Weights of the agent: a file, or the name of shipped ones (small, tiny); by default the best of those."""
+    steps: int = 24
+    """Steps that the agent takes."""
+    seed: int = 0
+    """Seed of its rollouts, until another is typed in."""
+    proprio: tuple[float, ...] | None = None
+    """The robot's state at the last observed instant (hand x y z in m, gripper opening in m), where the scene does not
+    hold it."""
+    goal: tuple[float, float, float] | None = None
+    """Where what the task is about should come to be (x y z in m, world), where the scene does not show it."""
+    fps: float = 12.0
+    """Instants a second while it plays."""
+    max_splats: int = 60_000
+    """Splats sent at most; of more an even share is drawn, larger."""
+    seconds: float | None = None
+    """Stop after so long; by default when interrupted."""
+    allow_remote: bool = False
+    """Let other machines in at a --host that they reach; they need the address with the token that is printed."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A viewer that runs: where, and what it shows."""
+
+    url: str
+    server: Any
+    stage: Stage
+
+
+def run_view(options: ViewOptions) -> dict[str, Any]:
+    """Show until interrupted (or `seconds` are over); returns {url, instants, observed, predicted, seconds}.
+
+    Raises:
+        EnvError: viser is not installed. DataFormatError: the scene is broken, empty or a batch, or there is a --task
+        and no robot state. ConfigError: an option is out of range, or nothing was trained for the --task.
+        CheckpointError: the weights hold no action head. What stops the agent on its way is said on the page.
+        SecurityError: --host is reached from other machines without --allow-remote.
+    """
+    start = time.monotonic()
+    with open_view(options) as opened:
+        print(f"scene4d: {opened.url} (Ctrl-C stops)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # how a viewer is meant to end
+            if options.task:
+                print(f"scene4d: {opened.stage.roll_out(options.task, seed=options.seed)}", flush=True)
+            threading.Event().wait(options.seconds)
+        instants = opened.stage.instants
+    return {
+        "url": opened.url,
+        "instants": len(instants),
+        "observed": sum(i.observed for i in instants),
+        "predicted": sum(not i.observed for i in instants),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+@contextlib.contextmanager
+def open_view(options: ViewOptions) -> Iterator[Opened]:
+    """A viewer that runs as long as the block; errors as `run_view`."""
+    check_at_least(1, steps=options.steps, max_splats=options.max_splats)
+    check_at_least(0, seed=options.seed, seconds=options.seconds)
+    check_positive(fps=options.fps)
+    check_within(0, 65535, port=options.port)
+    door = open_door(options.host, allow_remote=options.allow_remote)
+    file = open_s4d(options.scene)
+    scene = file.scene()
+    if scene.batch_shape or scene.times.shape[-1] == 0 or scene.base.num_gaussians == 0:
+        raise DataFormatError(
+            "holds nothing to look at", file=options.scene, field="times, means", expected="one scene, not empty"
+        )
+    rollout = _rollout(options, file, scene)
+    server = start_viser(door, port=options.port, label=f"scene4d {options.scene.name}")
+    stop = threading.Event()
+    try:
+        config = StageConfig(
+            most_splats=options.max_splats,
+            fps=options.fps,
+            task=options.task,
+            num_steps=options.steps,
+            seed=options.seed,
+        )
+        stage = Stage(server, scene, cameras=file.cameras, rollout=rollout, config=config)
+        player = threading.Thread(target=stage.play, args=(stop,), daemon=True)
+        player.start()
+        query = "" if door.token is None else f"?token={door.token}"
+        yield Opened(url=f"{door.url(server.get_port())}/{query}", server=server, stage=stage)
+        stop.set()
+        player.join(timeout=2.0)
+    finally:
+        stop.set()
+        stop_viser(server)
+
+
+def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | None:
+    """The agent's button, where the robot's state is known; models are loaded when it is first pressed."""
+    if not options.task and options.proprio is None and file.info.get("proprio") is None:
+        return None
+
+    def begun(task: str) -> tuple[Models, SceneStart]:
+        models = models_once(options.weights)
+        name = task_from_text(task, models.tasks)
+        return models, start_of_file(models, file, scene=scene, task=name, proprio=options.proprio, goal=options.goal)
+
+    def roll(task: str, num_steps: int, seed: int) -> Iterator[Scene4D]:
+        models, start = begun(task)
+        return roll_forward(models, start, num_steps=num_steps, seed=seed)
+
+    if options.task:
+        begun(options.task)  # what is missing or wrong is said before anything is shown
+    return roll

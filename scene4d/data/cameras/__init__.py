@@ -1,0 +1,1 @@
+"""Calibration of cameras: what is stored beside a recording, lenses, and checks."""

@@ -1,0 +1,1 @@
+"""Is the calibration right? Reprojection, registration and likely explanations."""

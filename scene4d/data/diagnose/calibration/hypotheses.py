@@ -1,0 +1,98 @@
+"""Ways in which calibration and depth are commonly wrong, each with the mend that would put it right."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scene4d.data.diagnose.calibration.sample import MAX_LAG, Sample, full_sizes
+from scene4d.data.diagnose.repair.mend import Mend
+
+AXES = (("opengl",), ("inverted",), ("inverted", "opengl"))
+FACTORS = (1000.0, 100.0, 10.0, 5.0, 4.0, 2.0, 0.5, 0.25, 0.2, 0.1, 0.01, 0.001)
+SIZES = (
+    (128, 128), (160, 120), (224, 224), (256, 256), (320, 180), (320, 240), (424, 240), (480, 270), (512, 512),
+    (640, 360), (640, 480), (800, 600), (848, 480), (960, 540), (1024, 768), (1024, 1024), (1280, 720), (1280, 960),
+    (1280, 1024), (1296, 968), (1440, 1080), (1920, 1080), (1920, 1440), (2560, 1440), (3840, 2160),
+)  # fmt: skip
+RATIOS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 4 / 3, 3 / 2, 2.0, 3.0, 4.0)
+OFF_CENTRE = 0.08
+SAME_SIZE = 0.05
+ALIKE = 0.03
+ODD = 0.93
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What may be wrong."""
+
+    kind: str
+    """The finding's kind."""
+    field: str
+    """The finding's field."""
+    mends: tuple[Mend, ...]
+    """What would put it right."""
+
+    @property
+    def likely(self) -> float:
+        """What its gain counts for: K of pictures in other proportions must explain clearly more than plain scaling."""
+        return ODD if any(m.name == "K_scale" and len(m.value) == 2 for m in self.mends) else 1.0
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras concerned; all where empty."""
+        first = self.mends[0]
+        return tuple(str(v) for v in first.value) if first.name == "swap" else first.cameras
+
+
+def hypotheses_of(sample: Sample) -> list[Hypothesis]:
+    """What to try on a sample: everything on all cameras, then on each, then exchanges of two."""
+    names, moving = sample.depth_cameras, sample.moving()
+    scopes: list[tuple[str, ...]] = [()]
+    scopes += [(n,) for n in names] if len(names) > 1 else []
+    found: list[Hypothesis] = []
+    for scope in scopes:
+        for words in AXES:
+            found.append(Hypothesis("camera_axes", "pose", tuple(Mend(w, (), scope) for w in words)))
+        found += [Hypothesis("depth_unit", "depth", (Mend("depth_scale", (f,), scope),)) for f in FACTORS]
+        found.append(Hypothesis("ray_depth", "depth", (Mend("ray_depth", (), scope),)))
+        found += [Hypothesis("K_size", "K", (Mend("K_scale", v, scope),)) for v in _K_factors(sample, scope or names)]
+    lagging = [tuple(n for n in names if n in moving)]
+    lagging += [(n,) for n in lagging[0]] if len(lagging[0]) > 1 else []
+    for late in lagging:
+        scope = () if set(late) == set(moving) else late
+        shifts = [k for k in range(-MAX_LAG, MAX_LAG + 1) if k and late and len(sample.windows[0].times) > 2 * MAX_LAG]
+        found += [Hypothesis("lag", "pose", (Mend("lag", (float(k),), scope),)) for k in shifts]
+    found += [Hypothesis("swapped_cameras", "pose", (Mend("swap", p),)) for p in itertools.combinations(names, 2)]
+    return found
+
+
+def compound_hypotheses() -> list[Hypothesis]:
+    """Axes and unit wrong at once: neither alone makes views agree."""
+    return [
+        Hypothesis("camera_axes_and_depth_unit", "pose, depth", (*(Mend(w) for w in words), Mend("depth_scale", (f,))))
+        for words in AXES
+        for f in FACTORS
+    ]
+
+
+def _K_factors(sample: Sample, names: Sequence[str]) -> list[tuple[float, ...]]:
+    """Factors that bring the optical axis near the middle of the picture, as that of most cameras is."""
+    sizes = full_sizes(sample.recording)
+    factors: set[tuple[float, ...]] = set()
+    for name in names:
+        cameras = sample.windows[0].views[name].cameras
+        centre = (float(cameras.Ks[0, 0, 2]) / cameras.width, float(cameras.Ks[0, 1, 2]) / cameras.height)
+        width, height = sizes[name]
+        plain = [(r, r) for r in RATIOS]
+        exact = [(width / w, height / h) for w, h in SIZES]
+        # Views cannot tell factors this much alike: the plain one is the likelier.
+        odd = [
+            p for p in exact if not any(max(abs(a / b - 1) for a, b in zip(p, q, strict=True)) < ALIKE for q in plain)
+        ]
+        for across, down in plain + odd:
+            middle = max(abs(centre[0] * across - 0.5), abs(centre[1] * down - 0.5)) < OFF_CENTRE
+            if middle and max(abs(across - 1), abs(down - 1)) > SAME_SIZE:
+                factors.add((round(across, 6),) if abs(across - down) < 1e-6 else (round(across, 6), round(down, 6)))
+    return sorted(factors)

@@ -1,0 +1,1 @@
+"""Faults in recordings that can be mended."""

@@ -1,0 +1,287 @@
+"""Mends: named corrections of calibration and depth, applied while reading; what is on disk stays as it is.
+
+A mend is spelled NAME, NAME=VALUE or NAME=VALUE@CAMERA,CAMERA (all cameras where none is named), such as
+"opengl", "depth_scale=0.001" or "K_scale=0.5@wrist".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scene4d.data.video.images import chosen_cameras, chosen_frames
+from scene4d.errors import ConfigError
+from scene4d.geometry.camera import CV_FROM_GL, invert_rigid, pixel_centres
+from scene4d.geometry.rotation import multiply_quat, quat_from_matrix
+from scene4d.types import Cameras, Episode, Frames, Recording
+
+AXES = {f"{sign}{axis}": (k, 1.0 if sign == "+" else -1.0) for k, axis in enumerate("xyz") for sign in "+-"}
+HOLE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Mend:
+    """One correction; `str` spells it and `parse_mend` reads it."""
+
+    name: str
+    """One of `MENDS`."""
+    value: tuple[float | str, ...] = ()
+    """Numbers, two camera names (swap), or an axis (up)."""
+    cameras: tuple[str, ...] = ()
+    """Cameras it is for; all where empty."""
+
+    def __str__(self) -> str:
+        joint = "/" if self.name == "swap" else ","
+        value = joint.join(v if isinstance(v, str) else f"{v:.6g}" for v in self.value)
+        return self.name + (f"={value}" if value else "") + (f"@{','.join(self.cameras)}" if self.cameras else "")
+
+
+def parse_mend(text: str) -> Mend:
+    """The mend that a text spells.
+
+    Raises:
+        ConfigError: no such mend, or a value that it cannot have.
+    """
+    spelled, _, cameras = text.partition("@")
+    name, _, value = spelled.partition("=")
+    kind = MENDS.get(name)
+    if kind is None:
+        fix = "; ".join(f"{n}: {k.meaning}" for n, k in MENDS.items())
+        raise ConfigError("no such mend", field="fix", found=name, expected=list(MENDS), fix=fix)
+    parts = tuple(p for p in value.split("/" if name == "swap" else ",") if p)
+    values: tuple[float | str, ...] = parts
+    if name not in ("swap", "up"):
+        try:
+            values = tuple(float(p) for p in parts)
+        except ValueError:
+            values = ("",) * 9
+    if len(values) not in kind.counts or (name == "up" and parts[0] not in AXES) or (name == "lag" and values[0] % 1):
+        raise ConfigError("has another value", field=f"fix {name}", found=text, expected=kind.spelling)
+    if name.endswith("_scale") and not all(isinstance(v, float) and 0 < v < float("inf") for v in values):
+        raise ConfigError("is no factor", field=f"fix {name}", found=text, expected=kind.spelling)
+    return Mend(name, values, tuple(c for c in cameras.split(",") if c))
+
+
+def apply_mend(mend: Mend, episode: Episode) -> Episode:
+    """The episode [t] as it was meant. A lag is not applied here: it needs frames beyond the episode's ends.
+
+    Raises:
+        ConfigError: no such camera, or a mend that does not go with what the episode holds.
+    """
+    named = mend.value if mend.name == "swap" else mend.cameras
+    unknown = [c for c in named if c not in episode.views]
+    if unknown:
+        raise ConfigError("no such camera", field=f"fix {mend}", found=unknown, expected=list(episode.views))
+    if mend.name == "lag":
+        return episode
+    if mend.name == "swap":
+        first, second = mend.value
+        views = dict(episode.views)
+        placed = {first: views[second].cameras, second: views[first].cameras}
+        views |= {n: _seen_by(views[n], cameras) for n, cameras in placed.items()}
+        return episode.replace(views=views)
+    if mend.name == "up":
+        return _turned(episode, axis=str(mend.value[0]))
+    change = MENDS[mend.name].change
+    chosen = mend.cameras or tuple(episode.views)
+    views = {n: change(f, *mend.value) if n in chosen else f for n, f in episode.views.items()}
+    return episode.replace(views=views)
+
+
+@dataclass(frozen=True)
+class MendedRecording:
+    """A recording as it was meant: `mends` are applied in order to what is read."""
+
+    recording: Recording
+    """As it is on disk."""
+    mends: tuple[Mend, ...]
+    """What to mend."""
+    lags: Mapping[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lags = dict.fromkeys(self.recording.cameras, 0)
+        for mend in self.mends:
+            chosen_cameras(self.recording.cameras, mend.cameras or None, path=str(self.recording.path))
+            if mend.name == "lag":
+                for name in mend.cameras or self.recording.cameras:
+                    lags[name] += int(mend.value[0])
+        object.__setattr__(self, "lags", lags)
+        if self.num_frames < 1:
+            raise ConfigError("leaves no frame", field="fix lag", found=lags, expected=self.recording.num_frames)
+
+    @property
+    def path(self) -> str:
+        """The folder or file."""
+        return self.recording.path
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera names."""
+        return self.recording.cameras
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.recording.fps
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the recording says, and what was mended."""
+        return {**self.recording.info, "mends": [str(m) for m in self.mends]}
+
+    @property
+    def num_frames(self) -> int:
+        """Frames whose pose is there: a lag costs some at the ends."""
+        return self.recording.num_frames - max(0, *self.lags.values()) + min(0, *self.lags.values())
+
+    def read(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        stride: int = 1,
+        cameras: Sequence[str] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Episode:
+        """As the recording itself reads, mended.
+
+        Raises:
+            ConfigError: a mend does not go with what the recording holds. What the recording raises.
+        """
+        chosen_frames(self.num_frames, start=start, stop=stop, stride=stride, path=str(self.path))
+        wanted = chosen_cameras(self.cameras, cameras, path=str(self.path))
+        # What a swap exchanges must be read even where only one of the two is wanted.
+        swapped = {str(n) for m in self.mends if m.name == "swap" for n in m.value}
+        names = [*wanted, *(n for n in self.cameras if n in swapped and n not in wanted)]
+        offset = -min(0, *self.lags.values())
+        stop = min(self.num_frames, self.num_frames if stop is None else stop)
+        episode = self.recording.read(start + offset, stop + offset, stride=stride, cameras=names, size=size)
+        views = dict(episode.views)
+        for lag in {self.lags[n] for n in names} - {0}:
+            late = [n for n in names if self.lags[n] == lag]
+            first, last = start + offset + lag, stop + offset + lag
+            posed = self.recording.read(first, last, stride=stride, cameras=late, size=size)
+            views |= {n: views[n].replace(cameras=posed.views[n].cameras) for n in late}
+        episode = episode.replace(views=views)
+        for mend in self.mends:
+            kept = tuple(c for c in mend.cameras if c in names)
+            if kept or not mend.cameras:
+                episode = apply_mend(Mend(mend.name, mend.value, kept), episode)
+        info = {**episode.info, "mends": [str(m) for m in self.mends]}
+        times = episode.times - self._first_time(offset) if offset else episode.times
+        return episode.replace(views={n: episode.views[n] for n in wanted}, times=times, info=info)
+
+    def _first_time(self, offset: int) -> Tensor:
+        """Seconds at which the first frame that is left was taken."""
+        return self.recording.read(offset, offset + 1, cameras=self.cameras[:1], size=(8, 8)).times[0]
+
+
+def _seen_by(frames: Frames, cameras: Cameras) -> Frames:
+    return frames.replace(cameras=cameras.resized(frames.cameras.width, frames.cameras.height))
+
+
+def _with_viewmats(frames: Frames, viewmats: Tensor) -> Frames:
+    return frames.replace(cameras=frames.cameras.replace(viewmats=viewmats))
+
+
+def _with_depth(frames: Frames, change: Callable[[Tensor], Tensor]) -> Frames:
+    return frames if frames.depth is None else frames.replace(depth=change(frames.depth))
+
+
+def _opengl(frames: Frames) -> Frames:
+    flip = torch.diag(frames.cameras.viewmats.new_tensor([*CV_FROM_GL, 1.0]))
+    return _with_viewmats(frames, flip @ frames.cameras.viewmats)
+
+
+def _inverted(frames: Frames) -> Frames:
+    return _with_viewmats(frames, invert_rigid(frames.cameras.viewmats))
+
+
+def _position_scale(frames: Frames, factor: float) -> Frames:
+    viewmats = frames.cameras.viewmats.clone()
+    viewmats[..., :3, 3] *= factor
+    return _with_viewmats(frames, viewmats)
+
+
+def _depth_scale(frames: Frames, factor: float) -> Frames:
+    return _with_depth(frames, lambda depth: depth * factor)
+
+
+def _depth_hole(frames: Frames, value: float) -> Frames:
+    return _with_depth(frames, lambda depth: torch.where((depth - value).abs() <= HOLE_TOLERANCE * value, 0, depth))
+
+
+def _ray_depth(frames: Frames) -> Frames:
+    cameras = frames.cameras
+    pixels = pixel_centres(cameras.width, cameras.height, like=cameras.Ks)
+    K = cameras.Ks[..., None, None, :, :]
+    x, y = (pixels[..., 0] - K[..., 0, 2]) / K[..., 0, 0], (pixels[..., 1] - K[..., 1, 2]) / K[..., 1, 1]
+    return _with_depth(frames, lambda depth: depth / (1 + x * x + y * y).sqrt())
+
+
+def _depth_shift(frames: Frames, right: float, down: float) -> Frames:
+    height, width = frames.rgb.shape[-3:-1]
+    dx, dy = round(right * width), round(down * height)
+
+    def shifted(depth: Tensor) -> Tensor:
+        moved = torch.zeros_like(depth)
+        rows, cols = slice(max(0, dy), height + min(0, dy)), slice(max(0, dx), width + min(0, dx))
+        from_rows, from_cols = slice(max(0, -dy), height - max(0, dy)), slice(max(0, -dx), width - max(0, dx))
+        moved[..., rows, cols] = depth[..., from_rows, from_cols]
+        return moved
+
+    return _with_depth(frames, shifted)
+
+
+def _K_scale(frames: Frames, across: float, down: float | None = None) -> Frames:
+    factors = frames.cameras.Ks.new_tensor([[across], [across if down is None else down], [1.0]])
+    return frames.replace(cameras=frames.cameras.replace(Ks=frames.cameras.Ks * factors))
+
+
+def _turned(episode: Episode, *, axis: str) -> Episode:
+    """The world turned so that `axis` becomes +z."""
+    if episode.actions.shape[-1] or episode.proprio.shape[-1]:
+        fix = "turn actions and states at their source; their frame is not known here"
+        raise ConfigError("would part the cameras from the robot", field=f"fix up={axis}", fix=fix)
+    k, sign = AXES[axis]
+    rows = torch.zeros(3, 3)
+    rows[2, k] = sign
+    rows[0, (k + 1) % 3] = 1.0
+    rows[1] = torch.linalg.cross(rows[2], rows[0])
+    turn = torch.eye(4)
+    turn[:3, :3] = rows
+    views = {n: _with_viewmats(f, f.cameras.viewmats @ turn.T) for n, f in episode.views.items()}
+    poses = episode.segment_poses
+    if poses is not None:
+        quats = multiply_quat(quat_from_matrix(rows).expand(*poses.shape[:-1], 4), poses[..., :4])
+        poses = torch.cat([quats, poses[..., 4:] @ rows.T], -1)
+    return episode.replace(views=views, segment_poses=poses)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    meaning: str
+    spelling: str
+    counts: tuple[int, ...] = (0,)
+    change: Callable[..., Frames] = lambda frames: frames
+
+
+MENDS: dict[str, _Kind] = {
+    "opengl": _Kind("camera axes are OpenGL's (y up, z back)", "opengl", change=_opengl),
+    "inverted": _Kind("poses are the inverse of what they should be", "inverted", change=_inverted),
+    "position_scale": _Kind("camera positions are in another unit", "position_scale=0.001", (1,), _position_scale),
+    "depth_scale": _Kind("depth is in another unit", "depth_scale=0.001", (1,), _depth_scale),
+    "depth_hole": _Kind("this depth (m) means not measured", "depth_hole=65.535", (1,), _depth_hole),
+    "ray_depth": _Kind("depth is distance along the ray", "ray_depth", change=_ray_depth),
+    "depth_shift": _Kind(
+        "depth lies beside colour (shares of width, height)", "depth_shift=0.01,0", (2,), _depth_shift
+    ),
+    "K_scale": _Kind("K is for pictures of another size", "K_scale=0.5 or K_scale=0.5,0.4", (1, 2), _K_scale),
+    "swap": _Kind("two cameras are exchanged", "swap=left/right", (2,)),
+    "lag": _Kind("pictures belong to the pose so many frames later", "lag=1 or lag=-1", (1,)),
+    "up": _Kind("this axis of the world points up", "up=-z", (1,)),
+}

@@ -1,0 +1,1 @@
+"""Frames in time: the table that every reader builds, even grids, stretches."""

@@ -1,0 +1,1 @@
+"""Pictures: image files, videos, depth codecs."""

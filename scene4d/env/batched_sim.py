@@ -1,0 +1,320 @@
+"""Worlds that a world model dreams: any number side by side, one action each, one forecast and one render for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scene4d.env.episode_log import EpisodeLog
+from scene4d.env.state_batch import check_kind, element, kind_of, put, stack_states, with_rows
+from scene4d.env.termination import MOVED_M, TrustRegion, outside, uncertainty_of
+from scene4d.errors import ConfigError
+from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
+from scene4d.render.render import render
+from scene4d.types import Cameras, Frames, Gaussians, Scene4D
+from scene4d.world.contract import Forecast, State, WorldModel
+
+CHUNK_SEED = 1_000_003
+"""Chunk c of an episode draws from seed + c times this, as long forecasts do."""
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How the learned simulator runs."""
+
+    chunk: int = 8
+    """Steps that are forecast from one state before the state moves on; at most the model's horizon."""
+    sampler_steps: int = 1
+    """Steps of the sampler; 1 = the model's mean."""
+    size: int = 64
+    """Width and height of the pictures, px."""
+    max_steps: int = 200
+    """Steps after which an episode is truncated."""
+    success_threshold: float = 0.5
+    """Probability of success (or of "done", where the model foretells it) from which an episode terminates."""
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Colour behind everything, 0 to 1."""
+    trust: TrustRegion = field(default_factory=TrustRegion)
+    """Where the model may be believed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step led to, for worlds [b].
+
+    frames [b v]; proprio [b q]; reward, success, uncertainty [b]; terminated, truncated [b] bool;
+    ended: one word a world: "success", "done", "uncertainty", "workspace", "not finite", "time" or "".
+    """
+
+    frames: Frames
+    proprio: Tensor
+    reward: Tensor
+    success: Tensor
+    uncertainty: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    ended: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Since:
+    """Tensors of the running episodes: pose [b l 7] since the start and in this chunk, variance [b l 6], the box."""
+
+    start: Tensor
+    now: Tensor
+    variance: Tensor
+    chunk_variance: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class Worlds:
+    """`num` rollouts of one world model.
+
+    A step asks for the whole chunk that began at the last state, under the actions taken so far: predictions up to a
+    step do not depend on later actions, so stepping gives what a forecast of the whole chunk would have given. After
+    `chunk` steps the state advances. An episode depends on its start, its seed and its actions only.
+
+    Args:
+        model: forecasts. cameras: {name: Cameras []} the pictures are drawn from; resized to config.size.
+        example: a state [] of the kind that all starts must be of; without it the first start decides.
+    Raises:
+        ConfigError: a chunk is none, or longer than the model's horizon.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        cameras: Mapping[str, Cameras],
+        *,
+        num: int = 1,
+        config: WorldConfig | None = None,
+        example: State | None = None,
+    ) -> None:
+        self.model, self.config, self.num = model, config or WorldConfig(), num
+        if not 1 <= self.config.chunk <= model.horizon:
+            raise ConfigError(
+                "is no chunk of the model", field="chunk", found=self.config.chunk, expected=f"1..{model.horizon}"
+            )
+        size = self.config.size
+        views = Cameras.stack([camera.resized(size, size) for camera in cameras.values()])
+        self.cameras = views.map(lambda x: x.float().expand(num, *x.shape))  # [b v]
+        self.background = torch.tensor(self.config.background)
+        self.logs: list[EpisodeLog | None] = [None] * num
+        self.state: State | None = None
+        # The model is told of all worlds at once what an action is, so it must stay true for as long as they are here.
+        self.kind = None if example is None else kind_of(example)
+
+    @torch.no_grad()
+    def start(self, starts: Mapping[int, tuple[State, int]]) -> Frames:
+        """Begin the episodes of some worlds: {index: (state [], seed)}; the first call begins all of them.
+
+        Returns:
+            Frames [b v] of all worlds now.
+        Raises:
+            ConfigError: a state's actions are not those of its spec, or it is of another robot or has longer steps than
+                those before it.
+        """
+        logs = {i: log for i, log in enumerate(self.logs) if log is not None}
+        logs |= {index: EpisodeLog(state, int(seed)) for index, (state, seed) in starts.items()}
+        kind = self.kind
+        for index, (state, _) in starts.items():
+            kind = check_kind(kind_of(state), kind, index=index if self.num > 1 else None)
+        missing = [i for i in range(self.num) if i not in logs]
+        if missing:
+            raise ConfigError("have not begun", field="worlds", found=missing, fix="begin all of them first")
+        self.logs, self.kind = [logs[i] for i in range(self.num)], kind
+        if len(starts) == self.num:
+            self.state = stack_states([log.start for log in self.logs])
+            place = self.state.past_actions
+            self.cameras, self.background = self.cameras.to(place.device), self.background.to(place)
+            self._since = _beginning(self.state, margin=self.config.trust.margin)
+            self.taken = place.new_zeros(self.num, self.config.chunk, place.shape[-1])
+            self.step_of_chunk = torch.zeros(self.num, dtype=torch.int64, device=place.device)
+            self.now = self.state.memory.replace(extras={})
+            self.proprio = self.state.proprio.clone()
+        else:
+            rows = torch.tensor(list(starts), device=self.taken.device)
+            fresh = stack_states([self.logs[i].start for i in starts])
+            self._fill_up(fresh.memory.num_gaussians)
+            fresh = with_rows(fresh, self.state.memory.num_gaussians)
+            self.state = put(self.state, rows, fresh)
+            beginning = _beginning(fresh, margin=self.config.trust.margin)
+            self._since = _Since(
+                **{k: v.index_copy(0, rows, getattr(beginning, k)) for k, v in vars(self._since).items()}
+            )
+            self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
+            self.now = put(self.now, rows, fresh.memory.replace(extras={}))
+            self.proprio = self.proprio.index_copy(0, rows, fresh.proprio)
+        return self.frames()
+
+    @torch.no_grad()
+    def frames(self) -> Frames:
+        """What the cameras see now, [b v]."""
+        frames = render(self.now, self.cameras, background=self.background)
+        return frames.replace(rgb=frames.rgb.clamp(0, 1))
+
+    @torch.no_grad()
+    def step(self, actions: Tensor, *, running: Tensor | None = None) -> Outcome:
+        """One step of the worlds that run [b bool, all by default] under actions [b a]; the others stay as they are."""
+        actions, at = actions.to(self.taken), self.step_of_chunk
+        running = torch.ones_like(at, dtype=torch.bool) if running is None else running.to(at.device)
+        each = torch.arange(self.num, device=at.device)
+        taken = self.taken.clone()
+        taken[each, at] = actions
+        # What a world has not decided yet changes nothing up to its now, so any action will do there.
+        later = torch.arange(self.config.chunk, device=at.device) > at[:, None]
+        planned = torch.where(later[..., None], actions[:, None], taken)[:, : int(at.max()) + 1]
+        seeds = [self._seed(i) for i in range(self.num)]
+        forecast = self.model.predict(self.state, actions=planned, steps=self.config.sampler_steps, seeds=seeds)
+        said = _Said.of(forecast, each, at)
+        finite = said.finite()
+        live = running & finite
+        self.taken[live] = taken[live]
+        self._move(said, live)
+        outcome = self._outcome(said, actions=actions, running=running, finite=finite)
+        self.step_of_chunk = self.step_of_chunk + live
+        self._advance(forecast, (live & (self.step_of_chunk == self.config.chunk)).nonzero()[:, 0])
+        return outcome
+
+    def scene(self, index: int) -> Scene4D:
+        """The episode of one world so far."""
+        return self.logs[index].scene()
+
+    def _seed(self, index: int) -> int:
+        log = self.logs[index]
+        return log.seed + CHUNK_SEED * (len(log.poses) // self.config.chunk)
+
+    def _move(self, said: _Said, live: Tensor) -> None:
+        since, anchors = self._since, self.state.skin.anchors
+        pick = lambda new, old: torch.where(live.reshape(-1, *[1] * (old.dim() - 1)), new, old)
+        now = pick(said.poses, since.now)
+        moved = (apply_pose(now, anchors) - anchors).norm(dim=-1) > MOVED_M  # [b l]
+        chunk_variance = pick(said.variance * moved[..., None], since.chunk_variance)
+        self._since = _Since(since.start, now, since.variance, chunk_variance, since.low, since.high)
+        self.now = _carried(self.state, now)
+        self.proprio = pick(said.proprio, self.proprio) if said.proprio is not None else self.proprio
+
+    def _outcome(self, said: _Said, *, actions: Tensor, running: Tensor, finite: Tensor) -> Outcome:
+        config, since = self.config, self._since
+        poses = compose_pose(since.now, since.start)
+        variance = since.variance + since.chunk_variance  # [b l 6]
+        place = variance[..., 3:].sum(-1)
+        uncertainty = uncertainty_of(place, place > 0)
+        strayed = outside(apply_pose(since.now, self.state.skin.anchors), low=since.low, high=since.high)
+        success = torch.where(finite, said.success, torch.zeros_like(said.success))
+        # Without a head for it, reward is the gain in success; the first step has nothing to gain on.
+        before = success.new_tensor(
+            [log.success[-1] if log.success else float(success[i]) for i, log in enumerate(self.logs)]
+        )
+        reward = said.reward if said.reward is not None else success - before
+        reward = torch.where(running & finite, reward, torch.zeros_like(reward))
+        over = success if said.done is None else said.done
+        ended = []
+        for i, log in enumerate(self.logs):
+            why = ""
+            if running[i]:
+                log.poses.append(poses[i].cpu().clone())
+                log.log_var.append(variance[i].clamp_min(1e-8).log().cpu())
+                log.actions.append(actions[i].cpu().clone())
+                log.proprio.append(self.proprio[i].cpu().clone())
+                log.rewards.append(float(reward[i]))
+                log.success.append(float(success[i]))
+                reasons = {
+                    "not finite": not finite[i],
+                    "workspace": strayed[i],
+                    "uncertainty": not uncertainty[i] <= config.trust.max_uncertainty,
+                    "success" if said.done is None else "done": over[i] >= config.success_threshold,
+                    "time": len(log.poses) >= config.max_steps,
+                }
+                why = log.ended = next((name for name, holds in reasons.items() if holds), "")
+            ended.append(why)
+        terminated = torch.tensor([why in ("success", "done") for why in ended])
+        return Outcome(
+            frames=self.frames(),
+            proprio=self.proprio.clone(),
+            reward=reward,
+            success=success,
+            uncertainty=uncertainty,
+            terminated=terminated,
+            truncated=torch.tensor([bool(why) for why in ended]) & ~terminated,
+            ended=tuple(ended),
+        )
+
+    def _advance(self, forecast: Forecast, rows: Tensor) -> None:
+        """Let the state of `rows` move on to the end of their chunk."""
+        if len(rows) == 0:
+            return
+        since = self._since
+        part = self.model.advance(element(self.state, rows), element(forecast, rows), num_steps=self.config.chunk)
+        self.state = put(self.state, rows, part)
+        still = identity_pose(len(rows), since.now.shape[1], like=since.now)
+        copy = lambda old, new: old.index_copy(0, rows, new)
+        self._since = _Since(
+            start=copy(since.start, compose_pose(since.now[rows], since.start[rows])),
+            now=copy(since.now, still),
+            variance=copy(since.variance, since.variance[rows] + since.chunk_variance[rows]),
+            chunk_variance=copy(since.chunk_variance, torch.zeros_like(since.variance[rows])),
+            low=since.low,
+            high=since.high,
+        )
+        self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
+
+    def _fill_up(self, num_rows: int) -> None:
+        if num_rows > self.state.memory.num_gaussians:
+            self.state = with_rows(self.state, num_rows)
+            self.now = self.now.padded(num_rows)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A forecast at one step a world: poses [b l 7] since now, variance [b l 6], and what the heads said [b]."""
+
+    poses: Tensor
+    variance: Tensor
+    proprio: Tensor | None
+    success: Tensor
+    reward: Tensor | None
+    done: Tensor | None
+
+    @classmethod
+    def of(cls, forecast: Forecast, each: Tensor, at: Tensor) -> _Said:
+        head = lambda name: forecast.heads[name][each, at] if name in forecast.heads else None
+        success, poses = head("success"), forecast.world_from_now[each, at]
+        return cls(
+            poses=poses,
+            variance=torch.zeros_like(poses[..., :6]) if forecast.log_var is None else forecast.log_var[each, at].exp(),
+            proprio=head("proprio"),
+            success=poses.new_zeros(len(each)) if success is None else success,
+            reward=head("reward"),
+            done=head("done"),
+        )
+
+    def finite(self) -> Tensor:
+        """[b] whether all of it is."""
+        parts = [x for x in vars(self).values() if x is not None]
+        return torch.stack([x.reshape(len(x), -1).isfinite().all(-1) for x in parts]).all(0)
+
+
+def _beginning(state: State, *, margin: float) -> _Since:
+    anchors = state.skin.anchors
+    still, zero = identity_pose(*anchors.shape[:2], like=anchors), anchors.new_zeros(*anchors.shape[:2], 6)
+    low, high = anchors.amin(1) - margin, anchors.amax(1) + margin
+    return _Since(still.clone(), still.clone(), zero, zero.clone(), low, high)
+
+
+def _carried(state: State, poses: Tensor) -> Gaussians:
+    """The memory [b n] of a state [b], without extras, moved by anchor poses [b l 7] since now."""
+    num, rows = state.memory.means.shape[:2]
+    zero = poses.new_zeros(num, 1, dtype=torch.float64)
+    scene = Scene4D(
+        base=state.memory.replace(extras={}),
+        motion=state.skin.replace(world_from_rest=poses[:, None], log_var=None),
+        alive=zero[..., None].expand(num, rows, 2),
+        times=zero,
+        observed=zero > 0,
+    )
+    return scene.at(0.0)

@@ -1,0 +1,1 @@
+"""Single questions about a world model."""

@@ -1,0 +1,131 @@
+"""What else a world model owes: few sampling steps, honest intervals, several futures, long rollouts that hold."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from scene4d.eval.forecast.checks.diversity import both_futures_found, forked_pair
+from scene4d.eval.forecast.checks.interval_coverage import Calibration
+from scene4d.eval.forecast.checks.long_rollout import long_rollout
+from scene4d.eval.forecast.forecast_table import mean_of_numbers
+from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream
+from scene4d.eval.forecast.ground_truth import visible_rows
+from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, recorded_pairs, score_window
+from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.render.losses import psnr
+from scene4d.render.render import render
+from scene4d.sim.metaworld import record_episode
+from scene4d.types import Episode
+from scene4d.world.contract import WorldModel
+
+MANY_STEPS = 32
+ROLLOUT_STEPS = 150
+COVERED = 0.9
+"""Opacity from which a pixel counts as covered."""
+
+
+def check_sampling(
+    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
+) -> dict[str, Any]:
+    """Few sampling steps against many, and what the few say of their own error, on the windows of `config`.
+
+    Returns:
+        {"sampling": {steps, many_steps, psnr, psnr_many, psnr_moving, psnr_moving_many, lost_db} at the last horizon,
+        "uncertainty": {"1": as `Calibration.report`, ...}}.
+    """
+    stream = PastStream(config.inputs)
+    few, many = (ModelForecaster(model, stream, steps=num, name=str(num)) for num in (steps, MANY_STEPS))
+    calibration, last = Calibration(), max(config.horizons)
+    found: dict[str, list[float]] = {"psnr": [], "psnr_many": [], "psnr_moving": [], "psnr_moving_many": []}
+    for task in config.tasks:
+        for episode, _ in recorded_pairs(task, config, record=record):
+            for start in sorted(config.starts):
+                scores = score_window([few, many], episode, start=start, config=config, past_stream=stream)
+                for key in ("psnr", "psnr_moving"):
+                    found[key].append(scores[few.name, last][key])
+                    found[f"{key}_many"].append(scores[many.name, last][key])
+                past = past_of(episode, start, inputs=config.inputs)
+                scene = few.scene(past, actions=episode.actions[start : start + last], seed=start)
+                memory = stream.remember(past).memory
+                rows = visible_rows(memory, episode, start=start, inputs=config.inputs, tolerance=config.visible_m)
+                asked = {"start": start, "horizons": config.horizons, "moving_m": config.moving_m}
+                calibration.add(scene, rows, episode=episode, **asked)
+    means = {key: round(mean_of_numbers(values), 3) for key, values in found.items()}
+    lost = round(means["psnr_many"] - means["psnr"], 3)
+    sampling = {"steps": steps, "many_steps": MANY_STEPS, **means, "lost_db": lost}
+    return {"sampling": sampling, "uncertainty": calibration.report()}
+
+
+def check_codec(
+    model: GaussianWorldModel, config: ForecastEvalConfig, *, record: Callable[..., Episode] = record_episode
+) -> dict[str, Any]:
+    """What the autoencoder keeps: decode(encode(g)) against g itself, both drawn for cameras that are never an input.
+
+    Returns:
+        {psnr: over pixels that g covers, psnr_full: over all, on black, views}; means over the windows of `config`.
+    """
+    stream = PastStream(config.inputs)
+    forecaster, covered, full = ModelForecaster(model, stream), [], []
+    for task in config.tasks:
+        for episode, _ in recorded_pairs(task, config, record=record):
+            for start in sorted(config.starts):
+                past = past_of(episode, start, inputs=config.inputs)
+                memory = stream.remember(past).memory
+                # Confidence 0 marks the backdrop metres behind everything, which is not coded.
+                given = memory.pick(memory.extras["confidence"][:, 0] > 0)
+                coded = model.codec.decode(forecaster.state(past).past[-1])
+                for name in config.novel:
+                    camera = episode.views[name].cameras[start]
+                    truth, found = render(given, camera), render(coded, camera)
+                    covered.append(float(psnr(found.rgb, truth.rgb, truth.alpha > COVERED)))
+                    full.append(float(psnr(found.rgb, truth.rgb)))
+    mean = lambda values: round(mean_of_numbers(values), 3) if values else None
+    return {"psnr": mean(covered), "psnr_full": mean(full), "views": len(covered)}
+
+
+def check_futures(
+    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, fork: int = 16
+) -> dict[str, Any] | None:
+    """How often both recorded futures of one past are among 16 samples that are not told the actions.
+
+    Returns:
+        {pairs, found (of twice as many futures), nearest_m, apart_m, spread_m: means}, a pair from each seed of each
+        task; None for a model that must be told the actions: it has no futures to choose among.
+    """
+    if inspect.signature(model.predict).parameters["actions"].default is not None:
+        return None
+    results = []
+    for task, seed in itertools.product(config.tasks, config.seeds):
+        forecaster = ModelForecaster(model, PastStream(config.inputs), steps=steps)
+        pair = forked_pair(task, seed=seed, fork=fork)
+        results.append(both_futures_found(forecaster, pair, now=fork))
+    mean = lambda values: round(mean_of_numbers(list(values)), 4)
+    return {
+        "pairs": len(results),
+        "found": sum(sum(r["found"]) for r in results),
+        "nearest_m": mean(n for r in results for n in r["nearest_m"]),
+        "apart_m": mean(r["apart_m"] for r in results),
+        "spread_m": mean(r["spread_m"] for r in results),
+    }
+
+
+def check_rollout(
+    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
+) -> dict[str, list[dict[str, Any]]]:
+    """{task: [as `long_rollout` over 150 steps, for each seed]}."""
+    start, out = min(config.starts), {task: [] for task in config.tasks}
+    for task, seed in itertools.product(config.tasks, config.seeds):
+        episode = record(
+            task,
+            seed=seed,
+            noise=config.noise[seed % len(config.noise)],
+            num_frames=start + ROLLOUT_STEPS + 1,
+            size=(config.size, config.size),
+            cameras=config.inputs,
+        )
+        forecaster = ModelForecaster(model, PastStream(config.inputs), steps=steps)
+        out[task].append(long_rollout(forecaster, episode, start=start, num_steps=ROLLOUT_STEPS))
+    return out

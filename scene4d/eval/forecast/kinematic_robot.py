@@ -1,0 +1,103 @@
+"""The world model with the robot as geometry: its own Gaussians move by its kinematic model, not as learned."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream
+from scene4d.geometry.camera import invert_rigid, transform_points
+from scene4d.geometry.neighbours import nearest
+from scene4d.geometry.rotation import pose_from_matrix
+from scene4d.types import Episode, Scene4D
+from scene4d.world.contract import Forecast, State, WorldModel
+
+REACH_M = 0.02
+"""Distance to the surface of a link within which a Gaussian is held to be part of it."""
+HAND_M, MIN_ROWS = 0.12, 10
+"""Distance to the hand's place within which Gaussians of the arm tell where the hand goes, and how many it takes."""
+LOG_VAR = -9.2
+"""Logarithm of the variance of a link's motion: (1 cm)^2 and (10 mrad)^2."""
+
+
+class Robot(Protocol):
+    """A kinematic model."""
+
+    def link_poses(self, proprio: Tensor) -> Tensor:
+        """World-from-link [*b t k 4 4] of states [*b t q]."""
+        ...
+
+    def surface(self) -> tuple[Tensor, Tensor]:
+        """Points [n 3] in the frames of their links [n]."""
+        ...
+
+
+class WithRobot(ModelForecaster):
+    """A world model whose robot is told how it is built: links go where the foreseen hand puts them.
+
+    Gaussians near the surface of a link, as it stands now, ride on it; all others move as the model says.
+    """
+
+    def __init__(self, model: WorldModel, past_stream: PastStream, *, robot: Robot, steps: int = 4):
+        super().__init__(model, past_stream, steps=steps, name="ours_robot")
+        self.robot = robot
+        self._points, self._links = robot.surface()
+
+    def state(self, past: Episode) -> State:
+        """What the model knows at the end of `past`."""
+        self._way = past.proprio
+        return super().state(past)
+
+    def decoded(self, state: State, forecast: Forecast) -> Scene4D:
+        """The scene of a forecast, its robot put where its links are."""
+        scene = super().decoded(state, forecast)
+        now = self.robot.link_poses(self._way)[-1]  # [k 4 4]
+        link = self.link_of(scene.base.means, now)  # [n]
+        # What the model adds where nobody has looked is not measured to be the robot's.
+        link[state.memory.num_gaussians :] = -1
+        ahead = forecast.heads["proprio"].clone()  # [h q]
+        near = (link >= 0) & ((scene.base.means - state.proprio[:3]).norm(dim=-1) < HAND_M)
+        if int(near.sum()) >= MIN_ROWS:
+            # Where the model carries the matter of the hand is better known than what it says of the hand's state.
+            start = float(scene.times[0])
+            shifts = [scene.flow(start, float(t))[0][near].mean(0) for t in scene.times[1:]]
+            ahead[:, :3] = state.proprio[:3] + torch.stack(shifts)
+        # An elbow goes where it was nearest to go, so the way up to now counts.
+        poses = self.robot.link_poses(torch.cat([self._way, ahead]))[len(self._way) - 1 :]  # [1+h k 4 4]
+        return riding(scene, link, motion=poses @ invert_rigid(poses[:1]))
+
+    def link_of(self, places: Tensor, poses: Tensor) -> Tensor:
+        """The link [n] whose surface, with links at poses [k 4 4], lies within reach of each place [n 3]; -1 = none."""
+        surface = transform_points(poses[self._links], self._points[:, None])[:, 0]
+        distance, index = nearest(surface, places, num=1)
+        return torch.where(distance[:, 0] < REACH_M, self._links[index[:, 0]], -1)
+
+
+def riding(scene: Scene4D, link: Tensor, *, motion: Tensor) -> Scene4D:
+    """A scene whose rows with a link [n] >= 0 move by that link's motion [t k 4 4] since its first time."""
+    old, on = scene.motion, link >= 0
+    num_anchors, num_links = old.anchors.shape[0], motion.shape[1]
+    index, weights = old.skin_index.clone(), old.skin_weights.clone()
+    index[on] = num_anchors
+    index[on, 0] = num_anchors + link[on]
+    weights[on] = 0.0
+    weights[on, 0] = 1.0
+    log_var = old.log_var
+    if log_var is not None:
+        log_var = torch.cat([log_var, log_var.new_full((log_var.shape[0], num_links, 6), LOG_VAR)], 1)
+    anchors = torch.stack([_middle(scene.base.means[link == k], old.anchors) for k in range(num_links)])
+    return scene.replace(
+        motion=old.replace(
+            anchors=torch.cat([old.anchors, anchors]),
+            world_from_rest=torch.cat([old.world_from_rest, pose_from_matrix(motion).to(old.world_from_rest)], 1),
+            skin_index=index,
+            skin_weights=weights,
+            log_var=log_var,
+        )
+    )
+
+
+def _middle(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.mean(0) if len(rows) else like.new_zeros(3)

@@ -1,0 +1,1 @@
+"""Gaussians in the formats of others."""

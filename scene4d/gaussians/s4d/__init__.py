@@ -1,0 +1,1 @@
+"""The .s4d container: write, read, append."""

@@ -1,0 +1,1 @@
+"""One moving RGB-D camera."""

@@ -1,0 +1,267 @@
+"""One moving camera, still matter: each instant is shown as the two frames round it measured it, averaged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from scene4d.gaussians.edit import concatenate
+from scene4d.gaussians.motion import ALIVE_TOLERANCE
+from scene4d.geometry.camera import invert_rigid
+from scene4d.lift.moving_camera.background_layer import LiningConfig, middle_view, pushed_back
+from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig, fit_stretches
+from scene4d.lift.moving_camera.plane_sweep import SweepConfig, swept_depth
+from scene4d.lift.moving_camera.pose_refinement import SettleConfig, settled_cameras
+from scene4d.lift.refine.fit import halved
+from scene4d.lift.rgbd.depth_images import close_gaps, fill_nearest, pixels_of_points, with_colour
+from scene4d.lift.rgbd.exposure import exposure_gains
+from scene4d.lift.rgbd.level_of_detail import CellConfig, histogram, lift_cells, limit_of, roughness
+from scene4d.lift.rgbd.sky_shell import backdrop_shell
+from scene4d.lift.rgbd.unproject import LiftConfig, valid_pixels
+from scene4d.types import Frames, Gaussians
+
+TURN = 2 * ALIVE_TOLERANCE  # s: what ends at an instant ends so much earlier, and what begins there takes over at once
+
+
+@dataclass(frozen=True)
+class BetweenConfig:
+    """How frames of one moving camera become Gaussians that live for a stretch of time."""
+
+    lift: LiftConfig = field(
+        default_factory=lambda: LiftConfig(
+            footprint=0.6, opacity=0.2, thickness=1.0, drop_flying=False, keep_pixels=True, max_stretch=1.0
+        )
+    )
+    """The splats: so wide and so clear that layers of two frames blend instead of hiding one another."""
+    cells: CellConfig = field(default_factory=CellConfig)
+    """How smooth parts are merged."""
+    lining: LiningConfig = field(default_factory=LiningConfig)
+    """What lies behind the clear layers."""
+    settle: SettleConfig | None = field(default_factory=SettleConfig)
+    """How the poses are freed of jitter first (None = taken as they are)."""
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    """How depth is found where none was measured."""
+    fit: StretchFitConfig | None = None
+    """Refine by rendering (minutes); None = do not."""
+    max_gaussians: int = 4_000_000
+    """Bound on all Gaussians; cells are merged, the smoothest first, until they fit."""
+    max_pixels: int = 16_000_000
+    """Bound on the pixels of all frames that are kept at once; larger recordings are halved."""
+    max_splats: int = 4_000_000
+    """Bound on the pixels of all frames that become splats; beyond it images are halved for that."""
+    exposure_frames: float = 0.6
+    """Exposure is averaged over so many frames (a Gaussian's deviation)."""
+    hidden: float = 0.05
+    """A place this fraction behind what a frame measured is hidden from it."""
+    sweep_width: int = 200
+    """Widest image in px that depth is swept on."""
+    settle_width: int = 400
+    """Widest image in px that poses are settled on."""
+    num_backdrop: int = 4000
+    """Gaussians of the far shell, for directions in which nobody ever looked."""
+
+
+Progress = Callable[[int, int], None]
+
+
+def fuse_between(
+    frames: Frames, times: Tensor, *, config: BetweenConfig | None = None, progress: Progress | None = None
+) -> tuple[Gaussians, Tensor]:
+    """Gaussians [n] of a still scene from RGB-D frames [m] of one moving camera, and when each is alive, [n 2] s.
+
+    A tracked camera drifts, a sensor's depth is off by its noise, cameras set their own exposure: fusing everything
+    gives doubled surfaces and blur. Two neighbouring frames hardly disagree, and the mean of both is nearer to what a
+    camera between them sees than either. So each frame's splats are nearly clear and live while one of its neighbours
+    in time is the nearest frame, and behind each pair stands an opaque picture of their mean. A place that the frames
+    round an instant do not see is shown by the nearest in time that do: nothing that was seen is forgotten.
+
+    Args:
+        times: [m] s, increasing.
+    Returns:
+        Gaussians [n <= max_gaussians] with extras confidence [n 1] and normals [n 3]; alive [n 2] float64.
+    Raises:
+        DepthError: the frames have no depth.
+    """
+    config = config or BetweenConfig()
+    tick = progress or (lambda done, total: None)
+    valid_pixels(frames[:1])
+    full = frames = _levelled(_prepared(frames, config=config), config=config)
+    while frames.rgb[..., 0].numel() > config.max_splats:
+        frames = halved(frames)
+    count = frames.batch_shape[0]
+    tick(count // 3, count)
+    limit = _limit(frames, config=config)
+    cells = partial(_cells, limit=limit, config=config)
+    layers, alive = [], []
+    for k in range(count):
+        layers.append(cells(frames[k], lift=config.lift))
+        alive.append(lives_of_layer(layers[k].means, k, frames, times=times, config=config))
+        tick((count + k) // 3, count)
+    views = [
+        middle_view(concatenate(layers[k : k + 2], renumber=True), frames[k : k + 2], config=config.lining)
+        for k in range(max(1, count - 1))
+    ]
+    backs = [pushed_back(view, config=config.lining) for view in views]
+    for k, back in enumerate(backs):
+        layers.append(cells(back, lift=config.lining.lift))
+        alive.append(lives(layers[-1].means, k, views=backs, times=times, hidden=config.hidden))
+        tick((2 * count + k) // 3, count)
+    room = config.max_gaussians - config.num_backdrop
+    kept = _kept(sum(p.num_gaussians for p in layers), max_rows=room)
+    gaussians, lifetimes = _thinned(concatenate(layers, renumber=True), kept), torch.cat(alive)[kept]
+    shell = _shell(frames, gaussians, config=config)
+    gaussians = concatenate([gaussians, shell], renumber=True)
+    lifetimes = torch.cat([lifetimes, lifetimes.new_tensor([-torch.inf, torch.inf]).expand(shell.num_gaussians, 2)])
+    tick(count, count)
+    if config.fit is not None and count > 1:
+        gaussians = fit_stretches(gaussians, lifetimes, frames=full, times=times, config=config.fit, progress=progress)
+    return gaussians, lifetimes
+
+
+def _prepared(frames: Frames, *, config: BetweenConfig) -> Frames:
+    """The frames with settled cameras and a depth at every pixel whose colour is usable, 0 elsewhere."""
+    frames = _cleaned(frames)
+    while frames.rgb[..., 0].numel() > config.max_pixels:
+        frames = halved(frames)
+    small = frames
+    while small.cameras.width > config.settle_width:
+        small = halved(small)
+    if config.settle is not None:
+        viewmats = settled_cameras(small, config=config.settle).viewmats
+        frames, small = (f.replace(cameras=dataclasses.replace(f.cameras, viewmats=viewmats)) for f in (frames, small))
+    while small.cameras.width > config.sweep_width:
+        small = halved(small)
+    size = frames.rgb.shape[1:3]
+    found = interpolate(swept_depth(small, config=config.sweep)[:, None], size=size, mode="nearest")[:, 0]
+    depth = torch.where(frames.depth > 0, frames.depth, found)  # type: ignore[arg-type, operator]
+    return frames.replace(depth=depth if frames.alpha is None else depth * frames.alpha)
+
+
+def _cleaned(frames: Frames) -> Frames:
+    """The frames with thin gaps of depth closed; alpha 1 or 0, and None where all is usable.
+
+    What has no usable colour (borders of undistortion, masks) has no depth either, and takes the nearest usable colour,
+    so that nothing that blurs or looks up between pixels brings the border in.
+    """
+    usable = None if frames.alpha is None else frames.alpha > 0.5
+    if usable is None or bool(usable.all()):
+        return frames.replace(depth=close_gaps(frames.depth), alpha=None, extras={})  # type: ignore[arg-type]
+    depth = close_gaps(torch.where(usable, frames.depth, 0.0)) * usable  # type: ignore[arg-type]
+    rgb = [fill_nearest(image, known) for image, known in zip(frames.rgb, usable, strict=True)]
+    return frames.replace(rgb=torch.stack(rgb), depth=depth, alpha=usable.to(depth), extras={})
+
+
+def _levelled(frames: Frames, *, config: BetweenConfig) -> Frames:
+    """The frames with what each frame alone was exposed brighter or darker than those round it taken away."""
+    count = frames.batch_shape[0]
+    logs = -exposure_gains(frames).log()  # [m 3]
+    index = torch.arange(count, dtype=logs.dtype)
+    near = torch.exp(-((index[:, None] - index) ** 2) / (2 * config.exposure_frames**2))
+    smooth = (near / near.sum(1, keepdim=True)) @ logs
+    return frames.replace(rgb=frames.rgb * (smooth - logs).exp()[:, None, None])
+
+
+def _limit(frames: Frames, *, config: BetweenConfig) -> float:
+    """How rough a cell may be, so that all layers and linings fit."""
+    count, height, width = frames.rgb.shape[:3]
+    saved = torch.zeros_like(histogram([]))
+    for frame in (frames[k] for k in range(count)):
+        saved += histogram(roughness(frame, frame.depth > 0, config=config.cells))  # type: ignore[operator]
+    # Linings are pictures of the same places, a margin larger.
+    margin = 2 * round(config.lining.margin * width)
+    more = 1 + (width + margin) * (height + margin) / (width * height)
+    room = config.max_gaussians - config.num_backdrop
+    return limit_of(more * saved, num_pixels=int(more * count * height * width), max_cells=room, config=config.cells)
+
+
+def _cells(frame: Frames, *, lift: LiftConfig, limit: float, config: BetweenConfig) -> Gaussians:
+    chosen = frame.depth > 0  # type: ignore[operator]
+    return lift_cells(frame, chosen, limit=limit, lift=lift, config=config.cells)
+
+
+def _sees(means: Tensor, frame: Frames, *, hidden: float) -> Tensor:
+    """Which places [n] a frame [] looks at without something in front of them."""
+    pixels, z, inside = pixels_of_points(means, frame.cameras)
+    height, width = frame.rgb.shape[:2]
+    column, line = pixels.nan_to_num(0.0).long().unbind(-1)
+    there = frame.depth[line.clamp(0, height - 1), column.clamp(0, width - 1)]  # type: ignore[index]
+    return inside & (z <= (1 + hidden) * there)
+
+
+def _neighbours(means: Tensor, home: int, views: list[Frames], *, hidden: float) -> tuple[Tensor, Tensor]:
+    """The last view before `home`, -1 if none, and the first after it, their number if none, that sees places [n]."""
+    count = len(views)
+    before = torch.full((len(means),), -1)
+    after = torch.full_like(before, count)
+    for j in range(home + 1, count):
+        rows = (after == count).nonzero()[:, 0]
+        if len(rows):
+            after[rows[_sees(means[rows], views[j], hidden=hidden)]] = j
+    for j in range(home - 1, -1, -1):
+        rows = (before == -1).nonzero()[:, 0]
+        if len(rows):
+            before[rows[_sees(means[rows], views[j], hidden=hidden)]] = j
+    return before, after
+
+
+def lives_of_layer(means: Tensor, home: int, frames: Frames, *, times: Tensor, config: BetweenConfig) -> Tensor:
+    """[n 2] s: when places [n] of frame `home` are shown by it.
+
+    While it is one of the two frames round the instant; on to the stretch whose end, and back to the stretch whose
+    beginning, is a frame that sees the place too. An instant at the border belongs to the stretch that it begins.
+    """
+    count = len(times)
+    before, after = _neighbours(means, home, [frames[j] for j in range(count)], hidden=config.hidden)
+    ends = torch.cat([times.double(), times.new_tensor([torch.inf, -torch.inf]).double()])
+    last, first = (after - 1).clamp_min(home + 1), (before + 1).clamp_max(home - 1)
+    last = torch.where((after == count) | (last >= count - 1), count, last)
+    first = torch.where((before == -1) | (first <= 0), count + 1, first)
+    return torch.stack([ends[first], ends[last] - TURN], -1)
+
+
+def lives(means: Tensor, home: int, *, views: list[Frames], times: Tensor, hidden: float) -> Tensor:
+    """[n 2] s: when places [n] of stretch `home` are the nearest in time that is known of them; `views` [m - 1].
+
+    In their own stretch, and on to the next (and back to the last) that sees them; what lies between two such
+    stretches is shared half and half. An instant at the border belongs to the stretch that it begins.
+    """
+    count = len(views)
+    before, after = _neighbours(means, home, views, hidden=hidden)
+    ends = torch.cat([times.double(), times.new_tensor([torch.inf, -torch.inf]).double()])
+    infinite = len(times)
+    died = ends[torch.where(after < count, (home + 1 + after) // 2, infinite)]
+    born = ends[torch.where(before >= 0, (before + 1 + home) // 2, infinite + 1)]
+    return torch.stack([born, died - TURN], -1)
+
+
+def _kept(count: int, *, max_rows: int) -> Tensor:
+    """Index of at most `max_rows` of `count` rows, evenly left out."""
+    if count <= max_rows:
+        return torch.arange(count)
+    return torch.rand(count, generator=torch.Generator().manual_seed(0)).argsort()[:max_rows].sort().values
+
+
+def _thinned(gaussians: Gaussians, kept: Tensor) -> Gaussians:
+    """The rows that are kept, enlarged to keep surfaces closed."""
+    if len(kept) == gaussians.num_gaussians:
+        return gaussians
+    fewer = gaussians.pick(kept)
+    return fewer.replace(scales=fewer.scales * (gaussians.num_gaussians / len(kept)) ** 0.5)
+
+
+def _shell(frames: Frames, gaussians: Gaussians, *, config: BetweenConfig) -> Gaussians:
+    """A far shell, without the directions in which a frame looked and saw: there something is known."""
+    centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
+    away = (gaussians.means - centre).norm(dim=-1)[:: max(1, gaussians.num_gaussians // 10000)]
+    shell = backdrop_shell(frames, reach=1.5 * float(away.quantile(0.99)) + 0.5, num=config.num_backdrop)
+    looked = torch.zeros(shell.num_gaussians, dtype=torch.bool)
+    for j in range(frames.batch_shape[0]):
+        pixels, _, inside = pixels_of_points(shell.means, frames.cameras[j])
+        looked |= with_colour(inside, pixels, None if frames.alpha is None else frames.alpha[j])
+    return shell.pick(~looked)

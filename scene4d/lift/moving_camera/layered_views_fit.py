@@ -1,0 +1,163 @@
+"""Refinement of Gaussians that live for stretches of time: each stretch learns the mean picture of its two frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scene4d.errors import NumericsError
+from scene4d.geometry.rotation import normalize_quat
+from scene4d.lift.moving_camera.background_layer import between_camera
+from scene4d.lift.refine.sparse_adam import RowAdam
+from scene4d.lift.rgbd.depth_images import pixels_of_points
+from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames
+from scene4d.render.render import render
+from scene4d.types import Cameras, Frames, Gaussians
+
+
+@dataclass(frozen=True)
+class StretchFitConfig:
+    """How long and how fast the stretches are refined."""
+
+    rounds: int = 12
+    """Gradient steps a stretch."""
+    max_seconds: float | None = None
+    """Stop after so long even if rounds are left; None = never, and the result is the same on every machine."""
+    lift: LiftConfig = field(
+        default_factory=lambda: LiftConfig(
+            footprint=1.0, opacity=0.05, thickness=1.0, max_stretch=1.0, drop_flying=False
+        )
+    )
+    """The splats of every pixel whose mean, divided by coverage, is the picture to be learned."""
+    reach: tuple[float, float] = (0.3, 0.7)
+    """Part of the way from the first frame to the second from which the picture is looked at."""
+    means_rate: float = 0.03
+    """Learning rate of centres, in units of each Gaussian's mean scale."""
+    scales_rate: float = 0.01
+    """Learning rate of log scales."""
+    opacities_rate: float = 0.05
+    """Learning rate of opacity logits."""
+    sh_rate: float = 0.05
+    """Learning rate of colours, as coefficients."""
+    depth_weight: float = 0.2
+    """Weight of the relative depth error."""
+    alpha_weight: float = 0.05
+    """Weight of missing coverage."""
+    seed: int = 0
+    """Order of the stretches and places of the cameras."""
+
+
+class _Rows:
+    """Free parameters of all rows."""
+
+    def __init__(self, gaussians: Gaussians, *, config: StretchFitConfig) -> None:
+        self.start = gaussians
+        self.unit = gaussians.scales.mean(-1, keepdim=True)
+        values = {
+            "offsets": torch.zeros_like(gaussians.means),
+            "log_scales": gaussians.scales.clamp_min(1e-7).log(),
+            "logits": gaussians.opacities.clamp(1e-3, 1 - 1e-3).logit(),
+            "colours": gaussians.sh.clone(),
+        }
+        rates = (config.means_rate, config.scales_rate, config.opacities_rate, config.sh_rate)
+        self.adam = RowAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.95, tiny=1e-12)
+
+    def built(self, rows: Tensor, values: Mapping[str, Tensor]) -> Gaussians:
+        """The rows [k] that the values stand for."""
+        start = self.start.pick(rows)
+        return start.replace(
+            means=start.means + values["offsets"] * self.unit[rows],
+            scales=values["log_scales"].exp(),
+            quats=normalize_quat(start.quats),
+            opacities=values["logits"].sigmoid(),
+            sh=values["colours"],
+            extras={},
+        )
+
+
+def fit_stretches(
+    gaussians: Gaussians,
+    alive: Tensor,
+    *,
+    frames: Frames,
+    times: Tensor,
+    config: StretchFitConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Gaussians:
+    """Refine Gaussians [n], alive [n 2] s, of a still scene against its frames [m] of one moving camera, in time order.
+
+    Rows that stand for a stretch of time cannot be held against the frames at its ends alone: they would learn both
+    jitters. What a camera between them is likely to see is the mean of both, drawn with every pixel as a nearly clear
+    splat and divided by its coverage. A display cannot divide; opaque rows that draw the same can be learned.
+
+    Args:
+        frames: [m >= 2] with settled cameras, a common exposure and a depth wherever colour is usable.
+        progress: called with (steps done, steps), from 0 on.
+    Returns:
+        The same rows with refined centres, scales, opacities and colours.
+    Raises:
+        NumericsError: a loss was not finite.
+    """
+    config = config or StretchFitConfig()
+    rows = _Rows(gaussians, config=config)
+    generator = torch.Generator().manual_seed(config.seed)
+    stretches = frames.batch_shape[0] - 1
+    total, done = config.rounds * stretches, 0
+    began = time.monotonic()
+    tick = progress or (lambda done, total: None)
+    tick(0, total)
+    for _ in range(config.rounds):
+        for k in torch.randperm(stretches, generator=generator).tolist():
+            if config.max_seconds is not None and time.monotonic() - began >= config.max_seconds:
+                return _result(rows, gaussians)
+            place = config.reach[0] + (config.reach[1] - config.reach[0]) * float(torch.rand(1, generator=generator))
+            camera = between_camera(frames.cameras[k : k + 2], place)
+            target, known = mean_picture(frames[k : k + 2], camera, config=config)
+            middle = 0.5 * float(times[k] + times[k + 1])
+            shown = _shown(gaussians.means, alive, camera, time=middle)
+            values = rows.adam.leaves(shown)
+            loss = _loss(render(rows.built(shown, values), camera), target, known, config=config)
+            if not torch.isfinite(loss):
+                raise NumericsError("the loss is not finite", field="fit", frame=k, fix="lower the learning rates")
+            slopes = torch.autograd.grad(loss, list(values.values()))
+            # Rates fall to a tenth over the run, as the last steps should only settle.
+            rows.adam.step(shown, dict(zip(values, slopes, strict=True)), damped=0.1 ** (done / total))
+            done += 1
+            tick(done, total)
+    return _result(rows, gaussians)
+
+
+def _result(rows: _Rows, gaussians: Gaussians) -> Gaussians:
+    everyone = torch.arange(gaussians.num_gaussians)
+    return rows.built(everyone, rows.adam.values).replace(extras=gaussians.extras)
+
+
+def mean_picture(frames: Frames, camera: Cameras, *, config: StretchFitConfig) -> tuple[Frames, Tensor]:
+    """What a camera between frames [2] is likely to see, and where [h w] that is known."""
+    with torch.no_grad():
+        drawn = render(lift_frames(frames, config=config.lift).replace(extras={}), camera)
+    coverage = drawn.alpha  # [h w]
+    known = (coverage > 0.15) & (drawn.depth > 0)  # type: ignore[operator]
+    return drawn.replace(rgb=drawn.rgb / coverage.clamp_min(0.05)[..., None]), known  # type: ignore[union-attr]
+
+
+def _shown(means: Tensor, alive: Tensor, camera: Cameras, *, time: float) -> Tensor:
+    """Index of the rows alive at a time that may fall into a camera's image."""
+    rows = ((alive[:, 0] <= time) & (time <= alive[:, 1])).nonzero()[:, 0]
+    pixels, z, _ = pixels_of_points(means[rows], camera)
+    size = pixels.new_tensor([camera.width, camera.height])
+    near = ((pixels > -0.1 * size) & (pixels < 1.1 * size)).all(-1) & (z > 0.01)
+    return rows[near]
+
+
+def _loss(drawn: Frames, target: Frames, known: Tensor, *, config: StretchFitConfig) -> Tensor:
+    loss = 5 * ((drawn.rgb - target.rgb).square() * known[..., None]).mean()
+    loss = loss + config.alpha_weight * (1 - drawn.alpha).square().mean()  # type: ignore[operator]
+    error = (drawn.depth - target.depth).abs() / target.depth.clamp_min(1e-3)  # type: ignore[operator, union-attr]
+    counts = known & (drawn.alpha.detach() > 0.5)  # type: ignore[union-attr]
+    # Far off it is another surface: the pull fades with the distance, but never ends.
+    return loss + config.depth_weight * torch.where(counts, 0.1 * (1 + error / 0.1).log(), 0.0).mean()

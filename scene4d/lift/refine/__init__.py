@@ -1,0 +1,1 @@
+"""Gaussians optimised against pictures."""

@@ -1,0 +1,142 @@
+"""Gradient steps through a scene's motion: what moves gets the one look that suits all instants it was seen at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene4d.gaussians.motion import alive_at
+from scene4d.lift.refine.sparse_adam import RowAdam
+from scene4d.render.render import render
+from scene4d.types import Frames, Gaussians, Scene4D
+
+
+@dataclass(frozen=True)
+class PolishSceneConfig:
+    """How the moving part of a scene is polished once all its instants are known."""
+
+    passes: int = 3
+    """Times that every instant is visited; 0 = leave the scene as it is."""
+    shift_rate: float = 0.1
+    """Step size of the position at rest, in splat sizes."""
+    scale_rate: float = 0.06
+    """Step size of the log scales."""
+    opacity_rate: float = 0.3
+    """Step size of the opacity logits."""
+    colour_rate: float = 0.06
+    """Step size of the degree-0 colours."""
+    max_shift: float = 1.25
+    """Farthest a Gaussian may go from where it was measured, in splat sizes (0.4 pixels each)."""
+    max_scale: float = 2.0
+    """Most that a scale may grow or shrink."""
+    coverage: float = 0.1
+    """Weight of covering every measured pixel, beside the squared colour error."""
+    seed: int = 0
+    """Of the order in which instants are visited."""
+
+
+def polish_scene(
+    scene: Scene4D,
+    frames: Frames,
+    *,
+    config: PolishSceneConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scene4D:
+    """A scene [n] whose moving rows render to what was seen at all of its instants, frames [t v].
+
+    A moving row was measured at one instant and is shown at many: each step renders one of them through the motion, so
+    that a row is judged by every view that it ever turned towards, and rows that pile up learn to share. Lives, ids and
+    motion stay, and so do static rows, which never turned and would only learn these very views by heart.
+
+    Args:
+        progress: called with (steps done, steps).
+    """
+    config = config or PolishSceneConfig()
+    moves = (scene.motion.skin_weights != 0).any(-1)
+    if config.passes <= 0 or not bool(moves.any()):
+        return scene
+    looks = _Looks(scene.base, moves, config=config)
+    order = torch.Generator().manual_seed(config.seed)
+    visits = torch.cat([torch.randperm(len(scene.times), generator=order) for _ in range(config.passes)]).tolist()
+    for step, t in enumerate(visits):
+        time = float(scene.times[t])
+        rows = alive_at(scene, time).nonzero()[:, 0]
+        now = _part(scene, rows)
+        with torch.enable_grad():
+            chosen, leaves = looks.leaves(rows)
+            base = looks.put(now.base, moves[rows], leaves)
+            loss = _misfit(render(now.replace(base=base).at(time), frames.cameras[t]), frames[t], config=config)
+            slopes = torch.autograd.grad(loss, list(leaves.values()))
+        looks.step(chosen, dict(zip(leaves, slopes, strict=True)), damped=min(1.0, 2.0 * (1 - step / len(visits))))
+        if progress is not None:
+            progress(step + 1, len(visits))
+    _, leaves = looks.leaves(torch.arange(scene.base.num_gaussians))
+    base = looks.put(scene.base.replace(extras={}), moves, {name: x.detach() for name, x in leaves.items()})
+    return scene.replace(base=base.replace(extras=scene.base.extras))
+
+
+def _misfit(drawn: Frames, seen: Frames, *, config: PolishSceneConfig) -> Tensor:
+    say = torch.ones_like(seen.rgb[..., 0]) if seen.alpha is None else (seen.alpha > 0.5).float()
+    # Where nothing was measured there may be nothing to cover it with.
+    solid = say * (seen.depth > 0)  # type: ignore[operator]
+    loss = 3 * (solid[..., None] * (drawn.rgb - seen.rgb) ** 2).mean()
+    return loss + config.coverage * (solid * (1 - drawn.alpha) ** 2).mean()  # type: ignore[operator]
+
+
+def _part(scene: Scene4D, rows: Tensor) -> Scene4D:
+    """Some rows of a scene, without extras."""
+    motion = scene.motion
+    return scene.replace(
+        base=scene.base.replace(extras={}).pick(rows),
+        motion=motion.replace(skin_index=motion.skin_index[rows], skin_weights=motion.skin_weights[rows]),
+        alive=scene.alive[rows],
+        residual=None,
+    )
+
+
+class _Looks:
+    """What is learned of the moving rows [m]."""
+
+    def __init__(self, base: Gaussians, moves: Tensor, *, config: PolishSceneConfig):
+        self.config = config
+        self.number = torch.where(moves, moves.cumsum(0) - 1, -1)  # [n] into the moving rows
+        moving = base.replace(extras={}).pick(moves)
+        values = {
+            "shift": torch.zeros_like(moving.means),
+            "growth": torch.zeros_like(moving.scales),
+            "logits": torch.logit(moving.opacities.clamp(0.02, 0.98)),
+            "sh": moving.sh.detach().clone(),
+        }
+        rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
+        self.adam = RowAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.98)
+
+    def leaves(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The numbers [k] of the moving ones among rows [r], and their values as leaves of a new graph."""
+        chosen = self.number[rows]
+        chosen = chosen[chosen >= 0]
+        return chosen, self.adam.leaves(chosen)
+
+    @staticmethod
+    def put(base: Gaussians, moving: Tensor, leaves: Mapping[str, Tensor]) -> Gaussians:
+        """`base` with its `moving` rows as the leaves say."""
+        index = moving.nonzero()[:, 0]
+        size = base.scales[index].median(-1, keepdim=True).values
+        changed = {
+            "means": base.means[index] + size * leaves["shift"],
+            "scales": base.scales[index] * leaves["growth"].exp(),
+            "opacities": leaves["logits"].sigmoid(),
+            "sh": leaves["sh"],
+        }
+        return base.replace(**{k: getattr(base, k).index_copy(0, index, v) for k, v in changed.items()})
+
+    @torch.no_grad()
+    def step(self, chosen: Tensor, slopes: Mapping[str, Tensor], *, damped: float) -> None:
+        """One step for the rows that the picture depends on."""
+        asked = torch.stack([x.reshape(len(x), -1).abs().amax(1) > 0 for x in slopes.values()]).any(0)
+        self.adam.step(chosen[asked], {name: x[asked] for name, x in slopes.items()}, damped=damped)
+        limit = float(torch.tensor(self.config.max_scale).log())
+        self.adam.values["shift"].clamp_(-self.config.max_shift, self.config.max_shift)
+        self.adam.values["growth"].clamp_(-limit, limit)

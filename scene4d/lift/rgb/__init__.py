@@ -1,0 +1,1 @@
+"""Scenes from posed colour pictures alone."""

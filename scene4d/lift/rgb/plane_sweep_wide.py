@@ -1,0 +1,138 @@
+"""A first guess of depth between cameras that are far apart: planes swept through every view, level ones too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate
+
+from scene4d.geometry.camera import invert_rigid, pixel_centres
+from scene4d.lift.depth.photo_consistency import scaled_cameras, warp_between
+from scene4d.lift.rgbd.depth_images import despeckled
+from scene4d.types import Cameras, Frames
+
+
+@dataclass(frozen=True)
+class PlaneConfig:
+    """Which planes are tried, and what decides. Lengths are in multiples of the cameras' distance to their focus."""
+
+    width: int = 128
+    """Width in px at which pictures are matched."""
+    num_facing: int = 64
+    """Planes that face the view, evenly spread in inverse depth."""
+    num_level: int = 192
+    """Level planes, evenly spread in height."""
+    near: float = 0.1
+    """Nearest depth."""
+    far: float = 4.0
+    """Farthest depth."""
+    below: float = 1.0
+    """How far level planes go below the focus; they end at the highest camera."""
+    patches: tuple[int, ...] = (3, 7)
+    """Widths in px of the patches whose mean colour differences decide together."""
+    clip: float = 0.2
+    """Colour difference above which pixels are equally wrong."""
+    unseen: float = 0.1
+    """Cost of lying where another view cannot see: out of its picture, or behind what it shows."""
+    behind: float = 0.04
+    """Relative depth from which matter lies behind another view's surface, or before it."""
+    rounds: int = 2
+    """How often the views' depths decide anew what hides what."""
+    pull: float = 0.0025
+    """Cost of any plane but the level one that most of all pictures agree on: what has no texture lies there."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """How unlike [p h w] the patches of one view are to another's on every plane; where [p h w 2] and how deep [p h w]
+    the planes lie there; whether [p h w] within its picture."""
+
+    cost: Tensor
+    pixels: Tensor
+    depth: Tensor
+    inside: Tensor
+
+
+def depth_from_planes(frames: Frames, *, focus: Tensor, extent: float, config: PlaneConfig | None = None) -> Tensor:
+    """Depth [v h w] m at which the pictures [v] of one instant look alike in one another.
+
+    Patches on a table or a floor look alike between cameras 90 degrees apart only along the plane itself, hence level
+    planes beside those that face the view. What another view cannot see says nothing, what lies before its surface
+    must look like it. Pixels that agree nowhere get the level plane that explains most.
+
+    Args:
+        focus: the point [3] that the cameras look at; extent: their distance to it in m.
+    Source: Gallup et al., Real-Time Plane-Sweeping Stereo with Multiple Sweeping Directions, 2007.
+    """
+    config = config or PlaneConfig()
+    cameras = scaled_cameras(frames.cameras, width=config.width)
+    size = (cameras.height, cameras.width)
+    rgb = frames.rgb.movedim(-1, 1)
+    rgb = interpolate(rgb, size=size, mode="area") if rgb.shape[-2:] != size else rgb
+    count = len(rgb)
+    planes = [_planes(cameras, i, focus=focus, extent=extent, config=config) for i in range(count)]
+    pairs = [
+        [_pair(rgb, cameras, i, j, inverse=planes[i], config=config) for j in range(count) if j != i]
+        for i in range(count)
+    ]
+    depth, main = None, None
+    for _ in range(config.rounds + 1):
+        costs = [_costs(pairs[i], [j for j in range(count) if j != i], depth, config=config) for i in range(count)]
+        # A plane that pictures agree on only where they have texture counts; what is plain agrees everywhere.
+        told = sum((c.mean(0, keepdim=True) - c[: config.num_level]).clamp_min(0).mean((1, 2)) for c in costs)
+        main = int(told.argmax()) if main is None else main
+        depth = torch.stack([_best(c, x, main=main, config=config) for c, x in zip(costs, planes, strict=True)])
+    return interpolate(depth[:, None], size=frames.rgb.shape[1:3], mode="nearest")[:, 0]  # type: ignore[index]
+
+
+def _best(costs: Tensor, inverse: Tensor, *, main: int, config: PlaneConfig) -> Tensor:
+    """Depth [h w] of the best plane of every pixel, no specks."""
+    costs = costs + config.pull
+    costs[main] -= config.pull
+    return 1 / despeckled(inverse.gather(0, costs.argmin(0, keepdim=True))[0])
+
+
+def _planes(cameras: Cameras, index: int, *, focus: Tensor, extent: float, config: PlaneConfig) -> Tensor:
+    """Inverse depths [p h w] of the pixels of a view on every plane, the level ones first; clamped to the range."""
+    world = invert_rigid(cameras.viewmats)
+    pixels = pixel_centres(cameras.width, cameras.height, like=world)
+    rays = torch.cat([pixels, torch.ones_like(pixels[..., :1])], -1) @ torch.linalg.inv(cameras.Ks[index]).T
+    slope = rays @ world[index, 2, :3]  # height gained a metre of depth
+    heights = torch.linspace(float(focus[2]) - config.below * extent, float(world[:, 2, 3].max()), config.num_level)
+    level = slope / (heights - world[index, 2, 3])[:, None, None]
+    facing = torch.linspace(1 / config.far, 1 / config.near, config.num_facing)[:, None, None].expand(-1, *slope.shape)
+    # A level ray in a plane at its own height is 0 / 0: it runs along it, as if to the far end.
+    inverse = torch.cat([level * extent, facing]).nan_to_num(0.0)
+    return inverse.clamp(1 / config.far, 1 / config.near) / extent
+
+
+def _pair(rgb: Tensor, cameras: Cameras, here: int, there: int, *, inverse: Tensor, config: PlaneConfig) -> _Pair:
+    warp = warp_between(cameras, here, there)
+    pixels, inside = warp.pixels(inverse)
+    theirs = _sampled(rgb[there], pixels, warp.width, warp.height)
+    difference = (theirs - rgb[here]).abs().mean(1, keepdim=True).clamp_max(config.clip)
+    difference = torch.where(inside[:, None], difference, config.unseen)
+    pooled = [avg_pool2d(difference, p, 1, p // 2, count_include_pad=False)[:, 0] for p in config.patches]
+    depth = warp.far[..., 2] / inverse + warp.near[2]
+    return _Pair(cost=sum(pooled) / len(pooled), pixels=pixels, depth=depth, inside=inside)  # type: ignore[arg-type]
+
+
+def _sampled(image: Tensor, pixels: Tensor, width: int, height: int) -> Tensor:
+    """Values [p c h w] of an image [c h w] at pixels [p h w 2]."""
+    grid = pixels / pixels.new_tensor([width, height]) * 2 - 1
+    return grid_sample(image.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+
+
+def _costs(pairs: list[_Pair], others: list[int], depth: Tensor | None, *, config: PlaneConfig) -> Tensor:
+    """Cost [p h w] of every plane to a view: of the two views that fit best at first, then of all that can see it."""
+    if depth is None:
+        found = [torch.where(p.inside, p.cost, config.unseen) for p in pairs]
+        return torch.stack(found).topk(min(2, len(found)), dim=0, largest=False).values.mean(0)
+    total = torch.zeros_like(pairs[0].cost)
+    for pair, j in zip(pairs, others, strict=True):
+        surface = _sampled(depth[j][None], pair.pixels, depth.shape[2], depth.shape[1])[:, 0]
+        seen = pair.inside & (pair.depth < (1 + config.behind) * surface)
+        total += torch.where(seen, pair.cost, config.unseen)
+    return total / len(pairs)

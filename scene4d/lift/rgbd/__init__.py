@@ -1,0 +1,1 @@
+"""Gaussians from RGB-D frames."""

@@ -1,0 +1,221 @@
+"""Which matter moves: rows that the newest frames contradict, and what sticks to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from scene4d.lift.stream.arap_icp import Cloud, Skinned, StepMotion, TrackConfig, motion_of_step
+from scene4d.lift.stream.rigid_anchors import Anchors, skin_to
+from scene4d.lift.stream.row_store import Memory
+from scene4d.lift.stream.visibility import (
+    AGREES,
+    HIDDEN,
+    RECOLOURED,
+    UNKNOWN,
+    VIOLATED,
+    Sight,
+    Tolerances,
+    Verdicts,
+    compare,
+)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How moving matter is told from static matter."""
+
+    anchor_spacing: float = 0.06
+    """Least distance in m between anchors; at least 2 pixel spacings."""
+    max_anchors: int = 64
+    """Most anchors with a motion of their own that are solved for at once."""
+    max_twins: int = 2000
+    """Most anchors in all, twins included; beyond, matter that starts to move is born anew."""
+    reach: float = 0.08
+    """Distance in m from changed or moving matter within which static matter is asked whether it moves too."""
+    min_cluster: int = 3
+    """Changed rows that must stand together to be more than noise."""
+    still: float = 0.0005
+    """Motion in m a step below which an anchor is held still."""
+    memory: float = 0.8
+    """Share of the evidence for motion that is kept from step to step."""
+    threshold: float = 0.5
+    """Evidence from which a row is moving."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What the newest frames bring: `changed` [n] rows they contradict; of the lifted points `target` [p], which no
+    static row explains, and `front` [p], where matter came; `spacing` m between pixels on a typical surface."""
+
+    changed: np.ndarray
+    target: np.ndarray
+    front: np.ndarray
+    spacing: float
+
+
+def changed_rows(memory: Memory, verdicts: Verdicts, *, spacing: float, min_cluster: int) -> np.ndarray:
+    """[n] static rows that are not where or what they were: looked through, recoloured, just behind a new surface."""
+    at_home = verdicts.verdict[memory.home, np.arange(len(memory))]
+    gap = verdicts.gap[memory.home, np.arange(len(memory))]
+    sunk = (at_home == HIDDEN) & (gap < 2.5 * memory.spacing)
+    changed = ~memory.moving & (verdicts.violated | (at_home == VIOLATED) | sunk)
+    changed |= ~memory.moving & (at_home == RECOLOURED) & ~verdicts.agrees
+    index = np.nonzero(changed)[0]
+    if len(index) == 0:
+        return changed
+    tree = cKDTree(memory.x[index])
+    crowd = tree.query_ball_point(memory.x[index], r=2.5 * spacing, return_length=True)
+    changed[index[crowd < min_cluster]] = False
+    return changed
+
+
+def suspects(memory: Memory, verdicts: Verdicts, *, changed: np.ndarray, reach: float) -> np.ndarray:
+    """Index [s] of the static rows under question: changed ones, and visible ones near them or near moving matter."""
+    moving = memory.moving
+    source = np.nonzero(changed | moving)[0]
+    static = np.nonzero(~moving & (changed | verdicts.any(AGREES, RECOLOURED)))[0]
+    if len(source) == 0 or len(static) == 0:
+        return np.zeros(0, dtype=np.int64)
+    tree = cKDTree(memory.x[source], balanced_tree=False, compact_nodes=False)
+    distance, _ = tree.query(memory.x[static], distance_upper_bound=reach)
+    return static[np.isfinite(distance)]
+
+
+def spread_out(points: np.ndarray, *, others: np.ndarray, spacing: float, limit: int) -> np.ndarray:
+    """Points [k 3] chosen farthest first until all lie within `spacing` of a chosen one or of `others` [m 3]."""
+    if len(points) == 0 or limit <= 0:
+        return np.zeros((0, 3))
+    distance = np.full(len(points), np.inf)
+    if len(others):
+        distance, _ = cKDTree(others).query(points)
+    chosen = []
+    while len(chosen) < limit and distance.max() > spacing:
+        pick = points[distance.argmax()]
+        chosen.append(pick)
+        distance = np.minimum(distance, np.linalg.norm(points - pick, axis=-1))
+    return np.array(chosen).reshape(-1, 3)
+
+
+@dataclass
+class Solved:
+    """Motion of the active anchors over this step: `active` [a] into the anchors, -1 = one not yet added (the last
+    `num_new`); `gap` m between anchors."""
+
+    active: np.ndarray
+    num_new: int
+    gap: float
+    centres: np.ndarray
+    motion: StepMotion
+
+
+def solve_step(
+    memory: Memory, anchors: Anchors, *, sight: Sight, news: News, config: SplitConfig, track: TrackConfig
+) -> Solved | None:
+    """Choose anchors on newly changed matter and find the motion of all that hold anything; None if nothing moves."""
+    changed, target, spacing = news.changed, news.target, news.spacing
+    moving = np.nonzero(memory.moving)[0]
+    held = np.unique(anchors.parent[memory.skin_index[moving]]) if len(moving) else np.zeros(0, dtype=np.int64)
+    now = anchors.now
+    gap = max(config.anchor_spacing, 2 * spacing)
+    fresh = spread_out(memory.x[changed], others=now[held], spacing=gap, limit=config.max_anchors - len(held))
+    if len(held) + len(fresh) == 0 or not target.any():
+        return None
+    centres = np.concatenate([now[held], fresh])
+    start = np.concatenate([anchors.velocity[held], np.zeros((len(fresh), 6))])
+    position = np.zeros(len(anchors), dtype=np.int64)
+    position[held] = np.arange(len(held))
+
+    recent = moving[memory.seen[moving] >= memory.seen.max() - 3]
+    questioned = np.nonzero(changed)[0]
+    rows = np.concatenate([recent, questioned])
+    if len(rows) == 0:
+        return None
+    each = np.repeat(memory.x[rows][:, None], memory.num_skin, 1)
+    index = np.zeros((len(rows), memory.num_skin), dtype=np.int64)
+    weights = np.zeros((len(rows), memory.num_skin))
+    if len(recent):
+        each[: len(recent)] = anchors.per_anchor(memory.place[recent], memory.skin_index[recent])
+        index[: len(recent)] = position[anchors.parent[memory.skin_index[recent]]]
+        weights[: len(recent)] = memory.skin_weights[recent]
+    if len(questioned):
+        found, share = skin_to(memory.x[questioned], centres, num=memory.num_skin, spacing=gap)
+        index[len(recent) :, : found.shape[1]], weights[len(recent) :, : found.shape[1]] = found, share
+    sources = Skinned(Cloud(memory.x[rows], memory.normal[rows], memory.colour[rows]), each, index, weights)
+    targets = Cloud(sight.points[target], sight.normals[target], sight.colours[target])
+    motion = motion_of_step(
+        sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=news.front[target]
+    )
+    active = np.concatenate([held, np.full(len(fresh), -1)])
+    return Solved(active, len(fresh), gap, centres, motion)
+
+
+def movers(
+    memory: Memory,
+    sight: Sight,
+    *,
+    verdicts: Verdicts,
+    asked: np.ndarray,
+    solved: Solved,
+    noise: Tolerances,
+    tolerances: Tolerances,
+    config: SplitConfig,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the suspects `asked` [s], those that move: rows [k], skin index (into solved.active) and weights [k j].
+
+    A row moves when the motion found round it explains the new frames better than rest does; rows that neither
+    contradicts follow their neighbours.
+    """
+    rows = asked
+    empty = np.zeros((0, memory.num_skin))
+    if len(rows) == 0:
+        return rows, empty.astype(np.int64), empty
+    gap = solved.gap
+    index, weights = skin_to(memory.x[rows], solved.centres, num=memory.num_skin, spacing=gap)
+    each = np.repeat(memory.x[rows][:, None], index.shape[1], 1)
+    there = solved.motion.apply(each, index, weights)
+    moves = np.linalg.norm(there - memory.x[rows], axis=-1) > 2 * config.still
+    home = memory.home[rows]
+    rest = _misfit(verdicts, rows, home, noise)
+    moved_verdicts = compare(there, sight, colours=memory.colour[rows], tolerances=tolerances)
+    moved = _misfit(moved_verdicts, np.arange(len(rows)), home, noise)
+    # Held against a range of pixels, a moved row fits a little too easily: rest has to be contradicted to lose.
+    gain = np.where(np.isnan(rest) | np.isnan(moved), 0.0, np.clip(rest - moved - 0.3, -1.5, 1.5))
+    evidence = config.memory * memory.evidence[rows] + np.where(moves, gain, 0.0)
+    memory.evidence[rows] = evidence
+    convinced = moves & (evidence > config.threshold) & ~moved_verdicts.violated
+    silent = moves & ~convinced & ~(moved > 1.0) & ~(rest < 0.02)
+    convinced[silent] = _neighbourhood(memory, rows, convinced, silent) > 0.6
+    chosen = np.nonzero(convinced)[0]
+    full_index = np.zeros((len(chosen), memory.num_skin), dtype=np.int64)
+    full_weights = np.zeros((len(chosen), memory.num_skin))
+    full_index[:, : index.shape[1]], full_weights[:, : index.shape[1]] = index[chosen], weights[chosen]
+    return rows[chosen], full_index, full_weights
+
+
+def _misfit(verdicts: Verdicts, rows: np.ndarray, home: np.ndarray, noise: Tolerances) -> np.ndarray:
+    """[k] how far depth and colour are off in the view that saw a row last, in units of the noise, capped; NaN where it
+    does not see it now."""
+    verdict, gap, mismatch = verdicts.verdict[home, rows], verdicts.gap[home, rows], verdicts.mismatch[home, rows]
+    usable = (verdict != UNKNOWN) & ~((verdict == HIDDEN) & (gap > 0.05))
+    off = np.minimum(np.abs(gap) / noise.absolute, 2.0) + np.minimum(mismatch / noise.colour, 1.0)
+    return np.where(usable, off, np.nan)
+
+
+def _neighbourhood(memory: Memory, rows: np.ndarray, convinced: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """[a] share of moving rows among the nearest alike suspects and moving rows, for the suspects marked `asked`."""
+    if not asked.any():
+        return np.zeros(0)
+    moving = np.nonzero(memory.moving)[0]
+    points = np.concatenate([memory.x[rows], memory.x[moving]])
+    colours = np.concatenate([memory.colour[rows], memory.colour[moving]])
+    votes = np.concatenate([convinced.astype(np.float64), np.ones(len(moving))])
+    features = np.concatenate([points / float(np.median(memory.spacing[rows])), 4.0 * colours], -1)
+    num = min(9, len(features))
+    if num < 2:
+        return np.zeros(int(asked.sum()))
+    tree = cKDTree(features, balanced_tree=False, compact_nodes=False)
+    _, index = tree.query(features[: len(rows)][asked], k=num)
+    return votes[index[:, 1:]].mean(1)

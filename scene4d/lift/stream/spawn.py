@@ -1,0 +1,81 @@
+"""New rows for what nothing in memory explains, on the anchors of the matter that they continue."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from scene4d.lift.stream.rigid_anchors import Anchors, multiply_quats, rotate_by_quats
+from scene4d.lift.stream.row_store import Memory
+from scene4d.lift.stream.visibility import Sight
+
+
+def bear(memory: Memory, anchors: Anchors, *, sight: Sight, chosen: np.ndarray, time: float, frame: int) -> None:
+    """Give birth to lifted points `chosen` [k]; those next to moving matter hang on its anchors.
+
+    Args:
+        time: second of birth; frame: its index.
+    """
+    num = len(chosen)
+    skin_index = np.zeros((num, memory.num_skin), dtype=np.int64)
+    skin_weights = np.zeros((num, memory.num_skin), dtype=np.float32)
+    means = sight.points[chosen].copy()
+    turn = np.tile([1.0, 0.0, 0.0, 0.0], (num, 1))
+    lifted = sight.lifted
+    quats = lifted.quats.numpy()[chosen].astype(np.float64)
+    normals = sight.normals[chosen].copy()
+    mate = moving_mates(memory, sight, chosen=chosen)
+    joins = mate >= 0
+    if joins.any():
+        index, weights = memory.skin_index[mate[joins]], memory.skin_weights[mate[joins]]
+        skin_index[joins], skin_weights[joins] = index, weights
+        weights = weights.astype(np.float64)
+        means[joins] = anchors.rest_of(means[joins], index, weights)
+        turn[joins] = anchors.turn(index, weights)
+        back = turn[joins] * [1.0, -1.0, -1.0, -1.0]
+        quats[joins] = multiply_quats(back, quats[joins])
+        normals[joins] = rotate_by_quats(back, normals[joins])
+    rest = {
+        "place": means,
+        "means": means.astype(np.float32),
+        "quats": quats.astype(np.float32),
+        "skin_index": skin_index,
+        "skin_weights": skin_weights,
+        "extra_normals": normals.astype(np.float32),
+    }
+    present = {
+        "turn": turn,
+        "spacing": sight.spacing[chosen],
+        "birth_scales": lifted.scales.numpy()[chosen],
+        "home": sight.pixel[chosen] // sight.num_pixels,
+        "seen": np.full(num, frame),
+    }
+    memory.birth(lifted, chosen, rest=rest, present=present, time=time)
+
+
+def moving_mates(memory: Memory, sight: Sight, *, chosen: np.ndarray) -> np.ndarray:
+    """[k] the moving row that each new point continues, -1 where it is nearer to static matter or to nothing."""
+    mate = np.full(len(chosen), -1, dtype=np.int64)
+    if len(memory) == 0 or not memory.moving.any():
+        return mate
+    spacing = float(np.median(sight.spacing))
+
+    def features(points: np.ndarray, normals: np.ndarray, colours: np.ndarray) -> np.ndarray:
+        return np.concatenate([points / spacing, normals, 4.0 * colours], -1)
+
+    query = features(sight.points[chosen], sight.normals[chosen], sight.colours[chosen])
+
+    def nearest(rows: np.ndarray):
+        known = features(memory.x[rows], memory.normal[rows], memory.colour[rows])
+        return cKDTree(known, balanced_tree=False, compact_nodes=False).query(query, distance_upper_bound=4.0)
+
+    moving = np.nonzero(memory.moving)[0]
+    low, high = sight.points[chosen].min(0) - 4 * spacing, sight.points[chosen].max(0) + 4 * spacing
+    static = np.nonzero(~memory.moving & (memory.x > low).all(1) & (memory.x < high).all(1))[0]
+    distance, index = nearest(moving)
+    found = index < len(moving)
+    if len(static):
+        # In doubt a point is static: background laid bare beside something that moves must not be dragged along.
+        found &= distance < 0.8 * nearest(static)[0]
+    mate[found] = moving[index[found]]
+    return mate

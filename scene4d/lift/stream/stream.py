@@ -1,0 +1,398 @@
+"""Causal 4D reconstruction: frames come one instant at a time, the scene so far is there after each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from scene4d.check import check
+from scene4d.errors import DepthError, GaussianError, TimestampError
+from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
+from scene4d.lift.refine.refine_frame import polish
+from scene4d.lift.rgbd.unproject import LiftConfig
+from scene4d.lift.stream.arap_icp import TrackConfig
+from scene4d.lift.stream.motion_segmentation import (
+    News,
+    Solved,
+    SplitConfig,
+    changed_rows,
+    movers,
+    solve_step,
+    suspects,
+)
+from scene4d.lift.stream.rigid_anchors import Anchors, rotvecs_from_rotations
+from scene4d.lift.stream.row_store import Memory, scene_of_rows
+from scene4d.lift.stream.spawn import bear
+from scene4d.lift.stream.visibility import (
+    AGREES,
+    HIDDEN,
+    RECOLOURED,
+    UNKNOWN,
+    VIOLATED,
+    Sight,
+    Tolerances,
+    Verdicts,
+    compare,
+    sight_from_frames,
+    unexplained_points,
+)
+from scene4d.types import Frames, Gaussians, Scene4D
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How a scene is gathered from a stream of RGB-D frames."""
+
+    lift: LiftConfig = field(default_factory=lambda: LiftConfig(footprint=0.4, drop_flying=False))
+    """How pixels become Gaussians."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """How moving matter is told from static matter."""
+    track: TrackConfig = field(default_factory=TrackConfig)
+    """How motion is found."""
+    depth_tolerance: float = 0.004
+    """Depth error in m that counts as agreement, at distance 0."""
+    depth_tolerance_relative: float = 0.004
+    """What is added to it a metre of distance."""
+    colour_tolerance: float = 0.12
+    """Colour error a channel that counts as agreement."""
+    backdrop: float = 8.0
+    """Depth in m given to pixels that have a colour but nothing near (a simulator's sky); 0 = they say nothing."""
+    polish_first: int = 30
+    """Gradient steps on the first frames: static matter is sharp from its birth."""
+    polish: int = 8
+    """Gradient steps on the newest frames when the present Gaussians, or the scene, are asked for."""
+    colour_tolerance_moving: float = 0.3
+    """The same for moving matter, whose shading changes as it turns."""
+    colour_share: float = 0.3
+    """Share of the newest colour in what moving matter is next recognised by."""
+    num_skin: int = 3
+    """Anchors a moving Gaussian hangs on."""
+    max_gaussians: int = 120_000
+    """Most living Gaussians; beyond, those unseen for longest go first, then the least confident."""
+    max_past: int = 400_000
+    """Most finished Gaussians kept for the past; beyond, the oldest are forgotten, unless they wait for a history."""
+    patience: int = 30
+    """Frames after which a moving Gaussian goes that others measure better."""
+    keep_instants: int = 0
+    """Least number of newest instants that stay in memory; older ones go to the history, if there is one. 0 = all."""
+
+
+class SceneStream:
+    """A scene that grows with every frame.
+
+    `update` compares the memory with what is measured now: what agrees is kept and measured anew, what a camera looked
+    through has moved or is gone, what lies behind is kept as it was. Matter that the frames contradict, and what sticks
+    to it, is moving: it hangs on anchors whose rigid motion is tracked, and keeps its ids. Pixels that nothing explains
+    are born with new ids. The past is never revised: what lived when, and how it moved, is after k frames what every
+    later scene says of them; only how the living look is always as it was measured and polished last.
+
+    `update` alone changes anything: `gaussians` and `scene` say the same however often, and whenever before, they were
+    asked.
+    """
+
+    def __init__(self, config: StreamConfig | None = None, *, history: GrowingS4D | None = None) -> None:
+        """
+        Args:
+            history: where instants beyond config.keep_instants go, and rows that ended before them.
+        """
+        self.config, self.history = config or StreamConfig(), history
+        self.memory = Memory(self.config.num_skin)
+        self.anchors = Anchors()
+        self.times: list[float] = []
+        self._count = 0
+        self._sight: Sight | None = None
+        self._now: Gaussians | None = None
+
+    def update(self, frames: Frames, *, time: float) -> None:
+        """Take in frames [v] of one instant `time` s, later than all before.
+
+        Raises:
+            TimestampError: time does not increase. ShapeError: not [v h w].
+            DepthError: the frames have no depth, or the first ones none anywhere.
+            ResourceError: the history cannot be written; the frames are taken in, the next update hands over again.
+        """
+        check(rgb=(frames.rgb, "v h w 3"), depth=(frames.depth, "v h w"))
+        if self.times and not time > self.times[-1]:
+            raise TimestampError(
+                "time does not increase",
+                field="time",
+                frame=self._count,
+                found=time,
+                expected=f"> {self.times[-1]}",
+            )
+        sight = sight_from_frames(frames, config=self.lift_config, backdrop=self.config.backdrop)
+        if len(self.memory) == 0:
+            if len(sight.points) == 0:
+                raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")
+            bear(self.memory, self.anchors, sight=sight, chosen=np.arange(len(sight.points)), time=time, frame=0)
+            self._measure(sight, self._compared(sight))
+            self.memory.polish_birth(self.memory.shown(), self._polished(sight, num_steps=self.config.polish_first))
+        else:
+            verdicts = self._carve(sight, self._follow(sight))
+            self._measure(sight, self._bear_unexplained(sight, verdicts, time=time))
+        self._sight, self._now = sight, None
+        self._limit(time)
+        self.anchors.record()
+        self.times.append(time)
+        self._count += 1
+        self._hand_over()
+
+    def gaussians(self) -> Gaussians:
+        """The scene now [n]: what is seen as it was measured last, what is hidden as it was remembered; ids persist.
+
+        Polished to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the
+        backdrop.
+        """
+        if self._sight is None:
+            raise GaussianError(
+                "nothing has been seen yet", field="gaussians", fix="call update(frames, time=...) first"
+            )
+        if self._now is None:
+            self._now = self._polished(self._sight, num_steps=self.config.polish)
+        return self._now
+
+    def _polished(self, sight: Sight, *, num_steps: int) -> Gaussians:
+        memory = self.memory
+        rows = memory.shown()
+        now = memory.gaussians(rows, sight.lifted)
+        if num_steps <= 0:
+            return now
+        seen, static = memory.seen[rows] == memory.seen.max(), ~memory.moving[rows]
+        # Static rows start from what they were polished to before, but are held to what was measured.
+        still = torch.from_numpy(static)[:, None]
+        measured = now.replace(
+            means=torch.where(still, torch.from_numpy(memory.x[rows]).float(), now.means),
+            scales=torch.where(still, torch.from_numpy(memory.birth_scales[rows]), now.scales),
+        )
+        spacing = torch.from_numpy(memory.spacing[rows])
+        free = torch.from_numpy(seen)
+        return polish(now, sight.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
+
+    def scene(self) -> Scene4D:
+        """The scene so far: base at rest, motion over all times, alive from birth to the last second (inf = living).
+
+        Living rows look as `gaussians` shows them, so that `.at` the last time draws the same picture. Instants that
+        were handed over, and rows that ended before the rest, are left out.
+        """
+        if self._sight is None:
+            raise GaussianError("nothing has been seen yet", field="scene", fix="call update(frames, time=...) first")
+        memory, now, shown = self.memory, self.gaussians(), self.memory.shown()
+        # At an edge a pixel may be won by a row of another surface: what is seen there must not become its place.
+        way = np.linalg.norm(now.means.double().numpy() - memory.x[shown], axis=-1)
+        near = (memory.lifted[shown] >= 0) & (way < 1.5 * memory.spacing[shown])
+        seen = np.nonzero(~memory.moving[shown] | near)[0]
+        looks = memory.at_rest(shown[seen], now.pick(torch.from_numpy(seen)), anchors=self.anchors)
+        return scene_of_rows(
+            memory.everything(rows=shown[seen], looks=looks),
+            anchors=self.anchors,
+            poses=self.anchors.poses(),
+            times=self.times,
+            info={"model": "SceneStream"},
+        )
+
+    def _hand_over(self) -> None:
+        """Give instants that are too old for memory, and rows that ended before the others, to the history."""
+        keep = self.config.keep_instants
+        if not keep or len(self.times) < 2 * keep:
+            return
+        count = len(self.times) - keep
+        before = self.times[count]
+        if self.history is not None:
+            self.history.append(
+                scene_of_rows(
+                    self.memory.finished(before=before) or [self.memory.empty()],
+                    anchors=self.anchors,
+                    poses=self.anchors.poses()[:count],
+                    times=self.times[:count],
+                    info={"model": "SceneStream"},
+                )
+            )
+        # Only what has arrived is forgotten: after a full disk the next update hands it over again.
+        self.memory.release(before=before)
+        self.anchors.forget(count)
+        self.times = self.times[count:]
+
+    @property
+    def lift_config(self) -> LiftConfig:
+        """The lift's settings, with pixel numbers kept."""
+        return dataclasses.replace(self.config.lift, keep_pixels=True)
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """What counts as agreement."""
+        c = self.config
+        return Tolerances(c.depth_tolerance, c.depth_tolerance_relative, c.colour_tolerance)
+
+    def _compared(self, sight: Sight, rows: np.ndarray | slice = slice(None)) -> Verdicts:
+        """What the frames say of the rows where they are now."""
+        memory, limits = self.memory, self.tolerances
+        moving = self.config.colour_tolerance_moving
+        colour = np.where(memory.moving[rows], moving, limits.colour)
+        limits = dataclasses.replace(limits, colour=colour)
+        return compare(memory.x[rows], sight, colours=memory.colour[rows], tolerances=limits)
+
+    def _follow(self, sight: Sight) -> Verdicts:
+        """Find what moved since the last frame and carry it; returns what the frames say of the rows after that."""
+        memory, config = self.memory, self.config.split
+        verdicts = self._compared(sight)
+        static = ~memory.moving
+        still = Verdicts(*(np.where(static, column, 0) for column in vars(verdicts).values()))
+        spacing = float(np.median(sight.spacing)) if len(sight.spacing) else 0.01
+        changed = changed_rows(memory, verdicts, spacing=spacing, min_cluster=config.min_cluster)
+        target = unexplained_points(sight, memory, verdicts=still, tolerances=self.tolerances)
+        front = self._front(sight, verdicts, spacing=spacing)
+        news = News(changed=changed, target=target, front=front, spacing=spacing)
+        solved = solve_step(memory, self.anchors, sight=sight, news=news, config=config, track=self.config.track)
+        if solved is None:
+            self.anchors.velocity *= 0
+            return verdicts
+        solved = _held_still(solved, config.still)
+        rows, index, weights = movers(
+            memory,
+            sight,
+            verdicts=verdicts,
+            asked=suspects(memory, verdicts, changed=changed, reach=config.reach),
+            solved=solved,
+            noise=self._noise(verdicts),
+            tolerances=self.tolerances,
+            config=config,
+        )
+        self._hang(solved, rows, index, weights)
+        memory.carry(self.anchors)
+        moved = np.nonzero(memory.moving)[0]
+        return verdicts.patched(moved, self._compared(sight, moved))
+
+    def _front(self, sight: Sight, verdicts: Verdicts, *, spacing: float) -> np.ndarray:
+        """[p] lifted points where matter has come, or where moving matter was: not just background laid bare."""
+        marked = np.zeros(sight.num_views * sight.num_pixels, dtype=bool)
+        moving = self.memory.moving
+        came = (verdicts.verdict == HIDDEN) | (moving & (verdicts.verdict != UNKNOWN) & (verdicts.gap > -2 * spacing))
+        view, row = np.nonzero(came)
+        marked[view * sight.num_pixels + verdicts.pixel[view, row]] = True
+        return marked[sight.pixel]
+
+    def _noise(self, verdicts: Verdicts) -> Tolerances:
+        """The sensor's own noise, from static rows in the view that saw them last."""
+        memory = self.memory
+        column = np.arange(len(memory))
+        good = ~memory.moving & (verdicts.verdict[memory.home, column] == AGREES)
+        if good.sum() < 50:
+            return self.tolerances
+        gap = np.abs(verdicts.gap[memory.home, column][good])
+        mismatch = verdicts.mismatch[memory.home, column][good]
+        limit = self.tolerances
+        absolute = np.clip(3 * np.quantile(gap, 0.8), 0.0005, limit.absolute + limit.relative)
+        return Tolerances(float(absolute), 0.0, float(np.clip(3 * np.quantile(mismatch, 0.8), 0.02, limit.colour)))
+
+    def _hang(self, solved: Solved, rows: np.ndarray, index: np.ndarray, weights: np.ndarray) -> None:
+        """Move the anchors, with the rows that start to move now hung on them first."""
+        anchors, memory = self.anchors, self.memory
+        active = solved.active.copy()
+        if solved.num_new:
+            used = np.bincount(index.reshape(-1), weights=(weights > 0.2).reshape(-1), minlength=len(active))
+            fresh = np.nonzero((active < 0) & (used >= self.config.split.min_cluster))[0]
+            active[fresh] = anchors.add(solved.centres[fresh])
+        if len(rows):
+            weights = np.where(active[index] < 0, 0.0, weights)
+            total = weights.sum(1)
+            keep = total > 0.2
+            rows, index, weights = rows[keep], active[index[keep]], weights[keep] / total[keep, None]
+            index = np.where(weights > 0, index, index[np.arange(len(index)), weights.argmax(1)][:, None])
+            room = len(anchors) < self.config.split.max_twins
+            if room and len(rows):
+                memory.skin_index[rows] = anchors.twins(index)
+                memory.skin_weights[rows] = weights
+        num = len(anchors)
+        rotation, shift = np.broadcast_to(np.eye(3), (num, 3, 3)).copy(), np.zeros((num, 3))
+        velocity = np.zeros((num, 6))
+        known = active >= 0
+        motion = solved.motion
+        rotation[active[known]] = motion.rotation[known]
+        arm = np.einsum("mab,mb->ma", motion.rotation[known], motion.centre[known])
+        shift[active[known]] = motion.centre[known] + motion.shift[known] - arm
+        velocity[active[known]] = np.concatenate(
+            [rotvecs_from_rotations(motion.rotation[known]), motion.shift[known]], -1
+        )
+        anchors.move(rotation, shift, velocity)
+
+    def _carve(self, sight: Sight, verdicts: Verdicts) -> Verdicts:
+        """Bury what the cameras looked through, and moving rows that slid under or off their surface."""
+        memory = self.memory
+        column = np.arange(len(memory))
+        at_home, gap = verdicts.verdict[memory.home, column], verdicts.gap[memory.home, column]
+        moving, agrees = memory.moving, verdicts.agrees
+        centre = -np.einsum("vab,va->vb", sight.viewmats[:, :3, :3], sight.viewmats[:, :3, 3])
+        facing = ((centre[memory.home] - memory.x) * memory.normal).sum(-1) > 0
+        sunk = moving & (at_home == HIDDEN) & (gap < 2.0 * memory.spacing) & facing & ~agrees
+        recoloured = (at_home == RECOLOURED) & ~agrees
+        if recoloured.sum() > 0.3 * max(1, (at_home != UNKNOWN).sum()):
+            recoloured[:] = False  # the light or the exposure changed, not the matter
+        dead = verdicts.violated | sunk | recoloured | (moving & (at_home == VIOLATED) & ~agrees)
+        memory.bury(dead, last=self.times[-1])
+        return verdicts.pick(~dead)
+
+    def _bear_unexplained(self, sight: Sight, verdicts: Verdicts, *, time: float) -> Verdicts:
+        memory = self.memory
+        new = unexplained_points(sight, memory, verdicts=verdicts, tolerances=self.tolerances)
+        chosen = np.nonzero(new)[0]
+        if len(chosen) == 0:
+            return verdicts
+        bear(memory, self.anchors, sight=sight, chosen=chosen, time=time, frame=self._count)
+        return verdicts.followed_by(self._compared(sight, slice(len(memory) - len(chosen), None)))
+
+    def _measure(self, sight: Sight, verdicts: Verdicts) -> None:
+        """Give every pixel the row that is nearest to its centre; the others that agree there are spare for now."""
+        memory = self.memory
+        good = verdicts.verdict == AGREES
+        column = np.arange(len(memory))
+        at_home = good[memory.home, column]
+        view = np.where(at_home, memory.home, good.argmax(0))
+        seen = good.any(0)
+        pixel = view * sight.num_pixels + verdicts.pixel[view, column]
+        rank = verdicts.off_centre[view, column] + np.where(at_home, 0.0, 10.0)
+        rows = np.nonzero(seen)[0]
+        order = rows[np.lexsort((memory.ids[rows], rank[rows], pixel[rows]))]
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = pixel[order[1:]] != pixel[order[:-1]]
+        winners = order[first]
+        lifted_of_pixel = np.full(sight.num_views * sight.num_pixels, -1, dtype=np.int64)
+        lifted_of_pixel[sight.pixel] = np.arange(len(sight.pixel))
+        memory.lifted[:] = -1
+        memory.lifted[winners] = lifted_of_pixel[pixel[winners]]
+        spare = seen.copy()
+        spare[winners] = False
+        memory.spare[:] = np.where(spare, memory.spare + 1, 0)
+        memory.home[rows] = view[rows]
+        memory.seen[rows] = self._count
+        measured = np.nonzero(memory.lifted >= 0)[0]
+        memory.spacing[measured] = sight.spacing[memory.lifted[measured]]
+        share = np.where(memory.moving[measured], self.config.colour_share, 1.0)[:, None]
+        memory.colour[measured] += share * (sight.colours[memory.lifted[measured]] - memory.colour[measured])
+
+    def _limit(self, time: float) -> None:
+        """Let spare moving rows go, and keep to the caps."""
+        memory, config = self.memory, self.config
+        last = self.times[-1] if self.times else time
+        memory.bury(memory.moving & (memory.spare > config.patience), last=last)
+        surplus = len(memory) - config.max_gaussians
+        if surplus > 0:
+            confidence = memory.extra_confidence[:, 0]
+            order = np.lexsort((confidence, memory.seen))
+            dead = np.zeros(len(memory), dtype=bool)
+            dead[order[:surplus]] = True
+            memory.bury(dead, last=last)
+        if self.history is None or not config.keep_instants:
+            memory.forget(config.max_past)
+
+
+def _held_still(solved: Solved, still: float) -> Solved:
+    """Anchors that hardly move are held exactly still, so that resting matter does not creep."""
+    motion = solved.motion
+    turn = np.linalg.norm(rotvecs_from_rotations(motion.rotation), axis=-1)
+    rests = (np.linalg.norm(motion.shift, axis=-1) < still) & (turn < still / 0.05)
+    rotation = np.where(rests[:, None, None], np.eye(3), motion.rotation)
+    shift = np.where(rests[:, None], 0.0, motion.shift)
+    return dataclasses.replace(solved, motion=dataclasses.replace(motion, rotation=rotation, shift=shift))

@@ -1,0 +1,1 @@
+"""Families of world models, one folder each."""

@@ -1,0 +1,1 @@
+"""Motion of anchors: targets, noise levels, sampling, calibration."""

@@ -1,0 +1,107 @@
+"""How sure the world model is, set right by episodes that its denoiser has not been trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scene4d.geometry.rotation import pose_about
+from scene4d.models.gaussian_flow.loss import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
+from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.models.gaussian_flow.motion.flow import seeded_noise
+from scene4d.models.gaussian_flow.networks.skin_head import skinned_displacement, skinned_variance
+
+SIGMAS_90 = 1.6448536
+"""Half width of the central 90 % of a normal distribution, in standard deviations."""
+FLOOR_M = 1e-3
+"""Standard deviation in m that is added to every forecast: where matter is now is not known better."""
+MOVED_M = 5e-3
+"""Way from which a row counts as moving."""
+LEAST = 200
+"""Errors of a step below which nothing is learnt from it."""
+SHIFTS = torch.arange(-4.0, 4.05, 0.1)
+"""Shifts of a log-variance that are tried."""
+TEMPERATURES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6)
+"""Spreads of the noise that actions are drawn from that are tried."""
+MOST_JUDGED = 128
+"""Windows that temperatures are judged by, at most: every one is sampled from dozens of times."""
+
+
+@torch.no_grad()
+def calibrate(model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 4, part: int = 32) -> Tensor:
+    """Shift the log-variances to where the errors are likeliest; one shift for each step ahead.
+
+    The errors are those of where moving rows of the memory in `batch` [b] come to be, windows kept apart from training.
+    Likelihood, not the share that intervals hold: a few moments go wrong altogether, and count by how much.
+    Result: the share [h] that the 90 % intervals hold now (NaN where too little moves, and nothing is changed).
+    """
+    held = model.log_var_shift.new_full((model.horizon,), float("nan"))
+    if len(batch.task) == 0:
+        return held
+    parts = [_errors(model, batch[i : i + part], seed=i, steps=steps) for i in range(0, len(batch.task), part)]
+    squares, variances = (torch.cat(each) for each in zip(*parts, strict=True))  # [n h]
+    for step in range(squares.shape[1]):
+        counts = squares[:, step].isfinite()
+        if int(counts.sum()) < LEAST:
+            continue
+        square, variance = squares[counts, step], variances[counts, step]
+        shift = min(SHIFTS.to(square), key=lambda x: float(_surprise(square, variance * x.exp() + FLOOR_M**2)))
+        model.log_var_shift[step] = shift
+        held[step] = (square <= SIGMAS_90**2 * (variance * shift.exp() + FLOOR_M**2)).float().mean()
+    return held
+
+
+@torch.no_grad()
+def calibrate_actions(
+    model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 16, num_samples: int = 8
+) -> float:
+    """Set the temperature at which chunks of actions differ from each other as they differ from what was done.
+
+    A denoiser that knows its few thousand windows makes samples too much alike. `batch` [b]: windows kept apart from
+    training. The temperature with the least energy score wins: the mean distance of samples to what was done, less half
+    of that to each other, of the sum of a chunk's actions. Source: Gneiting and Raftery 2007.
+    Result: the temperature; where nothing is kept apart it stays as it was.
+    """
+    intent = model.intent
+    if len(batch.task) == 0:
+        return float(intent.temperature)
+    batch = batch[:: -(-len(batch.task) // MOST_JUDGED)]
+    told = {"scene": scene_tokens(model, batch), "track": track_of_batch(batch), "task": batch.task, "motion": None}
+    done = intent.normalize(batch.actions).sum(1)  # [b 16]
+    seeds = [range(k * len(done), (k + 1) * len(done)) for k in range(num_samples)]
+    noise = [seeded_noise(each, batch.actions.shape[1:], like=batch.actions) for each in seeds]
+    scores = {}
+    for temperature in TEMPERATURES:
+        intent.temperature.fill_(temperature)
+        drawn = torch.stack([intent.normalize(intent.draw(x, **told, steps=steps)).sum(1) for x in noise])  # [s b 16]
+        apart = (drawn[:, None] - drawn).norm(dim=-1).sum((0, 1)) / (num_samples * (num_samples - 1))
+        scores[temperature] = float(((drawn - done).norm(dim=-1).mean(0) - 0.5 * apart).mean())
+    best = min(scores, key=scores.__getitem__)
+    intent.temperature.fill_(best)
+    return best
+
+
+def _surprise(square: Tensor, variance: Tensor) -> Tensor:
+    """Twice the mean negative log-likelihood of errors with these squares [n] under normal laws, but for a constant."""
+    return (square / variance + variance.log()).mean()
+
+
+def _errors(model: GaussianWorldModel, batch: DynamicsBatch, *, seed: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Squared errors [b*r*3, h] of where rows come to be, NaN for rows at rest, and the variances said of them.
+
+    Rows that the skin lets follow nothing have no variance to shift, and are left out.
+    """
+    target = model.scale.normalize(batch.motion)  # [b h l 6]
+    noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
+    drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
+    motion, said = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=steps)  # [b h l 6]
+    poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b h l 7]
+    weights = model.skin.weights(skin_logits(model, batch), hard=True)
+    skin = {"skin_index": batch.skin_index, "skin_weights": weights}
+    error = skinned_displacement(batch.rows, poses, **skin) - batch.displacement  # [b h r 3]
+    log_var = said.log_var + 2 * model.scale.scale.log()[:, None]  # [b h l 6]
+    each = [skinned_variance(batch.rows, batch.anchors, log_var=x, **skin) for x in log_var.unbind(1)]
+    variance = torch.stack(each, 1)  # [b h r 3]
+    counts = (batch.displacement.norm(dim=-1) > MOVED_M) & (weights.sum(-1) > 0)[:, None]
+    square = torch.where(counts[..., None], error.square(), torch.nan)
+    return square.movedim(1, -1).flatten(0, -2), variance.movedim(1, -1).flatten(0, -2)

@@ -1,0 +1,185 @@
+"""Which actions: a denoiser over a chunk of actions, told the scene now and, if it is known, how it will move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.layers import MLP, Block, RMSNorm, fourier_features, modulate, sinusoidal_embedding, zero_
+from scene4d.models.gaussian_flow.motion.flow import FlowConfig, draw_levels, noised, sample
+from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, SceneTokens
+from scene4d.models.gaussian_flow.networks.proprio import Track
+from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+
+RECENT = 4
+"""Past actions and speeds that it is told."""
+ACTION_STEPS = 4
+"""Sampler steps of it to one of the motion's. It is small beside that, and few steps make samples too much alike."""
+SHOWN = 0.5
+"""Share of the anchors that a training step shows: a few thousand windows are soon known by heart otherwise."""
+TOKEN_NOISE, ACTION_NOISE, PROPRIO_NOISE = 0.3, 0.5, 0.02
+"""Spread of what is added in training to scaled tokens, to past actions, and to all proprio of a window at once."""
+
+
+@dataclass(frozen=True)
+class IntentConfig:
+    """Size of the denoiser of actions."""
+
+    width: int = 128
+    """Channels inside."""
+    depth: int = 2
+    """Blocks."""
+    num_heads: int = 4
+    """Attention heads."""
+
+
+class Intent(nn.Module):
+    """Clean actions from noisy ones. With the future motion of the anchors it is an inverse model, without a policy.
+
+    The anchors are context for the steps of the chunk, each with what it is and, where it is known, how it will move.
+    Actions are in units of their spread over the training set; slots that no robot used stay 0.
+    """
+
+    def __init__(self, config: IntentConfig = IntentConfig(), *, channels: int, horizon: int):
+        super().__init__()
+        self.config, self.horizon = config, horizon
+        width = config.width
+        static = channels + 3 + 6 + 3 * (1 + 2 * 3) + 1
+        self.embed_anchor = MLP([static + horizon * (MOTION_CHANNELS + 1), width, width])
+        self.embed_action = nn.Linear(NUM_ACTION_SLOTS, width)
+        told = NUM_PROPRIO_SLOTS + RECENT * (NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS) + TASK_CHANNELS + 32 + 16
+        self.condition = MLP([told, width, width])
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads=config.num_heads, context_dim=width, condition_dim=width)
+            for _ in range(config.depth)
+        )
+        self.norm = RMSNorm(width, elementwise_affine=False)
+        self.final = zero_(nn.Linear(width, 2 * width))
+        self.out = zero_(nn.Linear(width, NUM_ACTION_SLOTS))
+        self.register_buffer("mean", torch.zeros(NUM_ACTION_SLOTS))
+        self.register_buffer("std", torch.ones(NUM_ACTION_SLOTS))
+        self.register_buffer("temperature", torch.ones(()))  # see `calibrate_actions`
+
+    @torch.no_grad()
+    def set_statistics(self, actions: Tensor) -> None:
+        """Take mean and spread from training actions [.. 16]; a slot that never changes is left out."""
+        flat = actions.flatten(0, -2)
+        self.mean.copy_(flat.mean(0))
+        self.std.copy_(flat.std(0))
+
+    def normalize(self, actions: Tensor) -> Tensor:
+        """Actions [.. 16] with zero mean and unit spread; 0 in slots without spread."""
+        used = self.std > 1e-6
+        return torch.where(used, (actions - self.mean) / self.std.clamp_min(1e-6), 0.0)
+
+    def denormalize(self, actions: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        return self.mean + actions * self.std
+
+    def forward(
+        self,
+        noisy: Tensor,
+        levels: Tensor,
+        *,
+        scene: SceneTokens,
+        track: Track,
+        task: Tensor,
+        motion: Tensor | None,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """Clean normalised actions [b h 16] from noisy ones at levels [b].
+
+        Args:
+            scene: the anchors now. track: in slots. task: [b 32].
+            motion: scaled motion of the anchors [b h l 6] since now, or None; known: [b] where it counts, by default
+                everywhere.
+        """
+        context = self.embed_anchor(self._anchor_features(noisy, scene, track, motion, known))  # [b l c]
+        condition = self.condition(self._told(levels, noisy.shape[1], track, task))  # [b h c]
+        x = self.embed_action(noisy)  # [b h c]
+        for block in self.blocks:
+            x = block(x, condition, context=context)
+        shift, gain = self.final(nn.functional.silu(condition)).chunk(2, -1)
+        return self.out(modulate(self.norm(x), shift, gain))
+
+    @torch.no_grad()
+    def draw(
+        self, noise: Tensor, *, scene: SceneTokens, track: Track, task: Tensor, motion: Tensor | None, steps: int
+    ) -> Tensor:
+        """Actions [b h 16] from noise of that shape, in `steps` sampler steps; the rest as for `forward`."""
+        told = {"scene": scene, "track": track, "task": task, "motion": motion}
+        noise = self.temperature * noise * (self.std > 1e-6)
+        return self.denormalize(sample(lambda x, levels: self(x, levels, **told), noise, steps=steps))
+
+    def _anchor_features(
+        self, noisy: Tensor, scene: SceneTokens, track: Track, motion: Tensor | None, known: Tensor | None
+    ) -> Tensor:
+        """[b l f]: latent, colour, past motion, offset from the hand, height, and how it will move if that is told."""
+        batch, num_anchors = scene.anchors.shape[:2]
+        offset = scene.anchors - track.proprio[:, -1:, :3]
+        place = fourier_features(offset, num_bands=3, longest=2.0)
+        future = noisy.new_zeros(batch, self.horizon, num_anchors, MOTION_CHANNELS + 1)
+        if motion is not None:
+            told = torch.cat([motion, torch.ones_like(motion[..., :1])], -1)
+            if known is not None:
+                told = told * known.to(told)[:, None, None, None]
+            future[:, : motion.shape[1]] = told
+        future = future.transpose(1, 2).flatten(2)  # [b l h*7]
+        past = torch.asinh(scene.past / 0.005)
+        return torch.cat([scene.tokens, scene.rgb - 0.5, past, place, scene.anchors[..., 2:], future], -1)
+
+    def _told(self, levels: Tensor, num_steps: int, track: Track, task: Tensor) -> Tensor:
+        """[b h f]: proprio, the last actions and speeds, task, level and step number."""
+        speeds = track.proprio.diff(dim=1)[:, -RECENT:] / 0.02
+        recent = torch.cat([track.actions[:, -RECENT:], speeds], -1) * track.valid[:, -RECENT:, None]
+        fixed = torch.cat([track.proprio[:, -1], recent.flatten(1), task], -1)
+        level = sinusoidal_embedding(levels, 32, shortest=0.05, longest=4.0)
+        number = sinusoidal_embedding(
+            torch.arange(1.0, num_steps + 1, device=levels.device), 16, shortest=3.0, longest=64.0
+        )
+        both = torch.cat([fixed, level], -1)[:, None].expand(-1, num_steps, -1)
+        return torch.cat([both, number.expand(len(levels), -1, -1)], -1)
+
+
+def blurred(model: Intent, *, scene: SceneTokens, track: Track, motion: Tensor) -> dict[str, Any]:
+    """What a training step is told, by name: some of the anchors, all a little off; no window is twice the same."""
+    num_anchors = scene.anchors.shape[1]
+    kept = torch.randperm(num_anchors, device=motion.device)[: max(1, int(SHOWN * num_anchors))]
+    shown = scene.map(lambda x: x[:, kept])
+    tokens = shown.tokens + TOKEN_NOISE * torch.randn_like(shown.tokens)
+    actions = track.actions + ACTION_NOISE * torch.randn_like(track.actions) * (model.std > 1e-6)
+    moves = track.proprio.std((0, 1)) > 1e-6
+    proprio = track.proprio + PROPRIO_NOISE * torch.randn_like(track.proprio[:, :1]) * moves
+    return {
+        "scene": shown.replace(tokens=tokens),
+        "track": track.replace(actions=actions, proprio=proprio),
+        "motion": motion[:, :, kept],
+    }
+
+
+def intent_loss(
+    model: Intent,
+    actions: Tensor,
+    *,
+    scene: SceneTokens,
+    track: Track,
+    task: Tensor,
+    motion: Tensor,
+    config: FlowConfig,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared error of clean actions [b h 16]; half of the samples are told the motion [b h l 6], scaled.
+
+    Metrics: error of actions told the future, and of those not, both in units of their spread.
+    """
+    clean = model.normalize(actions)
+    levels = draw_levels(len(clean), config=config, like=clean)
+    known = torch.rand(len(clean), device=clean.device) < 0.5
+    noisy = noised(clean, torch.randn_like(clean) * (model.std > 1e-6), levels=levels)
+    said = model(noisy, levels, scene=scene, track=track, task=task, motion=motion, known=known)
+    used = (model.std > 1e-6).to(said)
+    square = ((said - clean).square() * used).sum(-1).mean(-1) / used.sum().clamp_min(1)  # [b]
+    share = lambda mask: (square * mask).sum() / mask.sum().clamp_min(1)
+    return square.mean(), {"inverse": share(known).detach(), "policy": share(~known).detach()}

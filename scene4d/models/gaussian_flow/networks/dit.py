@@ -1,0 +1,217 @@
+"""The denoiser: a transformer over anchors and steps, modulated by actions, causal in time."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.layers import (
+    MLP,
+    Block,
+    RMSNorm,
+    Rotary,
+    causal_mask,
+    fourier_features,
+    modulate,
+    sinusoidal_embedding,
+    zero_,
+)
+from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.types import TensorStruct
+
+MOTION_CHANNELS = 6
+CONDITION_TOKENS = 4
+"""Tokens that the condition of a step is cut into where it is attended to."""
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Size of the denoiser."""
+
+    width: int = 128
+    """Channels of a token inside."""
+    depth: int = 4
+    """Blocks; spatial and temporal ones take turns, so an even number."""
+    num_heads: int = 4
+    """Attention heads."""
+    hidden: int = 256
+    """Channels inside the feed-forward of a spatial block; a temporal one has half."""
+    condition: int = 128
+    """Channels of the condition that modulates a step."""
+    cross_attention: bool = False
+    """Let the anchors attend to the condition instead of being modulated by it: for the ablation."""
+
+
+@dataclass(frozen=True)
+class SceneTokens(TensorStruct):
+    """What is known now about the anchors and the robot, batch [b].
+
+    tokens [b l c] scaled latent; anchors [b l 3] m; rgb [b l 3]; past [b l 6] m a step (last step, the one before).
+    """
+
+    tokens: Tensor
+    anchors: Tensor
+    rgb: Tensor
+    past: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.anchors.shape[:-2])
+
+
+@dataclass(frozen=True)
+class Drive(TensorStruct):
+    """What moves the scene, batch [b], step by step.
+
+    actions [b h 16] and last_action [b 16] in slots; proprio [b 20]; proprio_change [b h 20] since now, as foreseen;
+    hidden [b h w] of the proprio forecast; task [b 32].
+    """
+
+    actions: Tensor
+    last_action: Tensor
+    proprio: Tensor
+    proprio_change: Tensor
+    hidden: Tensor
+    task: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.proprio.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Denoised(TensorStruct):
+    """What the denoiser says: clean [b h l 6] scaled motion and log_var [b h l 6] of it; gate [b h l] logit of moving;
+    outcome [b h 3]: scaled reward, logit of success at the step, logit of having succeeded by then."""
+
+    clean: Tensor
+    gate: Tensor
+    log_var: Tensor
+    outcome: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.outcome.shape[:-2])
+
+
+class DiT(nn.Module):
+    """Alternating attention: among the anchors of one step (rotary in x, y, z), along the steps of one anchor (causal).
+
+    The observed tokens of now are step 0 of the temporal attention, so every future step can look at them; step i is
+    modulated by the noise level and by what actions 0..i do, never by a later action.
+    Source: DiT (Peebles and Xie 2023) for adaLN-zero.
+    """
+
+    def __init__(self, config: DiTConfig, *, channels: int, proprio_width: int):
+        super().__init__()
+        self.config = config
+        self.precision = torch.float32
+        """What the blocks multiply in while nothing is trained; bfloat16 is faster where the machine knows it."""
+        static = channels + 3 + 6 + 3 * (1 + 2 * 3) + 2
+        step = MOTION_CHANNELS + 3 * (1 + 2 * 3) + 3 + 3 + 1
+        self.embed_static = MLP([static, config.width, config.width])
+        self.embed_step = nn.Linear(step, config.width)
+        self.observed = nn.Parameter(torch.zeros(config.width))
+        drive = NUM_ACTION_SLOTS * 2 + NUM_PROPRIO_SLOTS * 2 + TASK_CHANNELS + proprio_width + 32 + 16
+        self.condition = MLP([drive, config.condition, config.condition])
+        self.blocks = nn.ModuleList(self._block(number) for number in range(config.depth))
+        head = config.width // config.num_heads
+        self.rotary_space = Rotary(head, wavelengths=[(0.08, 3.0)] * 3)
+        self.rotary_time = Rotary(head, wavelengths=[(2.5, 40.0)])
+        self.norm = RMSNorm(config.width, elementwise_affine=False)
+        self.final = zero_(nn.Linear(config.condition, 2 * config.width))
+        self.out = zero_(nn.Linear(config.width, 2 * MOTION_CHANNELS + 3))
+        self.outcome = nn.Linear(config.width, 3)
+
+    def _block(self, number: int) -> Block:
+        """Spatial where the number is even, else temporal: few steps to mix, so half the feed-forward serves."""
+        c = self.config
+        told: dict[str, int] = {"condition_dim": c.condition}
+        if c.cross_attention:
+            told = {} if number % 2 else {"context_dim": c.condition // CONDITION_TOKENS}
+        return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **told)
+
+    def forward(self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor) -> Denoised:
+        """Denoise motion [b h l 6] at levels [b]; `scale` [h 6] turns scaled motion into rad and m."""
+        num_steps = noisy.shape[1]
+        static = self.embed_static(self._static_features(scene, drive))  # [b l c]
+        x = static[:, None] + self.embed_step(self._step_features(noisy, scene, drive, scale))  # [b h l c]
+        x = torch.cat([(static + self.observed)[:, None], x], 1)  # [b 1+h l c]
+        condition = self.condition(self._drive_features(levels, drive))  # [b 1+h c]
+        space = self.rotary_space(scene.anchors)[:, None]  # [b 1 l f 2]
+        time = self.rotary_time(torch.arange(num_steps + 1.0, device=x.device)[:, None])  # [1+h f 2]
+        mask = causal_mask(num_steps + 1, device=x.device)
+        crossed = self.config.cross_attention
+        tokens = condition.unflatten(-1, (CONDITION_TOKENS, -1)) if crossed else None  # [b 1+h k c/k]
+        with self._products(x.device):
+            for i, block in enumerate(self.blocks):
+                if i % 2 == 0:
+                    x = block(x, None if crossed else condition[:, :, None], rotary=space, context=tokens)
+                else:
+                    along = None if crossed else condition[:, None]
+                    # In one piece: matrix products of turned tensors go row by row.
+                    x = (
+                        block(x.transpose(1, 2).contiguous(), along, rotary=time, mask=mask)
+                        .transpose(1, 2)
+                        .contiguous()
+                    )
+        x = self.norm(x[:, 1:].to(noisy.dtype))  # [b h l c]
+        if not crossed:
+            shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
+            x = modulate(x, shift, gain)
+        clean, log_var, gate, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 2], -1)
+        # Two motions that matter often takes a share of: going on as before, and going along with the hand.
+        coasting, move = self._simple_motions(num_steps, scene, drive, scale)
+        along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
+        clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
+        return Denoised(
+            clean=clean,
+            gate=gate[..., 0] - 1.0,
+            log_var=log_var - 2.0,
+            outcome=self.outcome(x.mean(-2)),  # [b h 3]
+        )
+
+    def _products(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        if self.training or self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.precision)
+
+    def _static_features(self, scene: SceneTokens, drive: Drive) -> Tensor:
+        """[b l f]: latent, colour, past motion, offset from the hand, height, distance."""
+        offset = scene.anchors - drive.proprio[:, None, :3]
+        extra = torch.cat([scene.anchors[..., 2:], offset.norm(dim=-1, keepdim=True)], -1)
+        place = fourier_features(offset, num_bands=3, longest=2.0)
+        return torch.cat([scene.tokens, scene.rgb - 0.5, torch.asinh(scene.past / 0.005), place, extra], -1)
+
+    def _simple_motions(self, num_steps: int, scene: SceneTokens, drive: Drive, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifts [b h l 3] at constant velocity and [b h 1 3] of the foreseen hand, in the units of the target."""
+        unit = scale[:num_steps, None, 3:]  # [h 1 3]
+        steps = torch.arange(1, num_steps + 1, device=unit.device, dtype=unit.dtype)[:, None, None]
+        return scene.past[:, None, :, :3] * steps / unit, drive.proprio_change[..., None, :3] / unit
+
+    def _step_features(self, noisy: Tensor, scene: SceneTokens, drive: Drive, scale: Tensor) -> Tensor:
+        """[b h l f]: noisy motion, offset from where the hand will be, and the two simple motions."""
+        num_steps, num_anchors = noisy.shape[1:3]
+        coasting, move = self._simple_motions(num_steps, scene, drive, scale)
+        hand = drive.proprio[:, None, None, :3] + drive.proprio_change[..., None, :3]  # [b h 1 3]
+        offset = scene.anchors[:, None] - hand  # [b h l 3]
+        near = torch.exp(-((offset.norm(dim=-1, keepdim=True) / 0.12) ** 2))
+        parts = [noisy, fourier_features(offset, num_bands=3, longest=1.0), move.expand_as(offset)]
+        return torch.cat([*parts, torch.asinh(coasting), near.expand(-1, -1, num_anchors, -1)], -1)
+
+    def _drive_features(self, levels: Tensor, drive: Drive) -> Tensor:
+        """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, level and step number."""
+        num_steps = drive.actions.shape[1]
+        actions = torch.cat([drive.last_action[:, None], drive.actions], 1)  # [b 1+h a]
+        total = torch.cat([torch.zeros_like(actions[:, :1]), drive.actions.cumsum(1)], 1) / 4
+        change = nn.functional.pad(drive.proprio_change, (0, 0, 1, 0)) / 0.05
+        hidden = nn.functional.pad(drive.hidden, (0, 0, 1, 0))
+        level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
+        level = sinusoidal_embedding(level, 32, shortest=0.05, longest=4.0)
+        number = torch.arange(num_steps + 1.0, device=levels.device)
+        number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
+        fixed = torch.cat([drive.proprio, drive.task], -1)[:, None].expand(-1, num_steps + 1, -1)
+        return torch.cat([actions, total, change, fixed, hidden, level, number], -1)

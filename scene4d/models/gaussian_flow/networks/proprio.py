@@ -1,0 +1,228 @@
+"""Where the robot's own state goes: a causal model of a hand that lags behind its commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.layers import zero_
+from scene4d.robot.actions import action_slots
+from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, proprio_slots
+from scene4d.types import TensorStruct
+
+
+@dataclass(frozen=True)
+class ProprioConfig:
+    """Size of the proprio forecast."""
+
+    width: int = 64
+    """Channels of its recurrent state."""
+    num_past: int = 8
+    """Past steps it looks back at: a command shows in the hand only some steps later."""
+
+
+@dataclass(frozen=True)
+class Track(TensorStruct):
+    """How a robot got to now, p past steps, oldest first. Batch axes `*b`.
+
+    actions [*b p a]: the last led to now; proprio [*b p+1 q]: the last is now; valid [*b p] bool: False = before the
+    recording began (zeros and repeats stand there).
+    """
+
+    actions: Tensor
+    proprio: Tensor
+    valid: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.valid.shape[:-1])
+
+
+def track_of(actions: Tensor, proprio: Tensor, *, num_past: int) -> Track:
+    """The last `num_past` steps [p] of actions [t a] and proprio [t+1 q] (or any that end now), padded at the front.
+
+    Where one of the two reaches back less far, so does the track.
+    """
+    known = min(actions.shape[-2], proprio.shape[-2] - 1, num_past)
+    missing = num_past - known
+    actions = actions[..., actions.shape[-2] - known :, :]
+    proprio = proprio[..., proprio.shape[-2] - known - 1 :, :]
+    front = proprio[..., :1, :].expand(*proprio.shape[:-2], missing, proprio.shape[-1])
+    valid = torch.arange(num_past, device=proprio.device) >= missing
+    return Track(
+        actions=nn.functional.pad(actions, (0, 0, missing, 0)),
+        proprio=torch.cat([front, proprio], -2),
+        valid=valid.expand(*proprio.shape[:-2], num_past),
+    )
+
+
+def track_in_slots(track: Track, context: Mapping[str, Any]) -> Track:
+    """The same track with its actions [*b p 16] and proprio [*b p+1 20] in slots."""
+    actions = action_slots(track.actions, context, proprio=track.proprio[..., :-1, :])
+    return track.replace(
+        actions=actions * track.valid[..., None], proprio=proprio_slots(track.proprio, context), valid=track.valid
+    )
+
+
+@dataclass(frozen=True)
+class ProprioFutures(TensorStruct):
+    """What the proprio forecast learns from, all in slots. Batch axes `*b`.
+
+    actions [*b h 16]; track; proprio_change [*b h 20] since now, true; task [*b 32].
+    """
+
+    actions: Tensor
+    track: Track
+    proprio_change: Tensor
+    task: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.task.shape[:-1])
+
+
+MET, UNKNOWN = 0.1, 20.0
+"""Error below which a hand got where it was told, and how far beyond where it has been it may go then; both in units of
+its ways over a chunk."""
+
+
+class ProprioForecast(nn.Module):
+    """Proprio since now from a track and the actions to come, causally: step i has seen actions 0..i only.
+
+    A position-controlled hand chases a set point that its commands shift, inside a box that it cannot leave; how far
+    the set point is ahead decides how fast the hand goes. The set point is integrated from the commands (their effect
+    and the box are learned) and given to a recurrent net, which runs over the track first and then over the future.
+    """
+
+    def __init__(self, config: ProprioConfig = ProprioConfig()):
+        super().__init__()
+        self.config = config
+        width, num = config.width, NUM_PROPRIO_SLOTS
+        told = NUM_ACTION_SLOTS + 4 * num + 1
+        self.start = nn.Linear(TASK_CHANNELS, width)
+        self.embed = nn.Sequential(nn.Linear(told, width), nn.SiLU())
+        self.cell = nn.GRUCell(width, width)
+        self.out = zero_(nn.Linear(width, num))
+        self.straight = zero_(nn.Linear(told, num, bias=False))
+        # All three in units of `scale`, so that a step of the optimiser is a small step for each of them.
+        self.effect = nn.Parameter(torch.zeros(NUM_ACTION_SLOTS, num))
+        self.lowest = nn.Parameter(torch.full((num,), -20.0))
+        self.highest = nn.Parameter(torch.full((num,), 20.0))
+        self.register_buffer("scale", torch.full((num,), 0.02))
+
+    @property
+    def width(self) -> int:
+        """Channels of the recurrent state."""
+        return self.config.width
+
+    @torch.no_grad()
+    def set_statistics(self, futures: ProprioFutures) -> None:
+        """Start from training futures [n]: what commands do to the set point, its box, and how fast the hand follows.
+
+        The start is linear, a few numbers for each slot, so that it holds for a robot of which a minute is known; the
+        recurrent net adds nothing to it yet.
+        """
+        change, total = futures.proprio_change[:, -1], futures.actions.sum(1)  # [n 20], [n 16]
+        # Slots have units of their own: metres here, shares of full speed there.
+        ridge = torch.diag(1e-3 * total.square().sum(0) + 1e-9)
+        self.scale.copy_(change.square().mean(0).sqrt().clamp_min(2e-3))
+        self.effect.copy_(torch.linalg.solve(total.T @ total + ridge, total.T @ change) / self.scale)
+        self._set_box(futures)
+        for parameter in (self.out.weight, self.out.bias, self.straight.weight):
+            parameter.zero_()
+        self._set_straight(futures)
+
+    def _set_box(self, futures: ProprioFutures) -> None:
+        """Where the hand has been is its box; one that always got where it was told has met no limit."""
+        told = (futures.actions @ self.effect * self.scale).cumsum(1)  # [n h 20]
+        missed = (told - futures.proprio_change).square().mean((0, 1)).sqrt()  # [20]
+        margin = torch.where(missed < MET * self.scale, UNKNOWN * self.scale, 1e-3)
+        now = futures.track.proprio[:, -1:]
+        places = torch.cat([now, now + futures.proprio_change], 1)  # [n h+1 20]
+        self.lowest.copy_((places.amin((0, 1)) - margin) / self.scale)
+        self.highest.copy_((places.amax((0, 1)) + margin) / self.scale)
+
+    def _set_straight(self, futures: ProprioFutures) -> None:
+        """Fit, slot by slot, how the speed changes with itself and with how far the set point is ahead."""
+        track, slots = futures.track, torch.arange(NUM_PROPRIO_SLOTS)
+        places = torch.cat([track.proprio, track.proprio[:, -1:] + futures.proprio_change], 1)  # [n p+h+1 20]
+        actions = torch.cat([track.actions, futures.actions], 1)  # [n p+h 16]
+        valid = torch.cat([track.valid, torch.ones_like(futures.actions[..., 0], dtype=torch.bool)], 1)
+        goal, speed, told, wanted = places[:, 0], torch.zeros_like(places[:, 0]), [], []
+        for i in range(actions.shape[1]):
+            place, following, known = places[:, i], places[:, i + 1], valid[:, i, None]
+            features, goal = self._told(actions[:, i], speed, place, goal)
+            counts = known & valid[:, max(0, i - 1), None]  # of the first step the speed before is not known
+            told.append(features * counts)
+            wanted.append((following - place - speed) / (0.25 * self.scale) * counts)
+            goal = torch.where(known, goal, following)
+            speed = torch.where(known, following - place, 0.0)
+        features, change = torch.cat(told), torch.cat(wanted)  # [m f], [m 20]
+        # Of what the net is told: the speed of each slot, and how far its set point is ahead.
+        columns = NUM_ACTION_SLOTS + torch.stack([slots, NUM_PROPRIO_SLOTS + slots])  # [2 20]
+        pair = features[:, columns]  # [m 2 20]
+        normal = torch.einsum("mic,mjc->cij", pair, pair) + 1e-3 * len(pair) * torch.eye(2).to(pair)
+        found = torch.linalg.solve(normal, torch.einsum("mic,mc->ci", pair, change))  # [20 2]
+        self.straight.weight[slots, columns] = found.T
+
+    def forward(self, actions: Tensor, *, track: Track, task: Tensor) -> tuple[Tensor, Tensor]:
+        """Change of proprio since now [*b h 20], and the recurrent state of each step [*b h width].
+
+        Args:
+            actions: [*b h 16] in slots. track: in slots. task: [*b 32].
+        """
+        lead = actions.shape[:-2]
+        flat = lambda x: x.reshape(-1, *x.shape[len(lead) :])
+        actions, task, track = flat(actions), flat(task), track.map(flat)
+        hidden = self.start(task)
+        place = goal = track.proprio[:, 0]
+        speed = torch.zeros_like(place)
+        for i in range(track.actions.shape[1]):
+            told, goal = self._told(track.actions[:, i], speed, place, goal)
+            valid = track.valid[:, i, None]
+            hidden = torch.where(valid, self.cell(self.embed(told), hidden), hidden)
+            following = track.proprio[:, i + 1]
+            goal = torch.where(valid, goal, following)
+            # What came before the track is not known to have moved.
+            place, speed = following, torch.where(valid, following - place, 0.0)
+        now, changes, states = place, [], []
+        for action in actions.unbind(1):
+            told, goal = self._told(action, speed, place, goal)
+            hidden = self.cell(self.embed(told), hidden)
+            speed = speed + 0.25 * self.scale * (self.out(hidden) + self.straight(told))
+            place = place + speed
+            changes.append(place - now)
+            states.append(hidden)
+        stacked = lambda x: torch.stack(x, 1).reshape(*lead, len(x), -1)
+        return stacked(changes), stacked(states)
+
+    def _told(self, action: Tensor, speed: Tensor, place: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """What the net is told of a step [b f], and the set point [b 20] after its action."""
+        lowest, highest = self.lowest * self.scale, self.highest * self.scale
+        goal = torch.minimum(torch.maximum(goal + (action @ self.effect) * self.scale, lowest), highest)
+        ahead = (goal - place) / self.scale  # [b 20]
+        inside = 2 * (place - lowest) / (highest - lowest).clamp_min(1e-3) - 1
+        parts = [action, 4 * speed / self.scale, ahead, torch.tanh(2 * ahead), inside.clamp(-4, 4)]
+        return torch.cat([*parts, torch.ones_like(place[:, :1])], -1), goal
+
+
+FORGOTTEN = 0.3
+"""Share of the samples in training that are told only a part of their track."""
+
+
+def proprio_loss(model: ProprioForecast, futures: ProprioFutures) -> tuple[Tensor, dict[str, Tensor]]:
+    """Robust error of the foreseen proprio of a batch [b] in units of its spread; hand_mm: of the hand at the end."""
+    track, num_past = futures.track, model.config.num_past
+    # A robot that has just been switched on has no past: what is forgotten is the oldest part, of any length.
+    count = torch.randint(0, num_past + 1, (len(track.valid), 1), device=track.valid.device)
+    whole = torch.rand(count.shape, device=count.device) >= FORGOTTEN
+    recent = torch.arange(num_past, device=count.device) >= num_past - count
+    change, _ = model(futures.actions, track=track.replace(valid=track.valid & (whole | recent)), task=futures.task)
+    error = change - futures.proprio_change  # [b h 20]
+    size = (error / model.scale).norm(dim=-1)  # [b h]
+    loss = torch.where(size < 0.3, size.square() / 0.6, size - 0.15).mean()
+    return loss, {"hand_mm": 1e3 * error[:, -1, :3].detach().norm(dim=-1).mean()}

@@ -1,0 +1,1 @@
+"""What the action head learns from: demonstrations, samples, labels."""

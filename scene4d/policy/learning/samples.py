@@ -1,0 +1,202 @@
+"""Training samples of an action head: moments of demonstrations, as it will be shown them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scene4d.errors import CheckpointError, ConfigError
+from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.policy.head import task_row
+from scene4d.policy.learning.demonstrations import (
+    Demonstration,
+    PolicyDataConfig,
+    demonstration_jobs,
+    successful_demonstration,
+)
+from scene4d.policy.learning.keyposes import keyposes_ahead
+from scene4d.policy.observation import CameraPercept, Percept
+from scene4d.policy.virtual_cameras import Aside, random_aside
+from scene4d.train.checkpoint import load_tensors, save_tensors
+from scene4d.types import Frames, TensorStruct
+
+
+@dataclass(frozen=True)
+class PolicySamples(TensorStruct):
+    """What a head trains on: n moments, as it will see them.
+
+    rgb [n w h w 3] and alpha [n w h w] uint8, depth [n w h w] half, w = v views of now or 2v with the forecast;
+    viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; goal [n 3] (NaN: none);
+    labels [n h a], valid [n h]; task_rows [n]; aim [n 3] m where the hand is at the next keypose (NaN: the views
+    cannot tell); goal_free [n] whether the goal does not matter yet.
+    """
+
+    rgb: Tensor
+    depth: Tensor
+    alpha: Tensor
+    viewmats: Tensor
+    Ks: Tensor
+    features: Tensor
+    proprio: Tensor
+    goal: Tensor
+    labels: Tensor
+    valid: Tensor
+    task_rows: Tensor
+    aim: Tensor
+    goal_free: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.task_rows.shape)
+
+
+@torch.no_grad()
+def samples_from_demonstration(
+    demonstration: Demonstration,
+    percept: Percept | CameraPercept,
+    *,
+    head: ActionHeadConfig,
+    asides: int = 0,
+    seed: int = 0,
+) -> PolicySamples:
+    """Run a demonstration through the memory and keep what a head would be shown at every frame.
+
+    Args:
+        percept: what the robot will use at run time; it is reset.
+        head: whose chunk, task table and feature width count.
+        asides: other looks at every frame, if the percept has a memory to look at. seed: of their draw.
+    """
+    percept.reset()
+    generator = torch.Generator().manual_seed(seed)
+    wanted, rows = _wanted(demonstration, head), []
+    for t in range(len(demonstration.actions)):
+        percept.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
+        now = {name: values[t] for name, values in wanted.items()}
+        rows.append({**_shown(*percept.views(), head=head), **now})
+        for _ in range(asides if isinstance(percept, Percept) else 0):
+            aside = random_aside(generator)
+            rows.append({**_shown(*percept.views(aside=aside), head=head), **_turned(now, aside)})
+        percept.acted(demonstration.actions[t])
+    return PolicySamples(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def _shown(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) -> dict[str, Tensor]:
+    """The part of a sample that the percept gives."""
+    used = features if features is not None and head.feature_dim else views.rgb.new_zeros(0, 1)
+    if len(used) and used.shape[-1] != head.feature_dim:
+        raise ConfigError(
+            "is not the width of the world model's tokens and their places", field="policy.model.feature_dim",
+            found=head.feature_dim, expected=used.shape[-1],
+        )  # fmt: skip
+    return {
+        "rgb": (views.rgb * 255).round().to(torch.uint8),
+        "depth": views.depth.half(),
+        "alpha": (views.alpha.clamp(0, 1) * 255).round().to(torch.uint8),
+        "viewmats": views.cameras.viewmats.float(),
+        "Ks": views.cameras.Ks.float(),
+        "features": used.half(),
+    }
+
+
+def _wanted(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, Tensor]:
+    """The rest of the samples [t]: state, goal, and what is wanted."""
+    length = len(demonstration.actions)
+    aim, goal_free = keyposes_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
+    ahead = torch.arange(length)[:, None] + torch.arange(head.chunk)  # [t h]
+    # Where a thing that is held is to be brought, no view shows.
+    unseen = demonstration.goal.isfinite().all() & ~goal_free
+    row = task_row(demonstration.task, num_tasks=head.num_tasks)
+    return {
+        "proprio": demonstration.proprio,
+        "goal": demonstration.goal.expand(length, 3),
+        "labels": demonstration.labels[ahead.clamp_max(length - 1)],
+        "valid": ahead < length,
+        "task_rows": torch.full((length,), row),
+        "aim": aim.masked_fill(unseen[:, None], torch.nan),
+        "goal_free": goal_free,
+    }
+
+
+def _turned(wanted: dict[str, Tensor], aside: Aside) -> dict[str, Tensor]:
+    """What is wanted in a scene that is turned about the hand."""
+    hand = wanted["proprio"][:3]
+    places = {name: hand + aside.turned(wanted[name] - hand) for name in ("goal", "aim")}
+    return {**wanted, **places, "labels": aside.turned(wanted["labels"])}
+
+
+def train_policy_samples(
+    config: PolicyDataConfig,
+    *,
+    make_percept: Callable[[str], Percept | CameraPercept],
+    head: ActionHeadConfig,
+    jobs: Sequence[tuple[str, int, float]] | None = None,
+    progress: Callable[[int, int, Mapping[str, Any]], None] | None = None,
+) -> tuple[PolicySamples, list[bool]]:
+    """Record demonstrations and turn them into samples.
+
+    To share the work among processes, give each some of `demonstration_jobs(config)` and join with `PolicySamples.cat`.
+    Before training, `set_head_statistics(head, samples)`.
+
+    Args:
+        make_percept: task name -> the perception that the robot will use for it.
+        head: whose chunk, task table and feature width count.
+        jobs: some of `demonstration_jobs(config)`; all by default.
+        progress: called with (done, all, {success}) after each demonstration.
+    Returns:
+        The samples, and for each demonstration whether it succeeded.
+    """
+    jobs = demonstration_jobs(config) if jobs is None else jobs
+    parts, wins = [], []
+    for task, seed, noise in jobs:
+        demonstration = successful_demonstration(task, seed=seed, noise=noise, config=config)
+        wins.append(demonstration.success)
+        looks = {"asides": config.asides, "seed": seed}
+        parts.append(samples_from_demonstration(demonstration, make_percept(task), head=head, **looks))
+        if progress is not None:
+            progress(len(parts), len(jobs), {"success": sum(wins) / len(wins)})
+    return PolicySamples.cat(parts), wins
+
+
+def save_samples(path: str | Path, samples: PolicySamples, *, success: bool) -> Path:
+    """Write the samples of a demonstration, and whether it succeeded, to a safetensors file."""
+    return save_tensors(
+        path,
+        {name: getattr(samples, name) for name in PolicySamples.__dataclass_fields__},
+        state={"kind": "policy samples", "success": success},
+    )
+
+
+def load_samples(path: str | Path) -> tuple[PolicySamples, bool]:
+    """Read what `save_samples` wrote: the samples, and whether their demonstration succeeded.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or holds something else.
+    """
+    tensors, state = load_tensors(path)
+    if state.get("kind") == "policy samples" and "success" not in state:
+        fix = f"remove {Path(path).parent}: they are made anew"
+        raise CheckpointError("was written by an earlier version", file=path, field="success", fix=fix)
+    if state.get("kind") != "policy samples":
+        raise CheckpointError(
+            "does not hold policy samples", file=path, field="kind", found=state.get("kind"), expected="policy samples"
+        )
+    return PolicySamples(**tensors), bool(state["success"])
+
+
+def join_samples(paths: Sequence[str | Path]) -> tuple[PolicySamples, int]:
+    """The samples of all files, and how many of their demonstrations succeeded.
+
+    Raises:
+        CheckpointError: as `load_samples`.
+    """
+    loaded = [load_samples(path) for path in paths]
+    parts = [dict(vars(samples)) for samples, _ in loaded]
+    wins = sum(success for _, success in loaded)
+    del loaded
+    # Field by field, so that no more than one of them is ever there twice.
+    return PolicySamples(**{name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}), wins

@@ -1,1 +1,0 @@
-"""The Gaussian VAE: Gaussians to latent tokens with positions, and back."""
