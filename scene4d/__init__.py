@@ -2,7 +2,8 @@
 
 from scene4d.errors import Scene4DError
 from scene4d.render.render import render
-from scene4d.types import Cameras, Episode, Frames, Gaussians, Latent, Motion, Recording, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Episode, Frames, Gaussians, Recording
 
 __version__ = "0.1.0"
 __all__ = [
@@ -10,7 +11,6 @@ __all__ = [
     "Episode",
     "Frames",
     "Gaussians",
-    "Latent",
     "Motion",
     "Recording",
     "Scene4D",

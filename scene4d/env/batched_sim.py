@@ -14,7 +14,8 @@ from scene4d.env.termination import MOVED_M, TrustRegion, outside, uncertainty_o
 from scene4d.errors import ConfigError
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
 from scene4d.render.render import render
-from scene4d.types import Cameras, Frames, Gaussians, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.world.contract import Forecast, State, WorldModel
 
 CHUNK_SEED = 1_000_003

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scene4d.errors import ResourceError
 from scene4d.gaussians.s4d.s4d import write_s4d
-from scene4d.types import Scene4D
+from scene4d.scene import Scene4D
 from scene4d.world.contract import State
 
 

@@ -23,7 +23,8 @@ from scene4d.env.spaces import (
 from scene4d.env.state_batch import check_alike
 from scene4d.env.termination import checked_actions
 from scene4d.errors import ConfigError, EnvError
-from scene4d.types import Cameras, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras
 from scene4d.world.contract import State, WorldModel
 
 Starts = Sequence[State] | Callable[[np.random.Generator], State]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from scene4d.check import check
 from scene4d.errors import GaussianError, ShapeError
-from scene4d.gaussians.motion import DIRECTION_EXTRAS
 from scene4d.geometry.rotation import apply_pose, multiply_quat, normalize_quat, rotate
 from scene4d.geometry.sh import rotate_sh
+from scene4d.geometry.skinning import DIRECTION_EXTRAS
 from scene4d.types import Gaussians
 
 MAX_SCALE = 1e4

@@ -24,7 +24,8 @@ from scene4d.lift.rgbd.sky_shell import backdrop_shell
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.lift.stream.visibility import VIOLATED, compare, sight_from_frames
 from scene4d.render.render import render
-from scene4d.types import Episode, Frames, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Episode, Frames, Gaussians
 
 Progress = Callable[[int, int], None]
 

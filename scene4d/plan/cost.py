@@ -10,7 +10,8 @@ from torch import Tensor
 
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.render.render import render
-from scene4d.types import Frames, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Frames
 from scene4d.world.contract import Forecast, State
 
 

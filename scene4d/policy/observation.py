@@ -11,7 +11,8 @@ from torch import Tensor
 from scene4d.errors import ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.virtual_cameras import STRAIGHT, Aside, one_after_another, render_views
-from scene4d.types import Cameras, Frames, Gaussians, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.world.contract import WorldModel
 
 

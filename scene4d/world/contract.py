@@ -9,7 +9,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from scene4d.check import check
-from scene4d.types import Cameras, Episode, Frames, Gaussians, Latent, Motion, Scene4D, TensorStruct
+from scene4d.scene import Motion, Scene4D
+from scene4d.tensor_struct import TensorStruct
+from scene4d.types import Cameras, Episode, Frames, Gaussians
+from scene4d.world.latent import Latent
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
-from scene4d.types import Latent
 from scene4d.world.contract import Forecast, State, WorldModel
+from scene4d.world.latent import Latent
 
 
 def rollout(

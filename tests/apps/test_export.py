@@ -18,7 +18,8 @@ from scene4d.gaussians.s4d.s4d import S4DFile, write_s4d
 from scene4d.geometry.camera import look_at, orbit, project
 from scene4d.geometry.rotation import identity_pose
 from scene4d.geometry.sh import sh_from_rgb
-from scene4d.types import Cameras, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Gaussians
 
 RADIUS, STEP = 0.3, 0.05
 TIMES = [0.0, 0.5, 1.0, 1.5, 2.0]

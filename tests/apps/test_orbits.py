@@ -6,7 +6,8 @@ import torch
 
 from scene4d.apps.terminal.orbits import focus_of, orbit_of, stillest
 from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid, look_at
-from scene4d.types import Cameras, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Gaussians
 
 
 def board(distance: float) -> Scene4D:

@@ -15,7 +15,8 @@ from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, 
 from scene4d.apps.verbs.run_render import choose_cameras, pictures_of, read_cameras, render_over_time
 from scene4d.errors import CalibrationError
 from scene4d.geometry.rotation import identity_pose
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid, look_at
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.lift.stream.stream import SceneStream
-from scene4d.types import Cameras, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Gaussians
 
 CONTROLS = 550
 """Column of the picture where the viewer's controls begin."""

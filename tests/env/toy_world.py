@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.types import Cameras, Gaussians, Latent, Motion
+from scene4d.scene import Motion
+from scene4d.types import Cameras, Gaussians
 from scene4d.world.contract import Forecast, State
+from scene4d.world.latent import Latent
 
 STEP_M = 0.02
 """Metres that the hand goes with an action of 1."""

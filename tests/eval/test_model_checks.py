@@ -16,7 +16,8 @@ from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures
 from scene4d.eval.forecast.ground_truth import VisibleRows
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.types import Cameras, Episode, Frames, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Episode, Frames, Gaussians
 
 STEPS = 3
 

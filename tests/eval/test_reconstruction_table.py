@@ -19,8 +19,9 @@ from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.reconstruct import ReconstructConfig
 from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.lift.stream.stream import StreamConfig
+from scene4d.scene import Motion, Scene4D
 from scene4d.sim.synthetic import Box, cast_boxes
-from scene4d.types import Cameras, Episode, Frames, Motion, Scene4D
+from scene4d.types import Cameras, Episode, Frames
 
 STEP, SIZE, COUNT = 0.012, 48, 4
 EYES = {"left": (-0.6, -0.6, 0.6), "right": (0.6, -0.6, 0.6), "front": (0.0, -0.9, 0.5)}

@@ -26,7 +26,8 @@ from scene4d.gaussians.formats.ply import read_ply, write_ply
 from scene4d.gaussians.formats.points import read_flow_npz, write_flow_npz, write_point_cloud
 from scene4d.gaussians.formats.trimesh import write_mesh
 from scene4d.gaussians.s4d.s4d import load_s4d, write_s4d
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 
 EXPORT = cli.Verb("export", "ExportOptions", "run_export", "")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
-from scene4d.types import Cameras, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Gaussians
 
 SUFFIX = ".s4d"
 

@@ -6,7 +6,8 @@ from scene4d.errors import ShapeError
 from scene4d.gaussians.formats.ply_table import read_ply_vertices
 from scene4d.gaussians.formats.points import robust_bounds, write_flow_npz, write_gaussian_points, write_point_cloud
 from scene4d.geometry.sh import sh_from_rgb
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 
 
 def make_scene(n: int = 6) -> Scene4D:

@@ -11,7 +11,8 @@ from scene4d.errors import DataFormatError, Scene4DError, SecurityError, Version
 from scene4d.gaussians.s4d.s4d import frame_member, load_s4d, open_s4d, write_s4d
 from scene4d.geometry.camera import orbit
 from scene4d.geometry.rotation import normalize_quat
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 
 
 def make_scene(*, n=20, m=3, t=4, k=4, residual=True, log_var=True) -> Scene4D:

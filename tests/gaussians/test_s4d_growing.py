@@ -14,7 +14,8 @@ from scene4d.gaussians.s4d.s4d import load_s4d, open_s4d, write_s4d
 from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
 from scene4d.geometry.camera import orbit
 from scene4d.geometry.rotation import normalize_quat
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 
 COUNT = 6
 BORN = (1, 2, 2)  # first instants at which one more of the anchors moves

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from scene4d.errors import DepthError
-from scene4d.gaussians.motion import ALIVE_TOLERANCE
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec
 from scene4d.geometry.sh import rgb_from_sh
@@ -22,6 +21,7 @@ from scene4d.lift.rgbd.level_of_detail import CellConfig, lift_cells
 from scene4d.lift.rgbd.unproject import LiftConfig
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
+from scene4d.scene import ALIVE_TOLERANCE
 
 AZIMUTHS = [4.0 * k for k in range(7)]
 TIMES = torch.arange(len(AZIMUTHS), dtype=torch.float64) / 10

@@ -11,9 +11,10 @@ from scene4d.errors import ConfigError
 from scene4d.eval.forecast.kinematic_robot import REACH_M, WithRobot, riding
 from scene4d.geometry.camera import transform_points
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, matrix_from_pose, pose_from_matrix
+from scene4d.scene import Motion, Scene4D
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.sim.robot import MujocoRobot, RobotConfig
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.types import Gaussians
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.robot.bounds import Range, action_range
-from scene4d.types import Cameras, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras
 from scene4d.world.contract import State, WorldModel
 
 KEPT_SCENES = 32

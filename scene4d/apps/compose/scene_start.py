@@ -17,7 +17,8 @@ from scene4d.errors import CheckpointError, ConfigError, DataFormatError, Numeri
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.policy.head import ActionHead
 from scene4d.robot.actions import resting_action
-from scene4d.types import Frames, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Frames
 
 TOLD = ("action_spec", "proprio_spec", "action_meaning", "cameras")
 """What a recording tells a world model of its robot and its cameras."""

@@ -14,7 +14,7 @@ import torch
 
 from scene4d.files import atomic_file
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.types import Scene4D
+from scene4d.scene import Scene4D
 
 MAX_POINTS = 12_000
 # name in report.json, label, decimals, whether more is better

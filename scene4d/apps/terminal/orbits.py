@@ -11,7 +11,8 @@ from scene4d.gaussians.formats.points import robust_bounds
 from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid, look_at, orbit
 from scene4d.geometry.rotation import quat_from_rotvec, rotate
 from scene4d.render.render import render
-from scene4d.types import Cameras, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras
 
 SWING = (math.radians(32), math.radians(12))  # to the sides, up and down
 TURN_ELEVATION = math.radians(35)

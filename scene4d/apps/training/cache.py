@@ -24,9 +24,10 @@ from scene4d.models.gaussian_flow.scene.anchors import PAST_FLOW
 from scene4d.models.gaussian_flow.scene.observe import memory_of
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import proprio_slots, task_embedding
+from scene4d.scene import Scene4D
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.train.log import Progress
-from scene4d.types import Frames, Gaussians, Scene4D
+from scene4d.types import Frames, Gaussians
 
 CONTEXT = ("action_spec", "proprio_spec", "robot", "action_meaning")
 """What the world model is told of the robot, from `Episode.info`."""

@@ -21,9 +21,9 @@ from scene4d.models.gaussian_flow.scene.observe import focus_of
 from scene4d.policy.learning.demonstrations import demonstration_jobs
 from scene4d.policy.learning.samples import PolicySamples, join_samples, save_samples, train_policy_samples
 from scene4d.policy.observation import CameraPercept, Percept
+from scene4d.tensor_struct import TensorStruct
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import Progress
-from scene4d.types import TensorStruct
 
 S = TypeVar("S", bound=TensorStruct)
 

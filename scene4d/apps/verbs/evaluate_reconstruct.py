@@ -18,9 +18,10 @@ from scene4d.eval.metrics.seeds import seed_range
 from scene4d.eval.reconstruct.reconstruction_table import ReconstructEvalConfig, Source, evaluate_reconstruction
 from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct
 from scene4d.lift.refine.fit import FitConfig
+from scene4d.scene import Scene4D
 from scene4d.sim import rig
 from scene4d.sim.metaworld import MetaWorldSim, record_episode
-from scene4d.types import Episode, Recording, Scene4D
+from scene4d.types import Episode, Recording
 
 HEADINGS = {
     "psnr": "PSNR", "psnr_sensor": "sensor", "psnr_covered": "covered", "psnr_moving": "moving", "ssim": "SSIM",

@@ -18,7 +18,7 @@ from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
 from scene4d.policy.observation import foreseen
 from scene4d.policy.virtual_cameras import one_after_another
-from scene4d.types import Scene4D
+from scene4d.scene import Scene4D
 
 
 @dataclass(frozen=True)

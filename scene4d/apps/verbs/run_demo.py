@@ -28,7 +28,8 @@ from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, sco
 from scene4d.files import atomic_file
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import write_s4d
-from scene4d.types import Cameras, Episode, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Episode
 from scene4d.world.rollout import forecast_long
 
 HORIZONS = (1, 4, 8)

@@ -31,11 +31,11 @@ from scene4d.gaussians.formats.points import (
     write_gaussian_points,
 )
 from scene4d.gaussians.formats.trimesh import write_mesh
-from scene4d.gaussians.motion import alive_at
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.geometry.camera import orbit
 from scene4d.render.render import render
-from scene4d.types import Cameras, Frames, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D, alive_at
+from scene4d.types import Cameras, Frames, Gaussians
 
 STILL, OVER_TIME = (".ply", ".png", ".glb", ".obj"), (".npz", ".mp4")
 DEEPEST_MM = 65535

@@ -19,7 +19,7 @@ from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_poin
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.robot.bounds import action_bounds
-from scene4d.types import Scene4D
+from scene4d.scene import Scene4D
 from scene4d.world.contract import Forecast
 from scene4d.world.rollout import forecast_long
 

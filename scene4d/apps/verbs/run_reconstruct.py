@@ -25,7 +25,8 @@ from scene4d.lift.rgb.rgb_scene import RgbConfig, is_fixed_rig, reconstruct_rgb_
 from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig
 from scene4d.lift.rgb.splat_trainer import SplatConfig
 from scene4d.lift.rgbd.fuse import FuseConfig
-from scene4d.types import Episode, Recording, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Episode, Recording
 
 # Seconds after which refinement stops, so that nobody waits much longer on a slow machine; info["steps"] tells where.
 LEAST_WIDTH = 16

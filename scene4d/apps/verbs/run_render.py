@@ -20,7 +20,8 @@ from scene4d.errors import CalibrationError, ConfigError
 from scene4d.files import atomic_folder
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.render.render import render
-from scene4d.types import Cameras, Frames, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Frames
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from scene4d.apps.viewer.live_forecast import roll_forward
 from scene4d.apps.viewer.panel import Rollout, Stage, StageConfig
 from scene4d.errors import DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
-from scene4d.types import Scene4D
+from scene4d.scene import Scene4D
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.rotation import matrix_from_quat, normalize_quat, quat_from_matrix
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.types import Cameras, Gaussians, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Gaussians
 
 FAINT = 1 / 255
 CALM, WILD = 1e-3, 0.1

@@ -12,7 +12,7 @@ from scene4d.apps.compose.scene_start import SceneStart, chosen_actions, head_of
 from scene4d.errors import NumericsError
 from scene4d.gaussians.formats.points import robust_bounds
 from scene4d.policy.encoders import views_for
-from scene4d.types import Scene4D
+from scene4d.scene import Scene4D
 
 TOO_FAR = 5.0
 """Times the radius of what was observed: beyond, moving matter has left the scene."""

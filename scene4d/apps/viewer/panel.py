@@ -26,7 +26,8 @@ from scene4d.gaussians.formats.points import robust_bounds
 from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.render.render import render
-from scene4d.types import Cameras, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras
 
 CENTIMETRES = 100.0
 """viser keeps covariances in half precision, which in m^2 has nothing left for splats of a millimetre."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scene4d.check import check
-from scene4d.types import Frames, Gaussians, TensorStruct
+from scene4d.tensor_struct import TensorStruct
+from scene4d.types import Frames, Gaussians
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.lift.stream.visibility import sky_of
 from scene4d.render.render import render
-from scene4d.types import Cameras, Episode, Frames, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Episode, Frames, Gaussians
 from scene4d.world.contract import Forecast, State, WorldModel
 from scene4d.world.rollout import forecast_long
 

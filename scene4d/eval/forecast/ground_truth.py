@@ -11,7 +11,8 @@ from torch.nn.functional import max_pool2d
 
 from scene4d.geometry.camera import project, unproject
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
-from scene4d.types import Episode, Frames, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Episode, Frames, Gaussians
 
 
 def segment_displacement(episode: Episode, points: Tensor, segments: Tensor, *, start: int, stop: int) -> Tensor:

@@ -11,7 +11,8 @@ from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream
 from scene4d.geometry.camera import invert_rigid, transform_points
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import pose_from_matrix
-from scene4d.types import Episode, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Episode
 from scene4d.world.contract import Forecast, State, WorldModel
 
 REACH_M = 0.02

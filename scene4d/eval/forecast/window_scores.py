@@ -24,7 +24,8 @@ from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import chamfer
 from scene4d.render.losses import psnr, ssim
 from scene4d.render.render import render
-from scene4d.types import Episode, Frames, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Episode, Frames
 from scene4d.world.contract import Forecaster
 
 Scores = dict[tuple[str, int], dict[str, float]]

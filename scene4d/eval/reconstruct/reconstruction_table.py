@@ -24,7 +24,8 @@ from scene4d.eval.reconstruct.score_reconstruction import (
 from scene4d.eval.reconstruct.tsdf_baseline import TsdfField
 from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
 from scene4d.render.render import render
-from scene4d.types import Cameras, Episode, Frames, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Episode, Frames
 
 OURS = "ours"
 MAX_COVERING = 40  # frames that are asked whether they saw a pixel

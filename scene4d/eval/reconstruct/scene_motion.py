@@ -13,7 +13,8 @@ from scene4d.errors import DataFormatError
 from scene4d.eval.forecast.ground_truth import segment_displacement
 from scene4d.geometry.camera import project, unproject
 from scene4d.geometry.neighbours import nearest
-from scene4d.types import Episode, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Episode
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from scene4d.lift.rgbd.depth_images import (
 )
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames, valid_pixels
 from scene4d.render.render import render
-from scene4d.types import Cameras, Episode, Frames, Gaussians, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Episode, Frames, Gaussians
 
 NUM_NEAREST = 3
 BASELINE_LIFT = LiftConfig(footprint=1.0, opacity=0.12, drop_flying=False)

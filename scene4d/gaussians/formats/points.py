@@ -19,10 +19,10 @@ from scene4d.errors import DataFormatError, SecurityError
 from scene4d.files import atomic_file
 from scene4d.gaussians.edit import prune
 from scene4d.gaussians.formats.ply_table import read_ply_vertices
-from scene4d.gaussians.motion import alive_at
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
-from scene4d.types import Gaussians, Scene4D
+from scene4d.scene import Scene4D, alive_at
+from scene4d.types import Gaussians
 
 # Leading axes (t times, p = t - 1 pairs, n Gaussians) and the rest of the shape.
 FLOW_KEYS = {

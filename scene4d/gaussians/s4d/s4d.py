@@ -27,7 +27,8 @@ from torch import Tensor
 from scene4d.errors import DataFormatError, Scene4DError, ShapeError, VersionError
 from scene4d.gaussians.s4d.container import MAX_JSON, Chunks, list_members, parse_json, read_members, write_archive
 from scene4d.gaussians.s4d.s4d_rules import check_base, check_instants
-from scene4d.types import Cameras, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Gaussians
 
 FORMAT, VERSION = "s4d", 1
 CONVENTIONS = {

@@ -19,7 +19,8 @@ from torch import Tensor
 from scene4d.errors import ResourceError, ShapeError, TimestampError
 from scene4d.gaussians.s4d.container import Chunks, write_archive
 from scene4d.gaussians.s4d.s4d import base_tensors, camera_member, frame_member, manifest_bytes, safetensors_bytes
-from scene4d.types import Cameras, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras
 
 PER_INSTANT = ("times", "observed")
 CHUNK = 1 << 20

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from scene4d.gaussians.edit import concatenate
-from scene4d.gaussians.motion import ALIVE_TOLERANCE
 from scene4d.geometry.camera import invert_rigid
 from scene4d.lift.moving_camera.background_layer import LiningConfig, middle_view, pushed_back
 from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig, fit_stretches
@@ -24,6 +23,7 @@ from scene4d.lift.rgbd.exposure import exposure_gains
 from scene4d.lift.rgbd.level_of_detail import CellConfig, histogram, lift_cells, limit_of, roughness
 from scene4d.lift.rgbd.sky_shell import backdrop_shell
 from scene4d.lift.rgbd.unproject import LiftConfig, valid_pixels
+from scene4d.scene import ALIVE_TOLERANCE
 from scene4d.types import Frames, Gaussians
 
 TURN = 2 * ALIVE_TOLERANCE  # s: what ends at an instant ends so much earlier, and what begins there takes over at once

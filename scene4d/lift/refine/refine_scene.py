@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene4d.gaussians.motion import alive_at
 from scene4d.lift.refine.sparse_adam import RowAdam
 from scene4d.render.render import render
-from scene4d.types import Frames, Gaussians, Scene4D
+from scene4d.scene import Scene4D, alive_at
+from scene4d.types import Frames, Gaussians
 
 
 @dataclass(frozen=True)

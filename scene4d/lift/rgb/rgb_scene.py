@@ -13,7 +13,8 @@ from scene4d.geometry.rotation import invert_quat, multiply_quat, rotate
 from scene4d.lift.refine.progress_report import StepsTaken
 from scene4d.lift.rgb.photometric_track import RgbTrackConfig, followed
 from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig, still_gaussians
-from scene4d.types import Episode, Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Episode, Gaussians
 
 Progress = Callable[[int, int], None]
 

@@ -9,7 +9,8 @@ import torch
 
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.stream.rigid_anchors import Anchors, multiply_quats, rotate_by_quats
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 
 REST = ("ids", "means", "quats", "scales", "opacities", "sh", "born", "died", "skin_index", "skin_weights")
 """Columns that a finished row leaves behind; together with the anchors' poses they are the scene."""

@@ -39,7 +39,8 @@ from scene4d.lift.stream.visibility import (
     sight_from_frames,
     unexplained_points,
 )
-from scene4d.types import Frames, Gaussians, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Frames, Gaussians
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,18 @@ from torch.nn import functional as F
 from scene4d.data.load.scene_window import Window
 from scene4d.geometry.rotation import pose_about
 from scene4d.geometry.sh import rgb_from_sh
+from scene4d.geometry.skinning import skinned_displacement
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.flow import draw_levels, noised
 from scene4d.models.gaussian_flow.motion.motion_targets import anchor_motion
 from scene4d.models.gaussian_flow.networks.dit import Denoised, SceneTokens
 from scene4d.models.gaussian_flow.networks.proprio import Track, track_in_slots
-from scene4d.models.gaussian_flow.networks.skin_head import Matter, skinned_displacement
+from scene4d.models.gaussian_flow.networks.skin_head import Matter
 from scene4d.models.gaussian_flow.scene.anchors import PAST_FLOW, anchor_past, choose_anchors
 from scene4d.models.gaussian_flow.scene.observe import focus_of
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import proprio_slots, task_embedding
-from scene4d.types import TensorStruct
+from scene4d.tensor_struct import TensorStruct
 
 MOVING_M = 0.0015
 """Motion since now in m from which an anchor counts as moving; a turn counts at an arm of 5 cm."""

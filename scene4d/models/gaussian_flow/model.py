@@ -40,8 +40,10 @@ from scene4d.robot.slots import (
     slots_from_spec,
     task_embedding,
 )
-from scene4d.types import Gaussians, Latent, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 from scene4d.world.contract import Forecast, State
+from scene4d.world.latent import Latent
 
 ACTION_DRAW = 7_000_003
 """Added to a sample's seed for the draw of its actions."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from scene4d.check import check
 from scene4d.errors import ConfigError
 from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, sinusoidal_embedding, zero_
-from scene4d.types import TensorStruct
+from scene4d.tensor_struct import TensorStruct
 
 Sampler = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Tensor]
 """(predict_clean(x, levels [b]), noise [b ..]) -> sample [b ..], of a flow from noise at level 0 to data at level 1."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from scene4d.errors import ConfigError
 from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.types import Frames, TensorStruct
+from scene4d.tensor_struct import TensorStruct
+from scene4d.types import Frames
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from scene4d.policy.learning.demonstrations import (
 from scene4d.policy.learning.keyposes import keyposes_ahead
 from scene4d.policy.observation import CameraPercept, Percept
 from scene4d.policy.virtual_cameras import Aside, random_aside
+from scene4d.tensor_struct import TensorStruct
 from scene4d.train.checkpoint import load_tensors, save_tensors
-from scene4d.types import Frames, TensorStruct
+from scene4d.types import Frames
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.models.gaussian_flow.model import DynamicsConfig, GaussianWorldModel
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
 from scene4d.models.gaussian_flow.scene.anchors import AnchorConfig
-from scene4d.types import Cameras, Gaussians, Latent, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Gaussians
+from scene4d.world.latent import Latent
 
 CHANNELS = 8
 CONTEXT = {

@@ -10,7 +10,8 @@ from torch import Tensor
 from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream, Remembered, background_of, picture_of
 from scene4d.geometry.rotation import identity_pose
 from scene4d.lift.stream.stream import SceneStream
-from scene4d.types import Cameras, Episode, Frames, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Cameras, Episode, Frames
 from scene4d.world.contract import Forecast, State, WorldModel
 from scene4d.world.rollout import forecast_long
 

@@ -12,9 +12,10 @@ from scene4d.errors import ShapeError
 from scene4d.eval.forecast.forecast_table import mean_of_numbers
 from scene4d.eval.forecast.ground_truth import VisibleRows, segment_displacement
 from scene4d.gaussians.edit import by_id
+from scene4d.geometry.skinning import skinned_variance
 from scene4d.models.gaussian_flow.motion.confidence import FLOOR_M, SIGMAS_90
-from scene4d.models.gaussian_flow.networks.skin_head import skinned_variance
-from scene4d.types import Episode, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Episode
 
 
 def point_variance(scene: Scene4D, step: int, *, ids: Tensor) -> Tensor:

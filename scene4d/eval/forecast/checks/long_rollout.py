@@ -11,7 +11,8 @@ from scene4d.eval.forecast.forecasters import ModelForecaster
 from scene4d.eval.forecast.ground_truth import segment_displacement, visible_rows
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.gaussians.edit import by_id
-from scene4d.types import Episode, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Episode
 
 REST_M = 1e-3
 """Way in m that matter which counts as resting may truly make over the whole rollout."""

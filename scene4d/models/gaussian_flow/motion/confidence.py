@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from scene4d.geometry.rotation import pose_about
+from scene4d.geometry.skinning import skinned_displacement, skinned_variance
 from scene4d.models.gaussian_flow.loss import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.flow import seeded_noise
-from scene4d.models.gaussian_flow.networks.skin_head import skinned_displacement, skinned_variance
 
 SIGMAS_90 = 1.6448536
 """Half width of the central 90 % of a normal distribution, in standard deviations."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, motion_about, pose_about
+from scene4d.geometry.skinning import skinned_displacement
 from scene4d.models.gaussian_flow.loss import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
-from scene4d.models.gaussian_flow.networks.skin_head import skinned_displacement
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from scene4d.layers import (
     zero_,
 )
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
-from scene4d.types import TensorStruct
+from scene4d.tensor_struct import TensorStruct
 
 MOTION_CHANNELS = 6
 CONDITION_TOKENS = 4

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scene4d.layers import zero_
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, proprio_slots
-from scene4d.types import TensorStruct
+from scene4d.tensor_struct import TensorStruct
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scene4d.geometry.rotation import matrix_from_quat
-from scene4d.types import TensorStruct
+from scene4d.geometry.skinning import gather_anchors
+from scene4d.tensor_struct import TensorStruct
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,6 @@ class Matter(TensorStruct):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.means.shape[:-2])
-
-
-def gather_anchors(values: Tensor, skin_index: Tensor) -> Tensor:
-    """Values [*b l c] of each row's candidates: [*b n j c]."""
-    num_channels = values.shape[-1]
-    flat = skin_index.flatten(-2)[..., None].expand(*skin_index.shape[:-2], -1, num_channels)
-    return values.gather(-2, flat).unflatten(-2, tuple(skin_index.shape[-2:]))
 
 
 class SkinHead(nn.Module):
@@ -106,32 +99,3 @@ class SkinHead(nn.Module):
 
 def _squash(x: Tensor) -> Tensor:
     return x / (1 + x.abs())
-
-
-def skinned_displacement(rows: Tensor, poses: Tensor, *, skin_index: Tensor, skin_weights: Tensor) -> Tensor:
-    """Displacement [*b h n 3] m of rows [*b n 3] under anchor poses [*b h l 7] since now.
-
-    The motion of a row is the weighted sum of its anchors' affine maps less the identity: one product with a dense
-    weight matrix does all rows and steps.
-    """
-    num_steps, num_anchors = poses.shape[-3:-1]
-    dense = skin_weights.new_zeros(*skin_weights.shape[:-1], num_anchors).scatter_add(-1, skin_index, skin_weights)
-    turn = matrix_from_quat(poses[..., :4]) - torch.eye(3, dtype=poses.dtype, device=poses.device)
-    table = torch.cat([turn.flatten(-2), poses[..., 4:]], -1).transpose(-3, -2)  # [*b l h 12]
-    blend = (dense @ table.flatten(-2)).unflatten(-1, (num_steps, 12))  # [*b n h 12]
-    turned = (blend[..., :9].unflatten(-1, (3, 3)) * rows[..., :, None, None, :]).sum(-1)  # [*b n h 3]
-    return (turned + blend[..., 9:]).transpose(-3, -2)
-
-
-def skinned_variance(
-    rows: Tensor, anchors: Tensor, *, log_var: Tensor, skin_index: Tensor, skin_weights: Tensor
-) -> Tensor:
-    """Variance [*b n 3] m^2 of where rows [*b n 3] come to be, along x, y and z, from log_var [*b l 6] of anchors.
-
-    An anchor's turn moves a row by its arm, its shift as it is. Rows hang on anchors of one body, which err together,
-    so variances are averaged by the weights [*b n j]; a row that follows none has variance 0.
-    """
-    turn, shift = gather_anchors(log_var.exp(), skin_index).split(3, -1)  # [*b n j 3]
-    arm = (rows[..., None, :] - gather_anchors(anchors, skin_index)).square()  # [*b n j 3]
-    swung = turn.roll(1, -1) * arm.roll(-1, -1) + turn.roll(-1, -1) * arm.roll(1, -1)
-    return (skin_weights[..., None] * (shift + swung)).sum(-2)

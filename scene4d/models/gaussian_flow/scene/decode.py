@@ -8,7 +8,8 @@ from torch import Tensor
 from scene4d.geometry.rotation import compose_pose, identity_pose
 from scene4d.models.gaussian_flow.networks.completion import MIN_OPACITY, joined
 from scene4d.models.gaussian_flow.scene.anchors import PAST_FLOW
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Gaussians
 from scene4d.world.contract import Forecast, State
 
 

@@ -13,7 +13,8 @@ from scene4d.gaussians.edit import by_id
 from scene4d.geometry.rotation import identity_pose
 from scene4d.models.gaussian_flow.scene.anchors import PAST_FLOW
 from scene4d.robot.slots import proprio_slots
-from scene4d.types import Gaussians, Scene4D
+from scene4d.scene import Scene4D
+from scene4d.types import Gaussians
 
 
 def memory_of(scene: Scene4D, *, memory: Gaussians | None = None) -> Gaussians:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from scene4d.gaussians.motion import alive_at, gaussians_at, scene_flow
 from scene4d.geometry.rotation import apply_pose, matrix_from_quat, multiply_quat, normalize_quat, quat_from_rotvec
 from scene4d.geometry.sh import sh_basis
-from scene4d.types import Gaussians, Motion, Scene4D
+from scene4d.scene import Motion, Scene4D, alive_at
+from scene4d.types import Gaussians
 
 
 def make_scene(
@@ -48,7 +48,7 @@ def make_scene(
 def test_means_are_the_blend_of_rigid_motions():
     scene = make_scene()
     for frame in range(4):
-        got = gaussians_at(scene, 0.1 * frame)
+        got = scene.at(0.1 * frame)
         motion = scene.motion
         poses = motion.world_from_rest[frame][motion.skin_index]  # [n j 7]
         moved = apply_pose(poses, scene.base.means[:, None].expand(-1, 3, 3))
@@ -59,7 +59,7 @@ def test_means_are_the_blend_of_rigid_motions():
 
 def test_one_anchor_moves_and_turns_everything_rigidly():
     scene = make_scene(m=1, j=1, k=16)
-    got = gaussians_at(scene, 0.3)
+    got = scene.at(0.3)
     pose = scene.motion.world_from_rest[3, 0]
     moving = scene.motion.skin_weights[:, 0] > 0
     torch.testing.assert_close(got.means[moving], apply_pose(pose.expand(40, 7), scene.base.means)[moving])
@@ -80,7 +80,7 @@ def test_blended_rotation_does_not_depend_on_quaternion_signs(turn):
     flipped[:, ::2, :4] *= -1
     other = scene.replace(motion=scene.motion.replace(world_from_rest=flipped))
     for when in (0.1, 0.17):
-        a, b = gaussians_at(scene, when), gaussians_at(other, when)
+        a, b = scene.at(when), other.at(when)
         torch.testing.assert_close(matrix_from_quat(a.quats), matrix_from_quat(b.quats))
         torch.testing.assert_close(a.means, b.means)
 
@@ -88,10 +88,10 @@ def test_blended_rotation_does_not_depend_on_quaternion_signs(turn):
 def test_static_rows_come_back_bit_equal():
     scene = make_scene(dtype=torch.float32)
     still = (scene.motion.skin_weights == 0).all(-1)
-    got = gaussians_at(scene, 0.27)
+    got = scene.at(0.27)
     for name in ("means", "quats", "scales", "opacities", "sh"):
         assert torch.equal(getattr(got, name)[still], getattr(scene.base, name)[still]), name
-    flow, valid = scene_flow(scene, 0.0, 0.27)
+    flow, valid = scene.flow(0.0, 0.27)
     assert (flow[still] == 0).all() and valid.all() and (flow[~still] != 0).any()
 
 
@@ -105,38 +105,38 @@ def test_between_frames_a_single_rigid_body_turns_about_its_anchor_and_goes_stra
     middle = (Rotation.from_rotvec(share) * rotations[0]).as_matrix()
     places = apply_pose(poses, anchor.expand(2, 3))
     offset = (scene.base.means - anchor) @ torch.from_numpy(middle).T
-    got = gaussians_at(scene, 0.025)
+    got = scene.at(0.025)
     torch.testing.assert_close(got.means, 0.75 * places[0] + 0.25 * places[1] + offset)
 
 
 def test_time_is_held_before_the_first_and_after_the_last_frame():
     scene = make_scene()
-    assert torch.equal(gaussians_at(scene, -5.0).means, gaussians_at(scene, 0.0).means)
-    assert torch.equal(gaussians_at(scene, 9.0).means, gaussians_at(scene, float(scene.times[-1])).means)
+    assert torch.equal(scene.at(-5.0).means, scene.at(0.0).means)
+    assert torch.equal(scene.at(9.0).means, scene.at(float(scene.times[-1])).means)
 
 
 def test_birth_and_death_hide_and_make_flow_invalid():
     scene = make_scene(n=3, static_every=1)
     alive = torch.tensor([[0.0, 0.1], [0.1, 0.3], [0.0, 0.3]])  # float32 0.1 is above 0.1
     scene = scene.replace(alive=alive)
-    assert (gaussians_at(scene, 0.1).opacities > 0).tolist() == [True, True, True]
-    assert (gaussians_at(scene, 0.05).opacities > 0).tolist() == [True, False, True]
-    assert (gaussians_at(scene, 0.2).opacities > 0).tolist() == [False, True, True]
+    assert (scene.at(0.1).opacities > 0).tolist() == [True, True, True]
+    assert (scene.at(0.05).opacities > 0).tolist() == [True, False, True]
+    assert (scene.at(0.2).opacities > 0).tolist() == [False, True, True]
     assert alive_at(scene, 0.05).tolist() == [True, False, True]
-    flow, valid = scene_flow(scene, 0.05, 0.2)
+    flow, valid = scene.flow(0.05, 0.2)
     assert valid.tolist() == [False, False, True] and (flow == 0).all()
     empty = scene.replace(base=scene.base.replace(ids=torch.tensor([0, 1, -1])))
-    assert scene_flow(empty, 0.05, 0.1)[1].tolist() == [True, False, False]
+    assert empty.flow(0.05, 0.1)[1].tolist() == [True, False, False]
 
 
 def test_residual_is_interpolated_and_added_at_rest():
     scene = make_scene(residual=True, static_every=1)  # everything static: what moves is the residual
-    got = gaussians_at(scene, 0.15)
+    got = scene.at(0.15)
     mean = 0.5 * (scene.residual["means"][1] + scene.residual["means"][2])
     torch.testing.assert_close(got.means, scene.base.means + mean)
     sh = 0.5 * (scene.residual["sh"][1] + scene.residual["sh"][2])
     torch.testing.assert_close(got.sh, scene.base.sh + sh.reshape(scene.base.sh.shape))
-    flow, _ = scene_flow(scene, 0.1, 0.2)
+    flow, _ = scene.flow(0.1, 0.2)
     torch.testing.assert_close(flow, scene.residual["means"][2] - scene.residual["means"][1])
 
 
@@ -146,30 +146,28 @@ def test_batched_equals_one_by_one(residual):
     batch = Scene4D.stack(scenes)
     for seconds in ([0.13, 0.13], [0.13, 0.2]):
         when = torch.tensor(seconds, dtype=torch.float64)
-        got = gaussians_at(batch, when)
-        flow, valid = scene_flow(batch, 0.0, when)
+        got = batch.at(when)
+        flow, valid = batch.flow(0.0, when)
         for i, scene in enumerate(scenes):
-            alone = gaussians_at(scene, seconds[i])
+            alone = scene.at(seconds[i])
             for name in ("means", "quats", "opacities", "sh"):
                 torch.testing.assert_close(getattr(got[i], name), getattr(alone, name))
-            expected, _ = scene_flow(scene, 0.0, seconds[i])
+            expected, _ = scene.flow(0.0, seconds[i])
             torch.testing.assert_close(flow[i], expected)
         assert valid.all()
-    assert torch.equal(
-        gaussians_at(batch, 0.1).means, gaussians_at(batch, torch.tensor([0.1, 0.1], dtype=torch.float64)).means
-    )
+    assert torch.equal(batch.at(0.1).means, batch.at(torch.tensor([0.1, 0.1], dtype=torch.float64)).means)
 
 
 def test_scenes_without_anchors_rows_or_frames_are_just_their_base():
     for scene in (make_scene(m=1, j=0), make_scene(n=0), make_scene(t=1)):
-        assert torch.equal(gaussians_at(scene, 0.0).ids, scene.base.ids)
+        assert torch.equal(scene.at(0.0).ids, scene.base.ids)
     scene = make_scene(t=1)
     none = scene.replace(
         motion=scene.motion.replace(world_from_rest=scene.motion.world_from_rest[:0]),
         times=scene.times[:0],
         observed=scene.observed[:0],
     )
-    assert torch.equal(gaussians_at(none, 0.0).means, scene.base.means)
+    assert torch.equal(none.at(0.0).means, scene.base.means)
 
 
 def test_gradients_reach_poses_weights_and_means():
@@ -179,7 +177,7 @@ def test_gradients_reach_poses_weights_and_means():
 
     def moved(poses, means, weights):
         motion = scene.motion.replace(world_from_rest=poses, skin_weights=weights)
-        got = gaussians_at(scene.replace(base=scene.base.replace(means=means), motion=motion), 0.04)
+        got = scene.replace(base=scene.base.replace(means=means), motion=motion).at(0.04)
         return got.means, got.quats
 
     inputs = [x.clone().requires_grad_() for x in (poses, means, weights)]
@@ -194,7 +192,7 @@ def test_hundred_thousand_gaussians_are_fast():
         runs = []
         for _ in range(5):
             start = time.thread_time()  # the core's own time: other programs on the machine do not count
-            gaussians_at(scene, 0.33)
+            scene.at(0.33)
             runs.append(time.thread_time() - start)
     finally:
         torch.set_num_threads(threads)
