@@ -2,6 +2,11 @@
 
 A configuration is a frozen dataclass in the file of the thing it builds. A TOML holds the differences from its
 defaults; `toml_from_config` writes the whole, which runs again.
+
+A class whose fields or choices were renamed says so, and files that hold the former ones still load:
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"former name": "name"}
+    FORMER_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {"name": {"former value": "value"}}
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ def config_from_dict(
     """
     if not isinstance(data, Mapping):
         raise ConfigError("must be a table", file=file, field=where, found=type(data).__name__)
+    data = _renamed(data, kind, file=file, where=where)
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     for key in data:
@@ -67,9 +73,39 @@ def config_from_dict(
         raise ConfigError(str(error), file=file, field=where or None) from error
 
 
-def dict_from_config(config: Any) -> dict[str, Any]:
-    """Every field as plain JSON- and TOML-ready values (None is left out, a path becomes text)."""
-    return {f.name: _plain(v) for f in dataclasses.fields(config) if (v := getattr(config, f.name)) is not None}
+def _renamed(data: Mapping[str, Any], kind: type, *, file: Any, where: str) -> dict[str, Any]:
+    """Plain values under the names, and with the choices, that a class has today.
+
+    Raises:
+        ConfigError: a setting is given under its former name and under its own.
+    """
+    names, values = getattr(kind, "FORMER_NAMES", {}), getattr(kind, "FORMER_VALUES", {})
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        name = names.get(key, key)
+        if name in out or (name != key and name in data):
+            former = next(old for old, new in names.items() if new == name and old in data)
+            fix = f"leave out {former}, its former name"
+            raise ConfigError("is given twice", file=file, field=_join(where, name), fix=fix)
+        choices = values.get(name, {})
+        out[name] = choices.get(value, value) if isinstance(value, str) else value
+    return out
+
+
+def dict_from_config(config: Any, *, former: bool = False) -> dict[str, Any]:
+    """Every field as plain JSON- and TOML-ready values (None is left out, a path becomes text).
+
+    Args:
+        former: under the names and with the choices that the class had at first (see the top of this file).
+    """
+    out = {f.name: _plain(v, former) for f in dataclasses.fields(config) if (v := getattr(config, f.name)) is not None}
+    if former:
+        for name, choices in getattr(config, "FORMER_VALUES", {}).items():
+            oldest = {new: old for old, new in choices.items()}
+            out |= {name: oldest.get(out[name], out[name])} if isinstance(out.get(name), str) else {}
+        names = {new: old for old, new in getattr(config, "FORMER_NAMES", {}).items()}
+        out = {names.get(name, name): value for name, value in out.items()}
+    return out
 
 
 def toml_from_config(config: Any) -> str:
@@ -78,8 +114,9 @@ def toml_from_config(config: Any) -> str:
 
 
 def config_hash(*configs: Any) -> str:
-    """12 hexadecimal digits that change when any value does."""
-    text = json.dumps([dict_from_config(c) if dataclasses.is_dataclass(c) else c for c in configs], sort_keys=True)
+    """12 hexadecimal digits that change when any value does, but not when a field or a choice is renamed."""
+    plain = [dict_from_config(c, former=True) if dataclasses.is_dataclass(c) else c for c in configs]
+    text = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -156,13 +193,13 @@ def _override(data: dict[str, Any], text: str) -> None:
     data[last] = parsed
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, former: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dict_from_config(value)
+        return dict_from_config(value, former=former)
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, former) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_plain(v, former) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

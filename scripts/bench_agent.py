@@ -39,8 +39,8 @@ def shares(agent: SceneAgent) -> dict[str, float]:
 
         return run
 
-    agent.percept.observe = timed("memory", agent.percept.observe)
-    agent.percept.views = timed("views", agent.percept.views)
+    agent.observation_builder.observe = timed("memory", agent.observation_builder.observe)
+    agent.observation_builder.views = timed("views", agent.observation_builder.views)
     agent.head.act = timed("head", agent.head.act)
     return spent
 
@@ -85,7 +85,7 @@ def main() -> None:
         "size": given.size,
         "replan_every": given.replan_every,
         "threads": given.threads,
-        "gaussians": agent.percept.stream.gaussians().num_gaussians,
+        "gaussians": agent.observation_builder.stream.gaussians().num_gaussians,
         "machine": platform.processor() or platform.machine(),
         "commit": commit(),
     }

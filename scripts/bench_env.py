@@ -57,7 +57,7 @@ def run_case(models: Models, scene: Path, *, num_envs: int, steps: int, threads:
         "cpu_ms_per_step": round(1e3 * busy / steps, 1),
         "growth_mb_per_1000_steps": round(slope, 3),
         "resident_mb": round(float(y[-1]), 1),
-        "gaussians": env.worlds.state.memory.num_gaussians,
+        "gaussians": env.sim.state.memory.num_gaussians,
         "machine": platform.processor() or platform.machine(),
         "commit": commit(),
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -91,3 +92,50 @@ def test_overrides_and_unreadable_files(tmp_path):
 
 def test_hash_changes_with_any_value():
     assert config_hash(Outer()) == config_hash(Outer()) != config_hash(Outer(inner=Inner(sizes=(1, 3))))
+
+
+@dataclass(frozen=True)
+class Renamed:
+    modality: Literal["images", "points"] = "points"
+    radius: float = 1.0
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"eyes": "modality", "reach": "radius"}
+    FORMER_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {"modality": {"pictures": "images"}}
+
+
+@dataclass(frozen=True)
+class Former:
+    eyes: Literal["pictures", "points"] = "points"
+    reach: float = 1.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    model: Renamed = field(default_factory=Renamed)
+
+
+@dataclass(frozen=True)
+class FormerHolder:
+    model: Former = field(default_factory=Former)
+
+
+def test_former_names_and_values_of_fields_are_read_from_files_and_from_overrides(tmp_path):
+    (tmp_path / "x.toml").write_text('[model]\neyes = "pictures"\n')
+    wanted = Holder(Renamed(modality="images", radius=2.0))
+    assert load_config(tmp_path / "x.toml", Holder, overrides=["model.reach=2"]) == wanted
+    assert config_from_dict({"model": {"modality": "pictures", "radius": 2}}, Holder) == wanted
+    assert "eyes" not in toml_from_config(wanted) and 'modality = "images"' in toml_from_config(wanted)
+
+
+@pytest.mark.parametrize("model", [{"eyes": "points", "modality": "points"}, {"modality": "points", "eyes": "points"}])
+def test_a_setting_under_both_of_its_names_is_refused(model):
+    with pytest.raises(ConfigError, match=r"model\.modality.*twice") as caught:
+        config_from_dict({"model": model}, Holder)
+    assert "leave out eyes" in str(caught.value)
+
+
+def test_a_hash_outlives_the_renaming_of_fields_and_values():
+    now = [Holder(), Holder(Renamed(modality="images", radius=2.0))]
+    before = [FormerHolder(), FormerHolder(Former(eyes="pictures", reach=2.0))]
+    assert [config_hash(c) for c in now] == [config_hash(c) for c in before]
+    assert config_hash(now[0]) != config_hash(now[1])

@@ -1,4 +1,4 @@
-"""Worlds that a world model dreams: any number side by side, one action each, one forecast and one render for all."""
+"""Many rollouts of a world model side by side: one action each, one forecast and one render for all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.env.episode_log import EpisodeLog
 from scene4d.env.state_batch import check_kind, element, kind_of, put, stack_states, with_rows
-from scene4d.env.termination import MOVED_M, TrustRegion, outside, uncertainty_of
+from scene4d.env.termination import MOVED_M, TerminationLimits, outside, uncertainty_of
 from scene4d.errors import ConfigError
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
 from scene4d.render.render import render
@@ -31,23 +31,23 @@ class WorldConfig:
     sampler_steps: int = 1
     """Steps of the sampler; 1 = the model's mean."""
     size: int = 64
-    """Width and height of the pictures, px."""
+    """Width and height of the images, px."""
     max_steps: int = 200
     """Steps after which an episode is truncated."""
     success_threshold: float = 0.5
-    """Probability of success (or of "done", where the model foretells it) from which an episode terminates."""
+    """Probability of success (or of "done", where the model predicts it) from which an episode terminates."""
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Colour behind everything, 0 to 1."""
-    trust: TrustRegion = field(default_factory=TrustRegion)
-    """Where the model may be believed."""
+    limits: TerminationLimits = field(default_factory=TerminationLimits)
+    """Beyond them the model is not to be believed."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step led to, for worlds [b].
+    """What a step led to, for episodes [b].
 
     frames [b v]; proprio [b q]; reward, success, uncertainty [b]; terminated, truncated [b] bool;
-    ended: one word a world: "success", "done", "uncertainty", "workspace", "not finite", "time" or "".
+    ended: one word an episode: "success", "done", "uncertainty", "workspace", "not finite", "time" or "".
     """
 
     frames: Frames
@@ -72,7 +72,7 @@ class _Since:
     high: Tensor
 
 
-class Worlds:
+class BatchedSim:
     """`num` rollouts of one world model.
 
     A step asks for the whole chunk that began at the last state, under the actions taken so far: predictions up to a
@@ -80,7 +80,7 @@ class Worlds:
     `chunk` steps the state advances. An episode depends on its start, its seed and its actions only.
 
     Args:
-        model: forecasts. cameras: {name: Cameras []} the pictures are drawn from; resized to config.size.
+        model: forecasts. cameras: {name: Cameras []} the images are rendered from; resized to config.size.
         example: a state [] of the kind that all starts must be of; without it the first start decides.
     Raises:
         ConfigError: a chunk is none, or longer than the model's horizon.
@@ -106,15 +106,15 @@ class Worlds:
         self.background = torch.tensor(self.config.background)
         self.logs: list[EpisodeLog | None] = [None] * num
         self.state: State | None = None
-        # The model is told of all worlds at once what an action is, so it must stay true for as long as they are here.
+        # One context says for the whole batch what an action is, so every later start must be of the same kind.
         self.kind = None if example is None else kind_of(example)
 
     @torch.no_grad()
     def start(self, starts: Mapping[int, tuple[State, int]]) -> Frames:
-        """Begin the episodes of some worlds: {index: (state [], seed)}; the first call begins all of them.
+        """Begin some of the episodes: {index: (state [], seed)}; the first call begins all of them.
 
         Returns:
-            Frames [b v] of all worlds now.
+            Frames [b v] of all episodes now.
         Raises:
             ConfigError: a state's actions are not those of its spec, or it is of another robot or has longer steps than
                 those before it.
@@ -126,13 +126,13 @@ class Worlds:
             kind = check_kind(kind_of(state), kind, index=index if self.num > 1 else None)
         missing = [i for i in range(self.num) if i not in logs]
         if missing:
-            raise ConfigError("have not begun", field="worlds", found=missing, fix="begin all of them first")
+            raise ConfigError("have not begun", field="episodes", found=missing, fix="begin all of them first")
         self.logs, self.kind = [logs[i] for i in range(self.num)], kind
         if len(starts) == self.num:
             self.state = stack_states([log.start for log in self.logs])
             place = self.state.past_actions
             self.cameras, self.background = self.cameras.to(place.device), self.background.to(place)
-            self._since = _beginning(self.state, margin=self.config.trust.margin)
+            self._since = _beginning(self.state, margin=self.config.limits.margin)
             self.taken = place.new_zeros(self.num, self.config.chunk, place.shape[-1])
             self.step_of_chunk = torch.zeros(self.num, dtype=torch.int64, device=place.device)
             self.now = self.state.memory.replace(extras={})
@@ -143,7 +143,7 @@ class Worlds:
             self._fill_up(fresh.memory.num_gaussians)
             fresh = with_rows(fresh, self.state.memory.num_gaussians)
             self.state = put(self.state, rows, fresh)
-            beginning = _beginning(fresh, margin=self.config.trust.margin)
+            beginning = _beginning(fresh, margin=self.config.limits.margin)
             self._since = _Since(
                 **{k: v.index_copy(0, rows, getattr(beginning, k)) for k, v in vars(self._since).items()}
             )
@@ -160,60 +160,60 @@ class Worlds:
 
     @torch.no_grad()
     def step(self, actions: Tensor, *, running: Tensor | None = None) -> Outcome:
-        """One step of the worlds that run [b bool, all by default] under actions [b a]; the others stay as they are."""
+        """One step under actions [b a] of the `running` episodes [b bool], by default all; the others stay as they are."""
         actions, at = actions.to(self.taken), self.step_of_chunk
         running = torch.ones_like(at, dtype=torch.bool) if running is None else running.to(at.device)
         each = torch.arange(self.num, device=at.device)
         taken = self.taken.clone()
         taken[each, at] = actions
-        # What a world has not decided yet changes nothing up to its now, so any action will do there.
+        # Actions that are not decided yet change no prediction up to now, so any will do there.
         later = torch.arange(self.config.chunk, device=at.device) > at[:, None]
         planned = torch.where(later[..., None], actions[:, None], taken)[:, : int(at.max()) + 1]
         seeds = [self._seed(i) for i in range(self.num)]
         forecast = self.model.predict(self.state, actions=planned, steps=self.config.sampler_steps, seeds=seeds)
-        said = _Said.of(forecast, each, at)
-        finite = said.finite()
+        predicted = _StepPrediction.of(forecast, each, at)
+        finite = predicted.finite()
         live = running & finite
         self.taken[live] = taken[live]
-        self._move(said, live)
-        outcome = self._outcome(said, actions=actions, running=running, finite=finite)
+        self._move(predicted, live)
+        outcome = self._outcome(predicted, actions=actions, running=running, finite=finite)
         self.step_of_chunk = self.step_of_chunk + live
         self._advance(forecast, (live & (self.step_of_chunk == self.config.chunk)).nonzero()[:, 0])
         return outcome
 
     def scene(self, index: int) -> Scene4D:
-        """The episode of one world so far."""
+        """One episode so far."""
         return self.logs[index].scene()
 
     def _seed(self, index: int) -> int:
         log = self.logs[index]
         return log.seed + CHUNK_SEED * (len(log.poses) // self.config.chunk)
 
-    def _move(self, said: _Said, live: Tensor) -> None:
+    def _move(self, predicted: _StepPrediction, live: Tensor) -> None:
         since, anchors = self._since, self.state.skin.anchors
         pick = lambda new, old: torch.where(live.reshape(-1, *[1] * (old.dim() - 1)), new, old)
-        now = pick(said.poses, since.now)
+        now = pick(predicted.poses, since.now)
         moved = (apply_pose(now, anchors) - anchors).norm(dim=-1) > MOVED_M  # [b l]
-        chunk_variance = pick(said.variance * moved[..., None], since.chunk_variance)
+        chunk_variance = pick(predicted.variance * moved[..., None], since.chunk_variance)
         self._since = _Since(since.start, now, since.variance, chunk_variance, since.low, since.high)
         self.now = _carried(self.state, now)
-        self.proprio = pick(said.proprio, self.proprio) if said.proprio is not None else self.proprio
+        self.proprio = pick(predicted.proprio, self.proprio) if predicted.proprio is not None else self.proprio
 
-    def _outcome(self, said: _Said, *, actions: Tensor, running: Tensor, finite: Tensor) -> Outcome:
+    def _outcome(self, predicted: _StepPrediction, *, actions: Tensor, running: Tensor, finite: Tensor) -> Outcome:
         config, since = self.config, self._since
         poses = compose_pose(since.now, since.start)
         variance = since.variance + since.chunk_variance  # [b l 6]
         place = variance[..., 3:].sum(-1)
         uncertainty = uncertainty_of(place, place > 0)
         strayed = outside(apply_pose(since.now, self.state.skin.anchors), low=since.low, high=since.high)
-        success = torch.where(finite, said.success, torch.zeros_like(said.success))
+        success = torch.where(finite, predicted.success, torch.zeros_like(predicted.success))
         # Without a head for it, reward is the gain in success; the first step has nothing to gain on.
         before = success.new_tensor(
             [log.success[-1] if log.success else float(success[i]) for i, log in enumerate(self.logs)]
         )
-        reward = said.reward if said.reward is not None else success - before
+        reward = predicted.reward if predicted.reward is not None else success - before
         reward = torch.where(running & finite, reward, torch.zeros_like(reward))
-        over = success if said.done is None else said.done
+        over = success if predicted.done is None else predicted.done
         ended = []
         for i, log in enumerate(self.logs):
             why = ""
@@ -227,8 +227,8 @@ class Worlds:
                 reasons = {
                     "not finite": not finite[i],
                     "workspace": strayed[i],
-                    "uncertainty": not uncertainty[i] <= config.trust.max_uncertainty,
-                    "success" if said.done is None else "done": over[i] >= config.success_threshold,
+                    "uncertainty": not uncertainty[i] <= config.limits.max_uncertainty,
+                    "success" if predicted.done is None else "done": over[i] >= config.success_threshold,
                     "time": len(log.poses) >= config.max_steps,
                 }
                 why = log.ended = next((name for name, holds in reasons.items() if holds), "")
@@ -271,8 +271,8 @@ class Worlds:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """A forecast at one step a world: poses [b l 7] since now, variance [b l 6], and what the heads said [b]."""
+class _StepPrediction:
+    """A forecast at one step of each episode: poses [b l 7] since now, variance [b l 6], outputs of the heads [b]."""
 
     poses: Tensor
     variance: Tensor
@@ -282,7 +282,7 @@ class _Said:
     done: Tensor | None
 
     @classmethod
-    def of(cls, forecast: Forecast, each: Tensor, at: Tensor) -> _Said:
+    def of(cls, forecast: Forecast, each: Tensor, at: Tensor) -> _StepPrediction:
         head = lambda name: forecast.heads[name][each, at] if name in forecast.heads else None
         success, poses = head("success"), forecast.world_from_now[each, at]
         return cls(

@@ -16,7 +16,7 @@ from scene4d.types import Frames
 from scene4d.world.contract import State
 
 STEP_SECONDS = 0.025
-"""Seconds of a step where the state does not tell."""
+"""Seconds of a step where the state does not hold it."""
 
 gymnasium = optional("gymnasium", extra="env", what="the learned simulator")
 
@@ -44,7 +44,7 @@ def observation_space_of(names: Sequence[str], *, size: int, proprio_width: int)
 
 
 def observation(frames: Frames, proprio: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """The observations of worlds [b] as arrays: pixels [b h w 3] a camera, agent_pos [b q]."""
+    """The observations of episodes [b] as arrays: pixels [b h w 3] a camera, agent_pos [b q]."""
     pixels = (frames.rgb * 255).round().byte().cpu().numpy()  # [b v h w 3]
     return {
         "pixels": {name: np.ascontiguousarray(pixels[:, i]) for i, name in enumerate(names)},
@@ -53,7 +53,7 @@ def observation(frames: Frames, proprio: Tensor, names: Sequence[str]) -> dict[s
 
 
 def start_info() -> dict[str, Any]:
-    """What is told of a world whose episode has just begun: the keys of `info_of`."""
+    """The info of an episode that has just begun: the keys of `info_of`."""
     return {"success": 0.0, "uncertainty": 0.0, "ended": ""}
 
 
@@ -63,7 +63,7 @@ def frame_rate(state: State) -> float:
 
 
 def info_of(outcome: Outcome, index: int) -> dict[str, Any]:
-    """What else is told of one world's step: success (probability), uncertainty (m), ended (why; "" = it goes on)."""
+    """The info of one episode's step: success (probability), uncertainty (m), ended (why; "" = it goes on)."""
     return {
         "success": float(outcome.success[index]),
         "uncertainty": float(outcome.uncertainty[index]),

@@ -20,7 +20,7 @@ Kind = Mapping[str, Any]
 
 
 def with_rows(state: State, num_rows: int) -> State:
-    """A state [*b] with its memory filled up to `num_rows` rows by empty slots, which hang on no anchor."""
+    """A state [*b] with its memory filled up to `num_rows` rows by empty slots, which are bound to no anchor."""
     missing = num_rows - state.memory.num_gaussians
     if missing == 0:
         return state
@@ -36,7 +36,7 @@ def kind_of(state: State) -> Kind:
     Raises:
         ConfigError: it has more or fewer actions than its spec has rows.
     """
-    kind = told_of(state.context, num_actions=state.past_actions.shape[-1])
+    kind = recording_kind(state.context, num_actions=state.past_actions.shape[-1])
     tensors = [k for k, v in state.context.items() if isinstance(v, Tensor | TensorStruct)]
     return kind | {
         "step_seconds": state.context.get("step_seconds"),
@@ -48,8 +48,8 @@ def kind_of(state: State) -> Kind:
     }
 
 
-def told_of(context: Mapping[str, Any], *, num_actions: int) -> Kind:
-    """The part of `kind_of` that a recording tells before there is a state.
+def recording_kind(context: Mapping[str, Any], *, num_actions: int) -> Kind:
+    """The part of `kind_of` that a recording holds before there is a state.
 
     Raises:
         ConfigError: the spec has another number of rows than `num_actions`.
@@ -81,7 +81,7 @@ def check_kind(found: Kind, kind: Kind | None, *, file: Any = None, index: int |
     for name, value in found.items():
         wanted = kind[name]
         if name == "action_meaning" and not (value and wanted):
-            continue  # not every recording tells it
+            continue  # not every recording has it
         if value == wanted or (name == "step_seconds" and _close(value, wanted)):
             continue
         if name.endswith("_spec"):

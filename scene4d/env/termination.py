@@ -1,4 +1,4 @@
-"""Where the learned simulator may be believed, and which actions it takes."""
+"""Up to where the learned simulator may be believed, and which actions it takes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MOVED_M = 1e-3
 
 
 @dataclass(frozen=True)
-class TrustRegion:
-    """Beyond this a rollout is truncated."""
+class TerminationLimits:
+    """Beyond these limits the model is not to be believed and a rollout is truncated."""
 
     max_uncertainty: float = 0.1
-    """Standard deviation in m of where moved matter is (root mean square over moved anchors, summed over chunks)."""
+    """Standard deviation in m of the positions of moved anchors (root mean square over them, summed over chunks)."""
     margin: float = 0.25
     """Metres by which anchors may leave the box that held all of them at the start."""
 
@@ -57,7 +57,7 @@ def checked_actions(actions: Any, *, low: Tensor, high: Tensor, num: int | None 
 
 
 def uncertainty_of(variance: Tensor, moved: Tensor) -> Tensor:
-    """Standard deviation [b] in m of the place of moved matter, from variance [b l] m^2 and moved [b l]; 0 if none."""
+    """Standard deviation [b] in m of positions of moved anchors, from variance [b l] m^2 and moved [b l]; 0 if none."""
     mean = (variance * moved).sum(-1) / moved.sum(-1).clamp_min(1)
     return mean.sqrt()
 

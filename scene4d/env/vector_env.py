@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.spaces import (
     action_space_of,
     frame_rate,
@@ -29,12 +29,12 @@ from scene4d.world.contract import WorldModel
 class WorldVectorEnv(gymnasium.vector.VectorEnv):
     """`num_envs` rollouts as one gymnasium.vector.VectorEnv: one `predict` and one `render` a step for all of them.
 
-    Autoreset mode is NEXT_STEP: the step after an episode's last ignores that world's action, begins its next episode
+    Autoreset mode is NEXT_STEP: the step after an episode's last ignores its action, begins its next episode
     and returns its first observation with reward 0. Observations, rewards and infos are those of `WorldEnv`, stacked.
-    A world's episodes depend on its own seed and actions, not on its neighbours.
+    An episode depends on its own seed and actions, not on its neighbours.
 
     Args:
-        model, starts, cameras, config, record_to: as `WorldEnv`. num_envs: worlds side by side.
+        model, starts, cameras, config, record_to: as `WorldEnv`. num_envs: episodes side by side.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         self.record_to = None if record_to is None else Path(record_to)
         known = known_starts(starts)
         example = known[0]
-        self.worlds = Worlds(model, cameras, num=num_envs, config=self.config, example=example)
+        self.sim = BatchedSim(model, cameras, num=num_envs, config=self.config, example=example)
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": frame_rate(example),
@@ -70,15 +70,15 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin all episodes. `seed`: one a world, or a first one to count up from.
+        """Begin all episodes. `seed`: one each, or a first one to count up from.
 
         Raises:
-            ConfigError: another number of seeds than of worlds, or a start of another kind than the spaces are of.
+            ConfigError: another number of seeds than of episodes, or a start of another kind than the spaces are of.
         """
         seeds = [None] * self.num_envs if seed is None else seed
         seeds = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int | np.integer) else list(seeds)
         if len(seeds) != self.num_envs:
-            raise ConfigError("one for each world", field="seed", found=len(seeds), expected=self.num_envs)
+            raise ConfigError("one for each episode", field="seed", found=len(seeds), expected=self.num_envs)
         kept = self._generators or [np.random.default_rng() for _ in seeds]
         make = lambda s: gymnasium.utils.seeding.np_random(s)[0]
         self._generators = [kept[i] if s is None else make(s) for i, s in enumerate(seeds)]
@@ -88,14 +88,14 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         infos: dict[str, Any] = {}
         for i in range(self.num_envs):
             infos = self._add_info(infos, start_info(), i)
-        return observation(frames, self.worlds.proprio, self.names), infos
+        return observation(frames, self.sim.proprio, self.names), infos
 
     def step(self, actions: Any) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step under `actions` [num_envs a]; worlds whose episode was over begin anew.
+        """One step under `actions` [num_envs a]; episodes that were over begin anew.
 
         Raises:
             EnvError: an action has the wrong shape, is not finite or out of range; or `reset` was never called.
-            ConfigError: a world begins anew at a start of another kind.
+            ConfigError: an episode begins anew at a start of another kind.
         """
         space = self.single_action_space
         low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
@@ -105,7 +105,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         again = np.nonzero(self._over)[0].tolist()
         if again:
             self._begin(again)
-        outcome = self.worlds.step(actions, running=torch.from_numpy(~self._over))
+        outcome = self.sim.step(actions, running=torch.from_numpy(~self._over))
         terminated, truncated = outcome.terminated.numpy(), outcome.truncated.numpy()
         infos: dict[str, Any] = {}
         for i in range(self.num_envs):
@@ -116,8 +116,8 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         return seen, outcome.reward.double().cpu().numpy(), terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """One picture a world: the cameras side by side, uint8 [h v*w 3]."""
-        pixels = observation(self.worlds.frames(), self.worlds.proprio, self.names)["pixels"]
+        """One image an episode: the cameras side by side, uint8 [h v*w 3]."""
+        pixels = observation(self.sim.frames(), self.sim.proprio, self.names)["pixels"]
         return tuple(np.concatenate([pixels[n][i] for n in self.names], 1) for i in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -129,8 +129,8 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         for i in which:
             generator = self._generators[i]
             begun[i] = (some_start(self.starts, generator), int(generator.integers(2**31)))
-        return self.worlds.start(begun)
+        return self.sim.start(begun)
 
     def _write(self, which: Sequence[int]) -> None:
         for i in which:
-            self._num_written = write_episode(self.worlds, i, folder=self.record_to, number=self._num_written)
+            self._num_written = write_episode(self.sim, i, folder=self.record_to, number=self._num_written)

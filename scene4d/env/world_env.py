@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.spaces import (
     action_space_of,
     frame_rate,
@@ -34,18 +34,18 @@ class WorldEnv(gymnasium.Env):
     """One rollout of a world model from recorded scenes; a step is one forecast step, rendered from fixed cameras.
 
     Observations are {"pixels": {camera: uint8 [h w 3]}, "agent_pos": float32 [q]}. The reward is the model's own where
-    it foretells one, else the gain in its probability of success. An episode terminates where the model holds it for
-    solved, and is truncated where it is not to be believed (`TrustRegion`) or time is up; `info["ended"]` says why,
-    `info["uncertainty"]` (m) and `info["success"]` (probability) go with every step.
+    it predicts one, else the gain in its probability of success. An episode terminates where the model holds it for
+    solved, and is truncated where the model is not to be believed (`TerminationLimits`) or time is up; `info["ended"]`
+    is the reason; `info["uncertainty"]` (m) and `info["success"]` (probability) go with every step.
 
     Args:
         model: forecasts. starts: states [] to begin from, or generator -> state; `observe` makes them from scenes.
             All of one kind: what an action and the robot's state are, and how long a step takes, must not differ.
-        cameras: {name: Cameras []} of the pictures. config: how it runs.
+        cameras: {name: Cameras []} of the images. config: how it runs.
         render_mode: None or "rgb_array" (the cameras side by side).
         record_to: folder for one .s4d an episode, written when it ends; files that are there stay.
     Raises:
-        ConfigError: there is no start, they differ in what an action is, or a chunk is longer than the model foresees.
+        ConfigError: there is no start, they differ in what an action is, or a chunk is longer than the model's horizon.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class WorldEnv(gymnasium.Env):
         self.record_to = None if record_to is None else Path(record_to)
         known = known_starts(starts)
         example = known[0]
-        self.worlds = Worlds(model, cameras, config=self.config, example=example)
+        self.sim = BatchedSim(model, cameras, config=self.config, example=example)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": frame_rate(example)}
         self.action_space = action_space_of(known)
         self.observation_space = observation_space_of(
@@ -83,9 +83,9 @@ class WorldEnv(gymnasium.Env):
         self._write()
         given = (options or {}).get("start")
         start = some_start(self.starts, self.np_random) if given is None else given
-        frames = self.worlds.start({0: (start, int(self.np_random.integers(2**31)))})
+        frames = self.sim.start({0: (start, int(self.np_random.integers(2**31)))})
         self._running = True
-        return one_of(observation(frames, self.worlds.proprio, self.names)), start_info()
+        return one_of(observation(frames, self.sim.proprio, self.names)), start_info()
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One step under `action` [a].
@@ -97,7 +97,7 @@ class WorldEnv(gymnasium.Env):
         action = checked_actions(action, low=low, high=high)
         if not self._running:
             raise EnvError("no episode is running", field="step", fix="call reset")
-        outcome = self.worlds.step(action)
+        outcome = self.sim.step(action)
         terminated, truncated = bool(outcome.terminated[0]), bool(outcome.truncated[0])
         self._running = not (terminated or truncated)
         if not self._running:
@@ -109,12 +109,12 @@ class WorldEnv(gymnasium.Env):
         """The cameras side by side, uint8 [h v*w 3]; None without a render mode."""
         if self.render_mode is None:
             return None
-        pixels = observation(self.worlds.frames(), self.worlds.proprio, self.names)["pixels"]
+        pixels = observation(self.sim.frames(), self.sim.proprio, self.names)["pixels"]
         return np.concatenate([pixels[name][0] for name in self.names], 1)
 
     def scene(self) -> Scene4D:
         """The episode so far."""
-        return self.worlds.scene(0)
+        return self.sim.scene(0)
 
     def close(self) -> None:
         """Write the running episode if episodes are recorded."""
@@ -127,7 +127,7 @@ class WorldEnv(gymnasium.Env):
         return torch.from_numpy(self.action_space.low), torch.from_numpy(self.action_space.high)
 
     def _write(self) -> None:
-        self._num_written = write_episode(self.worlds, 0, folder=self.record_to, number=self._num_written)
+        self._num_written = write_episode(self.sim, 0, folder=self.record_to, number=self._num_written)
 
 
 def known_starts(starts: Starts) -> list[State]:
@@ -148,12 +148,12 @@ def some_start(starts: Starts, generator: np.random.Generator) -> State:
     return starts(generator) if callable(starts) else starts[int(generator.integers(len(starts)))]
 
 
-def write_episode(worlds: Worlds, index: int, *, folder: Path | None, number: int) -> int:
-    """Write the episode of a world as folder/episode_NNNN.s4d, if there is news in it; returns the next number.
+def write_episode(sim: BatchedSim, index: int, *, folder: Path | None, number: int) -> int:
+    """Write an episode as folder/episode_NNNN.s4d, if there is news in it; returns the next number.
 
     NNNN is the first number from `number` on that is free: what others wrote there stays.
     """
-    log = worlds.logs[index]
+    log = sim.logs[index]
     if folder is None or log is None or log.num_written == len(log.poses):
         return number
     return log.write(folder, number=number) + 1

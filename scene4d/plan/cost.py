@@ -1,4 +1,4 @@
-"""What a plan is judged by: predicted points against where they belong, predicted pictures against a goal, success."""
+"""What a plan is judged by: predicted points against where they belong, predicted images against a goal, success."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scene4d.world.contract import Forecast, State
 
 
 def carried_points(state: State, forecast: Forecast, rows: Tensor) -> Tensor:
-    """Where rows [r] of the memory of a state [] are foreseen in n futures: [n h r 3] m."""
+    """Predicted positions of rows [r] of the memory of a state [] in n futures: [n h r 3] m."""
     points, skin = state.memory.means[rows], state.skin
     num_anchors = skin.anchors.shape[0]
     weights = skin.skin_weights.new_zeros(len(rows), num_anchors)
@@ -30,7 +30,7 @@ def carried_points(state: State, forecast: Forecast, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Part:
+class MovingObject:
     """Rows [r] of a memory that move as one, and by how much they still have to: shift [3] m."""
 
     rows: Tensor
@@ -39,16 +39,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Approach:
-    """How a hand comes to a place where it shall touch something: from above."""
+    """How a hand comes to a point of contact: from above."""
 
     clearance: float = 0.12
-    """Metres above the place while the hand is beside it."""
+    """Metres above the contact point while the hand is beside it."""
     slope: float = 15.0
     """Metres of height a metre of sideways distance asks for, up to the clearance."""
     radius: float = 0.006
     """Metres sideways within which the hand may go down all the way."""
     behind: float = 0.01
-    """Metres behind its place, seen along the object's way, to which the hand comes: the place itself is in touch."""
+    """Metres behind the contact point, along the object's path, to which the hand comes: at the point it touches."""
     at_place: float = 0.012
     """Metres from there within which the hand has come."""
     lost: float = 0.04
@@ -57,18 +57,18 @@ class Approach:
 
 @dataclass(frozen=True)
 class PointCost:
-    """Distance in m of matter from where a goal scene has it.
+    """Distance in m of the hand and the object from where a goal scene has them.
 
     The object is to be where the goal has it. The hand is to be, in the frame of the object, where the goal has it: as
-    long as the object has a way to go, the hand's place is at the object as it stands now, then it goes along. A model
-    is quick to foresee that things follow a hand that passes by or leaves them, so their motion is believed only in
+    long as the object has to move, the hand's place is at the object as it stands now, then it goes along. A model
+    readily predicts that objects follow a hand that passes by or leaves them, so their motion is believed only in
     steps in which the hand is at its place on them. Without an object only the hand's own place counts. The mean over
     the steps counts beside the last step, so that of two plans the quicker one wins.
     """
 
     hand: Tensor | None
-    """How far the hand still has to go [3], m; where it will be is what the model foresees of the robot's state."""
-    thing: Part | None = None
+    """How far the hand still has to go [3], m; where it will be is the model's prediction of the robot's state."""
+    moving: MovingObject | None = None
     """What the hand has to move; None = nothing."""
     approach: Approach | None = None
     """How the hand comes to the object; None = straight."""
@@ -76,14 +76,14 @@ class PointCost:
     """The robot's state behind the hand's place [q-3] (opening of the gripper, m) that is to be kept."""
     hand_weight: float = 1.0
     """Weight of the hand's distance."""
-    thing_weight: float = 3.0
+    object_weight: float = 3.0
     """Weight of the object's distance."""
     grip_weight: float = 0.3
     """Weight of a change of the grip."""
     touch: float = 0.01
     """Metres beside its place on the object at which the hand makes a step of the object believed by 60 %."""
     lag: float = 0.03
-    """The same for metres ahead of its place or behind it, on the object's way."""
+    """The same for metres ahead of its place or behind it, along the object's path."""
 
     def __call__(self, state: State, forecast: Forecast) -> Tensor:
         """Costs [n] of n futures of a state []."""
@@ -92,30 +92,30 @@ class PointCost:
         hand = None  # [n h 3] how far beyond its place in the goal
         if self.hand is not None:
             hand = forecast.heads["proprio"][..., :3] - state.proprio[:3] - self.hand
-        if self.thing is not None:
-            rows = self.thing.rows
+        if self.moving is not None:
+            rows = self.moving.rows
             moved = (carried_points(state, forecast, rows) - state.memory.means[rows]).mean(-2)  # [n h 3]
             believed = moved if hand is None else self._believed(moved, hand)
-            left = self.thing.shift - believed  # [n h 3]
-            # Bad news is always believed: a thing that is pushed away, or too far.
-            apart = torch.maximum(left.norm(dim=-1), (self.thing.shift - moved).norm(dim=-1))
-            cost = cost + self.thing_weight * apart
+            left = self.moving.shift - believed  # [n h 3]
+            # Bad news is always believed: an object that is pushed away, or too far.
+            apart = torch.maximum(left.norm(dim=-1), (self.moving.shift - moved).norm(dim=-1))
+            cost = cost + self.object_weight * apart
         if hand is not None:
             # Axis by axis: a centimetre beside the place counts in full even while the hand is still far above it.
-            cost = cost + self.hand_weight * self._way_to(hand + left + self._behind())
+            cost = cost + self.hand_weight * self._path_length(hand + left + self._behind())
         if self.grip is not None:
             cost = cost + self.grip_weight * (forecast.heads["proprio"][..., 3:] - self.grip).norm(dim=-1)
         return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
 
-    def to_place(self) -> Tensor:
-        """The hand's next way [3]: to its place on the object as it stands now, or above that while it is beside it."""
-        left = self.hand.new_zeros(3) if self.thing is None else self.thing.shift
+    def next_hand_shift(self) -> Tensor:
+        """How the hand moves next [3]: to its place on the object as it is now, or above that while it is beside it."""
+        left = self.hand.new_zeros(3) if self.moving is None else self.moving.shift
         away = left - self.hand + self._behind()
         return -torch.stack([away[0], away[1], away[2] - self._lift(away)])
 
     def _believed(self, moved: Tensor, hand: Tensor) -> Tensor:
-        """The part [n h 3] of the object's foreseen way [n h 3] on which the hand [n h 3] stays at its place on it."""
-        away = hand + self.thing.shift - moved
+        """The part [n h 3] of the object's predicted motion [n h 3] in which the hand [n h 3] is at its place on it."""
+        away = hand + self.moving.shift - moved
         along = self._along()
         ahead = (away @ along)[..., None] * along
         misfit = (ahead / self.lag).square() + ((away - ahead) / self.touch).square()
@@ -123,16 +123,16 @@ class PointCost:
         return (touching * moved.diff(dim=1, prepend=torch.zeros_like(moved[:, :1]))).cumsum(1)
 
     def _behind(self) -> Tensor:
-        """What [3] a hand that still comes is ahead of where it shall, once it is at its place on the object."""
-        if self.approach is None or self.thing is None:
+        """How far [3] behind its place on the object a hand that still comes stops."""
+        if self.approach is None or self.moving is None:
             return self.hand.new_zeros(3)
         return self.approach.behind * self._along()
 
     def _along(self) -> Tensor:
-        return self.thing.shift / self.thing.shift.norm().clamp_min(1e-6)
+        return self.moving.shift / self.moving.shift.norm().clamp_min(1e-6)
 
-    def _way_to(self, away: Tensor) -> Tensor:
-        """Length [*b] of the way to a place from `away` [*b 3] of it: across to above it, then down."""
+    def _path_length(self, away: Tensor) -> Tensor:
+        """Length [*b] of the path to a place from `away` [*b 3] of it: across to above it, then down."""
         lift = self._lift(away)
         return away[..., :2].abs().sum(-1) + (away[..., 2] - lift).abs() + lift
 
@@ -147,7 +147,7 @@ class PointCost:
 
 @dataclass(frozen=True)
 class ImageCost:
-    """Mean difference of predicted pictures from a goal's, at several sharpnesses so that there is a slope from afar.
+    """Mean difference of predicted images from a goal's, at several resolutions so that there is a slope from afar.
 
     goal: Frames [v] with the cameras to render from; its depth, where it has one, counts too.
     """
@@ -159,7 +159,7 @@ class ImageCost:
     depth_weight: float = 2.0
     """Weight of a metre of difference in depth against a full difference in colour."""
     scales: tuple[int, ...] = (1, 4, 8)
-    """Pixels that are averaged before pictures are compared."""
+    """Pixels that are averaged before images are compared."""
 
     def __call__(self, state: State, forecast: Forecast) -> Tensor:
         """Costs [n] of n futures of a state []."""
@@ -192,7 +192,7 @@ class ImageCost:
 
 @dataclass(frozen=True)
 class SuccessCost:
-    """One minus the greatest probability of success within the horizon, as the model foretells it."""
+    """One minus the greatest probability of success within the horizon, as the model predicts it."""
 
     def __call__(self, state: State, forecast: Forecast) -> Tensor:
         """Costs [n] of n futures."""

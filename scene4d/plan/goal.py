@@ -1,4 +1,4 @@
-"""What a goal scene asks for: which matter of the memory has to go where, by geometry and colour alone."""
+"""What a goal scene asks for: which Gaussians of the memory have to go where, by geometry and colour alone."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class GoalConfig:
     colour: float = 0.15
     """Metres that a full colour difference is worth."""
     same: float = 0.02
-    """Distance in m, colour included, up to which matter is held to be the same."""
-    hand_reach: float = 0.15
+    """Distance in m, colour included, up to which two Gaussians are held to be the same."""
+    hand_radius: float = 0.15
     """Metres round the hand within which what follows it is the hand."""
     min_rows: int = 12
     """Rows that a moved object has at least."""
@@ -46,18 +46,18 @@ def unmatched(points: Tensor, others: Tensor, *, limit: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class HandAnswer:
-    """What six test motions of the hand tell about a state's memory of n rows."""
+class HandResponse:
+    """What six test motions of the hand show about a state's memory of n rows."""
 
     follows: Tensor
-    """[n] whether a row moves with the hand in every direction: the robot. Things that it pushes follow in one."""
-    reach: Tensor
+    """[n] whether a row moves with the hand in every direction: the robot. Objects that it pushes follow in one."""
+    step_per_action: Tensor
     """[3 3] metres that the hand goes in one step under a full action along each axis of the actions."""
 
 
 @torch.no_grad()
-def hand_answer(model: WorldModel, state: State, *, steps: int = 8, seed: int = 0) -> HandAnswer:
-    """Tell the robot from the rest, and learn how the hand answers to actions, from what the model foresees."""
+def hand_response(model: WorldModel, state: State, *, steps: int = 8, seed: int = 0) -> HandResponse:
+    """Find the robot among the rest, and how the hand responds to actions, from what the model predicts."""
     width, steps = state.past_actions.shape[-1], min(steps, model.horizon)
     tests = state.past_actions.new_zeros(6, steps, width)
     for axis in range(3):
@@ -65,17 +65,17 @@ def hand_answer(model: WorldModel, state: State, *, steps: int = 8, seed: int = 
     forecast = model.predict(state.expand(6), actions=tests, steps=1, seeds=(seed,))
     rows = torch.arange(state.memory.num_gaussians, device=tests.device)
     moved = carried_points(state, forecast.map(lambda x: x[:, -1:]), rows)[:, 0] - state.memory.means  # [6 n 3]
-    answer = (moved[0::2] - moved[1::2]).transpose(0, 1) / 2  # [n 3 3]
+    response = (moved[0::2] - moved[1::2]).transpose(0, 1) / 2  # [n 3 3]
     hand = forecast.heads["proprio"][:, -1, :3]
     wanted = (hand[0::2] - hand[1::2]) / 2  # [3 3]
-    return HandAnswer((answer - wanted).flatten(1).norm(dim=-1) < 0.5 * wanted.norm(), wanted / steps)
+    return HandResponse((response - wanted).flatten(1).norm(dim=-1) < 0.5 * wanted.norm(), wanted / steps)
 
 
 def register(part: Tensor, goal: Tensor, *, places: Tensor, config: GoalConfig) -> tuple[Tensor, float]:
     """The shift [3] that best lays rows `part` [r 6] onto `goal` [g 6], and the share of them that then lie there.
 
     Begins from many shifts that put the middle of the part at one of `places` [q 3], keeps the best by truncated
-    distance, and settles these by matching nearest rows within ever less distance. Translations only.
+    distance, and refines these by matching nearest rows within ever less distance. Translations only.
     """
     part = part[farthest_points(part[:, :3], min(96, len(part)))]
     middle = part[:, :3].mean(0)
@@ -83,7 +83,7 @@ def register(part: Tensor, goal: Tensor, *, places: Tensor, config: GoalConfig) 
     shifts = torch.cat([places.new_zeros(1, 3), places[farthest_points(places, num)] - middle])
     for num_kept, num_rounds, width in ((32, 0, 6), (32, 3, 6), (12, 4, 4), (1, 8, 2)):
         for _ in range(num_rounds):
-            shifts = _settled(part, goal, shifts, limit=width * config.same)
+            shifts = _matched(part, goal, shifts, limit=width * config.same)
         distance = _distance(part, goal, shifts)[0].clamp_max(width * config.same).mean(-1)
         shifts = shifts[distance.argsort()[:num_kept]]
     found = _distance(part, goal, shifts)[0][0]
@@ -100,11 +100,11 @@ def _distance(part: Tensor, goal: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
 def tracked(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float, rounds: int = 6) -> Tensor:
     """The shift [3] that lays rows [r 6] best onto nearby goal rows [g 6], of those [s 3] that tracking begins from."""
     for _ in range(rounds):
-        shifts = _settled(part, goal, shifts, limit=limit)
+        shifts = _matched(part, goal, shifts, limit=limit)
     return shifts[_distance(part, goal, shifts)[0].clamp_max(limit).mean(-1).argmin()]
 
 
-def _settled(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float) -> Tensor:
+def _matched(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float) -> Tensor:
     distance, index = _distance(part, goal, shifts)
     weight = (distance < limit).to(part)[..., None]
     gap = goal[index][..., :3] - part[:, :3] - shifts[:, None]
@@ -113,27 +113,27 @@ def _settled(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float) -> Ten
 
 @dataclass(frozen=True)
 class GoalParts:
-    """What has to move, found once at the start: rows [r 6] of the hand and of the thing, and their whole way [3]."""
+    """What has to move, found once at the start: rows [r 6] of hand and object, and their whole shifts [3]."""
 
     hand: Tensor | None
     hand_shift: Tensor
-    thing: Tensor | None
-    thing_shift: Tensor
-    reach: Tensor
+    moved_object: Tensor | None
+    object_shift: Tensor
+    step_per_action: Tensor
     """[3 3] metres that the hand goes in one step under a full action along each axis of the actions."""
 
 
 @torch.no_grad()
 def compare_goal(model: WorldModel, state: State, goal: Gaussians, *, config: GoalConfig = GoalConfig()) -> GoalParts:
-    """Which matter of a state's memory [] has to go where for the memory to look as `goal` [m].
+    """Which Gaussians of a state's memory [] have to go where for the memory to look as `goal` [m].
 
     What left its place is found by place and colour; what of it follows the hand is the robot, the largest cluster of
-    the rest that is found again elsewhere in the goal is the thing to be moved.
+    the rest that is found again elsewhere in the goal is the object to be moved.
     """
     now, then = features_of(state.memory, config=config), features_of(_solid(goal), config=config)
-    answer, hand_at = hand_answer(model, state), state.proprio[:3]
-    robot = answer.follows
-    near = (state.memory.means - hand_at).norm(dim=-1) < config.hand_reach
+    response, hand_at = hand_response(model, state), state.proprio[:3]
+    robot = response.follows
+    near = (state.memory.means - hand_at).norm(dim=-1) < config.hand_radius
     left = unmatched(now, then, limit=config.same) & (state.memory.opacities > 0.3)
     came = then[unmatched(then, now, limit=config.same)]
     zero = hand_at.new_zeros(3)
@@ -141,15 +141,15 @@ def compare_goal(model: WorldModel, state: State, goal: Gaussians, *, config: Go
     if len(hand) and len(came):
         hand_shift, _ = register(hand, then, places=came[:, :3], config=config)
         came = came[unmatched(came, now[robot] + torch.nn.functional.pad(hand_shift, (0, 3)), limit=config.same)]
-    thing, thing_shift = None, zero
+    moved_object, object_shift = None, zero
     for cluster in clusters(state.memory.means, left & ~robot & ~_above_hand(state), config=config):
         if not len(came):
             break
         shift, share = register(now[cluster], came, places=came[:, :3], config=config)
         if share > 0.4 and float(shift.norm()) > config.least_shift:
-            thing, thing_shift = now[cluster], shift
+            moved_object, object_shift = now[cluster], shift
             break
-    return GoalParts(hand if len(hand) else None, hand_shift, thing, thing_shift, answer.reach)
+    return GoalParts(hand if len(hand) else None, hand_shift, moved_object, object_shift, response.step_per_action)
 
 
 def clusters(points: Tensor, chosen: Tensor, *, config: GoalConfig) -> list[Tensor]:

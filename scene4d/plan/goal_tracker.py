@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 from scene4d.geometry.neighbours import nearest
-from scene4d.plan.cost import Approach, Part, PointCost
+from scene4d.plan.cost import Approach, MovingObject, PointCost
 from scene4d.plan.goal import GoalConfig, GoalParts, compare_goal, features_of, tracked
 from scene4d.plan.search import SearchConfig
 from scene4d.types import Gaussians
 from scene4d.world.contract import State, WorldModel
 
 
-class GoalSeeker:
+class GoalTracker:
     """Gives each new state the cost that leads to a goal scene.
 
-    The goal is compared once, with the first state; from then on the hand and the thing are followed by their own
-    look: the robot says where its hand is, the thing is laid onto the memory from where it was last.
+    The goal is compared once, with the first state. From then on the hand is where the robot reports it, and the object
+    is tracked by registering its Gaussians to the memory from where it was last.
 
     Args:
-        model: foresees which matter follows the hand. goal: Gaussians [m] of the whole scene as it shall be.
-        approach: how the hand comes to a thing.
+        model: predicts which Gaussians follow the hand. goal: Gaussians [m] of the whole scene as it shall be.
+        approach: how the hand comes to an object.
     """
 
     def __init__(
@@ -44,37 +44,37 @@ class GoalSeeker:
         hand_at = state.proprio[:3]
         if self.parts is None:
             self.parts = compare_goal(self.model, state, self.goal, config=self.config)
-            self.hand_start, self.thing_moved = hand_at, hand_at.new_zeros(3)
+            self.hand_start, self.object_moved = hand_at, hand_at.new_zeros(3)
             self.grip, self.touching = state.proprio[3:], False
         parts, now = self.parts, features_of(state.memory, config=self.config)
-        hand = thing = None
+        hand = moving = None
         if parts.hand is not None:
             hand = parts.hand_shift - (hand_at - self.hand_start)
-        if parts.thing is not None:
-            self.thing_moved = self._thing_moved(now)
-            rows = self._rows(now, _shifted(parts.thing, self.thing_moved))
-            thing = Part(rows, parts.thing_shift - self.thing_moved)
-        if thing is None:
+        if parts.moved_object is not None:
+            self.object_moved = self._track_object(now)
+            rows = self._rows(now, _shifted(parts.moved_object, self.object_moved))
+            moving = MovingObject(rows, parts.object_shift - self.object_moved)
+        if moving is None:
             return PointCost(hand=hand)
-        coming = PointCost(hand=hand, thing=thing, approach=self.approach, grip=self.grip)
+        coming = PointCost(hand=hand, moving=moving, approach=self.approach, grip=self.grip)
         here = replace(coming, approach=None)
-        if float(thing.shift.norm()) < self.config.least_shift or hand is None:
+        if float(moving.shift.norm()) < self.config.least_shift or hand is None:
             return here  # nothing is left to take hold of
         if self.touching:
-            self.touching = float(here.to_place().norm()) < self.approach.lost
+            self.touching = float(here.next_hand_shift().norm()) < self.approach.lost
         else:
-            self.touching = float(coming.to_place().norm()) < self.approach.at_place
+            self.touching = float(coming.next_hand_shift().norm()) < self.approach.at_place
         return here if self.touching else coming
 
-    def ways(self, cost: PointCost, *, config: SearchConfig) -> Tensor:
-        """Knots [p k a] of the ways that geometry suggests, for `cost` of the same state, each at several speeds.
+    def heuristic_proposals(self, cost: PointCost, *, config: SearchConfig) -> Tensor:
+        """Knots [p k a] of the trajectories that geometry suggests, for `cost` of the same state, at several speeds.
 
-        Straight to the hand's place; with a thing to move, first to the place on it and from there along with it. The
-        world model judges them like all others.
+        Straight to the hand's place; with an object to move, first to the place on it and from there along with it. The
+        world model judges them like all other sequences.
         """
         if cost.hand is None:
             return self.grip.new_zeros(0, config.num_knots, 3 + len(self.grip))
-        first, then = cost.to_place(), cost.hand.new_zeros(3) if cost.thing is None else cost.thing.shift
+        first, then = cost.next_hand_shift(), cost.hand.new_zeros(3) if cost.moving is None else cost.moving.shift
         found = []
         for turn in range(config.num_knots + 1):  # the knot at which the second leg begins
             for speed in (1.0, 0.5, 0.25, 0.0):
@@ -82,20 +82,20 @@ class GoalSeeker:
                 found.append(torch.cat([there, speed * self._leg(then, config.num_knots - turn, config=config)]))
         return torch.stack(found)
 
-    def _leg(self, way: Tensor, num_knots: int, *, config: SearchConfig) -> Tensor:
-        """Knots [num_knots a] that lead the hand along a way [3] m within their time, as far as it can go."""
+    def _leg(self, shift: Tensor, num_knots: int, *, config: SearchConfig) -> Tensor:
+        """Knots [num_knots a] that move the hand by `shift` [3] m within their time, as far as it can go."""
         steps = max(1, num_knots * config.horizon // config.num_knots)
-        # Not an inverse: a hand that does not answer to some axis is not sent along it.
-        actions = torch.linalg.pinv(self.parts.reach.T, rtol=1e-3) @ (way / steps)
+        # Not an inverse: a hand that does not respond along some axis is not sent along it.
+        actions = torch.linalg.pinv(self.parts.step_per_action.T, rtol=1e-3) @ (shift / steps)
         actions = actions / actions.abs().max().clamp_min(1)
         return torch.nn.functional.pad(actions, (0, len(self.grip))).expand(num_knots, -1)
 
-    def _thing_moved(self, now: Tensor) -> Tensor:
-        """How far [3] the thing has come in a memory of rows now [n 6]: from where it was, or some way on."""
-        way = self.parts.thing_shift - self.thing_moved
+    def _track_object(self, now: Tensor) -> Tensor:
+        """How far [3] the object has come in a memory of rows now [n 6]: to where it was last, or somewhat on."""
+        left = self.parts.object_shift - self.object_moved
         steps = torch.arange(-2, 5).to(now)[:, None] * self.config.same  # a stride of the hand between two plans
-        shifts = self.thing_moved + steps * way / way.norm().clamp_min(1e-6)
-        return tracked(self.parts.thing, now, shifts, limit=2 * self.config.same)
+        shifts = self.object_moved + steps * left / left.norm().clamp_min(1e-6)
+        return tracked(self.parts.moved_object, now, shifts, limit=2 * self.config.same)
 
     def _rows(self, now: Tensor, wanted: Tensor) -> Tensor:
         """Rows [r] of the memory that look like `wanted` [w 6] and lie there; the nearest ones if none does."""

@@ -123,7 +123,7 @@ def best_of(
 
 
 def _plan(actions: Tensor, costs: tuple[float, ...]) -> Plan:
-    """A plan whose last cost is that of its actions; one that no future speaks for is none."""
+    """A plan whose last cost is that of its actions; a NumericsError if no future was finite."""
     if not math.isfinite(costs[-1]):
         raise NumericsError(
             "no future is finite", field="plan", found=f"cost {costs[-1]}", fix="check the weights and the observation"
@@ -165,8 +165,8 @@ def _search(
     rest = state.past_actions.new_zeros(config.num_knots, width)
     mean = rest if start is None else knots_of(start, num=config.num_knots)
     low, high = (bound.to(rest) for bound in action_bounds(state.context, width=width))
-    reach = torch.where((high - low).isfinite(), (high - low) / 2, torch.ones_like(low))
-    spread = (config.spread * reach).expand_as(mean)
+    half_range = torch.where((high - low).isfinite(), (high - low) / 2, torch.ones_like(low))
+    spread = (config.spread * half_range).expand_as(mean)
     best, least, trace = mean, math.inf, []
     for i in range(config.num_iterations):
         knots = mean + spread * _noise(config, width, generator).to(mean)
@@ -189,7 +189,7 @@ def _search(
         if not bool(known.any()):
             break
         mean, spread = refit(knots[known], costs[known])
-        spread = torch.maximum(spread, config.min_spread * reach)
+        spread = torch.maximum(spread, config.min_spread * half_range)
     return _plan(held(best[None], horizon=config.horizon)[0], tuple(trace))
 
 

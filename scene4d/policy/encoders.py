@@ -1,9 +1,10 @@
-"""The eyes of an action head: what it is shown as tokens. Virtual views of the scene, or the baselines' raw cameras."""
+"""What an action head sees, as tokens: virtual views of the scene or, for the baselines, the real cameras' images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from scene4d.policy.virtual_cameras import VIRTUAL_CAMERAS, points_from_views, r
 from scene4d.types import Frames, Gaussians
 
 POINT_SCALE = 0.25
-"""Metres that count as 1 in the network: the reach of the hand-following views."""
+"""Metres that count as 1 in the network: about half the width of the views that follow the hand."""
 FAR = 4.0
 """Places are cut off at so many of these units."""
 GROUPS = 4
@@ -41,15 +42,15 @@ class ActionHeadConfig:
     decoder_depth: int = 2
     """Blocks over the action tokens."""
     stem: tuple[int, ...] = (24, 32, 48)
-    """Channels of the strided convolutions before the last one, which gives `width`; each halves the picture."""
-    eyes: Literal["views", "pictures", "points"] = "views"
-    """What the head looks at: virtual views of the scene memory and its forecast, in which it also learns where the
-    hand's next keypose is; or, as baselines without a scene, the pictures of the real cameras, or their points."""
+    """Channels of the strided convolutions before the last one, which gives `width`; each halves the image."""
+    modality: Literal["virtual_views", "images", "points"] = "virtual_views"
+    """What the head sees: virtual views of the scene memory and its forecast, in which it also learns where the hand's
+    next keypose is; or, as baselines without a scene, the images of the real cameras, or their points."""
     view_size: int = 64
-    """Pixels a side of the views, or of the real cameras' pictures."""
-    reach: float = 0.5
-    """Metres from the hand, sideways, beyond which rendered matter is not looked at: what lies there depends on where
-    the real cameras stand; 0 = everything is."""
+    """Pixels a side of the views, or of the real cameras' images."""
+    crop_radius: float = 0.5
+    """Metres from the hand, sideways, beyond which rendered surfaces are masked out: what is rendered there depends on
+    where the real cameras stand; 0 = nothing is masked."""
     num_views: int = len(VIRTUAL_CAMERAS)
     """Views of one instant: the virtual ones, or real cameras."""
     chunk: int = 8
@@ -57,15 +58,24 @@ class ActionHeadConfig:
     action_dim: int = 4
     """Numbers in an action."""
     proprio_dim: int = 4
-    """Numbers in the proprioception; the first three are the hand's place in m."""
-    told_goal: bool = True
-    """Whether it can be told a goal: where what the task is about should come to be."""
+    """Numbers in the proprioception; the first three are the hand's position in m."""
+    goal_conditioned: bool = True
+    """Whether it takes a goal: the position that the object of the task should come to."""
     feature_dim: int = 0
-    """Channels of the world model's latent tokens, their 3 of place included; 0 = they are not looked at."""
+    """Channels of the world model's latent tokens, the 3 of their positions included; 0 = no tokens are used."""
     num_tasks: int = 64
     """Rows of the table that task names are hashed into."""
     sampler_steps: int = 5
     """Steps from noise to actions."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
+        "eyes": "modality",
+        "reach": "crop_radius",
+        "goal_conditioned": "goal_conditioned",
+    }
+    FORMER_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "modality": {"views": "virtual_views", "pictures": "images"}
+    }
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -82,8 +92,8 @@ class ActionHeadConfig:
             ("width", self.width % max(1, self.heads) == self.width % 2 == 0, "even, a multiple of heads"),
             ("stem", all(c > 0 and c % GROUPS == 0 for c in self.stem), f"multiples of {GROUPS}"),
             ("view_size", self.view_size % halved == 0, f"a multiple of {halved}"),
-            ("proprio_dim", self.proprio_dim >= 3, "at least 3: the hand's place leads"),
-            ("reach", self.reach >= 0, "0 or more"),
+            ("proprio_dim", self.proprio_dim >= 3, "at least 3: the hand's position comes first"),
+            ("crop_radius", self.crop_radius >= 0, "0 or more"),
             ("feature_dim", self.feature_dim == 0 or self.feature_dim > 3, "0, or more than 3"),
         ]
         for name, fits, expected in rules:
@@ -92,28 +102,28 @@ class ActionHeadConfig:
 
     @property
     def sees_scene(self) -> bool:
-        """Whether it looks at a scene memory through virtual cameras, not through the real ones."""
-        return self.eyes == "views"
+        """Whether it sees a scene memory through virtual cameras, not the real cameras."""
+        return self.modality == "virtual_views"
 
 
 def views_for(config: ActionHeadConfig, gaussians: Gaussians, *, hand: Tensor) -> Frames:
     """The virtual views [*b v] that a head has of a scene [*b n], for the hand at [*b 3] m.
 
     Raises:
-        ConfigError: it looks through the real cameras.
+        ConfigError: the head sees the real cameras only.
     """
     if not config.sees_scene:
         raise ConfigError(
-            "the head looks through real cameras, not at scenes", field="policy.model.eyes", found=config.eyes,
-            expected="views", fix="take weights whose head looks at scenes",
+            "the head sees real cameras, not scenes", field="policy.model.modality", found=config.modality,
+            expected="virtual_views", fix="take weights whose head sees scenes",
         )  # fmt: skip
     return render_views(gaussians, hand=hand, size=config.view_size)
 
 
-class PictureEncoder(nn.Module):
-    """Each picture through strided convolutions to a few patch tokens, marked with place, view and instant.
+class ImageEncoder(nn.Module):
+    """Each image through strided convolutions to a few patch tokens, each marked with its place, view and instant.
 
-    Colours alone, of the real cameras: an image policy.
+    The colours of the real cameras alone: an image policy.
     """
 
     channels = 3
@@ -133,11 +143,11 @@ class PictureEncoder(nn.Module):
         self.instant = nn.Parameter(torch.randn(2, config.width) * 0.1)
 
     def pixels(self, views: Frames, *, hand: Tensor) -> Tensor:
-        """What is known of each pixel, [b v h w c]; places relative to `hand` [b 3] m."""
+        """What is known of each pixel, [b v h w c]; positions relative to `hand` [b 3] m."""
         return views.rgb - 0.5
 
     def levels(self, views: Frames, *, hand: Tensor) -> list[Tensor]:
-        """What the convolutions find in views [b v], each level half as fine as the one before: [b*v c h w]."""
+        """Feature maps of views [b v], each half as fine as the one before: [b*v c h w]."""
         found, x = [], self.pixels(views, hand=hand).flatten(0, 1).movedim(-1, 1)
         for layer in self.stem:
             x = layer(x)
@@ -157,21 +167,21 @@ class PictureEncoder(nn.Module):
         return (tokens + mark[:, None]).flatten(1, 2)  # [b v*s c]
 
 
-class ViewEncoder(PictureEncoder):
-    """The same for rendered views, whose pixels tell colour, place and coverage."""
+class ViewEncoder(ImageEncoder):
+    """The same for rendered views, whose pixels hold colour, position and coverage."""
 
     channels = 7
 
     def __init__(self, config: ActionHeadConfig) -> None:
         super().__init__(config)
-        self.reach = config.reach
+        self.crop_radius = config.crop_radius
 
     def pixels(self, views: Frames, *, hand: Tensor) -> Tensor:
-        """Colour, place and coverage [b v h w 7]; as of nothing where matter is out of reach."""
+        """Colour, position and coverage [b v h w 7]; empty beyond the crop radius."""
         points = points_from_views(views, hand)  # [b v h w 3]
         known = torch.cat([views.rgb, points / POINT_SCALE, views.alpha[..., None]], -1)
-        if self.reach:
-            known = known * (points[..., :2].norm(dim=-1, keepdim=True) < self.reach)
+        if self.crop_radius:
+            known = known * (points[..., :2].norm(dim=-1, keepdim=True) < self.crop_radius)
         middle = known.new_tensor([0.5, 0.5, 0.5, 0, 0, 0, 0.5])
         return (known - middle).clamp(-FAR, FAR)
 
@@ -196,17 +206,17 @@ class PointEncoder(nn.Module):
         thin = (..., slice(None, None, self.stride), slice(None, None, self.stride), slice(None))
         points = points_from_views(views, hand)[thin] / POINT_SCALE  # [b v y x 3]
         features = torch.cat([points.clamp(-FAR, FAR), views.rgb[thin] - 0.5], -1).flatten(1, 3)  # [b n 6]
-        there = (views.depth[..., None][thin] > 0).flatten(1, 3)  # [b n 1]
-        summary = self.points(features).masked_fill(~there, -1e4).amax(1)  # [b 2c]
-        summary = torch.where(there.any(1), summary, torch.zeros_like(summary))
+        measured = (views.depth[..., None][thin] > 0).flatten(1, 3)  # [b n 1]
+        summary = self.points(features).masked_fill(~measured, -1e4).amax(1)  # [b 2c]
+        summary = torch.where(measured.any(1), summary, torch.zeros_like(summary))
         return self.tokens(summary).unflatten(-1, (self.num_tokens, -1))
 
 
 def encoder_for(config: ActionHeadConfig) -> nn.Module:
-    """Fresh eyes: (views Frames [b v], hand=[b 3]) -> tokens [b s c]."""
+    """A new encoder: (views Frames [b v], hand=[b 3]) -> tokens [b s c]."""
     kinds: dict[str, type[nn.Module]] = {
-        "views": ViewEncoder,
-        "pictures": PictureEncoder,
+        "virtual_views": ViewEncoder,
+        "images": ImageEncoder,
         "points": PointEncoder,
     }
-    return kinds[config.eyes](config)
+    return kinds[config.modality](config)

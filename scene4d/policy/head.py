@@ -1,8 +1,8 @@
 """The action head: virtual views of now and of the forecast -> a chunk of actions, by flow matching.
 
-Every pixel enters as colour, place relative to the hand and coverage, so what the head learns about an object near the
-hand holds wherever the two stand. The scene is encoded once; only the small chunk decoder runs again at every step of
-the sampler (and for every noise draw in training).
+Every pixel enters as colour, position relative to the hand and coverage, so what the head learns about an object near
+the hand holds wherever the two stand. The scene is encoded once; only the small chunk decoder runs again at every step
+of the sampler (and for every noise draw in training).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from scene4d.check import check
 from scene4d.errors import ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, sinusoidal_embedding, zero_
 from scene4d.policy.encoders import POINT_SCALE, ActionHeadConfig, encoder_for
-from scene4d.policy.keypose_heatmap import AimMap, aim_from_map, aim_loss
+from scene4d.policy.keypose_heatmap import KeyposeHeatmap, heatmap_loss, keypose_from_heatmap
 from scene4d.types import Frames
 
 GOAL_CHANNELS = 7
 NEAR_M = 0.02
-"""Way to the goal, in m, below which the head is told of it finely."""
-AIM_WEIGHT = 0.25
-"""Weight of the loss of the aim, in nats, beside that of the actions."""
+"""Distance to the goal, in m, below which the goal features resolve it finely."""
+KEYPOSE_WEIGHT = 0.25
+"""Weight of the loss of the keypose heat map, in nats, beside that of the actions."""
 HUBER = 0.3
 """Normalised error where the loss turns from square to linear: the expert switches abruptly between phases."""
 
@@ -36,10 +36,10 @@ def task_row(task: str, *, num_tasks: int) -> int:
 
 
 def goal_features(goal: Tensor, *, hand: Tensor) -> Tensor:
-    """What a head is told of goals [b 3] m for hands at [b 3] m: [b 7], zeros where the goal is NaN (none is told)."""
-    told = goal.isfinite().all(-1, keepdim=True)
-    way = torch.where(told, goal - hand, torch.zeros_like(hand))
-    return torch.cat([way / POINT_SCALE, torch.asinh(way / NEAR_M), told.to(way)], -1)
+    """Features [b 7] of goals [b 3] m for hands at [b 3] m; zeros where the goal is NaN (there is none)."""
+    given = goal.isfinite().all(-1, keepdim=True)
+    offset = torch.where(given, goal - hand, torch.zeros_like(hand))
+    return torch.cat([offset / POINT_SCALE, torch.asinh(offset / NEAR_M), given.to(offset)], -1)
 
 
 class ActionHead(nn.Module):
@@ -52,17 +52,18 @@ class ActionHead(nn.Module):
         self.task = nn.Embedding(config.num_tasks, config.width)
         self.proprio = MLP([config.proprio_dim, config.width, config.width])
         self.features = nn.Linear(config.feature_dim, config.width) if config.feature_dim else None
-        self.goal = MLP([GOAL_CHANNELS, config.width, config.width]) if config.told_goal else None
+        self.goal = MLP([GOAL_CHANNELS, config.width, config.width]) if config.goal_conditioned else None
+        # The heat map, and the token of the place that it shows. Their names are keys of stored weights.
         self.aim = self.aimed = None
         if config.sees_scene:
-            self.aim = AimMap([*config.stem, config.width], num_tasks=config.num_tasks)
+            self.aim = KeyposeHeatmap([*config.stem, config.width], num_tasks=config.num_tasks)
             self.aimed = MLP([GOAL_CHANNELS, config.width, config.width])
         self.encoder = nn.ModuleList(
             Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth)
         )
         self.encoder_norm = RMSNorm(config.width)
         self.decoder = ChunkDecoder(config)
-        # Statistics travel with the weights: a head read from a file speaks in the units of the action spec.
+        # Statistics travel with the weights: a head read from a file answers in the units of the action spec.
         self.register_buffer("action_mean", torch.zeros(config.action_dim))
         self.register_buffer("action_std", torch.ones(config.action_dim))
         self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
@@ -88,12 +89,12 @@ class ActionHead(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Context tokens [b s c] of views [b v] or [b 2v], features [b l f] or None, proprio [b p], task rows [b].
 
-        hand [b 3] m is what places are counted from; by default the first three numbers of the proprioception.
-        goal [b 3] m, NaN where none is told; a head that learned without goals pays no heed to it.
+        hand [b 3] m is the origin of positions; by default the first three numbers of the proprioception.
+        goal [b 3] m, NaN where there is none; a head that is not goal-conditioned ignores it.
 
         Returns:
-            The tokens, and heat maps [b v y x] over the views of now: where the next keypose is (`AimMap`); None
-            from eyes that do not look for that.
+            The tokens, and heat maps [b v y x] over the views of now: where the next keypose is (`KeyposeHeatmap`);
+            None from a head that does not see scenes.
         """
         hand = proprio[..., :3] if hand is None else hand
         tokens, heat = self.look(views, hand=hand, task_rows=task_rows)  # [b v*s c], [b 1 c]
@@ -110,17 +111,17 @@ class ActionHead(nn.Module):
         return self.encoder_norm(x), heat
 
     def look(self, views: Frames, *, hand: Tensor, task_rows: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Tokens of the views, and heat maps with what they say as a token, where there are any."""
+        """Tokens of the views, and heat maps with the keypose they show as one more token, where there are any."""
         if self.aim is None:
             return [self.views(views, hand=hand)], None
         count, num = views.rgb.shape[1], self.config.num_views
         levels = self.views.levels(views, hand=hand)
         now = [level.unflatten(0, (-1, count))[:, :num].flatten(0, 1) for level in levels]
         heat = self.aim(now, task_rows=task_rows, count=num)
-        # What the maps say is taken as said: they learn keyposes, not what would make the actions better.
-        place = aim_from_map(heat.detach(), views.cameras[:, :num])
-        told = self.aimed(goal_features(place, hand=hand))
-        return [self.views.tokens(levels[-1], count=count), told[:, None]], heat
+        # No gradient from the actions to the heat maps: they learn keyposes and nothing else.
+        place = keypose_from_heatmap(heat.detach(), views.cameras[:, :num])
+        keypose = self.aimed(goal_features(place, hand=hand))
+        return [self.views.tokens(levels[-1], count=count), keypose[:, None]], heat
 
     def denoise(self, noisy: Tensor, *, level: Tensor, context: Tensor) -> Tensor:
         """The clean normalised chunks [b d h a] that `noisy` ones at noise level [b d] (1 = pure noise) look like."""
@@ -145,7 +146,7 @@ class ActionHead(nn.Module):
             proprio: [*b p].
             task: one name, or one a sample.
             seed: one seed, or one a sample; a sample's result depends on its own seed only.
-            goal: [*b 3] m in the world, where what the task is about should come to be; None = not told.
+            goal: [*b 3] m in the world, the position that the object of the task should come to; None = no goal.
         Returns:
             Actions [*b chunk a] in the units of the action spec.
         Raises:
@@ -203,11 +204,11 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
 
     Args:
         batch: views Frames [b v] or [b 2v]; features [b l f] or None; proprio [b p]; hand and goal [b 3] or None;
-            task_rows [b]; actions [b h a]; valid [b h] bool; aim [b 3] m, the next keypose.
+            task_rows [b]; actions [b h a]; valid [b h] bool; keypose [b 3] m, the next keypose.
         num_draws: noise draws for each encoded sample; the decoder is cheap beside the encoder.
     Returns:
-        The loss (scalar; differentiable in the weights) and metrics: error (mean absolute, normalised), and of eyes
-        that look for it, aim (nats).
+        The loss (scalar; differentiable in the weights) and metrics: error (mean absolute, normalised), and of
+        heads with a keypose heat map, aim (its loss, nats).
     Source: Lipman et al. (2023); x-prediction as in Salimans and Ho (2022), whose error at every level is bounded.
     """
     context, heat = head.encode(
@@ -225,12 +226,12 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
     metrics = {"error": mean(error.detach().abs())}
     if heat is None:
         return mean(size), metrics
-    missed = aim_loss(heat, batch["views"].cameras[:, : heat.shape[1]], place=batch["aim"])
-    return mean(size) + AIM_WEIGHT * missed, {**metrics, "aim": missed.detach()}
+    missed = heatmap_loss(heat, batch["views"].cameras[:, : heat.shape[1]], place=batch["keypose"])
+    return mean(size) + KEYPOSE_WEIGHT * missed, {**metrics, "aim": missed.detach()}
 
 
 class ChunkDecoder(nn.Module):
-    """Action tokens that look at each other and at the scene, told how noisy they are."""
+    """Action tokens that attend to each other and to the scene, conditioned on the level of their noise."""
 
     def __init__(self, config: ActionHeadConfig) -> None:
         super().__init__()
@@ -251,7 +252,7 @@ class ChunkDecoder(nn.Module):
         condition = self.level(sinusoidal_embedding(level, self.width))  # [b d c]
         condition = condition.repeat_interleave(chunk, 1)  # [b d*h c]
         x = (self.enter(noisy) + self.place).flatten(1, 2)  # [b d*h c]
-        # All draws of a sample share one look at the scene; the mask keeps them from seeing each other.
+        # All draws of a sample attend to the same scene tokens; the mask keeps them from attending to each other.
         draw = torch.arange(draws, device=x.device).repeat_interleave(chunk)
         mask = draw[:, None] == draw if draws > 1 else None  # [d*h d*h]
         for block in self.blocks:

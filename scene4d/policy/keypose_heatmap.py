@@ -1,9 +1,9 @@
-"""The next keypose of the hand (see `policy/learning/keyposes`), as a heat map over each view, and as a place in space.
+"""The next keypose of the hand (see `policy/learning/keyposes`): a heat map over each view, and a position in space.
 
-So a head learns from a few dozen demonstrations where the thing is that is to be grasped or pressed, which actions at
-full speed do not tell.
+So a head learns from a few dozen demonstrations where the object is that is to be grasped or pressed, which actions at
+full speed do not show.
 
-Source: heat maps over virtual views of the scene (Goyal et al., RVT, 2023); the place is found by least squares over
+Source: heat maps over virtual views of the scene (Goyal et al., RVT, 2023); the position is found by least squares over
 the rays instead of on a grid.
 """
 
@@ -21,14 +21,14 @@ from scene4d.types import Cameras
 STRIDE = 2
 """Pixels of a view a side of a cell of its heat map."""
 SPREAD = 1.0
-"""Deviation of what a heat map is taught, in cells: it stays sharp, and means of it are finer than a cell."""
+"""Standard deviation of the target of a heat map, in cells: sharp, yet its mean is finer than a cell."""
 NOWHERE = 1e3
 """A coordinate out of every view, m."""
 LEAST_VARIANCE = 0.5
-"""Of a heat map, in cells squared, where rays are weighed by how sure they are."""
+"""Added to the variance of a heat map, in cells squared, where rays are weighted by its inverse."""
 
 
-class AimMap(nn.Module):
+class KeyposeHeatmap(nn.Module):
     """Levels of a strided stem, finest first -> one heat map a view, as fine as the finest level."""
 
     def __init__(self, channels: Sequence[int], *, num_tasks: int) -> None:
@@ -53,8 +53,8 @@ class AimMap(nn.Module):
         return self.read(x)[:, 0].unflatten(0, (-1, count))
 
 
-def aim_from_map(logits: Tensor, cameras: Cameras) -> Tensor:
-    """The place [b 3] m that the rays through the means of heat maps [b v y x] of cameras [b v] meet at.
+def keypose_from_heatmap(logits: Tensor, cameras: Cameras) -> Tensor:
+    """The position [b 3] m that the rays through the means of heat maps [b v y x] of cameras [b v] meet at.
 
     Rays count the more the sharper their map is.
     """
@@ -71,10 +71,10 @@ def aim_from_map(logits: Tensor, cameras: Cameras) -> Tensor:
     return torch.linalg.solve(normal + ridge, -(rows[..., :3].mT @ rows[..., 3:]))[..., 0]
 
 
-def aim_loss(logits: Tensor, cameras: Cameras, *, place: Tensor) -> Tensor:
+def heatmap_loss(logits: Tensor, cameras: Cameras, *, place: Tensor) -> Tensor:
     """Cross entropy of heat maps [b v y x] with where `place` [b 3] m is in the views, of those that show it; [].
 
-    Differentiable in the logits; no view shows a place that is NaN, which nobody knows.
+    Differentiable in the logits; a place that is NaN (unknown) is in no view.
     """
     place = place.nan_to_num(NOWHERE)
     height, width = logits.shape[-2:]

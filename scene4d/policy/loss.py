@@ -14,10 +14,10 @@ from scene4d.policy.learning.samples import PolicySamples
 from scene4d.types import Cameras, Frames
 
 PLACE_NOISE_M = 0.1
-"""How far off a head is told its hand to be over the table: in a few dozen demonstrations the hand's place gives away
-what is to be done next, and the head would not look."""
+"""Standard deviation of the noise on the hand's position over the table: in a few dozen demonstrations that position
+gives away what is to be done next, and the head would not look at the views."""
 KEEP_GOAL = 0.9
-"""Share of the samples that are told the goal they have, so that the head can do without."""
+"""Share of the samples that keep their goal, so that the head can do without one."""
 
 
 def set_head_statistics(head: ActionHead, samples: PolicySamples) -> None:
@@ -36,10 +36,10 @@ def policy_batches(
 ) -> Callable[[int], dict[str, Any]]:
     """Batches for the training loop: step -> batch, a function of (seed, step) alone.
 
-    Every epoch is a new order of all samples. Colours and the proprioception are shaken a little; the
-    forecast's views are left out of a batch with probability 1 - `keep_future`, so that the head can do without. Of
-    views drawn `from_memory`, parts are taken out (what real cameras cover changes with where they stand), and the
-    hand's place over the table is blurred: such views go with the hand.
+    Every epoch is a new order of all samples. Colours and proprioception get a little noise; the forecast's views are
+    left out of a batch with probability 1 - `keep_future`, so that the head can do without. Of views rendered
+    `from_memory`, parts are cut out (what real cameras cover changes with where they stand), and the hand's position
+    over the table gets more noise, for such views follow the hand.
     """
     count = len(samples.task_rows)
     per_epoch = max(1, count // batch_size)
@@ -51,15 +51,15 @@ def policy_batches(
         picked = samples[order[place * batch_size : (place + 1) * batch_size]]
         if torch.rand((), generator=generator) >= keep_future:
             picked = without_future(picked, num_views=num_views)
-        # What the head knows of its own arm is blurred, the place that views are seen from is not.
+        # The proprioception that the head gets is noisy; the position that its views are seen from is not.
         noise = 0.02 * torch.randn(picked.proprio.shape, generator=generator)
         if from_memory:
             picked = with_holes(picked, generator=generator)
             noise[:, :2] += PLACE_NOISE_M * torch.randn(len(noise), 2, generator=generator)
-        shaken = batch_from_samples(recoloured(picked, generator=generator))
+        augmented = batch_from_samples(recoloured(picked, generator=generator))
         goal = other_goals(picked, generator=generator)
         goal = goal.masked_fill(torch.rand(len(noise), 1, generator=generator) >= KEEP_GOAL, torch.nan)
-        return shaken | {"proprio": picked.proprio + noise, "hand": picked.proprio[:, :3], "goal": goal}
+        return augmented | {"proprio": picked.proprio + noise, "hand": picked.proprio[:, :3], "goal": goal}
 
     return batch
 
@@ -81,7 +81,7 @@ def batch_from_samples(samples: PolicySamples) -> dict[str, Any]:
         "task_rows": samples.task_rows,
         "actions": samples.labels,
         "valid": samples.valid,
-        "aim": samples.aim,
+        "keypose": samples.keypose,
     }
 
 

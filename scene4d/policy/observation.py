@@ -1,4 +1,4 @@
-"""What the action head is shown: the same code while demonstrations are prepared and while a robot runs."""
+"""What the action head observes: the same code while demonstrations are prepared and while a robot runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.errors import ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.virtual_cameras import STRAIGHT, Aside, one_after_another, render_views
+from scene4d.policy.virtual_cameras import NO_OFFSET, CameraOffset, concat_views, render_views
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.world.contract import WorldModel
@@ -20,7 +20,7 @@ class Stream(Protocol):
     """A scene memory that grows frame by frame (what `lift` offers)."""
 
     def update(self, frames: Frames, *, time: float) -> None:
-        """Take in the newest frames [v]."""
+        """Add the newest frames [v]."""
         ...
 
     def gaussians(self) -> Gaussians:
@@ -32,11 +32,11 @@ class Stream(Protocol):
         ...
 
 
-class Percept:
+class ObservationBuilder:
     """The scene memory of one episode, and the views and features an action head gets from it.
 
-    The forecast is made under "the last action goes on": it needs no plan, so that it is the same question in training
-    and at run time.
+    The forecast assumes that the last action is repeated: that needs no plan, so it is the same in training and at run
+    time.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Percept:
         Args:
             make_stream: makes an empty scene memory.
             world_model: forecasts; None = views of now only.
-            context: what the world model is told of task and robot.
-            resting: the robot's state [p] -> the action [a] that leaves it there; a world model needs it.
+            context: of the task and the robot, for the world model.
+            resting: the robot's state [p] -> the action [a] that keeps it there; a world model needs it.
             view_size: pixels a side.
             horizon: steps ahead of the forecast.
-            num_past: how many past actions the world model is told.
+            num_past: past actions that the world model gets.
         """
         self.world_model, self.context = world_model, dict(context or {})
         self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
@@ -74,7 +74,7 @@ class Percept:
         self._seen: tuple[list[Gaussians], Tensor | None] | None = None
 
     def observe(self, frames: Frames, *, proprio: Tensor, time: float) -> None:
-        """Take the newest frames [v], and the robot's state [p] (the first three: the hand's place in m)."""
+        """Take the newest frames [v], and the robot's state [p] (the first three: the hand's position in m)."""
         self.stream.update(frames, time=time)
         self._seen = None
         self.cameras = {str(i): frames.cameras[i] for i in range(len(frames.rgb))}
@@ -83,8 +83,8 @@ class Percept:
     def acted(self, actions: Tensor) -> None:
         """Note what was carried out since the newest frames: actions [n a], or one [a].
 
-        Of several, the last did not do alone what all did: the world model is told of no step before them, nor of them,
-        only that the last goes on.
+        Of several, the last one alone did not cause what was seen since: the world model gets none of them as a past
+        step, nor any step before them; it only assumes that the last is repeated.
         """
         done, self._seen = actions.detach().float().reshape(-1, actions.shape[-1]), None
         if len(done) > 1:
@@ -92,30 +92,31 @@ class Percept:
         self.actions = [*self.actions, done[-1]][-self.num_past :]
 
     @torch.no_grad()
-    def views(self, *, aside: Aside = STRAIGHT) -> tuple[Frames, Tensor | None]:
+    def views(self, *, camera_offset: CameraOffset = NO_OFFSET) -> tuple[Frames, Tensor | None]:
         """The head's input.
 
         Args:
-            aside: how the scene is looked at in training.
+            camera_offset: how the scene is turned and seen in training.
         Returns:
             Views [v], or [2v] with those of the forecast's last step behind; latent features [l f], or None.
         """
         if self._seen is None:
-            self._seen = self._look()
+            self._seen = self._observe_instants()
         instants, features = self._seen
         hand = self.proprio[-1][:3]
-        look = {"hand": hand, "size": self.view_size, "aside": aside}
-        drawn = [render_views(instant, **look) for instant in instants]
-        return one_after_another(drawn), features
+        rendered = [
+            render_views(instant, hand=hand, size=self.view_size, camera_offset=camera_offset) for instant in instants
+        ]
+        return concat_views(rendered), features
 
-    def _look(self) -> tuple[list[Gaussians], Tensor | None]:
-        """The instants that the head is shown, and features of now."""
+    def _observe_instants(self) -> tuple[list[Gaussians], Tensor | None]:
+        """The instants whose views the head gets, and latent features of now."""
         memory = self.stream.gaussians()
         if self.world_model is None:
             return [memory], None
         # Before the first action the robot rests, which is an action too.
         past = torch.stack(self.actions or [self._resting(self.proprio[-1])])
-        future, features = foreseen(
+        future, features = predicted_instant(
             self.stream.scene(),
             memory=memory,
             world_model=self.world_model,
@@ -127,13 +128,13 @@ class Percept:
         return [memory, future], features
 
 
-class CameraPercept:
-    """What a head without a scene is shown: the newest pictures of the real cameras, as they are."""
+class CameraObservationBuilder:
+    """What a head without a scene observes: the newest images of the real cameras, as they are."""
 
     def __init__(self, *, view_size: int = 64, context: Mapping[str, Any] | None = None) -> None:
         """
         Args:
-            view_size: pixels a side that pictures must have.
+            view_size: pixels a side that images must have.
         """
         self.view_size, self.context = view_size, dict(context or {})
         self.reset()
@@ -147,18 +148,18 @@ class CameraPercept:
         """Take the newest frames [v] and the robot's state [p].
 
         Raises:
-            ShapeError: pictures of another size.
+            ShapeError: images of another size.
         """
         size = (self.view_size, self.view_size)
         if (frames.cameras.width, frames.cameras.height) != size:
             found = (frames.cameras.width, frames.cameras.height)
             raise ShapeError(
-                "pictures have another size than the head learned at", field="frames", found=found, expected=size
+                "images have another size than the head learned at", field="frames", found=found, expected=size
             )
         self._frames, self.proprio = frames, [proprio.detach().float()]
 
     def acted(self, actions: Tensor) -> None:
-        """What was carried out: such a head keeps nothing of it."""
+        """Nothing: such a head keeps no past actions."""
 
     def views(self) -> tuple[Frames, None]:
         """The newest frames [v], fully covered."""
@@ -167,7 +168,7 @@ class CameraPercept:
         return frames.replace(depth=depth, alpha=torch.ones_like(depth), extras={}), None
 
 
-def percept_for(
+def observation_builder_for(
     head: ActionHeadConfig,
     make_stream: Callable[[], Stream],
     *,
@@ -175,11 +176,11 @@ def percept_for(
     context: Mapping[str, Any] | None = None,
     resting: Callable[[Tensor], Tensor] | None = None,
     horizon: int = 8,
-) -> Percept | CameraPercept:
-    """What a head with these eyes is shown, while demonstrations are prepared and while a robot runs."""
+) -> ObservationBuilder | CameraObservationBuilder:
+    """What a head of this modality observes, while demonstrations are prepared and while a robot runs."""
     if not head.sees_scene:
-        return CameraPercept(view_size=head.view_size, context=context)
-    return Percept(
+        return CameraObservationBuilder(view_size=head.view_size, context=context)
+    return ObservationBuilder(
         make_stream,
         world_model=world_model,
         context=context,
@@ -190,7 +191,7 @@ def percept_for(
 
 
 @torch.no_grad()
-def foreseen(
+def predicted_instant(
     scene: Scene4D,
     *,
     world_model: WorldModel,
@@ -202,12 +203,12 @@ def foreseen(
 ) -> tuple[Gaussians, Tensor]:
     """The last instant of a forecast [n], and latent tokens of now [l c+3].
 
-    The three channels behind a token say where its anchor is, from the hand, in m.
+    The last three channels of a token are the position of its anchor relative to the hand, m.
 
     Args:
         scene: what is known of the past. memory: its Gaussians now as measured last, if a stream holds them.
-        past_actions: [p >= 1, a], newest last; the forecast assumes that the last goes on. proprio: [p+1 q], now last.
-        context: what the world model is told of task and robot.
+        past_actions: [p >= 1, a], newest last; the forecast repeats the last. proprio: [p+1 q], now last.
+        context: of the task and the robot, for the world model.
     """
     state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, memory=memory)
     forecast = world_model.predict(state, actions=past_actions[-1].expand(horizon, -1), steps=1)

@@ -30,7 +30,7 @@ class VirtualCamera:
     distance: float
     """From the target, m."""
     field: float
-    """Height of the picture at the target, m."""
+    """Height of the image at the target, m."""
 
 
 HAND_OFFSET = (0.0, 0.03, -0.05)
@@ -40,13 +40,13 @@ VIRTUAL_CAMERAS = (
     VirtualCamera(azimuth=math.radians(142), elevation=math.radians(40), distance=1.5, field=0.4),
     VirtualCamera(azimuth=math.radians(90), elevation=math.radians(50), distance=1.5, field=0.4),
 )
-"""All close to the hand, 6 mm a pixel at 64 px. Long lenses: a place in the picture means an offset from the hand in
+"""All close to the hand, 6 mm a pixel at 64 px. Long lenses: a place in the image means an offset from the hand in
 metres. None shows the room: a head that sees where in the room it stands learns a few dozen demonstrations by heart
 instead of looking for the object."""
 
 
 def virtual_cameras(hand: Tensor, *, size: int = 64) -> Cameras:
-    """The virtual cameras [*b v] for hands at `hand` [*b 3] m, square pictures of `size` px."""
+    """The virtual cameras [*b v] for hands at `hand` [*b 3] m, square images of `size` px."""
     check(hand=(hand, "*b 3"))
     target = hand + hand.new_tensor(HAND_OFFSET)
     viewmats, Ks = [], []
@@ -60,10 +60,10 @@ def virtual_cameras(hand: Tensor, *, size: int = 64) -> Cameras:
 
 
 @dataclass(frozen=True)
-class Aside:
-    """Another look at a moment: its scene turned about the vertical through the hand, its cameras moved.
+class CameraOffset:
+    """A moment seen otherwise: its scene turned about the vertical through the hand, its cameras moved.
 
-    What is wanted there turns with the scene, so that one demonstration is many to learn from.
+    The labels turn with the scene, so that one demonstration becomes many to learn from.
     """
 
     turn: float = 0.0
@@ -77,16 +77,16 @@ class Aside:
         return torch.cat([vectors[..., :2] @ turn.mT, vectors[..., 2:]], -1)
 
 
-STRAIGHT = Aside()
-"""The moment as it is."""
+NO_OFFSET = CameraOffset()
+"""The moment as it was."""
 MAX_TURN, MAX_SHIFT_M = math.radians(45), 0.03
 """How far a scene is turned and cameras are moved in training, at most."""
 
 
-def random_aside(generator: torch.Generator) -> Aside:
-    """Any look at a moment."""
+def random_camera_offset(generator: torch.Generator) -> CameraOffset:
+    """A random turn of the scene and shift of the cameras."""
     draw = 2 * torch.rand(4, generator=generator) - 1
-    return Aside(turn=MAX_TURN * float(draw[0]), shift=tuple((MAX_SHIFT_M * draw[1:]).tolist()))
+    return CameraOffset(turn=MAX_TURN * float(draw[0]), shift=tuple((MAX_SHIFT_M * draw[1:]).tolist()))
 
 
 @torch.no_grad()
@@ -95,22 +95,22 @@ def render_views(
     *,
     hand: Tensor,
     size: int = 64,
-    aside: Aside = STRAIGHT,
+    camera_offset: CameraOffset = NO_OFFSET,
 ) -> Frames:
     """Colour, depth and coverage of a scene from the virtual cameras.
 
     Args:
         gaussians: [*b n] now, or of one predicted instant.
-        hand: [*b 3] m, where the hand is now (for a predicted instant too: the views must not move with the guess).
+        hand: [*b 3] m, where the hand is now (of a predicted instant too: views must not move with the prediction).
         size: pixels a side.
-        aside: how it is looked at in training.
+        camera_offset: how the scene is turned and seen in training.
     Returns:
         Frames [*b v].
     """
     hand = hand.to(gaussians.means)
-    cameras = virtual_cameras(hand + hand.new_tensor(aside.shift), size=size)
+    cameras = virtual_cameras(hand + hand.new_tensor(camera_offset.shift), size=size)
     moved = torch.eye(4).to(hand).repeat(*hand.shape[:-1], 1, 1)  # x -> R (x - hand) + hand
-    moved[..., :3, :3] = turn = _about_vertical(hand.new_tensor(aside.turn))
+    moved[..., :3, :3] = turn = _about_vertical(hand.new_tensor(camera_offset.turn))
     moved[..., :3, 3] = hand - hand @ turn.mT
     frames = render(gaussians, cameras.replace(viewmats=cameras.viewmats @ moved[..., None, :, :]))
     return frames.replace(rgb=frames.rgb.clamp(0, 1), cameras=cameras)
@@ -123,7 +123,7 @@ def _about_vertical(angle: Tensor) -> Tensor:
     return torch.stack([torch.stack(row) for row in rows])
 
 
-def one_after_another(views: Sequence[Frames]) -> Frames:
+def concat_views(views: Sequence[Frames]) -> Frames:
     """Views [v] of several instants as one set, [i*v]."""
     cameras = views[0].cameras.replace(
         viewmats=torch.cat([v.cameras.viewmats for v in views]), Ks=torch.cat([v.cameras.Ks for v in views])
@@ -133,6 +133,6 @@ def one_after_another(views: Sequence[Frames]) -> Frames:
 
 
 def points_from_views(views: Frames, hand: Tensor) -> Tensor:
-    """Where the matter under each pixel is, relative to the hand: [*b v h w 3] m, 0 where nothing was rendered."""
+    """Positions of the surface under each pixel, relative to the hand: [*b v h w 3] m, 0 where nothing was rendered."""
     points = unproject(views.depth, views.cameras.viewmats, views.cameras.Ks) - hand[..., None, None, None, :]
     return torch.where((views.depth > 0)[..., None], points, torch.zeros_like(points))

@@ -53,7 +53,7 @@ def models():
     from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
-    head = ActionHeadConfig(**size, view_size=16, told_goal=True)
+    head = ActionHeadConfig(**size, view_size=16, goal_conditioned=True)
     made = make_models(VAEConfig(), DynamicsConfig(), head)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -259,7 +259,7 @@ def test_weights_without_a_head_are_refused(files, models):
 
 
 def test_a_head_of_real_cameras_is_refused(files, models):
-    head = ActionHead(ActionHeadConfig(eyes="pictures", num_views=2))
+    head = ActionHead(ActionHeadConfig(modality="images", num_views=2))
     save_models(files / "pictures.safetensors", dataclasses.replace(models, policy=head), info=models.info)
     with pytest.raises(ConfigError, match="real cameras"):
         run_act(ActOptions(files / "scene.s4d", task="door open", weights=files / "pictures.safetensors"))

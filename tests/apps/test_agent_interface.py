@@ -125,10 +125,10 @@ def test_after_a_failed_plan_the_episode_goes_on_a_step_of_rest_later(models, mo
     for step in (2, 3):
         action = agent.step(box_views(step), proprio=PROPRIO + step, task=TASK)
         assert action.shape == (4,) and bool(action.isfinite().all())
-    assert agent.num_steps == 3 and agent.percept.stream.times == pytest.approx([0.0, 0.025, 0.05, 0.075])
-    carried_out = agent.percept.actions
+    assert agent.num_steps == 3 and agent.observation_builder.stream.times == pytest.approx([0.0, 0.025, 0.05, 0.075])
+    carried_out = agent.observation_builder.actions
     assert torch.equal(carried_out[0], first) and torch.equal(carried_out[1], torch.zeros(4)) and len(carried_out) == 3
-    assert torch.equal(torch.stack(agent.percept.proprio), PROPRIO + torch.arange(4.0)[:, None])
+    assert torch.equal(torch.stack(agent.observation_builder.proprio), PROPRIO + torch.arange(4.0)[:, None])
 
 
 def test_after_a_failed_chunk_what_was_done_all_the_same_can_be_told(models, monkeypatch):
@@ -137,7 +137,7 @@ def test_after_a_failed_chunk_what_was_done_all_the_same_can_be_told(models, mon
     with pytest.raises(NumericsError, match="actions"):
         agent.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
     assert agent.step_chunk(box_views(1), proprio=PROPRIO, task=TASK, done=chunk).shape == (8, 4)
-    assert agent.num_steps == 2 and torch.equal(agent.percept.actions[-1], chunk[-1])
+    assert agent.num_steps == 2 and torch.equal(agent.observation_builder.actions[-1], chunk[-1])
 
 
 def test_frames_that_are_only_observed_are_steps_of_rest(models):
@@ -149,11 +149,11 @@ def test_frames_that_are_only_observed_are_steps_of_rest(models):
     for step in range(3):
         agent.observe(box_views(step), proprio=PROPRIO + step)
     rest = torch.stack([PROPRIO, PROPRIO + 1])
-    assert torch.equal(torch.stack(agent.percept.actions)[:, :3], rest[:, :3]) and agent.num_steps == 2
+    assert torch.equal(torch.stack(agent.observation_builder.actions)[:, :3], rest[:, :3]) and agent.num_steps == 2
     agent.next_action(TASK)
     agent.withdraw()
     agent.observe(box_views(3), proprio=PROPRIO + 3)
-    assert torch.equal(agent.percept.actions[-1][:3], PROPRIO[:3] + 2) and agent.chunk == []
+    assert torch.equal(agent.observation_builder.actions[-1][:3], PROPRIO[:3] + 2) and agent.chunk == []
 
 
 def test_a_chunk_begins_as_the_steps_do_and_time_goes_on_by_what_was_done(models):
@@ -161,10 +161,10 @@ def test_a_chunk_begins_as_the_steps_do_and_time_goes_on_by_what_was_done(models
     chunk = other.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
     assert torch.equal(agent.step(box_views(0), proprio=PROPRIO, task=TASK), chunk[0]) and chunk.shape == (8, 4)
     other.step_chunk(box_views(1), proprio=PROPRIO, task=TASK, done=chunk[:3])
-    assert other.num_steps == 3 and other.percept.stream.times == pytest.approx([0.0, 0.075])
-    assert torch.equal(other.percept.actions[-1], chunk[2])
+    assert other.num_steps == 3 and other.observation_builder.stream.times == pytest.approx([0.0, 0.075])
+    assert torch.equal(other.observation_builder.actions[-1], chunk[2])
     other.step_chunk(box_views(2), proprio=PROPRIO, task=TASK)
-    assert other.percept.stream.times[-1] == pytest.approx(0.1)
+    assert other.observation_builder.stream.times[-1] == pytest.approx(0.1)
     with pytest.raises(DataFormatError, match="actions"):
         other.step_chunk(box_views(3), proprio=PROPRIO, task=TASK, done=torch.zeros(2, 7))
 
@@ -175,7 +175,7 @@ def test_several_actions_at_once_are_not_told_as_one(models):
     chunk = agent.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
 
     def track():
-        p = agent.percept
+        p = agent.observation_builder
         return track_of(torch.stack(p.actions), torch.stack(p.proprio), num_past=model.config.proprio.num_past)
 
     for step in (1, 2):
@@ -183,7 +183,9 @@ def test_several_actions_at_once_are_not_told_as_one(models):
     assert track().valid.sum() == 2 and torch.equal(track().actions[-2:], chunk[1:3])
     agent.step_chunk(box_views(3), proprio=PROPRIO + 6, task=TASK, done=chunk[3:7])
     assert track().valid.sum() == 0 and torch.equal(track().proprio[-1], PROPRIO + 6) and agent.num_steps == 6
-    assert torch.equal(agent.percept.actions[-1], chunk[6])  # what the forecast of the head's views goes on with
+    assert torch.equal(
+        agent.observation_builder.actions[-1], chunk[6]
+    )  # what the forecast of the head's views goes on with
     agent.step_chunk(box_views(4), proprio=PROPRIO + 7, task=TASK, done=chunk[7:8])
     assert track().valid.sum() == 1 and torch.equal(track().actions[-1], chunk[7])
     assert torch.equal(track().proprio[-2:], torch.stack([PROPRIO + 6, PROPRIO + 7]))
@@ -193,19 +195,21 @@ def test_long_episodes_do_not_grow_and_nothing_that_matters_is_forgotten(models)
     """Instants, states and actions kept are as many after 40 steps as after 20; the plan is that of a whole memory."""
     short = agent_maker(models, config=AgentConfig(replan_every=20))(TASK)
     whole = agent_maker(models, config=AgentConfig(replan_every=20))(TASK)
-    kept = dataclasses.replace(short.percept.stream.config, keep_instants=0)
-    whole.percept._make_stream = functools.partial(SceneStream, kept)
+    kept = dataclasses.replace(short.observation_builder.stream.config, keep_instants=0)
+    whole.observation_builder._make_stream = functools.partial(SceneStream, kept)
     whole.reset()
     sizes, plans = [], []
     for step in range(41):
         views, proprio = sliding_views(step), PROPRIO + 0.001 * step
         actions = [agent.step(views, proprio=proprio, task=TASK) for agent in (short, whole)]
         if step % 20 == 0:
-            stream, percept = short.percept.stream, short.percept
-            lengths = [len(stream.times), len(stream.anchors.history), len(percept.actions), len(percept.proprio)]
+            stream, builder = short.observation_builder.stream, short.observation_builder
+            lengths = [len(stream.times), len(stream.anchors.history), len(builder.actions), len(builder.proprio)]
             sizes.append([*lengths, len(stream.memory.past)])
             plans.append(actions)
-    assert len(whole.percept.stream.times) == 41 and bool(whole.percept.stream.memory.moving.any())
+    assert len(whole.observation_builder.stream.times) == 41 and bool(
+        whole.observation_builder.stream.memory.moving.any()
+    )
     assert max(sizes[2][:2]) <= 8 and sizes[1][2:4] == sizes[2][2:4] == [8, 9]
     assert sizes[2][4] <= 8  # finished rows go with the instants they were seen in
     assert all(torch.equal(*pair) for pair in plans)
@@ -266,7 +270,7 @@ def test_the_forecast_is_as_long_as_the_world_model_was_trained(models, horizon)
         asked.append(len(actions))
         return model.predict(state, actions=actions, steps=steps)
 
-    agent.percept.world_model = SimpleNamespace(observe=model.observe, predict=predict, scene=model.scene)
+    agent.observation_builder.world_model = SimpleNamespace(observe=model.observe, predict=predict, scene=model.scene)
     action = agent.step(box_views(0), proprio=PROPRIO, task=TASK)
     assert bool(action.isfinite().all()) and asked == [horizon]
     with pytest.raises(ConfigError, match="horizon"):

@@ -119,12 +119,12 @@ def test_when_one_plan_fails_all_rest_for_a_step_and_go_on(models, policy, monke
     with pytest.raises(NumericsError, match="actions"):
         policy.predict_action_chunk(batch_of(2, 5, 7))
     for agent, action in zip(policy._agents, first, strict=True):
-        assert (agent.num_steps, agent.chunk, len(agent.percept.actions)) == (2, [], 2)
-        assert torch.equal(agent.percept.actions[0], action)
+        assert (agent.num_steps, agent.chunk, len(agent.observation_builder.actions)) == (2, [], 2)
+        assert torch.equal(agent.observation_builder.actions[0], action)
     answers = ask(batch_of(3, 6, 8))
     assert bool(answers.isfinite().all()) and len(answers) == 3
     for agent in policy._agents:
-        assert agent.num_steps == 3 and torch.equal(agent.percept.actions[-1], torch.zeros(4))
+        assert agent.num_steps == 3 and torch.equal(agent.observation_builder.actions[-1], torch.zeros(4))
 
 
 def test_a_refused_batch_does_not_say_how_many_robots_there_are(models, policy):

@@ -210,7 +210,7 @@ def test_an_episode_goes_on_after_a_plan_that_failed(models, server, local, monk
         actions = [client.step(box_views(step), proprio=PROPRIO, task=TASK) for step in (2, 3)]
         assert bool(torch.stack(actions).isfinite().all())
         agent = server.host._episodes[client._episode].agent
-        assert agent.num_steps == 4 and torch.equal(agent.percept.actions[2], torch.zeros(4))
+        assert agent.num_steps == 4 and torch.equal(agent.observation_builder.actions[2], torch.zeros(4))
 
 
 def test_what_the_client_cannot_send_as_it_is_it_refuses():

@@ -208,7 +208,7 @@ def test_a_head_alone_is_trained_on_a_given_world_model(tmp_path):
     assert list(result["stages"]) == ["policy"] and result["weights"]["policy"]
     assert (result["stages"]["policy"]["demonstrations"], result["stages"]["policy"]["succeeded"]) == (1, 0)
     made, start = load_models(result["weights"]["path"]), load_models("tiny")
-    assert made.tasks == ["reach-v3"] and made.policy_size == 32 and made.policy.config.eyes == "pictures"
+    assert made.tasks == ["reach-v3"] and made.policy_size == 32 and made.policy.config.modality == "images"
     assert made.info["provenance"]["start"] == start.info["provenance"]
     for part in ("vae", "dynamics"):
         theirs = getattr(start, part).state_dict()

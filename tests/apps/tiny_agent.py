@@ -25,7 +25,7 @@ SIDE = 24
 def tiny_models() -> Models:
     """Untrained models whose head does not answer zeros."""
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
-    head = ActionHeadConfig(**size, view_size=16, told_goal=True)
+    head = ActionHeadConfig(**size, view_size=16, goal_conditioned=True)
     made = make_models(VAEConfig(), DynamicsConfig(), head)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

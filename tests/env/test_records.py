@@ -15,7 +15,7 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 import toy_world
 
 from scene4d.env import episode_log as record
-from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ResourceError
@@ -37,13 +37,13 @@ def run(folder, *, seed):
     for _ in range(2):
         env.step(torch.zeros(4))
     env.close()
-    return env.worlds.logs[0].seed
+    return env.sim.logs[0].seed
 
 
 def begun_log(seed):
-    worlds = Worlds(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
-    worlds.start({0: (start(), seed)})
-    return worlds.logs[0]
+    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
+    sim.start({0: (start(), seed)})
+    return sim.logs[0]
 
 
 def seeds_in(folder):
@@ -60,7 +60,7 @@ def test_a_second_simulator_replaces_nothing(tmp_path):
     for _ in range(2):
         vector.step(torch.zeros(2, 4))
     vector.close()
-    seeds += [log.seed for log in vector.worlds.logs]
+    seeds += [log.seed for log in vector.sim.logs]
     assert [p.name for p in sorted(tmp_path.iterdir())] == [f"episode_000{i}.s4d" for i in range(4)]
     assert seeds_in(tmp_path) == seeds and len(set(seeds)) == 4
 
@@ -93,7 +93,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path, monkeypatch, links):
     assert [seeds_in(tmp_path)[number] for number in numbers] == list(range(8))
 
 
-def test_a_record_that_could_not_be_put_there_is_not_said_to_be(tmp_path, monkeypatch):
+def test_a_record_that_could_not_be_put_there_is_not_reported_as_written(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

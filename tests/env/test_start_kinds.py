@@ -9,7 +9,7 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 
 import toy_world
 
-from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError
@@ -18,20 +18,20 @@ QUICK = WorldConfig(size=8, max_steps=2)
 ABSOLUTE = [*({"name": n, "unit": "m"} for n in ("x", "y", "z")), {"name": "gripper", "unit": "1"}]
 
 
-def told(**context):
+def toy_start(**context):
     state = toy_world.toy_state()
     return state.replace(context={**state.context, **context})
 
 
 def wide(*, spec=None):
     """A start whose robot has seven numbers an action."""
-    return told(action_spec=spec).replace(past_actions=torch.zeros(3, 7))
+    return toy_start(action_spec=spec).replace(past_actions=torch.zeros(3, 7))
 
 
 OTHERS = {
-    "spec": (told(action_spec=ABSOLUTE), r"action_spec\[0\]"),
-    "step": (told(step_seconds=0.1), "step_seconds"),
-    "proprio": (told(proprio_spec=[{"name": n} for n in "abcd"]), r"proprio_spec\[0\]"),
+    "spec": (toy_start(action_spec=ABSOLUTE), r"action_spec\[0\]"),
+    "step": (toy_start(step_seconds=0.1), "step_seconds"),
+    "proprio": (toy_start(proprio_spec=[{"name": n} for n in "abcd"]), r"proprio_spec\[0\]"),
     "width": (wide(), "action_spec"),
     "width and spec": (wide(spec=[{"name": f"joint{i}"} for i in range(7)]), "action_spec"),
 }
@@ -59,28 +59,30 @@ def test_listed_starts_of_two_kinds_make_no_env(name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_drawn_starts_of_another_kind_are_refused_at_reset(name):
-    """One world alone: there is nobody beside it to differ from, but what the model was told still holds."""
+    """One world alone: there is nobody beside it to differ from, but the kind of the first start still holds."""
     other, field = OTHERS[name]
-    env = WorldEnv(toy_world.ToyWorld(), drawing(told(), told(), other), cameras=toy_world.cameras(), config=QUICK)
+    env = WorldEnv(
+        toy_world.ToyWorld(), drawing(toy_start(), toy_start(), other), cameras=toy_world.cameras(), config=QUICK
+    )
     env.reset(seed=0)
     for options in (None, None, {"start": other}):
         with pytest.raises(ConfigError, match=field):
             env.reset(options=options)
-    assert env.worlds.state.context["action_spec"] == toy_world.SPEC  # and the world is as it was
+    assert env.sim.state.context["action_spec"] == toy_world.SPEC  # and the world is as it was
     env.step(torch.zeros(4))
 
 
 def test_the_first_episode_must_fit_the_spaces_too():
     """The spaces are those of the first draw, so the second one, with which the first episode begins, has to agree."""
     other, field = OTHERS["width"]
-    env = WorldEnv(toy_world.ToyWorld(), drawing(told(), other), cameras=toy_world.cameras(), config=QUICK)
+    env = WorldEnv(toy_world.ToyWorld(), drawing(toy_start(), other), cameras=toy_world.cameras(), config=QUICK)
     with pytest.raises(ConfigError, match=field):
         env.reset(seed=0)
 
 
 def test_worlds_that_begin_anew_are_of_the_kind_of_the_others():
     other, field = OTHERS["step"]
-    starts = drawing(*[told()] * 3, other)
+    starts = drawing(*[toy_start()] * 3, other)
     env = WorldVectorEnv(toy_world.ToyWorld(), starts, num_envs=2, cameras=toy_world.cameras(), config=QUICK)
     env.reset(seed=0)
     rest = torch.zeros(2, 4)
@@ -90,42 +92,45 @@ def test_worlds_that_begin_anew_are_of_the_kind_of_the_others():
         env.step(rest)
 
 
-def test_two_meanings_of_an_action_are_two_kinds_and_one_untold_is_none():
-    change, place = told(action_meaning="change of the gripper's pose"), told(action_meaning="the gripper's pose")
+def test_two_meanings_of_an_action_are_two_kinds_and_one_without_meaning_is_none():
+    change, place = (
+        toy_start(action_meaning="change of the gripper's pose"),
+        toy_start(action_meaning="the gripper's pose"),
+    )
     for make in envs([change, place]):
         with pytest.raises(ConfigError, match="action_meaning"):
             make()
-    for make in envs([change, told()]):
+    for make in envs([change, toy_start()]):
         make()
 
 
 def test_a_refused_start_decides_nothing():
-    worlds = Worlds(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
+    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
     with pytest.raises(ConfigError):
-        worlds.start({0: (told(action_spec=toy_world.SPEC[:3]), 0)})
-    worlds.start({0: (told(action_meaning="change"), 0)})
-    assert worlds.kind["action_meaning"] == "change"
+        sim.start({0: (toy_start(action_spec=toy_world.SPEC[:3]), 0)})
+    sim.start({0: (toy_start(action_meaning="change"), 0)})
+    assert sim.kind["action_meaning"] == "change"
 
 
 def test_what_is_left_open_and_what_is_null_are_the_same():
     """Specs that went through a file: rows with nulls, lists for tuples, no meaning for an empty one."""
     stored = tuple({**row, "frame": None} for row in toy_world.SPEC)
-    for make in envs([told(), told(action_spec=stored, action_meaning="")]):
+    for make in envs([toy_start(), toy_start(action_spec=stored, action_meaning="")]):
         make()
 
 
-def test_a_single_world_is_told_the_task_of_its_episode():
+def test_a_single_episode_has_the_task_of_its_start():
     """The text belongs to the episode, unlike what an action is; contexts need not have the same facts in them."""
-    env = WorldEnv(toy_world.ToyWorld(), [told()], cameras=toy_world.cameras(), config=QUICK)
+    env = WorldEnv(toy_world.ToyWorld(), [toy_start()], cameras=toy_world.cameras(), config=QUICK)
     env.reset(seed=0)
-    env.reset(options={"start": told(task="pull", note="drawn by hand")})
-    assert env.worlds.state.context["task"] == "pull"
+    env.reset(options={"start": toy_start(task="pull", note="drawn by hand")})
+    assert env.sim.state.context["task"] == "pull"
 
 
-def test_facts_that_only_some_starts_know_do_not_matter():
+def test_facts_that_only_some_starts_have_make_no_difference():
     """Also where contexts hold tensors, which are put in row by row."""
-    full, bare = told(seen=torch.zeros(2), note="by hand"), told(seen=torch.ones(2))
-    worlds = Worlds(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK)
-    worlds.start({0: (full, 0), 1: (bare, 0)})
-    worlds.start({0: (bare, 0)})
-    assert worlds.state.context["seen"].tolist() == [[1, 1], [1, 1]]
+    full, bare = toy_start(seen=torch.zeros(2), note="by hand"), toy_start(seen=torch.ones(2))
+    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK)
+    sim.start({0: (full, 0), 1: (bare, 0)})
+    sim.start({0: (bare, 0)})
+    assert sim.state.context["seen"].tolist() == [[1, 1], [1, 1]]

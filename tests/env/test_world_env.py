@@ -13,9 +13,9 @@ gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed"
 import toy_world
 from gymnasium.utils.env_checker import check_env
 
-from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.state_batch import stack_states
-from scene4d.env.termination import TrustRegion
+from scene4d.env.termination import TerminationLimits
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, EnvError
@@ -104,9 +104,9 @@ def test_vector_worlds_are_the_single_world_each():
 def test_one_forecast_serves_all_worlds():
     env = vector_env(8)
     env.reset(seed=0)
-    env.worlds.model.num_calls = 0
+    env.sim.model.num_calls = 0
     env.step(env.action_space.sample())
-    assert env.worlds.model.num_calls == 1
+    assert env.sim.model.num_calls == 1
 
 
 def test_pictures_show_what_the_law_says():
@@ -162,29 +162,29 @@ def test_fault_50_bad_actions_stop_before_the_model(action):
     env, vector = world_env(), vector_env()
     env.reset(seed=0)
     vector.reset(seed=0)
-    env.worlds.model.num_calls = vector.worlds.model.num_calls = 0
+    env.sim.model.num_calls = vector.sim.model.num_calls = 0
     with pytest.raises(EnvError, match="action"):
         env.step(action)
     if not isinstance(action, str):
         with pytest.raises(EnvError, match="action"):
             vector.step(np.stack([np.zeros_like(action), action, action]))
-    assert env.worlds.model.num_calls == vector.worlds.model.num_calls == 0
+    assert env.sim.model.num_calls == vector.sim.model.num_calls == 0
     env.step(RIGHT)  # and the episode goes on
 
 
-def test_what_differs_between_starts_is_told_or_does_not_matter():
-    """Cameras of other names do not matter, steps of another length do; a world that was refused has not begun."""
+def test_what_differs_between_starts_is_refused_or_makes_no_difference():
+    """Cameras of other names make no difference, steps of another length do; a refused episode has not begun."""
     state = toy_world.toy_state()
-    told = lambda **context: state.replace(context={**state.context, **context})
-    other = told(cameras={"elsewhere": toy_world.cameras()["left"]}, step_seconds=0.025)
-    worlds = Worlds(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK)
-    worlds.start({0: (told(step_seconds=0.025 + 1e-9), 0), 1: (other, 0)})
-    assert "cameras" not in worlds.state.context and set(worlds.logs[1].start.context["cameras"]) == {"elsewhere"}
+    changed = lambda **context: state.replace(context={**state.context, **context})
+    other = changed(cameras={"elsewhere": toy_world.cameras()["left"]}, step_seconds=0.025)
+    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK)
+    sim.start({0: (changed(step_seconds=0.025 + 1e-9), 0), 1: (other, 0)})
+    assert "cameras" not in sim.state.context and set(sim.logs[1].start.context["cameras"]) == {"elsewhere"}
     with pytest.raises(ConfigError, match="step_seconds"):
-        stack_states([other, told(step_seconds=0.1)])
+        stack_states([other, changed(step_seconds=0.1)])
     with pytest.raises(ConfigError, match="step_seconds"):
-        worlds.start({1: (told(step_seconds=0.1), 0)})
-    assert worlds.logs[1].start is other
+        sim.start({1: (changed(step_seconds=0.1), 0)})
+    assert sim.logs[1].start is other
 
 
 def test_chunks_end_where_the_model_ends():
@@ -227,17 +227,17 @@ def test_action_space_follows_the_spec():
 def test_fault_49_actions_that_are_not_of_the_spec():
     state = toy_world.toy_state()
     wrong = state.replace(context={**state.context, "action_spec": toy_world.SPEC[:3]})
-    worlds = Worlds(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
+    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
     with pytest.raises(ConfigError, match="action_spec"):
-        worlds.start({0: (wrong, 0)})
+        sim.start({0: (wrong, 0)})
     other = state.replace(context={**state.context, "action_spec": [{"name": n} for n in "abcd"]})
     with pytest.raises(ConfigError, match="action_spec"):
-        Worlds(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK).start({0: (state, 0), 1: (other, 0)})
+        BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK).start({0: (state, 0), 1: (other, 0)})
     with pytest.raises(ConfigError, match="start"):
         WorldEnv(toy_world.ToyWorld(), [], cameras=toy_world.cameras())
 
 
-def test_fault_51_short_pasts_are_said_to_be_short():
+def test_fault_51_short_pasts_are_marked_as_short():
     """A track is as long for a robot that has just begun as for one of long ago, and what is made up is marked."""
     known = torch.arange(20.0)[:, None].expand(20, 4)
     short = track_of(known[:2], known[:3], num_past=8)
@@ -265,7 +265,7 @@ def test_fault_52_divergence_is_flagged_truncated_and_saved(tmp_path):
 
 
 def test_leaving_the_workspace_and_uncertainty_truncate():
-    near = WorldConfig(size=16, trust=TrustRegion(margin=0.1))
+    near = WorldConfig(size=16, limits=TerminationLimits(margin=0.1))
     env = world_env(config=near)
     env.reset(seed=0, options={"start": toy_world.toy_state()})
     for _ in range(5):
@@ -274,7 +274,7 @@ def test_leaving_the_workspace_and_uncertainty_truncate():
     *_, truncated, info = env.step(-RIGHT)
     assert truncated and info["ended"] == "workspace"
     # Each chunk of 8 steps adds 8 std^2 in each of x, y, z to what moves.
-    unsure = WorldConfig(size=16, trust=TrustRegion(max_uncertainty=0.05))
+    unsure = WorldConfig(size=16, limits=TerminationLimits(max_uncertainty=0.05))
     env = world_env(config=unsure, world=toy_world.ToyWorld(std=0.01))
     env.reset(seed=0, options={"start": toy_world.toy_state()})
     steps, truncated, back = 0, False, np.array([0, 0.1, 0, 0], np.float32)
@@ -318,4 +318,4 @@ def test_memory_stays_flat():
             gc.collect()
             counts.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
     assert counts[-1] - counts[0] < 100
-    assert env.worlds.state.memory.num_gaussians == 64 + 64 + 150
+    assert env.sim.state.memory.num_gaussians == 64 + 64 + 150

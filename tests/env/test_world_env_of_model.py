@@ -12,7 +12,7 @@ import toy_world
 
 from scene4d.apps.compose.models import make_models
 from scene4d.apps.compose.recorded_starts import make_world_env, recorded_starts, state_at
-from scene4d.env.batched_sim import WorldConfig, Worlds
+from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
@@ -33,7 +33,7 @@ def models():
     with torch.no_grad():
         for parameter in made.dynamics.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
-        made.dynamics.denoiser.out.bias[12] += 6.0  # anchors move, so that laws about motion say something
+        made.dynamics.denoiser.out.bias[12] += 6.0  # anchors move, so that laws about motion are not empty
     made.vae.eval()
     made.dynamics.eval()
     return made
@@ -63,19 +63,17 @@ def recorded(tmp_path_factory):
 
 
 def test_steps_are_those_of_one_long_forecast(models, recorded):
-    """Twenty actions, told one by one, give the poses, variances and proprio of `forecast_long` told them at once."""
+    """Twenty actions, given one by one, have the poses, variances and proprio of `forecast_long` given all at once."""
     state = recorded_starts(models.dynamics, [recorded])(np.random.default_rng(1))
     actions = torch.rand(20, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
     config = WorldConfig(size=8)
-    worlds = Worlds(models.dynamics, toy_world.cameras(), config=config)
-    worlds.start({0: (state, 5)})
+    sim = BatchedSim(models.dynamics, toy_world.cameras(), config=config)
+    sim.start({0: (state, 5)})
     for action in actions:
-        worlds.step(action[None])
+        sim.step(action[None])
     log, wanted = (
-        worlds.logs[0],
-        forecast_long(
-            models.dynamics, state, actions=actions, horizon=8, steps=worlds.config.sampler_steps, seeds=(5,)
-        ),
+        sim.logs[0],
+        forecast_long(models.dynamics, state, actions=actions, horizon=8, steps=sim.config.sampler_steps, seeds=(5,)),
     )
     assert float((wanted.world_from_now[-1, :, 4:]).abs().max()) > 1e-3
     torch.testing.assert_close(torch.stack(log.poses), wanted.world_from_now, atol=2e-4, rtol=1e-3)
@@ -126,12 +124,12 @@ def test_recordings_of_other_cameras_share_worlds_and_are_read_once(models, reco
     env = make_world_env(models, [recorded, tmp_path / "other.s4d"], num_envs=4, config=WorldConfig(size=8))
     env.reset(seed=1)
     env.step(env.action_space.sample())
-    assert {tuple(log.start.context["cameras"]) for log in env.worlds.logs} == {("left", "right"), ("elsewhere",)}
+    assert {tuple(log.start.context["cameras"]) for log in env.sim.logs} == {("left", "right"), ("elsewhere",)}
     assert len(reads) == len(set(reads)) == 2
 
 
 def test_recordings_of_two_kinds_make_no_simulator(models, recorded, tmp_path):
-    """Which file it is, and what differs in it, is said before anything begins."""
+    """Which file it is, and what differs in it, is reported before anything begins."""
     file, joints = open_s4d(recorded), [{"name": f"joint{i}", "unit": "rad"} for i in range(4)]
     others = {
         "action_spec": {"action_spec": joints},
@@ -158,7 +156,7 @@ def test_actions_of_recordings_bound_those_that_nothing_else_bounds(models, reco
     for action in (angles[0], angles[1] - 2):
         env.reset(seed=0)
         env.step(action)
-    bounds = action_bounds(env.worlds.state.context, width=4)
+    bounds = action_bounds(env.sim.state.context, width=4)
     assert [b.tolist() for b in bounds] == [env.action_space.low.tolist(), env.action_space.high.tolist()]
     alone = state_at(models.dynamics, open_s4d(paths[0]), open_s4d(paths[0]).scene(), start=1)
     assert action_bounds(alone.context, width=4)[0][0] == pytest.approx(1.4)

@@ -12,8 +12,8 @@ from scene4d.eval.forecast.forecasters import (
     ConstantVelocity,
     CopyLast,
     ExactFlow,
+    PastMemory,
     PastStream,
-    Remembered,
     background_of,
     carried_by_rows,
 )
@@ -231,7 +231,7 @@ def test_constant_velocity_goes_on_with_the_tracked_flow():
             velocity = on_box[:, None] * torch.tensor([STEP, 0.0, 0.0])
             before = known.memory.replace(means=known.memory.means - velocity)
             track = carried_by_rows(before, velocity, past=past, num_steps=1)
-            return Remembered(known.memory, track, known.background)
+            return PastMemory(known.memory, track, known.background)
 
     cameras = {"left": slide().views["left"].cameras[4:8]}
     _, scene = ConstantVelocity(PerfectTrack(config=PLAIN)).forecast(past, actions=torch.zeros(4, 4), cameras=cameras)

@@ -1,4 +1,4 @@
-"""Planning in a world whose law is known: searches against exact optima, goals told as Gaussians or as pictures."""
+"""Planning in a world whose law is known: searches against exact optima, goals given as Gaussians or as images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 import toy_world
 
 from scene4d.errors import NumericsError
-from scene4d.plan.cost import Approach, ImageCost, Part, PointCost, SuccessCost, carried_points
-from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, hand_answer, register, tracked
-from scene4d.plan.goal_tracker import GoalSeeker
+from scene4d.plan.cost import Approach, ImageCost, MovingObject, PointCost, SuccessCost, carried_points
+from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, hand_response, register, tracked
+from scene4d.plan.goal_tracker import GoalTracker
 from scene4d.plan.search import SearchConfig, best_of, cem, held, knots_of, mixed, moved_on, mppi, scored
 from scene4d.render.render import render
 from scene4d.types import Cameras
@@ -57,14 +57,14 @@ def test_search_repeats_by_seed_and_starts_from_a_plan():
 
 @pytest.mark.parametrize("search", [cem, mppi])
 def test_search_keeps_to_the_bounds_of_the_actions(search):
-    """What is told of them decides: narrow, wide or none; starts and proposals are held to it, and they are used."""
+    """The spec decides: narrow, wide or none; starts and proposals are held to it, and they are used."""
     state, cost = toy_world.toy_state(), hand_cost((-9.0, 0.0, 0.0))
     config = SearchConfig(num_samples=128, num_iterations=6, min_spread=0.03)
     rows, rest = toy_world.SPEC[1:], torch.zeros(2, 4, 4)
 
     def least(row, *, proposals=None, start=None):
-        told = state.replace(context={**state.context, "action_spec": [row, *rows]})
-        plan = search(WORLD, told, cost=cost, config=config, start=start, proposals=proposals)
+        bounded = state.replace(context={**state.context, "action_spec": [row, *rows]})
+        plan = search(WORLD, bounded, cost=cost, config=config, start=start, proposals=proposals)
         assert float(plan.actions[:, 1:].abs().max()) <= 1
         return float(plan.actions[:, 0].min()), float(plan.actions[:, 0].mean())
 
@@ -124,18 +124,20 @@ def test_carried_points_are_those_of_advance():
 def test_approach_comes_from_above():
     """Beside the place, lower is dearer; over it, lower is cheaper; every step of the way across and down pays."""
     cost = PointCost(hand=None, approach=Approach(clearance=0.1, slope=15.0, radius=0.01))
-    beside = cost._way_to(torch.tensor([[0.2, 0.0, 0.0], [0.2, 0.0, 0.1]]))
-    over = cost._way_to(torch.tensor([[0.01, 0.0, 0.0], [0.01, 0.0, 0.1]]))
+    beside = cost._path_length(torch.tensor([[0.2, 0.0, 0.0], [0.2, 0.0, 0.1]]))
+    over = cost._path_length(torch.tensor([[0.01, 0.0, 0.0], [0.01, 0.0, 0.1]]))
     assert beside[0] > beside[1] and over[0] < over[1] and over[0] == pytest.approx(0.01)
     across = torch.tensor([[0.02 * i, 0.0, 0.1] for i in range(10)])
-    assert bool((cost._way_to(across).diff() > 0).all())
+    assert bool((cost._path_length(across).diff() > 0).all())
 
 
-def test_matter_is_believed_to_follow_only_the_hand_that_stays_at_it():
-    """The hand is 7 cm before its place in the goal, and at it on a thing that has 7 cm to go; the thing is foreseen
-    to go 4 cm whatever the hand does."""
+def test_an_object_is_believed_to_follow_only_the_hand_that_stays_at_it():
+    """The hand is 7 cm before its place in the goal, and at it on an object that has 7 cm to go; the object is
+    predicted to go 4 cm whatever the hand does."""
     away = 0.07
-    cost = PointCost(hand=torch.tensor([away, 0.0, 0.0]), thing=Part(torch.arange(1), torch.tensor([away, 0.0, 0.0])))
+    cost = PointCost(
+        hand=torch.tensor([away, 0.0, 0.0]), moving=MovingObject(torch.arange(1), torch.tensor([away, 0.0, 0.0]))
+    )
     moved = torch.linspace(0.01, 0.04, 4)[:, None] * torch.tensor([1.0, 0.0, 0.0])
     still = torch.zeros_like(moved)
     lifts, along, ahead = still + still.new_tensor([0, 0, 0.05]), moved.clone(), 1.3 * moved
@@ -145,13 +147,15 @@ def test_matter_is_believed_to_follow_only_the_hand_that_stays_at_it():
 
 
 def test_the_hand_comes_behind_what_it_shall_move():
-    part = Part(torch.arange(1), torch.tensor([0.1, 0.0, 0.0]))
-    place = torch.tensor([0.02, 0.0, 0.0]) + part.shift  # the hand's own way is known to the goal, where it moved along
-    coming = PointCost(hand=place, thing=part, approach=Approach(behind=0.01, radius=0.5))
-    torch.testing.assert_close(coming.to_place(), torch.tensor([0.01, 0.0, 0.0]))
+    part = MovingObject(torch.arange(1), torch.tensor([0.1, 0.0, 0.0]))
+    place = (
+        torch.tensor([0.02, 0.0, 0.0]) + part.shift
+    )  # the hand's own shift is part of the goal, in which it moved along
+    coming = PointCost(hand=place, moving=part, approach=Approach(behind=0.01, radius=0.5))
+    torch.testing.assert_close(coming.next_hand_shift(), torch.tensor([0.01, 0.0, 0.0]))
 
 
-def test_tracking_finds_a_thing_that_went_on_and_one_that_stayed():
+def test_tracking_finds_an_object_that_went_on_and_one_that_stayed():
     rows = features_of(toy_world.toy_state().memory, config=GoalConfig())
     part, floor = rows[BLOCK_ROWS], rows[128:]
     begins = torch.arange(-2, 5)[:, None] * torch.tensor([0.02, 0.0, 0.0])
@@ -170,22 +174,22 @@ def test_what_is_proposed_is_tried(search):
     torch.testing.assert_close(plan.actions[:, 0], torch.full((8,), -0.5), atol=0.01, rtol=0)
 
 
-def test_ways_lead_the_hand_as_far_as_the_model_says():
-    seeker = GoalSeeker(WORLD, toy_world.toy_state(hand=(0.05, 0.04, 0.05)).memory)
+def test_heuristic_proposals_lead_the_hand_as_far_as_the_model_says():
+    tracker = GoalTracker(WORLD, toy_world.toy_state(hand=(0.05, 0.04, 0.05)).memory)
     state = toy_world.toy_state(hand=(0.0, 0.0, 0.05))
-    cost = seeker.cost(state)
-    ways = held(seeker.ways(cost, config=CONFIG), horizon=8)
-    ends = WORLD.predict(state.expand(len(ways)), actions=ways).heads["proprio"][:, -1, :3] - state.proprio[:3]
+    cost = tracker.cost(state)
+    actions = held(tracker.heuristic_proposals(cost, config=CONFIG), horizon=8)
+    ends = WORLD.predict(state.expand(len(actions)), actions=actions).heads["proprio"][:, -1, :3] - state.proprio[:3]
     assert (ends - cost.hand).norm(dim=-1).min() < 0.005
-    seeker.parts = replace(seeker.parts, reach=torch.diag(torch.tensor([0.02, 0.0, 0.02])))
-    deaf = seeker.ways(cost, config=CONFIG)  # a hand that does not answer to the second axis
+    tracker.parts = replace(tracker.parts, step_per_action=torch.diag(torch.tensor([0.02, 0.0, 0.02])))
+    deaf = tracker.heuristic_proposals(cost, config=CONFIG)  # a hand that does not respond along the second axis
     assert bool(deaf.isfinite().all()) and not bool(deaf[..., 1].any()) and bool(deaf[..., 0].any())
 
 
 def test_what_follows_the_hand_is_the_robot():
     """The block that the hand touches follows in one direction, the hand in all."""
     state = toy_world.toy_state(hand=(0.13, 0.0, 0.05))
-    robot = hand_answer(WORLD, state).follows
+    robot = hand_response(WORLD, state).follows
     assert bool(robot[HAND_ROWS].all()) and not bool(robot[BLOCK_ROWS].any()) and not bool(robot[128:].any())
 
 
@@ -206,9 +210,9 @@ def test_goal_is_read_from_geometry_and_colour():
     goal = goal.pick(torch.randperm(goal.num_gaussians))
     parts = compare_goal(WORLD, state, goal.replace(ids=torch.arange(goal.num_gaussians) + 5000))
     torch.testing.assert_close(parts.hand_shift, torch.tensor([0.3, 0.1, 0.0]), atol=0.01, rtol=0)
-    torch.testing.assert_close(parts.thing_shift, torch.tensor([0.22, 0.0, 0.0]), atol=0.01, rtol=0)
+    torch.testing.assert_close(parts.object_shift, torch.tensor([0.22, 0.0, 0.0]), atol=0.01, rtol=0)
     alone = compare_goal(WORLD, state, toy_world.toy_state(hand=(-0.2, 0.1, 0.1)).memory)
-    assert alone.thing is None and (alone.hand_shift - torch.tensor([-0.2, 0.1, 0.05])).norm() < 0.01
+    assert alone.moved_object is None and (alone.hand_shift - torch.tensor([-0.2, 0.1, 0.05])).norm() < 0.01
 
 
 def test_clusters_are_parted_by_gaps():
@@ -217,13 +221,13 @@ def test_clusters_are_parted_by_gaps():
     assert [len(c) for c in found] == [40, 20] and int(found[0].max()) == 39
 
 
-def closed_loop(state, make_cost, *, plans, ways=None):
+def closed_loop(state, make_cost, *, plans, propose=None):
     """Plan, do four steps of it, plan again."""
     plan = None
     for i in range(plans):
         start = None if plan is None else moved_on(plan.actions, 4)
         cost = make_cost(state)
-        proposals = None if ways is None else ways(cost, config=CONFIG)
+        proposals = None if propose is None else propose(cost, config=CONFIG)
         plan = cem(WORLD, state, cost=cost, config=CONFIG, start=start, proposals=proposals, seed=i)
         forecast = WORLD.predict(state.expand(1), actions=plan.actions[None])
         state = WORLD.advance(state.expand(1), forecast, num_steps=4)[0]
@@ -231,15 +235,17 @@ def closed_loop(state, make_cost, *, plans, ways=None):
 
 
 def test_planning_reaches_a_goal_scene():
-    """From a goal told as Gaussians alone: the hand goes round nothing, pushes the block and stops where it shall."""
+    """From a goal given as Gaussians alone: the hand goes round nothing, pushes the block and stops where it shall."""
     goal = toy_world.toy_state(hand=(0.33, 0.0, 0.05), block=(0.40, 0.0, 0.05)).memory
-    seeker = GoalSeeker(WORLD, goal)
-    end = closed_loop(toy_world.toy_state(hand=(0.0, 0.05, 0.1)), seeker.cost, plans=16, ways=seeker.ways)
+    tracker = GoalTracker(WORLD, goal)
+    end = closed_loop(
+        toy_world.toy_state(hand=(0.0, 0.05, 0.1)), tracker.cost, plans=16, propose=tracker.heuristic_proposals
+    )
     assert abs(float(end.skin.anchors[toy_world.BLOCK, 0]) - 0.40) < 0.03
     assert (end.skin.anchors[toy_world.HAND] - torch.tensor([0.33, 0.0, 0.05])).norm() < 0.04
 
 
-def test_planning_reaches_a_goal_picture():
+def test_planning_reaches_a_goal_image():
     cameras = Cameras.stack([c for c in toy_world.cameras().values()])
     goal = render(toy_world.toy_state(hand=(0.05, 0.12, 0.08)).memory, cameras)
     end = closed_loop(toy_world.toy_state(), lambda state: ImageCost(goal), plans=6)

@@ -13,7 +13,7 @@ from scene4d.policy.virtual_cameras import HAND_OFFSET, render_views, virtual_ca
 from scene4d.types import Frames, Gaussians
 
 SMALL = ActionHeadConfig(
-    width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4, reach=0.0
+    width=32, hidden=48, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4, crop_radius=0.0
 )
 
 
@@ -46,7 +46,7 @@ def test_actions_have_the_batch_of_the_views(batch, future):
     assert actions.shape == (*batch, SMALL.chunk, SMALL.action_dim)
 
 
-def test_wrong_number_of_views_is_told():
+def test_wrong_number_of_views_is_refused():
     views = random_views(2)[:, :2]
     with pytest.raises(ShapeError, match="views"):
         ActionHead(SMALL).act(views, features=None, proprio=torch.randn(2, 4), task="open", seed=0)
@@ -77,9 +77,9 @@ def test_forecast_task_proprio_and_features_matter():
         assert (other - whole).abs().max() > 1e-4
 
 
-def test_a_goal_counts_from_the_hand_and_only_where_it_is_told():
-    """The same way to go from another place is the same to the head; NaN is no goal."""
-    head = awake(dataclasses.replace(SMALL, told_goal=True))
+def test_a_goal_counts_from_the_hand_and_only_where_there_is_one():
+    """The same offset from another place is the same to the head; NaN is no goal."""
+    head = awake(dataclasses.replace(SMALL, goal_conditioned=True))
     views, proprio, goal = random_views(2), torch.randn(2, 4), torch.randn(2, 3)
     ask = lambda **kw: head.act(views, features=None, proprio=proprio, task="push", seed=0, **kw)
     assert not torch.allclose(ask(goal=goal), ask(goal=goal + 0.5), atol=1e-3)
@@ -87,30 +87,30 @@ def test_a_goal_counts_from_the_hand_and_only_where_it_is_told():
     mixed = ask(goal=torch.stack([goal[0], torch.full((3,), torch.nan)]))
     assert torch.allclose(mixed, torch.stack([ask(goal=goal)[0], ask()[1]]), atol=1e-6)
     away = torch.tensor([0.3, -0.2, 0.5])
-    told = goal_features(goal, hand=proprio[:, :3])
-    assert torch.allclose(told, goal_features(goal + away, hand=proprio[:, :3] + away), atol=1e-4)
-    unaware = awake(dataclasses.replace(SMALL, told_goal=False))
+    features = goal_features(goal, hand=proprio[:, :3])
+    assert torch.allclose(features, goal_features(goal + away, hand=proprio[:, :3] + away), atol=1e-4)
+    unaware = awake(dataclasses.replace(SMALL, goal_conditioned=False))
     plain = unaware.act(views, features=None, proprio=proprio, task="push", seed=0)
     assert torch.equal(plain, unaware.act(views, features=None, proprio=proprio, task="push", seed=0, goal=goal))
 
 
-def test_learns_to_go_where_it_is_told():
+def test_learns_to_go_to_its_goal():
     """Actions that lead to the goal are learned from the goal alone: the pictures say nothing of it."""
     torch.manual_seed(0)
-    head = ActionHead(dataclasses.replace(SMALL, told_goal=True, action_dim=3))
+    head = ActionHead(dataclasses.replace(SMALL, goal_conditioned=True, action_dim=3))
     optimiser = torch.optim.Adam(head.parameters(), 3e-3)
 
     def batch(count):
-        views, hand, way = random_views(count), torch.randn(count, 3) * 0.1, torch.randn(count, 3) * 0.1
+        views, hand, offset = random_views(count), torch.randn(count, 3) * 0.1, torch.randn(count, 3) * 0.1
         return {
             "views": views.replace(rgb=torch.zeros_like(views.rgb), depth=torch.zeros_like(views.depth)),
             "features": None,
             "proprio": torch.cat([hand, torch.zeros(count, 1)], -1),
-            "goal": hand + way,
+            "goal": hand + offset,
             "task_rows": torch.zeros(count, dtype=torch.long),
-            "actions": (way / 0.1)[:, None].expand(-1, SMALL.chunk, -1),
+            "actions": (offset / 0.1)[:, None].expand(-1, SMALL.chunk, -1),
             "valid": torch.ones(count, SMALL.chunk, dtype=torch.bool),
-            "aim": torch.full((count, 3), torch.nan),
+            "keypose": torch.full((count, 3), torch.nan),
         }
 
     for _ in range(150):
@@ -118,10 +118,10 @@ def test_learns_to_go_where_it_is_told():
         head_loss(head, batch(16))[0].backward()
         optimiser.step()
     given = batch(32)
-    told = {k: given[k] for k in ("views", "features", "proprio", "goal")}
-    error = (head.eval().act(**told, task="", seed=0) - given["actions"]).abs().mean()
-    told["goal"] = None
-    assert error < 0.35 < (head.act(**told, task="", seed=0) - given["actions"]).abs().mean()
+    inputs = {k: given[k] for k in ("views", "features", "proprio", "goal")}
+    error = (head.eval().act(**inputs, task="", seed=0) - given["actions"]).abs().mean()
+    inputs["goal"] = None
+    assert error < 0.35 < (head.act(**inputs, task="", seed=0) - given["actions"]).abs().mean()
 
 
 def test_statistics_are_the_units_of_the_actions():
@@ -197,7 +197,7 @@ def test_learns_where_a_ball_is():
         pick = torch.arange(32) + 32 * (step % 5)
         batch = {
             "views": views[pick], "proprio": proprio[pick], "task_rows": rows[pick], "actions": actions[pick],
-            "valid": torch.ones(32, config.chunk, dtype=torch.bool), "aim": torch.full((32, 3), torch.nan),
+            "valid": torch.ones(32, config.chunk, dtype=torch.bool), "keypose": torch.full((32, 3), torch.nan),
         }  # fmt: skip
         optimizer.zero_grad()
         head_loss(head, batch, num_draws=4)[0].backward()

@@ -21,16 +21,16 @@ def along(points: torch.Tensor, *, steps: int = 10) -> torch.Tensor:
 def test_demonstrations_head_for_their_next_change_of_grip():
     labels = torch.cat([torch.zeros(8, 3), GRIP[:, None]], 1)
     hand = torch.arange(8.0)[:, None].expand(8, 3)
-    aim, free = keyposes_ahead(labels, hand=hand)
-    assert aim[:, 0].tolist() == [3, 3, 3, 5, 5, 7, 7, 7]
+    keypose, free = keyposes_ahead(labels, hand=hand)
+    assert keypose[:, 0].tolist() == [3, 3, 3, 5, 5, 7, 7, 7]
     assert free.tolist() == [True] * 3 + [False] * 5
 
 
 def test_without_a_change_of_grip_they_head_for_the_next_corner():
     path = along(ZIGZAG)
-    aim, free = keyposes_ahead(torch.zeros(len(path), 4), hand=path)
+    keypose, free = keyposes_ahead(torch.zeros(len(path), 4), hand=path)
     wanted = ZIGZAG[1:].repeat_interleave(10, 0)
-    assert torch.allclose(aim, torch.cat([wanted, ZIGZAG[-1:]]), atol=1e-6) and not free.any()
+    assert torch.allclose(keypose, torch.cat([wanted, ZIGZAG[-1:]]), atol=1e-6) and not free.any()
 
 
 @pytest.mark.parametrize("shake", [0.0, 0.01])
@@ -56,5 +56,5 @@ def test_straight_lines_through_corners_stay_near_the_path():
 @pytest.mark.parametrize("length", [1, 2])
 def test_the_shortest_paths_have_no_bend(length):
     assert corners(torch.randn(length, 3), tolerance=0.0) == list(range(length))
-    aim, _ = keyposes_ahead(torch.zeros(length, 4), hand=torch.ones(length, 3))
-    assert torch.equal(aim, torch.ones(length, 3))
+    keypose, _ = keyposes_ahead(torch.zeros(length, 4), hand=torch.ones(length, 3))
+    assert torch.equal(keypose, torch.ones(length, 3))

@@ -15,9 +15,9 @@ from scene4d.policy.keypose_heatmap import SPREAD
 from scene4d.policy.learning.demonstrations import (
     PolicyDataConfig,
     demonstration_jobs,
-    opening,
     record_demonstration,
     successful_demonstration,
+    with_open_gripper,
 )
 from scene4d.policy.learning.label_augment import other_goals
 from scene4d.policy.learning.samples import (
@@ -29,10 +29,10 @@ from scene4d.policy.learning.samples import (
     train_policy_samples,
 )
 from scene4d.policy.loss import batch_from_samples, policy_batches, policy_loss, set_head_statistics
-from scene4d.policy.observation import Percept
+from scene4d.policy.observation import ObservationBuilder
 from scene4d.policy.virtual_cameras import MAX_TURN
 
-DATA = PolicyDataConfig(num_demonstrations=1, tries=1, asides=0, num_frames=6, image_size=32)
+DATA = PolicyDataConfig(num_demonstrations=1, tries=1, num_camera_offsets=0, num_frames=6, image_size=32)
 HEAD = ActionHeadConfig(
     width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4
 )
@@ -48,8 +48,8 @@ class LastFrames:
         return self.lifted
 
 
-def percept(_task: str = "") -> Percept:
-    return Percept(LastFrames, view_size=HEAD.view_size)
+def builder(_task: str = "") -> ObservationBuilder:
+    return ObservationBuilder(LastFrames, view_size=HEAD.view_size)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def demonstration():
 
 @pytest.fixture(scope="module")
 def samples(demonstration):
-    return samples_from_demonstration(demonstration, percept(), head=HEAD)
+    return samples_from_demonstration(demonstration, builder(), head=HEAD)
 
 
 def test_labels_are_what_the_expert_wanted_in_the_states_that_noise_led_to(demonstration):
@@ -70,7 +70,7 @@ def test_labels_are_what_the_expert_wanted_in_the_states_that_noise_led_to(demon
     with MetaWorldSim("button-press-v3", seed=3, size=(32, 32), cameras=("left",)) as sim:
         for t in range(DATA.num_frames):
             assert torch.equal(sim.proprio(), demonstration.proprio[t])
-            assert torch.equal(opening(sim.expert_action()), demonstration.labels[t])
+            assert torch.equal(with_open_gripper(sim.expert_action()), demonstration.labels[t])
             sim.step(demonstration.actions[t])
 
 
@@ -90,7 +90,7 @@ def test_chunks_start_at_their_moment(demonstration, samples):
 
 
 def test_views_of_a_sample_are_those_of_run_time(demonstration, samples):
-    seen = percept()
+    seen = builder()
     for t in range(2):
         seen.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
         views, features = seen.views()
@@ -123,13 +123,13 @@ def test_forecast_views_are_left_out_now_and_then(samples):
 
 
 def test_tokens_of_another_width_are_refused(demonstration):
-    class Telling(Percept):
+    class Counting(ObservationBuilder):
         def views(self, **_):
             return super().views()[0], torch.zeros(5, 7)
 
     head = dataclasses.replace(HEAD, feature_dim=9)
     with pytest.raises(ConfigError, match="feature_dim"):
-        samples_from_demonstration(demonstration, Telling(LastFrames, view_size=HEAD.view_size), head=head)
+        samples_from_demonstration(demonstration, Counting(LastFrames, view_size=HEAD.view_size), head=head)
 
 
 def test_holes_hold_nothing_and_leave_most_of_every_view(samples):
@@ -142,7 +142,7 @@ def test_holes_hold_nothing_and_leave_most_of_every_view(samples):
     assert torch.equal(make(True)(3)["views"].depth, make(True)(3)["views"].depth)
 
 
-def test_heads_that_look_at_a_memory_are_not_told_where_the_hand_is(samples):
+def test_heads_that_see_a_scene_memory_get_a_noisy_hand_position(samples):
     """Over the table, that is; its height, its grip and what views are seen from stay as they are."""
     for blurred in (False, True):
         make = policy_batches(samples, num_views=HEAD.num_views, batch_size=6, seed=2, from_memory=blurred)
@@ -154,33 +154,33 @@ def test_heads_that_look_at_a_memory_are_not_told_where_the_hand_is(samples):
         assert torch.equal(hands, samples.proprio[:, :3].sort(0).values)
 
 
-def test_goals_that_no_picture_shows_are_told_most_of_the_time(samples):
-    """The scene of a button shows what to press; where a puck belongs is told, but for a tenth of the samples."""
+def test_goals_that_no_image_shows_are_given_most_of_the_time(samples):
+    """The scene of a button shows what to press; where a puck belongs is given, but for a tenth of the samples."""
     assert bool(samples.goal.isnan().all())
     pushed = record_demonstration("push-v3", seed=3, noise=0.1, config=dataclasses.replace(DATA, num_frames=2))
     other = record_demonstration("push-v3", seed=4, noise=0.1, config=dataclasses.replace(DATA, num_frames=1))
     assert pushed.goal.shape == (3,) and bool(pushed.goal.isfinite().all()) and not torch.equal(pushed.goal, other.goal)
-    told = samples_from_demonstration(pushed, percept(), head=HEAD)
-    assert torch.equal(told.goal, pushed.goal.expand(2, 3)) and not told.goal_free.any()
+    moments = samples_from_demonstration(pushed, builder(), head=HEAD)
+    assert torch.equal(moments.goal, pushed.goal.expand(2, 3)) and not moments.goal_free.any()
     grasped = pushed.labels.clone()
     grasped[1, -1] = -grasped[1, -1]
-    held = samples_from_demonstration(pushed.replace(labels=grasped, goal=samples.goal[0]), percept(), head=HEAD)
-    assert told.aim.isnan().all() and held.aim[0].isfinite().all()
-    make = policy_batches(told, num_views=HEAD.num_views, batch_size=2, seed=0)
+    held = samples_from_demonstration(pushed.replace(labels=grasped, goal=samples.goal[0]), builder(), head=HEAD)
+    assert moments.keypose.isnan().all() and held.keypose[0].isfinite().all()
+    make = policy_batches(moments, num_views=HEAD.num_views, batch_size=2, seed=0)
     share = torch.cat([make(step)["goal"] for step in range(100)]).isfinite().all(-1).float().mean()
     assert 0.8 < share < 0.97
 
 
-def test_goals_that_do_not_matter_yet_are_those_of_others(samples):
-    """Until something is grasped, any goal may be told; afterwards, its own, but for a centimetre."""
+def test_goals_that_are_not_needed_yet_are_those_of_others(samples):
+    """Until something is grasped, any goal may be given; afterwards, its own, but for a centimetre."""
     goals = torch.arange(6.0)[:, None].expand(6, 3) * 10
     free = torch.tensor([True, True, True, False, False, False])
-    told = samples.replace(goal=goals, goal_free=free)
-    draws = [other_goals(told, generator=torch.Generator().manual_seed(i)) for i in range(40)]
+    moments = samples.replace(goal=goals, goal_free=free)
+    draws = [other_goals(moments, generator=torch.Generator().manual_seed(i)) for i in range(40)]
     spread = torch.stack(draws).std(0).mean(-1)
     assert (spread[free] > 5).all() and (spread[~free] < 0.03).all()
     assert torch.stack(draws).isfinite().all()
-    some = told.replace(goal=goals.index_fill(0, torch.tensor([0]), torch.nan))
+    some = moments.replace(goal=goals.index_fill(0, torch.tensor([0]), torch.nan))
     mixed = other_goals(some, generator=torch.Generator().manual_seed(0))
     assert mixed[0].isnan().all() and mixed[1:].isfinite().all()
     assert other_goals(samples, generator=torch.Generator()).isnan().all()
@@ -204,26 +204,26 @@ def test_demonstrations_that_fail_are_made_anew_elsewhere(monkeypatch):
 
 
 def test_a_hand_that_nothing_is_asked_of_opens():
-    assert opening(torch.tensor([0.3, 0.0, 0.1, 0.0])).tolist() == pytest.approx([0.3, 0.0, 0.1, -1.0])
-    assert opening(torch.tensor([0.3, 0.0, 0.1, 0.6])).tolist() == pytest.approx([0.3, 0.0, 0.1, 0.6])
+    assert with_open_gripper(torch.tensor([0.3, 0.0, 0.1, 0.0])).tolist() == pytest.approx([0.3, 0.0, 0.1, -1.0])
+    assert with_open_gripper(torch.tensor([0.3, 0.0, 0.1, 0.6])).tolist() == pytest.approx([0.3, 0.0, 0.1, 0.6])
 
 
 def test_other_looks_turn_what_is_wanted(demonstration, samples):
     """Every frame is there as it was, followed by the same one turned about the hand by one angle for everything."""
     goal = demonstration.replace(goal=torch.tensor([0.1, 0.9, 0.2]))
-    many = samples_from_demonstration(goal, percept(), head=HEAD, asides=1, seed=5)
-    straight, aside = many[::2], many[1::2]
+    many = samples_from_demonstration(goal, builder(), head=HEAD, num_camera_offsets=1, seed=5)
+    straight, turned = many[::2], many[1::2]
     assert torch.equal(straight.rgb, samples.rgb) and torch.equal(straight.labels, samples.labels)
-    assert not torch.equal(aside.rgb, samples.rgb) and torch.equal(aside.proprio, samples.proprio)
+    assert not torch.equal(turned.rgb, samples.rgb) and torch.equal(turned.proprio, samples.proprio)
     angle = lambda a, b: torch.atan2(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0], (a * b)[..., :2].sum(-1))
     hand = samples.proprio[:, :3]
-    turns = angle(straight.goal - hand, aside.goal - hand)
+    turns = angle(straight.goal - hand, turned.goal - hand)
     assert turns.std() > 0.1 and (turns.abs() < MAX_TURN + 1e-4).all()
-    by_labels = angle(straight.labels, aside.labels)
+    by_labels = angle(straight.labels, turned.labels)
     long = straight.labels[..., :2].norm(dim=-1) > 0.05
     assert torch.allclose(by_labels[long], turns[:, None].expand_as(by_labels)[long], atol=1e-3)
-    assert torch.equal(straight.labels[..., 2:], aside.labels[..., 2:])
-    again = samples_from_demonstration(goal, percept(), head=HEAD, asides=1, seed=5)
+    assert torch.equal(straight.labels[..., 2:], turned.labels[..., 2:])
+    again = samples_from_demonstration(goal, builder(), head=HEAD, num_camera_offsets=1, seed=5)
     assert torch.equal(again.rgb, many.rgb)
 
 
@@ -239,7 +239,7 @@ def test_loss_falls(samples):
         value.backward()
         optimizer.step()
         seen.append(metrics)
-    least = math.log(2 * math.pi * math.e * SPREAD**2)  # what is taught of the aim is itself so uncertain, in nats
+    least = math.log(2 * math.pi * math.e * SPREAD**2)  # the target of the heat map is itself so uncertain, in nats
     for name, floor in (("error", 0.0), ("aim", least)):
         values = [float(metrics[name]) - floor for metrics in seen]
         assert sum(values[-5:]) < 0.7 * sum(values[:5]), name
@@ -256,6 +256,13 @@ def test_samples_survive_the_disk(samples, tmp_path):
     other = save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, state={})
     with pytest.raises(CheckpointError, match="policy samples"):
         load_samples(other)
+    former = {
+        "aim" if name == "keypose" else name: getattr(samples, name) for name in PolicySamples.__dataclass_fields__
+    }
+    path_of_former = save_tensors(
+        tmp_path / "former.safetensors", former, state={"kind": "policy samples", "success": True}
+    )
+    torch.testing.assert_close(load_samples(path_of_former)[0].keypose, samples.keypose, equal_nan=True)
     joined, wins = join_samples([path, save_samples(tmp_path / "stuck.safetensors", samples, success=False)])
     assert wins == 1 and len(joined.task_rows) == 2 * len(samples.task_rows)
     assert torch.equal(joined.rgb, torch.cat([samples.rgb, samples.rgb]))
@@ -265,7 +272,7 @@ def test_jobs_cover_tasks_seeds_and_noise_in_turn(demonstration, samples):
     config = PolicyDataConfig(tasks=("a", "b"), num_demonstrations=4, first_seed=10, noise=(0.1, 0.2))
     jobs = demonstration_jobs(config)
     assert len(jobs) == 8 and jobs[5] == ("b", 11, 0.2)
-    joined, wins = train_policy_samples(DATA, make_percept=percept, head=HEAD, jobs=[("button-press-v3", 3, 0.5)])
+    joined, wins = train_policy_samples(DATA, make_builder=builder, head=HEAD, jobs=[("button-press-v3", 3, 0.5)])
     assert wins == [demonstration.success]
     assert torch.equal(joined.rgb, samples.rgb) and torch.equal(joined.labels, samples.labels)
     with pytest.raises(ConfigError):

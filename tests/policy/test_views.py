@@ -5,11 +5,11 @@ import torch
 from scene4d.geometry.camera import project
 from scene4d.policy.virtual_cameras import (
     HAND_OFFSET,
-    STRAIGHT,
+    NO_OFFSET,
     VIRTUAL_CAMERAS,
-    Aside,
+    CameraOffset,
     points_from_views,
-    random_aside,
+    random_camera_offset,
     render_views,
     virtual_cameras,
 )
@@ -34,9 +34,9 @@ def blobs(places: torch.Tensor, *, radius: float = 0.012) -> Gaussians:
 
 
 def test_virtual_cameras_are_not_the_rigs():
-    eyes = lambda viewmats: -(viewmats[..., :3, :3].mT @ viewmats[..., :3, 3:])[..., 0]
-    virtual = eyes(virtual_cameras(HAND).viewmats)
-    theirs = eyes(torch.stack([rig.viewmat(name) for name in rig.FIXED_CAMERAS]).float())
+    centres = lambda viewmats: -(viewmats[..., :3, :3].mT @ viewmats[..., :3, 3:])[..., 0]
+    virtual = centres(virtual_cameras(HAND).viewmats)
+    theirs = centres(torch.stack([rig.viewmat(name) for name in rig.FIXED_CAMERAS]).float())
     assert torch.cdist(virtual, theirs).min() > 0.15
 
 
@@ -84,20 +84,22 @@ def test_aside_is_the_scene_turned_about_the_hand():
     offset = torch.tensor([0.05, 0.04, -0.06])
     look = {"hand": HAND}
     for _ in range(4):
-        aside = random_aside(generator)
-        views = render_views(blobs((HAND + offset)[None], radius=0.02), aside=aside, **look)
-        turned = render_views(blobs((HAND + aside.turned(offset))[None], radius=0.02), aside=STRAIGHT, **look)
+        camera_offset = random_camera_offset(generator)
+        views = render_views(blobs((HAND + offset)[None], radius=0.02), camera_offset=camera_offset, **look)
+        turned = render_views(
+            blobs((HAND + camera_offset.turned(offset))[None], radius=0.02), camera_offset=NO_OFFSET, **look
+        )
         for shown in (views, turned):
             points = points_from_views(shown, HAND)
             for i in range(len(VIRTUAL_CAMERAS)):
                 best = shown.alpha[i].flatten().argmax()
-                assert (points[i].flatten(0, 1)[best] - aside.turned(offset)).norm() < 0.02
-    quarter = Aside(turn=torch.pi / 2)
+                assert (points[i].flatten(0, 1)[best] - camera_offset.turned(offset)).norm() < 0.02
+    quarter = CameraOffset(turn=torch.pi / 2)
     turned = quarter.turned(torch.tensor([1.0, 0.0, 5.0, 7.0]))
     assert torch.allclose(turned, torch.tensor([0.0, 1.0, 5.0, 7.0]), atol=1e-6)
 
 
 def test_looks_differ_and_are_repeatable():
-    first, again = (random_aside(torch.Generator().manual_seed(7)) for _ in range(2))
-    other = random_aside(torch.Generator().manual_seed(8))
-    assert first == again != other and first != STRAIGHT
+    first, again = (random_camera_offset(torch.Generator().manual_seed(7)) for _ in range(2))
+    other = random_camera_offset(torch.Generator().manual_seed(8))
+    assert first == again != other and first != NO_OFFSET

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("metaworld")
 
 from scene4d.errors import ConfigError
-from scene4d.eval.forecast.kinematic_robot import REACH_M, WithRobot, riding
+from scene4d.eval.forecast.kinematic_robot import REACH_M, KinematicRobotForecaster, riding
 from scene4d.geometry.camera import transform_points
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, matrix_from_pose, pose_from_matrix
 from scene4d.scene import Motion, Scene4D
@@ -65,7 +65,7 @@ def test_batches_are_solved_alone(course):
 def test_points_near_a_link_are_bound_to_it(course):
     """Its own surface is, whatever the pose; the air beside it is not."""
     robot, _, proprio, _ = course
-    stub = WithRobot(None, None, robot=robot)
+    stub = KinematicRobotForecaster(None, None, robot=robot)
     points, links = robot.surface(points_per_link=200, seed=1)  # other points than those it compares with
     poses = robot.link_poses(proprio[20:21])[0]
     places = transform_points(poses[links], points[:, None])[:, 0]

@@ -75,14 +75,14 @@ class SceneAgent:
             raise ConfigError("is left open", field=", ".join(blank), fix=fix)
         self.head, self.config, context = head, config, context or {}
         self._rest = functools.partial(resting_action, context=context, width=head.config.action_dim)
-        self.percept = perception(
+        self.observation_builder = perception(
             head.config, make_stream=make_stream, world_model=world_model, context=context, horizon=config.horizon
         )
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self.percept.reset()
+        self.observation_builder.reset()
         self.num_steps, self.num_plans = 0, 0
         self.chunk: list[Tensor] = []
         self._state: Tensor | None = None
@@ -143,10 +143,10 @@ class SceneAgent:
         if self._state is not None:
             if done is None:
                 done = self._rest(self._state)[None] if self._answered is None else self._answered
-            self.percept.acted(done)
+            self.observation_builder.acted(done)
             self.num_steps += len(done)
         self._answered = None
-        self.percept.observe(pictures, proprio=proprio, time=self.num_steps * self.config.seconds_per_frame)
+        self.observation_builder.observe(pictures, proprio=proprio, time=self.num_steps * self.config.seconds_per_frame)
         self._state = proprio
 
     def next_action(self, task: str, *, goal: Tensor | None = None) -> Tensor:
@@ -189,11 +189,11 @@ class SceneAgent:
         Raises:
             NumericsError: it is not finite.
         """
-        self.percept.context["task"] = task
-        views, features = self.percept.views()
+        self.observation_builder.context["task"] = task
+        views, features = self.observation_builder.views()
         seed = self.config.seed + self.num_plans
         self.num_plans += 1
-        state = self.percept.proprio[-1]
+        state = self.observation_builder.proprio[-1]
         actions = self.head.act(views, features=features, proprio=state, task=task, seed=seed, goal=goal)
         if not bool(actions.isfinite().all()):
             raise NumericsError("are not finite", field="actions", fix="check the weights and the observation")

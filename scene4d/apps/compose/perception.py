@@ -8,7 +8,7 @@ from typing import Any
 
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.observation import CameraPercept, Percept, Stream, percept_for
+from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder, Stream, observation_builder_for
 from scene4d.robot.actions import resting_action
 from scene4d.world.contract import WorldModel
 
@@ -24,14 +24,16 @@ def perception(
     context: Mapping[str, Any],
     horizon: int,
     make_stream: Callable[[], Stream] = new_memory,
-) -> Percept | CameraPercept:
-    """What a head is shown of one episode, from its first frame on.
+) -> ObservationBuilder | CameraObservationBuilder:
+    """What a head observes of one episode, from its first frame on.
 
     Args:
-        head: whose eyes, picture size and width of actions count.
+        head: whose modality, image size and width of actions count.
         world_model: forecasts for the head; None = it looks at now only.
-        context: what the world model is told of task and robot.
+        context: of the task and the robot, for the world model.
         horizon: steps ahead of the forecast.
     """
     resting = functools.partial(resting_action, context=context, width=head.action_dim)
-    return percept_for(head, make_stream, world_model=world_model, context=context, resting=resting, horizon=horizon)
+    return observation_builder_for(
+        head, make_stream, world_model=world_model, context=context, resting=resting, horizon=horizon
+    )

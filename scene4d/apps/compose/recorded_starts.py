@@ -11,7 +11,7 @@ import numpy as np
 from scene4d.apps.compose.models import Models
 from scene4d.apps.verbs.run_forecast import past_from_file
 from scene4d.env.batched_sim import WorldConfig
-from scene4d.env.state_batch import check_kind, told_of
+from scene4d.env.state_batch import check_kind, recording_kind
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, DataFormatError
@@ -69,7 +69,7 @@ def _range_of(files: Sequence[S4DFile]) -> Range | None:
         if actions is None:
             continue  # nothing can start from it, and who tries will be told
         told = {"action_spec": file.action_spec, **{k: file.info.get(k) for k in ("proprio_spec", "action_meaning")}}
-        kind = check_kind(told_of(told, num_actions=actions.shape[-1]), kind, file=file.path)
+        kind = check_kind(recording_kind(told, num_actions=actions.shape[-1]), kind, file=file.path)
         found.append(actions)
     return action_range(found) if found else None
 

@@ -20,7 +20,7 @@ from scene4d.models.gaussian_flow.scene.anchors import choose_anchors
 from scene4d.models.gaussian_flow.scene.observe import focus_of
 from scene4d.policy.learning.demonstrations import demonstration_jobs
 from scene4d.policy.learning.samples import PolicySamples, join_samples, save_samples, train_policy_samples
-from scene4d.policy.observation import CameraPercept, Percept
+from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder
 from scene4d.tensor_struct import TensorStruct
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import Progress
@@ -151,7 +151,7 @@ def samples_of_demonstration(folders: RunFolders, config: RunConfig, job: tuple[
         return
     models = load_models(world_path(folders, config))
 
-    def make_percept(task: str) -> Percept | CameraPercept:
+    def make_builder(task: str) -> ObservationBuilder | CameraObservationBuilder:
         return perception(
             config.policy.model,
             world_model=models.dynamics,
@@ -160,7 +160,7 @@ def samples_of_demonstration(folders: RunFolders, config: RunConfig, job: tuple[
         )
 
     samples, (success,) = train_policy_samples(
-        config.policy.data, make_percept=make_percept, head=config.policy.model, jobs=[job]
+        config.policy.data, make_builder=make_builder, head=config.policy.model, jobs=[job]
     )
     save_samples(target, samples, success=success)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scene4d.errors import ConfigError
-from scene4d.eval.metrics.seeds import learned_from
+from scene4d.eval.metrics.seeds import check_training_seeds
 from scene4d.models.gaussian_flow.loss import LossConfig
 from scene4d.models.gaussian_flow.model import DynamicsConfig
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
@@ -149,19 +149,19 @@ class PolicyStageConfig:
     """Steps and optimiser."""
 
     def __post_init__(self) -> None:
-        eyes, num = self.model.eyes, len(self.data.input_cameras)
+        modality, num = self.model.modality, len(self.data.input_cameras)
         if not self.model.sees_scene and (self.model.num_views != num or self.model.view_size != self.data.image_size):
             raise ConfigError(
-                f"{eyes} are those of the real cameras",
+                f"{modality} are those of the real cameras",
                 field="policy.model.num_views, view_size",
                 found=[self.model.num_views, self.model.view_size],
                 expected=[num, self.data.image_size],
                 fix=f"set policy.model.num_views={num} policy.model.view_size={self.data.image_size}",
             )
-        if self.model.feature_dim and self.data.asides:
+        if self.model.feature_dim and self.data.num_camera_offsets:
             raise ConfigError(
                 "cannot be turned with the scene", field="policy.model.feature_dim", found=self.model.feature_dim,
-                expected="0, or policy.data.asides = 0",
+                expected="0, or policy.data.num_camera_offsets = 0",
             )  # fmt: skip
         _check_task_rows(self.data.tasks, num_tasks=self.model.num_tasks)
 
@@ -252,9 +252,9 @@ class RunConfig:
     def _check_seeds(self) -> None:
         """Nothing is learned from episodes that results are reported on."""
         if not self.record.sources:
-            learned_from(self.record.first_seed, self.record.episodes, field="record.first_seed")
+            check_training_seeds(self.record.first_seed, self.record.episodes, field="record.first_seed")
         data = self.policy.data
-        learned_from(data.first_seed, data.num_seeds, field="policy.data.first_seed")
+        check_training_seeds(data.first_seed, data.num_seeds, field="policy.data.first_seed")
 
     @property
     def least_frames(self) -> int:

@@ -18,7 +18,7 @@ from scene4d.errors import ConfigError
 from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures, check_rollout, check_sampling
 from scene4d.eval.forecast.forecast_table import KEYS, printed_table
 from scene4d.eval.forecast.forecasters import ConstantVelocity, CopyLast, ExactFlow, ModelForecaster, PastStream
-from scene4d.eval.forecast.kinematic_robot import WithRobot
+from scene4d.eval.forecast.kinematic_robot import KinematicRobotForecaster
 from scene4d.eval.forecast.pixel_forecaster import PixelForecaster
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast
 from scene4d.eval.metrics.seeds import seed_range
@@ -117,7 +117,7 @@ def forecasters_of(model: WorldModel, stream: PastStream, *, options: EvalForeca
 
         # The same arm serves all tasks; only what stands round it differs.
         robot = metaworld_robot(options.tasks[0])
-        forecasters.append(WithRobot(model, stream, robot=robot, steps=options.sampler_steps))
+        forecasters.append(KinematicRobotForecaster(model, stream, robot=robot, steps=options.sampler_steps))
     return forecasters
 
 

@@ -20,7 +20,7 @@ from scene4d.errors import ConfigError
 from scene4d.eval.control.closed_loop import Rollout, RolloutConfig, roll_out, summarise
 from scene4d.eval.metrics.seeds import seed_range
 from scene4d.plan.cost import ImageCost, PointCost
-from scene4d.plan.goal_tracker import GoalSeeker
+from scene4d.plan.goal_tracker import GoalTracker
 from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
 from scene4d.policy.encoders import views_for
 from scene4d.sim.metaworld import MetaWorldSim
@@ -124,7 +124,7 @@ def _rollout_config(options: EvalPlanOptions, models: Models) -> RolloutConfig:
 def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
     """What the input cameras make of a scripted expert's episode until it has held its success; no action is kept.
 
-    At the first instant of success an episode is on the edge of it, and matter of a memory that still moves is a step
+    At the first instant of success an episode is on the edge of it, and what still moves in a memory is a step
     behind: a goal scene is one in which a task is done.
     """
     stream, held = new_memory(), 0
@@ -156,14 +156,15 @@ class PlanningAgent:
             num_iterations=self.options.iterations,
             horizon=horizon,
             num_knots=max(1, horizon // self.options.replan_every),  # an action is held until the next plan
-            # Geometry suggests ways to a goal scene that go far; the draws about them are for the last centimetres.
+            # Geometry suggests trajectories that go far towards a goal scene; the samples about them refine the last
+            # centimetres.
             **({"spread": 0.3, "min_spread": 0.05} if self.options.goal == "scene" else {}),
         )
         self.reset()
 
     def reset(self) -> None:
         """Forget everything but the goal."""
-        self.stream, self.seeker = new_memory(), GoalSeeker(self.models.dynamics, self.goal.gaussians)
+        self.stream, self.goal_tracker = new_memory(), GoalTracker(self.models.dynamics, self.goal.gaussians)
         self.num_steps = 0
         self.cameras: dict[str, Cameras] = {}
         self.actions: list[Tensor] = []
@@ -194,8 +195,10 @@ class PlanningAgent:
             return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
         search = {"cem": cem, "mppi": mppi}[options.search]
         start = None if self.plan is None else moved_on(self.plan.actions, options.replan_every)
-        ways = self.seeker.ways(cost, config=self.config) if isinstance(cost, PointCost) else None
-        return search(world_model, state, cost=cost, config=self.config, start=start, proposals=ways, seed=seed)
+        proposals = None
+        if isinstance(cost, PointCost):
+            proposals = self.goal_tracker.heuristic_proposals(cost, config=self.config)
+        return search(world_model, state, cost=cost, config=self.config, start=start, proposals=proposals, seed=seed)
 
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""
@@ -220,7 +223,7 @@ class PlanningAgent:
     def _cost(self, state: State) -> Cost:
         if self.options.goal == "image":
             return ImageCost(self.goal.frames)
-        return self.seeker.cost(state)
+        return self.goal_tracker.cost(state)
 
 
 def _stacked(frames: Mapping[str, Frames], names: tuple[str, ...]) -> Frames:

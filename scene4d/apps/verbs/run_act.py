@@ -16,8 +16,8 @@ from scene4d.apps.compose.scene_start import SceneStart, chosen_actions, head_of
 from scene4d.errors import ConfigError
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
-from scene4d.policy.observation import foreseen
-from scene4d.policy.virtual_cameras import one_after_another
+from scene4d.policy.observation import predicted_instant
+from scene4d.policy.virtual_cameras import concat_views
 from scene4d.scene import Scene4D
 
 
@@ -104,7 +104,7 @@ def _planned(models: Models, start: SceneStart, *, seed: int, forecast: bool) ->
     drawn = functools.partial(views_for, head.config, hand=hand)
     views, features = drawn(past.at(now)), None
     if forecast:
-        future, features = foreseen(
+        future, features = predicted_instant(
             past,
             world_model=models.dynamics,
             past_actions=start.past_actions,
@@ -112,7 +112,7 @@ def _planned(models: Models, start: SceneStart, *, seed: int, forecast: bool) ->
             context=start.context,
             horizon=models.dynamics.config.horizon,
         )
-        views = one_after_another([views, drawn(future)])
+        views = concat_views([views, drawn(future)])
     actions = chosen_actions(head, start, views, proprio=start.proprio[-1], seed=seed, features=features)
     # The numbers are the head's: its weights say what they mean.
     spec = models.info.get("context", {}).get("action_spec")

@@ -25,7 +25,7 @@ INPUTS = ("left", "right")
 
 
 @dataclass(frozen=True)
-class Remembered:
+class PastMemory:
     """What a stream knows at the end of a past: memory Gaussians [n] now, the scene so far, the colour behind it.
 
     segments [n] int64: the exact segment of each row, -1 = none; for the judge and the oracles alone, None where the
@@ -48,9 +48,9 @@ class PastStream:
         self.inputs, self.config = tuple(inputs), config
         self._source: Any = None
         self._count = 0
-        self._known: dict[int, Remembered] = {}
+        self._known: dict[int, PastMemory] = {}
 
-    def remember(self, past: Episode, *, labels: Tensor | None = None) -> Remembered:
+    def remember(self, past: Episode, *, labels: Tensor | None = None) -> PastMemory:
         """What is known after the last frame of `past` [t]; only the cameras in `inputs` are looked at.
 
         `labels` [t v h w 1]: the exact segment of every pixel of the inputs. They ride on the rows born there and come
@@ -74,7 +74,7 @@ class PastStream:
         if labelled:
             segments = memory.extras["segments"][:, 0].long()
             memory, scene = _without_segments(memory), scene.replace(base=_without_segments(scene.base))
-        self._known[count] = Remembered(memory, scene, background_of(frames[count - 1]), segments)
+        self._known[count] = PastMemory(memory, scene, background_of(frames[count - 1]), segments)
         return self._known[count]
 
 
@@ -108,11 +108,11 @@ def drawn(
     for i, step in enumerate(range(1, num + 1) if steps is None else steps):
         gaussians = scene.at(float(scene.times[step]))
         for name, track in cameras.items():
-            images[name].append(picture_of(gaussians, track[i], background=background))
+            images[name].append(render_surface_depth(gaussians, track[i], background=background))
     return {name: Frames.stack(each) for name, each in images.items()}
 
 
-def picture_of(gaussians: Gaussians, cameras: Cameras, *, background: Tensor) -> Frames:
+def render_surface_depth(gaussians: Gaussians, cameras: Cameras, *, background: Tensor) -> Frames:
     """Frames [h w] of Gaussians [n] from one camera; their depth is where half of the light has been stopped."""
     image = render(gaussians, cameras, background=background, extras=("depth_median",))
     # At the rim of something near, the mean depth lies in the air between it and what is far behind.

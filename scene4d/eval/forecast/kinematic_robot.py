@@ -35,7 +35,7 @@ class Robot(Protocol):
         ...
 
 
-class WithRobot(ModelForecaster):
+class KinematicRobotForecaster(ModelForecaster):
     """A world model whose robot is told how it is built: links go where the foreseen hand puts them.
 
     Gaussians near the surface of a link, as it stands now, ride on it; all others move as the model says.

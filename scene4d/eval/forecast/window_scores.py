@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scene4d.eval.forecast.forecast_table import CONTROL, MEDIAN_FILL, forecast_table, mean_of_numbers
-from scene4d.eval.forecast.forecasters import INPUTS, PastStream, Remembered
+from scene4d.eval.forecast.forecasters import INPUTS, PastMemory, PastStream
 from scene4d.eval.forecast.ground_truth import (
     VisibleRows,
     moving_pixels,
@@ -239,7 +239,7 @@ def labels_of(episode: Episode, now: int, *, inputs: Sequence[str]) -> Tensor:
 
 
 def targets_at(
-    episode: Episode, *, start: int, horizon: int, config: ForecastEvalConfig, known: Remembered
+    episode: Episode, *, start: int, horizon: int, config: ForecastEvalConfig, known: PastMemory
 ) -> dict[str, Target]:
     """The truth {camera: Target} at start + horizon."""
     stop, out = start + horizon, {}

@@ -6,20 +6,21 @@ from scene4d.errors import ConfigError
 
 LARGEST_SEED = 2**32 - 1
 """What the simulator's random numbers take."""
-KEPT_SEEDS = range(1000, 2100)
-"""Environments of validation (1000 to 1099) and test (2000 to 2099), and what lies between: never learned from."""
+HELD_OUT_SEEDS = range(1000, 2100)
+"""Environments of validation (1000 to 1099) and test (2000 to 2099), and what lies between: never used in training."""
 
 
-def learned_from(first: int, num: int, *, field: str) -> None:
-    """Refuse `num` training seeds from `first` on that reach into the kept ones.
+def check_training_seeds(first: int, num: int, *, field: str) -> None:
+    """Refuse `num` training seeds from `first` on that overlap the held-out ones.
 
     Raises:
         ConfigError: they do.
     """
-    if first < KEPT_SEEDS.stop and first + num > KEPT_SEEDS.start:
+    if first < HELD_OUT_SEEDS.stop and first + num > HELD_OUT_SEEDS.start:
         raise ConfigError(
             "reach into those kept for validation and test", field=field, found=f"{first} to {first + num - 1}",
-            expected=f"none of {KEPT_SEEDS.start} to {KEPT_SEEDS.stop - 1}", fix=f"begin at {KEPT_SEEDS.stop}",
+            expected=f"none of {HELD_OUT_SEEDS.start} to {HELD_OUT_SEEDS.stop - 1}",
+            fix=f"begin at {HELD_OUT_SEEDS.stop}",
         )  # fmt: skip
 
 

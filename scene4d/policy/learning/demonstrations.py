@@ -1,13 +1,15 @@
-"""Demonstrations: the scripted expert, shaken, and what it would itself have done.
+"""Demonstrations: the scripted expert with noise, labelled with the actions it would have taken itself.
 
-They are driven by the expert plus noise, but labelled with what the expert wanted there, so that the head sees states
-off the expert's path together with the way back.
+Expert plus noise is carried out, but the labels are the expert's own actions, so that the head sees states off the
+expert's path together with the actions that lead back.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,16 +34,18 @@ class PolicyDataConfig:
     """Environments that a demonstration may take: where the expert fails, it starts anew in another one."""
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the action noise, taken in turn."""
-    asides: int = 1
-    """Other looks at each frame, the scene turned about the hand; for heads that look at a memory."""
+    num_camera_offsets: int = 1
+    """Extra samples of each frame, the scene turned about the hand; for heads that see a scene memory."""
     num_frames: int = 80
     """Longest demonstration, in frames; one ends a few frames after success."""
     frames_after_success: int = 3
     """Frames kept after the first success."""
     image_size: int = 64
-    """Pixels a side of the recorded pictures."""
+    """Pixels a side of the recorded images."""
     input_cameras: tuple[str, ...] = ("left", "right")
     """Cameras of the rig that the scene memory sees."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"asides": "num_camera_offsets"}
 
     def __post_init__(self) -> None:
         if not self.tasks or min(self.num_demonstrations, self.tries) < 1 or not self.noise:
@@ -57,20 +61,20 @@ class PolicyDataConfig:
         return self.num_demonstrations * self.tries
 
 
-def opening(wish: Tensor) -> Tensor:
-    """An expert's action [a] that opens the hand where the expert asks nothing of the grip.
+def with_open_gripper(action: Tensor) -> Tensor:
+    """An expert's action [a], which opens the gripper where the expert leaves it alone.
 
     The grip is a speed: at 0 a hand stays as noise or a missed grasp has left it, and cannot grasp again.
     """
-    return torch.cat([wish[:-1], torch.where(wish[-1:] == 0, -1.0, wish[-1:])])
+    return torch.cat([action[:-1], torch.where(action[-1:] == 0, -1.0, action[-1:])])
 
 
 @dataclass(frozen=True)
 class Demonstration(TensorStruct):
-    """One drive of the expert.
+    """One episode of the expert.
 
-    frames [t v]; times [t] s; proprio [t p]; actions [t a] as carried out; labels [t a] what the expert wanted there;
-    goal [3] m that nothing in the pictures shows, or NaN.
+    frames [t v]; times [t] s; proprio [t p]; actions [t a] as carried out; labels [t a] the expert's own there;
+    goal [3] m that nothing in the images shows, or NaN.
     """
 
     frames: Frames
@@ -88,7 +92,7 @@ class Demonstration(TensorStruct):
 
 
 def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDataConfig) -> Demonstration:
-    """Let the expert, shaken by noise, do a task once, and note what it wanted in every state.
+    """Let the expert, with noise, do a task once; the labels are what it would have done in every state.
 
     Raises:
         EnvError: the simulator is not installed or cannot render.
@@ -100,10 +104,10 @@ def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDa
     with MetaWorldSim(task, seed=seed, size=size, cameras=config.input_cameras, segments=False) as sim:
         goal = sim.goal
         for t in range(config.num_frames):
-            views, label = sim.observe(), opening(sim.expert_action())
+            views, label = sim.observe(), with_open_gripper(sim.expert_action())
             action = (label + noise * torch.randn(label.shape, generator=generator)).clamp(-1, 1)
-            pictures = Frames.stack([views[name] for name in config.input_cameras])
-            rows.append((pictures, sim.time, sim.proprio(), action, label))
+            images = Frames.stack([views[name] for name in config.input_cameras])
+            rows.append((images, sim.time, sim.proprio(), action, label))
             if first_success is not None and t >= first_success + config.frames_after_success:
                 break
             _, success = sim.step(action)

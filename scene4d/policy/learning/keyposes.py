@@ -1,6 +1,4 @@
-"""What a demonstration is heading for: the next place where its hand grips, lets go or turns.
-
-It says so by itself, once it is over.
+"""The keyposes of a demonstration: where its hand grips, lets go or turns next, read off the finished recording.
 
 Source: keyposes (James and Davison, Q-attention, 2022), with corners of the path in place of standstills: the experts
 of simulators never stand still.
@@ -14,7 +12,7 @@ from torch import Tensor
 GRIP_CHANGE = 0.4
 """How much the wanted grip, in [-1, 1], differs where a hand opens or closes."""
 CORNER_M = 0.04
-"""How far a hand may stray from the straight way between two corners of its path."""
+"""How far a hand may stray from the straight line between two corners of its path."""
 
 
 def keyposes_ahead(labels: Tensor, *, hand: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +21,7 @@ def keyposes_ahead(labels: Tensor, *, hand: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         labels: [t a] wanted actions, the last number of which is the grip. hand: [t 3] m, its place.
     Returns:
-        That place at every time [t 3] m; and [t] whether the goal does not matter yet, because something is to be
+        That place at every time [t 3] m; and [t] whether the goal is not needed yet, because something is to be
         grasped first.
     """
     grip, times = labels[:, -1], torch.arange(len(labels))
@@ -48,9 +46,9 @@ def corners(path: Tensor, *, tolerance: float) -> list[int]:
         first, last = open_ends.pop()
         if last - first < 2:
             continue
-        way, points = path[last] - path[first], path[first + 1 : last] - path[first]
-        along = (points @ way / way.square().sum().clamp_min(1e-12)).clamp(0, 1)
-        stray = (points - along[:, None] * way).norm(dim=-1)
+        line, points = path[last] - path[first], path[first + 1 : last] - path[first]
+        along = (points @ line / line.square().sum().clamp_min(1e-12)).clamp(0, 1)
+        stray = (points - along[:, None] * line).norm(dim=-1)
         middle = first + 1 + int(stray.argmax())
         if stray.max() > tolerance:
             kept.add(middle)

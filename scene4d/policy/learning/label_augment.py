@@ -1,4 +1,4 @@
-"""What training samples of an action head are spoilt with, so that it does not learn them by heart."""
+"""Augmentation of the training samples of an action head, so that it does not learn them by heart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUM_HOLES, HOLE = 3, 0.4
 """How many rectangles are taken out of a view in training, and the longest side of one as a share of the view's."""
 
 GOAL_NOISE_M, OTHER_GOAL_NOISE_M = 0.01, 0.05
-"""Deviation of the goals that a head is told in training: where they matter, and where they do not."""
+"""Standard deviation of the noise on goals in training: where the goal is needed, and where it is not yet."""
 
 
 def without_future(samples: PolicySamples, *, num_views: int) -> PolicySamples:
@@ -49,7 +49,7 @@ def recoloured(samples: PolicySamples, *, generator: torch.Generator) -> PolicyS
 
 
 def other_goals(samples: PolicySamples, *, generator: torch.Generator) -> Tensor:
-    """Goals [b 3] m to tell, NaN where there is none: those of other samples where the goal does not matter yet.
+    """Goals [b 3] m for a batch, NaN where there is none: those of other samples where the goal is not needed yet.
 
     Every demonstration has a goal of its own, so that a head would know it by its goal and the object's place by heart.
     """

@@ -1,4 +1,4 @@
-"""Training samples of an action head: moments of demonstrations, as it will be shown them."""
+"""Training samples of an action head: moments of demonstrations, as the head observes them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from scene4d.policy.learning.demonstrations import (
     successful_demonstration,
 )
 from scene4d.policy.learning.keyposes import keyposes_ahead
-from scene4d.policy.observation import CameraPercept, Percept
-from scene4d.policy.virtual_cameras import Aside, random_aside
+from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder
+from scene4d.policy.virtual_cameras import CameraOffset, random_camera_offset
 from scene4d.tensor_struct import TensorStruct
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.types import Frames
@@ -29,12 +29,12 @@ from scene4d.types import Frames
 
 @dataclass(frozen=True)
 class PolicySamples(TensorStruct):
-    """What a head trains on: n moments, as it will see them.
+    """What a head trains on: n moments, as it will observe them.
 
     rgb [n w h w 3] and alpha [n w h w] uint8, depth [n w h w] half, w = v views of now or 2v with the forecast;
     viewmats [n w 4 4], Ks [n w 3 3]; features [n l f] half (l = 0: none); proprio [n p]; goal [n 3] (NaN: none);
-    labels [n h a], valid [n h]; task_rows [n]; aim [n 3] m where the hand is at the next keypose (NaN: the views
-    cannot tell); goal_free [n] whether the goal does not matter yet.
+    labels [n h a], valid [n h]; task_rows [n]; keypose [n 3] m where the hand is at the next keypose (NaN: the views
+    do not show it); goal_free [n] whether the goal is not needed yet.
     """
 
     rgb: Tensor
@@ -48,7 +48,7 @@ class PolicySamples(TensorStruct):
     labels: Tensor
     valid: Tensor
     task_rows: Tensor
-    aim: Tensor
+    keypose: Tensor
     goal_free: Tensor
 
     @property
@@ -59,35 +59,37 @@ class PolicySamples(TensorStruct):
 @torch.no_grad()
 def samples_from_demonstration(
     demonstration: Demonstration,
-    percept: Percept | CameraPercept,
+    builder: ObservationBuilder | CameraObservationBuilder,
     *,
     head: ActionHeadConfig,
-    asides: int = 0,
+    num_camera_offsets: int = 0,
     seed: int = 0,
 ) -> PolicySamples:
-    """Run a demonstration through the memory and keep what a head would be shown at every frame.
+    """Run a demonstration through the memory and keep what a head would observe at every frame.
 
     Args:
-        percept: what the robot will use at run time; it is reset.
+        builder: of observations, as the robot will use at run time; it is reset.
         head: whose chunk, task table and feature width count.
-        asides: other looks at every frame, if the percept has a memory to look at. seed: of their draw.
+        num_camera_offsets: extra samples of every frame, if the builder has a scene memory. seed: of their draw.
     """
-    percept.reset()
+    builder.reset()
     generator = torch.Generator().manual_seed(seed)
-    wanted, rows = _wanted(demonstration, head), []
+    labels, rows = _labels(demonstration, head), []
     for t in range(len(demonstration.actions)):
-        percept.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
-        now = {name: values[t] for name, values in wanted.items()}
-        rows.append({**_shown(*percept.views(), head=head), **now})
-        for _ in range(asides if isinstance(percept, Percept) else 0):
-            aside = random_aside(generator)
-            rows.append({**_shown(*percept.views(aside=aside), head=head), **_turned(now, aside)})
-        percept.acted(demonstration.actions[t])
+        builder.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
+        now = {name: values[t] for name, values in labels.items()}
+        rows.append({**_observed(*builder.views(), head=head), **now})
+        for _ in range(num_camera_offsets if isinstance(builder, ObservationBuilder) else 0):
+            camera_offset = random_camera_offset(generator)
+            rows.append(
+                {**_observed(*builder.views(camera_offset=camera_offset), head=head), **_turned(now, camera_offset)}
+            )
+        builder.acted(demonstration.actions[t])
     return PolicySamples(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
 
-def _shown(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) -> dict[str, Tensor]:
-    """The part of a sample that the percept gives."""
+def _observed(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) -> dict[str, Tensor]:
+    """The part of a sample that the observation builder gives."""
     used = features if features is not None and head.feature_dim else views.rgb.new_zeros(0, 1)
     if len(used) and used.shape[-1] != head.feature_dim:
         raise ConfigError(
@@ -104,12 +106,12 @@ def _shown(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) ->
     }
 
 
-def _wanted(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, Tensor]:
-    """The rest of the samples [t]: state, goal, and what is wanted."""
+def _labels(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, Tensor]:
+    """The rest of the samples [t]: state, goal, and labels."""
     length = len(demonstration.actions)
-    aim, goal_free = keyposes_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
+    keypose, goal_free = keyposes_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
     ahead = torch.arange(length)[:, None] + torch.arange(head.chunk)  # [t h]
-    # Where a thing that is held is to be brought, no view shows.
+    # No view shows where an object in the hand is to be brought.
     unseen = demonstration.goal.isfinite().all() & ~goal_free
     row = task_row(demonstration.task, num_tasks=head.num_tasks)
     return {
@@ -118,22 +120,22 @@ def _wanted(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, T
         "labels": demonstration.labels[ahead.clamp_max(length - 1)],
         "valid": ahead < length,
         "task_rows": torch.full((length,), row),
-        "aim": aim.masked_fill(unseen[:, None], torch.nan),
+        "keypose": keypose.masked_fill(unseen[:, None], torch.nan),
         "goal_free": goal_free,
     }
 
 
-def _turned(wanted: dict[str, Tensor], aside: Aside) -> dict[str, Tensor]:
-    """What is wanted in a scene that is turned about the hand."""
-    hand = wanted["proprio"][:3]
-    places = {name: hand + aside.turned(wanted[name] - hand) for name in ("goal", "aim")}
-    return {**wanted, **places, "labels": aside.turned(wanted["labels"])}
+def _turned(labels: dict[str, Tensor], camera_offset: CameraOffset) -> dict[str, Tensor]:
+    """The labels in a scene that is turned about the hand."""
+    hand = labels["proprio"][:3]
+    places = {name: hand + camera_offset.turned(labels[name] - hand) for name in ("goal", "keypose")}
+    return {**labels, **places, "labels": camera_offset.turned(labels["labels"])}
 
 
 def train_policy_samples(
     config: PolicyDataConfig,
     *,
-    make_percept: Callable[[str], Percept | CameraPercept],
+    make_builder: Callable[[str], ObservationBuilder | CameraObservationBuilder],
     head: ActionHeadConfig,
     jobs: Sequence[tuple[str, int, float]] | None = None,
     progress: Callable[[int, int, Mapping[str, Any]], None] | None = None,
@@ -144,7 +146,7 @@ def train_policy_samples(
     Before training, `set_head_statistics(head, samples)`.
 
     Args:
-        make_percept: task name -> the perception that the robot will use for it.
+        make_builder: task name -> the observation builder that the robot will use for it.
         head: whose chunk, task table and feature width count.
         jobs: some of `demonstration_jobs(config)`; all by default.
         progress: called with (done, all, {success}) after each demonstration.
@@ -156,8 +158,15 @@ def train_policy_samples(
     for task, seed, noise in jobs:
         demonstration = successful_demonstration(task, seed=seed, noise=noise, config=config)
         wins.append(demonstration.success)
-        looks = {"asides": config.asides, "seed": seed}
-        parts.append(samples_from_demonstration(demonstration, make_percept(task), head=head, **looks))
+        parts.append(
+            samples_from_demonstration(
+                demonstration,
+                make_builder(task),
+                head=head,
+                num_camera_offsets=config.num_camera_offsets,
+                seed=seed,
+            )
+        )
         if progress is not None:
             progress(len(parts), len(jobs), {"success": sum(wins) / len(wins)})
     return PolicySamples.cat(parts), wins
@@ -186,6 +195,8 @@ def load_samples(path: str | Path) -> tuple[PolicySamples, bool]:
         raise CheckpointError(
             "does not hold policy samples", file=path, field="kind", found=state.get("kind"), expected="policy samples"
         )
+    if "aim" in tensors:
+        tensors["keypose"] = tensors.pop("aim")  # its former name
     return PolicySamples(**tensors), bool(state["success"])
 
 

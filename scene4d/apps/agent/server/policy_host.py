@@ -79,7 +79,7 @@ class PolicyHost:
             "chunk": head.chunk,
             "replan_every": self.config.replan_every,
             "forecast": self._forecast,
-            "goal": head.told_goal,
+            "goal": head.goal_conditioned,
             "fps": round(1 / self.config.seconds_per_frame, 6),
         }
 

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream, Remembered, background_of, picture_of
+from scene4d.eval.forecast.forecasters import (
+    ModelForecaster,
+    PastMemory,
+    PastStream,
+    background_of,
+    render_surface_depth,
+)
 from scene4d.geometry.rotation import identity_pose
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.scene import Scene4D
@@ -22,7 +28,7 @@ LAST_FRAMES = 3
 class LastFrames(PastStream):
     """A stream that begins anew a few frames before now: what has been hidden since is not known."""
 
-    def remember(self, past: Episode, *, labels: Tensor | None = None) -> Remembered:
+    def remember(self, past: Episode, *, labels: Tensor | None = None) -> PastMemory:
         """What the last frames of `past` alone show."""
         if past is not self._source:
             frames, first = past.stacked(self.inputs), max(0, past.times.shape[0] - LAST_FRAMES)
@@ -30,7 +36,7 @@ class LastFrames(PastStream):
             for t in range(first, past.times.shape[0]):
                 stream.update(frames[t], time=float(past.times[t]))
             self._source = past
-            self._last = Remembered(stream.gaussians(), stream.scene(), background_of(frames[-1]))
+            self._last = PastMemory(stream.gaussians(), stream.scene(), background_of(frames[-1]))
         return self._last
 
 
@@ -115,7 +121,7 @@ class Regenerated(ModelForecaster):
         for i, step in enumerate(ahead):
             gaussians = self.model.codec.decode(forecast.latent[step - 1])
             for name, track in cameras.items():
-                images[name].append(picture_of(gaussians, track[i], background=background))
+                images[name].append(render_surface_depth(gaussians, track[i], background=background))
         return {name: Frames.stack(each) for name, each in images.items()}, None
 
 

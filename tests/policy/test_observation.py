@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scene4d.lift.rgbd.unproject import lift_frames
-from scene4d.policy.observation import Percept
+from scene4d.policy.observation import ObservationBuilder
 from scene4d.policy.virtual_cameras import virtual_cameras
 from scene4d.sim.synthetic import cast_boxes
 
@@ -40,26 +40,26 @@ class Newest:
         return None
 
 
-def asked(percept) -> SimpleNamespace:
+def asked(builder) -> SimpleNamespace:
     with pytest.raises(Heard) as heard:
-        percept.views()
+        builder.views()
     return heard.value.args[0]
 
 
 def test_the_world_model_hears_of_cameras_and_of_rest_first():
-    percept = Percept(
+    builder = ObservationBuilder(
         Newest, world_model=Listener(), context={"task": "t"}, view_size=16, resting=lambda proprio: REST + proprio[:3]
     )
     frames = cast_boxes(virtual_cameras(HAND[:3], size=16)).replace(extras={})[:2]
-    percept.observe(frames, proprio=HAND, time=0.0)
-    first = asked(percept)
+    builder.observe(frames, proprio=HAND, time=0.0)
+    first = asked(builder)
     assert torch.equal(first.actions, (REST + HAND[:3])[None]) and first.context["task"] == "t"
-    told = list(first.context["cameras"].values())
-    assert [c.batch_shape for c in told] == [(), ()]
-    assert torch.equal(torch.stack([c.viewmats for c in told]), frames.cameras.viewmats)
-    percept.acted(torch.zeros(3))
-    percept.observe(frames, proprio=HAND + 0.01, time=0.1)
-    later = asked(percept)
+    cameras = list(first.context["cameras"].values())
+    assert [c.batch_shape for c in cameras] == [(), ()]
+    assert torch.equal(torch.stack([c.viewmats for c in cameras]), frames.cameras.viewmats)
+    builder.acted(torch.zeros(3))
+    builder.observe(frames, proprio=HAND + 0.01, time=0.1)
+    later = asked(builder)
     assert torch.equal(later.actions, torch.zeros(1, 3)) and len(later.proprio) == 2
-    percept.reset()
-    assert percept.cameras == {}
+    builder.reset()
+    assert builder.cameras == {}

@@ -1,4 +1,4 @@
-"""Where the grip is to change next: rays meet there, heat maps learn it from a few looks, the head hears of it."""
+"""Where the grip is to change next: rays meet there, heat maps learn it from few views, the head gets it as a token."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from scene4d.errors import ConfigError
 from scene4d.geometry.camera import project
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead, head_loss
-from scene4d.policy.keypose_heatmap import STRIDE, aim_from_map, aim_loss
+from scene4d.policy.keypose_heatmap import STRIDE, heatmap_loss, keypose_from_heatmap
 from scene4d.policy.virtual_cameras import HAND_OFFSET, render_views, virtual_cameras
 from scene4d.types import Gaussians
 
@@ -52,28 +52,28 @@ def test_rays_through_the_maps_meet_at_the_place():
     hands = HAND + 0.1 * torch.randn(20, 3)
     places = hands + torch.empty(20, 3).uniform_(-0.08, 0.08)
     cameras = cameras_of(hands)
-    assert (aim_from_map(peaks(places, cameras), cameras) - places).norm(dim=-1).max() < 1e-3
+    assert (keypose_from_heatmap(peaks(places, cameras), cameras) - places).norm(dim=-1).max() < 1e-3
 
 
 def test_a_view_that_is_not_sure_is_outvoted():
     hands = HAND.expand(1, 3)
     place, cameras = hands + torch.tensor([0.04, 0.03, -0.06]), cameras_of(hands)
     maps = peaks(place, cameras)
-    maps[:, 1] = 0  # this view says nothing: its mean is the middle of the picture
-    assert (aim_from_map(maps, cameras) - place).norm() < 0.01
+    maps[:, 1] = 0  # this view shows nothing: its mean is the middle of the image
+    assert (keypose_from_heatmap(maps, cameras) - place).norm() < 0.01
 
 
 def test_loss_is_least_at_the_place_and_leaves_out_views_that_do_not_show_it():
     hands = HAND.expand(2, 3)
     places, cameras = hands + torch.tensor([[0.05, 0.0, -0.05], [0.0, 0.04, 0.0]]), cameras_of(hands)
-    right = aim_loss(peaks(places, cameras), cameras, place=places)
+    right = heatmap_loss(peaks(places, cameras), cameras, place=places)
     entropy = torch.log(torch.tensor(2 * torch.pi)) + 1  # of a Gaussian of one cell
     assert abs(float(right) - float(entropy)) < 0.05
-    wrong = aim_loss(peaks(places.flip(0), cameras), cameras, place=places)
+    wrong = heatmap_loss(peaks(places.flip(0), cameras), cameras, place=places)
     assert wrong > right + 1
     for nowhere in (3.0, torch.nan):
         logits = torch.randn(2, 3, 32, 32, requires_grad=True)
-        aim_loss(logits, cameras, place=hands + torch.tensor([nowhere, 0.0, 0.0])).backward()
+        heatmap_loss(logits, cameras, place=hands + torch.tensor([nowhere, 0.0, 0.0])).backward()
         assert (logits.grad == 0).all()
 
 
@@ -82,8 +82,8 @@ def test_gradient_is_that_of_numeric_differentiation():
     cameras = cameras_of(hands, size=8)
     place = hands + torch.tensor([0.02, 0.0, -0.04], dtype=torch.float64)
     logits = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: aim_loss(x, cameras, place=place), logits)
-    assert torch.autograd.gradcheck(lambda x: aim_from_map(x, cameras), logits)
+    assert torch.autograd.gradcheck(lambda x: heatmap_loss(x, cameras, place=place), logits)
+    assert torch.autograd.gradcheck(lambda x: keypose_from_heatmap(x, cameras), logits)
 
 
 def test_learns_which_ball_from_where_hands_closed():
@@ -95,7 +95,7 @@ def test_learns_which_ball_from_where_hands_closed():
     views = render_views(scenes, hand=hands, size=32)
     given = {
         "views": views, "proprio": torch.cat([torch.zeros(224, 3), torch.ones(224, 1)], -1), "hand": hands,
-        "task_rows": torch.zeros(224, dtype=torch.long), "aim": hands + offsets,
+        "task_rows": torch.zeros(224, dtype=torch.long), "keypose": hands + offsets,
         "actions": torch.zeros(224, SMALL.chunk, 4), "valid": torch.ones(224, SMALL.chunk, dtype=torch.bool),
     }  # fmt: skip
     optimizer = torch.optim.AdamW(head.parameters(), lr=4e-3)
@@ -108,9 +108,9 @@ def test_learns_which_ball_from_where_hands_closed():
     assert metrics.keys() == {"error", "aim"}
     new = slice(192, 224)
     with torch.no_grad():
-        told = {name: given[name][new] for name in ("views", "proprio", "hand", "task_rows")}
-        _, heat = head.eval().encode(**told, features=None)
-    missed = (aim_from_map(heat, views.cameras[new]) - given["aim"][new]).norm(dim=-1)
+        inputs = {name: given[name][new] for name in ("views", "proprio", "hand", "task_rows")}
+        _, heat = head.eval().encode(**inputs, features=None)
+    missed = (keypose_from_heatmap(heat, views.cameras[new]) - given["keypose"][new]).norm(dim=-1)
     assert missed.median() < 0.025 < offsets[new].sub(offsets.mean(0)).norm(dim=-1).median()
 
 
@@ -132,4 +132,4 @@ def test_the_forecast_does_not_change_where_the_head_aims():
 def test_number_of_views_is_that_of_the_cameras():
     with pytest.raises(ConfigError, match="num_views"):
         dataclasses.replace(SMALL, num_views=4)
-    assert ActionHead(dataclasses.replace(SMALL, eyes="pictures", num_views=2)).aim is None
+    assert ActionHead(dataclasses.replace(SMALL, modality="images", num_views=2)).aim is None
