@@ -160,7 +160,7 @@ class BatchedSim:
 
     @torch.no_grad()
     def step(self, actions: Tensor, *, running: Tensor | None = None) -> Outcome:
-        """One step under actions [b a] of the `running` episodes [b bool], by default all; the others stay as they are."""
+        """One step of the `running` episodes [b bool], by default of all, under actions [b a]; the others stay put."""
         actions, at = actions.to(self.taken), self.step_of_chunk
         running = torch.ones_like(at, dtype=torch.bool) if running is None else running.to(at.device)
         each = torch.arange(self.num, device=at.device)
