@@ -71,7 +71,7 @@ class ActionHeadConfig:
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {
         "eyes": "modality",
         "reach": "crop_radius",
-        "goal_conditioned": "goal_conditioned",
+        "told_goal": "goal_conditioned",
     }
     FORMER_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "modality": {"views": "virtual_views", "pictures": "images"}

@@ -95,7 +95,7 @@ def test_a_head_of_views_gets_the_scene():
 
 
 def test_settings_of_earlier_versions_are_read_under_their_former_names():
-    former = {"eyes": "pictures", "num_views": 2, "reach": 0.0, "goal_conditioned": False}
+    former = {"eyes": "pictures", "num_views": 2, "reach": 0.0, "told_goal": False}
     now = ActionHeadConfig(modality="images", num_views=2, crop_radius=0.0, goal_conditioned=False)
     assert config_from_dict(former, ActionHeadConfig) == now
     assert config_from_dict({"eyes": "views"}, ActionHeadConfig) == ActionHeadConfig()
