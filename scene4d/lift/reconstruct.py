@@ -13,16 +13,16 @@ from torch import Tensor
 from scene4d.errors import DataFormatError, DepthError, ShapeError
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.lift.moving_camera.layered_views import BetweenConfig, fuse_between
-from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig
+from scene4d.lift.moving_camera.layered_views import LayeredViewsConfig, fuse_layered_views
+from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians
-from scene4d.lift.refine.progress_report import StepsTaken
-from scene4d.lift.refine.refine_scene import PolishSceneConfig, polish_scene
+from scene4d.lift.refine.progress_report import ProgressReporter
+from scene4d.lift.refine.refine_scene import RefineSceneConfig, refine_scene
 from scene4d.lift.rgb.splat_trainer import SplatConfig, splats_from_images
 from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static
-from scene4d.lift.rgbd.sky_shell import backdrop_shell
+from scene4d.lift.rgbd.sky_shell import sky_shell
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
-from scene4d.lift.stream.visibility import VIOLATED, compare, sight_from_frames
+from scene4d.lift.stream.visibility import VIOLATED, observe_frames, visibility_of
 from scene4d.render.render import render
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Episode, Frames, Gaussians
@@ -36,13 +36,13 @@ class ReconstructConfig:
 
     stream: StreamConfig = field(default_factory=StreamConfig)
     """The path for fixed or several cameras and moving matter."""
-    between: BetweenConfig = field(default_factory=BetweenConfig)
+    between: LayeredViewsConfig = field(default_factory=LayeredViewsConfig)
     """The path for one moving camera in a scene that is taken to be static."""
     fused: FuseConfig | None = None
     """Fuse such a scene to one set of Gaussians for all instants instead: less sharp, ten times smaller."""
     camera_travel: float = 0.03
     """Way in m that a camera must go to count as moving."""
-    polish: PolishSceneConfig = field(default_factory=PolishSceneConfig)
+    polish: RefineSceneConfig = field(default_factory=RefineSceneConfig)
     """How the moving part of a streamed scene is polished, once all its instants are known."""
     look_back: bool = True
     """Let static matter that is seen late have been there before, as far as no camera looked through it."""
@@ -116,7 +116,7 @@ def reconstruct_pictures(
     if len(instants) == 0:
         raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
     frames = episode.stacked(names).map(lambda x: x[instants].flatten(0, 1))  # [m]
-    taken = StepsTaken(progress)
+    taken = ProgressReporter(progress)
     splats = splats_from_images(frames.replace(depth=None, extras={}), config=config.splats, progress=taken)
     scene = static_scene(splats, episode.times[instants].to(torch.float64))
     return scene.replace(info={"model": "pictures", "steps": taken.done})
@@ -166,11 +166,11 @@ def _between(frames: Frames, times: Tensor, *, config: ReconstructConfig, progre
     """A still scene whose Gaussians stand for the stretches between frames [m]."""
     between = config.between
     if config.fit is not None:
-        stretches = between.fit or StretchFitConfig()
+        stretches = between.fit or LayeredViewsFitConfig()
         stretches = dataclasses.replace(stretches, max_seconds=config.fit.max_seconds)
         between = dataclasses.replace(between, fit=stretches)
-    taken = StepsTaken(progress)
-    gaussians, alive = fuse_between(frames, times, config=between, progress=taken)
+    taken = ProgressReporter(progress)
+    gaussians, alive = fuse_layered_views(frames, times, config=between, progress=taken)
     # The fit comes last and counts from 0.
     steps = {} if between.fit is None or len(times) < 2 else {"steps": taken.done}
     return static_scene(gaussians, times).replace(alive=alive, info={"model": "between", **steps})
@@ -196,7 +196,7 @@ def _streamed(frames: Frames, times: Tensor, *, config: ReconstructConfig, progr
         stream.update(frames[t], time=float(times[t]))
         if progress is not None:
             progress(t + 1, count)
-    scene = polish_scene(stream.scene(), frames, config=config.polish, progress=progress)
+    scene = refine_scene(stream.scene(), frames, config=config.polish, progress=progress)
     if config.look_back:
         scene = _looked_back(scene, frames, config=config.stream)
     return scene.replace(alive=_without_gaps(scene.alive, times), info={"model": "stream"})
@@ -215,9 +215,9 @@ def _looked_back(scene: Scene4D, frames: Frames, *, config: StreamConfig) -> Sce
         earlier = open_rows[(born[open_rows] > times[t]).numpy()]
         if len(earlier) == 0:
             continue
-        sight = sight_from_frames(frames[t], config=stream.lift_config, backdrop=config.backdrop)
-        verdicts = compare(points[earlier], sight, colours=colours[earlier], tolerances=stream.tolerances)
-        through = (verdicts.verdict == VIOLATED).any(0)
+        observation = observe_frames(frames[t], config=stream.lift_config, backdrop=config.backdrop)
+        visibility = visibility_of(points[earlier], observation, colours=colours[earlier], tolerances=stream.tolerances)
+        through = (visibility.status == VIOLATED).any(0)
         born[torch.from_numpy(earlier[~through])] = times[t]
         open_rows = np.setdiff1d(open_rows, earlier[through])
     return scene.replace(alive=torch.stack([born, scene.alive[:, 1]], -1))
@@ -242,7 +242,7 @@ def _with_backdrop(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
     """The scene with a far shell behind everything, static and always there, so that holes show a likely colour."""
     centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
     distance = (scene.base.means - centre).norm(dim=-1)
-    shell = backdrop_shell(frames, reach=1.1 * float(distance.max()) + 0.1, num=num)
+    shell = sky_shell(frames, reach=1.1 * float(distance.max()) + 0.1, num=num)
     first = int(scene.base.ids.max()) + 1
     like = scene.base.extras
     extras = {k: shell.extras.get(k, v.new_full((num, v.shape[-1]), -1)).to(v.dtype) for k, v in like.items()}
@@ -272,7 +272,7 @@ def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Prog
     if not bool(static.all()):
         frames = frames.replace(alpha=_static_pixels(scene, frames, static=static))
         config = dataclasses.replace(config, degree=0)  # moving rows have one colour, and all rows one degree
-    taken = StepsTaken(progress)
+    taken = ProgressReporter(progress)
     fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=taken)
     scene = scene.replace(info={**scene.info, "steps": taken.done})
     if bool(chosen.all()):

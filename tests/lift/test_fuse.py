@@ -6,7 +6,7 @@ import torch
 from scene4d.lift.rgbd.depth_images import close_gaps, complete_depth, nearest_point_map
 from scene4d.lift.rgbd.exposure import exposure_gains
 from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static
-from scene4d.lift.rgbd.sky_shell import backdrop_shell
+from scene4d.lift.rgbd.sky_shell import sky_shell
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
 
@@ -87,7 +87,7 @@ def test_the_nearest_point_wins_a_pixel(table):
 def test_backdrop_has_the_colour_of_each_direction(table):
     frames = table(0.0, 90.0, 180.0, 270.0, elevation=0.1)
     frames = frames.replace(rgb=torch.full_like(frames.rgb, 0.25), depth=torch.zeros_like(frames.depth))
-    shell = backdrop_shell(frames, reach=5.0, num=500)
+    shell = sky_shell(frames, reach=5.0, num=500)
     drawn = render(shell, frames.cameras)
     assert drawn.alpha.min() > 0.9
     torch.testing.assert_close(drawn.rgb / drawn.alpha[..., None], frames.rgb, atol=0.01, rtol=0)

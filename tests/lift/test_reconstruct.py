@@ -11,11 +11,11 @@ import torch
 from turning_box import TurningBox
 
 from scene4d.errors import ConfigError, DataFormatError, DepthError
-from scene4d.lift.moving_camera.layered_views import BetweenConfig
-from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig
+from scene4d.lift.moving_camera.layered_views import LayeredViewsConfig
+from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig
 from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
 from scene4d.lift.refine.fit import FitConfig
-from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig
+from scene4d.lift.rgb.sparse_view_fit import SparseViewFitConfig
 from scene4d.lift.rgb.splat_trainer import SplatConfig
 from scene4d.lift.rgbd.fuse import FuseConfig
 from scene4d.lift.stream.stream import StreamConfig
@@ -55,8 +55,8 @@ def test_one_moving_camera_shows_the_frames_round_each_instant():
 def test_scenes_tell_how_many_steps_refined_them():
     episode = dataclasses.replace(BOX, size=24).episode(2, moving_camera=True)
     for config, seconds, steps in (
-        (ReconstructConfig(between=BetweenConfig(fit=StretchFitConfig(rounds=2))), None, 2),
-        (ReconstructConfig(between=BetweenConfig(fit=StretchFitConfig(rounds=2))), 0.0, 0),
+        (ReconstructConfig(between=LayeredViewsConfig(fit=LayeredViewsFitConfig(rounds=2))), None, 2),
+        (ReconstructConfig(between=LayeredViewsConfig(fit=LayeredViewsFitConfig(rounds=2))), 0.0, 0),
         (ReconstructConfig(fused=FuseConfig(max_gaussians=500, num_backdrop=50)), None, 3),
     ):
         fit = FitConfig(steps=3, max_seconds=seconds)
@@ -65,7 +65,7 @@ def test_scenes_tell_how_many_steps_refined_them():
 
 
 def test_no_clock_decides_unless_it_is_asked_to():
-    for config in (FitConfig, StretchFitConfig, SplatConfig, RgbFitConfig):
+    for config in (FitConfig, LayeredViewsFitConfig, SplatConfig, SparseViewFitConfig):
         assert config().max_seconds is None, config
 
 

@@ -1,4 +1,4 @@
-"""Pictures of several cameras without depth: planes are found, other views shown, what moves is followed."""
+"""Pictures of several cameras without depth: planes are found, other views shown, what moves is tracked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from turning_box import TurningBox
 
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.geometry.camera import unproject
-from scene4d.lift.rgb.photometric_track import RgbTrackConfig, active_rows, changed_pixels
-from scene4d.lift.rgb.plane_sweep_wide import PlaneConfig, depth_from_planes
+from scene4d.lift.rgb.photometric_track import PhotometricTrackConfig, active_rows, changed_pixels
+from scene4d.lift.rgb.plane_sweep_wide import WidePlaneSweepConfig, wide_plane_sweep_depth
 from scene4d.lift.rgb.rgb_scene import RgbConfig, is_fixed_rig, reconstruct_rgb_episode, scene_of_states
-from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig, bend, camera_elsewhere, still_gaussians
+from scene4d.lift.rgb.sparse_view_fit import (
+    SparseViewFitConfig,
+    fit_sparse_views,
+    inverse_depth_curvature,
+    random_camera,
+)
 from scene4d.lift.rgb.splat_trainer import focus_and_extent
 from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.render.losses import psnr
@@ -22,8 +27,8 @@ from scene4d.types import Frames
 
 BOX = TurningBox(size=64)
 AROUND, BETWEEN = (-2.6, -1.9, -1.2, -0.5), (-1.55,)
-PLANES = PlaneConfig(num_level=48, num_facing=16, near=0.5, far=2.0)
-QUICK = RgbFitConfig(planes=PLANES, steps=60, max_seconds=None, max_gaussians=4200, num_backdrop=100)
+PLANES = WidePlaneSweepConfig(num_level=48, num_facing=16, near=0.5, far=2.0)
+QUICK = SparseViewFitConfig(planes=PLANES, steps=60, max_seconds=None, max_gaussians=4200, num_backdrop=100)
 
 
 def blind(frames: Frames) -> Frames:
@@ -37,20 +42,20 @@ def cameras():
 
 @pytest.fixture(scope="module")
 def still(cameras):
-    return still_gaussians(blind(BOX.frames(0, cameras)), config=QUICK)
+    return fit_sparse_views(blind(BOX.frames(0, cameras)), config=QUICK)
 
 
 def test_the_table_is_found_between_cameras_forty_degrees_apart(cameras):
     truth = BOX.frames(0, cameras)
     focus, extent = focus_and_extent(truth)
-    depth = depth_from_planes(blind(truth), focus=focus, extent=extent, config=PLANES)
+    depth = wide_plane_sweep_depth(blind(truth), focus=focus, extent=extent, config=PLANES)
     error = (depth - truth.depth).abs() / truth.depth
     places = unproject(truth.depth, truth.cameras.viewmats, truth.cameras.Ks)
     table = (truth.extras["segments"][..., 0] == 0) & (places[..., :2].norm(dim=-1) < 0.4)
     assert float((error[table] < 0.03).float().mean()) > 0.8
     # Pictures that belong to other cameras say nothing of the sort.
     mixed = truth.replace(cameras=truth.cameras[torch.tensor([2, 0, 3, 1])])
-    wrong = depth_from_planes(blind(mixed), focus=focus, extent=extent, config=PLANES)
+    wrong = wide_plane_sweep_depth(blind(mixed), focus=focus, extent=extent, config=PLANES)
     theirs = BOX.frames(0, mixed.cameras).depth
     assert float(((wrong - theirs).abs() / theirs < 0.03)[table].float().mean()) < 0.5
 
@@ -64,8 +69,8 @@ def test_a_view_from_elsewhere_is_shown(cameras, still):
 
 
 def test_the_same_seed_gives_the_same_bits(cameras):
-    frames, config = blind(BOX.frames(0, cameras)), RgbFitConfig(planes=PLANES, steps=3, max_gaussians=500)
-    first, second = (still_gaussians(frames, config=config) for _ in range(2))
+    frames, config = blind(BOX.frames(0, cameras)), SparseViewFitConfig(planes=PLANES, steps=3, max_gaussians=500)
+    first, second = (fit_sparse_views(frames, config=config) for _ in range(2))
     assert torch.equal(first.means, second.means) and torch.equal(first.sh, second.sh)
 
 
@@ -76,12 +81,12 @@ def test_planes_do_not_bend_and_steps_do():
     step = torch.where(x > 0, 2.0, 1.0).expand(64, 64)
     gray = torch.full((64, 64, 3), 0.5)
     see = lambda z: Frames(rgb=gray, depth=z, alpha=torch.ones(64, 64), cameras=camera)
-    assert float(bend(see(plane), gray, extent=1.0)) < 1e-6
-    assert float(bend(see(step), gray, extent=1.0)) > 0.01
+    assert float(inverse_depth_curvature(see(plane), gray, extent=1.0)) < 1e-6
+    assert float(inverse_depth_curvature(see(step), gray, extent=1.0)) > 0.01
     edge = (x > 0).float()[None, :, None].expand(64, 64, 3)
-    assert float(bend(see(step), edge, extent=1.0)) < 1e-5, "where colours have an edge, depth may"
+    assert float(inverse_depth_curvature(see(step), edge, extent=1.0)) < 1e-5, "where colours have an edge, depth may"
     holes = see(step).replace(alpha=torch.zeros(64, 64))
-    assert float(bend(holes, gray, extent=1.0)) == 0.0
+    assert float(inverse_depth_curvature(holes, gray, extent=1.0)) == 0.0
 
 
 def test_cameras_elsewhere_look_at_the_focus_from_as_far(cameras):
@@ -90,7 +95,7 @@ def test_cameras_elsewhere_look_at_the_focus_from_as_far(cameras):
     low, high = float(away.norm(dim=-1).min()), float(away.norm(dim=-1).max())
     sides = set()
     for _ in range(60):
-        camera = camera_elsewhere(cameras, focus=focus, random=random)
+        camera = random_camera(cameras, focus=focus, random=random)
         seen = camera.viewmats[:3, :3] @ focus + camera.viewmats[:3, 3]
         assert float(seen[:2].norm()) < 1e-5 and low - 1e-4 <= float(seen[2]) <= high + 1e-4
         eye = -camera.viewmats[:3, :3].T @ camera.viewmats[:3, 3] - focus
@@ -99,7 +104,7 @@ def test_cameras_elsewhere_look_at_the_focus_from_as_far(cameras):
 
 
 def test_only_what_pictures_contradict_may_move(cameras):
-    before, now, config = BOX.frames(0, cameras), BOX.frames(1, cameras), RgbTrackConfig()
+    before, now, config = BOX.frames(0, cameras), BOX.frames(1, cameras), PhotometricTrackConfig()
     truth = lift_frames(before)
     on_box = truth.extras["segments"][:, 0] == 1
     truth = truth.replace(extras={})

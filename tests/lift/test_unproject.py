@@ -6,7 +6,7 @@ import torch
 from scene4d.errors import DepthError
 from scene4d.geometry.camera import project
 from scene4d.geometry.rotation import matrix_from_quat
-from scene4d.lift.rgbd.deblur_colours import ColourConfig, sharpen_colours
+from scene4d.lift.rgbd.deblur_colours import DeblurConfig, deblur_colours
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames, surface_from_depth
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
@@ -63,7 +63,7 @@ def test_a_slanted_plane_is_no_edge():
 def test_the_lift_shows_its_own_views_sharply(table):
     frames = table(20.0, 160.0, wavelength=0.25)
     gaussians = lift_frames(frames)
-    sharp = sharpen_colours(gaussians, frames, config=ColourConfig(eps2d=0.1))
+    sharp = deblur_colours(gaussians, frames, config=DeblurConfig(eps2d=0.1))
     before = psnr(render(gaussians, frames.cameras, eps2d=0.1).rgb, frames.rgb)
     after = psnr(render(sharp, frames.cameras, eps2d=0.1).rgb, frames.rgb)
     assert (before > 26).all() and (after > 30).all() and (after > before).all()

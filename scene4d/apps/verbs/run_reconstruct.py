@@ -22,7 +22,7 @@ from scene4d.lift.depth.estimate import DepthEstimator, episode_with_depth
 from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct, reconstruct_pictures
 from scene4d.lift.refine.fit import FitConfig
 from scene4d.lift.rgb.rgb_scene import RgbConfig, is_fixed_rig, reconstruct_rgb_episode
-from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig
+from scene4d.lift.rgb.sparse_view_fit import SparseViewFitConfig
 from scene4d.lift.rgb.splat_trainer import SplatConfig
 from scene4d.lift.rgbd.fuse import FuseConfig
 from scene4d.scene import Scene4D
@@ -102,7 +102,7 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
         )
         make = functools.partial(reconstruct_pictures if options.from_pictures else reconstruct, config=config)
         if options.from_pictures and is_fixed_rig(training, names):
-            first = RgbFitConfig(max_seconds=RGB_SECONDS)
+            first = SparseViewFitConfig(max_seconds=RGB_SECONDS)
             make = functools.partial(reconstruct_rgb_episode, config=RgbConfig(fit=first))
         scene = make(training, cameras=names, progress=count)
     seconds = time.monotonic() - start

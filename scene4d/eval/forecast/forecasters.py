@@ -14,7 +14,7 @@ from scene4d.eval.forecast.ground_truth import exact_scene
 from scene4d.gaussians.edit import by_id
 from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
-from scene4d.lift.stream.visibility import sky_of
+from scene4d.lift.stream.visibility import sky_mask
 from scene4d.render.render import render
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Cameras, Episode, Frames, Gaussians
@@ -80,7 +80,7 @@ class PastStream:
 
 def _labelled(frames: Frames, labels: Tensor) -> Frames:
     """Frames [v h w] with labels as segments, where a hole is called sky (-1) only if it looks like sky."""
-    hole = (frames.depth <= 0)[..., None] & ~sky_of(frames)[..., None]
+    hole = (frames.depth <= 0)[..., None] & ~sky_mask(frames)[..., None]
     return frames.replace(extras={"segments": torch.where(hole, -2, labels.long())})
 
 

@@ -18,9 +18,9 @@ from scene4d.lift.depth.photo_consistency import (
     hypothesis_scores,
     neighbours_of,
     pictures_of,
+    plane_sweep,
     share_confirmed,
     shrunk,
-    sweep,
     warp_between,
 )
 from scene4d.types import Frames
@@ -225,7 +225,7 @@ def _matched(
     for spread in config.spreads:
         for i in open_views:
             inverse = (solution[i, 0] * small[i] + solution[i, 1]).clamp(1 / config.far, 1 / config.near)
-            found = [sweep(pictures, inverse, here=i, there=j, spread=spread) for j in others[i]]
+            found = [plane_sweep(pictures, inverse, here=i, there=j, spread=spread) for j in others[i]]
             measured[i] = Measured(
                 *(torch.cat([getattr(f, k) for f in found]) for k in ("pixels", "inverse", "weights"))
             )

@@ -152,7 +152,7 @@ class Measured:
     weights: Tensor
 
 
-def sweep(
+def plane_sweep(
     pictures: Pictures, inverse: Tensor, *, here: int, there: int, spread: float, num: int = 15, reach: int = 2
 ) -> Measured:
     """Inverse depths at which picture `here` agrees best with `there`, near a guess [h w] of them.

@@ -16,7 +16,7 @@ from scene4d.types import Cameras, Frames, Gaussians
 
 
 @dataclass(frozen=True)
-class LiningConfig:
+class BackgroundLayerConfig:
     """Where the picture stands, and how it is drawn."""
 
     lift: LiftConfig = field(
@@ -35,7 +35,7 @@ class LiningConfig:
     """Two depths closer than this fraction are one surface."""
 
 
-def between_camera(cameras: Cameras, place: float = 0.5, *, margin: int = 0) -> Cameras:
+def interpolated_camera(cameras: Cameras, place: float = 0.5, *, margin: int = 0) -> Cameras:
     """The camera [] at `place` in 0..1 from the first to the last of cameras [k], `margin` px wider on each side."""
     poses = invert_rigid(cameras.viewmats[[0, -1]])
     a, b = torch.cat([quat_from_matrix(poses[:, :3, :3]), poses[:, :3, 3]], -1)
@@ -47,14 +47,14 @@ def between_camera(cameras: Cameras, place: float = 0.5, *, margin: int = 0) -> 
     return Cameras(viewmats=invert_rigid(matrix_from_pose(pose)), Ks=Ks, width=width, height=height)
 
 
-def middle_view(layers: Gaussians, frames: Frames, *, config: LiningConfig) -> Frames:
+def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerConfig) -> Frames:
     """The mean picture [] of frames [1..2] from half way between them, with a depth at every pixel.
 
     The clear layers, drawn, say how far each pixel is; its colour is looked up in the pictures themselves, which is
     sharper. What neither frame shows takes the nearest colour and depth, but where they look and have no usable colour
     (alpha) there is nothing: depth 0.
     """
-    camera = between_camera(frames.cameras, margin=round(config.margin * frames.cameras.width))
+    camera = interpolated_camera(frames.cameras, margin=round(config.margin * frames.cameras.width))
     with torch.no_grad():
         drawn = render(layers.replace(extras={}), camera)
     known = (drawn.alpha > 0.3) & (drawn.depth > 0)  # type: ignore[operator]
@@ -83,7 +83,7 @@ def middle_view(layers: Gaussians, frames: Frames, *, config: LiningConfig) -> F
     )
 
 
-def pushed_back(view: Frames, *, config: LiningConfig) -> Frames:
+def pushed_back(view: Frames, *, config: BackgroundLayerConfig) -> Frames:
     """The picture [] with a smooth depth that lies behind everything near each of its pixels; 0 stays 0."""
     pad = config.reach // 2
     far = max_pool2d(view.depth[None, None], config.reach, 1, pad)  # type: ignore[index]

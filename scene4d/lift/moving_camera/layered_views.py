@@ -13,15 +13,15 @@ from torch.nn.functional import interpolate
 
 from scene4d.gaussians.edit import concatenate
 from scene4d.geometry.camera import invert_rigid
-from scene4d.lift.moving_camera.background_layer import LiningConfig, middle_view, pushed_back
-from scene4d.lift.moving_camera.layered_views_fit import StretchFitConfig, fit_stretches
-from scene4d.lift.moving_camera.plane_sweep import SweepConfig, swept_depth
-from scene4d.lift.moving_camera.pose_refinement import SettleConfig, settled_cameras
+from scene4d.lift.moving_camera.background_layer import BackgroundLayerConfig, middle_view, pushed_back
+from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig, fit_layered_views
+from scene4d.lift.moving_camera.plane_sweep import PlaneSweepConfig, plane_sweep_depth
+from scene4d.lift.moving_camera.pose_refinement import PoseRefinementConfig, refined_cameras
 from scene4d.lift.refine.fit import halved
 from scene4d.lift.rgbd.depth_images import close_gaps, fill_nearest, pixels_of_points, with_colour
 from scene4d.lift.rgbd.exposure import exposure_gains
-from scene4d.lift.rgbd.level_of_detail import CellConfig, histogram, lift_cells, limit_of, roughness
-from scene4d.lift.rgbd.sky_shell import backdrop_shell
+from scene4d.lift.rgbd.level_of_detail import LevelOfDetailConfig, histogram, lift_cells, limit_of, roughness
+from scene4d.lift.rgbd.sky_shell import sky_shell
 from scene4d.lift.rgbd.unproject import LiftConfig, valid_pixels
 from scene4d.scene import ALIVE_TOLERANCE
 from scene4d.types import Frames, Gaussians
@@ -30,7 +30,7 @@ TURN = 2 * ALIVE_TOLERANCE  # s: what ends at an instant ends so much earlier, a
 
 
 @dataclass(frozen=True)
-class BetweenConfig:
+class LayeredViewsConfig:
     """How frames of one moving camera become Gaussians that live for a stretch of time."""
 
     lift: LiftConfig = field(
@@ -39,15 +39,15 @@ class BetweenConfig:
         )
     )
     """The splats: so wide and so clear that layers of two frames blend instead of hiding one another."""
-    cells: CellConfig = field(default_factory=CellConfig)
+    cells: LevelOfDetailConfig = field(default_factory=LevelOfDetailConfig)
     """How smooth parts are merged."""
-    lining: LiningConfig = field(default_factory=LiningConfig)
+    lining: BackgroundLayerConfig = field(default_factory=BackgroundLayerConfig)
     """What lies behind the clear layers."""
-    settle: SettleConfig | None = field(default_factory=SettleConfig)
+    settle: PoseRefinementConfig | None = field(default_factory=PoseRefinementConfig)
     """How the poses are freed of jitter first (None = taken as they are)."""
-    sweep: SweepConfig = field(default_factory=SweepConfig)
+    sweep: PlaneSweepConfig = field(default_factory=PlaneSweepConfig)
     """How depth is found where none was measured."""
-    fit: StretchFitConfig | None = None
+    fit: LayeredViewsFitConfig | None = None
     """Refine by rendering (minutes); None = do not."""
     max_gaussians: int = 4_000_000
     """Bound on all Gaussians; cells are merged, the smoothest first, until they fit."""
@@ -70,8 +70,8 @@ class BetweenConfig:
 Progress = Callable[[int, int], None]
 
 
-def fuse_between(
-    frames: Frames, times: Tensor, *, config: BetweenConfig | None = None, progress: Progress | None = None
+def fuse_layered_views(
+    frames: Frames, times: Tensor, *, config: LayeredViewsConfig | None = None, progress: Progress | None = None
 ) -> tuple[Gaussians, Tensor]:
     """Gaussians [n] of a still scene from RGB-D frames [m] of one moving camera, and when each is alive, [n 2] s.
 
@@ -88,7 +88,7 @@ def fuse_between(
     Raises:
         DepthError: the frames have no depth.
     """
-    config = config or BetweenConfig()
+    config = config or LayeredViewsConfig()
     tick = progress or (lambda done, total: None)
     valid_pixels(frames[:1])
     full = frames = _levelled(_prepared(frames, config=config), config=config)
@@ -101,7 +101,7 @@ def fuse_between(
     layers, alive = [], []
     for k in range(count):
         layers.append(cells(frames[k], lift=config.lift))
-        alive.append(lives_of_layer(layers[k].means, k, frames, times=times, config=config))
+        alive.append(layer_lifetimes(layers[k].means, k, frames, times=times, config=config))
         tick((count + k) // 3, count)
     views = [
         middle_view(concatenate(layers[k : k + 2], renumber=True), frames[k : k + 2], config=config.lining)
@@ -110,7 +110,7 @@ def fuse_between(
     backs = [pushed_back(view, config=config.lining) for view in views]
     for k, back in enumerate(backs):
         layers.append(cells(back, lift=config.lining.lift))
-        alive.append(lives(layers[-1].means, k, views=backs, times=times, hidden=config.hidden))
+        alive.append(interval_lifetimes(layers[-1].means, k, views=backs, times=times, hidden=config.hidden))
         tick((2 * count + k) // 3, count)
     room = config.max_gaussians - config.num_backdrop
     kept = _kept(sum(p.num_gaussians for p in layers), max_rows=room)
@@ -120,11 +120,13 @@ def fuse_between(
     lifetimes = torch.cat([lifetimes, lifetimes.new_tensor([-torch.inf, torch.inf]).expand(shell.num_gaussians, 2)])
     tick(count, count)
     if config.fit is not None and count > 1:
-        gaussians = fit_stretches(gaussians, lifetimes, frames=full, times=times, config=config.fit, progress=progress)
+        gaussians = fit_layered_views(
+            gaussians, lifetimes, frames=full, times=times, config=config.fit, progress=progress
+        )
     return gaussians, lifetimes
 
 
-def _prepared(frames: Frames, *, config: BetweenConfig) -> Frames:
+def _prepared(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
     """The frames with settled cameras and a depth at every pixel whose colour is usable, 0 elsewhere."""
     frames = _cleaned(frames)
     while frames.rgb[..., 0].numel() > config.max_pixels:
@@ -133,12 +135,12 @@ def _prepared(frames: Frames, *, config: BetweenConfig) -> Frames:
     while small.cameras.width > config.settle_width:
         small = halved(small)
     if config.settle is not None:
-        viewmats = settled_cameras(small, config=config.settle).viewmats
+        viewmats = refined_cameras(small, config=config.settle).viewmats
         frames, small = (f.replace(cameras=dataclasses.replace(f.cameras, viewmats=viewmats)) for f in (frames, small))
     while small.cameras.width > config.sweep_width:
         small = halved(small)
     size = frames.rgb.shape[1:3]
-    found = interpolate(swept_depth(small, config=config.sweep)[:, None], size=size, mode="nearest")[:, 0]
+    found = interpolate(plane_sweep_depth(small, config=config.sweep)[:, None], size=size, mode="nearest")[:, 0]
     depth = torch.where(frames.depth > 0, frames.depth, found)  # type: ignore[arg-type, operator]
     return frames.replace(depth=depth if frames.alpha is None else depth * frames.alpha)
 
@@ -157,7 +159,7 @@ def _cleaned(frames: Frames) -> Frames:
     return frames.replace(rgb=torch.stack(rgb), depth=depth, alpha=usable.to(depth), extras={})
 
 
-def _levelled(frames: Frames, *, config: BetweenConfig) -> Frames:
+def _levelled(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
     """The frames with what each frame alone was exposed brighter or darker than those round it taken away."""
     count = frames.batch_shape[0]
     logs = -exposure_gains(frames).log()  # [m 3]
@@ -167,7 +169,7 @@ def _levelled(frames: Frames, *, config: BetweenConfig) -> Frames:
     return frames.replace(rgb=frames.rgb * (smooth - logs).exp()[:, None, None])
 
 
-def _limit(frames: Frames, *, config: BetweenConfig) -> float:
+def _limit(frames: Frames, *, config: LayeredViewsConfig) -> float:
     """How rough a cell may be, so that all layers and linings fit."""
     count, height, width = frames.rgb.shape[:3]
     saved = torch.zeros_like(histogram([]))
@@ -180,7 +182,7 @@ def _limit(frames: Frames, *, config: BetweenConfig) -> float:
     return limit_of(more * saved, num_pixels=int(more * count * height * width), max_cells=room, config=config.cells)
 
 
-def _cells(frame: Frames, *, lift: LiftConfig, limit: float, config: BetweenConfig) -> Gaussians:
+def _cells(frame: Frames, *, lift: LiftConfig, limit: float, config: LayeredViewsConfig) -> Gaussians:
     chosen = frame.depth > 0  # type: ignore[operator]
     return lift_cells(frame, chosen, limit=limit, lift=lift, config=config.cells)
 
@@ -210,7 +212,7 @@ def _neighbours(means: Tensor, home: int, views: list[Frames], *, hidden: float)
     return before, after
 
 
-def lives_of_layer(means: Tensor, home: int, frames: Frames, *, times: Tensor, config: BetweenConfig) -> Tensor:
+def layer_lifetimes(means: Tensor, home: int, frames: Frames, *, times: Tensor, config: LayeredViewsConfig) -> Tensor:
     """[n 2] s: when places [n] of frame `home` are shown by it.
 
     While it is one of the two frames round the instant; on to the stretch whose end, and back to the stretch whose
@@ -225,7 +227,7 @@ def lives_of_layer(means: Tensor, home: int, frames: Frames, *, times: Tensor, c
     return torch.stack([ends[first], ends[last] - TURN], -1)
 
 
-def lives(means: Tensor, home: int, *, views: list[Frames], times: Tensor, hidden: float) -> Tensor:
+def interval_lifetimes(means: Tensor, home: int, *, views: list[Frames], times: Tensor, hidden: float) -> Tensor:
     """[n 2] s: when places [n] of stretch `home` are the nearest in time that is known of them; `views` [m - 1].
 
     In their own stretch, and on to the next (and back to the last) that sees them; what lies between two such
@@ -255,11 +257,11 @@ def _thinned(gaussians: Gaussians, kept: Tensor) -> Gaussians:
     return fewer.replace(scales=fewer.scales * (gaussians.num_gaussians / len(kept)) ** 0.5)
 
 
-def _shell(frames: Frames, gaussians: Gaussians, *, config: BetweenConfig) -> Gaussians:
+def _shell(frames: Frames, gaussians: Gaussians, *, config: LayeredViewsConfig) -> Gaussians:
     """A far shell, without the directions in which a frame looked and saw: there something is known."""
     centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
     away = (gaussians.means - centre).norm(dim=-1)[:: max(1, gaussians.num_gaussians // 10000)]
-    shell = backdrop_shell(frames, reach=1.5 * float(away.quantile(0.99)) + 0.5, num=config.num_backdrop)
+    shell = sky_shell(frames, reach=1.5 * float(away.quantile(0.99)) + 0.5, num=config.num_backdrop)
     looked = torch.zeros(shell.num_gaussians, dtype=torch.bool)
     for j in range(frames.batch_shape[0]):
         pixels, _, inside = pixels_of_points(shell.means, frames.cameras[j])

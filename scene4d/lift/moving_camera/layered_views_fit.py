@@ -11,8 +11,8 @@ from torch import Tensor
 
 from scene4d.errors import NumericsError
 from scene4d.geometry.rotation import normalize_quat
-from scene4d.lift.moving_camera.background_layer import between_camera
-from scene4d.lift.refine.sparse_adam import RowAdam
+from scene4d.lift.moving_camera.background_layer import interpolated_camera
+from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.lift.rgbd.depth_images import pixels_of_points
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames
 from scene4d.render.render import render
@@ -20,7 +20,7 @@ from scene4d.types import Cameras, Frames, Gaussians
 
 
 @dataclass(frozen=True)
-class StretchFitConfig:
+class LayeredViewsFitConfig:
     """How long and how fast the stretches are refined."""
 
     rounds: int = 12
@@ -54,7 +54,7 @@ class StretchFitConfig:
 class _Rows:
     """Free parameters of all rows."""
 
-    def __init__(self, gaussians: Gaussians, *, config: StretchFitConfig) -> None:
+    def __init__(self, gaussians: Gaussians, *, config: LayeredViewsFitConfig) -> None:
         self.start = gaussians
         self.unit = gaussians.scales.mean(-1, keepdim=True)
         values = {
@@ -64,7 +64,7 @@ class _Rows:
             "colours": gaussians.sh.clone(),
         }
         rates = (config.means_rate, config.scales_rate, config.opacities_rate, config.sh_rate)
-        self.adam = RowAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.95, tiny=1e-12)
+        self.adam = SparseAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.95, tiny=1e-12)
 
     def built(self, rows: Tensor, values: Mapping[str, Tensor]) -> Gaussians:
         """The rows [k] that the values stand for."""
@@ -79,13 +79,13 @@ class _Rows:
         )
 
 
-def fit_stretches(
+def fit_layered_views(
     gaussians: Gaussians,
     alive: Tensor,
     *,
     frames: Frames,
     times: Tensor,
-    config: StretchFitConfig | None = None,
+    config: LayeredViewsFitConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Gaussians:
     """Refine Gaussians [n], alive [n 2] s, of a still scene against its frames [m] of one moving camera, in time order.
@@ -102,7 +102,7 @@ def fit_stretches(
     Raises:
         NumericsError: a loss was not finite.
     """
-    config = config or StretchFitConfig()
+    config = config or LayeredViewsFitConfig()
     rows = _Rows(gaussians, config=config)
     generator = torch.Generator().manual_seed(config.seed)
     stretches = frames.batch_shape[0] - 1
@@ -115,7 +115,7 @@ def fit_stretches(
             if config.max_seconds is not None and time.monotonic() - began >= config.max_seconds:
                 return _result(rows, gaussians)
             place = config.reach[0] + (config.reach[1] - config.reach[0]) * float(torch.rand(1, generator=generator))
-            camera = between_camera(frames.cameras[k : k + 2], place)
+            camera = interpolated_camera(frames.cameras[k : k + 2], place)
             target, known = mean_picture(frames[k : k + 2], camera, config=config)
             middle = 0.5 * float(times[k] + times[k + 1])
             shown = _shown(gaussians.means, alive, camera, time=middle)
@@ -136,7 +136,7 @@ def _result(rows: _Rows, gaussians: Gaussians) -> Gaussians:
     return rows.built(everyone, rows.adam.values).replace(extras=gaussians.extras)
 
 
-def mean_picture(frames: Frames, camera: Cameras, *, config: StretchFitConfig) -> tuple[Frames, Tensor]:
+def mean_picture(frames: Frames, camera: Cameras, *, config: LayeredViewsFitConfig) -> tuple[Frames, Tensor]:
     """What a camera between frames [2] is likely to see, and where [h w] that is known."""
     with torch.no_grad():
         drawn = render(lift_frames(frames, config=config.lift).replace(extras={}), camera)
@@ -154,7 +154,7 @@ def _shown(means: Tensor, alive: Tensor, camera: Cameras, *, time: float) -> Ten
     return rows[near]
 
 
-def _loss(drawn: Frames, target: Frames, known: Tensor, *, config: StretchFitConfig) -> Tensor:
+def _loss(drawn: Frames, target: Frames, known: Tensor, *, config: LayeredViewsFitConfig) -> Tensor:
     loss = 5 * ((drawn.rgb - target.rgb).square() * known[..., None]).mean()
     loss = loss + config.alpha_weight * (1 - drawn.alpha).square().mean()  # type: ignore[operator]
     error = (drawn.depth - target.depth).abs() / target.depth.clamp_min(1e-3)  # type: ignore[operator, union-attr]

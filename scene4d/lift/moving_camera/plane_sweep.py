@@ -14,7 +14,7 @@ from scene4d.types import Frames
 
 
 @dataclass(frozen=True)
-class SweepConfig:
+class PlaneSweepConfig:
     """Which planes are tried, and what decides."""
 
     num_planes: int = 32
@@ -31,7 +31,7 @@ class SweepConfig:
     """Cost of leaving the depth of the nearest measured pixel, for a tenth of the range."""
 
 
-def swept_depth(frames: Frames, *, config: SweepConfig | None = None) -> Tensor:
+def plane_sweep_depth(frames: Frames, *, config: PlaneSweepConfig | None = None) -> Tensor:
     """Depth [m h w] of frames [m] in time order: measured pixels as they are, the others by plane sweep.
 
     Each pixel takes the plane on which the better half of its neighbours in time (the others may be hidden) show its
@@ -40,7 +40,7 @@ def swept_depth(frames: Frames, *, config: SweepConfig | None = None) -> Tensor:
 
     Source: Collins, A Space-Sweep Approach to True Multi-Image Matching, 1996.
     """
-    config = config or SweepConfig()
+    config = config or PlaneSweepConfig()
     count = frames.batch_shape[0]
     depth = complete_depth(frames.depth)  # type: ignore[arg-type]
     for i in range(count):
@@ -48,12 +48,14 @@ def swept_depth(frames: Frames, *, config: SweepConfig | None = None) -> Tensor:
         others = [j for j in range(max(0, i - config.reach), min(count, i + config.reach + 1)) if j != i]
         if measured.all() or not measured.any() or not others:
             continue
-        found = _swept(frames, i, others=others, guess=depth[i], config=config)
+        found = _depth_of_frame(frames, i, others=others, guess=depth[i], config=config)
         depth[i] = torch.where(measured, depth[i], found)
     return depth
 
 
-def _swept(frames: Frames, index: int, *, others: list[int], guess: Tensor, config: SweepConfig) -> Tensor:
+def _depth_of_frame(
+    frames: Frames, index: int, *, others: list[int], guess: Tensor, config: PlaneSweepConfig
+) -> Tensor:
     """Depth [h w] of every pixel of one frame."""
     known = frames.depth[index]  # type: ignore[index]
     known = known[known > 0]
@@ -71,7 +73,7 @@ def _swept(frames: Frames, index: int, *, others: list[int], guess: Tensor, conf
     return 1 / despeckled(inverse)
 
 
-def _cost(frames: Frames, index: int, *, other: int, planes: Tensor, config: SweepConfig) -> Tensor:
+def _cost(frames: Frames, index: int, *, other: int, planes: Tensor, config: PlaneSweepConfig) -> Tensor:
     """Patch-wise colour difference [p h w] between one frame and another, were all its pixels on each plane."""
     cameras = frames.cameras
     width, height = cameras.width, cameras.height

@@ -15,7 +15,7 @@ from scene4d.types import Cameras, Frames
 
 
 @dataclass(frozen=True)
-class SettleConfig:
+class PoseRefinementConfig:
     """How far poses may be corrected, and from what."""
 
     rounds: int = 6
@@ -40,7 +40,7 @@ class SettleConfig:
     """Fewer common pixels than this say nothing about a pair."""
 
 
-def settled_cameras(frames: Frames, *, config: SettleConfig | None = None) -> Cameras:
+def refined_cameras(frames: Frames, *, config: PoseRefinementConfig | None = None) -> Cameras:
     """Cameras of frames [m], in time order, each turned and shifted so that neighbours in time show the same.
 
     Pixels with a depth are looked up in the neighbours' pictures; Gauss-Newton on the robust colour difference solves
@@ -49,7 +49,7 @@ def settled_cameras(frames: Frames, *, config: SettleConfig | None = None) -> Ca
 
     Source: Kerl et al., Robust Odometry Estimation for RGB-D Cameras, 2013, section 3, for all frames jointly.
     """
-    config = config or SettleConfig()
+    config = config or PoseRefinementConfig()
     count = frames.batch_shape[0]
     if count < 3 or frames.depth is None or config.rounds < 1:
         return frames.cameras
@@ -60,16 +60,21 @@ def settled_cameras(frames: Frames, *, config: SettleConfig | None = None) -> Ca
         cameras = _corrected(frames.cameras, corrections)
         matrix, right = _equations(frames, pictures, cameras=cameras, chosen=chosen, config=config)
         corrections = corrections - _solved(matrix, right, corrections, config=config)
-    settled = _corrected(frames.cameras, corrections)
+    refined = _corrected(frames.cameras, corrections)
     given, better = (
         _misfit(frames, pictures, cameras=cameras, chosen=chosen, config=config)
-        for cameras in (frames.cameras, settled)
+        for cameras in (frames.cameras, refined)
     )
-    return settled if better < given else frames.cameras
+    return refined if better < given else frames.cameras
 
 
 def _misfit(
-    frames: Frames, pictures: Tensor, *, cameras: Cameras, chosen: list[tuple[Tensor, Tensor]], config: SettleConfig
+    frames: Frames,
+    pictures: Tensor,
+    *,
+    cameras: Cameras,
+    chosen: list[tuple[Tensor, Tensor]],
+    config: PoseRefinementConfig,
 ) -> float:
     """How badly cameras [m] predict what a frame between them shows from where it was said to stand, 0..1.
 
@@ -101,7 +106,7 @@ def _corrected(cameras: Cameras, corrections: Tensor) -> Cameras:
     return Cameras(viewmats=viewmats, Ks=cameras.Ks, width=cameras.width, height=cameras.height)
 
 
-def _chosen_pixels(frames: Frames, *, config: SettleConfig) -> list[tuple[Tensor, Tensor]]:
+def _chosen_pixels(frames: Frames, *, config: PoseRefinementConfig) -> list[tuple[Tensor, Tensor]]:
     """(rows, columns) of the pixels of each frame that have a depth and lie on one surface with their neighbours."""
     depth = frames.depth[:, None]  # type: ignore[index]
     far = max_pool2d(depth, 5, 1, 2)
@@ -135,7 +140,7 @@ def _equations(
     *,
     cameras: Cameras,
     chosen: list[tuple[Tensor, Tensor]],
-    config: SettleConfig,
+    config: PoseRefinementConfig,
 ) -> tuple[Tensor, Tensor]:
     """Normal equations [m 6 m 6], [m 6] of all pairs of neighbours."""
     count = frames.batch_shape[0]
@@ -167,7 +172,7 @@ def _equations(
 
 
 def _compared(
-    surface: Tensor, mine: Tensor, picture: Tensor, depth: Tensor, *, camera: Cameras, config: SettleConfig
+    surface: Tensor, mine: Tensor, picture: Tensor, depth: Tensor, *, camera: Cameras, config: PoseRefinementConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """Points [p 3] that another camera sees too, the slope [p 3 3] of its colours as they move, difference, weight."""
     pixels, z, inside = pixels_of_points(surface, camera)
@@ -190,7 +195,7 @@ def _compared(
     return surface[rows], slope, difference, weight
 
 
-def _solved(matrix: Tensor, right: Tensor, corrections: Tensor, *, config: SettleConfig) -> Tensor:
+def _solved(matrix: Tensor, right: Tensor, corrections: Tensor, *, config: PoseRefinementConfig) -> Tensor:
     """The step [m 6], with the pull towards none and of the local mean towards none."""
     count = len(corrections)
     frame = torch.arange(count, dtype=torch.float64)

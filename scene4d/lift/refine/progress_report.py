@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class StepsTaken:
+class ProgressReporter:
     """A progress callback that hands on what it is told and remembers the steps done."""
 
     def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:

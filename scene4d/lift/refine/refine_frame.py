@@ -13,7 +13,7 @@ from scene4d.types import Frames, Gaussians
 
 
 @dataclass(frozen=True)
-class PolishConfig:
+class RefineFrameConfig:
     """How Gaussians are polished: splats overlap and spill over edges, so that a lift alone renders blurred."""
 
     shift_rate: float = 0.08
@@ -34,7 +34,7 @@ class PolishConfig:
     """Weight of covering every measured pixel, beside the squared colour error."""
 
 
-def polish(
+def refine_frame(
     gaussians: Gaussians,
     frames: Frames,
     *,
@@ -42,7 +42,7 @@ def polish(
     spacing: Tensor,
     free: Tensor | None = None,
     num_steps: int,
-    config: PolishConfig | None = None,
+    config: RefineFrameConfig | None = None,
 ) -> Gaussians:
     """Gaussians [n] after `num_steps` of Adam on colour error in `frames` [v], never far from `measured`.
 
@@ -52,7 +52,7 @@ def polish(
         spacing: size in m of a pixel at each Gaussian, [n].
         free: the rows [n] that may change; what is hidden now had better stay as it was.
     """
-    config = config or PolishConfig()
+    config = config or RefineFrameConfig()
     if num_steps <= 0 or gaussians.num_gaussians == 0:
         return gaussians
     say = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else (frames.alpha > 0.5).float()

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene4d.lift.refine.sparse_adam import RowAdam
+from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.render.render import render
 from scene4d.scene import Scene4D, alive_at
 from scene4d.types import Frames, Gaussians
 
 
 @dataclass(frozen=True)
-class PolishSceneConfig:
+class RefineSceneConfig:
     """How the moving part of a scene is polished once all its instants are known."""
 
     passes: int = 3
@@ -38,11 +38,11 @@ class PolishSceneConfig:
     """Of the order in which instants are visited."""
 
 
-def polish_scene(
+def refine_scene(
     scene: Scene4D,
     frames: Frames,
     *,
-    config: PolishSceneConfig | None = None,
+    config: RefineSceneConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scene4D:
     """A scene [n] whose moving rows render to what was seen at all of its instants, frames [t v].
@@ -54,11 +54,11 @@ def polish_scene(
     Args:
         progress: called with (steps done, steps).
     """
-    config = config or PolishSceneConfig()
+    config = config or RefineSceneConfig()
     moves = (scene.motion.skin_weights != 0).any(-1)
     if config.passes <= 0 or not bool(moves.any()):
         return scene
-    looks = _Looks(scene.base, moves, config=config)
+    parameters = _MovingRows(scene.base, moves, config=config)
     order = torch.Generator().manual_seed(config.seed)
     visits = torch.cat([torch.randperm(len(scene.times), generator=order) for _ in range(config.passes)]).tolist()
     for step, t in enumerate(visits):
@@ -66,19 +66,19 @@ def polish_scene(
         rows = alive_at(scene, time).nonzero()[:, 0]
         now = _part(scene, rows)
         with torch.enable_grad():
-            chosen, leaves = looks.leaves(rows)
-            base = looks.put(now.base, moves[rows], leaves)
+            chosen, leaves = parameters.leaves(rows)
+            base = parameters.put(now.base, moves[rows], leaves)
             loss = _misfit(render(now.replace(base=base).at(time), frames.cameras[t]), frames[t], config=config)
             slopes = torch.autograd.grad(loss, list(leaves.values()))
-        looks.step(chosen, dict(zip(leaves, slopes, strict=True)), damped=min(1.0, 2.0 * (1 - step / len(visits))))
+        parameters.step(chosen, dict(zip(leaves, slopes, strict=True)), damped=min(1.0, 2.0 * (1 - step / len(visits))))
         if progress is not None:
             progress(step + 1, len(visits))
-    _, leaves = looks.leaves(torch.arange(scene.base.num_gaussians))
-    base = looks.put(scene.base.replace(extras={}), moves, {name: x.detach() for name, x in leaves.items()})
+    _, leaves = parameters.leaves(torch.arange(scene.base.num_gaussians))
+    base = parameters.put(scene.base.replace(extras={}), moves, {name: x.detach() for name, x in leaves.items()})
     return scene.replace(base=base.replace(extras=scene.base.extras))
 
 
-def _misfit(drawn: Frames, seen: Frames, *, config: PolishSceneConfig) -> Tensor:
+def _misfit(drawn: Frames, seen: Frames, *, config: RefineSceneConfig) -> Tensor:
     say = torch.ones_like(seen.rgb[..., 0]) if seen.alpha is None else (seen.alpha > 0.5).float()
     # Where nothing was measured there may be nothing to cover it with.
     solid = say * (seen.depth > 0)  # type: ignore[operator]
@@ -97,10 +97,10 @@ def _part(scene: Scene4D, rows: Tensor) -> Scene4D:
     )
 
 
-class _Looks:
+class _MovingRows:
     """What is learned of the moving rows [m]."""
 
-    def __init__(self, base: Gaussians, moves: Tensor, *, config: PolishSceneConfig):
+    def __init__(self, base: Gaussians, moves: Tensor, *, config: RefineSceneConfig):
         self.config = config
         self.number = torch.where(moves, moves.cumsum(0) - 1, -1)  # [n] into the moving rows
         moving = base.replace(extras={}).pick(moves)
@@ -111,7 +111,7 @@ class _Looks:
             "sh": moving.sh.detach().clone(),
         }
         rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
-        self.adam = RowAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.98)
+        self.adam = SparseAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.98)
 
     def leaves(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The numbers [k] of the moving ones among rows [r], and their values as leaves of a new graph."""

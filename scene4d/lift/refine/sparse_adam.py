@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class RowAdam:
+class SparseAdam:
     """Values [n ...] by name, and the moments of Adam, which count for each row the steps that it was asked."""
 
     def __init__(

@@ -16,7 +16,7 @@ from scene4d.types import Frames, Gaussians
 
 
 @dataclass(frozen=True)
-class RgbTrackConfig:
+class PhotometricTrackConfig:
     """How Gaussians follow the pictures."""
 
     steps: int = 40
@@ -39,7 +39,7 @@ class RgbTrackConfig:
     """Motion between two instants, in units of the scale, below which a Gaussian rests."""
 
 
-def changed_pixels(now: Frames, before: Frames, shown: Frames, *, config: RgbTrackConfig) -> Tensor:
+def changed_pixels(now: Frames, before: Frames, shown: Frames, *, config: PhotometricTrackConfig) -> Tensor:
     """[v h w] where pictures show other matter than an instant before.
 
     A camera that stood still is compared with its picture before, the others, if none did, with what was shown.
@@ -51,8 +51,8 @@ def changed_pixels(now: Frames, before: Frames, shown: Frames, *, config: RgbTra
     return changed if now.alpha is None else changed & (now.alpha > 0.5)
 
 
-def followed(
-    gaussians: Gaussians, now: Frames, before: Frames, *, shift: Tensor, config: RgbTrackConfig
+def track_step(
+    gaussians: Gaussians, now: Frames, before: Frames, *, shift: Tensor, config: PhotometricTrackConfig
 ) -> tuple[Gaussians, Tensor]:
     """The Gaussians [n] of the instant `before` [v] as the pictures of `now` [v] show them.
 
@@ -95,7 +95,7 @@ def followed(
         return moved, torch.zeros_like(shift).index_copy(0, rows, params["shift"].detach() * unit)
 
 
-def active_rows(gaussians: Gaussians, now: Frames, before: Frames, *, config: RgbTrackConfig) -> Tensor:
+def active_rows(gaussians: Gaussians, now: Frames, before: Frames, *, config: PhotometricTrackConfig) -> Tensor:
     """[n] which Gaussians lie on pixels that changed: by what share of all they draw."""
     weight = gaussians.sh.detach().clone().requires_grad_()
     drawn = render(dataclasses.replace(gaussians, sh=weight), now.cameras)

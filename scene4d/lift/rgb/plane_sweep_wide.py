@@ -15,7 +15,7 @@ from scene4d.types import Cameras, Frames
 
 
 @dataclass(frozen=True)
-class PlaneConfig:
+class WidePlaneSweepConfig:
     """Which planes are tried, and what decides. Lengths are in multiples of the cameras' distance to their focus."""
 
     width: int = 128
@@ -55,7 +55,9 @@ class _Pair:
     inside: Tensor
 
 
-def depth_from_planes(frames: Frames, *, focus: Tensor, extent: float, config: PlaneConfig | None = None) -> Tensor:
+def wide_plane_sweep_depth(
+    frames: Frames, *, focus: Tensor, extent: float, config: WidePlaneSweepConfig | None = None
+) -> Tensor:
     """Depth [v h w] m at which the pictures [v] of one instant look alike in one another.
 
     Patches on a table or a floor look alike between cameras 90 degrees apart only along the plane itself, hence level
@@ -66,7 +68,7 @@ def depth_from_planes(frames: Frames, *, focus: Tensor, extent: float, config: P
         focus: the point [3] that the cameras look at; extent: their distance to it in m.
     Source: Gallup et al., Real-Time Plane-Sweeping Stereo with Multiple Sweeping Directions, 2007.
     """
-    config = config or PlaneConfig()
+    config = config or WidePlaneSweepConfig()
     cameras = scaled_cameras(frames.cameras, width=config.width)
     size = (cameras.height, cameras.width)
     rgb = frames.rgb.movedim(-1, 1)
@@ -87,14 +89,14 @@ def depth_from_planes(frames: Frames, *, focus: Tensor, extent: float, config: P
     return interpolate(depth[:, None], size=frames.rgb.shape[1:3], mode="nearest")[:, 0]  # type: ignore[index]
 
 
-def _best(costs: Tensor, inverse: Tensor, *, main: int, config: PlaneConfig) -> Tensor:
+def _best(costs: Tensor, inverse: Tensor, *, main: int, config: WidePlaneSweepConfig) -> Tensor:
     """Depth [h w] of the best plane of every pixel, no specks."""
     costs = costs + config.pull
     costs[main] -= config.pull
     return 1 / despeckled(inverse.gather(0, costs.argmin(0, keepdim=True))[0])
 
 
-def _planes(cameras: Cameras, index: int, *, focus: Tensor, extent: float, config: PlaneConfig) -> Tensor:
+def _planes(cameras: Cameras, index: int, *, focus: Tensor, extent: float, config: WidePlaneSweepConfig) -> Tensor:
     """Inverse depths [p h w] of the pixels of a view on every plane, the level ones first; clamped to the range."""
     world = invert_rigid(cameras.viewmats)
     pixels = pixel_centres(cameras.width, cameras.height, like=world)
@@ -108,7 +110,9 @@ def _planes(cameras: Cameras, index: int, *, focus: Tensor, extent: float, confi
     return inverse.clamp(1 / config.far, 1 / config.near) / extent
 
 
-def _pair(rgb: Tensor, cameras: Cameras, here: int, there: int, *, inverse: Tensor, config: PlaneConfig) -> _Pair:
+def _pair(
+    rgb: Tensor, cameras: Cameras, here: int, there: int, *, inverse: Tensor, config: WidePlaneSweepConfig
+) -> _Pair:
     warp = warp_between(cameras, here, there)
     pixels, inside = warp.pixels(inverse)
     theirs = _sampled(rgb[there], pixels, warp.width, warp.height)
@@ -125,7 +129,7 @@ def _sampled(image: Tensor, pixels: Tensor, width: int, height: int) -> Tensor:
     return grid_sample(image.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
 
 
-def _costs(pairs: list[_Pair], others: list[int], depth: Tensor | None, *, config: PlaneConfig) -> Tensor:
+def _costs(pairs: list[_Pair], others: list[int], depth: Tensor | None, *, config: WidePlaneSweepConfig) -> Tensor:
     """Cost [p h w] of every plane to a view: of the two views that fit best at first, then of all that can see it."""
     if depth is None:
         found = [torch.where(p.inside, p.cost, config.unseen) for p in pairs]

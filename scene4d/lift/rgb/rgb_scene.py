@@ -1,4 +1,4 @@
-"""Several calibrated RGB cameras without depth to a Scene4D: the first instant fitted, then followed."""
+"""Several calibrated RGB cameras without depth to a Scene4D: the first instant fitted, then tracked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from scene4d.errors import DataFormatError, ShapeError
 from scene4d.geometry.rotation import invert_quat, multiply_quat, rotate
-from scene4d.lift.refine.progress_report import StepsTaken
-from scene4d.lift.rgb.photometric_track import RgbTrackConfig, followed
-from scene4d.lift.rgb.sparse_view_fit import RgbFitConfig, still_gaussians
+from scene4d.lift.refine.progress_report import ProgressReporter
+from scene4d.lift.rgb.photometric_track import PhotometricTrackConfig, track_step
+from scene4d.lift.rgb.sparse_view_fit import SparseViewFitConfig, fit_sparse_views
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Episode, Gaussians
 
@@ -23,9 +23,9 @@ Progress = Callable[[int, int], None]
 class RgbConfig:
     """How pictures of several cameras become a scene that moves."""
 
-    fit: RgbFitConfig = field(default_factory=RgbFitConfig)
+    fit: SparseViewFitConfig = field(default_factory=SparseViewFitConfig)
     """The first instant."""
-    track: RgbTrackConfig = field(default_factory=RgbTrackConfig)
+    track: PhotometricTrackConfig = field(default_factory=PhotometricTrackConfig)
     """Every later one."""
 
 
@@ -59,11 +59,11 @@ def reconstruct_rgb_episode(
         raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
     views = episode.stacked(cameras).replace(depth=None, extras={}).map(lambda x: x[instants])  # [t v]
     count = len(instants)
-    taken = StepsTaken()
-    now = still_gaussians(views[0], config=config.fit, progress=taken)
+    taken = ProgressReporter()
+    now = fit_sparse_views(views[0], config=config.fit, progress=taken)
     states, shift = [now], torch.zeros_like(now.means)
     for t in range(1, count):
-        now, shift = followed(now, views[t], views[t - 1], shift=shift, config=config.track)
+        now, shift = track_step(now, views[t], views[t - 1], shift=shift, config=config.track)
         states.append(now)
         if progress is not None:
             progress(t + 1, count)

@@ -14,10 +14,10 @@ from scene4d.errors import NumericsError
 from scene4d.geometry.camera import invert_rigid, look_at, unproject
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.geometry.sh import sh_from_rgb
-from scene4d.lift.rgb.plane_sweep_wide import PlaneConfig, depth_from_planes
+from scene4d.lift.rgb.plane_sweep_wide import WidePlaneSweepConfig, wide_plane_sweep_depth
 from scene4d.lift.rgb.splat_trainer import focus_and_extent
 from scene4d.lift.rgbd.depth_images import pixels_of_points, sample_image
-from scene4d.lift.rgbd.sky_shell import backdrop_shell
+from scene4d.lift.rgbd.sky_shell import sky_shell
 from scene4d.render.losses import l1
 from scene4d.render.render import render
 from scene4d.types import Cameras, Frames, Gaussians
@@ -26,10 +26,10 @@ RATES = {"means": 5e-4, "log_scales": 5e-3, "quats": 2e-3, "logits": 2e-2, "colo
 
 
 @dataclass(frozen=True)
-class RgbFitConfig:
+class SparseViewFitConfig:
     """How long Gaussians are fitted to the pictures of one instant, and what holds them where no picture does."""
 
-    planes: PlaneConfig = field(default_factory=PlaneConfig)
+    planes: WidePlaneSweepConfig = field(default_factory=WidePlaneSweepConfig)
     """The first guess of depth."""
     steps: int = 200
     """Gradient steps: one picture each, and one view from where no camera is."""
@@ -49,8 +49,8 @@ class RgbFitConfig:
     """Of everything that is drawn at random."""
 
 
-def still_gaussians(
-    frames: Frames, *, config: RgbFitConfig | None = None, progress: Callable[[int, int], None] | None = None
+def fit_sparse_views(
+    frames: Frames, *, config: SparseViewFitConfig | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Gaussians:
     """Gaussians [n] that show the pictures [v] of one instant, sh of degree 0, as smooth between them as they allow.
 
@@ -58,7 +58,7 @@ def still_gaussians(
         CalibrationError: fewer than three cameras, or all in one place. NumericsError: a loss was not finite.
     Source: Niemeyer et al., RegNeRF, 2022, for the views from elsewhere.
     """
-    config = config or RgbFitConfig()
+    config = config or SparseViewFitConfig()
     random = torch.Generator().manual_seed(config.seed)
     focus, extent = focus_and_extent(frames)
     params = _start(frames, focus=focus, extent=extent, config=config)
@@ -75,10 +75,10 @@ def still_gaussians(
         target = frames[step % len(frames.rgb)]
         seen = render(gaussians, target.cameras, near=0.02 * extent)
         loss = l1(seen.rgb, target.rgb, target.alpha)
-        loss = loss + config.bend_weight * bend(seen, target.rgb, extent=extent)
-        elsewhere = camera_elsewhere(frames.cameras, focus=focus, random=random)
+        loss = loss + config.bend_weight * inverse_depth_curvature(seen, target.rgb, extent=extent)
+        elsewhere = random_camera(frames.cameras, focus=focus, random=random)
         guess = render(gaussians, elsewhere, near=0.02 * extent)
-        loss = loss + config.bend_weight * bend(guess, guess.rgb.detach(), extent=extent)
+        loss = loss + config.bend_weight * inverse_depth_curvature(guess, guess.rgb.detach(), extent=extent)
         loss = loss + config.cover_weight * (1 - guess.alpha).mean()  # type: ignore[operator]
         loss = loss + config.plain_weight * sum(guess.rgb.diff(dim=d).abs().mean() for d in (0, 1))
         if not torch.isfinite(loss):
@@ -103,19 +103,19 @@ def activated(params: dict[str, Tensor]) -> Gaussians:
     )
 
 
-def _start(frames: Frames, *, focus: Tensor, extent: float, config: RgbFitConfig) -> dict[str, Tensor]:
+def _start(frames: Frames, *, focus: Tensor, extent: float, config: SparseViewFitConfig) -> dict[str, Tensor]:
     """Round Gaussians on every n-th pixel of every picture, as wide as the gaps, at the first guess of depth."""
     count, height, width = frames.rgb.shape[:3]
     stride = max(1, math.ceil(math.sqrt(count * height * width / config.max_gaussians)))
-    depth = depth_from_planes(frames, focus=focus, extent=extent, config=config.planes)
+    depth = wide_plane_sweep_depth(frames, focus=focus, extent=extent, config=config.planes)
     reach = config.planes.far * extent
-    shell = backdrop_shell(frames.replace(depth=depth * (depth < 0.8 * reach)), reach=reach, num=config.num_backdrop)
+    shell = sky_shell(frames.replace(depth=depth * (depth < 0.8 * reach)), reach=reach, num=config.num_backdrop)
     points = unproject(depth, frames.cameras.viewmats, frames.cameras.Ks)
     some = (slice(None), slice(stride // 2, None, stride), slice(stride // 2, None, stride))
     focal = (frames.cameras.Ks[:, 0, 0] * frames.cameras.Ks[:, 1, 1]).abs().sqrt()
     size = (0.5 * stride * depth / focal[:, None, None])[some].flatten()
     places, rgb = points[some].reshape(-1, 3), frames.rgb[some].reshape(-1, 3)
-    kept = ~_in_the_way(places, rgb, frames, depth=depth, limit=config.planes.clip)
+    kept = ~_occluders(places, rgb, frames, depth=depth, limit=config.planes.clip)
     places, rgb, size = places[kept], rgb[kept], size[kept]
     params = {
         "means": torch.cat([places, shell.means]),
@@ -127,7 +127,7 @@ def _start(frames: Frames, *, focus: Tensor, extent: float, config: RgbFitConfig
     return {name: x.clone().requires_grad_() for name, x in params.items()}
 
 
-def _in_the_way(places: Tensor, rgb: Tensor, frames: Frames, *, depth: Tensor, limit: float) -> Tensor:
+def _occluders(places: Tensor, rgb: Tensor, frames: Frames, *, depth: Tensor, limit: float) -> Tensor:
     """[n] which places [n 3] lie before the surface of a view [v] and hide another colour there than their own."""
     wrong = torch.zeros(len(places), dtype=torch.bool)
     for i in range(len(depth)):
@@ -137,7 +137,7 @@ def _in_the_way(places: Tensor, rgb: Tensor, frames: Frames, *, depth: Tensor, l
     return wrong
 
 
-def bend(frames: Frames, picture: Tensor, *, extent: float) -> Tensor:
+def inverse_depth_curvature(frames: Frames, picture: Tensor, *, extent: float) -> Tensor:
     """Mean second difference of inverse depth in units of 1 / extent, less where the picture [h w 3] has edges."""
     covered = frames.alpha.detach() > 0.5  # type: ignore[union-attr]
     inverse = torch.where(covered, extent / frames.depth.clamp_min(0.05 * extent), 0.0)  # type: ignore[union-attr]
@@ -152,7 +152,7 @@ def bend(frames: Frames, picture: Tensor, *, extent: float) -> Tensor:
     return total
 
 
-def camera_elsewhere(cameras: Cameras, *, focus: Tensor, random: torch.Generator) -> Cameras:
+def random_camera(cameras: Cameras, *, focus: Tensor, random: torch.Generator) -> Cameras:
     """A camera [] that looks at the focus from any side, as high and as far as the cameras [v] are, or in between."""
     offsets = invert_rigid(cameras.viewmats)[:, :3, 3] - focus
     share, turn = torch.rand(3, generator=random).tolist(), 2 * math.pi * float(torch.rand(1, generator=random))

@@ -17,7 +17,7 @@ LEVEL = 4.0
 
 
 @dataclass(frozen=True)
-class ColourConfig:
+class DeblurConfig:
     """How colours are solved for."""
 
     num_steps: int = 2
@@ -34,11 +34,11 @@ class ColourConfig:
     """Coverage from which a pixel has a say."""
 
 
-def sharpen_colours(
+def deblur_colours(
     gaussians: Gaussians,
     frames: Frames,
     *,
-    config: ColourConfig | None = None,
+    config: DeblurConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Gaussians:
     """The Gaussians with the colours whose renders are nearest to the frames, in the least-squares sense.
@@ -53,7 +53,7 @@ def sharpen_colours(
     Returns:
         The same Gaussians with another sh.
     """
-    config = config or ColourConfig()
+    config = config or DeblurConfig()
     count = frames.batch_shape[0]
     total, done = count * (config.num_steps + 1), [0]
     start = _at_degree(gaussians.sh, config.degree)

@@ -14,10 +14,10 @@ from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians, halved
-from scene4d.lift.rgbd.deblur_colours import ColourConfig, sharpen_colours
+from scene4d.lift.rgbd.deblur_colours import DeblurConfig, deblur_colours
 from scene4d.lift.rgbd.depth_images import close_gaps, complete_depth, nearest_point_map, pixels_of_points, sample_image
 from scene4d.lift.rgbd.exposure import exposure_gains
-from scene4d.lift.rgbd.sky_shell import backdrop_shell
+from scene4d.lift.rgbd.sky_shell import sky_shell
 from scene4d.lift.rgbd.unproject import LiftConfig, Surface, surface_from_depth, surface_quats
 from scene4d.types import Frames, Gaussians
 
@@ -44,7 +44,7 @@ class FuseConfig:
     """Confidence of such rows."""
     num_backdrop: int = 4000
     """Gaussians of the far backdrop."""
-    colour: ColourConfig | None = field(default_factory=lambda: ColourConfig(num_steps=1, degree=1))
+    colour: DeblurConfig | None = field(default_factory=lambda: DeblurConfig(num_steps=1, degree=1))
     """How colours are solved for once the geometry stands (None = left as averaged)."""
     polish_rounds: int = 3
     """Passes of gradient descent over all frames at the end."""
@@ -109,18 +109,18 @@ def fuse_static(
     surfels = _thin(surfels, max_rows=config.max_gaussians - (config.num_backdrop if config.fill_holes else 0))
     gaussians = _gaussians_of_surfels(surfels, config=config)
     if config.fill_holes:
-        shell = backdrop_shell(frames, reach=_reach(surfels.points, level), num=config.num_backdrop)
+        shell = sky_shell(frames, reach=_reach(surfels.points, level), num=config.num_backdrop)
         gaussians = concatenate([gaussians, shell], renumber=True)
-    return _polished(gaussians, frames, config=config)
+    return _refined(gaussians, frames, config=config)
 
 
-def _polished(gaussians: Gaussians, frames: Frames, *, config: FuseConfig) -> Gaussians:
+def _refined(gaussians: Gaussians, frames: Frames, *, config: FuseConfig) -> Gaussians:
     """Colours solved in closed form, then a few rounds of descent, both on small images."""
     small = frames.replace(extras={})
     while small.cameras.width > config.polish_width:
         small = halved(small)
     if config.colour is not None:
-        gaussians = sharpen_colours(gaussians, small, config=config.colour)
+        gaussians = deblur_colours(gaussians, small, config=config.colour)
     if config.polish_rounds > 0:
         rounds = FitConfig(steps=config.polish_rounds * frames.batch_shape[0], coarse_share=0.0, max_seconds=None)
         gaussians = fit_gaussians(gaussians, small, config=rounds)

@@ -17,7 +17,7 @@ BINS = 512  # of the histogram that a bound on the number of cells is found with
 
 
 @dataclass(frozen=True)
-class CellConfig:
+class LevelOfDetailConfig:
     """How large cells may be, and when."""
 
     num_levels: int = 4
@@ -30,7 +30,7 @@ class CellConfig:
     """Change of depth, in pixel spacings a pixel, above which a cell would hold two surfaces."""
 
 
-def roughness(frame: Frames, chosen: Tensor, *, config: CellConfig) -> list[Tensor]:
+def roughness(frame: Frames, chosen: Tensor, *, config: LevelOfDetailConfig) -> list[Tensor]:
     """Range of colour in the cells of each level above the pixels of a frame []: [h/2 w/2], [h/4 w/4], ...
 
     Infinite where a cell would hold pixels outside `chosen` [h w] or two surfaces; never less than in a cell's parts.
@@ -63,7 +63,7 @@ def histogram(levels: list[Tensor]) -> Tensor:
     return counts
 
 
-def limit_of(saved: Tensor, *, num_pixels: int, max_cells: int, config: CellConfig) -> float:
+def limit_of(saved: Tensor, *, num_pixels: int, max_cells: int, config: LevelOfDetailConfig) -> float:
     """The roughness up to which cells are merged, so that of `num_pixels` at most `max_cells` are left if possible."""
     left = num_pixels - saved.cumsum(0)
     fits = (left <= max_cells).nonzero()[:, 0]
@@ -71,7 +71,9 @@ def limit_of(saved: Tensor, *, num_pixels: int, max_cells: int, config: CellConf
     return max(config.smooth, needed)
 
 
-def lift_cells(frame: Frames, chosen: Tensor, *, limit: float, lift: LiftConfig, config: CellConfig) -> Gaussians:
+def lift_cells(
+    frame: Frames, chosen: Tensor, *, limit: float, lift: LiftConfig, config: LevelOfDetailConfig
+) -> Gaussians:
     """One Gaussian for every cell of the chosen pixels [h w] of a frame [], as `lift_frames` makes them of pixels."""
     rough = roughness(frame, chosen, config=config)
     height, width = chosen.shape

@@ -16,7 +16,7 @@ from scene4d.types import Frames, Gaussians
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
-def backdrop_shell(frames: Frames, *, reach: float, num: int = 4000, stride: int = 4) -> Gaussians:
+def sky_shell(frames: Frames, *, reach: float, num: int = 4000, stride: int = 4) -> Gaussians:
     """A shell of `num` Gaussians with radius `reach` m round the mean centre of cameras [m].
 
     Each has the mean colour of the unmeasured pixels that look its way; directions without any take it from their

@@ -12,7 +12,7 @@ from scene4d.lift.stream.rigid_anchors import rotations_from_rotvecs, skew
 
 
 @dataclass(frozen=True)
-class TrackConfig:
+class ArapIcpConfig:
     """How the motion of anchors is found."""
 
     num_iterations: int = 4
@@ -49,7 +49,7 @@ class Cloud:
 
 
 @dataclass(frozen=True)
-class Skinned:
+class SkinnedCloud:
     """Sources on anchors: `per_anchor` [n j 3] where each anchor alone puts them, index and weights [n j]."""
 
     cloud: Cloud
@@ -57,9 +57,9 @@ class Skinned:
     index: np.ndarray
     weights: np.ndarray
 
-    def pick(self, index: np.ndarray) -> Skinned:
+    def pick(self, index: np.ndarray) -> SkinnedCloud:
         """Some of them."""
-        return Skinned(self.cloud.pick(index), self.per_anchor[index], self.index[index], self.weights[index])
+        return SkinnedCloud(self.cloud.pick(index), self.per_anchor[index], self.index[index], self.weights[index])
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class StepMotion:
 
 
 def motion_of_step(
-    sources: Skinned,
+    sources: SkinnedCloud,
     targets: Cloud,
     *,
     centres: np.ndarray,
     start: np.ndarray,
     spacing: float,
-    config: TrackConfig,
+    config: ArapIcpConfig,
     front: np.ndarray,
 ) -> StepMotion:
     """The motion of every anchor that takes the sources onto the targets.
@@ -140,7 +140,9 @@ def _solved(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
     return torch.cholesky_solve(torch.from_numpy(vector).reshape(-1, 1), lower)[:, 0].numpy()
 
 
-def _thinned(sources: Skinned, targets: Cloud, front: np.ndarray, limit: int) -> tuple[Skinned, Cloud, np.ndarray]:
+def _thinned(
+    sources: SkinnedCloud, targets: Cloud, front: np.ndarray, limit: int
+) -> tuple[SkinnedCloud, Cloud, np.ndarray]:
     if len(sources.index) > limit:
         sources = sources.pick(np.linspace(0, len(sources.index) - 1, limit).astype(np.int64))
     if len(targets.points) > 3 * limit:
@@ -149,14 +151,14 @@ def _thinned(sources: Skinned, targets: Cloud, front: np.ndarray, limit: int) ->
     return sources, targets, front
 
 
-def _features(cloud: Cloud, spacing: float, config: TrackConfig) -> np.ndarray:
+def _features(cloud: Cloud, spacing: float, config: ArapIcpConfig) -> np.ndarray:
     """[n 9] in pixel spacings."""
     return np.concatenate(
         [cloud.points / spacing, config.normal_scale * cloud.normals, config.colour_scale * cloud.colours], -1
     )
 
 
-def _matches(moved: Cloud, targets: Cloud, tree: cKDTree, *, front: np.ndarray, spacing: float, config: TrackConfig):
+def _matches(moved: Cloud, targets: Cloud, tree: cKDTree, *, front: np.ndarray, spacing: float, config: ArapIcpConfig):
     """Pairs (source index, target index): nearest target of every source, nearest source of every front target."""
     features = _features(moved, spacing, config)
     _, target = tree.query(features, distance_upper_bound=4.0)
@@ -207,7 +209,7 @@ def _edges(centres: np.ndarray, *, spacing: float, num: int = 6) -> tuple[np.nda
 
 
 def _rigid_terms(
-    system, edges, centres: np.ndarray, rotation: np.ndarray, shift: np.ndarray, *, config: TrackConfig
+    system, edges, centres: np.ndarray, rotation: np.ndarray, shift: np.ndarray, *, config: ArapIcpConfig
 ) -> None:
     """Anchor a's rigid motion should take anchor b where b goes, and turn as b does."""
     first, second = edges

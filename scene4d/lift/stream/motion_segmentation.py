@@ -7,24 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from scene4d.lift.stream.arap_icp import Cloud, Skinned, StepMotion, TrackConfig, motion_of_step
+from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, SkinnedCloud, StepMotion, motion_of_step
 from scene4d.lift.stream.rigid_anchors import Anchors, skin_to
-from scene4d.lift.stream.row_store import Memory
+from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import (
     AGREES,
     HIDDEN,
     RECOLOURED,
     UNKNOWN,
     VIOLATED,
-    Sight,
+    FrameObservation,
     Tolerances,
-    Verdicts,
-    compare,
+    Visibility,
+    visibility_of,
 )
 
 
 @dataclass(frozen=True)
-class SplitConfig:
+class MotionSegmentationConfig:
     """How moving matter is told from static matter."""
 
     anchor_spacing: float = 0.06
@@ -46,7 +46,7 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
-class News:
+class FrameEvidence:
     """What the newest frames bring: `changed` [n] rows they contradict; of the lifted points `target` [p], which no
     static row explains, and `front` [p], where matter came; `spacing` m between pixels on a typical surface."""
 
@@ -56,13 +56,13 @@ class News:
     spacing: float
 
 
-def changed_rows(memory: Memory, verdicts: Verdicts, *, spacing: float, min_cluster: int) -> np.ndarray:
+def changed_rows(memory: RowStore, visibility: Visibility, *, spacing: float, min_cluster: int) -> np.ndarray:
     """[n] static rows that are not where or what they were: looked through, recoloured, just behind a new surface."""
-    at_home = verdicts.verdict[memory.home, np.arange(len(memory))]
-    gap = verdicts.gap[memory.home, np.arange(len(memory))]
+    at_home = visibility.status[memory.home, np.arange(len(memory))]
+    gap = visibility.gap[memory.home, np.arange(len(memory))]
     sunk = (at_home == HIDDEN) & (gap < 2.5 * memory.spacing)
-    changed = ~memory.moving & (verdicts.violated | (at_home == VIOLATED) | sunk)
-    changed |= ~memory.moving & (at_home == RECOLOURED) & ~verdicts.agrees
+    changed = ~memory.moving & (visibility.violated | (at_home == VIOLATED) | sunk)
+    changed |= ~memory.moving & (at_home == RECOLOURED) & ~visibility.agrees
     index = np.nonzero(changed)[0]
     if len(index) == 0:
         return changed
@@ -72,11 +72,11 @@ def changed_rows(memory: Memory, verdicts: Verdicts, *, spacing: float, min_clus
     return changed
 
 
-def suspects(memory: Memory, verdicts: Verdicts, *, changed: np.ndarray, reach: float) -> np.ndarray:
+def candidate_rows(memory: RowStore, visibility: Visibility, *, changed: np.ndarray, reach: float) -> np.ndarray:
     """Index [s] of the static rows under question: changed ones, and visible ones near them or near moving matter."""
     moving = memory.moving
     source = np.nonzero(changed | moving)[0]
-    static = np.nonzero(~moving & (changed | verdicts.any(AGREES, RECOLOURED)))[0]
+    static = np.nonzero(~moving & (changed | visibility.any(AGREES, RECOLOURED)))[0]
     if len(source) == 0 or len(static) == 0:
         return np.zeros(0, dtype=np.int64)
     tree = cKDTree(memory.x[source], balanced_tree=False, compact_nodes=False)
@@ -100,7 +100,7 @@ def spread_out(points: np.ndarray, *, others: np.ndarray, spacing: float, limit:
 
 
 @dataclass
-class Solved:
+class StepSolution:
     """Motion of the active anchors over this step: `active` [a] into the anchors, -1 = one not yet added (the last
     `num_new`); `gap` m between anchors."""
 
@@ -112,10 +112,16 @@ class Solved:
 
 
 def solve_step(
-    memory: Memory, anchors: Anchors, *, sight: Sight, news: News, config: SplitConfig, track: TrackConfig
-) -> Solved | None:
+    memory: RowStore,
+    anchors: Anchors,
+    *,
+    observation: FrameObservation,
+    evidence: FrameEvidence,
+    config: MotionSegmentationConfig,
+    track: ArapIcpConfig,
+) -> StepSolution | None:
     """Choose anchors on newly changed matter and find the motion of all that hold anything; None if nothing moves."""
-    changed, target, spacing = news.changed, news.target, news.spacing
+    changed, target, spacing = evidence.changed, evidence.target, evidence.spacing
     moving = np.nonzero(memory.moving)[0]
     held = np.unique(anchors.parent[memory.skin_index[moving]]) if len(moving) else np.zeros(0, dtype=np.int64)
     now = anchors.now
@@ -143,32 +149,32 @@ def solve_step(
     if len(questioned):
         found, share = skin_to(memory.x[questioned], centres, num=memory.num_skin, spacing=gap)
         index[len(recent) :, : found.shape[1]], weights[len(recent) :, : found.shape[1]] = found, share
-    sources = Skinned(Cloud(memory.x[rows], memory.normal[rows], memory.colour[rows]), each, index, weights)
-    targets = Cloud(sight.points[target], sight.normals[target], sight.colours[target])
+    sources = SkinnedCloud(Cloud(memory.x[rows], memory.normal[rows], memory.colour[rows]), each, index, weights)
+    targets = Cloud(observation.points[target], observation.normals[target], observation.colours[target])
     motion = motion_of_step(
-        sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=news.front[target]
+        sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=evidence.front[target]
     )
     active = np.concatenate([held, np.full(len(fresh), -1)])
-    return Solved(active, len(fresh), gap, centres, motion)
+    return StepSolution(active, len(fresh), gap, centres, motion)
 
 
-def movers(
-    memory: Memory,
-    sight: Sight,
+def moving_rows(
+    memory: RowStore,
+    observation: FrameObservation,
     *,
-    verdicts: Verdicts,
-    asked: np.ndarray,
-    solved: Solved,
+    visibility: Visibility,
+    candidates: np.ndarray,
+    solved: StepSolution,
     noise: Tolerances,
     tolerances: Tolerances,
-    config: SplitConfig,
+    config: MotionSegmentationConfig,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the suspects `asked` [s], those that move: rows [k], skin index (into solved.active) and weights [k j].
+    """The candidate rows [s] that move: rows [k], skin index (into solved.active) and weights [k j].
 
     A row moves when the motion found round it explains the new frames better than rest does; rows that neither
     contradicts follow their neighbours.
     """
-    rows = asked
+    rows = candidates
     empty = np.zeros((0, memory.num_skin))
     if len(rows) == 0:
         return rows, empty.astype(np.int64), empty
@@ -178,14 +184,14 @@ def movers(
     there = solved.motion.apply(each, index, weights)
     moves = np.linalg.norm(there - memory.x[rows], axis=-1) > 2 * config.still
     home = memory.home[rows]
-    rest = _misfit(verdicts, rows, home, noise)
-    moved_verdicts = compare(there, sight, colours=memory.colour[rows], tolerances=tolerances)
-    moved = _misfit(moved_verdicts, np.arange(len(rows)), home, noise)
+    rest = _misfit(visibility, rows, home, noise)
+    moved_visibility = visibility_of(there, observation, colours=memory.colour[rows], tolerances=tolerances)
+    moved = _misfit(moved_visibility, np.arange(len(rows)), home, noise)
     # Held against a range of pixels, a moved row fits a little too easily: rest has to be contradicted to lose.
     gain = np.where(np.isnan(rest) | np.isnan(moved), 0.0, np.clip(rest - moved - 0.3, -1.5, 1.5))
     evidence = config.memory * memory.evidence[rows] + np.where(moves, gain, 0.0)
     memory.evidence[rows] = evidence
-    convinced = moves & (evidence > config.threshold) & ~moved_verdicts.violated
+    convinced = moves & (evidence > config.threshold) & ~moved_visibility.violated
     silent = moves & ~convinced & ~(moved > 1.0) & ~(rest < 0.02)
     convinced[silent] = _neighbourhood(memory, rows, convinced, silent) > 0.6
     chosen = np.nonzero(convinced)[0]
@@ -195,18 +201,18 @@ def movers(
     return rows[chosen], full_index, full_weights
 
 
-def _misfit(verdicts: Verdicts, rows: np.ndarray, home: np.ndarray, noise: Tolerances) -> np.ndarray:
+def _misfit(visibility: Visibility, rows: np.ndarray, home: np.ndarray, noise: Tolerances) -> np.ndarray:
     """[k] how far depth and colour are off in the view that saw a row last, in units of the noise, capped; NaN where it
     does not see it now."""
-    verdict, gap, mismatch = verdicts.verdict[home, rows], verdicts.gap[home, rows], verdicts.mismatch[home, rows]
-    usable = (verdict != UNKNOWN) & ~((verdict == HIDDEN) & (gap > 0.05))
+    status, gap, mismatch = visibility.status[home, rows], visibility.gap[home, rows], visibility.mismatch[home, rows]
+    usable = (status != UNKNOWN) & ~((status == HIDDEN) & (gap > 0.05))
     off = np.minimum(np.abs(gap) / noise.absolute, 2.0) + np.minimum(mismatch / noise.colour, 1.0)
     return np.where(usable, off, np.nan)
 
 
-def _neighbourhood(memory: Memory, rows: np.ndarray, convinced: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """[a] share of moving rows among the nearest alike suspects and moving rows, for the suspects marked `asked`."""
-    if not asked.any():
+def _neighbourhood(memory: RowStore, rows: np.ndarray, convinced: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """[a] share of moving rows among the nearest alike candidates and moving rows, for those marked `candidates`."""
+    if not candidates.any():
         return np.zeros(0)
     moving = np.nonzero(memory.moving)[0]
     points = np.concatenate([memory.x[rows], memory.x[moving]])
@@ -215,7 +221,7 @@ def _neighbourhood(memory: Memory, rows: np.ndarray, convinced: np.ndarray, aske
     features = np.concatenate([points / float(np.median(memory.spacing[rows])), 4.0 * colours], -1)
     num = min(9, len(features))
     if num < 2:
-        return np.zeros(int(asked.sum()))
+        return np.zeros(int(candidates.sum()))
     tree = cKDTree(features, balanced_tree=False, compact_nodes=False)
-    _, index = tree.query(features[: len(rows)][asked], k=num)
+    _, index = tree.query(features[: len(rows)][candidates], k=num)
     return votes[index[:, 1:]].mean(1)

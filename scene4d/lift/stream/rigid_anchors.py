@@ -12,7 +12,7 @@ class Anchors:
     """Rest positions and world-from-rest poses of anchors, now and at the instants so far that are not forgotten.
 
     Matter that starts to move later than its surroundings cannot hang on their anchors: those have a past it did not
-    share. It gets twins of them, which rest until then and follow their `parent` afterwards.
+    share. It gets mirrors of them, which rest until then and follow their `parent` afterwards.
     Anchor 0 is the world: it never moves.
     """
 
@@ -50,19 +50,19 @@ class Anchors:
         self.velocity = np.concatenate([self.velocity, velocity])
         return index
 
-    def twins(self, index: np.ndarray) -> np.ndarray:
-        """For each entry of `index`, a twin that rests now: the anchor itself if it has never moved."""
+    def mirrored(self, index: np.ndarray) -> np.ndarray:
+        """For each entry of `index`, a mirror that rests now: the anchor itself if it has never moved."""
         unique, inverse = np.unique(index, return_inverse=True)
         fresh = (np.abs(self.shift[unique]).max(-1) == 0) & (
             np.abs(self.rotation[unique] - np.eye(3)).max((-1, -2)) == 0
         )
-        twin = unique.copy()
+        mirror = unique.copy()
         moved = unique[~fresh]
-        twin[~fresh] = self.add(self.now[moved], parent=self.parent[moved])
-        return twin[inverse].reshape(index.shape)
+        mirror[~fresh] = self.add(self.now[moved], parent=self.parent[moved])
+        return mirror[inverse].reshape(index.shape)
 
     def move(self, rotation: np.ndarray, shift: np.ndarray, velocity: np.ndarray) -> None:
-        """Apply the motion over one step, given for all anchors [m], to the roots and, through them, to their twins."""
+        """Apply the motion over one step, given for all anchors [m], to the roots and their mirrors."""
         rotation, shift = rotation[self.parent], shift[self.parent]
         self.velocity = velocity[self.parent]
         self.rotation = rotation @ self.rotation

@@ -16,16 +16,16 @@ REST = ("ids", "means", "quats", "scales", "opacities", "sh", "born", "died", "s
 """Columns that a finished row leaves behind; together with the anchors' poses they are the scene."""
 
 
-POLISHED = ("means", "scales", "opacities", "sh")
+REFINED = ("means", "scales", "opacities", "sh")
 """What polishing may change."""
 
 
-class Memory:
+class RowStore:
     """Living rows, one array a column, first axis n.
 
     ids; means quats scales opacities sh: at rest, fixed at birth; born, died s; skin_index, skin_weights [n j]: all 0 =
     static; extra_* the extras at birth; place [n 3]: where it was measured, at rest (the means of the first frames are
-    polished away from it by a fraction of a pixel), and birth_scales.
+    polished away from it by a fraction of a pixel), and spawn_scales.
     Of the present: x [n 3] position, turn [n 4], normal, colour [n 3];
     spacing m between pixels where it was seen; home: the view that saw it last; seen: the frame that saw it last;
     evidence of moving with its neighbours; lifted: row of the newest lift that measures it, -1 = none; spare: frames it
@@ -52,7 +52,7 @@ class Memory:
         """[n] rows that hang on anchors."""
         return self.columns["skin_weights"].any(1)
 
-    def birth(
+    def spawn(
         self,
         lifted: Gaussians,
         chosen: np.ndarray,
@@ -87,7 +87,7 @@ class Memory:
             return
         self.columns = {k: np.concatenate([v, rows[k].astype(v.dtype, copy=False)]) for k, v in self.columns.items()}
 
-    def bury(self, dead: np.ndarray, *, last: float) -> None:
+    def retire(self, dead: np.ndarray, *, last: float) -> None:
         """Close the rows of a mask [n]: `last` is their last second; rows born later than that never were."""
         if not dead.any():
             return
@@ -155,15 +155,15 @@ class Memory:
             extras={k: put(v, newest.extras[k]) for k, v in memory.extras.items()},
         )
 
-    def polish_birth(self, rows: np.ndarray, gaussians: Gaussians) -> None:
+    def refine_spawned(self, rows: np.ndarray, gaussians: Gaussians) -> None:
         """Make Gaussians [k] what the static rows were born as."""
-        for name in POLISHED:
+        for name in REFINED:
             self.columns[name][rows] = getattr(gaussians, name).numpy()
 
     def at_rest(self, rows: np.ndarray, gaussians: Gaussians, *, anchors: Anchors) -> dict[str, np.ndarray]:
         """Rest columns [k] of rows that look like Gaussians [k] now: `gaussians` undone."""
         c = self.columns
-        rest = {name: getattr(gaussians, name).numpy().copy() for name in ("means", "quats", *POLISHED[1:])}
+        rest = {name: getattr(gaussians, name).numpy().copy() for name in ("means", "quats", *REFINED[1:])}
         rest["extra_normals"] = gaussians.extras["normals"].numpy().copy()
         moving = self.moving[rows]
         if moving.any():
@@ -186,10 +186,10 @@ class Memory:
         """No rows, with all columns of finished ones."""
         return {k: v[:0] for k, v in self.columns.items() if k in REST or k.startswith("extra_")}
 
-    def everything(self, *, rows: np.ndarray, looks: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """All that lived and is still known, as pieces; the living `rows` [k] with the rest columns `looks` [k ...]."""
+    def everything(self, *, rows: np.ndarray, appearance: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """All rows still known, as pieces; the living `rows` [k] with the rest columns `appearance` [k ...]."""
         living = {k: self.columns[k] for k in self.empty()}
-        for name, values in looks.items():
+        for name, values in appearance.items():
             living[name] = living[name].copy()
             living[name][rows] = values
         return [*self.past, living]

@@ -6,11 +6,13 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from scene4d.lift.stream.rigid_anchors import Anchors, multiply_quats, rotate_by_quats
-from scene4d.lift.stream.row_store import Memory
-from scene4d.lift.stream.visibility import Sight
+from scene4d.lift.stream.row_store import RowStore
+from scene4d.lift.stream.visibility import FrameObservation
 
 
-def bear(memory: Memory, anchors: Anchors, *, sight: Sight, chosen: np.ndarray, time: float, frame: int) -> None:
+def spawn_rows(
+    memory: RowStore, anchors: Anchors, *, observation: FrameObservation, chosen: np.ndarray, time: float, frame: int
+) -> None:
     """Give birth to lifted points `chosen` [k]; those next to moving matter hang on its anchors.
 
     Args:
@@ -19,12 +21,12 @@ def bear(memory: Memory, anchors: Anchors, *, sight: Sight, chosen: np.ndarray, 
     num = len(chosen)
     skin_index = np.zeros((num, memory.num_skin), dtype=np.int64)
     skin_weights = np.zeros((num, memory.num_skin), dtype=np.float32)
-    means = sight.points[chosen].copy()
+    means = observation.points[chosen].copy()
     turn = np.tile([1.0, 0.0, 0.0, 0.0], (num, 1))
-    lifted = sight.lifted
+    lifted = observation.lifted
     quats = lifted.quats.numpy()[chosen].astype(np.float64)
-    normals = sight.normals[chosen].copy()
-    mate = moving_mates(memory, sight, chosen=chosen)
+    normals = observation.normals[chosen].copy()
+    mate = moving_mates(memory, observation, chosen=chosen)
     joins = mate >= 0
     if joins.any():
         index, weights = memory.skin_index[mate[joins]], memory.skin_weights[mate[joins]]
@@ -45,32 +47,32 @@ def bear(memory: Memory, anchors: Anchors, *, sight: Sight, chosen: np.ndarray, 
     }
     present = {
         "turn": turn,
-        "spacing": sight.spacing[chosen],
-        "birth_scales": lifted.scales.numpy()[chosen],
-        "home": sight.pixel[chosen] // sight.num_pixels,
+        "spacing": observation.spacing[chosen],
+        "spawn_scales": lifted.scales.numpy()[chosen],
+        "home": observation.pixel[chosen] // observation.num_pixels,
         "seen": np.full(num, frame),
     }
-    memory.birth(lifted, chosen, rest=rest, present=present, time=time)
+    memory.spawn(lifted, chosen, rest=rest, present=present, time=time)
 
 
-def moving_mates(memory: Memory, sight: Sight, *, chosen: np.ndarray) -> np.ndarray:
+def moving_mates(memory: RowStore, observation: FrameObservation, *, chosen: np.ndarray) -> np.ndarray:
     """[k] the moving row that each new point continues, -1 where it is nearer to static matter or to nothing."""
     mate = np.full(len(chosen), -1, dtype=np.int64)
     if len(memory) == 0 or not memory.moving.any():
         return mate
-    spacing = float(np.median(sight.spacing))
+    spacing = float(np.median(observation.spacing))
 
     def features(points: np.ndarray, normals: np.ndarray, colours: np.ndarray) -> np.ndarray:
         return np.concatenate([points / spacing, normals, 4.0 * colours], -1)
 
-    query = features(sight.points[chosen], sight.normals[chosen], sight.colours[chosen])
+    query = features(observation.points[chosen], observation.normals[chosen], observation.colours[chosen])
 
     def nearest(rows: np.ndarray):
         known = features(memory.x[rows], memory.normal[rows], memory.colour[rows])
         return cKDTree(known, balanced_tree=False, compact_nodes=False).query(query, distance_upper_bound=4.0)
 
     moving = np.nonzero(memory.moving)[0]
-    low, high = sight.points[chosen].min(0) - 4 * spacing, sight.points[chosen].max(0) + 4 * spacing
+    low, high = observation.points[chosen].min(0) - 4 * spacing, observation.points[chosen].max(0) + 4 * spacing
     static = np.nonzero(~memory.moving & (memory.x > low).all(1) & (memory.x < high).all(1))[0]
     distance, index = nearest(moving)
     found = index < len(moving)

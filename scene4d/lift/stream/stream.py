@@ -11,33 +11,33 @@ import torch
 from scene4d.check import check
 from scene4d.errors import DepthError, GaussianError, TimestampError
 from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
-from scene4d.lift.refine.refine_frame import polish
+from scene4d.lift.refine.refine_frame import refine_frame
 from scene4d.lift.rgbd.unproject import LiftConfig
-from scene4d.lift.stream.arap_icp import TrackConfig
+from scene4d.lift.stream.arap_icp import ArapIcpConfig
 from scene4d.lift.stream.motion_segmentation import (
-    News,
-    Solved,
-    SplitConfig,
+    FrameEvidence,
+    MotionSegmentationConfig,
+    StepSolution,
+    candidate_rows,
     changed_rows,
-    movers,
+    moving_rows,
     solve_step,
-    suspects,
 )
 from scene4d.lift.stream.rigid_anchors import Anchors, rotvecs_from_rotations
-from scene4d.lift.stream.row_store import Memory, scene_of_rows
-from scene4d.lift.stream.spawn import bear
+from scene4d.lift.stream.row_store import RowStore, scene_of_rows
+from scene4d.lift.stream.spawn import spawn_rows
 from scene4d.lift.stream.visibility import (
     AGREES,
     HIDDEN,
     RECOLOURED,
     UNKNOWN,
     VIOLATED,
-    Sight,
+    FrameObservation,
     Tolerances,
-    Verdicts,
-    compare,
-    sight_from_frames,
+    Visibility,
+    observe_frames,
     unexplained_points,
+    visibility_of,
 )
 from scene4d.scene import Scene4D
 from scene4d.types import Frames, Gaussians
@@ -49,9 +49,9 @@ class StreamConfig:
 
     lift: LiftConfig = field(default_factory=lambda: LiftConfig(footprint=0.4, drop_flying=False))
     """How pixels become Gaussians."""
-    split: SplitConfig = field(default_factory=SplitConfig)
+    split: MotionSegmentationConfig = field(default_factory=MotionSegmentationConfig)
     """How moving matter is told from static matter."""
-    track: TrackConfig = field(default_factory=TrackConfig)
+    track: ArapIcpConfig = field(default_factory=ArapIcpConfig)
     """How motion is found."""
     depth_tolerance: float = 0.004
     """Depth error in m that counts as agreement, at distance 0."""
@@ -91,7 +91,7 @@ class SceneStream:
     later scene says of them; only how the living look is always as it was measured and polished last.
 
     `update` alone changes anything: `gaussians` and `scene` say the same however often, and whenever before, they were
-    asked.
+    candidates.
     """
 
     def __init__(self, config: StreamConfig | None = None, *, history: GrowingS4D | None = None) -> None:
@@ -100,11 +100,11 @@ class SceneStream:
             history: where instants beyond config.keep_instants go, and rows that ended before them.
         """
         self.config, self.history = config or StreamConfig(), history
-        self.memory = Memory(self.config.num_skin)
+        self.memory = RowStore(self.config.num_skin)
         self.anchors = Anchors()
         self.times: list[float] = []
         self._count = 0
-        self._sight: Sight | None = None
+        self._observation: FrameObservation | None = None
         self._now: Gaussians | None = None
 
     def update(self, frames: Frames, *, time: float) -> None:
@@ -124,17 +124,26 @@ class SceneStream:
                 found=time,
                 expected=f"> {self.times[-1]}",
             )
-        sight = sight_from_frames(frames, config=self.lift_config, backdrop=self.config.backdrop)
+        observation = observe_frames(frames, config=self.lift_config, backdrop=self.config.backdrop)
         if len(self.memory) == 0:
-            if len(sight.points) == 0:
+            if len(observation.points) == 0:
                 raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")
-            bear(self.memory, self.anchors, sight=sight, chosen=np.arange(len(sight.points)), time=time, frame=0)
-            self._measure(sight, self._compared(sight))
-            self.memory.polish_birth(self.memory.shown(), self._polished(sight, num_steps=self.config.polish_first))
+            spawn_rows(
+                self.memory,
+                self.anchors,
+                observation=observation,
+                chosen=np.arange(len(observation.points)),
+                time=time,
+                frame=0,
+            )
+            self._measure(observation, self._compared(observation))
+            self.memory.refine_spawned(
+                self.memory.shown(), self._refined(observation, num_steps=self.config.polish_first)
+            )
         else:
-            verdicts = self._carve(sight, self._follow(sight))
-            self._measure(sight, self._bear_unexplained(sight, verdicts, time=time))
-        self._sight, self._now = sight, None
+            visibility = self._carve(observation, self._follow(observation))
+            self._measure(observation, self._spawn_unexplained(observation, visibility, time=time))
+        self._observation, self._now = observation, None
         self._limit(time)
         self.anchors.record()
         self.times.append(time)
@@ -147,18 +156,18 @@ class SceneStream:
         Polished to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the
         backdrop.
         """
-        if self._sight is None:
+        if self._observation is None:
             raise GaussianError(
                 "nothing has been seen yet", field="gaussians", fix="call update(frames, time=...) first"
             )
         if self._now is None:
-            self._now = self._polished(self._sight, num_steps=self.config.polish)
+            self._now = self._refined(self._observation, num_steps=self.config.polish)
         return self._now
 
-    def _polished(self, sight: Sight, *, num_steps: int) -> Gaussians:
+    def _refined(self, observation: FrameObservation, *, num_steps: int) -> Gaussians:
         memory = self.memory
         rows = memory.shown()
-        now = memory.gaussians(rows, sight.lifted)
+        now = memory.gaussians(rows, observation.lifted)
         if num_steps <= 0:
             return now
         seen, static = memory.seen[rows] == memory.seen.max(), ~memory.moving[rows]
@@ -166,11 +175,11 @@ class SceneStream:
         still = torch.from_numpy(static)[:, None]
         measured = now.replace(
             means=torch.where(still, torch.from_numpy(memory.x[rows]).float(), now.means),
-            scales=torch.where(still, torch.from_numpy(memory.birth_scales[rows]), now.scales),
+            scales=torch.where(still, torch.from_numpy(memory.spawn_scales[rows]), now.scales),
         )
         spacing = torch.from_numpy(memory.spacing[rows])
         free = torch.from_numpy(seen)
-        return polish(now, sight.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
+        return refine_frame(now, observation.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
 
     def scene(self) -> Scene4D:
         """The scene so far: base at rest, motion over all times, alive from birth to the last second (inf = living).
@@ -178,16 +187,16 @@ class SceneStream:
         Living rows look as `gaussians` shows them, so that `.at` the last time draws the same picture. Instants that
         were handed over, and rows that ended before the rest, are left out.
         """
-        if self._sight is None:
+        if self._observation is None:
             raise GaussianError("nothing has been seen yet", field="scene", fix="call update(frames, time=...) first")
         memory, now, shown = self.memory, self.gaussians(), self.memory.shown()
         # At an edge a pixel may be won by a row of another surface: what is seen there must not become its place.
         way = np.linalg.norm(now.means.double().numpy() - memory.x[shown], axis=-1)
         near = (memory.lifted[shown] >= 0) & (way < 1.5 * memory.spacing[shown])
         seen = np.nonzero(~memory.moving[shown] | near)[0]
-        looks = memory.at_rest(shown[seen], now.pick(torch.from_numpy(seen)), anchors=self.anchors)
+        appearance = memory.at_rest(shown[seen], now.pick(torch.from_numpy(seen)), anchors=self.anchors)
         return scene_of_rows(
-            memory.everything(rows=shown[seen], looks=looks),
+            memory.everything(rows=shown[seen], appearance=appearance),
             anchors=self.anchors,
             poses=self.anchors.poses(),
             times=self.times,
@@ -227,68 +236,72 @@ class SceneStream:
         c = self.config
         return Tolerances(c.depth_tolerance, c.depth_tolerance_relative, c.colour_tolerance)
 
-    def _compared(self, sight: Sight, rows: np.ndarray | slice = slice(None)) -> Verdicts:
+    def _compared(self, observation: FrameObservation, rows: np.ndarray | slice = slice(None)) -> Visibility:
         """What the frames say of the rows where they are now."""
         memory, limits = self.memory, self.tolerances
         moving = self.config.colour_tolerance_moving
         colour = np.where(memory.moving[rows], moving, limits.colour)
         limits = dataclasses.replace(limits, colour=colour)
-        return compare(memory.x[rows], sight, colours=memory.colour[rows], tolerances=limits)
+        return visibility_of(memory.x[rows], observation, colours=memory.colour[rows], tolerances=limits)
 
-    def _follow(self, sight: Sight) -> Verdicts:
+    def _follow(self, observation: FrameObservation) -> Visibility:
         """Find what moved since the last frame and carry it; returns what the frames say of the rows after that."""
         memory, config = self.memory, self.config.split
-        verdicts = self._compared(sight)
+        visibility = self._compared(observation)
         static = ~memory.moving
-        still = Verdicts(*(np.where(static, column, 0) for column in vars(verdicts).values()))
-        spacing = float(np.median(sight.spacing)) if len(sight.spacing) else 0.01
-        changed = changed_rows(memory, verdicts, spacing=spacing, min_cluster=config.min_cluster)
-        target = unexplained_points(sight, memory, verdicts=still, tolerances=self.tolerances)
-        front = self._front(sight, verdicts, spacing=spacing)
-        news = News(changed=changed, target=target, front=front, spacing=spacing)
-        solved = solve_step(memory, self.anchors, sight=sight, news=news, config=config, track=self.config.track)
+        still = Visibility(*(np.where(static, column, 0) for column in vars(visibility).values()))
+        spacing = float(np.median(observation.spacing)) if len(observation.spacing) else 0.01
+        changed = changed_rows(memory, visibility, spacing=spacing, min_cluster=config.min_cluster)
+        target = unexplained_points(observation, memory, visibility=still, tolerances=self.tolerances)
+        front = self._front(observation, visibility, spacing=spacing)
+        evidence = FrameEvidence(changed=changed, target=target, front=front, spacing=spacing)
+        solved = solve_step(
+            memory, self.anchors, observation=observation, evidence=evidence, config=config, track=self.config.track
+        )
         if solved is None:
             self.anchors.velocity *= 0
-            return verdicts
+            return visibility
         solved = _held_still(solved, config.still)
-        rows, index, weights = movers(
+        rows, index, weights = moving_rows(
             memory,
-            sight,
-            verdicts=verdicts,
-            asked=suspects(memory, verdicts, changed=changed, reach=config.reach),
+            observation,
+            visibility=visibility,
+            candidates=candidate_rows(memory, visibility, changed=changed, reach=config.reach),
             solved=solved,
-            noise=self._noise(verdicts),
+            noise=self._noise(visibility),
             tolerances=self.tolerances,
             config=config,
         )
-        self._hang(solved, rows, index, weights)
+        self._bind_to_anchors(solved, rows, index, weights)
         memory.carry(self.anchors)
         moved = np.nonzero(memory.moving)[0]
-        return verdicts.patched(moved, self._compared(sight, moved))
+        return visibility.patched(moved, self._compared(observation, moved))
 
-    def _front(self, sight: Sight, verdicts: Verdicts, *, spacing: float) -> np.ndarray:
+    def _front(self, observation: FrameObservation, visibility: Visibility, *, spacing: float) -> np.ndarray:
         """[p] lifted points where matter has come, or where moving matter was: not just background laid bare."""
-        marked = np.zeros(sight.num_views * sight.num_pixels, dtype=bool)
+        marked = np.zeros(observation.num_views * observation.num_pixels, dtype=bool)
         moving = self.memory.moving
-        came = (verdicts.verdict == HIDDEN) | (moving & (verdicts.verdict != UNKNOWN) & (verdicts.gap > -2 * spacing))
+        came = (visibility.status == HIDDEN) | (
+            moving & (visibility.status != UNKNOWN) & (visibility.gap > -2 * spacing)
+        )
         view, row = np.nonzero(came)
-        marked[view * sight.num_pixels + verdicts.pixel[view, row]] = True
-        return marked[sight.pixel]
+        marked[view * observation.num_pixels + visibility.pixel[view, row]] = True
+        return marked[observation.pixel]
 
-    def _noise(self, verdicts: Verdicts) -> Tolerances:
+    def _noise(self, visibility: Visibility) -> Tolerances:
         """The sensor's own noise, from static rows in the view that saw them last."""
         memory = self.memory
         column = np.arange(len(memory))
-        good = ~memory.moving & (verdicts.verdict[memory.home, column] == AGREES)
+        good = ~memory.moving & (visibility.status[memory.home, column] == AGREES)
         if good.sum() < 50:
             return self.tolerances
-        gap = np.abs(verdicts.gap[memory.home, column][good])
-        mismatch = verdicts.mismatch[memory.home, column][good]
+        gap = np.abs(visibility.gap[memory.home, column][good])
+        mismatch = visibility.mismatch[memory.home, column][good]
         limit = self.tolerances
         absolute = np.clip(3 * np.quantile(gap, 0.8), 0.0005, limit.absolute + limit.relative)
         return Tolerances(float(absolute), 0.0, float(np.clip(3 * np.quantile(mismatch, 0.8), 0.02, limit.colour)))
 
-    def _hang(self, solved: Solved, rows: np.ndarray, index: np.ndarray, weights: np.ndarray) -> None:
+    def _bind_to_anchors(self, solved: StepSolution, rows: np.ndarray, index: np.ndarray, weights: np.ndarray) -> None:
         """Move the anchors, with the rows that start to move now hung on them first."""
         anchors, memory = self.anchors, self.memory
         active = solved.active.copy()
@@ -304,7 +317,7 @@ class SceneStream:
             index = np.where(weights > 0, index, index[np.arange(len(index)), weights.argmax(1)][:, None])
             room = len(anchors) < self.config.split.max_twins
             if room and len(rows):
-                memory.skin_index[rows] = anchors.twins(index)
+                memory.skin_index[rows] = anchors.mirrored(index)
                 memory.skin_weights[rows] = weights
         num = len(anchors)
         rotation, shift = np.broadcast_to(np.eye(3), (num, 3, 3)).copy(), np.zeros((num, 3))
@@ -319,48 +332,48 @@ class SceneStream:
         )
         anchors.move(rotation, shift, velocity)
 
-    def _carve(self, sight: Sight, verdicts: Verdicts) -> Verdicts:
+    def _carve(self, observation: FrameObservation, visibility: Visibility) -> Visibility:
         """Bury what the cameras looked through, and moving rows that slid under or off their surface."""
         memory = self.memory
         column = np.arange(len(memory))
-        at_home, gap = verdicts.verdict[memory.home, column], verdicts.gap[memory.home, column]
-        moving, agrees = memory.moving, verdicts.agrees
-        centre = -np.einsum("vab,va->vb", sight.viewmats[:, :3, :3], sight.viewmats[:, :3, 3])
+        at_home, gap = visibility.status[memory.home, column], visibility.gap[memory.home, column]
+        moving, agrees = memory.moving, visibility.agrees
+        centre = -np.einsum("vab,va->vb", observation.viewmats[:, :3, :3], observation.viewmats[:, :3, 3])
         facing = ((centre[memory.home] - memory.x) * memory.normal).sum(-1) > 0
         sunk = moving & (at_home == HIDDEN) & (gap < 2.0 * memory.spacing) & facing & ~agrees
         recoloured = (at_home == RECOLOURED) & ~agrees
         if recoloured.sum() > 0.3 * max(1, (at_home != UNKNOWN).sum()):
             recoloured[:] = False  # the light or the exposure changed, not the matter
-        dead = verdicts.violated | sunk | recoloured | (moving & (at_home == VIOLATED) & ~agrees)
-        memory.bury(dead, last=self.times[-1])
-        return verdicts.pick(~dead)
+        dead = visibility.violated | sunk | recoloured | (moving & (at_home == VIOLATED) & ~agrees)
+        memory.retire(dead, last=self.times[-1])
+        return visibility.pick(~dead)
 
-    def _bear_unexplained(self, sight: Sight, verdicts: Verdicts, *, time: float) -> Verdicts:
+    def _spawn_unexplained(self, observation: FrameObservation, visibility: Visibility, *, time: float) -> Visibility:
         memory = self.memory
-        new = unexplained_points(sight, memory, verdicts=verdicts, tolerances=self.tolerances)
+        new = unexplained_points(observation, memory, visibility=visibility, tolerances=self.tolerances)
         chosen = np.nonzero(new)[0]
         if len(chosen) == 0:
-            return verdicts
-        bear(memory, self.anchors, sight=sight, chosen=chosen, time=time, frame=self._count)
-        return verdicts.followed_by(self._compared(sight, slice(len(memory) - len(chosen), None)))
+            return visibility
+        spawn_rows(memory, self.anchors, observation=observation, chosen=chosen, time=time, frame=self._count)
+        return visibility.followed_by(self._compared(observation, slice(len(memory) - len(chosen), None)))
 
-    def _measure(self, sight: Sight, verdicts: Verdicts) -> None:
+    def _measure(self, observation: FrameObservation, visibility: Visibility) -> None:
         """Give every pixel the row that is nearest to its centre; the others that agree there are spare for now."""
         memory = self.memory
-        good = verdicts.verdict == AGREES
+        good = visibility.status == AGREES
         column = np.arange(len(memory))
         at_home = good[memory.home, column]
         view = np.where(at_home, memory.home, good.argmax(0))
         seen = good.any(0)
-        pixel = view * sight.num_pixels + verdicts.pixel[view, column]
-        rank = verdicts.off_centre[view, column] + np.where(at_home, 0.0, 10.0)
+        pixel = view * observation.num_pixels + visibility.pixel[view, column]
+        rank = visibility.off_centre[view, column] + np.where(at_home, 0.0, 10.0)
         rows = np.nonzero(seen)[0]
         order = rows[np.lexsort((memory.ids[rows], rank[rows], pixel[rows]))]
         first = np.ones(len(order), dtype=bool)
         first[1:] = pixel[order[1:]] != pixel[order[:-1]]
         winners = order[first]
-        lifted_of_pixel = np.full(sight.num_views * sight.num_pixels, -1, dtype=np.int64)
-        lifted_of_pixel[sight.pixel] = np.arange(len(sight.pixel))
+        lifted_of_pixel = np.full(observation.num_views * observation.num_pixels, -1, dtype=np.int64)
+        lifted_of_pixel[observation.pixel] = np.arange(len(observation.pixel))
         memory.lifted[:] = -1
         memory.lifted[winners] = lifted_of_pixel[pixel[winners]]
         spare = seen.copy()
@@ -369,27 +382,27 @@ class SceneStream:
         memory.home[rows] = view[rows]
         memory.seen[rows] = self._count
         measured = np.nonzero(memory.lifted >= 0)[0]
-        memory.spacing[measured] = sight.spacing[memory.lifted[measured]]
+        memory.spacing[measured] = observation.spacing[memory.lifted[measured]]
         share = np.where(memory.moving[measured], self.config.colour_share, 1.0)[:, None]
-        memory.colour[measured] += share * (sight.colours[memory.lifted[measured]] - memory.colour[measured])
+        memory.colour[measured] += share * (observation.colours[memory.lifted[measured]] - memory.colour[measured])
 
     def _limit(self, time: float) -> None:
         """Let spare moving rows go, and keep to the caps."""
         memory, config = self.memory, self.config
         last = self.times[-1] if self.times else time
-        memory.bury(memory.moving & (memory.spare > config.patience), last=last)
+        memory.retire(memory.moving & (memory.spare > config.patience), last=last)
         surplus = len(memory) - config.max_gaussians
         if surplus > 0:
             confidence = memory.extra_confidence[:, 0]
             order = np.lexsort((confidence, memory.seen))
             dead = np.zeros(len(memory), dtype=bool)
             dead[order[:surplus]] = True
-            memory.bury(dead, last=last)
+            memory.retire(dead, last=last)
         if self.history is None or not config.keep_instants:
             memory.forget(config.max_past)
 
 
-def _held_still(solved: Solved, still: float) -> Solved:
+def _held_still(solved: StepSolution, still: float) -> StepSolution:
     """Anchors that hardly move are held exactly still, so that resting matter does not creep."""
     motion = solved.motion
     turn = np.linalg.norm(rotvecs_from_rotations(motion.rotation), axis=-1)

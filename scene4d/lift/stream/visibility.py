@@ -11,16 +11,16 @@ from scipy.spatial import cKDTree
 
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames, valid_pixels
-from scene4d.lift.stream.row_store import Memory
+from scene4d.lift.stream.row_store import RowStore
 from scene4d.types import Frames, Gaussians
 
 UNKNOWN, AGREES, VIOLATED, HIDDEN, RECOLOURED = 0, 1, 2, 3, 4
-"""Verdicts: out of view or not measured; as measured; in front of the measured surface (free space); behind it; at the
+"""Status: out of view or not measured; as measured; in front of the measured surface (free space); behind it; at the
 measured depth but of another colour."""
 
 
 @dataclass(frozen=True)
-class Sight:
+class FrameObservation:
     """One instant as arrays: images [v h w], and the lifted points [p] with the pixel (flat in [v h w]) of each."""
 
     frames: Frames
@@ -61,56 +61,56 @@ class Tolerances:
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """[v n] each: verdict, pixel the row falls into (flat in [h w], -1 = none), gap in m (> 0 = behind the surface),
+class Visibility:
+    """[v n] each: status, pixel the row falls into (flat in [h w], -1 = none), gap in m (> 0 = behind the surface),
     colour mismatch beyond the neighbouring pixels' range, distance from the pixel centre in pixels."""
 
-    verdict: np.ndarray
+    status: np.ndarray
     pixel: np.ndarray
     gap: np.ndarray
     mismatch: np.ndarray
     off_centre: np.ndarray
 
-    def any(self, *verdicts: int) -> np.ndarray:
+    def any(self, *visibility: int) -> np.ndarray:
         """[n] whether some view says one of these."""
-        found = np.zeros(self.verdict.shape, dtype=bool)
-        for verdict in verdicts:
-            found |= self.verdict == verdict
+        found = np.zeros(self.status.shape, dtype=bool)
+        for status in visibility:
+            found |= self.status == status
         return found.any(0)
 
-    def pick(self, index: np.ndarray) -> Verdicts:
+    def pick(self, index: np.ndarray) -> Visibility:
         """Those of some rows."""
-        return Verdicts(*(column[:, index] for column in vars(self).values()))
+        return Visibility(*(column[:, index] for column in vars(self).values()))
 
-    def patched(self, index: np.ndarray, other: Verdicts) -> Verdicts:
+    def patched(self, index: np.ndarray, other: Visibility) -> Visibility:
         """The same with the rows `index` as in `other`."""
         columns = [column.copy() for column in vars(self).values()]
         for mine, new in zip(columns, vars(other).values(), strict=True):
             mine[:, index] = new
-        return Verdicts(*columns)
+        return Visibility(*columns)
 
-    def followed_by(self, other: Verdicts) -> Verdicts:
+    def followed_by(self, other: Visibility) -> Visibility:
         """Those of more rows, after these."""
-        return Verdicts(
+        return Visibility(
             *(np.concatenate(pair, 1) for pair in zip(vars(self).values(), vars(other).values(), strict=True))
         )
 
     @property
     def agrees(self) -> np.ndarray:
         """[n] seen where it should be, by some view."""
-        return (self.verdict == AGREES).any(0)
+        return (self.status == AGREES).any(0)
 
     @property
     def violated(self) -> np.ndarray:
         """[n] some camera looked through it and none saw it."""
-        seen = (self.verdict == AGREES) | (self.verdict == RECOLOURED)
-        return (self.verdict == VIOLATED).any(0) & ~seen.any(0)
+        seen = (self.status == AGREES) | (self.status == RECOLOURED)
+        return (self.status == VIOLATED).any(0) & ~seen.any(0)
 
 
-def sight_from_frames(frames: Frames, *, config: LiftConfig, backdrop: float) -> Sight:
+def observe_frames(frames: Frames, *, config: LiftConfig, backdrop: float) -> FrameObservation:
     """Lift frames [v] and lay everything out as arrays; sky lies `backdrop` m away with confidence 0 (0 = unknown)."""
     valid_pixels(frames)  # says so where there is no depth
-    sky = sky_of(frames) if backdrop > 0 else torch.zeros_like(frames.depth, dtype=torch.bool)
+    sky = sky_mask(frames) if backdrop > 0 else torch.zeros_like(frames.depth, dtype=torch.bool)
     frames = frames.replace(depth=torch.where(sky, torch.full_like(frames.depth, backdrop), frames.depth))
     lifted = lift_frames(frames, config=config)
     pixel = lifted.extras["pixel"][:, 0].numpy()
@@ -121,7 +121,7 @@ def sight_from_frames(frames: Frames, *, config: LiftConfig, backdrop: float) ->
     focal = (frames.cameras.Ks[:, 0, 0] * frames.cameras.Ks[:, 1, 1]).abs().sqrt().double().numpy()
     flat = depth.double().numpy().reshape(-1)
     view = pixel // (frames.cameras.width * frames.cameras.height)
-    return Sight(
+    return FrameObservation(
         frames=frames,
         rgb=frames.rgb.float().numpy(),
         depth=depth.double().numpy(),
@@ -137,7 +137,7 @@ def sight_from_frames(frames: Frames, *, config: LiftConfig, backdrop: float) ->
     )
 
 
-def sky_of(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.03) -> torch.Tensor:
+def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.03) -> torch.Tensor:
     """[v h w] pixels without depth because nothing is near, not because the sensor failed.
 
     Where the frames have segments, that is segment -1. Elsewhere it is a hole that reaches the border of the image,
@@ -163,24 +163,26 @@ def sky_of(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.03
     return sky
 
 
-def compare(points: np.ndarray, sight: Sight, *, colours: np.ndarray, tolerances: Tolerances) -> Verdicts:
+def visibility_of(
+    points: np.ndarray, observation: FrameObservation, *, colours: np.ndarray, tolerances: Tolerances
+) -> Visibility:
     """Hold points [n 3] of colours [n 3] against what every view measured.
 
     A point between pixel centres is held against the range its (up to four) neighbours span, so slopes and edges need
     no margin of their own; a point on a pixel centre is held against that pixel alone.
     """
     parts = [
-        _compare_view(points, sight, view=view, colours=colours, tolerances=tolerances)
-        for view in range(sight.num_views)
+        _visibility_in_view(points, observation, view=view, colours=colours, tolerances=tolerances)
+        for view in range(observation.num_views)
     ]
-    return Verdicts(*(np.stack(columns) for columns in zip(*parts, strict=True)))
+    return Visibility(*(np.stack(columns) for columns in zip(*parts, strict=True)))
 
 
-def _compare_view(
-    points: np.ndarray, sight: Sight, *, view: int, colours: np.ndarray, tolerances: Tolerances
+def _visibility_in_view(
+    points: np.ndarray, observation: FrameObservation, *, view: int, colours: np.ndarray, tolerances: Tolerances
 ) -> tuple[np.ndarray, ...]:
-    height, width = sight.depth.shape[1:]
-    viewmat, K = sight.viewmats[view], sight.Ks[view]
+    height, width = observation.depth.shape[1:]
+    viewmat, K = observation.viewmats[view], observation.Ks[view]
     cam = points @ viewmat[:3, :3].T + viewmat[:3, 3]
     z = cam[:, 2]
     safe = np.where(z > 1e-6, z, 1.0)
@@ -197,7 +199,7 @@ def _compare_view(
     above = np.clip(row + step_y, 0, height - 1)
     near = np.stack([own, row * width + beside, above * width + column, above * width + beside])  # [4 n]
 
-    depth = sight.depth[view].reshape(-1)[near]  # [4 n]
+    depth = observation.depth[view].reshape(-1)[near]  # [4 n]
     measured = depth > 0
     low = np.where(measured, depth, np.inf).min(0)
     high = np.where(measured, depth, 0.0).max(0)
@@ -205,39 +207,41 @@ def _compare_view(
     low = np.where(known, low, z)
     behind, in_front = z - np.where(known, high, z), low - z
     tolerance = tolerances.depth(z)
-    colour = sight.rgb[view].reshape(-1, 3)[near]  # [4 n 3]
+    colour = observation.rgb[view].reshape(-1, 3)[near]  # [4 n 3]
     over = np.maximum(colours - colour.max(0), colour.min(0) - colours).max(-1)
     mismatch = np.maximum(over, 0.0)
 
-    verdict = np.full(len(points), AGREES, dtype=np.int8)
-    verdict[mismatch > tolerances.colour] = RECOLOURED
-    verdict[behind > tolerance] = HIDDEN
-    verdict[in_front > tolerance] = VIOLATED
-    verdict[~known] = UNKNOWN
+    status = np.full(len(points), AGREES, dtype=np.int8)
+    status[mismatch > tolerances.colour] = RECOLOURED
+    status[behind > tolerance] = HIDDEN
+    status[in_front > tolerance] = VIOLATED
+    status[~known] = UNKNOWN
     gap = np.where(behind > 0, behind, np.where(in_front > 0, -in_front, 0.0))
-    return verdict, np.where(inside, own, -1), gap, mismatch, np.hypot(off_x, off_y)
+    return status, np.where(inside, own, -1), gap, mismatch, np.hypot(off_x, off_y)
 
 
-def unexplained_points(sight: Sight, memory: Memory, *, verdicts: Verdicts, tolerances: Tolerances) -> np.ndarray:
+def unexplained_points(
+    observation: FrameObservation, memory: RowStore, *, visibility: Visibility, tolerances: Tolerances
+) -> np.ndarray:
     """[p] whether no agreeing row is in a lifted point's pixel, or next to it on the same surface."""
     points, normals, colours = memory.x, memory.normal, memory.colour
-    explained = np.zeros(sight.num_views * sight.num_pixels, dtype=bool)
-    view, row = np.nonzero(verdicts.verdict == AGREES)
-    explained[view * sight.num_pixels + verdicts.pixel[view, row]] = True
-    open_points = np.nonzero(~explained[sight.pixel])[0]
-    left = np.zeros(len(sight.pixel), dtype=bool)
-    agrees = np.nonzero(verdicts.agrees)[0]
+    explained = np.zeros(observation.num_views * observation.num_pixels, dtype=bool)
+    view, row = np.nonzero(visibility.status == AGREES)
+    explained[view * observation.num_pixels + visibility.pixel[view, row]] = True
+    open_points = np.nonzero(~explained[observation.pixel])[0]
+    left = np.zeros(len(observation.pixel), dtype=bool)
+    agrees = np.nonzero(visibility.agrees)[0]
     if len(open_points) == 0 or len(agrees) == 0:
         left[open_points] = True
         return left
     tree = cKDTree(points[agrees], balanced_tree=False, compact_nodes=False)
-    reach = 0.75 * sight.spacing[open_points]
-    _, index = tree.query(sight.points[open_points], distance_upper_bound=float(reach.max()))
+    reach = 0.75 * observation.spacing[open_points]
+    _, index = tree.query(observation.points[open_points], distance_upper_bound=float(reach.max()))
     found = index < len(agrees)
     mate = agrees[np.where(found, index, 0)]
-    offset = sight.points[open_points] - points[mate]
+    offset = observation.points[open_points] - points[mate]
     height = np.abs((offset * normals[mate]).sum(-1))
-    same = found & (np.linalg.norm(offset, axis=-1) < reach) & (height < tolerances.depth(sight.z[open_points]))
-    same &= np.abs(sight.colours[open_points] - colours[mate]).max(-1) < tolerances.colour
+    same = found & (np.linalg.norm(offset, axis=-1) < reach) & (height < tolerances.depth(observation.z[open_points]))
+    same &= np.abs(observation.colours[open_points] - colours[mate]).max(-1) < tolerances.colour
     left[open_points[~same]] = True
     return left

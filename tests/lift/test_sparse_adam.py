@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scene4d.lift.refine.sparse_adam import RowAdam
+from scene4d.lift.refine.sparse_adam import SparseAdam
 
 RATES = {"places": 0.1, "logits": 0.02}
 
@@ -13,7 +13,7 @@ def test_every_row_goes_as_torch_adam_takes_it(memory):
     random = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64)
     start = {"places": draw(5, 2, 3), "logits": draw(5)}
-    adam = RowAdam({k: x.clone() for k, x in start.items()}, rates=RATES, memory=memory)
+    adam = SparseAdam({k: x.clone() for k, x in start.items()}, rates=RATES, memory=memory)
     alone = [{k: x[i].clone().requires_grad_() for k, x in start.items()} for i in range(5)]
     optimizers = [
         torch.optim.Adam(

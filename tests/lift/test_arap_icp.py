@@ -1,11 +1,11 @@
-"""Anchor motion: a known motion is found, bodies come apart, twins share the future but not the past."""
+"""Anchor motion: a known motion is found, bodies come apart, mirrored anchors share the future but not the past."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from scene4d.lift.stream.arap_icp import Cloud, Skinned, TrackConfig, _point_terms, motion_of_step
+from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, SkinnedCloud, _point_terms, motion_of_step
 from scene4d.lift.stream.rigid_anchors import Anchors, quats_from_matrices, rotations_from_rotvecs, skin_to
 
 SPACING = 0.02
@@ -21,9 +21,9 @@ def _blob(centre, *, seed: int, num: int = 900) -> Cloud:
     return Cloud(centre + radius * direction, direction, colours)
 
 
-def _skinned(cloud: Cloud, centres: np.ndarray) -> Skinned:
+def _skinned(cloud: Cloud, centres: np.ndarray) -> SkinnedCloud:
     index, weights = skin_to(cloud.points, centres, num=3, spacing=0.08)
-    return Skinned(cloud, np.repeat(cloud.points[:, None], 3, 1), index, weights)
+    return SkinnedCloud(cloud, np.repeat(cloud.points[:, None], 3, 1), index, weights)
 
 
 def _moved(cloud: Cloud, rotvec, shift) -> Cloud:
@@ -32,14 +32,14 @@ def _moved(cloud: Cloud, rotvec, shift) -> Cloud:
     return Cloud((cloud.points - centre) @ rotation.T + centre + shift, cloud.normals @ rotation.T, cloud.colours)
 
 
-def _solve(sources: Skinned, targets: Cloud, centres: np.ndarray):
+def _solve(sources: SkinnedCloud, targets: Cloud, centres: np.ndarray):
     return motion_of_step(
         sources,
         targets,
         centres=centres,
         start=np.zeros((len(centres), 6)),
         spacing=SPACING,
-        config=TrackConfig(num_iterations=8),
+        config=ArapIcpConfig(num_iterations=8),
         front=np.ones(len(targets.points), dtype=bool),
     )
 
@@ -69,7 +69,7 @@ def test_two_bodies_move_apart():
     ends = _moved(left, [0, 0, 0], np.array([-0.015, 0, 0])), right
     target = Cloud(*(np.concatenate(pair) for pair in zip(vars(ends[0]).values(), vars(ends[1]).values(), strict=True)))
     each = [_skinned(left, centres[:8]), _skinned(right, centres[8:])]
-    sources = Skinned(
+    sources = SkinnedCloud(
         both,
         np.concatenate([s.per_anchor for s in each]),
         np.concatenate([each[0].index, each[1].index + 8]),
@@ -93,7 +93,7 @@ def test_an_anchor_without_evidence_keeps_its_motion():
         centres=centres,
         start=start,
         spacing=SPACING,
-        config=TrackConfig(rigidity=0.0),
+        config=ArapIcpConfig(rigidity=0.0),
         front=np.zeros(len(cloud.points), dtype=bool),
     )
     np.testing.assert_allclose(motion.shift[-1], [0.01, 0, 0], atol=1e-4)
@@ -119,18 +119,18 @@ def test_twins_rest_until_they_are_made_and_follow_afterwards():
     parent = anchors.add(np.array([[0.1, 0.2, 0.3]]))
     rotation = rotations_from_rotvecs(np.array([[0.0, 0, 0], [0, 0, 0.1]]))
     shift = np.array([[0.0, 0, 0], [0.05, 0, 0]])
-    assert anchors.twins(parent[:, None])[0, 0] == parent[0]  # it has never moved: no twin is needed
+    assert anchors.mirrored(parent[:, None])[0, 0] == parent[0]  # it has never moved: no mirror is needed
     anchors.record()
     anchors.move(rotation, shift, np.zeros((2, 6)))
     anchors.record()
-    twin = int(anchors.twins(parent[:, None])[0, 0])
-    assert twin != parent[0]
+    mirror = int(anchors.mirrored(parent[:, None])[0, 0])
+    assert mirror != parent[0]
     anchors.move(rotation[[0, 1, 1]], shift[[0, 1, 1]], np.zeros((3, 6)))
     anchors.record()
     poses = anchors.poses()
-    np.testing.assert_allclose(poses[:2, twin], np.tile([1.0, 0, 0, 0, 0, 0, 0], (2, 1)))
-    np.testing.assert_allclose(poses[2, twin, :4], quats_from_matrices(rotation)[1], atol=1e-9)
-    np.testing.assert_allclose(poses[2, twin, 4:], shift[1], atol=1e-9)
+    np.testing.assert_allclose(poses[:2, mirror], np.tile([1.0, 0, 0, 0, 0, 0, 0], (2, 1)))
+    np.testing.assert_allclose(poses[2, mirror, :4], quats_from_matrices(rotation)[1], atol=1e-9)
+    np.testing.assert_allclose(poses[2, mirror, 4:], shift[1], atol=1e-9)
     np.testing.assert_allclose(poses[:, 0], np.tile([1.0, 0, 0, 0, 0, 0, 0], (3, 1)))
 
 
@@ -141,7 +141,7 @@ def test_where_nothing_matches_the_last_motion_goes_on(num_anchors, num_targets)
     cloud = _blob(np.zeros(3), seed=0)
     centres = _anchors_of(cloud, num=num_anchors)
     index = np.arange(3)[None].repeat(len(cloud.points), 0) % num_anchors
-    sources = Skinned(cloud, np.repeat(cloud.points[:, None], 3, 1), index, np.full(index.shape, 1 / 3))
+    sources = SkinnedCloud(cloud, np.repeat(cloud.points[:, None], 3, 1), index, np.full(index.shape, 1 / 3))
     far = _blob(np.array([5.0, 0.0, 0.0]), seed=1, num=num_targets)
     start = np.tile([0.0, 0.0, 0.0, 0.01, 0.0, -0.02], (num_anchors, 1))
     motion = motion_of_step(
@@ -150,7 +150,7 @@ def test_where_nothing_matches_the_last_motion_goes_on(num_anchors, num_targets)
         centres=centres,
         start=start,
         spacing=SPACING,
-        config=TrackConfig(),
+        config=ArapIcpConfig(),
         front=np.ones(num_targets, dtype=bool),
     )
     assert np.allclose(motion.shift, start[:, 3:], atol=1e-6) and np.allclose(motion.rotation, np.eye(3), atol=1e-6)

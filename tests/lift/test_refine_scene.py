@@ -8,7 +8,7 @@ import pytest
 import torch
 from turning_box import TurningBox
 
-from scene4d.lift.refine.refine_scene import PolishSceneConfig, polish_scene
+from scene4d.lift.refine.refine_scene import RefineSceneConfig, refine_scene
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.render.render import render
 from scene4d.types import Frames
@@ -30,7 +30,7 @@ def streamed():
 @pytest.fixture(scope="module")
 def polished(streamed):
     told = []
-    scene = polish_scene(*streamed, progress=lambda done, total: told.append((done, total)))
+    scene = refine_scene(*streamed, progress=lambda done, total: told.append((done, total)))
     return scene, told
 
 
@@ -60,22 +60,22 @@ def test_only_the_look_of_what_moves_changes(streamed, polished):
     for name, values in old.base.extras.items():
         assert torch.equal(values, new.base.extras[name]), name
     shift, size = (new.base.means - old.base.means).abs(), old.base.scales.median(-1, keepdim=True).values
-    config = PolishSceneConfig()
+    config = RefineSceneConfig()
     assert bool((shift <= config.max_shift * size + 1e-6).all()), "nothing goes far from where it was measured"
     assert bool(((new.base.scales / old.base.scales).log().abs() <= torch.tensor(config.max_scale).log() + 1e-5).all())
 
 
 def test_it_repeats_itself_and_tells_how_far_it_is(streamed, polished):
     first, told = polished
-    again = polish_scene(*streamed)
+    again = refine_scene(*streamed)
     for name in ("means", "scales", "opacities", "sh"):
         assert torch.equal(getattr(first.base, name), getattr(again.base, name)), name
-    total = PolishSceneConfig().passes * COUNT
+    total = RefineSceneConfig().passes * COUNT
     assert told == [(k + 1, total) for k in range(total)]
 
 
 def test_nothing_to_do_changes_nothing(streamed):
     scene, frames = streamed
-    assert polish_scene(scene, frames, config=PolishSceneConfig(passes=0)) is scene
+    assert refine_scene(scene, frames, config=RefineSceneConfig(passes=0)) is scene
     still = scene.replace(motion=scene.motion.replace(skin_weights=torch.zeros_like(scene.motion.skin_weights)))
-    assert polish_scene(still, frames) is still
+    assert refine_scene(still, frames) is still
