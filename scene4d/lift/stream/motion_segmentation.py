@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, SkinnedCloud, StepMotion, motion_of_step
-from scene4d.lift.stream.rigid_anchors import Anchors, skin_to
+from scene4d.lift.stream.rigid_anchors import Anchors, rotvecs_from_rotations, skin_to
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import (
     AGREES,
@@ -156,6 +156,16 @@ def solve_step(
     )
     active = np.concatenate([held, np.full(len(fresh), -1)])
     return StepSolution(active, len(fresh), gap, centres, motion)
+
+
+def held_still(solved: StepSolution, still: float) -> StepSolution:
+    """Anchors that hardly move are held exactly still, so that what rests does not creep."""
+    motion = solved.motion
+    turn = np.linalg.norm(rotvecs_from_rotations(motion.rotation), axis=-1)
+    rests = (np.linalg.norm(motion.shift, axis=-1) < still) & (turn < still / 0.05)
+    rotation = np.where(rests[:, None, None], np.eye(3), motion.rotation)
+    shift = np.where(rests[:, None], 0.0, motion.shift)
+    return replace(solved, motion=replace(motion, rotation=rotation, shift=shift))
 
 
 def moving_rows(

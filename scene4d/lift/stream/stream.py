@@ -20,6 +20,7 @@ from scene4d.lift.stream.motion_segmentation import (
     StepSolution,
     candidate_rows,
     changed_rows,
+    held_still,
     moving_rows,
     solve_step,
 )
@@ -261,7 +262,7 @@ class SceneStream:
         if solved is None:
             self.anchors.velocity *= 0
             return visibility
-        solved = _held_still(solved, config.still)
+        solved = held_still(solved, config.still)
         rows, index, weights = moving_rows(
             memory,
             observation,
@@ -400,13 +401,3 @@ class SceneStream:
             memory.retire(dead, last=last)
         if self.history is None or not config.keep_instants:
             memory.forget(config.max_past)
-
-
-def _held_still(solved: StepSolution, still: float) -> StepSolution:
-    """Anchors that hardly move are held exactly still, so that resting matter does not creep."""
-    motion = solved.motion
-    turn = np.linalg.norm(rotvecs_from_rotations(motion.rotation), axis=-1)
-    rests = (np.linalg.norm(motion.shift, axis=-1) < still) & (turn < still / 0.05)
-    rotation = np.where(rests[:, None, None], np.eye(3), motion.rotation)
-    shift = np.where(rests[:, None], 0.0, motion.shift)
-    return dataclasses.replace(solved, motion=dataclasses.replace(motion, rotation=rotation, shift=shift))
