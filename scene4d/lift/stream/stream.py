@@ -37,6 +37,7 @@ from scene4d.lift.stream.visibility import (
     Tolerances,
     Visibility,
     observe_frames,
+    sensor_noise,
     unexplained_points,
     visibility_of,
 )
@@ -269,7 +270,7 @@ class SceneStream:
             visibility=visibility,
             candidates=candidate_rows(memory, visibility, changed=changed, reach=config.reach),
             solved=solved,
-            noise=self._noise(visibility),
+            noise=sensor_noise(memory, visibility, limit=self.tolerances),
             tolerances=self.tolerances,
             config=config,
         )
@@ -288,19 +289,6 @@ class SceneStream:
         view, row = np.nonzero(came)
         marked[view * observation.num_pixels + visibility.pixel[view, row]] = True
         return marked[observation.pixel]
-
-    def _noise(self, visibility: Visibility) -> Tolerances:
-        """The sensor's own noise, from static rows in the view that saw them last."""
-        memory = self.memory
-        column = np.arange(len(memory))
-        good = ~memory.moving & (visibility.status[memory.home, column] == AGREES)
-        if good.sum() < 50:
-            return self.tolerances
-        gap = np.abs(visibility.gap[memory.home, column][good])
-        mismatch = visibility.mismatch[memory.home, column][good]
-        limit = self.tolerances
-        absolute = np.clip(3 * np.quantile(gap, 0.8), 0.0005, limit.absolute + limit.relative)
-        return Tolerances(float(absolute), 0.0, float(np.clip(3 * np.quantile(mismatch, 0.8), 0.02, limit.colour)))
 
     def _bind_to_anchors(self, solved: StepSolution, rows: np.ndarray, index: np.ndarray, weights: np.ndarray) -> None:
         """Move the anchors, with the rows that start to move now hung on them first."""

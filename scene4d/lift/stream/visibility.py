@@ -245,3 +245,15 @@ def unexplained_points(
     same &= np.abs(observation.colours[open_points] - colours[mate]).max(-1) < tolerances.colour
     left[open_points[~same]] = True
     return left
+
+
+def sensor_noise(memory: RowStore, visibility: Visibility, *, limit: Tolerances) -> Tolerances:
+    """The sensor's own noise, from static rows in the view that saw them last; `limit` where those are too few."""
+    column = np.arange(len(memory))
+    good = ~memory.moving & (visibility.status[memory.home, column] == AGREES)
+    if good.sum() < 50:
+        return limit
+    gap = np.abs(visibility.gap[memory.home, column][good])
+    mismatch = visibility.mismatch[memory.home, column][good]
+    absolute = np.clip(3 * np.quantile(gap, 0.8), 0.0005, limit.absolute + limit.relative)
+    return Tolerances(float(absolute), 0.0, float(np.clip(3 * np.quantile(mismatch, 0.8), 0.02, limit.colour)))
