@@ -105,7 +105,7 @@ tables() {
       "$evaluate --weights runs/$input/weights.safetensors" \
       "$evaluate --weights runs/$input/weights.safetensors --turned 20"
   done
-  row pick-place-push 'at most about 56 min (400 rollouts of at most 150 s of optimisationteps at 7.4 and 11.5 Hz, two at once)' 'extra sim' \
+  row pick-place-push 'at most about 56 min (400 rollouts of at most 150 steps at 7.4 and 11.5 Hz, two at once)' 'extra sim' \
     'scene4d eval policy --tasks pick-place-v3 push-v3 --seeds 2000 2099 --paired --max-frames 150 --processes 2'
 
   # Planning: docs/results/planning.md

@@ -14,7 +14,8 @@ from scene4d.apps.cli import EVAL_VERBS, VERBS
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-MADE_BY_READERS = {"scene4d/models/my_family"}  # the example of docs/adding_a_model.md
+# The changelog names what was, too; docs/adding_a_model.md names what its reader makes.
+OF_TODAY = [p for p in DOCUMENTS if p.name not in {"CHANGELOG.md", "adding_a_model.md"}]
 
 
 def _name(path: Path) -> str:
@@ -37,22 +38,19 @@ def test_the_example_of_the_readme_runs(monkeypatch):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
 def test_links_lead_to_files(path):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    links = re.findall(r"\]\(([\w./-]+\.\w+)(?:#[^)]*)?\)", path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+@pytest.mark.parametrize("path", OF_TODAY, ids=_name)
 def test_files_that_are_named_exist(path):
     named = set(re.findall(r"\b(?:scene4d|scripts|configs|tests|docs|cuda_ext)/[\w/.]*\w", path.read_text()))
-    missing = [n for n in named if not (ROOT / n).exists() and not any(n.startswith(m) for m in MADE_BY_READERS)]
-    assert missing == []
+    assert [n for n in named if not (ROOT / n).exists()] == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+@pytest.mark.parametrize("path", OF_TODAY, ids=_name)
 def test_modules_that_are_named_exist(path):
     for name in set(re.findall(r"\bscene4d(?:\.[a-z_0-9]+)+(?:\.[A-Z]\w+)?", path.read_text())):
-        if name.startswith("scene4d.s4d") or name.startswith("scene4d.models.my_family"):
-            continue
         parts = name.split(".")
         for depth in range(len(parts), 0, -1):
             try:

@@ -1,4 +1,4 @@
-"""scripts/results.sh: every command that it prints parses, and every table of docs/results names the row that makes it."""
+"""scripts/results.sh: every command that it prints parses, and every table of docs/results names its command."""
 
 from __future__ import annotations
 
