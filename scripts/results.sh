@@ -99,9 +99,9 @@ tables() {
     "$evaluate --weights runs/policy-seed-1/weights.safetensors" \
     'scene4d train configs/policy.toml --out runs/policy-seed-2 --set policy.train.seed=2' \
     "$evaluate --weights runs/policy-seed-2/weights.safetensors"
-  for input in pictures points; do
+  for input in images points; do
     row "policy-$input" 'not timed (training, then 300 rollouts)' 'extra sim' \
-      "scene4d train configs/policy.toml --out runs/$input --set policy.model.eyes=$input policy.model.num_views=2" \
+      "scene4d train configs/policy.toml --out runs/$input --set policy.model.modality=$input policy.model.num_views=2" \
       "$evaluate --weights runs/$input/weights.safetensors" \
       "$evaluate --weights runs/$input/weights.safetensors --turned 20"
   done
