@@ -14,7 +14,7 @@ from scene4d.types import Frames
 SSIM_WINDOW = 11
 
 
-def l1(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+def l1(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean absolute difference of [*b h w c] (a scalar), over the pixels of `mask` [*b h w] if given; 0 if none."""
     difference = (a - b).abs()
     if mask is None:
@@ -23,7 +23,7 @@ def l1(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     return (difference * weights).sum() / (weights.sum() * a.shape[-1]).clamp_min(1.0)
 
 
-def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+def psnr(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio in dB of images [*b h w c] in [0, 1], one an image, [*b].
 
     `mask` [*b h w] picks the pixels that count; an image with none gives NaN. Equal images give 120 dB at most.
@@ -76,7 +76,7 @@ def image_loss(
     usable = mask
     if target.alpha is not None:
         usable = target.alpha if mask is None else target.alpha * mask.to(target.alpha)
-    color = l1(pred.rgb, target.rgb, usable)
+    color = l1(pred.rgb, target.rgb, mask=usable)
     parts = {"l1": color}
     loss = color
     if ssim_weight > 0:
@@ -88,13 +88,13 @@ def image_loss(
         measured = (target.depth > 0) & (pred.depth.detach() > 0)
         if mask is not None:
             measured = measured & (mask > 0)
-        parts["depth"] = l1(pred.depth[..., None], target.depth[..., None], measured)
+        parts["depth"] = l1(pred.depth[..., None], target.depth[..., None], mask=measured)
         loss = loss + depth_weight * parts["depth"]
     if alpha_weight > 0 and pred.alpha is not None and target.alpha is not None:
-        parts["alpha"] = l1(pred.alpha[..., None], target.alpha[..., None], mask)
+        parts["alpha"] = l1(pred.alpha[..., None], target.alpha[..., None], mask=mask)
         loss = loss + alpha_weight * parts["alpha"]
     with torch.no_grad():
-        parts["psnr"] = psnr(pred.rgb, target.rgb, usable).nanmean()
+        parts["psnr"] = psnr(pred.rgb, target.rgb, mask=usable).nanmean()
     return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in parts.items()}}
 
 
@@ -122,5 +122,5 @@ def picture_loss(rendered: Frames, targets: Frames, *, config: PictureLossConfig
     alpha = ((rendered.alpha - 1).abs() * measured).mean()
     empty = (rendered.alpha * (1 - measured)).mean()
     loss = config.rgb * rgb + config.depth * depth + config.alpha * alpha + config.empty * empty
-    quality = psnr(rendered.rgb.detach(), targets.rgb, measured).nanmean()
+    quality = psnr(rendered.rgb.detach(), targets.rgb, mask=measured).nanmean()
     return loss, {"psnr": quality, "rgb": rgb.detach(), "depth": depth.detach(), "alpha": alpha.detach()}

@@ -23,9 +23,11 @@ def test_masks_pick_pixels():
     b[:4] = 0.1
     mask = torch.zeros(8, 8)
     mask[4:] = 1
-    assert float(l1(a, b, mask)) == 0.0 and float(l1(a, b, 1 - mask)) == pytest.approx(0.1)
-    assert float(psnr(a, b, mask)) == pytest.approx(120.0) and float(psnr(a, b, 1 - mask)) == pytest.approx(20.0)
-    assert psnr(a, b, 0 * mask).isnan()
+    assert float(l1(a, b, mask=mask)) == 0.0 and float(l1(a, b, mask=1 - mask)) == pytest.approx(0.1)
+    assert float(psnr(a, b, mask=mask)) == pytest.approx(120.0) and float(psnr(a, b, mask=1 - mask)) == pytest.approx(
+        20.0
+    )
+    assert psnr(a, b, mask=0 * mask).isnan()
 
 
 def test_ssim_is_one_on_equal_images_and_falls():

@@ -69,7 +69,7 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
         for n in some:
             frames = pictures_to_code(cache, n)
             drawn = render(vae.decode(vae.encode_cells(cells[n])[0]), frames.cameras)
-            quality.append(psnr(drawn.rgb, frames.rgb, frames.depth > 0).nanmean())
+            quality.append(psnr(drawn.rgb, frames.rgb, mask=frames.depth > 0).nanmean())
     save_tensors(folders.vae_weights, vae.state_dict(), state={})
     return {**_short(result), "psnr_decoded": _round(torch.stack(quality).mean()), "parameters": num_parameters(vae)}
 

@@ -174,7 +174,7 @@ def score_window(
             out[forecaster.name, horizon] = score
     for horizon in config.horizons:
         fills = [
-            float(psnr(t.median.expand_as(t.frames.rgb), t.frames.rgb, t.unseen))
+            float(psnr(t.median.expand_as(t.frames.rgb), t.frames.rgb, mask=t.unseen))
             for t in targets[horizon].values()
             if t.unseen is not None
         ]
@@ -216,7 +216,7 @@ def add_controllability(
         shuffled = []
         for name, image in frames.items():
             recorded = episode.views[name].rgb[start + horizon]
-            shuffled.append(float(psnr(image.rgb[0].clamp(0, 1), recorded, masks[name])))
+            shuffled.append(float(psnr(image.rgb[0].clamp(0, 1), recorded, mask=masks[name])))
         row = scores[forecaster.name, horizon]
         row[CONTROL] = row["psnr_moving"] - mean_of_numbers(shuffled)
 
@@ -270,11 +270,11 @@ def image_scores(frames: Mapping[str, Frames], targets: Mapping[str, Target]) ->
         if not target.given:
             per["psnr_novel"].append(float(psnr(rgb, truth.rgb)))
             if target.unseen is not None:
-                per["psnr_unseen"].append(float(psnr(rgb, truth.rgb, target.unseen)))
+                per["psnr_unseen"].append(float(psnr(rgb, truth.rgb, mask=target.unseen)))
             continue
         per["psnr"].append(float(psnr(rgb, truth.rgb)))
         if target.moving is not None and bool(target.moving.any()):
-            per["psnr_moving"].append(float(psnr(rgb, truth.rgb, target.moving)))
+            per["psnr_moving"].append(float(psnr(rgb, truth.rgb, mask=target.moving)))
         per["ssim"].append(float(ssim(rgb[None], truth.rgb[None])[0]))
         if truth.depth is not None and predicted.depth is not None:
             known = truth.depth > 0

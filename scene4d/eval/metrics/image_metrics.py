@@ -14,7 +14,7 @@ def psnr(image: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor
 
     The image is clamped to [0, 1] first, as any display would. An image whose mask is empty gives NaN.
     """
-    return losses.psnr(image.clamp(0.0, 1.0), target, mask)
+    return losses.psnr(image.clamp(0.0, 1.0), target, mask=mask)
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from scene4d.errors import NumericsError
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.lift.moving_camera.background_layer import interpolated_camera
+from scene4d.lift.refine.adam_loop import Progress, descend, finite
 from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.lift.rgbd.depth_images import pixels_of_points
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames
@@ -64,7 +63,9 @@ class _Rows:
             "colours": gaussians.sh.clone(),
         }
         rates = (config.means_rate, config.scales_rate, config.opacities_rate, config.sh_rate)
-        self.adam = SparseAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.95, tiny=1e-12)
+        self.adam = SparseAdam(
+            values, rates=dict(zip(values, rates, strict=True)), beta2=0.95, eps=1e-12, damping=lambda done: 0.1**done
+        )
 
     def built(self, rows: Tensor, values: Mapping[str, Tensor]) -> Gaussians:
         """The rows [k] that the values stand for."""
@@ -86,7 +87,7 @@ def fit_layered_views(
     frames: Frames,
     times: Tensor,
     config: LayeredViewsFitConfig | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Gaussians:
     """Refine Gaussians [n], alive [n 2] s, of a still scene against its frames [m] of one moving camera, in time order.
 
@@ -105,33 +106,23 @@ def fit_layered_views(
     config = config or LayeredViewsFitConfig()
     rows = _Rows(gaussians, config=config)
     generator = torch.Generator().manual_seed(config.seed)
-    stretches = frames.batch_shape[0] - 1
-    total, done = config.rounds * stretches, 0
-    began = time.monotonic()
-    tick = progress or (lambda done, total: None)
-    tick(0, total)
-    for _ in range(config.rounds):
-        for k in torch.randperm(stretches, generator=generator).tolist():
-            if config.max_seconds is not None and time.monotonic() - began >= config.max_seconds:
-                return _result(rows, gaussians)
-            place = config.reach[0] + (config.reach[1] - config.reach[0]) * float(torch.rand(1, generator=generator))
-            camera = interpolated_camera(frames.cameras[k : k + 2], place)
-            target, known = mean_picture(frames[k : k + 2], camera, config=config)
-            middle = 0.5 * float(times[k] + times[k + 1])
-            shown = _shown(gaussians.means, alive, camera, time=middle)
-            values = rows.adam.leaves(shown)
-            loss = _loss(render(rows.built(shown, values), camera), target, known, config=config)
-            if not torch.isfinite(loss):
-                raise NumericsError("the loss is not finite", field="fit", frame=k, fix="lower the learning rates")
-            slopes = torch.autograd.grad(loss, list(values.values()))
-            # Rates fall to a tenth over the run, as the last steps should only settle.
-            rows.adam.step(shown, dict(zip(values, slopes, strict=True)), damped=0.1 ** (done / total))
-            done += 1
-            tick(done, total)
-    return _result(rows, gaussians)
+    num_intervals = frames.batch_shape[0] - 1
+    total, order = config.rounds * num_intervals, []
 
+    def loss_of_step(step: int) -> Tensor:
+        if not order:
+            order.extend(reversed(torch.randperm(num_intervals, generator=generator).tolist()))
+        k = order.pop()
+        place = config.reach[0] + (config.reach[1] - config.reach[0]) * float(torch.rand(1, generator=generator))
+        camera = interpolated_camera(frames.cameras[k : k + 2], place)
+        target, known = mean_picture(frames[k : k + 2], camera, config=config)
+        shown = _shown(gaussians.means, alive, camera=camera, time=0.5 * float(times[k] + times[k + 1]))
+        drawn = render(rows.built(shown, rows.adam.leaves(shown)), camera)
+        return finite(_loss(drawn, target, known=known, config=config), field="fit", frame=k)
 
-def _result(rows: _Rows, gaussians: Gaussians) -> Gaussians:
+    if progress is not None:
+        progress(0, total)
+    descend(loss_of_step, optimizer=rows.adam, steps=total, max_seconds=config.max_seconds, progress=progress)
     everyone = torch.arange(gaussians.num_gaussians)
     return rows.built(everyone, rows.adam.values).replace(extras=gaussians.extras)
 
@@ -145,7 +136,7 @@ def mean_picture(frames: Frames, camera: Cameras, *, config: LayeredViewsFitConf
     return drawn.replace(rgb=drawn.rgb / coverage.clamp_min(0.05)[..., None]), known  # type: ignore[union-attr]
 
 
-def _shown(means: Tensor, alive: Tensor, camera: Cameras, *, time: float) -> Tensor:
+def _shown(means: Tensor, alive: Tensor, *, camera: Cameras, time: float) -> Tensor:
     """Index of the rows alive at a time that may fall into a camera's image."""
     rows = ((alive[:, 0] <= time) & (time <= alive[:, 1])).nonzero()[:, 0]
     pixels, z, _ = pixels_of_points(means[rows], camera)
@@ -154,7 +145,7 @@ def _shown(means: Tensor, alive: Tensor, camera: Cameras, *, time: float) -> Ten
     return rows[near]
 
 
-def _loss(drawn: Frames, target: Frames, known: Tensor, *, config: LayeredViewsFitConfig) -> Tensor:
+def _loss(drawn: Frames, target: Frames, *, known: Tensor, config: LayeredViewsFitConfig) -> Tensor:
     loss = 5 * ((drawn.rgb - target.rgb).square() * known[..., None]).mean()
     loss = loss + config.alpha_weight * (1 - drawn.alpha).square().mean()  # type: ignore[operator]
     error = (drawn.depth - target.depth).abs() / target.depth.clamp_min(1e-3)  # type: ignore[operator, union-attr]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scene4d.errors import NumericsError
 from scene4d.gaussians.edit import with_sh_bases
 from scene4d.geometry.rotation import matrix_from_pose, normalize_quat, quat_from_rotvec
+from scene4d.lift.refine.adam_loop import Adam, Progress, descend, finite
 from scene4d.render.losses import ssim
 from scene4d.render.render import render
 from scene4d.types import Cameras, Frames, Gaussians
@@ -62,7 +60,7 @@ def fit_gaussians(
     frames: Frames,
     *,
     config: FitConfig | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Gaussians:
     """Refine Gaussians [n] against frames [m] of one static scene.
 
@@ -77,42 +75,31 @@ def fit_gaussians(
     Source: Kerbl et al., 3D Gaussian Splatting, 2023, section 5.1, without densification.
     """
     config = config or FitConfig()
-    count = frames.batch_shape[0]
-    params, groups = _parameters(gaussians, frames, config=config)
-    optimizer = torch.optim.Adam(groups, eps=1e-15, foreach=True)
+    params, rates = _parameters(gaussians, frames, config=config)
+    optimizer = Adam(params, rates=rates, decay=dict.fromkeys(params, 0.1))
     generator = torch.Generator().manual_seed(config.seed)
     half = halved(frames) if config.coarse_share > 0 else frames
     order: list[int] = []
-    began = time.monotonic()
-    for step in range(config.steps):
-        if config.max_seconds is not None and time.monotonic() - began > config.max_seconds:
-            break
+
+    def loss_of_step(step: int) -> Tensor:
         if not order:
-            order = torch.randperm(count, generator=generator).tolist()
+            order.extend(torch.randperm(frames.batch_shape[0], generator=generator).tolist())
         i = order.pop()
-        # Rates fall to a tenth over the run, as the last steps should only settle.
-        for group in optimizer.param_groups:
-            group["lr"] = group["full"] * 0.1 ** (step / config.steps)
         target = (half if step < config.coarse_share * config.steps else frames)[i]
-        loss = _loss(
-            _activated(params, gaussians), target, gain=params["gains"][i], pose=params["poses"][i], config=config
-        )
-        loss = loss + config.prior_weight * (
-            params["gains"][i].square().mean() + (100 * params["poses"][i]).square().mean()
-        )
-        if not torch.isfinite(loss):
-            raise NumericsError("the loss is not finite", field="fit", frame=i, fix="lower the learning rates")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if progress is not None:
-            progress(step + 1, config.steps)
+        gain, pose = params["gains"][i], params["poses"][i]
+        loss = _loss(_activated(params, gaussians), target, gain=gain, pose=pose, config=config)
+        loss = loss + config.prior_weight * (gain.square().mean() + (100 * pose).square().mean())
+        return finite(loss, field="fit", frame=i)
+
+    descend(loss_of_step, optimizer=optimizer, steps=config.steps, max_seconds=config.max_seconds, progress=progress)
     with torch.no_grad():
         return _activated(params, gaussians).detach()
 
 
-def _parameters(gaussians: Gaussians, frames: Frames, *, config: FitConfig) -> tuple[dict[str, Tensor], list[dict]]:
-    """Free parameters by name, and Adam's groups; `full` is the rate at the start."""
+def _parameters(
+    gaussians: Gaussians, frames: Frames, *, config: FitConfig
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Free parameters by name, and the learning rate of each at the start."""
     sh = with_sh_bases(gaussians.sh, max((config.degree + 1) ** 2, gaussians.sh.shape[-2]))
     count = frames.batch_shape[0]
     params = {
@@ -135,9 +122,7 @@ def _parameters(gaussians: Gaussians, frames: Frames, *, config: FitConfig) -> t
         "gains": config.gains_rate,
         "poses": config.poses_rate,
     }
-    params = {name: x.detach().requires_grad_() for name, x in params.items()}
-    groups = [{"params": [params[n]], "lr": rate, "full": rate} for n, rate in rates.items() if rate > 0]
-    return params, groups
+    return {name: x.detach().requires_grad_() for name, x in params.items()}, rates
 
 
 def _activated(params: dict[str, Tensor], start: Gaussians) -> Gaussians:

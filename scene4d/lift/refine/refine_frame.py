@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scene4d.lift.refine.sparse_adam import adam_step
+from scene4d.lift.refine.adam_loop import descend
+from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
 
@@ -55,43 +57,44 @@ def refine_frame(
     config = config or RefineFrameConfig()
     if num_steps <= 0 or gaussians.num_gaussians == 0:
         return gaussians
-    say = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else (frames.alpha > 0.5).float()
+    usable = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else (frames.alpha > 0.5).float()
     centre, span = measured.means, spacing[:, None].float()
-    shift = ((gaussians.means - centre) / span).clamp(-config.max_shift, config.max_shift).requires_grad_()
-    growth = (gaussians.scales / measured.scales).log().requires_grad_()
-    opacity = torch.logit(gaussians.opacities.clamp(0.02, 0.98)).requires_grad_()
-    colour = gaussians.sh.detach().clone().requires_grad_()
-    rates = {
-        shift: config.shift_rate,
-        growth: config.scale_rate,
-        opacity: config.opacity_rate,
-        colour: config.colour_rate,
+    values = {
+        "shift": ((gaussians.means - centre) / span).clamp(-config.max_shift, config.max_shift),
+        "growth": (gaussians.scales / measured.scales).log(),
+        "logits": torch.logit(gaussians.opacities.clamp(0.02, 0.98)),
+        "sh": gaussians.sh.detach().clone(),
     }
-    moments = {x: (torch.zeros_like(x), torch.zeros_like(x)) for x in rates}
-    limit = float(torch.tensor(config.max_scale).log())
+    rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
+    adam = SparseAdam(
+        values,
+        rates=dict(zip(values, rates, strict=True)),
+        beta2=0.99,
+        damping=short_at_the_end,
+        limits={"shift": config.max_shift, "growth": float(torch.tensor(config.max_scale).log())},
+        mask=free,
+    )
     bare = measured.replace(extras={})
 
-    def built() -> Gaussians:
+    def built(leaves: Mapping[str, Tensor]) -> Gaussians:
         return bare.replace(
-            means=centre + span * shift, scales=measured.scales * growth.exp(), opacities=opacity.sigmoid(), sh=colour
+            means=centre + span * leaves["shift"],
+            scales=measured.scales * leaves["growth"].exp(),
+            opacities=leaves["logits"].sigmoid(),
+            sh=leaves["sh"],
         )
 
-    for step in range(num_steps):
-        with torch.enable_grad():
-            now = built()
-            drawn = render(now, frames.cameras)
-            loss = (say[..., None] * (drawn.rgb - frames.rgb) ** 2).mean() * 3
-            loss = loss + config.coverage * (say * (1 - drawn.alpha) ** 2).mean()
-            loss = loss + config.colour_pull * ((colour - measured.sh) ** 2).mean()
-            slopes = torch.autograd.grad(loss, list(rates))
-        # The last steps are short, or the image ends as noisy as they are long.
-        damped = min(1.0, 2.0 * (1 - step / num_steps))
-        for (x, rate), slope in zip(rates.items(), slopes, strict=True):
-            if free is not None:
-                slope = slope * free.reshape(-1, *[1] * (x.ndim - 1))
-            adam_step(x, slope, moments[x], rate=rate * damped, count=step + 1)
-        with torch.no_grad():
-            shift.clamp_(-config.max_shift, config.max_shift)
-            growth.clamp_(-limit, limit)
-    with torch.no_grad():
-        return built().detach().replace(extras=gaussians.extras)
+    def loss_of_step(step: int) -> Tensor:
+        leaves = adam.leaves()
+        drawn = render(built(leaves), frames.cameras)
+        loss = (usable[..., None] * (drawn.rgb - frames.rgb) ** 2).mean() * 3
+        loss = loss + config.coverage * (usable * (1 - drawn.alpha) ** 2).mean()
+        return loss + config.colour_pull * ((leaves["sh"] - measured.sh) ** 2).mean()
+
+    descend(loss_of_step, optimizer=adam, steps=num_steps)
+    return built(adam.values).detach().replace(extras=gaussians.extras)
+
+
+def short_at_the_end(done: float) -> float:
+    """Factor of the rates when a share `done` is over: the last steps are short, or images end as noisy as they are."""
+    return min(1.0, 2.0 * (1 - done))

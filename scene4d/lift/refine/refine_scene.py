@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scene4d.lift.refine.adam_loop import Progress, descend
+from scene4d.lift.refine.refine_frame import short_at_the_end
 from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.render.render import render
 from scene4d.scene import Scene4D, alive_at
@@ -43,7 +45,7 @@ def refine_scene(
     frames: Frames,
     *,
     config: RefineSceneConfig | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Scene4D:
     """A scene [n] whose moving rows render to what was seen at all of its instants, frames [t v].
 
@@ -58,23 +60,21 @@ def refine_scene(
     moves = (scene.motion.skin_weights != 0).any(-1)
     if config.passes <= 0 or not bool(moves.any()):
         return scene
-    parameters = _MovingRows(scene.base, moves, config=config)
+    adam = _optimizer(scene.base.replace(extras={}).pick(moves), config=config)
+    number = torch.where(moves, moves.cumsum(0) - 1, -1)  # [n] into the moving rows
     order = torch.Generator().manual_seed(config.seed)
     visits = torch.cat([torch.randperm(len(scene.times), generator=order) for _ in range(config.passes)]).tolist()
-    for step, t in enumerate(visits):
+
+    def loss_of_step(step: int) -> Tensor:
+        t = visits[step]
         time = float(scene.times[t])
         rows = alive_at(scene, time).nonzero()[:, 0]
         now = _part(scene, rows)
-        with torch.enable_grad():
-            chosen, leaves = parameters.leaves(rows)
-            base = parameters.put(now.base, moves[rows], leaves)
-            loss = _misfit(render(now.replace(base=base).at(time), frames.cameras[t]), frames[t], config=config)
-            slopes = torch.autograd.grad(loss, list(leaves.values()))
-        parameters.step(chosen, dict(zip(leaves, slopes, strict=True)), damped=min(1.0, 2.0 * (1 - step / len(visits))))
-        if progress is not None:
-            progress(step + 1, len(visits))
-    _, leaves = parameters.leaves(torch.arange(scene.base.num_gaussians))
-    base = parameters.put(scene.base.replace(extras={}), moves, {name: x.detach() for name, x in leaves.items()})
+        base = _put(now.base, moves[rows], leaves=adam.leaves(number[rows][number[rows] >= 0]))
+        return _misfit(render(now.replace(base=base).at(time), frames.cameras[t]), frames[t], config=config)
+
+    descend(loss_of_step, optimizer=adam, steps=len(visits), progress=progress)
+    base = _put(scene.base.replace(extras={}), moves, leaves=adam.values)
     return scene.replace(base=base.replace(extras=scene.base.extras))
 
 
@@ -97,46 +97,33 @@ def _part(scene: Scene4D, rows: Tensor) -> Scene4D:
     )
 
 
-class _MovingRows:
+def _optimizer(moving: Gaussians, *, config: RefineSceneConfig) -> SparseAdam:
     """What is learned of the moving rows [m]."""
+    values = {
+        "shift": torch.zeros_like(moving.means),
+        "growth": torch.zeros_like(moving.scales),
+        "logits": torch.logit(moving.opacities.clamp(0.02, 0.98)),
+        "sh": moving.sh.detach().clone(),
+    }
+    rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
+    return SparseAdam(
+        values,
+        rates=dict(zip(values, rates, strict=True)),
+        beta2=0.98,
+        damping=short_at_the_end,
+        limits={"shift": config.max_shift, "growth": float(torch.tensor(config.max_scale).log())},
+        skip_unseen=True,
+    )
 
-    def __init__(self, base: Gaussians, moves: Tensor, *, config: RefineSceneConfig):
-        self.config = config
-        self.number = torch.where(moves, moves.cumsum(0) - 1, -1)  # [n] into the moving rows
-        moving = base.replace(extras={}).pick(moves)
-        values = {
-            "shift": torch.zeros_like(moving.means),
-            "growth": torch.zeros_like(moving.scales),
-            "logits": torch.logit(moving.opacities.clamp(0.02, 0.98)),
-            "sh": moving.sh.detach().clone(),
-        }
-        rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
-        self.adam = SparseAdam(values, rates=dict(zip(values, rates, strict=True)), memory=0.98)
 
-    def leaves(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The numbers [k] of the moving ones among rows [r], and their values as leaves of a new graph."""
-        chosen = self.number[rows]
-        chosen = chosen[chosen >= 0]
-        return chosen, self.adam.leaves(chosen)
-
-    @staticmethod
-    def put(base: Gaussians, moving: Tensor, leaves: Mapping[str, Tensor]) -> Gaussians:
-        """`base` with its `moving` rows as the leaves say."""
-        index = moving.nonzero()[:, 0]
-        size = base.scales[index].median(-1, keepdim=True).values
-        changed = {
-            "means": base.means[index] + size * leaves["shift"],
-            "scales": base.scales[index] * leaves["growth"].exp(),
-            "opacities": leaves["logits"].sigmoid(),
-            "sh": leaves["sh"],
-        }
-        return base.replace(**{k: getattr(base, k).index_copy(0, index, v) for k, v in changed.items()})
-
-    @torch.no_grad()
-    def step(self, chosen: Tensor, slopes: Mapping[str, Tensor], *, damped: float) -> None:
-        """One step for the rows that the picture depends on."""
-        asked = torch.stack([x.reshape(len(x), -1).abs().amax(1) > 0 for x in slopes.values()]).any(0)
-        self.adam.step(chosen[asked], {name: x[asked] for name, x in slopes.items()}, damped=damped)
-        limit = float(torch.tensor(self.config.max_scale).log())
-        self.adam.values["shift"].clamp_(-self.config.max_shift, self.config.max_shift)
-        self.adam.values["growth"].clamp_(-limit, limit)
+def _put(base: Gaussians, moving: Tensor, *, leaves: Mapping[str, Tensor]) -> Gaussians:
+    """`base` with its `moving` rows as the leaves say."""
+    index = moving.nonzero()[:, 0]
+    size = base.scales[index].median(-1, keepdim=True).values
+    changed = {
+        "means": base.means[index] + size * leaves["shift"],
+        "scales": base.scales[index] * leaves["growth"].exp(),
+        "opacities": leaves["logits"].sigmoid(),
+        "sh": leaves["sh"],
+    }
+    return base.replace(**{k: getattr(base, k).index_copy(0, index, v) for k, v in changed.items()})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import multiply_quat, quat_from_rotvec
+from scene4d.lift.refine.adam_loop import Adam, descend
 from scene4d.render.losses import l1
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
@@ -74,24 +75,21 @@ def track_step(
     }
     params = {name: x.requires_grad_() for name, x in params.items()}
     rates = {"shift": config.shift_rate, "turn": config.turn_rate, "colour": config.colour_rate}
-    optimizer = torch.optim.Adam([{"params": [x], "lr": rates[n], "full": rates[n]} for n, x in params.items()])
     near = nearest(start.means, start.means, num=min(config.num_neighbours + 1, len(rows)))[1][:, 1:]
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["full"] * 0.1 ** (step / config.steps)
-        moved = _moved(start, params, unit=unit)
-        drawn = render(_put(gaussians, rows, moved), now.cameras)
-        loss = l1(drawn.rgb, now.rgb, now.alpha) * now.rgb[..., 0].numel() / len(rows)
+
+    def loss_of_step(step: int) -> Tensor:
+        drawn = render(_put(gaussians, rows, some=_moved(start, params, unit=unit)), now.cameras)
+        loss = l1(drawn.rgb, now.rgb, mask=now.alpha) * now.rgb[..., 0].numel() / len(rows)
         apart = params["shift"][:, None] * unit[:, None] - (params["shift"] * unit)[near]  # [r j 3]
-        loss = loss + config.rigid_weight * (apart / unit[:, None]).square().sum(-1).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        return loss + config.rigid_weight * (apart / unit[:, None]).square().sum(-1).mean()
+
+    adam = Adam(params, rates=rates, decay=dict.fromkeys(rates, 0.1), eps=1e-8, foreach=None)
+    descend(loss_of_step, optimizer=adam, steps=config.steps)
     with torch.no_grad():
         rests = params["shift"].norm(dim=-1) < config.still
         params["shift"][rests] = 0
         params["turn"][rests] = 0
-        moved = _put(gaussians, rows, _moved(start, params, unit=unit)).detach()
+        moved = _put(gaussians, rows, some=_moved(start, params, unit=unit)).detach()
         return moved, torch.zeros_like(shift).index_copy(0, rows, params["shift"].detach() * unit)
 
 
@@ -116,6 +114,6 @@ def _moved(start: Gaussians, params: dict[str, Tensor], *, unit: Tensor) -> Gaus
     )
 
 
-def _put(gaussians: Gaussians, rows: Tensor, some: Gaussians) -> Gaussians:
+def _put(gaussians: Gaussians, rows: Tensor, *, some: Gaussians) -> Gaussians:
     changed = {k: getattr(gaussians, k).index_copy(0, rows, getattr(some, k)) for k in ("means", "quats", "sh")}
     return gaussians.replace(**changed)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from scene4d.errors import NumericsError
 from scene4d.geometry.camera import invert_rigid, look_at, unproject
-from scene4d.geometry.rotation import normalize_quat
 from scene4d.geometry.sh import sh_from_rgb
+from scene4d.lift.refine.adam_loop import Adam, Progress, descend, finite
 from scene4d.lift.rgb.plane_sweep_wide import WidePlaneSweepConfig, wide_plane_sweep_depth
-from scene4d.lift.rgb.splat_trainer import focus_and_extent
+from scene4d.lift.rgb.splat_trainer import activated, focus_and_extent
 from scene4d.lift.rgbd.depth_images import pixels_of_points, sample_image
 from scene4d.lift.rgbd.sky_shell import sky_shell
 from scene4d.render.losses import l1
@@ -50,7 +47,7 @@ class SparseViewFitConfig:
 
 
 def fit_sparse_views(
-    frames: Frames, *, config: SparseViewFitConfig | None = None, progress: Callable[[int, int], None] | None = None
+    frames: Frames, *, config: SparseViewFitConfig | None = None, progress: Progress | None = None
 ) -> Gaussians:
     """Gaussians [n] that show the pictures [v] of one instant, sh of degree 0, as smooth between them as they allow.
 
@@ -62,45 +59,25 @@ def fit_sparse_views(
     random = torch.Generator().manual_seed(config.seed)
     focus, extent = focus_and_extent(frames)
     params = _start(frames, focus=focus, extent=extent, config=config)
-    groups = [{"params": [x], "lr": RATES[name], "full": RATES[name]} for name, x in params.items()]
-    groups[0]["full"] *= extent
-    optimizer = torch.optim.Adam(groups, eps=1e-15, foreach=True)
-    began = time.monotonic()
-    for step in range(config.steps):
-        if config.max_seconds is not None and time.monotonic() - began > config.max_seconds:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = group["full"] * 0.1 ** (step / config.steps)
+    rates = {**RATES, "means": RATES["means"] * extent}
+
+    def loss_of_step(step: int) -> Tensor:
         gaussians = activated(params)
         target = frames[step % len(frames.rgb)]
         seen = render(gaussians, target.cameras, near=0.02 * extent)
-        loss = l1(seen.rgb, target.rgb, target.alpha)
+        loss = l1(seen.rgb, target.rgb, mask=target.alpha)
         loss = loss + config.bend_weight * inverse_depth_curvature(seen, target.rgb, extent=extent)
         elsewhere = random_camera(frames.cameras, focus=focus, random=random)
         guess = render(gaussians, elsewhere, near=0.02 * extent)
         loss = loss + config.bend_weight * inverse_depth_curvature(guess, guess.rgb.detach(), extent=extent)
         loss = loss + config.cover_weight * (1 - guess.alpha).mean()  # type: ignore[operator]
         loss = loss + config.plain_weight * sum(guess.rgb.diff(dim=d).abs().mean() for d in (0, 1))
-        if not torch.isfinite(loss):
-            raise NumericsError("the loss is not finite", field="rgb_fit", frame=step, fix="check the poses")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if progress is not None:
-            progress(step + 1, config.steps)
+        return finite(loss, field="rgb_fit", frame=step, fix="check the poses")
+
+    adam = Adam(params, rates=rates, decay=dict.fromkeys(rates, 0.1))
+    descend(loss_of_step, optimizer=adam, steps=config.steps, max_seconds=config.max_seconds, progress=progress)
     with torch.no_grad():
         return activated(params).detach()
-
-
-def activated(params: dict[str, Tensor]) -> Gaussians:
-    """The Gaussians [n] that the parameters stand for."""
-    return Gaussians(
-        means=params["means"],
-        quats=normalize_quat(params["quats"]),
-        scales=params["log_scales"].exp(),
-        opacities=params["logits"].sigmoid(),
-        sh=params["colours"],
-    )
 
 
 def _start(frames: Frames, *, focus: Tensor, extent: float, config: SparseViewFitConfig) -> dict[str, Tensor]:

@@ -8,18 +8,17 @@ set explores like a Markov chain instead of being cloned, split and reset by thr
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scene4d.errors import CalibrationError, NumericsError
+from scene4d.errors import CalibrationError
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import matrix_from_quat, normalize_quat
 from scene4d.geometry.sh import sh_from_rgb
+from scene4d.lift.refine.adam_loop import Adam, Progress, descend, finite
 from scene4d.lift.rgb.mcmc_relocation import relocated
 from scene4d.render.losses import l1, ssim
 from scene4d.render.render import render
@@ -67,7 +66,7 @@ def splats_from_images(
     *,
     points: tuple[Tensor, Tensor] | None = None,
     config: SplatConfig | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Gaussians:
     """Gaussians [n] that show the pictures [m] of one static scene from their cameras.
 
@@ -84,34 +83,34 @@ def splats_from_images(
     random = torch.Generator().manual_seed(config.seed)
     focus, extent = focus_and_extent(frames)
     places, rgb = points if points is not None else random_points(frames, focus=focus, config=config, random=random)
-    params = start(places, rgb, config=config)
-    optimizer = torch.optim.Adam(
-        [{"params": [x], "lr": RATES[name], "name": name} for name, x in params.items()], eps=1e-15, foreach=True
-    )
+    rates = {**RATES, "means": RATES["means"] * extent}
+    adam = Adam(initial_parameters(places, rgb, config=config), rates=rates, decay={"means": 0.01})
     order: list[int] = []
-    began = time.monotonic()
-    for step in range(config.steps):
-        if config.max_seconds is not None and time.monotonic() - began > config.max_seconds:
-            break
-        order = order or torch.randperm(len(frames.rgb), generator=random).tolist()
-        rate = RATES["means"] * extent * 0.01 ** (step / config.steps)
-        optimizer.param_groups[0]["lr"] = rate
+
+    def loss_of_step(step: int) -> Tensor:
+        if not order:
+            order.extend(torch.randperm(len(frames.rgb), generator=random).tolist())
         degree = min(config.degree, step * 6 // config.steps)
-        loss = _loss(params, frames[order.pop()], degree=degree, extent=extent, config=config, random=random)
-        if not torch.isfinite(loss):
-            raise NumericsError("the loss is not finite", field="splats", frame=step, fix="lower the learning rates")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            if step % config.every == config.every - 1 and step > 4 * config.every and step < 0.85 * config.steps:
-                params = _move_and_grow(params, optimizer, config=config, random=random)
-            if step < 0.95 * config.steps:
-                _jitter(params, rate=rate, random=random)
-        if progress is not None:
-            progress(step + 1, config.steps)
+        loss = _loss(adam.leaves, frames[order.pop()], degree=degree, extent=extent, config=config, random=random)
+        return finite(loss, field="splats", frame=step)
+
+    @torch.no_grad()
+    def after_step(step: int) -> None:
+        if step % config.every == config.every - 1 and step > 4 * config.every and step < 0.85 * config.steps:
+            _move_and_grow(adam, config=config, random=random)
+        if step < 0.95 * config.steps:
+            _jitter(adam.leaves, rate=adam.rate("means", done=step / config.steps), random=random)
+
+    descend(
+        loss_of_step,
+        optimizer=adam,
+        steps=config.steps,
+        max_seconds=config.max_seconds,
+        after_step=after_step,
+        progress=progress,
+    )
     with torch.no_grad():
-        found = activated(params, degree=config.degree)
+        found = activated(adam.leaves, degree=config.degree)
         found = found.pick((found.opacities > SOLID) & found.means.isfinite().all(-1))
         return found.replace(extras={"confidence": torch.ones(found.num_gaussians, 1)}).detach()
 
@@ -157,7 +156,7 @@ def random_points(
     return places, frames.rgb[view, row, column]
 
 
-def start(places: Tensor, rgb: Tensor, *, config: SplatConfig) -> dict[str, Tensor]:
+def initial_parameters(places: Tensor, rgb: Tensor, *, config: SplatConfig) -> dict[str, Tensor]:
     """Free parameters by name: round, faint Gaussians as large as the gaps between the points."""
     n = len(places)
     gaps = nearest(places, places, num=4)[0][:, 1:].mean(-1).clamp_min(1e-7)
@@ -172,9 +171,11 @@ def start(places: Tensor, rgb: Tensor, *, config: SplatConfig) -> dict[str, Tens
     return {name: x.requires_grad_() for name, x in params.items()}
 
 
-def activated(params: dict[str, Tensor], *, degree: int) -> Gaussians:
+def activated(params: dict[str, Tensor], *, degree: int = 0) -> Gaussians:
     """The Gaussians [n] that the parameters stand for, colours up to `degree`."""
-    sh = torch.cat([params["colours"], params["harmonics"]], 1)[:, : (degree + 1) ** 2]
+    sh = params["colours"]
+    if "harmonics" in params:  # even at degree 0: Adam counts the steps of all
+        sh = torch.cat([sh, params["harmonics"]], 1)[:, : (degree + 1) ** 2]
     return Gaussians(
         means=params["means"], quats=normalize_quat(params["quats"]), scales=params["log_scales"].exp(),
         opacities=params["logits"].sigmoid(), sh=sh,
@@ -193,7 +194,7 @@ def _loss(
     gaussians = activated(params, degree=degree)
     drawn = render(gaussians, target.cameras, near=1e-3 * extent).rgb
     usable = target.alpha
-    loss = (1 - config.ssim_weight) * l1(drawn, target.rgb, usable)
+    loss = (1 - config.ssim_weight) * l1(drawn, target.rgb, mask=usable)
     if config.ssim_weight > 0:
         height, width = drawn.shape[:2]
         side = min(config.ssim_crop, height, width)
@@ -207,17 +208,16 @@ def _loss(
     return loss + faint + config.scale_weight * gaussians.scales.mean() / extent
 
 
-def _move_and_grow(
-    params: dict[str, Tensor], optimizer: torch.optim.Adam, *, config: SplatConfig, random: torch.Generator
-) -> dict[str, Tensor]:
+def _move_and_grow(adam: Adam, *, config: SplatConfig, random: torch.Generator) -> None:
     """Faded Gaussians onto solid ones, new ones beside them up to the cap; Adam forgets those that changed."""
+    params = adam.leaves
     opacities = params["logits"].sigmoid()
     faded = (opacities <= SOLID) | ~params["means"].isfinite().all(-1)
     n = len(opacities)
     new = min(int(config.growth * n), config.max_gaussians - n)
     onto = torch.cat([faded.nonzero()[:, 0], torch.arange(n, n + max(new, 0))])
     if len(onto) == 0 or bool(faded.all()):
-        return params
+        return
     weights = torch.where(faded, 0.0, opacities)
     source = torch.multinomial(weights, len(onto), replacement=True, generator=random)
     copies = torch.bincount(source, minlength=n) + 1
@@ -230,26 +230,7 @@ def _move_and_grow(
     for x in grown.values():
         x[onto] = x[source]
     touched = torch.cat([onto, changed.nonzero()[:, 0]])
-    return _replace(params, grown, optimizer, touched=touched)
-
-
-def _replace(
-    params: dict[str, Tensor], values: dict[str, Tensor], optimizer: torch.optim.Adam, *, touched: Tensor
-) -> dict[str, Tensor]:
-    """New leaves with these values in the optimiser, its moments kept but for the rows `touched`."""
-    leaves = {}
-    for group in optimizer.param_groups:
-        name = group["name"]
-        leaf = values[name].requires_grad_()
-        state = optimizer.state.pop(params[name])
-        for key in ("exp_avg", "exp_avg_sq"):
-            moment = torch.cat([state[key], state[key].new_zeros(len(leaf) - len(state[key]), *leaf.shape[1:])])
-            moment[touched] = 0
-            state[key] = moment
-        optimizer.state[leaf] = state
-        group["params"] = [leaf]
-        leaves[name] = leaf
-    return leaves
+    adam.replace(grown, touched=touched)
 
 
 def _jitter(params: dict[str, Tensor], *, rate: float, random: torch.Generator) -> None:

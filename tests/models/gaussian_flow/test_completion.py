@@ -75,7 +75,7 @@ def test_it_learns_the_far_side_and_leaves_the_near_side_alone():
         optimizer.step()
     with torch.no_grad():
         after = render(joined(memory, completion(tokens_of(memory))[0]), cameras())
-    quality = lambda frames: psnr(frames.rgb, drawn.rgb, drawn.alpha > 0.5).tolist()
+    quality = lambda frames: psnr(frames.rgb, drawn.rgb, mask=drawn.alpha > 0.5).tolist()
     seen, unseen = quality(after)
     assert unseen > quality(before)[1] + 8
     assert seen > min(quality(before)[0], 40) - 1

@@ -80,7 +80,7 @@ def check_codec(
                 for name in config.novel:
                     camera = episode.views[name].cameras[start]
                     truth, found = render(given, camera), render(coded, camera)
-                    covered.append(float(psnr(found.rgb, truth.rgb, truth.alpha > COVERED)))
+                    covered.append(float(psnr(found.rgb, truth.rgb, mask=truth.alpha > COVERED)))
                     full.append(float(psnr(found.rgb, truth.rgb)))
     mean = lambda values: round(mean_of_numbers(values), 3) if values else None
     return {"psnr": mean(covered), "psnr_full": mean(full), "views": len(covered)}
