@@ -23,96 +23,123 @@ from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, ConfigError, ResourceError
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb lives. Modules are imported only when their verb is called, so that `--help` is instant."""
+    """Where a verb lives: a function `run` of a module of apps/verbs, its options in apps/verbs/options.
+
+    Options are imported when the verb is named, its module (and with it torch) only when they are right.
+    """
 
     module: str
     options: str
     run: str
     help: str
 
+    def options_class(self) -> type:
+        """The dataclass of its options."""
+        module, name = self.options.split(".")
+        return getattr(importlib.import_module(f"scene4d.apps.verbs.options.{module}"), name)
+
+    def runner(self) -> Callable[[Any], dict[str, Any]]:
+        """What takes the options and returns what the last line shows."""
+        return getattr(importlib.import_module(f"scene4d.apps.verbs.{self.module}"), self.run)
+
 
 VERBS = {
     "demo": Verb(
         "run_demo",
-        "DemoOptions",
+        "agents.DemoOptions",
         "run_demo",
         "recorded video to forecast, novel views, flow and actions, on the built-in episode",
     ),
     "record": Verb(
         "run_record",
-        "RecordOptions",
+        "recordings.RecordOptions",
         "run_record",
         "record Meta-World episodes with RGB-D cameras, poses and exact motion",
     ),
     "reconstruct": Verb(
-        "run_reconstruct", "ReconstructOptions", "run_reconstruct", "recorded RGB-D video to a 4D scene (.s4d)"
+        "run_reconstruct", "scenes.ReconstructOptions", "run_reconstruct", "recorded RGB-D video to a 4D scene (.s4d)"
     ),
     "check": Verb(
         "run_check",
-        "CheckOptions",
+        "recordings.CheckOptions",
         "run_check",
         "what a recording is, what is in it, what is wrong with it, and how to mend it",
     ),
     "convert": Verb(
         "run_convert",
-        "ConvertOptions",
+        "recordings.ConvertOptions",
         "run_convert",
         "any recording to LeRobot v3 with meta/cameras.json, mended on the way",
     ),
     "repair": Verb(
         "run_repair",
-        "RepairOptions",
+        "recordings.RepairOptions",
         "run_repair",
         "keep what is whole of a LeRobot data set or MCAP file that was cut short",
     ),
     "train": Verb(
         "run_train",
-        "TrainOptions",
+        "training.TrainOptions",
         "run_train",
         "record, train and export a world model and its policy from one TOML file",
     ),
     "forecast": Verb(
-        "run_forecast", "ForecastOptions", "run_forecast", "predict how a scene evolves under the robot's actions"
+        "run_forecast",
+        "agents.ForecastOptions",
+        "run_forecast",
+        "predict how a scene evolves under the robot's actions",
     ),
     "render": Verb(
-        "run_render", "RenderOptions", "run_render", "render colour, depth or flow of a scene from any camera"
+        "run_render", "scenes.RenderOptions", "run_render", "render colour, depth or flow of a scene from any camera"
     ),
     "export": Verb(
         "run_export",
-        "ExportOptions",
+        "scenes.ExportOptions",
         "run_export",
         "a scene or splats to .ply, points, .npz flow, depth .png, .mp4 or a .glb / .obj mesh",
     ),
-    "act": Verb("run_act", "ActOptions", "run_act", "the next actions for a task, with names and units"),
+    "act": Verb("run_act", "agents.ActOptions", "run_act", "the next actions for a task, with names and units"),
     "view": Verb(
-        "run_view", "ViewOptions", "run_view", "a scene in the browser: time, cameras, flow, the agent at work in it"
+        "run_view",
+        "scenes.ViewOptions",
+        "run_view",
+        "a scene in the browser: time, cameras, flow, the agent at work in it",
     ),
     "serve": Verb(
-        "run_serve", "ServeOptions", "run_serve", "the agent behind HTTP on this machine, for robots and simulators"
+        "run_serve",
+        "agents.ServeOptions",
+        "run_serve",
+        "the agent behind HTTP on this machine, for robots and simulators",
     ),
     "eval": Verb("evaluate", "", "", "measure: eval reconstruct | eval forecast | eval policy | eval plan"),
     "doctor": Verb(
-        "run_doctor", "DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
+        "run_doctor", "agents.DoctorOptions", "run_doctor", "what this machine has, and what is missing for which verb"
     ),
 }
 EVAL_VERBS = {
     "reconstruct": Verb(
         "evaluate_reconstruct",
-        "EvalReconstructOptions",
+        "evaluation.EvalReconstructOptions",
         "run_eval_reconstruct",
         "reconstruction quality on held-out views, motion and identity beside the baselines",
     ),
     "forecast": Verb(
         "evaluate_forecast",
-        "EvalForecastOptions",
+        "evaluation.EvalForecastOptions",
         "run_eval_forecast",
         "forecast quality beside copying, constant velocity and exact motion",
     ),
     "policy": Verb(
-        "evaluate_policy", "EvalPolicyOptions", "run_eval_policy", "success of the action head in closed loop"
+        "evaluate_policy",
+        "evaluation.EvalPolicyOptions",
+        "run_eval_policy",
+        "success of the action head in closed loop",
     ),
     "plan": Verb(
-        "evaluate_plan", "EvalPlanOptions", "run_eval_plan", "success of planning to goal scenes, without a policy"
+        "evaluate_plan",
+        "evaluation.EvalPlanOptions",
+        "run_eval_plan",
+        "success of planning to goal scenes, without a policy",
     ),
 }
 
@@ -131,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         if found is None:
             return 0  # what was asked for was help
         verb, name, rest = found
-        result = _run(verb, name, rest)
+        result = _run(verb, name=name, arguments=rest)
         print(json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
@@ -212,18 +239,18 @@ def _usage(verbs: dict[str, Verb], prefix: str, asked: str) -> None:
     print("\n".join(lines))
 
 
-def _run(verb: Verb, name: str, rest: list[str]) -> dict:
-    import tyro
+def _run(verb: Verb, *, name: str, arguments: list[str]) -> dict[str, Any]:
+    import tyro  # takes twice as long as all else that `scene4d --help` needs
 
-    module, said = importlib.import_module(f"scene4d.apps.verbs.{verb.module}"), io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            options = tyro.cli(getattr(module, verb.options), prog=f"scene4d {name}", args=rest, description=verb.help)
+        with contextlib.redirect_stderr(message):
+            options = tyro.cli(verb.options_class(), prog=f"scene4d {name}", args=arguments, description=verb.help)
     except SystemExit as stop:
         if stop.code in (0, None):  # help
             raise
-        raise _usage_error(said.getvalue(), name=name) from None
-    return getattr(module, verb.run)(options)
+        raise _usage_error(message.getvalue(), name=name) from None
+    return verb.runner()(options)
 
 
 def _usage_error(box: str, *, name: str) -> ConfigError:

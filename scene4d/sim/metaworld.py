@@ -13,7 +13,7 @@ from torch import Tensor
 from scene4d.errors import ConfigError, EnvError
 from scene4d.geometry.camera import CV_FROM_GL
 from scene4d.geometry.rotation import normalize_quat
-from scene4d.sim import rig
+from scene4d.sim import rig, rig_cameras
 from scene4d.types import Cameras, Episode, Frames
 
 FRAME_SKIP = 2
@@ -175,7 +175,7 @@ class MetaWorldSim:
         camera, viewmat, fov_y_deg = mujoco.MjvCamera(), None, rig.FOV_Y_DEG
         spec = rig.FIXED_CAMERAS.get(name) or rig.SPARE_CAMERAS.get(name)
         if spec is not None:
-            viewmat = rig.viewmat(name, turned_deg=self.turned_deg)
+            viewmat = rig_cameras.viewmat(name, turned_deg=self.turned_deg)
             camera.lookat[:], camera.distance = spec.lookat, spec.distance
             camera.azimuth, camera.elevation = spec.azimuth_deg + self.turned_deg, spec.elevation_deg
         else:
@@ -183,7 +183,7 @@ class MetaWorldSim:
             camera.fixedcamid = model.camera(rig.MODEL_CAMERAS[name]).id
             viewmat = _viewmat_of_model_camera(data, camera.fixedcamid)
             fov_y_deg = float(model.cam_fovy[camera.fixedcamid])
-        K = rig.intrinsics(size=self.size, fov_y_deg=fov_y_deg)
+        K = rig_cameras.intrinsics(size=self.size, fov_y_deg=fov_y_deg)
         sees = _inside(data.geom_xpos, model.geom_rbound, viewmat=viewmat.numpy(), K=K.numpy(), size=self.size)
         shot = self._renderer.draw(model, data, camera, sees=sees, geoms=self.segments)
         extras = {}

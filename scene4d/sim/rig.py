@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
-from scene4d.errors import ConfigError
-from scene4d.geometry.camera import intrinsics_from_fov, look_at
 
 
 @dataclass(frozen=True)
@@ -45,27 +38,3 @@ HIDDEN_GOALS = ("pick-place", "push", "reach")
 NOISE = (0.1, 0.3, 0.5)  # Gaussian action noise of the scripted expert, one level an episode in turn
 SEEDS = {"train": (0, 999), "val": (1000, 1099), "test": (2000, 2099)}  # both ends included
 MOVING_THRESHOLD = 0.005  # m: a pixel moves if the matter seen there is displaced by more than this
-
-
-def viewmat(name: str, *, turned_deg: float = 0.0) -> Tensor:
-    """Camera-from-world [4 4] float64 of a fixed camera, of the rig or a spare one, turned about what it looks at.
-
-    Raises:
-        ConfigError: no fixed camera has that name.
-    """
-    known = {**FIXED_CAMERAS, **SPARE_CAMERAS}
-    if name not in known:
-        raise ConfigError("no such fixed camera", field="cameras", found=name, expected=list(known))
-    camera = known[name]
-    azimuth, elevation = math.radians(camera.azimuth_deg + turned_deg), math.radians(camera.elevation_deg)
-    forward = torch.tensor(
-        [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)],
-        dtype=torch.float64,
-    )
-    target = torch.tensor(camera.lookat, dtype=torch.float64)
-    return look_at(target - camera.distance * forward, target)
-
-
-def intrinsics(*, size: tuple[int, int], fov_y_deg: float = FOV_Y_DEG) -> Tensor:
-    """K [3 3] float32 for images of `size` = (width, height) px."""
-    return intrinsics_from_fov(math.radians(fov_y_deg), size[0], size[1])

@@ -6,7 +6,7 @@ from test_export import ball_scene
 from tiny_agent import PROPRIO
 
 from scene4d.apps.cli import main
-from scene4d.apps.terminal.options import check_at_least, check_output, check_positive
+from scene4d.apps.terminal.option_checks import check_at_least, check_output, check_positive
 from scene4d.errors import ConfigError
 from scene4d.gaussians.s4d.s4d import write_s4d
 

@@ -13,7 +13,7 @@ from scene4d.policy.virtual_cameras import (
     render_views,
     virtual_cameras,
 )
-from scene4d.sim import rig
+from scene4d.sim import rig, rig_cameras
 from scene4d.types import Gaussians
 
 HAND = torch.tensor([0.05, 0.6, 0.2])
@@ -36,7 +36,7 @@ def blobs(places: torch.Tensor, *, radius: float = 0.012) -> Gaussians:
 def test_virtual_cameras_are_not_the_rigs():
     centres = lambda viewmats: -(viewmats[..., :3, :3].mT @ viewmats[..., :3, 3:])[..., 0]
     virtual = centres(virtual_cameras(HAND).viewmats)
-    theirs = centres(torch.stack([rig.viewmat(name) for name in rig.FIXED_CAMERAS]).float())
+    theirs = centres(torch.stack([rig_cameras.viewmat(name) for name in rig.FIXED_CAMERAS]).float())
     assert torch.cdist(virtual, theirs).min() > 0.15
 
 

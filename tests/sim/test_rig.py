@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scene4d.errors import ConfigError
-from scene4d.sim import rig
+from scene4d.sim import rig, rig_cameras
 
 
 def test_rig_has_the_agreed_numbers(shared_data):
@@ -24,7 +24,7 @@ def test_rig_has_the_agreed_numbers(shared_data):
 
 @pytest.mark.parametrize("name", rig.FIXED_CAMERAS)
 def test_a_camera_sees_its_target_in_the_middle_upright(name):
-    camera, viewmat = rig.FIXED_CAMERAS[name], rig.viewmat(name)
+    camera, viewmat = rig.FIXED_CAMERAS[name], rig_cameras.viewmat(name)
     target = torch.tensor([*camera.lookat, 1.0], dtype=torch.float64)
     assert torch.allclose(viewmat @ target, torch.tensor([0, 0, camera.distance, 1.0], dtype=torch.float64), atol=1e-12)
     above = target + torch.tensor([0, 0, 0.1, 0], dtype=torch.float64)
@@ -33,4 +33,4 @@ def test_a_camera_sees_its_target_in_the_middle_upright(name):
 
 def test_unknown_camera_is_named():
     with pytest.raises(ConfigError, match="side"):
-        rig.viewmat("side")
+        rig_cameras.viewmat("side")

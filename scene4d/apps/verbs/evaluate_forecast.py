@@ -6,13 +6,11 @@ import dataclasses
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from scene4d.apps.compose.models import load_models
-from scene4d.apps.terminal.options import check_at_least
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.training.pixel_stage import load_pixels
+from scene4d.apps.verbs.options.evaluation import EvalForecastOptions
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures, check_rollout, check_sampling
@@ -28,40 +26,6 @@ from scene4d.world.contract import Forecaster, WorldModel
 
 FIRST_START, LAST_START = 8, 32
 PRINTED = (KEYS[:6], KEYS[6:11], KEYS[11:])
-
-
-@dataclass(frozen=True)
-class EvalForecastOptions:
-    """Forecast recorded-on-the-fly episodes; score them against copying, constant velocity, exact motion, 2D video."""
-
-    tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
-    """Meta-World tasks."""
-    seeds: tuple[int, int] = (2000, 2005)
-    """First and last episode seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
-    weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
-    sampler_steps: int = 4
-    """Steps of the diffusion sampler."""
-    windows: int = 4
-    """Moments of each episode that are forecast from, spread over its frames 8 to 32."""
-    horizons: tuple[int, ...] = (1, 4, 8, 12)
-    """Steps ahead that are scored."""
-    size: int = 64
-    """Width and height of the pictures in px; flow figures need 128."""
-    inputs: tuple[str, ...] = ("left", "right")
-    """Cameras that the forecasters see, such as left gripper; front and top never are."""
-    episodes: tuple[Path, ...] = ()
-    """Recordings to forecast instead of simulated episodes; --tasks and --seeds then say nothing, and what needs exact
-    motion is left out."""
-    novel: tuple[str, ...] = ("front", "top")
-    """Cameras that are scored and never an input; training may have aimed at their pictures."""
-    pixels_weights: Path | None = None
-    """Weights of the 2D baseline (scene4d train CONFIG --pixels): adds its row."""
-    robot: bool = False
-    """Add the row of the model whose robot moves as its kinematic model says (simulated episodes only)."""
-    deep: bool = False
-    """Check the model itself too: 4 sampling steps against 32, intervals, the autoencoder alone, several futures, a
-    rollout of 150 steps."""
 
 
 def run_eval_forecast(options: EvalForecastOptions) -> dict:
@@ -134,19 +98,7 @@ def deep_checks(model: GaussianWorldModel, config: ForecastEvalConfig, *, steps:
 
 
 def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
-    """What the options ask to be forecast and scored.
-
-    Raises:
-        ConfigError: no window, horizon or seed, a scored camera as input, or checks that recordings cannot answer.
-    """
-    if (options.deep or options.robot) and options.episodes:
-        raise ConfigError("need the simulator", field="deep, robot", fix="leave --episodes out")
-    check_at_least(1, windows=options.windows, sampler_steps=options.sampler_steps)
-    check_at_least(1, horizons=min(options.horizons, default=0))
-    check_at_least(16, size=options.size)
-    if set(options.inputs) & set(options.novel):
-        expected = f"none of {' '.join(options.novel)}"
-        raise ConfigError("is scored and never seen", field="inputs", found=list(options.inputs), expected=expected)
+    """What the options ask to be forecast and scored."""
     gap = (LAST_START - FIRST_START) / max(1, options.windows - 1)
     return ForecastEvalConfig(
         tasks=options.tasks,

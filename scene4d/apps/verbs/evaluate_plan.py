@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scene4d.apps.compose.models import Models, load_models, models_once
 from scene4d.apps.compose.perception import new_memory
-from scene4d.apps.terminal.options import check_at_least
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.training.processes import in_processes
+from scene4d.apps.verbs.options.evaluation import EvalPlanOptions
 from scene4d.errors import ConfigError
 from scene4d.eval.control.closed_loop import Rollout, RolloutConfig, roll_out, summarise
 from scene4d.eval.metrics.seeds import seed_range
@@ -29,32 +28,6 @@ from scene4d.world.contract import State
 
 HOLD_STEPS = 10
 """Steps for which an expert has to hold its success before the scene is a goal: 0.25 s."""
-
-
-@dataclass(frozen=True)
-class EvalPlanOptions:
-    """Plan towards the scene in which a scripted expert's episode from the same start ends, its success held."""
-
-    tasks: tuple[str, ...] = ("reach-v3", "drawer-open-v3")
-    """Meta-World tasks."""
-    seeds: tuple[int, int] = (2000, 2029)
-    """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
-    weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
-    search: Literal["cem", "mppi", "policy"] = "cem"
-    """How plans are found: the cross-entropy method, MPPI, or the best of `samples` that the action head proposes."""
-    goal: Literal["scene", "image"] = "scene"
-    """What the planner is given of the goal: its Gaussians, or its pictures from the input cameras."""
-    samples: int = 48
-    """Action sequences that are forecast together."""
-    iterations: int = 3
-    """Rounds of sampling a plan."""
-    replan_every: int = 4
-    """Actions carried out of each plan."""
-    max_frames: int = 250
-    """Steps after which a rollout counts as failed. Meta-World's usual 500 are half as long."""
-    processes: int = 1
-    """Rollouts that run at once, one thread each."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +49,6 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
         ConfigError: the seeds are an empty range, a number is below 1, or no action head is there to propose plans.
     """
     seeds = seed_range(options.seeds)
-    check_at_least(1, samples=options.samples, iterations=options.iterations)
-    check_at_least(1, replan_every=options.replan_every, processes=options.processes)
     models = load_models(options.weights)
     _rollout_config(options, models)
     if options.search == "policy" and models.policy is None:

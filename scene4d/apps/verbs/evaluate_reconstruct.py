@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tyro
-
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.options.evaluation import EvalReconstructOptions
 from scene4d.apps.verbs.run_reconstruct import FIT_SECONDS
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
@@ -28,57 +25,6 @@ HEADINGS = {
     "lpips": "LPIPS", "depth_absrel": "AbsRel", "depth_absrel_covered": "AbsRel covered", "normal_deg": "normals deg",
 }  # fmt: skip
 DIGITS = {"ssim": 3, "lpips": 3, "depth_absrel": 4, "depth_absrel_covered": 4, "normal_deg": 1}
-
-
-@dataclass(frozen=True)
-class EvalReconstructOptions:
-    """Reconstruct recordings, and Meta-World episodes recorded on the fly, from a part of their views; score the rest.
-
-    Without any source, the six tasks of the rig are recorded.
-    """
-
-    sources: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of recordings (what `scene4d reconstruct` reads); a folder of several gives its first ones. Without any,
-    and without --tasks, the six tasks of the rig are recorded (minutes)."""
-    holdout: tuple[str, ...] = ("4", "overhead")
-    """For folders: a camera held out where there is one of that name, else every N-th instant by the number."""
-    episodes: int = 1
-    """Most recordings of each folder."""
-    max_frames: int = 0
-    """Most frames of each recording; 0 = all."""
-    stride: int = 1
-    """Read every how many-th frame."""
-    width: int = 0
-    """Width in px to resize images of folders to; 0 = as recorded."""
-    tasks: tuple[str, ...] = ()
-    """Meta-World tasks to record and score with exact motion; by default the six of the rig where no folder is named,
-    else none."""
-    seeds: tuple[int, int] = (2000, 2000)
-    """First and last episode seed; test seeds are 2000 to 2099."""
-    frames: int = 48
-    """Frames of a recorded episode, 0.025 s apart."""
-    size: int = 128
-    """Pixels a side of recorded images."""
-    inputs: tuple[str, ...] = rig.INPUT_CAMERAS
-    """Rig cameras that are given."""
-    novel: tuple[str, ...] = ("front", "top")
-    """Rig cameras that are held out."""
-    view_every: int = 4
-    """Score every how many-th held-out view of sources with several cameras."""
-    fit: bool = False
-    """Refine the scenes by rendering (minutes each)."""
-    tsdf: bool = True
-    """Also ray-cast a TSDF, where Open3D is installed."""
-    instants: bool = True
-    """Also reconstruct single instants alone, where there are several cameras."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("stride", 1), ("view_every", 1), ("frames", 2), ("size", 16)):
-            if getattr(self, name) < least:
-                raise ConfigError("is out of range", field=name, found=getattr(self, name), expected=f">= {least}")
-        seed_range(self.seeds)
-        if set(self.inputs) & set(self.novel):
-            raise ConfigError("is given and held out", field="novel", found=sorted(set(self.inputs) & set(self.novel)))
 
 
 def run_eval_reconstruct(options: EvalReconstructOptions) -> dict[str, Any]:

@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from torch import Tensor
 
 from scene4d.apps.compose.models import Models, load_models
 from scene4d.apps.compose.scene_start import SceneStart, chosen_actions, head_of, scene_start, start_of_file
+from scene4d.apps.verbs.options.agents import ActOptions
 from scene4d.errors import ConfigError
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
 from scene4d.policy.observation import predicted_instant
 from scene4d.policy.virtual_cameras import concat_views
 from scene4d.scene import Scene4D
-
-
-@dataclass(frozen=True)
-class ActOptions:
-    """The next actions for a task, from a scene."""
-
-    scene: Annotated[Path, tyro.conf.Positional]
-    """A .s4d file; the actions start at its last observed instant."""
-    task: str
-    """What is to be done: the name of a task the head was trained on, or its words ("open the door")."""
-    weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
-    seed: int = 0
-    """Seed of the sampled chunk."""
-    forecast: bool = True
-    """Whether the head also looks at the forecast."""
-    proprio: tuple[float, ...] | None = None
-    """The robot's state at that instant (hand x y z in m, gripper opening in m), where the scene does not hold it."""
-    goal: tuple[float, float, float] | None = None
-    """Where what the task is about should come to be (x y z in m, world), where the scene does not show it."""
 
 
 def run_act(options: ActOptions) -> dict[str, Any]:

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.options.recordings import CheckOptions
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.calibration.calibration_check import CalibrationReport, check_calibration
 from scene4d.data.diagnose.calibration.sample import read_sample
 from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.inspect import GUESSED, describe, note_findings, read_through, sample_findings
-from scene4d.errors import CalibrationError, ConfigError, Scene4DError
+from scene4d.errors import CalibrationError, Scene4DError
 from scene4d.types import Recording
 
 GUESSES: tuple[dict[str, Any], ...] = ({"fov_deg": 60.0}, {"fit": "crop"}, {"fov_deg": 60.0, "fit": "crop"})
 
 MAX_COLUMNS = 16
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """Look at a recording, or at a folder of recordings; nothing is written."""
-
-    source: tyro.conf.Positional[Path]
-    """Folder or file."""
-    calibration: bool = False
-    """Test calibration: carry views into each other, and try the mistakes that are commonly made."""
-    deep: bool = False
-    """Decode every picture of every recording."""
-    cameras: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A cameras.json that lies elsewhere."""
-    samples: int = 3
-    """Recordings to look into, spread over all that there are; metadata is read of every one. 0 = only that."""
-
-    def __post_init__(self) -> None:
-        if self.samples < 0:
-            raise ConfigError("is out of range", field="samples", found=self.samples, expected=">= 0")
 
 
 def run_check(options: CheckOptions) -> dict[str, Any]:

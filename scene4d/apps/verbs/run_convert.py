@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.options.recordings import ConvertOptions
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.calibration.sample import small_size
 from scene4d.data.diagnose.repair.mend import MendedRecording, parse_mend
@@ -36,58 +35,6 @@ COARSE_UNIT = 1e-3  # m a step where depth reaches further than the fine unit
 HEADROOM = 1.5  # other frames and episodes may reach further than the sample of the first
 SAMPLES = 16
 FINE_REACH = 65535 * DEPTH_UNIT
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """Convert every recording of a folder. A run that was stopped continues when it is started again."""
-
-    source: tyro.conf.Positional[Path]
-    """Folder or file of recordings."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("converted")
-    """Folder of the new data set; must not exist or be empty, and not lie inside the source."""
-    fix: tuple[str, ...] = ()
-    """Mends, as `scene4d check --calibration` proposes them, applied in order."""
-    cameras: tuple[str, ...] = ()
-    """Cameras to keep; by default all."""
-    segments: bool = True
-    """Keep segment ids, where all recordings have them."""
-    size: tuple[int, int] | None = None
-    """Width and height in pixels to resize all pictures to; by default as recorded."""
-    skip_bad: bool = False
-    """Leave out recordings that cannot be read or do not fit the first, and say so in report.json."""
-    fps: float = 0.0
-    """Take frames as evenly spaced at this rate; 0 = as recorded."""
-    depth_unit: float = 0.0
-    """Metres a step of depth; 0 = 0.0001 where it reaches far enough, else 0.001."""
-    calibration: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A cameras.json that lies elsewhere."""
-    fit: Literal["none", "scale", "crop"] = "none"
-    """What to do with calibration of another picture size: refuse it, or say how the pictures were made."""
-    resync: Literal["none", "nearest"] = "none"
-    """Place frames on an even grid by their times, where those are uneven, doubled or out of order."""
-    workers: int = 1
-    """Processes."""
-
-    def __post_init__(self) -> None:
-        for name, good in (
-            ("size", self.size is None or min(self.size) > 0),
-            ("fps", self.fps >= 0),
-            ("depth_unit", 0 <= self.depth_unit <= 1),
-            ("workers", self.workers >= 1),
-        ):
-            if not good:
-                raise ConfigError("is out of range", field=name, found=getattr(self, name))
-        if self.fps and self.resync != "none":
-            fix = "leave out --fps: the grid has the rate of the recording"
-            raise ConfigError("say two different things about times", field="fps, resync", fix=fix)
-
-    def job(self) -> dict[str, Any]:
-        """What an unfinished run must agree on to be continued."""
-        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-        values |= {"source": str(self.source.resolve()), "size": list(self.size) if self.size else None}
-        values |= {"fix": list(self.fix), "cameras": list(self.cameras)}
-        return {k: v for k, v in values.items() if k not in ("output", "skip_bad", "workers")}
 
 
 def run_convert(options: ConvertOptions) -> dict[str, Any]:

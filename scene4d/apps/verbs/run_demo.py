@@ -8,17 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from PIL import Image
 from torch import Tensor
 
-from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
 from scene4d.apps.compose.models import Models, load_models
 from scene4d.apps.page.demo_films import film_depth_and_flow, film_forecast, film_orbit
 from scene4d.apps.page.page import Page, write_page
 from scene4d.apps.terminal.progress import steps_shown
+from scene4d.apps.verbs.options.agents import DemoOptions
 from scene4d.apps.verbs.run_act import plan_actions
 from scene4d.apps.verbs.run_render import write_pictures
 from scene4d.data.detect import open_recordings
@@ -34,24 +32,6 @@ from scene4d.world.rollout import forecast_long
 
 HORIZONS = (1, 4, 8)
 NOVEL = "front"
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """Run the main job on a recorded episode."""
-
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/demo")
-    """Folder for the results."""
-    episode: Path = DEMO_EPISODE
-    """A recording with cameras left, right and front, as `scene4d record` makes them."""
-    weights: Path = WEIGHTS
-    """Weights of world model and action head: a file, or the name of shipped ones (small, tiny)."""
-    now: int = 12
-    """Frame from which on everything is forecast; the frames before it are the observed past."""
-    num_steps: int = 16
-    """Steps to forecast under the recorded actions."""
-    seed: int = 0
-    """Seed of the forecast."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import importlib
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from importlib import metadata
+
+from scene4d.apps.verbs.options.agents import DoctorOptions
 
 SIMULATED = "record, train, eval of all kinds but on recordings"
 OPTIONAL = {
@@ -25,11 +26,6 @@ OPTIONAL = {
     "pytorch3d": (None, "conversion of cameras and point clouds"),
     "nerfstudio": ("nerfstudio", "its dataparser and exports"),
 }
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """No options: look at this machine and this installation."""
 
 
 def run_doctor(options: DoctorOptions) -> dict:

@@ -6,15 +6,14 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 
-from scene4d.apps.terminal.options import check_at_least, check_positive
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.options.scenes import STILL, ExportOptions
 from scene4d.apps.verbs.run_render import choose_cameras, pictures_of, read_cameras, render_over_time, write_pictures
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.files import atomic_file, atomic_folder
@@ -37,70 +36,7 @@ from scene4d.render.render import render
 from scene4d.scene import Motion, Scene4D, alive_at
 from scene4d.types import Cameras, Frames, Gaussians
 
-STILL, OVER_TIME = (".ply", ".png", ".glb", ".obj"), (".npz", ".mp4")
 DEEPEST_MM = 65535
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Export by the suffix of the output: .ply splats or points, .npz flow, .png depth, .mp4 film, .glb .obj mesh."""
-
-    scene: tyro.conf.Positional[Path]
-    """A .s4d file, or splats as .ply (INRIA's columns, or compressed by SuperSplat)."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.ply")
-    """File to write; with --every, of .ply .png .glb .obj, a folder of that name without the suffix."""
-    time: float | None = None
-    """Second to export; by default the first."""
-    every: int = 0
-    """Export every K-th instant as NNNN files in a folder (.npz and .mp4: every K-th instant in one file)."""
-    points: bool = False
-    """A plain .ply point cloud with colours, and vx vy vz (m to the next instant) where something moves."""
-    mesh: bool = False
-    """A .ply that comes out is a mesh."""
-    as_points: bool = False
-    """Take the .ply that comes in for a plain point cloud or mesh, not for splats."""
-    strict: bool = False
-    """Refuse a .ply with impossible values instead of mending it with a count."""
-    nerfstudio: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """dataparser_transforms.json of the nerfstudio run that a .ply was exported from: its splats go back into the world
-    of the recording."""
-    nerfstudio_data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """The transforms.json that run was trained on, where it says applied_transform."""
-    camera: str = ""
-    """A camera stored in the scene, "orbit", or a JSON file with viewmats, Ks, width, height. By default pictures are
-    taken from an orbit, and meshes from all stored cameras."""
-    what: Literal["colour", "depth", "flow"] = "colour"
-    """What an .mp4 shows."""
-    size: tuple[int, int] = (480, 360)
-    """Width and height in px of an orbit; other cameras keep their own size times --scale."""
-    scale: float = 1.0
-    """Enlarge the images of stored and file cameras by this factor."""
-    fps: float = 12.0
-    """Frames a second of an .mp4."""
-    voxel: float = 0.0
-    """Edge in m of the voxels of a mesh; 0 = as wide as a pixel."""
-    reach: float = 0.0
-    """Leave depth beyond so many m from the camera out of a mesh (small voxels need a small scene); 0 = none."""
-    views: int = 48
-    """Most views that a mesh is made from."""
-    tsdf: Literal["scene4d", "open3d"] = "scene4d"
-    """Who makes the mesh; open3d needs its extra."""
-
-    def __post_init__(self) -> None:
-        check_at_least(0, every=self.every, voxel=self.voxel, reach=self.reach)
-        check_at_least(1, views=self.views, size=min(self.size))
-        check_positive(scale=self.scale, fps=self.fps)
-        if self.output.suffix.lower() not in (*STILL, *OVER_TIME):
-            raise ConfigError(
-                "cannot be written", file=self.output, field="output", found=self.output.suffix or "no suffix",
-                expected=[*STILL, *OVER_TIME],
-            )  # fmt: skip
-        if self.points and self.mesh:
-            raise ConfigError("is one or the other", field="points, mesh", fix="leave one out")
-        if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() != ".ply"):
-            raise ConfigError("is for splats that come as .ply", field="nerfstudio", found=self.scene)
-        if self.time is not None and (self.every or self.output.suffix.lower() in OVER_TIME):
-            raise ConfigError("is one instant, the output is many", field="time", fix="leave out --time or --every")
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
-from scene4d.apps.terminal.options import check_at_least, check_output
+from scene4d.apps.terminal.option_checks import check_output
+from scene4d.apps.verbs.options.agents import ForecastOptions
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
@@ -22,30 +22,6 @@ from scene4d.robot.bounds import action_bounds
 from scene4d.scene import Scene4D
 from scene4d.world.contract import Forecast
 from scene4d.world.rollout import forecast_long
-
-
-@dataclass(frozen=True)
-class ForecastOptions:
-    """Predict how a scene evolves."""
-
-    scene: tyro.conf.Positional[Path]
-    """A .s4d file with the past, as `scene4d reconstruct` writes it."""
-    actions: str = "recorded"
-    """`recorded` (those stored in the scene), or a .json, .npy or .csv file of [h a] numbers."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("future.s4d")
-    """Where the future goes; flow (.npz) and points (folder) go beside it."""
-    start: int | None = None
-    """Frame that is "now"; by default the last one with enough recorded actions after it."""
-    steps: int = 8
-    """Steps to predict; fewer if there are fewer actions."""
-    samples: int = 1
-    """Futures to draw; sample i goes to NAME.i.s4d beside the first."""
-    seed: int = 0
-    """Seed of the first sample; later ones count up."""
-    sampler_steps: int = 4
-    """Steps of the sampler."""
-    weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +41,6 @@ def run_forecast(options: ForecastOptions) -> dict:
     """
     from scene4d.apps.compose.models import load_models
 
-    check_at_least(1, samples=options.samples, steps=options.steps, sampler_steps=options.sampler_steps)
     for number in range(options.samples):
         check_output(_numbered(options.output, number), suffixes=(".s4d",), inputs=(options.scene,))
     models = load_models(options.weights)

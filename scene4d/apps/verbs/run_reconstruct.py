@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 
-from scene4d.apps.terminal.options import check_at_least, check_output
+from scene4d.apps.terminal.option_checks import check_output
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.options.scenes import ReconstructOptions
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
 from scene4d.eval.reconstruct.score_reconstruction import holdout_report, split_frames
@@ -29,43 +28,9 @@ from scene4d.scene import Scene4D
 from scene4d.types import Episode, Recording
 
 # Seconds after which refinement stops, so that nobody waits much longer on a slow machine; info["steps"] tells where.
-LEAST_WIDTH = 16
-"""Pixels below which a picture holds nothing to reconstruct from."""
 FIT_SECONDS = 240.0
 PICTURES_SECONDS = 840.0
 RGB_SECONDS = 150.0
-
-
-@dataclass(frozen=True)
-class ReconstructOptions:
-    """Reconstruct a recording: static and moving matter, persistent ids, motion over time."""
-
-    source: tyro.conf.Positional[Path]
-    """A recording: folder or file of any format that `scene4d check` knows."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.s4d")
-    """File to write."""
-    fit: bool = False
-    """Refine the static part by rendering (minutes)."""
-    fused: bool = False
-    """One camera, still scene: one set of Gaussians for all instants, less sharp and ten times smaller, as viewers of
-    splats take it; by default each stretch of time has its own."""
-    from_pictures: bool = False
-    """Use colour and poses alone (minutes): three fixed cameras or more follow what moves; else the scene is still."""
-    depth_weights: Path | None = None
-    """Folder of a Hugging Face depth estimator (safetensors) for recordings without depth; needs the extra [depth]."""
-    holdout: str = ""
-    """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown. Without those
-    frames the scene holds no actions and robot states, which `forecast` and `act` need."""
-    cameras: tuple[str, ...] = ()
-    """Cameras to reconstruct from; by default all with depth."""
-    episode: int = 0
-    """Which recording, where the source holds several."""
-    max_frames: int = 0
-    """Most frames to read; 0 = all."""
-    stride: int = 1
-    """Read every how many-th frame."""
-    size: int = 0
-    """Width in pixels to resize images to, heights in proportion; 0 = as recorded."""
 
 
 def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
@@ -78,7 +43,6 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     Raises:
         ConfigError: an option does not fit the recording. What the readers raise.
     """
-    _refuse_contradictions(options)
     check_output(options.output, suffixes=(".s4d",), fix="for other formats: scene4d export SCENE.s4d -o FILE")
     recording = chosen_recording(options)
     kept_camera, every = _holdout(options.holdout, recording.cameras)
@@ -132,15 +96,6 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     }
 
 
-def _refuse_contradictions(options: ReconstructOptions) -> None:
-    named = ("fit", "fused", "depth_weights")
-    clash = [f"--{name.replace('_', '-')}" for name in named if getattr(options, name)]
-    if options.from_pictures and clash:
-        raise ConfigError(
-            "does nothing with --from-pictures", field=", ".join(clash), fix="leave out the one or the other"
-        )
-
-
 def _usable_cameras(recording: Recording, episode: Episode, options: ReconstructOptions) -> list[str]:
     """The cameras to reconstruct from, the held-out one included."""
     if options.from_pictures:
@@ -174,11 +129,8 @@ def read_chosen(recording: Recording, options: ReconstructOptions) -> Episode:
     """The frames and cameras that the options ask for, the held-out ones included.
 
     Raises:
-        ConfigError: no such camera, or an option is out of range.
+        ConfigError: no such camera.
     """
-    check_at_least(1, stride=options.stride)
-    check_at_least(0, max_frames=options.max_frames)
-    check_at_least(LEAST_WIDTH if options.size else 0, size=options.size)
     kept, _ = _holdout(options.holdout, recording.cameras)
     names: Sequence[str] | None = None
     if options.cameras:

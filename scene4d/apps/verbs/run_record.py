@@ -4,58 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scene4d.apps.terminal.options import check_at_least
+from scene4d.apps.verbs.options.recordings import RecordOptions
 from scene4d.data.formats.lerobot import write_lerobot
-from scene4d.errors import ConfigError, ResourceError
-from scene4d.eval.metrics.seeds import LARGEST_SEED
-from scene4d.sim import rig
+from scene4d.errors import ResourceError
 from scene4d.sim.metaworld import MetaWorldSim, record_episode
 from scene4d.types import Episode
-
-
-@dataclass(frozen=True)
-class RecordOptions:
-    """Record scripted experts with noise on their actions."""
-
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("episodes")
-    """Folder of the new data set; must not exist or be empty."""
-    tasks: tuple[str, ...] = ("door-open-v3",)
-    """Meta-World tasks."""
-    episodes: int = 3
-    """Episodes of each task."""
-    first_seed: int = 0
-    """Environment seed of the first episode; the next ones count up. Keep 2000-2099 for tests."""
-    noise: tuple[float, ...] = rig.NOISE
-    """Deviation of the Gaussian noise on the expert's actions, taken in turn; the stronger, the more episodes fail."""
-    frames: int = 60
-    """Frames of an episode, 0.025 s apart (at most 250)."""
-    size: int = 64
-    """Pixels a side of the images."""
-    cameras: tuple[str, ...] = ("left", "right", "front", "top")
-    """Cameras: left, right, front, top, gripper (the rig), and corner (a spare one)."""
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("episodes", 1, None),
-            ("frames", 1, 250),
-            ("size", 8, 2048),
-            ("first_seed", 0, LARGEST_SEED - self.episodes + 1),
-        ):
-            value = getattr(self, name)
-            if value < least or (most is not None and value > most):
-                raise ConfigError("is out of range", field=name, found=value, expected=f"{least}..{most or ''}")
-        check_at_least(0, noise=min(self.noise, default=0))
-        for name in ("tasks", "noise", "cameras"):
-            if not getattr(self, name):
-                raise ConfigError("names nothing", field=name)
 
 
 def run_record(options: RecordOptions) -> dict[str, Any]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 
-from scene4d.apps.terminal.options import check_at_least, check_positive
 from scene4d.apps.terminal.orbits import orbit_of
 from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, depth_range, flow_picture
+from scene4d.apps.verbs.options.scenes import RenderOptions
 from scene4d.data.video.video import write_video
 from scene4d.errors import CalibrationError, ConfigError
 from scene4d.files import atomic_folder
@@ -24,33 +21,8 @@ from scene4d.scene import Scene4D
 from scene4d.types import Cameras, Frames
 
 
-@dataclass(frozen=True)
-class RenderOptions:
-    """Render a scene over its own time."""
-
-    scene: tyro.conf.Positional[Path]
-    """A .s4d file."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("render.mp4")
-    """out.mp4, or a folder name for a PNG sequence."""
-    camera: str = "orbit"
-    """A camera name stored in the scene, "orbit" (a swing round what the stillest stored camera shows; a full turn
-    where none is stored), or a JSON file with viewmats, Ks, width, height."""
-    what: Literal["colour", "depth", "flow"] = "colour"
-    """What to show."""
-    size: tuple[int, int] = (480, 360)
-    """Width and height in px of an orbit; other cameras keep their own size times --scale."""
-    scale: float = 1.0
-    """Enlarge the images of named and file cameras by this factor."""
-    num_frames: int | None = None
-    """Frames in the video; by default one for each instant of the scene (at least 48 for an orbit)."""
-    fps: float = 12.0
-    """Frames a second of the video."""
-
-
 def run_render(options: RenderOptions) -> dict:
     """Render and write; returns {output, what, camera, num_frames, width, height}."""
-    check_at_least(1, size=min(options.size), num_frames=options.num_frames)
-    check_positive(scale=options.scale, fps=options.fps)
     file = open_s4d(options.scene)
     scene = file.scene()
     num_frames = options.num_frames or max(len(scene.times), 48 if options.camera == "orbit" else 1)

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.options.recordings import RepairOptions
 from scene4d.data.diagnose.repair.lerobot_repair import repair_lerobot
 from scene4d.data.diagnose.repair.mcap_repair import repair_mcap
-from scene4d.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class RepairOptions:
-    """Copy the longest run of whole episodes, or all messages before the cut; the input is only read."""
-
-    source: tyro.conf.Positional[Path]
-    """Folder of the data set (the one that holds meta/, data/ and videos/), or an .mcap file."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """New folder (must not exist or be empty), or new .mcap file."""
-
-    def __post_init__(self) -> None:
-        source, output = self.source.resolve(), self.output.resolve()
-        if output.is_relative_to(source):
-            fix = "name a folder elsewhere: the input is not touched"
-            raise ConfigError("lies inside the data set", file=self.output, field="output", fix=fix)
 
 
 def run_repair(options: RepairOptions) -> dict[str, Any]:

@@ -9,49 +9,21 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
 import torch
-import tyro
 
 from scene4d.apps.training.prepare import RunFolders
 from scene4d.apps.training.processes import locked, run_stage
 from scene4d.apps.training.run_config import RunConfig
+from scene4d.apps.verbs.options.training import STAGES, TrainOptions
 from scene4d.config import load_config, toml_from_config
 from scene4d.errors import ConfigError
 from scene4d.files import atomic_file
 from scene4d.train.distributed import rank, torchrun_group
 from scene4d.train.log import line_progress
 from scene4d.train.loop import LoopConfig
-
-Stage = Literal["record", "cache", "vae", "dynamics", "policy"]
-STAGES = get_args(Stage)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Train everything from one TOML file."""
-
-    config: Annotated[Path, tyro.conf.Positional]
-    """TOML with what differs from the defaults, such as configs/tiny.toml."""
-    out: Path | None = None
-    """Run folder; by default runs/NAME. A run found there goes on where it stopped."""
-    weights: Path | None = None
-    """Where to write the weights; by default weights.safetensors in the run folder."""
-    steps: int | None = None
-    """Steps of each training stage instead of those of the file."""
-    until: Stage = "policy"
-    """Last stage to do; not with --pixels. The action head learns from demonstrations in simulation only: it is left
-    out where the configuration names recordings (record.sources)."""
-    pixels: bool = False
-    """Train the 2D baseline of `eval forecast` on the run's cache instead of the world model; --weights says where to,
-    by default pixels.safetensors in the run folder."""
-    rebuild: bool = False
-    """Remove and make anew the stages in the run folder that another configuration made."""
-    set: tuple[str, ...] = ()
-    """Any setting, such as vae.train.steps=100 record.episodes=3."""
 
 
 def run_train(options: TrainOptions) -> dict[str, Any]:
@@ -63,10 +35,6 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
         ConfigError: a setting is unknown, wrong or impossible; ResourceError: another process trains in the folder;
             NumericsError: a loss is not finite.
     """
-    if options.until not in STAGES:
-        raise ConfigError("is no stage", field="until", found=options.until, expected=", ".join(STAGES))
-    if options.pixels and options.until != "policy":
-        raise ConfigError("is of the world model's stages", field="--until", fix="leave out --pixels or --until")
     config = _config(options)
     if config.policy_only and (options.pixels or options.until != "policy"):
         raise ConfigError("trains the action head alone", field="policy_only", fix="leave out --pixels and --until")

@@ -7,15 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from scene4d.apps.agent.server.access import open_door
 from scene4d.apps.compose.models import Models, models_once
 from scene4d.apps.compose.scene_start import SceneStart, start_of_file
-from scene4d.apps.terminal.options import check_at_least, check_positive, check_within
+from scene4d.apps.verbs.options.scenes import ViewOptions
 from scene4d.apps.verbs.run_act import task_from_text
 from scene4d.apps.viewer.guarded_server import start_viser, stop_viser
 from scene4d.apps.viewer.live_forecast import roll_forward
@@ -23,39 +20,6 @@ from scene4d.apps.viewer.panel import Rollout, Stage, StageConfig
 from scene4d.errors import DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.scene import Scene4D
-
-
-@dataclass(frozen=True)
-class ViewOptions:
-    """Look at a scene in the browser."""
-
-    scene: Annotated[Path, tyro.conf.Positional]
-    """A .s4d file."""
-    host: str = "127.0.0.1"
-    """Address to listen at."""
-    port: int = 8080
-    """Port; the next free one where it is taken, 0 = any free one."""
-    task: str = ""
-    """Let the agent do this in the scene at once ("open the door"); the predicted instants come behind the others."""
-    weights: Path | None = None
-    """Weights of the agent: a file, or the name of shipped ones (small, tiny); by default the best of those."""
-    steps: int = 24
-    """Steps that the agent takes."""
-    seed: int = 0
-    """Seed of its rollouts, until another is typed in."""
-    proprio: tuple[float, ...] | None = None
-    """The robot's state at the last observed instant (hand x y z in m, gripper opening in m), where the scene does not
-    hold it."""
-    goal: tuple[float, float, float] | None = None
-    """Where what the task is about should come to be (x y z in m, world), where the scene does not show it."""
-    fps: float = 12.0
-    """Instants a second while it plays."""
-    max_splats: int = 60_000
-    """Splats sent at most; of more an even share is drawn, larger."""
-    seconds: float | None = None
-    """Stop after so long; by default when interrupted."""
-    allow_remote: bool = False
-    """Let other machines in at a --host that they reach; they need the address with the token that is printed."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +60,6 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
 @contextlib.contextmanager
 def open_view(options: ViewOptions) -> Iterator[Opened]:
     """A viewer that runs as long as the block; errors as `run_view`."""
-    check_at_least(1, steps=options.steps, max_splats=options.max_splats)
-    check_at_least(0, seed=options.seed, seconds=options.seconds)
-    check_positive(fps=options.fps)
-    check_within(0, 65535, port=options.port)
     door = open_door(options.host, allow_remote=options.allow_remote)
     file = open_s4d(options.scene)
     scene = file.scene()

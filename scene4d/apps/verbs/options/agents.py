@@ -1,0 +1,121 @@
+"""Options of the verbs that run the world model and its action head: demo, forecast, act, serve; and of doctor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
+from scene4d.apps.terminal.option_checks import check_at_least, check_positive, check_within
+from scene4d.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Run the main job on a recorded episode."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/demo")
+    """Folder for the results."""
+    episode: Path = DEMO_EPISODE
+    """A recording with cameras left, right and front, as `scene4d record` makes them."""
+    weights: Path = WEIGHTS
+    """Weights of world model and action head: a file, or the name of shipped ones (small, tiny)."""
+    now: int = 12
+    """Frame from which on everything is forecast; the frames before it are the observed past."""
+    num_steps: int = 16
+    """Steps to forecast under the recorded actions."""
+    seed: int = 0
+    """Seed of the forecast."""
+
+
+@dataclass(frozen=True)
+class ForecastOptions:
+    """Predict how a scene evolves."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .s4d file with the past, as `scene4d reconstruct` writes it."""
+    actions: str = "recorded"
+    """`recorded` (those stored in the scene), or a .json, .npy or .csv file of [h a] numbers."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("future.s4d")
+    """Where the future goes; flow (.npz) and points (folder) go beside it."""
+    start: int | None = None
+    """Frame that is "now"; by default the last one with enough recorded actions after it."""
+    steps: int = 8
+    """Steps to predict; fewer if there are fewer actions."""
+    samples: int = 1
+    """Futures to draw; sample i goes to NAME.i.s4d beside the first."""
+    seed: int = 0
+    """Seed of the first sample; later ones count up."""
+    sampler_steps: int = 4
+    """Steps of the sampler."""
+    weights: Path | None = None
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, samples=self.samples, steps=self.steps, sampler_steps=self.sampler_steps)
+
+
+@dataclass(frozen=True)
+class ActOptions:
+    """The next actions for a task, from a scene."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """A .s4d file; the actions start at its last observed instant."""
+    task: str
+    """What is to be done: the name of a task the head was trained on, or its words ("open the door")."""
+    weights: Path | None = None
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    seed: int = 0
+    """Seed of the sampled chunk."""
+    forecast: bool = True
+    """Whether the head also looks at the forecast."""
+    proprio: tuple[float, ...] | None = None
+    """The robot's state at that instant (hand x y z in m, gripper opening in m), where the scene does not hold it."""
+    goal: tuple[float, float, float] | None = None
+    """Where what the task is about should come to be (x y z in m, world), where the scene does not show it."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Answer observations with actions, for robots and simulators in other processes."""
+
+    weights: Path | None = None
+    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8790
+    """Port; 0 = any free one."""
+    cameras: tuple[str, ...] | None = None
+    """Names of the cameras that the memory looks through; every observation must hold them. By default those that the
+    weights learned with (left right for shipped ones)."""
+    size: tuple[int, int] | None = None
+    """Width and height in px that pictures are brought to first; by default what the weights learned at (64 64)."""
+    forecast: bool = True
+    """Show the head the predicted future too (slower)."""
+    replan_every: int = 2
+    """Actions carried out of each chunk before the next is planned."""
+    fps: float | None = None
+    """Observations a second of robot time; by default as the weights learned (40)."""
+    threads: int = 1
+    """Threads to compute with; at 64 px there is too little work to share, and one is the fastest."""
+    episodes: int = 4
+    """Episodes kept at a time; the one not asked for longest is forgotten when another begins."""
+    allow_remote: bool = False
+    """Let other machines in at a --host that they reach; they need the token that is printed."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, episodes=self.episodes, replan_every=self.replan_every, threads=self.threads)
+        check_at_least(8, size=None if self.size is None else min(self.size))
+        check_positive(fps=self.fps)
+        check_within(0, 65535, port=self.port)
+        if self.cameras is not None and not self.cameras:
+            fix = "leave it out, or name the cameras of the observations"
+            raise ConfigError("names none", field="cameras", fix=fix)
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """No options: look at this machine and this installation."""

@@ -1,0 +1,139 @@
+"""Options of the verbs that make, look at and mend recordings: record, check, convert, repair."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from scene4d.apps.terminal.option_checks import check_at_least
+from scene4d.errors import ConfigError
+from scene4d.eval.metrics.seeds import LARGEST_SEED
+from scene4d.sim import rig
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Record scripted experts with noise on their actions."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("episodes")
+    """Folder of the new data set; must not exist or be empty."""
+    tasks: tuple[str, ...] = ("door-open-v3",)
+    """Meta-World tasks."""
+    episodes: int = 3
+    """Episodes of each task."""
+    first_seed: int = 0
+    """Environment seed of the first episode; the next ones count up. Keep 2000-2099 for tests."""
+    noise: tuple[float, ...] = rig.NOISE
+    """Deviation of the Gaussian noise on the expert's actions, taken in turn; the stronger, the more episodes fail."""
+    frames: int = 60
+    """Frames of an episode, 0.025 s apart (at most 250)."""
+    size: int = 64
+    """Pixels a side of the images."""
+    cameras: tuple[str, ...] = ("left", "right", "front", "top")
+    """Cameras: left, right, front, top, gripper (the rig), and corner (a spare one)."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("episodes", 1, None),
+            ("frames", 1, 250),
+            ("size", 8, 2048),
+            ("first_seed", 0, LARGEST_SEED - self.episodes + 1),
+        ):
+            value = getattr(self, name)
+            if value < least or (most is not None and value > most):
+                raise ConfigError("is out of range", field=name, found=value, expected=f"{least}..{most or ''}")
+        check_at_least(0, noise=min(self.noise, default=0))
+        for name in ("tasks", "noise", "cameras"):
+            if not getattr(self, name):
+                raise ConfigError("names nothing", field=name)
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Look at a recording, or at a folder of recordings; nothing is written."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder or file."""
+    calibration: bool = False
+    """Test calibration: carry views into each other, and try the mistakes that are commonly made."""
+    deep: bool = False
+    """Decode every picture of every recording."""
+    cameras: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A cameras.json that lies elsewhere."""
+    samples: int = 3
+    """Recordings to look into, spread over all that there are; metadata is read of every one. 0 = only that."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 0:
+            raise ConfigError("is out of range", field="samples", found=self.samples, expected=">= 0")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Convert every recording of a folder. A run that was stopped continues when it is started again."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder or file of recordings."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("converted")
+    """Folder of the new data set; must not exist or be empty, and not lie inside the source."""
+    fix: tuple[str, ...] = ()
+    """Mends, as `scene4d check --calibration` proposes them, applied in order."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to keep; by default all."""
+    segments: bool = True
+    """Keep segment ids, where all recordings have them."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels to resize all pictures to; by default as recorded."""
+    skip_bad: bool = False
+    """Leave out recordings that cannot be read or do not fit the first, and say so in report.json."""
+    fps: float = 0.0
+    """Take frames as evenly spaced at this rate; 0 = as recorded."""
+    depth_unit: float = 0.0
+    """Metres a step of depth; 0 = 0.0001 where it reaches far enough, else 0.001."""
+    calibration: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A cameras.json that lies elsewhere."""
+    fit: Literal["none", "scale", "crop"] = "none"
+    """What to do with calibration of another picture size: refuse it, or say how the pictures were made."""
+    resync: Literal["none", "nearest"] = "none"
+    """Place frames on an even grid by their times, where those are uneven, doubled or out of order."""
+    workers: int = 1
+    """Processes."""
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("size", self.size is None or min(self.size) > 0),
+            ("fps", self.fps >= 0),
+            ("depth_unit", 0 <= self.depth_unit <= 1),
+            ("workers", self.workers >= 1),
+        ):
+            if not good:
+                raise ConfigError("is out of range", field=name, found=getattr(self, name))
+        if self.fps and self.resync != "none":
+            fix = "leave out --fps: the grid has the rate of the recording"
+            raise ConfigError("say two different things about times", field="fps, resync", fix=fix)
+
+    def job(self) -> dict[str, Any]:
+        """What an unfinished run must agree on to be continued."""
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        values |= {"source": str(self.source.resolve()), "size": list(self.size) if self.size else None}
+        values |= {"fix": list(self.fix), "cameras": list(self.cameras)}
+        return {k: v for k, v in values.items() if k not in ("output", "skip_bad", "workers")}
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """Copy the longest run of whole episodes, or all messages before the cut; the input is only read."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder of the data set (the one that holds meta/, data/ and videos/), or an .mcap file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """New folder (must not exist or be empty), or new .mcap file."""
+
+    def __post_init__(self) -> None:
+        source, output = self.source.resolve(), self.output.resolve()
+        if output.is_relative_to(source):
+            fix = "name a folder elsewhere: the input is not touched"
+            raise ConfigError("lies inside the data set", file=self.output, field="output", fix=fix)

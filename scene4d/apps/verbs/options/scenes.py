@@ -1,0 +1,185 @@
+"""Options of the verbs that make and show scenes: reconstruct, render, export, view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from scene4d.apps.terminal.option_checks import check_at_least, check_positive, check_within, flag
+from scene4d.errors import ConfigError
+
+STILL, OVER_TIME = (".ply", ".png", ".glb", ".obj"), (".npz", ".mp4")
+LEAST_WIDTH = 16
+"""Pixels below which a picture holds nothing to reconstruct from."""
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """Reconstruct a recording: static and moving matter, persistent ids, motion over time."""
+
+    source: tyro.conf.Positional[Path]
+    """A recording: folder or file of any format that `scene4d check` knows."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.s4d")
+    """File to write."""
+    fit: bool = False
+    """Refine the static part by rendering (minutes)."""
+    fused: bool = False
+    """One camera, still scene: one set of Gaussians for all instants, less sharp and ten times smaller, as viewers of
+    splats take it; by default each stretch of time has its own."""
+    from_pictures: bool = False
+    """Use colour and poses alone (minutes): three fixed cameras or more follow what moves; else the scene is still."""
+    depth_weights: Path | None = None
+    """Folder of a Hugging Face depth estimator (safetensors) for recordings without depth; needs the extra [depth]."""
+    holdout: str = ""
+    """Keep back every N-th frame (a number) or one camera (its name), and report how well they are shown. Without those
+    frames the scene holds no actions and robot states, which `forecast` and `act` need."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to reconstruct from; by default all with depth."""
+    episode: int = 0
+    """Which recording, where the source holds several."""
+    max_frames: int = 0
+    """Most frames to read; 0 = all."""
+    stride: int = 1
+    """Read every how many-th frame."""
+    size: int = 0
+    """Width in pixels to resize images to, heights in proportion; 0 = as recorded."""
+
+    def __post_init__(self) -> None:
+        clash = [flag(name) for name in ("fit", "fused", "depth_weights") if getattr(self, name)]
+        if self.from_pictures and clash:
+            fix = "leave out the one or the other"
+            raise ConfigError("does nothing with --from-pictures", field=", ".join(clash), fix=fix)
+        check_at_least(1, stride=self.stride)
+        check_at_least(0, max_frames=self.max_frames)
+        check_at_least(LEAST_WIDTH if self.size else 0, size=self.size)
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Render a scene over its own time."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .s4d file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("render.mp4")
+    """out.mp4, or a folder name for a PNG sequence."""
+    camera: str = "orbit"
+    """A camera name stored in the scene, "orbit" (a swing round what the stillest stored camera shows; a full turn
+    where none is stored), or a JSON file with viewmats, Ks, width, height."""
+    what: Literal["colour", "depth", "flow"] = "colour"
+    """What to show."""
+    size: tuple[int, int] = (480, 360)
+    """Width and height in px of an orbit; other cameras keep their own size times --scale."""
+    scale: float = 1.0
+    """Enlarge the images of named and file cameras by this factor."""
+    num_frames: int | None = None
+    """Frames in the video; by default one for each instant of the scene (at least 48 for an orbit)."""
+    fps: float = 12.0
+    """Frames a second of the video."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, size=min(self.size), num_frames=self.num_frames)
+        check_positive(scale=self.scale, fps=self.fps)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Export by the suffix of the output: .ply splats or points, .npz flow, .png depth, .mp4 film, .glb .obj mesh."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .s4d file, or splats as .ply (INRIA's columns, or compressed by SuperSplat)."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.ply")
+    """File to write; with --every, of .ply .png .glb .obj, a folder of that name without the suffix."""
+    time: float | None = None
+    """Second to export; by default the first."""
+    every: int = 0
+    """Export every K-th instant as NNNN files in a folder (.npz and .mp4: every K-th instant in one file)."""
+    points: bool = False
+    """A plain .ply point cloud with colours, and vx vy vz (m to the next instant) where something moves."""
+    mesh: bool = False
+    """A .ply that comes out is a mesh."""
+    as_points: bool = False
+    """Take the .ply that comes in for a plain point cloud or mesh, not for splats."""
+    strict: bool = False
+    """Refuse a .ply with impossible values instead of mending it with a count."""
+    nerfstudio: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """dataparser_transforms.json of the nerfstudio run that a .ply was exported from: its splats go back into the world
+    of the recording."""
+    nerfstudio_data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The transforms.json that run was trained on, where it says applied_transform."""
+    camera: str = ""
+    """A camera stored in the scene, "orbit", or a JSON file with viewmats, Ks, width, height. By default pictures are
+    taken from an orbit, and meshes from all stored cameras."""
+    what: Literal["colour", "depth", "flow"] = "colour"
+    """What an .mp4 shows."""
+    size: tuple[int, int] = (480, 360)
+    """Width and height in px of an orbit; other cameras keep their own size times --scale."""
+    scale: float = 1.0
+    """Enlarge the images of stored and file cameras by this factor."""
+    fps: float = 12.0
+    """Frames a second of an .mp4."""
+    voxel: float = 0.0
+    """Edge in m of the voxels of a mesh; 0 = as wide as a pixel."""
+    reach: float = 0.0
+    """Leave depth beyond so many m from the camera out of a mesh (small voxels need a small scene); 0 = none."""
+    views: int = 48
+    """Most views that a mesh is made from."""
+    tsdf: Literal["scene4d", "open3d"] = "scene4d"
+    """Who makes the mesh; open3d needs its extra."""
+
+    def __post_init__(self) -> None:
+        check_at_least(0, every=self.every, voxel=self.voxel, reach=self.reach)
+        check_at_least(1, views=self.views, size=min(self.size))
+        check_positive(scale=self.scale, fps=self.fps)
+        if self.output.suffix.lower() not in (*STILL, *OVER_TIME):
+            raise ConfigError(
+                "cannot be written", file=self.output, field="output", found=self.output.suffix or "no suffix",
+                expected=[*STILL, *OVER_TIME],
+            )  # fmt: skip
+        if self.points and self.mesh:
+            raise ConfigError("is one or the other", field="points, mesh", fix="leave one out")
+        if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() != ".ply"):
+            raise ConfigError("is for splats that come as .ply", field="nerfstudio", found=self.scene)
+        if self.time is not None and (self.every or self.output.suffix.lower() in OVER_TIME):
+            raise ConfigError("is one instant, the output is many", field="time", fix="leave out --time or --every")
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Look at a scene in the browser."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """A .s4d file."""
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8080
+    """Port; the next free one where it is taken, 0 = any free one."""
+    task: str = ""
+    """Let the agent do this in the scene at once ("open the door"); the predicted instants come behind the others."""
+    weights: Path | None = None
+    """Weights of the agent: a file, or the name of shipped ones (small, tiny); by default the best of those."""
+    steps: int = 24
+    """Steps that the agent takes."""
+    seed: int = 0
+    """Seed of its rollouts, until another is typed in."""
+    proprio: tuple[float, ...] | None = None
+    """The robot's state at the last observed instant (hand x y z in m, gripper opening in m), where the scene does not
+    hold it."""
+    goal: tuple[float, float, float] | None = None
+    """Where what the task is about should come to be (x y z in m, world), where the scene does not show it."""
+    fps: float = 12.0
+    """Instants a second while it plays."""
+    max_splats: int = 60_000
+    """Splats sent at most; of more an even share is drawn, larger."""
+    seconds: float | None = None
+    """Stop after so long; by default when interrupted."""
+    allow_remote: bool = False
+    """Let other machines in at a --host that they reach; they need the address with the token that is printed."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, steps=self.steps, max_splats=self.max_splats)
+        check_at_least(0, seed=self.seed, seconds=self.seconds)
+        check_positive(fps=self.fps)
+        check_within(0, 65535, port=self.port)

@@ -1,0 +1,44 @@
+"""Options of `scene4d train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import tyro
+
+from scene4d.errors import ConfigError
+
+Stage = Literal["record", "cache", "vae", "dynamics", "policy"]
+STAGES = get_args(Stage)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train everything from one TOML file."""
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """TOML with what differs from the defaults, such as configs/tiny.toml."""
+    out: Path | None = None
+    """Run folder; by default runs/NAME. A run found there goes on where it stopped."""
+    weights: Path | None = None
+    """Where to write the weights; by default weights.safetensors in the run folder."""
+    steps: int | None = None
+    """Steps of each training stage instead of those of the file."""
+    until: Stage = "policy"
+    """Last stage to do; not with --pixels. The action head learns from demonstrations in simulation only: it is left
+    out where the configuration names recordings (record.sources)."""
+    pixels: bool = False
+    """Train the 2D baseline of `eval forecast` on the run's cache instead of the world model; --weights says where to,
+    by default pixels.safetensors in the run folder."""
+    rebuild: bool = False
+    """Remove and make anew the stages in the run folder that another configuration made."""
+    set: tuple[str, ...] = ()
+    """Any setting, such as vae.train.steps=100 record.episodes=3."""
+
+    def __post_init__(self) -> None:
+        if self.until not in STAGES:
+            raise ConfigError("is no stage", field="until", found=self.until, expected=", ".join(STAGES))
+        if self.pixels and self.until != "policy":
+            raise ConfigError("is of the world model's stages", field="--until", fix="leave out --pixels or --until")
