@@ -35,7 +35,7 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict[str, Any]:
     told = {"seeds": list(options.seeds), "forecast": options.forecast, "turned": options.turned}
     if not options.paired:
         return {**report(rollouts), **told}
-    without = _rollouts(dataclasses.replace(options, forecast=False, videos=None), tasks, seeds)
+    without = _rollouts(dataclasses.replace(options, forecast=False, paired=False, videos=None), tasks, seeds)
     difference = paired_success(rollouts, without)
     return {**report(rollouts), "without_forecast": report(without), "difference": difference, **told}
 
