@@ -10,7 +10,6 @@ from scene4d.errors import DepthError
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.lift.moving_camera import layered_views_fit as fit_between
 from scene4d.lift.moving_camera.background_layer import interpolated_camera
 from scene4d.lift.moving_camera.layered_views import (
     LayeredViewsConfig,
@@ -21,6 +20,7 @@ from scene4d.lift.moving_camera.layered_views import (
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig, fit_layered_views, mean_picture
 from scene4d.lift.moving_camera.plane_sweep import plane_sweep_depth
 from scene4d.lift.moving_camera.pose_refinement import PoseRefinementConfig, refined_cameras
+from scene4d.lift.refine import adam_loop
 from scene4d.lift.rgbd.depth_images import complete_depth, pixels_of_points
 from scene4d.lift.rgbd.level_of_detail import LevelOfDetailConfig, lift_cells
 from scene4d.lift.rgbd.unproject import LiftConfig
@@ -226,8 +226,8 @@ def test_the_fit_repeats_itself_whatever_the_clock_says(walk, monkeypatch):
     results = []
     for config, speed in ((plain, 1.0), (plain, 1e6), (bounded, 1e7)):
         clock = iter(range(1000))
-        told = SimpleNamespace(monotonic=lambda clock=clock, speed=speed: speed * next(clock))
-        monkeypatch.setattr(fit_between, "time", told)
+        fake = SimpleNamespace(monotonic=lambda clock=clock, speed=speed: speed * next(clock))
+        monkeypatch.setattr(adam_loop, "time", fake)
         results.append(fit_layered_views(start, alive, frames=walk[:2], times=TIMES[:2], config=config))
     for other in results[1:]:
         for name in ("means", "scales", "opacities", "sh"):
