@@ -7,10 +7,14 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scene4d.errors import ResourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -53,6 +57,24 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_safetensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
+    """Write contiguous tensors and a header to one safetensors file, atomically.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file  # imported late: torch takes seconds to load
+
+    with atomic_file(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:  # which is how safetensors reports a failed write
+            raise ResourceError(
+                f"cannot be written ({error})", file=path, fix="free space or name another place"
+            ) from error
 
 
 @contextlib.contextmanager

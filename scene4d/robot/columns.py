@@ -10,8 +10,6 @@ from typing import Any
 from scene4d.errors import ConfigError
 
 _NUMBERED = re.compile(r"(.*\D)?\d+")
-_DELTA = re.compile(r"^delta|^d_?(x|y|z|roll|pitch|yaw|r[xyz])(?![a-z])|(^|[ _.])rel(ative)?([ _.]|$)", re.I)
-_RATE = re.compile(r".*/\s*s|.*per second|.*s\^?-1", re.I)
 _PHYSICAL = re.compile(r"(\d+(\.\d+)? )?(m|mm|cm|rad|deg|N|Nm)(/s)?")
 
 
@@ -29,26 +27,9 @@ class Column:
     """Robot and width where the name is but a number: then nothing says that another robot's means the same."""
 
     @property
-    def named(self) -> bool:
-        """Whether name or unit say what it is."""
-        return self.owner is None
-
-    @property
     def physical(self) -> bool:
         """Whether it is measured in metres, radians, newtons or the like."""
         return self.unit is not None and _PHYSICAL.fullmatch(self.unit) is not None
-
-    @property
-    def combining(self) -> str | None:
-        """How the actions of several recorded frames make one: "sum" of steps, "mean" of rates, or the "last" target.
-
-        None where nothing says which.
-        """
-        if not self.named:
-            return None
-        if _RATE.fullmatch(self.unit or ""):
-            return "mean"
-        return "sum" if _DELTA.search(self.name) else "last"
 
     def __str__(self) -> str:
         return self.name + (f" [{self.unit}]" if self.unit else "") + (f" of {self.owner}" if self.owner else "")
@@ -91,7 +72,7 @@ def shared_layout(
                 field=field,
                 found=f"{len(layout)}: {_difference(layout, first)}",
                 expected=f"{len(first)}: {', '.join(map(str, first)) or 'none'}",
-                fix='load them apart, or set layout = "union" to give each recording the columns it has and a mask',
+                fix="load them apart, or with WindowConfig(union=True): every window has the columns of all",
             )
     return tuple(dict.fromkeys(c for layout in layouts for c in layout))
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from scene4d.errors import CheckpointError, ResourceError, SecurityError, VersionError
-from scene4d.files import atomic_file
+from scene4d.errors import CheckpointError, SecurityError, VersionError
+from scene4d.files import save_safetensors
 from scene4d.train.distributed import laid_out_as, whole
 
 FORMAT_VERSION = 1
@@ -29,14 +28,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], *, state: Mapp
         ResourceError: the disk is full or cannot be written.
     """
     header = {"format": "scene4d", "version": str(FORMAT_VERSION), "state": json.dumps(state, sort_keys=True)}
-    tensors = {k: whole(v.detach()).contiguous() for k, v in tensors.items()}
-    with atomic_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=header)
-        except SafetensorError as error:  # which is how safetensors reports a failed write
-            raise ResourceError(
-                f"cannot be written ({error})", file=path, fix="free space or name another place"
-            ) from error
+    save_safetensors(path, {k: whole(v.detach()).contiguous() for k, v in tensors.items()}, metadata=header)
     return Path(path)
 
 

@@ -12,9 +12,9 @@ pytest.importorskip("metaworld", reason="the simulator is not installed")
 from scene4d.apps.training.cache import WindowCache, cache_stage, displacement_of
 from scene4d.apps.training.import_recordings import take_in_stage, taken_in
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig
-from scene4d.apps.training.stored_episodes import StoredEpisode
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.load.stored_episode import StoredEpisode
 from scene4d.errors import DataFormatError, DepthError
 from scene4d.sim.metaworld import record_episode
 from scene4d.types import Episode
@@ -50,7 +50,7 @@ def test_pictures_actions_and_task_arrive(cached, episode):
     assert taken == {"episodes": 2, "frames": 50}
     stored = StoredEpisode(taken_in(folder / "record")[0])
     assert torch.allclose(stored.actions, episode.actions) and torch.allclose(stored.proprio, episode.proprio)
-    frames, truth = stored.frames(3, 4)[0], episode.stacked(CAMERAS)[3]
+    frames, truth = stored.read(3, 4).stacked()[0], episode.stacked(CAMERAS)[3]
     assert (frames.depth - truth.depth).abs().max() < 2e-3
     assert (frames.rgb - truth.rgb).abs().mean() < 0.01
     assert stored.segment_poses is None and "segments" not in cache.window(0).memory.extras

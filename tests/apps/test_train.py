@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scene4d.apps.compose.models import load_models, make_models, save_models
-from scene4d.apps.training.cache import displacement_of, draw_numbers, kept_apart, window_starts
+from scene4d.apps.training.cache import displacement_of
 from scene4d.apps.training.processes import in_processes, locked, run_stage
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig, RunConfig
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
@@ -45,14 +45,6 @@ def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
     assert "half" not in calls[2]
 
 
-def test_every_task_is_among_those_kept_apart():
-    tasks = {name: [[100 * i + 10 * k + n for n in range(3)] for k in range(7)] for i, name in enumerate("abc")}
-    rest, held = kept_apart(tasks, every=3)
-    assert held == sorted(100 * i + 10 * k + n for i in range(3) for k in (2, 5) for n in range(3))
-    assert not set(rest) & set(held) and len(rest) + len(held) == 63
-    assert kept_apart(tasks, every=8)[1] == []
-
-
 def test_one_process_a_run_folder(tmp_path):
     with locked(tmp_path), pytest.raises(ResourceError) as error, locked(tmp_path):
         pass
@@ -71,14 +63,6 @@ def test_processes_keep_the_order_and_pass_errors_on():
     assert in_processes(_square, [(i,) for i in range(5)], num=1) == [0, 1, 4, 9, 16]
     with pytest.raises(ConfigError):
         in_processes(_square, [(1,), (-1,), (2,)], num=1)
-
-
-def test_every_window_is_drawn_once_an_epoch():
-    drawn = torch.cat([draw_numbers(10, num=4, step=s, seed=3) for s in range(5)])
-    assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
-    assert torch.equal(draw_numbers(10, num=4, step=3, seed=3), drawn[12:16])
-    starts = window_starts(60, CacheConfig(horizon=8, num_past=2, window_stride=4))
-    assert starts[0] == 2 and starts[-1] + 8 <= 59
 
 
 def test_displacement_is_the_rigid_motion_of_the_segment():

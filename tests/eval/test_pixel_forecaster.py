@@ -10,7 +10,8 @@ import torch
 
 from scene4d.apps.training.pixel_stage import clips_of, load_pixels, train_pixels_stage
 from scene4d.apps.training.run_config import CacheConfig, PixelsStageConfig, RecordConfig, RunConfig
-from scene4d.apps.training.stored_episodes import StoredEpisode, save_episode
+from scene4d.data.load.stored_episode import StoredEpisode, save_episode
+from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.errors import CheckpointError
 from scene4d.eval.forecast.pixel_forecaster import PixelForecaster, resized
 from scene4d.models.pixel_transformer.model import PixelModel, PixelsConfig
@@ -19,6 +20,7 @@ from scene4d.train.loop import LoopConfig
 from scene4d.types import Cameras, Episode, Frames
 
 SIZE, NUM = 16, 14
+SPEC = [{"name": str(i)} for i in range(4)]
 
 
 def recording(seed: int) -> Episode:
@@ -42,30 +44,20 @@ def recording(seed: int) -> Episode:
         rewards=torch.zeros(NUM),
         success=torch.zeros(NUM, dtype=torch.bool),
         segment_poses=torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(NUM, 1, 1),
-        info={"task": "push-v3", "seed": seed, "action_spec": [], "proprio_spec": [], "robot": "none"},
+        info={"task": "push-v3", "seed": seed, "action_spec": SPEC, "proprio_spec": SPEC, "robot": "none"},
     )
 
 
-class Windows:
-    """Stands for the cache of windows: two a recording."""
+class Windows(WindowSet):
+    """Stands for the cache of windows: two a recording, now at frames 3 and 5."""
 
     def __init__(self, folder, *, num):
-        self.tasks, self.cameras = ["reach-v3", "push-v3"], ["left", "right", "front"]
-        spec = [{"name": str(i)} for i in range(4)]
-        self.context = {"action_spec": spec, "proprio_spec": spec}
-        self.episodes = []
-        for seed in range(num):
-            save_episode(folder / f"{seed}.safetensors", recording(seed))
-            self.episodes.append(StoredEpisode(folder / f"{seed}.safetensors"))
-
-    def __len__(self):
-        return 2 * len(self.episodes)
-
-    def moment(self, number):
-        return self.episodes[number // 2], 3 + 2 * (number % 2)
-
-    def by_task(self):
-        return {"push-v3": [[2 * i, 2 * i + 1] for i in range(len(self.episodes))]}
+        paths = [folder / f"{seed}.safetensors" for seed in range(num)]
+        for seed, path in enumerate(paths):
+            save_episode(path, recording(seed))
+        super().__init__([StoredEpisode(path) for path in paths], WindowConfig(context=4, horizon=8, stride=2))
+        self.tasks = ["reach-v3", "push-v3"]
+        self.context = {"action_spec": SPEC, "proprio_spec": SPEC}
 
 
 CONFIG = RunConfig(

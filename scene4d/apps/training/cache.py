@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from scene4d.apps.training.import_recordings import taken_in
 from scene4d.apps.training.processes import in_processes
+from scene4d.apps.training.record_episodes import episode_path
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig
-from scene4d.apps.training.stored_episodes import StoredEpisode, episode_path
 from scene4d.data.load.scene_window import Window, stack_windows
+from scene4d.data.load.stored_episode import StoredEpisode
+from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.lift.stream.stream import SceneStream
@@ -57,9 +59,11 @@ def episode_paths(folder: Path, config: RecordConfig) -> list[Path]:
     return [episode_path(folder, task, seed) for seed in seeds for task in config.tasks]
 
 
-def window_starts(num_frames: int, config: CacheConfig) -> list[int]:
-    """Moments t that have the asked-for past and future."""
-    return list(range(config.num_past, num_frames - config.horizon, config.window_stride))
+def window_config(config: CacheConfig, *, cameras: Sequence[str]) -> WindowConfig:
+    """How episodes are cut."""
+    return WindowConfig(
+        context=config.num_past + 1, horizon=config.horizon, stride=config.window_stride, cameras=tuple(cameras)
+    )
 
 
 def snapshot_one(folder: Path, config: CacheConfig, path: Path) -> list[int]:
@@ -68,9 +72,10 @@ def snapshot_one(folder: Path, config: CacheConfig, path: Path) -> list[int]:
     if target.exists():
         return load_tensors(target)[1]["counts"]
     episode = StoredEpisode(path)
-    starts, exact = window_starts(len(episode.times), config), episode.segment_poses is not None
+    windows = WindowSet([episode], window_config(config, cameras=episode.cameras))
+    starts, exact = [windows.moment(number)[1] for number in range(len(windows))], episode.segment_poses is not None
     last = starts[-1] if exact else starts[-1] + config.horizon
-    frames = episode.frames(0, last + 1, views=range(config.num_inputs), segments=exact)
+    frames = episode.read(0, last + 1, cameras=episode.cameras[: config.num_inputs]).stacked()
     stream, kept = SceneStream(), []
     for t in range(last + 1):
         stream.update(frames[t], time=float(episode.times[t]))
@@ -118,11 +123,10 @@ def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
     }
 
 
-class WindowCache:
-    """Windows on disk, by number; what a training stage draws its batches from.
+class WindowCache(WindowSet[StoredEpisode]):
+    """The windows of stored episodes with the scene memory at each; what a training stage draws its batches from.
 
-    tasks: names that `Window.task` counts in; cameras: names in the order of the views; context: action_spec,
-    proprio_spec and robot, as the world model is told.
+    context: action_spec, proprio_spec, robot and action_meaning, as the world model gets them.
     """
 
     def __init__(
@@ -132,30 +136,27 @@ class WindowCache:
         Args:
             only: the one episode to take windows of, for a job that asks for no other; all by default.
         """
-        self.config, self.cameras = config, list(record.cameras)
-        self._windows: list[tuple[Path, StoredEpisode, int, int, int]] = []
-        for path in [only] if only else episode_paths(episodes, record):
-            episode, (starts, counts) = StoredEpisode(path), _index(folder / path.name)
+        paths = [only] if only else episode_paths(episodes, record)
+        super().__init__([StoredEpisode(path) for path in paths], window_config(config, cameras=record.cameras))
+        self.num_inputs, self.num_past_actions = config.num_inputs, config.num_past_actions
+        self._rows: list[tuple[Path, int, int]] = []
+        for path in paths:
             first = 0
-            for start, count in zip(starts, counts, strict=True):
-                self._windows.append((folder / path.name, episode, start, first, count))
+            for count in _counts(folder / path.name):
+                self._rows.append((folder / path.name, first, count))
                 first += count
-        self.tasks = list(dict.fromkeys(str(episode.info["task"]) for _, episode, *_ in self._windows))
-        info = self._windows[0][1].info
-        self.context = {name: info.get(name) for name in CONTEXT}
-        self.step_seconds = float(self._windows[0][1].times.diff().median())
-
-    def __len__(self) -> int:
-        return len(self._windows)
+        recording = self.moment(0)[0]
+        self.context = {name: recording.info.get(name) for name in CONTEXT}
+        self.step_seconds = float(recording.times.diff().median())
 
     def window(self, number: int, *, futures: bool = True) -> Window:
         """One window without batch axes; without `futures` the target pictures are left out (h = 0 of them)."""
-        path, episode, t, first, count = self._windows[number]
+        episode, t = self.moment(number)
         horizon = self.config.horizon
-        track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=self.config.num_past_actions)
-        memory, flow = _memory(path, first, count, exact=episode.segment_poses is not None)
+        track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=self.num_past_actions)
+        memory, flow = _memory(*self._rows[number], exact=episode.segment_poses is not None)
         displacement, valid = self._displacement(number, memory)
-        frames = episode.frames(t, t + 1 + (horizon if futures else 0))
+        frames = self.frames(number, horizon=horizon if futures else 0)
         return Window(
             memory=memory,
             past_flow=flow,
@@ -178,7 +179,7 @@ class WindowCache:
 
     def _displacement(self, number: int, memory: Gaussians) -> tuple[Tensor, Tensor]:
         """The truth about a window's rows: displacement [h n 3] m and whether it is known [n]."""
-        path, episode, t, first, count = self._windows[number]
+        (path, first, count), (episode, t) = self._rows[number], self.moment(number)
         if episode.segment_poses is None:
             with safe_open(path, framework="pt") as file:
                 way = file.get_slice("displacement")[first : first + count].float()
@@ -188,27 +189,23 @@ class WindowCache:
         poses = episode.segment_poses[t : t + 1 + self.config.horizon]
         return displacement_of(memory.means, segments, poses), memory.ids >= 0
 
-    def batch(self, numbers: Sequence[int], *, futures: bool = True) -> Window:
+    def scene_windows(self, numbers: Tensor, *, futures: bool = True) -> Window:
         """Windows [b]."""
-        return stack_windows([self.window(int(i), futures=futures) for i in numbers])
+        return stack_windows([self.window(int(number), futures=futures) for number in numbers])
 
-    def frames(self, number: int, *, views: Sequence[int] | None = None) -> Frames:
-        """The pictures [v] at a window's moment, of all cameras or of those numbered `views`."""
-        _, episode, t, _, _ = self._windows[number]
-        return episode.frames(t, t + 1, views=views)[0]
-
-    def moment(self, number: int) -> tuple[StoredEpisode, int]:
-        """The episode of a window, and the frame of it that is the window's moment."""
-        return self._windows[number][1:3]
+    def frames(self, number: int, *, horizon: int = 0) -> Frames:
+        """The pictures [1 + h v] of all cameras at a window's moment and after it."""
+        episode, t = self.moment(number)
+        return episode.read(t, t + 1 + horizon, cameras=self.cameras).stacked().replace(extras={})
 
     def proprio_futures(self, numbers: Sequence[int]) -> ProprioFutures:
         """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
         rows, horizon = [], self.config.horizon
-        for episode in dict.fromkeys(self._windows[n][1] for n in numbers):
+        for episode in dict.fromkeys(self.moment(n)[0] for n in numbers):
             actions, proprio = episode.actions, episode.proprio
             slots, task = proprio_slots(proprio, self.context), task_embedding(episode.info["task"])
             for t in range(1, len(actions) - horizon):
-                track = track_of(actions[:t], proprio[: t + 1], num_past=self.config.num_past_actions)
+                track = track_of(actions[:t], proprio[: t + 1], num_past=self.num_past_actions)
                 rows.append(
                     ProprioFutures(
                         actions=action_slots(actions[t : t + horizon], self.context, proprio=proprio[t]),
@@ -218,38 +215,6 @@ class WindowCache:
                     )
                 )
         return ProprioFutures.stack(rows)
-
-    def by_task(self) -> dict[str, list[list[int]]]:
-        """The numbers of the windows of each episode, task by task."""
-        tasks: dict[str, list[list[int]]] = {}
-        for group in self.groups():
-            tasks.setdefault(str(self._windows[group[0]][1].info["task"]), []).append(group)
-        return tasks
-
-    def groups(self) -> list[list[int]]:
-        """The numbers of the windows of each episode."""
-        groups: dict[Path, list[int]] = {}
-        for number, (path, *_) in enumerate(self._windows):
-            groups.setdefault(path, []).append(number)
-        return list(groups.values())
-
-
-def kept_apart(groups: Mapping[str, Sequence[Sequence[int]]], *, every: int) -> tuple[list[int], list[int]]:
-    """Of windows grouped by task and episode: the numbers to train on, and those of every `every`-th episode of each
-    task, to judge by."""
-    judged = {n for episodes in groups.values() for group in episodes[every - 1 :: every] for n in group}
-    everything = {n for episodes in groups.values() for group in episodes for n in group}
-    return sorted(everything - judged), sorted(judged)
-
-
-def draw_numbers(count: int, *, num: int, step: int, seed: int) -> Tensor:
-    """`num` of the numbers 0..count-1 for a training step: a new order every epoch; (seed, step) alone decide."""
-    picked = []
-    for place in range(step * num, (step + 1) * num):
-        epoch, index = divmod(place, count)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
-        picked.append(order[index])
-    return torch.stack(picked)
 
 
 def displacement_of(points: Tensor, segments: Tensor, poses: Tensor) -> Tensor:
@@ -278,7 +243,7 @@ def _memory(path: Path, first: int, count: int, *, exact: bool) -> tuple[Gaussia
     return memory, flow.unflatten(-1, (-1, 3)).movedim(1, 0)
 
 
-def _index(path: Path) -> tuple[list[int], list[int]]:
+def _counts(path: Path) -> list[int]:
+    """Gaussians of each snapshot in a file."""
     with safe_open(path, framework="pt") as file:
-        state = json.loads(file.metadata()["state"])
-    return state["starts"], state["counts"]
+        return json.loads(file.metadata()["state"])["counts"]

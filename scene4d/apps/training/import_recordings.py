@@ -8,15 +8,13 @@ from typing import Any
 
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RecordConfig
-from scene4d.apps.training.stored_episodes import save_episode
 from scene4d.data.detect import open_recordings
-from scene4d.errors import DataFormatError, DepthError
+from scene4d.data.load.stored_episode import import_episode
+from scene4d.data.load.window_set import shared_columns
+from scene4d.errors import DataFormatError
 from scene4d.train.checkpoint import load_tensors
 from scene4d.train.log import Progress
-from scene4d.types import Episode, Recording
-
-PIECE = 64
-"""Frames that are read at once: full-size pictures of a whole recording may not fit in memory."""
+from scene4d.types import Recording
 
 
 def take_in_stage(
@@ -27,16 +25,14 @@ def take_in_stage(
     Args:
         least: frames that a recording must have.
     Raises:
-        DataFormatError: a source holds no recording, one is too short, or lacks a camera; DepthError: no depth.
+        DataFormatError: a source holds no recording, one is too short, or lacks a camera; DepthError: no depth;
+            ConfigError: they have different columns of actions or proprio.
     """
     _of_process.cache_clear()
     recordings = _recordings(config.sources)
+    for spec in ("action_spec", "proprio_spec"):
+        shared_columns(recordings, spec)
     for recording in recordings:
-        for name in ("action_spec", "proprio_spec"):
-            told, first = recording.info.get(name), recordings[0].info.get(name)
-            if told != first:
-                fix = "train on recordings of one robot at a time"
-                raise DataFormatError("differs from the first", file=recording.path, field=name, found=told, fix=fix)
         if recording.num_frames < least:
             found = f"{recording.num_frames} frames"
             raise DataFormatError(
@@ -62,20 +58,8 @@ def take_in_one(folder: Path, config: RecordConfig, number: int) -> int:
     path = folder / f"{number:06d}.safetensors"
     if path.exists():
         return len(load_tensors(path)[0]["times"])
-    recording, size = _of_process(config.sources)[number], (config.size, config.size)
-    pieces = []
-    for start in range(0, recording.num_frames, PIECE):
-        stop = min(start + PIECE, recording.num_frames)
-        pieces.append(recording.read(start, stop, cameras=config.cameras, size=size))
-    episode = Episode.cat(pieces)
-    for name in ("actions", "proprio"):
-        if getattr(episode, name).shape[-1] == 0:
-            raise DataFormatError("are not recorded", file=recording.path, field=name)
-    for name, frames in episode.views.items():
-        if frames.depth is None:
-            fix = "name only cameras with depth in record.cameras"
-            raise DepthError("is not recorded", file=recording.path, field=f"{name}.depth", fix=fix)
-    save_episode(path, episode.replace(segment_poses=None))
+    recording = _of_process(config.sources)[number]
+    import_episode(path, recording, cameras=config.cameras, size=(config.size, config.size))
     return recording.num_frames
 
 

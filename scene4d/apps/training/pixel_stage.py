@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from scene4d.apps.training.cache import WindowCache, draw_numbers, kept_apart
+from scene4d.apps.training.cache import WindowCache
 from scene4d.apps.training.prepare import RunFolders
 from scene4d.apps.training.run_config import PixelsStageConfig, RunConfig
 from scene4d.config import config_from_dict, dict_from_config
+from scene4d.data.load.shuffled_batches import ShuffledBatches
+from scene4d.data.load.stored_episode import StoredEpisode
+from scene4d.data.load.window_set import WindowSet
 from scene4d.errors import CheckpointError
 from scene4d.layers import num_parameters
 from scene4d.models.gaussian_flow.motion.flow import FlowConfig, draw_levels
@@ -37,7 +41,7 @@ def train_pixels_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
     """
     cache = folders.windows(config)
     stage = _fitted(config, cache)
-    rest, held = kept_apart(cache.by_task(), every=HELD_OUT_EVERY)
+    rest, held = cache.split(every=HELD_OUT_EVERY)
     rate, trials = stage.learning_rates[0], {}
     if len(stage.learning_rates) > 1 and held:
         judged = [clips_of(cache, held[i : i + 16], config=stage) for i in range(0, min(len(held), 128), 16)]
@@ -58,7 +62,7 @@ def train_pixels_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
     model, result = _trained(
         cache, everything, stage, train=_at_rate(stage.train, rate), folder=folders.pixels / "run", device=config.device
     )
-    save_pixels(folders.pixels_weights, model, info={"cameras": cache.cameras[: config.cache.num_inputs]})
+    save_pixels(folders.pixels_weights, model, info={"cameras": list(cache.cameras[: config.cache.num_inputs])})
     return {
         "lr": rate,
         "trials": trials,
@@ -69,22 +73,23 @@ def train_pixels_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]
     }
 
 
-def clips_of(cache: WindowCache, numbers: Sequence[int], *, config: PixelsStageConfig) -> Clip:
+def clips_of(windows: WindowSet[StoredEpisode], numbers: Sequence[int] | Tensor, *, config: PixelsStageConfig) -> Clip:
     """The windows `numbers` as the 2D baseline sees them, [b], with their futures."""
     c, rows = config.model, []
     for number in numbers:
-        episode, t = cache.moment(int(number))
+        episode, t = windows.moment(int(number))
         track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=c.num_past_actions)
-        frames = episode.frames(t + 1 - c.num_past, t + 1 + c.horizon, views=range(c.num_views))
+        window = windows.read(int(number), context=c.num_past, cameras=windows.cameras[: c.num_views])
+        now = c.num_past - 1
         rows.append(
             Clip(
-                pictures=frames.rgb[: c.num_past],
+                pictures=window.frames.rgb[: c.num_past],
                 past_actions=track.actions,
-                actions=episode.actions[t : t + c.horizon],
+                actions=window.actions[now : now + c.horizon],
                 past_proprio=track.proprio,
                 told=torch.tensor(1.0),
-                task=torch.tensor(cache.tasks.index(episode.info["task"]) + 1),
-                future=frames.rgb[c.num_past :],
+                task=window.task + 1,
+                future=window.frames.rgb[c.num_past : c.num_past + c.horizon],
             )
         )
     return Clip.stack(rows)
@@ -145,11 +150,8 @@ def _trained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(train.seed)
         model = PixelModel(stage.model)
-    drawn: Callable[[int], Clip] = lambda step: clips_of(
-        cache,
-        [numbers[i] for i in draw_numbers(len(numbers), num=stage.batch_size, step=step, seed=train.seed)],
-        config=stage,
-    )
+    read: Callable[[Tensor], Clip] = lambda drawn: clips_of(cache, drawn, config=stage)
+    batches = ShuffledBatches(read, numbers, batch_size=stage.batch_size, seed=train.seed)
     every = max(1, len(numbers) // 64)
     set_scale(model, [clips_of(cache, numbers[::every], config=stage)])
 
@@ -160,4 +162,4 @@ def _trained(
 
     progress = line_progress(f"pixels {folder.name}")
     with at_device(model, device):
-        return model, run_loop(model, step_loss, batches=drawn, config=train, folder=folder, progress=progress)
+        return model, run_loop(model, step_loss, batches=batches, config=train, folder=folder, progress=progress)

@@ -173,7 +173,7 @@ def _prepared(
     targets = [at / f"{i:04d}.safetensors" for i in range(len(groups))]
     # A job reads its own episode only: with thousands of them, all would take too long to open in each.
     jobs = [
-        (folders, config, cache.moment(group[0])[0].path, group[0], target)
+        (folders, config, Path(cache.moment(group[0])[0].path), group[0], target)
         for group, target in zip(groups, targets, strict=True)
     ]
     in_processes(task, jobs, num=config.processes, progress=progress)

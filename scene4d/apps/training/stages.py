@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scene4d.apps.compose.models import go_on_from, load_models, make_models, save_models
-from scene4d.apps.training.cache import WindowCache, draw_numbers, kept_apart
+from scene4d.apps.training.cache import WindowCache
 from scene4d.apps.training.prepare import RunFolders, prepared_batches, prepared_cells, prepared_samples, world_path
 from scene4d.apps.training.run_config import DynamicsStageConfig, RunConfig
 from scene4d.apps.training.world_parts import train_completion, train_intent, train_proprio
+from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.layers import num_parameters
 from scene4d.models.gaussian_flow.loss import DynamicsBatch, set_statistics
 from scene4d.models.gaussian_flow.loss import loss as dynamics_loss
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.confidence import calibrate
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
+from scene4d.models.gaussian_flow.networks.vae import Cells
 from scene4d.models.gaussian_flow.vae_loss import vae_loss
 from scene4d.policy.head import ActionHead
 from scene4d.policy.loss import policy_batches, policy_loss, set_head_statistics
@@ -48,15 +51,14 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
     go_on_from(config.start, models, "vae")
     vae = models.vae
 
-    def batches(step: int) -> tuple[Any, Frames]:
-        numbers = draw_numbers(len(cache), num=stage.batch_size, step=step, seed=stage.train.seed)
+    def read(numbers: Tensor) -> tuple[Cells, Frames]:
         return cells[numbers], Frames.stack([pictures_to_code(cache, int(n)) for n in numbers])
 
     with at_device(vae, config.device):
         result = train(
             vae,
             lambda batch: vae_loss(vae, batch[0], targets=batch[1], config=stage.loss),
-            batches=batches,
+            batches=ShuffledBatches(read, range(len(cache)), batch_size=stage.batch_size, seed=stage.train.seed),
             config=stage.train,
             folder=folders.vae,
             progress=line_progress("vae"),
@@ -77,7 +79,7 @@ def train_vae_stage(folders: RunFolders, config: RunConfig) -> dict[str, Any]:
 def pictures_to_code(cache: WindowCache, number: int) -> Frames:
     """What a decoded window is to look like, [v]: the recorded pictures of the input cameras, and from the others what
     they would show of its Gaussians (what no input has seen is not for the autoencoder to know)."""
-    window, num = cache.window(number, futures=False), cache.config.num_inputs
+    window, num = cache.window(number, futures=False), cache.num_inputs
     frames = window.frames
     if num >= len(frames.rgb):
         return frames
@@ -99,7 +101,7 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     go_on_from(config.start, models, "dynamics")
     load_weights(models.vae, folders.vae_weights)
     models.vae.eval().requires_grad_(False)
-    rest, held = kept_apart(cache.by_task(), every=JUDGED_EVERY)
+    rest, held = cache.split(every=JUDGED_EVERY)
     if not config.start:
         # The statistics that latents and motions are scaled by come from the training windows alone.
         set_statistics(models.dynamics, [ready[i] for i in rest])
@@ -108,9 +110,11 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
         part.requires_grad_(False)  # trained apart
     trained, judged, reached = ready[torch.tensor(rest)], ready[torch.tensor(held, dtype=torch.int64)], [0]
 
+    drawn = ShuffledBatches(ready.__getitem__, rest, batch_size=stage.batch_size, seed=stage.train.seed)
+
     def batches(step: int) -> DynamicsBatch:
         reached[0] = step
-        return trained[draw_numbers(len(rest), num=stage.batch_size, step=step, seed=stage.train.seed)]
+        return drawn(step)
 
     with at_device(models.dynamics, config.device):
         result = train(
@@ -126,7 +130,7 @@ def train_dynamics_stage(folders: RunFolders, config: RunConfig) -> dict[str, An
     completed = train_completion(folders, config, cache=cache, ready=ready, model=models.dynamics)
     info = {
         "tasks": cache.tasks,
-        "cameras": cache.cameras,
+        "cameras": list(cache.cameras),
         "num_inputs": config.cache.num_inputs,
         "context": cache.context,
         "step_seconds": cache.step_seconds,

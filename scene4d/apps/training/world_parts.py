@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from scene4d.apps.training.cache import WindowCache, draw_numbers
+from scene4d.apps.training.cache import WindowCache
 from scene4d.apps.training.prepare import RunFolders
 from scene4d.apps.training.run_config import RunConfig
+from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import nearest
 from scene4d.models.gaussian_flow.loss import DynamicsBatch, scene_tokens, track_of_batch
@@ -33,12 +34,17 @@ def train_proprio(
     """
     stage, futures, proprio = config.dynamics, cache.proprio_futures(numbers), model.proprio
     proprio.set_statistics(futures)
-    count, num, seed = len(futures.task), stage.proprio_batch_size, stage.proprio.seed
+    batches = ShuffledBatches(
+        futures.__getitem__,
+        range(len(futures.task)),
+        batch_size=stage.proprio_batch_size,
+        seed=stage.proprio.seed,
+    )
     with at_device(model, config.device):
         result = train(
             proprio,
             lambda batch: proprio_loss(proprio, batch),
-            batches=lambda step: futures[draw_numbers(count, num=num, step=step, seed=seed)],
+            batches=batches,
             config=stage.proprio,
             folder=folders.dynamics / "proprio",
             progress=line_progress("proprio"),
@@ -50,7 +56,7 @@ def train_intent(
     folders: RunFolders, config: RunConfig, *, trained: DynamicsBatch, held: DynamicsBatch, model: GaussianWorldModel
 ) -> float:
     """Train the denoiser of actions on the windows `trained`; result: the temperature that `held` ones ask for."""
-    stage, intent, count = config.dynamics, model.intent.requires_grad_(True), len(trained.task)
+    stage, intent = config.dynamics, model.intent.requires_grad_(True)
     intent.set_statistics(trained.actions)
 
     def loss_fn(batch: DynamicsBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -62,9 +68,12 @@ def train_intent(
         train(
             intent,
             loss_fn,
-            batches=lambda step: trained[
-                draw_numbers(count, num=stage.intent_batch_size, step=step, seed=stage.intent.seed)
-            ],
+            batches=ShuffledBatches(
+                trained.__getitem__,
+                range(len(trained.task)),
+                batch_size=stage.intent_batch_size,
+                seed=stage.intent.seed,
+            ),
             config=stage.intent,
             folder=folders.dynamics / "intent",
             progress=line_progress("intent"),
@@ -86,9 +95,8 @@ def train_completion(
     if not config.start:  # weights that are gone on from keep the places that they speak of
         completion.set_places(missed)
 
-    def batches(step: int) -> tuple[DynamicsBatch, Gaussians, Frames]:
-        numbers = draw_numbers(len(cache), num=stage.completion_batch_size, step=step, seed=stage.completion.seed)
-        windows = cache.batch(numbers.tolist(), futures=False)
+    def read(numbers: torch.Tensor) -> tuple[DynamicsBatch, Gaussians, Frames]:
+        windows = cache.scene_windows(numbers, futures=False)
         return ready[numbers], windows.memory, windows.frames
 
     with at_device(model, config.device):
@@ -101,7 +109,9 @@ def train_completion(
                 targets=batch[2],
                 config=stage.completion_loss,
             ),
-            batches=batches,
+            batches=ShuffledBatches(
+                read, range(len(cache)), batch_size=stage.completion_batch_size, seed=stage.completion.seed
+            ),
             config=stage.completion,
             folder=folders.dynamics / "completion",
             progress=line_progress("completion"),
@@ -115,7 +125,7 @@ def _missed_points(cache: WindowCache, *, num_windows: int = 24, num_points: int
     found, far = [], 0.03
     for number in torch.linspace(0, len(cache) - 1, min(num_windows, len(cache))).long().tolist():
         window = cache.window(number, futures=False)
-        views = window.frames[cache.config.num_inputs :]
+        views = window.frames[cache.num_inputs :]
         points = unproject(views.depth, views.cameras.viewmats, views.cameras.Ks)[views.depth > 0]
         distance, _ = nearest(window.memory.means, points, num=1)
         found.append(points[distance[:, 0] > far])

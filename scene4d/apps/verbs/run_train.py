@@ -86,8 +86,8 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
     from scene4d.apps.training.cache import cache_stage
     from scene4d.apps.training.import_recordings import listing, take_in_stage
     from scene4d.apps.training.pixel_stage import train_pixels_stage
+    from scene4d.apps.training.record_episodes import record_stage
     from scene4d.apps.training.stages import train_dynamics_stage, train_policy_stage, train_vae_stage
-    from scene4d.apps.training.stored_episodes import record_stage
 
     num = config.processes
     record = lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record"))

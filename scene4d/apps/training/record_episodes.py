@@ -1,0 +1,47 @@
+"""Record the training episodes in simulation, in several processes, to compact files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from scene4d.apps.training.processes import in_processes
+from scene4d.apps.training.run_config import RecordConfig
+from scene4d.data.load.stored_episode import save_episode
+from scene4d.sim.metaworld import record_episode
+from scene4d.train.checkpoint import load_tensors
+from scene4d.train.log import Progress
+
+
+def record_stage(
+    folder: Path, config: RecordConfig, *, processes: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Record every episode that is not there yet; result: episodes, frames, success_rate."""
+    jobs = []
+    for task in config.tasks:
+        for i in range(config.episodes):
+            jobs.append((folder, config, task, config.first_seed + i, config.noise[i % len(config.noise)]))
+    wins = in_processes(record_one, jobs, num=processes, progress=progress)
+    return {
+        "episodes": len(jobs),
+        "frames": len(jobs) * config.num_frames,
+        "success_rate": round(sum(wins) / len(wins), 3),
+    }
+
+
+def episode_path(folder: Path, task: str, seed: int) -> Path:
+    """File of one episode."""
+    return folder / f"{task}_{seed:04d}.safetensors"
+
+
+def record_one(folder: Path, config: RecordConfig, task: str, seed: int, noise: float) -> bool:
+    """Record one episode unless its file is there; returns whether the task was solved."""
+    path = episode_path(folder, task, seed)
+    if path.exists():
+        return bool(load_tensors(path)[1]["success"])
+    size = (config.size, config.size)
+    episode = record_episode(
+        task, seed=seed, noise=noise, num_frames=config.num_frames, size=size, cameras=config.cameras
+    )
+    save_episode(path, episode)
+    return bool(episode.success.any())

@@ -1,0 +1,136 @@
+"""An episode as one compact file: small columns in memory, pictures read from disk when asked for."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from scene4d.data.load.retry import read_with_retries
+from scene4d.data.timeline.frame_table import FrameTable, TableReader, View, median_fps
+from scene4d.errors import DataFormatError, DepthError
+from scene4d.files import save_safetensors
+from scene4d.types import Episode, Recording
+
+PICTURES = ("rgb", "depth", "segments")
+"""Columns that are read from disk when asked for."""
+DEPTH_STEP_M = 1e-4
+"""Depth is kept as uint16 in steps of 0.1 mm, up to 6.5 m; farther counts as not measured."""
+PIECE = 64
+"""Frames that are read at once: full-size pictures of a whole recording may not fit in memory."""
+
+
+def save_episode(path: Path, episode: Episode) -> None:
+    """Write an episode of cameras of one size: colour as uint8, depth in 0.1 mm, poses, actions, and what is known.
+
+    Segments and their exact motion are there in simulation only; rewards and success may be unknown.
+    """
+    frames = episode.stacked()
+    assert frames.depth is not None
+    depth = (frames.depth / DEPTH_STEP_M).round()
+    depth = torch.where(depth < 65535, depth, torch.zeros_like(depth))
+    tensors = {
+        "rgb": (frames.rgb * 255).round().to(torch.uint8),
+        "depth": depth.to(torch.int32).to(torch.uint16),
+        "viewmats": frames.cameras.viewmats,
+        "Ks": frames.cameras.Ks,
+        "times": episode.times,
+        "actions": episode.actions,
+        "proprio": episode.proprio,
+    }
+    if episode.segment_poses is not None:
+        tensors |= {"segments": frames.extras["segments"].to(torch.int16), "segment_poses": episode.segment_poses}
+    tensors |= {k: v for k in ("rewards", "success") if (v := getattr(episode, k)) is not None}
+    solved = episode.success is not None and bool(episode.success.any())
+    state = {"cameras": list(episode.views), "info": dict(episode.info), "success": solved}
+    header = {"format": "scene4d", "version": "1", "state": json.dumps(state, sort_keys=True)}
+    save_safetensors(path, {name: values.contiguous() for name, values in tensors.items()}, metadata=header)
+
+
+def import_episode(path: Path, recording: Recording, *, cameras: Sequence[str], size: tuple[int, int]) -> None:
+    """Write a recording of any format as an episode of these cameras, resized to `size` (width, height) px.
+
+    Raises:
+        DataFormatError: it has no such camera, or no actions or proprio. DepthError: a camera has no depth.
+    """
+    pieces = []
+    for start in range(0, recording.num_frames, PIECE):
+        stop = min(start + PIECE, recording.num_frames)
+        read = functools.partial(recording.read, start, stop, cameras=cameras, size=size)
+        pieces.append(read_with_retries(read, file=recording.path))
+    episode = Episode.cat(pieces)
+    for name in ("actions", "proprio"):
+        if getattr(episode, name).shape[-1] == 0:
+            raise DataFormatError("are not recorded", file=recording.path, field=name)
+    for name, frames in episode.views.items():
+        if frames.depth is None:
+            fix = "name only cameras with depth in record.cameras"
+            raise DepthError("is not recorded", file=recording.path, field=f"{name}.depth", fix=fix)
+    save_episode(path, episode.replace(segment_poses=None))
+
+
+class StoredEpisode(TableReader):
+    """An episode on disk, as a `Recording`.
+
+    times [t]; actions [t a]; proprio [t p]; rewards, success [t] float, NaN where unknown; segment_poses [t g 7], or
+    None where exact motion is unknown.
+    """
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            columns = {name: file.get_tensor(name) for name in set(file.keys()) - set(PICTURES)}
+            height, width = file.get_slice("rgb").get_shape()[2:4]
+        self.cameras = tuple(state["cameras"])
+        self.info = state["info"]
+        self.times, self.actions, self.proprio = columns["times"], columns["actions"], columns["proprio"]
+        self.num_frames, self.fps = len(self.times), median_fps(self.times.numpy())
+        unknown = torch.full((len(self.times),), torch.nan)
+        self.rewards = columns.get("rewards", unknown)
+        self.success = columns.get("success", unknown).float()
+        self.segment_poses: Tensor | None = columns.get("segment_poses")
+        self.sizes = dict.fromkeys(self.cameras, (width, height))
+        self._viewmats, self._Ks = columns["viewmats"].numpy(), columns["Ks"].numpy()
+
+    def table(self, cameras: Sequence[str]) -> FrameTable:
+        """The table with the columns of these cameras."""
+        return FrameTable(
+            views={name: self._view(name) for name in cameras},
+            times=self.times.numpy(),
+            actions=self.actions.numpy(),
+            proprio=self.proprio.numpy(),
+            rewards=self.rewards.numpy(),
+            success=self.success.numpy(),
+            segment_poses=None if self.segment_poses is None else self.segment_poses.numpy(),
+        )
+
+    def _view(self, name: str) -> View:
+        k = self.cameras.index(name)
+        pictures = lambda column: functools.partial(_pictures, self.path, column, k)
+        return View(
+            size=self.sizes[name],
+            Ks=self._Ks[:, k],
+            viewmats=self._viewmats[:, k],
+            color=pictures("rgb"),
+            depth=pictures("depth"),
+            segments=None if self.segment_poses is None else pictures("segments"),
+        )
+
+
+def _pictures(path: str, column: str, camera: int, frames: Sequence[int]) -> Iterable[np.ndarray]:
+    """Pictures of one camera, read at once."""
+    first = min(frames)
+    with safe_open(path, framework="pt") as file:
+        values = file.get_slice(column)[first : max(frames) + 1, camera]
+    if column == "depth":
+        values = values.to(torch.float32) * DEPTH_STEP_M
+    elif column == "segments":
+        values = values.long()[..., 0]
+    return values.numpy()[[frame - first for frame in frames]]
