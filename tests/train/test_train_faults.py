@@ -24,7 +24,6 @@ from scene4d.errors import (
     Scene4DError,
     VersionError,
 )
-from scene4d.train import checkpoint
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.log import JsonLog
 from scene4d.train.loop import CHECKPOINT_NAME
@@ -94,7 +93,7 @@ def test_killed_at_any_byte_of_a_checkpoint_the_one_before_is_whole(tmp_path, mo
     sizes = sorted({0, 1, 7, 8, 9, *range(0, len(before), len(before) // 12), len(before) - 1, len(before)})
     for num in sizes:
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save_file", save_until(num))
+            patch.setattr("safetensors.torch.save_file", save_until(num))
             child = os.fork()
             if child == 0:
                 try:
@@ -134,7 +133,7 @@ def test_a_full_disk_in_the_middle_of_training(tmp_path, monkeypatch):
     """FAULTS row 43: the third checkpoint, then a line of the log, finds no room; room made, the run goes on."""
     whole = toy_net()
     toy_train(whole, tmp_path / "whole")
-    written, real = [], checkpoint.save_file
+    written, real = [], save_file
 
     def full(values, file, metadata):
         written.append(file)
@@ -143,7 +142,7 @@ def test_a_full_disk_in_the_middle_of_training(tmp_path, monkeypatch):
         real(values, file, metadata)
 
     with monkeypatch.context() as patch, pytest.raises(ResourceError, match="the disk is full"):
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr("safetensors.torch.save_file", full)
         toy_train(toy_net(), tmp_path / "cut")
     assert load_tensors(tmp_path / "cut" / CHECKPOINT_NAME)[1]["step"] == 8
     with monkeypatch.context() as patch, pytest.raises(ResourceError) as error:
