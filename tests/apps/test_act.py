@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from scene4d.apps.agent.agent import AgentConfig, agent_maker
+from scene4d.apps.agent.task_names import spec_columns, task_from_text
 from scene4d.apps.cli import main
 from scene4d.apps.compose.models import make_models, save_models
 from scene4d.apps.compose.scene_start import observed_part, scene_start, start_of_file
-from scene4d.apps.verbs.run_act import ActOptions, plan_actions, run_act, spec_columns, task_from_text
+from scene4d.apps.verbs.run_act import ActOptions, plan_actions, run_act
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError, NumericsError
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at

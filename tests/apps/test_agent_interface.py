@@ -9,9 +9,8 @@ import pytest
 import torch
 from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
 
-from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
+from scene4d.apps.agent.agent import AgentConfig, FilledAgentConfig, agent_config, agent_maker
 from scene4d.apps.compose.models import load_models, make_models
-from scene4d.apps.compose.perception import new_memory
 from scene4d.errors import CalibrationError, CheckpointError, ConfigError, DataFormatError, DepthError, NumericsError
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.models.gaussian_flow.model import DynamicsConfig
@@ -241,23 +240,23 @@ def test_pictures_are_brought_to_size_with_their_calibration(models):
 
 
 def test_settings_come_from_the_weights_unless_they_are_given(models):
-    told = {"policy_cameras": ["wrist", "top"], "policy_size": 32, "step_seconds": 0.1 + 1e-16}
-    learnt = with_horizon(dataclasses.replace(models, info={**models.info, **told}), 4)
-    expected = AgentConfig(input_cameras=("wrist", "top"), size=(32, 32), seconds_per_frame=0.1, horizon=4)
+    stored = {"policy_cameras": ["wrist", "top"], "policy_size": 32, "step_seconds": 0.1 + 1e-16}
+    learnt = with_horizon(dataclasses.replace(models, info={**models.info, **stored}), 4)
+    expected = FilledAgentConfig(input_cameras=("wrist", "top"), size=(32, 32), seconds_per_frame=0.1, horizon=4)
     assert agent_config(learnt) == agent_config(learnt, AgentConfig()) == expected
     assert agent_maker(learnt)(TASK).config == expected
-    given = AgentConfig(input_cameras=("left",), size=(16, 8), seconds_per_frame=0.5, horizon=2, seed=3, replan_every=5)
+    given = FilledAgentConfig(
+        input_cameras=("left",), size=(16, 8), seconds_per_frame=0.5, horizon=2, seed=3, replan_every=5
+    )
     assert agent_config(learnt, given) == given == agent_maker(learnt, config=given)(TASK).config
-    untold = agent_config(models)
-    assert untold == AgentConfig(input_cameras=("left", "right"), seconds_per_frame=0.025, horizon=8)
-    assert untold.size is None  # as they come
-    with pytest.raises(ConfigError, match="agent_config"):
-        SceneAgent(models.policy, new_memory, config=AgentConfig())
+    unknown = agent_config(models)
+    assert unknown == FilledAgentConfig(input_cameras=("left", "right"), seconds_per_frame=0.025, horizon=8)
+    assert unknown.size is None  # as they come
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_shipped_weights_run_as_they_always_did(name):
-    always = AgentConfig(input_cameras=("left", "right"), seconds_per_frame=0.025, size=(64, 64), horizon=8)
+    always = FilledAgentConfig(input_cameras=("left", "right"), seconds_per_frame=0.025, size=(64, 64), horizon=8)
     assert agent_config(load_models(name)) == always
 
 

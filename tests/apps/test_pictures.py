@@ -12,7 +12,7 @@ import torch
 
 from scene4d.apps.page.page import Page, write_page
 from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, flow_picture, panels
-from scene4d.apps.verbs.run_render import choose_cameras, pictures_of, read_cameras, render_over_time
+from scene4d.apps.terminal.scene_pictures import choose_cameras, pictures_of, read_cameras, render_over_time
 from scene4d.errors import CalibrationError
 from scene4d.geometry.rotation import identity_pose
 from scene4d.scene import Motion, Scene4D

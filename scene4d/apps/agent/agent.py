@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -39,6 +39,15 @@ class AgentConfig:
     """Seed of the first plan after `reset`; later plans count up from it."""
 
 
+@dataclass(frozen=True)
+class FilledAgentConfig(AgentConfig):
+    """An `AgentConfig` that leaves nothing open but the size, where the weights do not say it (`agent_config`)."""
+
+    input_cameras: tuple[str, ...] = ()
+    seconds_per_frame: float = 0.0
+    horizon: int = 0
+
+
 class SceneAgent:
     """An `Agent`: every frame enters the scene memory; every few steps a chunk of actions is planned from its views.
 
@@ -55,7 +64,7 @@ class SceneAgent:
         head: ActionHead,
         make_stream: Callable[[], Stream],
         *,
-        config: AgentConfig,
+        config: FilledAgentConfig,
         world_model: WorldModel | None = None,
         context: Mapping[str, Any] | None = None,
     ) -> None:
@@ -63,16 +72,10 @@ class SceneAgent:
         Args:
             head: trained action head.
             make_stream: makes an empty scene memory.
-            config: with cameras, seconds and horizon filled in (`agent_config`).
+            config: how it runs (`agent_config`).
             world_model: forecasts for the head; None = it looks at now only.
-            context: what the world model is told of task and robot.
-        Raises:
-            ConfigError: the configuration leaves something open.
+            context: what the world model knows of task and robot.
         """
-        blank = [name for name in ("input_cameras", "seconds_per_frame", "horizon") if getattr(config, name) is None]
-        if blank:
-            fix = "fill it in from the weights: agent_config(models, config)"
-            raise ConfigError("is left open", field=", ".join(blank), fix=fix)
         self.head, self.config, context = head, config, context or {}
         self._rest = functools.partial(resting_action, context=context, width=head.config.action_dim)
         self.observation_builder = perception(
@@ -135,7 +138,7 @@ class SceneAgent:
             done: actions [n a] carried out since the last frames; None = what was answered then, or, where nothing
                 was, one step of rest.
         Raises:
-            as `step`; what is wrong is refused before anything is remembered, so that the next frames find it whole.
+            as `step`; what is wrong is refused before the memory changes, so that the next frames find it whole.
         """
         pictures, proprio, done = self.checked(frames, proprio=proprio, done=done)
         if done is not None or self._answered is None:
@@ -172,7 +175,7 @@ class SceneAgent:
     def checked(
         self, frames: Mapping[str, Frames], *, proprio: Tensor, done: Tensor | None = None
     ) -> tuple[Frames, Tensor, Tensor | None]:
-        """What `observe` takes in of its arguments: pictures [v], proprio [p], done [n a]. Nothing is remembered.
+        """What `observe` puts into the memory: pictures [v], proprio [p], done [n a]; here they are only checked.
 
         Raises:
             as `step`, but for NumericsError.
@@ -200,21 +203,23 @@ class SceneAgent:
         return actions
 
 
-def agent_config(models: Models, config: AgentConfig | None = None) -> AgentConfig:
+def agent_config(models: Models, config: AgentConfig | None = None) -> FilledAgentConfig:
     """The configuration with what it leaves open taken from the weights, so that an agent runs as its head learned.
 
     What the configuration says stands. Where weights do not say at which size the head learned, the size stays open.
     """
-    config, size = config if config is not None else AgentConfig(), models.info.get("policy_size")
+    config = config if config is not None else AgentConfig()
     # Measured as a difference of times: beyond nanoseconds it is their rounding.
     seconds = round(float(models.info.get("step_seconds") or models.dynamics.config.step_seconds), 9)
-    learnt = {
-        "input_cameras": models.policy_cameras,
-        "seconds_per_frame": seconds,
-        "size": (models.policy_size, models.policy_size) if size else None,
-        "horizon": models.dynamics.config.horizon,
-    }
-    return replace(config, **{name: value for name, value in learnt.items() if getattr(config, name) is None})
+    size = (models.policy_size, models.policy_size) if models.info.get("policy_size") else None
+    return FilledAgentConfig(
+        input_cameras=models.policy_cameras if config.input_cameras is None else config.input_cameras,
+        replan_every=config.replan_every,
+        seconds_per_frame=seconds if config.seconds_per_frame is None else config.seconds_per_frame,
+        size=size if config.size is None else config.size,
+        horizon=models.dynamics.config.horizon if config.horizon is None else config.horizon,
+        seed=config.seed,
+    )
 
 
 def agent_maker(
@@ -230,20 +235,21 @@ def agent_maker(
         ConfigError: the head speaks of other numbers than the action and proprio specs, or the world model does not
             look as far ahead as is asked.
     """
-    if models.policy is None:
+    head = models.policy
+    if head is None:
         raise CheckpointError("holds no action head", field="policy", fix="train with a [policy] section")
-    check_head(models.policy, context=models.info.get("context", {}))
+    check_head(head, context=models.info.get("context", {}))
     world_model = models.dynamics if forecast else None
-    config, furthest = agent_config(models, config), models.dynamics.config.horizon
-    if forecast and not 1 <= config.horizon <= furthest:
+    filled, furthest = agent_config(models, config), models.dynamics.config.horizon
+    if forecast and not 1 <= filled.horizon <= furthest:
         raise ConfigError(
-            "is not what the world model forecasts", field="horizon", found=config.horizon, expected=f"1..{furthest}",
+            "is not what the world model forecasts", field="horizon", found=filled.horizon, expected=f"1..{furthest}",
             fix="leave it out: then it is what the head learned with",
         )  # fmt: skip
 
     def make(task: str) -> SceneAgent:
         context = {**models.info.get("context", {}), "task": task}
-        return SceneAgent(models.policy, new_memory, world_model=world_model, context=context, config=config)
+        return SceneAgent(head, new_memory, world_model=world_model, context=context, config=filled)
 
     return make
 

@@ -1,4 +1,4 @@
-"""What an agent takes in, and what it refuses before it remembers anything: pictures, cameras, states, goals."""
+"""What an agent accepts, and what it refuses before its memory changes: pictures, cameras, states, goals."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _distance(values: Tensor, others: Tensor) -> float:
 
 
 def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: tuple[int, int] | None) -> Frames:
-    """The named cameras' pictures [v] of {camera name: Frames []}, depth 0 wherever it says nothing, without extras.
+    """The named cameras' pictures [v] of {camera name: Frames []}, depth 0 wherever it is unknown, without extras.
 
     Args:
         size: width and height in px that they are brought to; None = as they come.
@@ -114,9 +114,9 @@ def _checked_frames(frames: Frames, *, name: str) -> Frames:
     if frames.depth is None:
         raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
     check_camera(frames.cameras, name=name)
-    said = frames.depth.isfinite() & (frames.depth > 0)
+    measured = frames.depth.isfinite() & (frames.depth > 0)
     alpha = torch.ones_like(frames.depth) if frames.alpha is None else frames.alpha
-    return frames.replace(depth=torch.where(said, frames.depth, 0.0), alpha=alpha, extras={})
+    return frames.replace(depth=torch.where(measured, frames.depth, 0.0), alpha=alpha, extras={})
 
 
 def _resized(frames: Frames, width: int, height: int) -> Frames:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
 from scene4d.apps.agent.agent_checks import checked_goal
+from scene4d.apps.agent.task_names import task_from_text
 from scene4d.apps.compose.models import Models
-from scene4d.apps.verbs.run_act import task_from_text
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Cameras, Frames
 

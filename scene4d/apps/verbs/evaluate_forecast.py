@@ -53,8 +53,8 @@ def run_eval_forecast(options: EvalForecastOptions) -> dict:
         result["deep"] = deep_checks(models.dynamics, config, steps=options.sampler_steps)
         print(json.dumps(result["deep"], indent=1))
     # Recordings have no seeds, and the tasks of the options are not theirs.
-    told = {"episodes": [str(p) for p in options.episodes]} if options.episodes else {"seeds": list(options.seeds)}
-    return {**result, **told, "size": options.size, "inputs": list(options.inputs)}
+    asked = {"episodes": [str(p) for p in options.episodes]} if options.episodes else {"seeds": list(options.seeds)}
+    return {**result, **asked, "size": options.size, "inputs": list(options.inputs)}
 
 
 def forecasters_of(model: WorldModel, stream: PastStream, *, options: EvalForecastOptions) -> list[Forecaster]:
@@ -136,7 +136,7 @@ def read_recorded(
             fix="lower --horizons or --windows 1",
         )
     episode = recording.read(0, num_frames, cameras=cameras, size=size)
-    # Episodes are told apart by their seed wherever something is kept of them.
+    # Whatever is kept of an episode is kept under its seed.
     return episode.replace(info={**episode.info, "seed": seed})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from scene4d.apps.compose.models import Models, load_models, models_once
 from scene4d.apps.compose.perception import new_memory
+from scene4d.apps.compose.scene_start import head_of
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.verbs.options.evaluation import EvalPlanOptions
@@ -99,6 +101,7 @@ def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
     behind: a goal scene is one in which a task is done.
     """
     stream, held = new_memory(), 0
+    seen: Frames | None = None
     with MetaWorldSim(task, seed=seed, size=config.size, cameras=config.cameras, segments=False) as sim:
         for _ in range(config.max_frames):
             seen = _stacked(sim.observe(), config.cameras)
@@ -107,12 +110,13 @@ def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
                 break
             _, reached = sim.step(sim.expert_action())
             held = held + 1 if reached else 0
+    assert seen is not None  # max_frames is at least 1
     return Goal(stream.gaussians(), seen, held > 0)
 
 
 @dataclass
 class PlanningAgent:
-    """An `Agent` without a policy: every few steps it searches in forecasts of what it sees for a way to the goal."""
+    """An `Agent` without a policy: every few steps it searches the forecasts for actions that lead to the goal."""
 
     models: Models
     goal: Goal
@@ -127,10 +131,11 @@ class PlanningAgent:
             num_iterations=self.options.iterations,
             horizon=horizon,
             num_knots=max(1, horizon // self.options.replan_every),  # an action is held until the next plan
+        )
+        if self.options.goal == "scene":
             # Geometry suggests trajectories that go far towards a goal scene; the samples about them refine the last
             # centimetres.
-            **({"spread": 0.3, "min_spread": 0.05} if self.options.goal == "scene" else {}),
-        )
+            self.config = dataclasses.replace(self.config, spread=0.3, min_spread=0.05)
         self.reset()
 
     def reset(self) -> None:
@@ -173,7 +178,7 @@ class PlanningAgent:
 
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""
-        num, head = self.options.samples, self.models.policy
+        num, head = self.options.samples, head_of(self.models)
         views = views_for(head.config, state.memory, hand=state.proprio[:3])
         many = lambda x: x.expand(num, *x.shape)
         seeds = [1000 * self.num_steps + i for i in range(num)]

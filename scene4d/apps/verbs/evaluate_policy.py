@@ -11,9 +11,9 @@ from scene4d.apps.agent.agent import agent_maker
 from scene4d.apps.compose.models import Models, load_models, models_once
 from scene4d.apps.terminal.picture_strips import colour_picture, enlarge
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.terminal.scene_pictures import write_pictures
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.verbs.options.evaluation import EvalPolicyOptions
-from scene4d.apps.verbs.run_render import write_pictures
 from scene4d.errors import ConfigError
 from scene4d.eval.control.closed_loop import Rollout, RolloutConfig, paired_success, report, roll_out
 from scene4d.eval.metrics.seeds import seed_range
@@ -32,12 +32,12 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict[str, Any]:
     models = load_models(options.weights)
     tasks, seeds = _asked(options, models)
     rollouts = _rollouts(options, tasks, seeds)
-    told = {"seeds": list(options.seeds), "forecast": options.forecast, "turned": options.turned}
+    asked = {"seeds": list(options.seeds), "forecast": options.forecast, "turned": options.turned}
     if not options.paired:
-        return {**report(rollouts), **told}
+        return {**report(rollouts), **asked}
     without = _rollouts(dataclasses.replace(options, forecast=False, paired=False, videos=None), tasks, seeds)
     difference = paired_success(rollouts, without)
-    return {**report(rollouts), "without_forecast": report(without), "difference": difference, **told}
+    return {**report(rollouts), "without_forecast": report(without), "difference": difference, **asked}
 
 
 def _asked(options: EvalPolicyOptions, models: Models) -> tuple[tuple[str, ...], range]:

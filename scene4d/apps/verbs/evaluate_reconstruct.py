@@ -40,7 +40,7 @@ def run_eval_reconstruct(options: EvalReconstructOptions) -> dict[str, Any]:
             return reconstruct(episode, cameras=names, config=ReconstructConfig(fit=fit), progress=count)
 
     config = ReconstructEvalConfig(tsdf=options.tsdf, instants=options.instants, view_every=options.view_every)
-    result = evaluate_reconstruction(_sources(options), config=config, rebuild=rebuild, progress=_told)
+    result = evaluate_reconstruction(_sources(options), config=config, rebuild=rebuild, progress=_print_scored)
     print_table(result)
     return result
 
@@ -92,7 +92,7 @@ def _simulated(task: str, options: EvalReconstructOptions) -> Iterator[Source]:
             yield Source(f"{task}/{seed}", episode, tuple(options.inputs), tuple(options.novel))
 
 
-def _told(name: str, done: int, total: int) -> None:
+def _print_scored(name: str, done: int, total: int) -> None:
     """A line when a source is done."""
     if done == total:
         print(f"scene4d: scored {total} views of {name}", file=sys.stderr, flush=True)

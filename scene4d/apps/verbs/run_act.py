@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from scene4d.apps.agent.task_names import spec_columns, task_from_text
 from scene4d.apps.compose.models import Models, load_models
 from scene4d.apps.compose.scene_start import SceneStart, chosen_actions, head_of, scene_start, start_of_file
 from scene4d.apps.verbs.options.agents import ActOptions
-from scene4d.errors import ConfigError
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
 from scene4d.policy.observation import predicted_instant
@@ -60,7 +60,7 @@ def plan_actions(
     Args:
         models: with an action head.
         task: name of a task the head was trained on, or its words.
-        proprio: [p] at that instant, or [t p] up to it: how the robot answered tells where it goes.
+        proprio: [p] at that instant, or [t p] up to it: how the robot answered commands shows where it goes.
         past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
         info: action_spec, proprio_spec and action_meaning of the recording; cameras {name: Cameras []} that saw the
             scene; goal [3] m, where what the task is about should come to be.
@@ -76,8 +76,8 @@ def plan_actions(
 
 
 def _planned(models: Models, start: SceneStart, *, seed: int, forecast: bool) -> dict[str, Any]:
-    """What `plan_actions` returns, from where it begins."""
-    head, past, hand = models.policy, start.scene, start.proprio[-1, :3]
+    """What `plan_actions` returns, from where the scene ends."""
+    head, past, hand = head_of(models), start.scene, start.proprio[-1, :3]
     now = float(past.times[-1])
     drawn = functools.partial(views_for, head.config, hand=hand)
     views, features = drawn(past.at(now)), None
@@ -103,33 +103,3 @@ def _planned(models: Models, start: SceneStart, *, seed: int, forecast: bool) ->
         "time": round(now, 6),
         "forecast": forecast,
     }
-
-
-def task_from_text(text: str, known: Sequence[str]) -> str:
-    """The one known task that a text names: with every word of its name, and no word of another's.
-
-    A guess would let a robot open what it was told to close.
-
-    Raises:
-        ConfigError: it names none, or not only one; lists the known ones.
-    """
-    words, names = _words(text), {name: _words(name) for name in known}
-    vocabulary = set().union(*names.values())
-    meant = [name for name, own in names.items() if own == words & vocabulary]
-    if not words or len(meant) != 1:
-        raise ConfigError(
-            "nothing was trained for it", field="task", found=text or "nothing",
-            expected=", ".join(known) or "a trained task", fix="name one of these, or use its words",
-        )  # fmt: skip
-    return meant[0]
-
-
-def spec_columns(spec: Sequence[Mapping[str, Any]], *, width: int) -> tuple[list[str], list[str]]:
-    """Names and units of the numbers of an action; a0, a1, ... and "" where the spec does not tell."""
-    rows = [*spec[:width], *[{}] * (width - len(spec))]
-    return [str(r.get("name") or f"a{i}") for i, r in enumerate(rows)], [str(r.get("unit") or "") for r in rows]
-
-
-def _words(text: str) -> set[str]:
-    words = "".join(c.lower() if c.isalnum() else " " for c in text).split()
-    return {w for w in words if not (w[0] == "v" and w[1:].isdigit())}

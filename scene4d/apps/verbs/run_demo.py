@@ -6,19 +6,18 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from scene4d.apps.compose.models import Models, load_models
-from scene4d.apps.page.demo_films import film_depth_and_flow, film_forecast, film_orbit
+from scene4d.apps.page.demo_films import DemoResult, film_depth_and_flow, film_forecast, film_orbit
 from scene4d.apps.page.page import Page, write_page
 from scene4d.apps.terminal.progress import steps_shown
+from scene4d.apps.terminal.scene_pictures import write_pictures
 from scene4d.apps.verbs.options.agents import DemoOptions
 from scene4d.apps.verbs.run_act import plan_actions
-from scene4d.apps.verbs.run_render import write_pictures
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.forecasters import INPUTS, ConstantVelocity, CopyLast, ModelForecaster, PastStream
@@ -26,28 +25,11 @@ from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, sco
 from scene4d.files import atomic_file
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import write_s4d
-from scene4d.scene import Scene4D
-from scene4d.types import Cameras, Episode
+from scene4d.types import Episode
 from scene4d.world.rollout import forecast_long
 
 HORIZONS = (1, 4, 8)
 NOVEL = "front"
-
-
-@dataclass(frozen=True)
-class Story:
-    """What the demo found out: the past as a scene, the future as a scene, and the recording to hold it against."""
-
-    episode: Episode
-    now: int
-    past: Scene4D
-    future: Scene4D
-    background: Tensor
-
-    @property
-    def cameras(self) -> dict[str, Cameras]:
-        """Cameras [t] of every recorded view."""
-        return {name: frames.cameras for name, frames in self.episode.views.items()}
 
 
 def run_demo(options: DemoOptions) -> dict:
@@ -59,21 +41,21 @@ def run_demo(options: DemoOptions) -> dict:
         models = step("reading weights and episode", lambda: load_models(options.weights))
         episode = read_episode(options)
         stream = PastStream()
-        story = step("reconstructing, forecasting", lambda: tell(models, stream, episode, options))
-        step("writing scenes, flow and points", lambda: write_scenes(out, story))
+        result = step("reconstructing, forecasting", lambda: forecast_episode(models, stream, episode, options))
+        step("writing scenes, flow and points", lambda: write_scenes(out, result))
         horizon = step("scoring against the recording", lambda: score(models, stream, episode, options))
-        actions = step("choosing actions", lambda: choose_actions(models, story))
-        videos = step("rendering videos", lambda: write_films(out, story))
-        report = {
+        actions = step("choosing actions", lambda: choose_actions(models, result))
+        videos = step("rendering videos", lambda: write_films(out, result))
+        report: dict[str, Any] = {
             "episode": _name_of(episode),
             "now": options.now,
             "num_steps": options.num_steps,
-            "num_gaussians": story.future.base.num_gaussians,
+            "num_gaussians": result.future.base.num_gaussians,
             "horizon": horizon,
             "actions": actions,
             "seconds": seconds,
         }
-        step("writing the page", lambda: write_reports(out, story, report, videos))
+        step("writing the page", lambda: write_reports(out, result, report, videos))
     report["seconds_total"] = round(time.monotonic() - start, 1)
     return {"output": str(out), **{k: v for k, v in report.items() if k != "actions"}, "files": _files(out)}
 
@@ -97,7 +79,7 @@ def read_episode(options: DemoOptions) -> Episode:
     return episode
 
 
-def tell(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> Story:
+def forecast_episode(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> DemoResult:
     """Reconstruct the past from the input cameras alone, then forecast under the recorded actions."""
     now = options.now
     past = past_of(episode, now)
@@ -114,7 +96,7 @@ def tell(models: Models, stream: PastStream, episode: Episode, options: DemoOpti
     )
     actions = episode.actions[now : now + options.num_steps]
     forecast = forecast_long(model, state, actions=actions, horizon=model.config.horizon, seeds=(options.seed,))
-    return Story(episode, now, known.scene, model.scene(state, forecast), known.background)
+    return DemoResult(episode, now, known.scene, model.scene(state, forecast), known.background)
 
 
 def score(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> dict:
@@ -130,63 +112,63 @@ def score(models: Models, stream: PastStream, episode: Episode, options: DemoOpt
     return table
 
 
-def choose_actions(models: Models, story: Story) -> dict:
+def choose_actions(models: Models, result: DemoResult) -> dict:
     """The action head's chunk from the scene as it stands after the last observed frame."""
-    info, now = story.episode.info, story.now
+    info, now = result.episode.info, result.now
     return plan_actions(
         models,
-        story.past,
+        result.past,
         task=str(info.get("task", "")),
-        proprio=story.episode.proprio[: now + 1],
-        past_actions=story.episode.actions[:now],
-        info={**info, "cameras": {name: story.cameras[name][now] for name in INPUTS}},
+        proprio=result.episode.proprio[: now + 1],
+        past_actions=result.episode.actions[:now],
+        info={**info, "cameras": {name: result.cameras[name][now] for name in INPUTS}},
     )
 
 
-def write_scenes(out: Path, story: Story) -> None:
+def write_scenes(out: Path, result: DemoResult) -> None:
     """scene.s4d, future.s4d, flow.npz and points/NNNN.ply."""
     info = {
-        k: v for k, v in story.episode.info.items() if k in ("task", "seed", "robot", "action_spec", "proprio_spec")
+        k: v for k, v in result.episode.info.items() if k in ("task", "seed", "robot", "action_spec", "proprio_spec")
     }
-    info["proprio"] = story.episode.proprio[: story.now + 1].tolist()
-    spec, now, last = info.get("action_spec") or (), story.now, story.now + len(story.future.times)
-    past = {name: c[: now + 1] for name, c in story.cameras.items()}
-    future = {name: c[now:last] for name, c in story.cameras.items()}
-    actions = story.episode.actions
-    write_s4d(out / "scene.s4d", story.past, cameras=past, actions=actions[: now + 1], action_spec=spec, info=info)
-    write_s4d(out / "future.s4d", story.future, cameras=future, actions=actions[now:last], action_spec=spec, info=info)
-    write_flow_npz(out / "flow.npz", story.future)
-    times = story.future.times.tolist()
+    info["proprio"] = result.episode.proprio[: result.now + 1].tolist()
+    spec, now, last = info.get("action_spec") or (), result.now, result.now + len(result.future.times)
+    past = {name: c[: now + 1] for name, c in result.cameras.items()}
+    future = {name: c[now:last] for name, c in result.cameras.items()}
+    actions = result.episode.actions
+    write_s4d(out / "scene.s4d", result.past, cameras=past, actions=actions[: now + 1], action_spec=spec, info=info)
+    write_s4d(out / "future.s4d", result.future, cameras=future, actions=actions[now:last], action_spec=spec, info=info)
+    write_flow_npz(out / "flow.npz", result.future)
+    times = result.future.times.tolist()
     for index, instant in enumerate(times):
-        flow = story.future.flow(times[0], instant)[0]
-        write_gaussian_points(out / "points" / f"{index:04d}.ply", story.future.at(instant), flow=flow)
+        flow = result.future.flow(times[0], instant)[0]
+        write_gaussian_points(out / "points" / f"{index:04d}.ply", result.future.at(instant), flow=flow)
 
 
-def write_films(out: Path, story: Story) -> dict[str, Path]:
+def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
     """forecast.mp4, orbit.mp4, flow.mp4 and picture.png (the README's)."""
-    forecast = film_forecast(story, novel=NOVEL)
-    films = {"forecast": forecast, "orbit": film_orbit(story), "flow": film_depth_and_flow(story)}
+    forecast = film_forecast(result, novel=NOVEL)
+    films = {"forecast": forecast, "orbit": film_orbit(result), "flow": film_depth_and_flow(result)}
     paths = {name: out / f"{name}.mp4" for name in films}
     for name, pictures in films.items():
         write_pictures(paths[name], pictures, fps=10.0)
     with atomic_file(out / "picture.png") as temporary:
-        Image.fromarray(forecast[len(forecast) - len(story.future.times) + max(HORIZONS)]).save(
+        Image.fromarray(forecast[len(forecast) - len(result.future.times) + max(HORIZONS)]).save(
             temporary, optimize=True
         )
     return paths
 
 
-def write_reports(out: Path, story: Story, report: dict, videos: dict[str, Path]) -> None:
+def write_reports(out: Path, result: DemoResult, report: dict, videos: dict[str, Path]) -> None:
     """actions.json, report.json and index.html."""
     for name, value in (("actions", report["actions"]), ("report", report)):
         with atomic_file(out / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(value, indent=1))
     page = Page(
         title=f"{report['episode']}: what happens next",
-        summary=f"{story.now + 1} frames from two RGB-D cameras became {len(story.past.base.ids)} Gaussians; the next "
-        f"{report['num_steps']} steps were forecast under the recorded actions.",
+        summary=f"{result.now + 1} frames from two RGB-D cameras became {len(result.past.base.ids)} Gaussians; the "
+        f"next {report['num_steps']} steps were forecast under the recorded actions.",
         videos=videos,
-        future=story.future,
+        future=result.future,
         horizon=report["horizon"],
         actions=report["actions"],
         files=_files(out),

@@ -13,8 +13,14 @@ import torch
 from PIL import Image
 
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.terminal.scene_pictures import (
+    choose_cameras,
+    pictures_of,
+    read_cameras,
+    render_over_time,
+    write_pictures,
+)
 from scene4d.apps.verbs.options.scenes import STILL, ExportOptions
-from scene4d.apps.verbs.run_render import choose_cameras, pictures_of, read_cameras, render_over_time, write_pictures
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.files import atomic_file, atomic_folder
 from scene4d.gaussians.edit import prune

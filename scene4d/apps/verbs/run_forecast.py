@@ -26,7 +26,7 @@ from scene4d.world.rollout import forecast_long
 
 @dataclass(frozen=True)
 class Past:
-    """What the forecaster is told: scene up to now, past_actions [p a], proprio [p q] with now last, context."""
+    """What the forecaster is given: scene up to now, past_actions [p a], proprio [p q] with now last, context."""
 
     scene: Scene4D
     past_actions: Tensor
@@ -100,7 +100,7 @@ def write_future(
     now, num = past.scene.times.shape[-1] - 1, scene.times.shape[-1]
     ahead = now + torch.arange(num)
     cameras = {n: c[ahead.clamp_max(len(c.Ks) - 1)] if c.batch_shape else c for n, c in file.cameras.items()}
-    told = {
+    context = {
         "task": past.context["task"],
         "proprio": [past.proprio[-1].tolist(), *forecast.heads["proprio"].tolist()],
         "proprio_spec": past.context["proprio_spec"],
@@ -113,14 +113,14 @@ def write_future(
         cameras=cameras,
         actions=forecast.actions,
         action_spec=file.action_spec,
-        info={**told, **info},
+        info={**context, **info},
     )
 
 
 def past_from_file(
     file: S4DFile, *, actions: str, start: int | None, num_steps: int, scene: Scene4D | None = None
 ) -> tuple[Past, Tensor]:
-    """What a .s4d tells about the past up to frame `start`, and the actions [h a] from there on.
+    """What a .s4d holds of the past up to frame `start`, and the actions [h a] from there on.
 
     Args:
         scene: that of the file, where it was read before.

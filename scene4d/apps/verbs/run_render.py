@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import numpy as np
 import torch
-from PIL import Image
 
-from scene4d.apps.terminal.orbits import orbit_of
-from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, depth_range, flow_picture
+from scene4d.apps.terminal.scene_pictures import choose_cameras, pictures_of, render_over_time, write_pictures
 from scene4d.apps.verbs.options.scenes import RenderOptions
-from scene4d.data.video.video import write_video
-from scene4d.errors import CalibrationError, ConfigError
-from scene4d.files import atomic_folder
 from scene4d.gaussians.s4d.s4d import open_s4d
-from scene4d.render.render import render
 from scene4d.scene import Scene4D
-from scene4d.types import Cameras, Frames
 
 
 def run_render(options: RenderOptions) -> dict:
@@ -40,110 +29,6 @@ def run_render(options: RenderOptions) -> dict:
         "width": cameras.width,
         "height": cameras.height,
     }
-
-
-def choose_cameras(
-    scene: Scene4D,
-    stored: dict[str, Cameras],
-    *,
-    camera: str,
-    times: torch.Tensor,
-    size: tuple[int, int],
-    scale: float = 1.0,
-) -> Cameras:
-    """Cameras [f], one for each of `times` [f].
-
-    Raises:
-        CalibrationError: `camera` is neither a stored name, "orbit" nor a readable camera file.
-    """
-    if camera == "orbit":
-        return orbit_of(scene, stored, num_views=len(times), size=size)
-    if camera in stored:
-        chosen = stored[camera]
-        nearest = (times[:, None] - scene.times[None]).abs().argmin(-1)
-        chosen = chosen if chosen.batch_shape == () else chosen[nearest.clamp_max(chosen.batch_shape[0] - 1)]
-    elif Path(camera).suffix == ".json":
-        chosen = read_cameras(Path(camera))
-    else:
-        raise CalibrationError(
-            "no such camera",
-            field="camera",
-            found=camera,
-            expected=[*stored, "orbit", "FILE.json"],
-            fix="name one of these",
-        )
-    if chosen.batch_shape not in ((), (len(times),)):
-        raise CalibrationError(
-            "camera file has another number of frames",
-            file=camera,
-            found=chosen.batch_shape,
-            expected=len(times),
-            fix=f"use --num-frames {chosen.batch_shape[0]}",
-        )
-    chosen = chosen.resized(round(chosen.width * scale), round(chosen.height * scale))
-    return chosen if chosen.batch_shape else chosen.map(lambda x: x.expand(len(times), *x.shape))
-
-
-def read_cameras(path: Path) -> Cameras:
-    """Cameras from JSON {viewmats: [4 4] or [f 4 4], Ks: [3 3] or [f 3 3], width, height} (camera-from-world)."""
-    try:
-        fields = json.loads(path.read_text())
-        viewmats, Ks = (
-            torch.tensor(fields["viewmats"], dtype=torch.float32),
-            torch.tensor(fields["Ks"], dtype=torch.float32),
-        )
-        if viewmats.dim() == 3 and Ks.dim() == 2:
-            Ks = Ks.expand(viewmats.shape[0], 3, 3)
-        return Cameras(viewmats=viewmats, Ks=Ks, width=int(fields["width"]), height=int(fields["height"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(
-            "is not a camera file", file=path, found=repr(error), expected="JSON with viewmats, Ks, width, height"
-        ) from error
-
-
-def render_over_time(scene: Scene4D, cameras: Cameras, times: torch.Tensor, *, flow_step: float) -> Frames:
-    """Frames [f] of the scene at `times` [f]; extras["flow"] = motion in m over the following `flow_step` s."""
-    last = float(scene.times[-1])
-    frames = []
-    with torch.no_grad():
-        for index, time in enumerate(times.tolist()):
-            gaussians = scene.at(time)
-            start = min(time, last - flow_step) if last > flow_step else time
-            flow, valid = scene.flow(start, min(start + flow_step, last))
-            gaussians = gaussians.replace(
-                extras={"flow": torch.where(valid[..., None], flow, torch.zeros_like(flow)).float()}
-            )
-            frames.append(render(gaussians, cameras[index], extras=("flow",)))
-    return Frames.stack(frames)
-
-
-def pictures_of(frames: Frames, what: str) -> list[np.ndarray]:
-    """uint8 pictures of Frames [f]: colour, depth or flow, with one scale for the whole sequence."""
-    indices = range(frames.batch_shape[0])
-    if what == "colour":
-        return [colour_picture(frames.rgb[i]) for i in indices]
-    if what == "depth":
-        near, far = depth_range(frames)
-        return [depth_picture(frames.depth[i], near=near, far=far) for i in indices]
-    if what == "flow":
-        flow = frames.extras["flow"]
-        longest = float(flow.norm(dim=-1).max())
-        return [flow_picture(flow[i], frames.cameras.viewmats[i], longest=longest) for i in indices]
-    raise ConfigError("no such picture", field="what", found=what, expected="colour, depth or flow")
-
-
-def write_pictures(path: Path, pictures: list[np.ndarray], *, fps: float) -> None:
-    """An .mp4 file, or a folder of NNNN.png, written whole or not at all."""
-    if path.suffix == ".mp4":
-        write_video(path, pictures, fps=fps)
-        return
-    if path.suffix:
-        raise ConfigError(
-            "cannot be written", field="output", found=path.suffix, expected=".mp4, or a folder name for PNG files"
-        )
-    with atomic_folder(path) as folder:
-        for index, picture in enumerate(pictures):
-            Image.fromarray(picture).save(folder / f"{index:04d}.png")
 
 
 def _step(scene: Scene4D) -> float:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from scene4d.apps.agent.server.access import open_door
+from scene4d.apps.agent.task_names import task_from_text
 from scene4d.apps.compose.models import Models, models_once
 from scene4d.apps.compose.scene_start import SceneStart, start_of_file
 from scene4d.apps.verbs.options.scenes import ViewOptions
-from scene4d.apps.verbs.run_act import task_from_text
 from scene4d.apps.viewer.guarded_server import start_viser, stop_viser
 from scene4d.apps.viewer.live_forecast import roll_forward
 from scene4d.apps.viewer.panel import Rollout, Stage, StageConfig

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
 from scene4d.apps.agent.server.messages import VERSION, Observation, View
+from scene4d.apps.agent.task_names import spec_columns, task_from_text
 from scene4d.apps.compose.models import Models
-from scene4d.apps.verbs.run_act import spec_columns, task_from_text
 from scene4d.errors import DataFormatError, ResourceError
 from scene4d.types import Cameras, Frames
 

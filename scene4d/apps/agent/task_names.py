@@ -1,0 +1,38 @@
+"""What weights know by name: the tasks of their head, the columns of its actions and states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scene4d.errors import ConfigError
+
+
+def task_from_text(text: str, known: Sequence[str]) -> str:
+    """The one known task that a text names: with every word of its name, and no word of another's.
+
+    A guess would let a robot open what it should close.
+
+    Raises:
+        ConfigError: it names none, or not only one; lists the known ones.
+    """
+    words, names = _words(text), {name: _words(name) for name in known}
+    vocabulary = set().union(*names.values())
+    meant = [name for name, own in names.items() if own == words & vocabulary]
+    if not words or len(meant) != 1:
+        raise ConfigError(
+            "nothing was trained for it", field="task", found=text or "nothing",
+            expected=", ".join(known) or "a trained task", fix="name one of these, or use its words",
+        )  # fmt: skip
+    return meant[0]
+
+
+def spec_columns(spec: Sequence[Mapping[str, Any]], *, width: int) -> tuple[list[str], list[str]]:
+    """Names and units of the numbers of an action; a0, a1, ... and "" where the spec names none."""
+    rows = [*spec[:width], *[{}] * (width - len(spec))]
+    return [str(r.get("name") or f"a{i}") for i, r in enumerate(rows)], [str(r.get("unit") or "") for r in rows]
+
+
+def _words(text: str) -> set[str]:
+    words = "".join(c.lower() if c.isalnum() else " " for c in text).split()
+    return {w for w in words if not (w[0] == "v" and w[1:].isdigit())}
