@@ -182,5 +182,5 @@ def _moved(scene: Scene4D, rest: Gaussians, when: Tensor, *, turn: bool) -> Gaus
         return rest
     a, b, weight = _between(motion.world_from_rest, _bracket(scene, when), len(scene.batch_shape))  # [b m 7]
     about = motion.anchors.reshape(*a.shape[:-1], 3).to(a.dtype)
-    poses = interpolate_pose(a, b, weight.squeeze(-1), about=about)
+    poses = interpolate_pose(a, b, weight=weight.squeeze(-1), about=about)
     return skinned_gaussians(rest, poses, skin_index=motion.skin_index, skin_weights=motion.skin_weights, turn=turn)

@@ -72,7 +72,9 @@ def surface_gaussians(num: int, *, degree: int, batch: tuple[int, ...] = (), see
 
 def forward_camera(width: int, height: int, *batch: int) -> Cameras:
     """A camera at the origin looking along z."""
-    K = intrinsics_from_fov(2 * math.atan(0.5 * height / (0.8 * width)), width, height)  # focal length 0.8 width
+    K = intrinsics_from_fov(
+        2 * math.atan(0.5 * height / (0.8 * width)), width=width, height=height
+    )  # focal length 0.8 width
     return Cameras(viewmats=torch.eye(4).expand(*batch, 4, 4), Ks=K.expand(*batch, 3, 3), width=width, height=height)
 
 

@@ -47,7 +47,7 @@ def box_frames(case: StreamCase) -> Iterator[Frames]:
     """Frames [v] of a box that slides to and fro behind one that stands."""
     cameras = Cameras(
         viewmats=look_at(EYES, torch.tensor([0.0, 0.0, 0.05]).expand(2, 3)),
-        Ks=intrinsics_from_fov(0.7, case.size, case.size).expand(2, 3, 3),
+        Ks=intrinsics_from_fov(0.7, width=case.size, height=case.size).expand(2, 3, 3),
         width=case.size,
         height=case.size,
     )

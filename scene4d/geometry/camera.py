@@ -30,7 +30,7 @@ def opencv_from_opengl(world_from_cam: Tensor) -> Tensor:
     return world_from_cam @ flip
 
 
-def project(points: Tensor, viewmats: Tensor, Ks: Tensor) -> tuple[Tensor, Tensor]:
+def project(points: Tensor, viewmats: Tensor, *, Ks: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels [*b p 2] and z-depth [*b p] m of world points [*b p 3]; a depth <= 0 is behind the camera."""
     cam = transform_points(viewmats, points)
     depth = cam[..., 2]
@@ -48,7 +48,7 @@ def pixel_centres(width: int, height: int, *, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1)
 
 
-def unproject(depth: Tensor, viewmats: Tensor, Ks: Tensor) -> Tensor:
+def unproject(depth: Tensor, viewmats: Tensor, *, Ks: Tensor) -> Tensor:
     """World points [*b h w 3] of z-depth [*b h w] m."""
     height, width = depth.shape[-2:]
     pixels = pixel_centres(width, height, like=depth)
@@ -73,7 +73,7 @@ def look_at(eye: Tensor, target: Tensor, *, up: Tensor | None = None) -> Tensor:
     return torch.cat([top, bottom], -2)
 
 
-def intrinsics_from_fov(fov_y: float, width: int, height: int) -> Tensor:
+def intrinsics_from_fov(fov_y: float, *, width: int, height: int) -> Tensor:
     """K [3 3] of a centred camera with square pixels and a vertical field of view in radians."""
     focal = 0.5 * height / math.tan(0.5 * fov_y)
     return torch.tensor([[focal, 0.0, 0.5 * width], [0.0, focal, 0.5 * height], [0.0, 0.0, 1.0]])
@@ -105,7 +105,7 @@ def orbit(
         -1,
     )
     eyes = center + radius * ring
-    K = intrinsics_from_fov(fov_y, width, height).to(center)
+    K = intrinsics_from_fov(fov_y, width=width, height=height).to(center)
     return Cameras(
         viewmats=look_at(eyes, center.expand_as(eyes)), Ks=K.expand(num_views, 3, 3), width=width, height=height
     )

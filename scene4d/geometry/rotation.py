@@ -98,7 +98,7 @@ def rotvec_from_quat(quats: Tensor) -> Tensor:
     return factor * quats[..., 1:]
 
 
-def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+def slerp(a: Tensor, b: Tensor, *, weight: Tensor) -> Tensor:
     """Unit quaternions [..., 4] on the shorter arc from `a` (weight 0) to `b` (weight 1); weight [...]."""
     weight = weight[..., None]
     cosine = (a * b).sum(-1, keepdim=True)
@@ -145,7 +145,7 @@ def matrix_from_pose(poses: Tensor) -> Tensor:
     return torch.cat([top, bottom], -2)
 
 
-def pose_about(points: Tensor, rotvec: Tensor, shift: Tensor) -> Tensor:
+def pose_about(points: Tensor, rotvec: Tensor, *, shift: Tensor) -> Tensor:
     """Poses [..., 7] that turn by `rotvec` [..., 3] about `points` [..., 3], then move by `shift` [..., 3].
 
     The 6 numbers (rotvec, shift) are the motion of the matter at `points`: unlike a twist about the origin they are
@@ -155,12 +155,12 @@ def pose_about(points: Tensor, rotvec: Tensor, shift: Tensor) -> Tensor:
     return torch.cat([quats, points + shift - rotate(quats, points)], -1)
 
 
-def interpolate_pose(a: Tensor, b: Tensor, weight: Tensor, *, about: Tensor) -> Tensor:
+def interpolate_pose(a: Tensor, b: Tensor, *, weight: Tensor, about: Tensor) -> Tensor:
     """Poses [..., 7] from `a` (weight 0) to `b` (weight 1): matter at `about` [..., 3] goes straight, turned by slerp.
 
     Interpolating the translation column instead would send matter far from the origin on a detour. Exact at 0 and 1.
     """
-    quats = slerp(a[..., :4], b[..., :4], weight)
+    quats = slerp(a[..., :4], b[..., :4], weight=weight)
     w = weight[..., None]
     places = (1 - w) * apply_pose(a, about) + w * apply_pose(b, about)
     between = torch.cat([quats, places - rotate(quats, about)], -1)

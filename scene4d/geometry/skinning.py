@@ -39,20 +39,22 @@ def skinned_gaussians(
     index = skin_index.reshape(-1, num_skin)[rows] + (element * num_anchors)[:, None]
     weights = weights[rows].to(dtype)
     means = rest.means.reshape(-1, 3)[rows]
-    changes = {"means": _put(rest.means, rows, skinned_points(poses, means, index=index, weights=weights))}
+    changes = {"means": _put(rest.means, rows, values=skinned_points(poses, means, index=index, weights=weights))}
     if turn:
         quats = blended_quats(poses[:, :4], index=index, weights=weights)  # [r 4]
-        changes["quats"] = _put(rest.quats, rows, multiply_quat(quats, rest.quats.reshape(-1, 4)[rows]))
+        changes["quats"] = _put(rest.quats, rows, values=multiply_quat(quats, rest.quats.reshape(-1, 4)[rows]))
         if rest.sh.shape[-2] > 1:
             sh = rest.sh.reshape(-1, *rest.sh.shape[-2:])[rows]
-            changes["sh"] = _put(rest.sh, rows, rotate_sh(sh, quats.to(sh.dtype)))
+            changes["sh"] = _put(rest.sh, rows, values=rotate_sh(sh, quats.to(sh.dtype)))
         directions = {k: v for k, v in rest.extras.items() if k in DIRECTION_EXTRAS}
-        turned = {k: _put(v, rows, rotate(quats.to(v.dtype), v.reshape(-1, 3)[rows])) for k, v in directions.items()}
+        turned = {
+            k: _put(v, rows, values=rotate(quats.to(v.dtype), v.reshape(-1, 3)[rows])) for k, v in directions.items()
+        }
         changes["extras"] = {**rest.extras, **turned}
     return rest.replace(**changes)
 
 
-def _put(field: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+def _put(field: Tensor, rows: Tensor, *, values: Tensor) -> Tensor:
     """`field` [*b n ...] with flat rows replaced, the others bit-equal."""
     flat = field.reshape(-1, *values.shape[1:])
     return flat.index_copy(0, rows, values.to(field.dtype)).reshape(field.shape)

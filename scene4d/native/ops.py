@@ -156,7 +156,7 @@ _GRADS = ("means", "quats", "scales", "opacities", "sh", "extras", "viewmats", "
 _NUM = len(_TENSORS)
 
 
-def _checked_shape(tensors: dict[str, Tensor | None], width: int, height: int) -> tuple[int, ...]:
+def _checked_shape(tensors: dict[str, Tensor | None], *, width: int, height: int) -> tuple[int, ...]:
     """(b, v, n, k, e, width, height), once every tensor is what the kernels expect."""
     specs = dict(
         means="b n 3", quats="b n 4", scales="b n 3", opacities="b n", sh="b n k 3", extras="b n e", ids="b n",
@@ -211,7 +211,7 @@ def _checked_inputs(args) -> tuple[tuple[Tensor | None, ...], tuple[int, ...], t
     """Dense inputs, their sizes, and (floats, integers, token) for the native side."""
     inputs = _contiguous(args[:_NUM])
     width, height, eps2d, near, far, antialiased, _, _, token = args[_NUM : _NUM + 9]
-    shape = _checked_shape(dict(zip(_TENSORS, inputs, strict=True)), width, height)
+    shape = _checked_shape(dict(zip(_TENSORS, inputs, strict=True)), width=width, height=height)
     integers = (int(antialiased), torch.get_num_threads(), _instruction_set)
     return inputs, shape, ((eps2d, near, far), integers, token)
 

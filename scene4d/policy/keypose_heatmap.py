@@ -78,7 +78,7 @@ def heatmap_loss(logits: Tensor, cameras: Cameras, *, place: Tensor) -> Tensor:
     """
     place = place.nan_to_num(NOWHERE)
     height, width = logits.shape[-2:]
-    pixel, depth = project(place[:, None, None].expand(-1, logits.shape[1], 1, 3), cameras.viewmats, cameras.Ks)
+    pixel, depth = project(place[:, None, None].expand(-1, logits.shape[1], 1, 3), cameras.viewmats, Ks=cameras.Ks)
     at = pixel[:, :, 0] / STRIDE - 0.5  # [b v 2] cells
     inside = ((at > 0) & (at < at.new_tensor([width - 1, height - 1]))).all(-1) & (depth[:, :, 0] > 0)
     across, down = (torch.arange(n).to(at) - at[..., axis, None] for axis, n in ((0, width), (1, height)))

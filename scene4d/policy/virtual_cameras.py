@@ -54,7 +54,7 @@ def virtual_cameras(hand: Tensor, *, size: int = 64) -> Cameras:
         level = math.cos(camera.elevation)
         forward = (level * math.cos(camera.azimuth), level * math.sin(camera.azimuth), -math.sin(camera.elevation))
         viewmats.append(look_at(target - camera.distance * hand.new_tensor(forward), target))
-        K = intrinsics_from_fov(2 * math.atan2(camera.field / 2, camera.distance), size, size).to(hand)
+        K = intrinsics_from_fov(2 * math.atan2(camera.field / 2, camera.distance), width=size, height=size).to(hand)
         Ks.append(K.expand(*hand.shape[:-1], 3, 3))
     return Cameras(viewmats=torch.stack(viewmats, -3), Ks=torch.stack(Ks, -3), width=size, height=size)
 
@@ -134,5 +134,5 @@ def concat_views(views: Sequence[Frames]) -> Frames:
 
 def points_from_views(views: Frames, hand: Tensor) -> Tensor:
     """Positions of the surface under each pixel, relative to the hand: [*b v h w 3] m, 0 where nothing was rendered."""
-    points = unproject(views.depth, views.cameras.viewmats, views.cameras.Ks) - hand[..., None, None, None, :]
+    points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks) - hand[..., None, None, None, :]
     return torch.where((views.depth > 0)[..., None], points, torch.zeros_like(points))

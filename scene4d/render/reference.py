@@ -47,10 +47,10 @@ def rasterize_reference(
                 _draw_view({name: x[b] for name, x in gaussians.items()}, view, settings=settings, probe=probe)
             )
     stacked = [torch.stack(x).reshape(num_sets, num_views, *x[0].shape) for x in zip(*drawn, strict=True)]
-    return Raster(*stacked) if drawn else _nothing(gaussians, num_sets, num_views, settings)
+    return Raster(*stacked) if drawn else _nothing(gaussians, num_sets=num_sets, num_views=num_views, settings=settings)
 
 
-def _nothing(gaussians: dict[str, Tensor], num_sets: int, num_views: int, settings: RasterSettings) -> Raster:
+def _nothing(gaussians: dict[str, Tensor], *, num_sets: int, num_views: int, settings: RasterSettings) -> Raster:
     """The raster of no views or no sets."""
     empty, size = gaussians["means"].new_zeros, (num_sets, num_views, settings.height, settings.width)
     extras = gaussians["extras"].shape[-1]
@@ -76,7 +76,7 @@ def _draw_view(
     return rgb, depth, alpha, image[..., 4:], median if settings.median else empty, radii if settings.radii else empty
 
 
-def _drawn_rows(g: dict[str, Tensor], viewmat: Tensor, settings: RasterSettings) -> Tensor:
+def _drawn_rows(g: dict[str, Tensor], viewmat: Tensor, *, settings: RasterSettings) -> Tensor:
     """Rows [m] that can be drawn at all, front to back; others are left out before any arithmetic, NaN and all."""
     columns = [g["means"], g["quats"], g["scales"], g["opacities"][:, None], g["sh"].flatten(1)]
     z = g["means"] @ viewmat[2, :3] + viewmat[2, 3]
@@ -88,7 +88,7 @@ def _drawn_rows(g: dict[str, Tensor], viewmat: Tensor, settings: RasterSettings)
 def _project(g: dict[str, Tensor], camera: dict[str, Tensor], *, settings: RasterSettings) -> dict[str, Tensor]:
     """One set seen by one camera: rows by depth, with means2d, conics, rgb, opacities, radii, extents (half sizes)."""
     viewmat, K = camera["viewmats"], camera["Ks"]
-    rows = _drawn_rows(g, viewmat.detach(), settings)
+    rows = _drawn_rows(g, viewmat.detach(), settings=settings)
     means, opacities = g["means"][rows], g["opacities"][rows]
     rotation, translation = viewmat[:3, :3], viewmat[:3, 3]
     fx, fy, skew = K[0, 0], K[1, 1], K[0, 1]
@@ -116,11 +116,11 @@ def _project(g: dict[str, Tensor], camera: dict[str, Tensor], *, settings: Raste
     conics = torch.stack([c / det, -b / det, a / det], -1)
     return dict(
         rows=rows, means2d=means2d, conics=conics, depths=z, opacities=opacities, extents=extents * seen[:, None],
-        radii=extents * 1.001 + 0.01, rgb=_colors(means, g["sh"][rows], rotation, translation),
+        radii=extents * 1.001 + 0.01, rgb=_colors(means, g["sh"][rows], rotation=rotation, translation=translation),
     )  # fmt: skip
 
 
-def _colors(means: Tensor, sh: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
+def _colors(means: Tensor, sh: Tensor, *, rotation: Tensor, translation: Tensor) -> Tensor:
     """rgb [n 3] of sh [n k 3] seen from the camera; the direction is a constant to the gradient."""
     directions = torch.nn.functional.normalize((means + rotation.T @ translation).detach(), dim=-1)
     basis = sh_basis(directions, math.isqrt(sh.shape[-2]) - 1)

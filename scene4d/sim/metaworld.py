@@ -185,7 +185,7 @@ class MetaWorldSim:
             fov_y_deg = float(model.cam_fovy[camera.fixedcamid])
         K = rig_cameras.intrinsics(size=self.size, fov_y_deg=fov_y_deg)
         sees = _inside(data.geom_xpos, model.geom_rbound, viewmat=viewmat.numpy(), K=K.numpy(), size=self.size)
-        shot = self._renderer.draw(model, data, camera, sees=sees, geoms=self.segments)
+        shot = self._renderer.draw(model, data, camera=camera, sees=sees, geoms=self.segments)
         extras = {}
         if self.segments:
             segments = np.append(self._segment_of_geom, -1)[

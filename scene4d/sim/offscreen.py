@@ -60,7 +60,7 @@ class OffscreenRenderer:
         atexit.register(self.close)
 
     def draw(
-        self, model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera, *, sees, geoms: bool = True
+        self, model: mujoco.MjModel, data: mujoco.MjData, *, camera: mujoco.MjvCamera, sees, geoms: bool = True
     ) -> Shot:
         """One camera's images of the present state of `data`.
 

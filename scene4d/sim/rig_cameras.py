@@ -33,4 +33,4 @@ def viewmat(name: str, *, turned_deg: float = 0.0) -> Tensor:
 
 def intrinsics(*, size: tuple[int, int], fov_y_deg: float = rig.FOV_Y_DEG) -> Tensor:
     """K [3 3] float32 for images of `size` = (width, height) px."""
-    return intrinsics_from_fov(math.radians(fov_y_deg), size[0], size[1])
+    return intrinsics_from_fov(math.radians(fov_y_deg), width=size[0], height=size[1])

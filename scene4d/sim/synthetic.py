@@ -44,7 +44,7 @@ def cast_boxes(cameras: Cameras, *, boxes: Sequence[Box] = TABLE_SCENE, waveleng
     normals[..., 2] = 1.0
     segments = torch.where(depth.isfinite(), 0, -1)
     for i, box in enumerate(boxes):
-        hit, normal = _cast_box(origin, rays, box)
+        hit, normal = _cast_box(origin, rays, box=box)
         nearer = hit < depth
         depth = torch.where(nearer, hit, depth)
         normals = torch.where(nearer[..., None], normal, normals)
@@ -57,7 +57,7 @@ def cast_boxes(cameras: Cameras, *, boxes: Sequence[Box] = TABLE_SCENE, waveleng
     return Frames(rgb=rgb, depth=depth, alpha=seen.to(depth), cameras=cameras, extras=extras)
 
 
-def _cast_box(origin: Tensor, rays: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+def _cast_box(origin: Tensor, rays: Tensor, *, box: Box) -> tuple[Tensor, Tensor]:
     """Length (inf where missed) and outward normal where rays enter a box."""
     safe = torch.where(rays.abs() < 1e-12, torch.full_like(rays, 1e-12), rays)
     first, second = (origin.new_tensor(box.lower) - origin) / safe, (origin.new_tensor(box.upper) - origin) / safe

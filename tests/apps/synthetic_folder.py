@@ -22,7 +22,7 @@ def walk(length: int, *, start: float) -> Frames:
     angle = start + 1.2 * (t + 0.12 * (9 * t).sin())
     eye = torch.stack([0.8 * angle.cos(), 0.7 * angle.sin(), 0.5 + 0.12 * (7 * t).sin()], -1)
     target = torch.stack([0.1 * (5 * t).sin(), 0.1 * (8 * t).cos(), 0.05 + 0 * t], -1)
-    K = intrinsics_from_fov(0.8, *SIZE).expand(length, 3, 3)
+    K = intrinsics_from_fov(0.8, width=SIZE[0], height=SIZE[1]).expand(length, 3, 3)
     cameras = Cameras(viewmats=look_at(eye, target).float(), Ks=K, width=SIZE[0], height=SIZE[1])
     seen = cast_boxes(cameras)
     return Frames(rgb=seen.rgb, depth=torch.where(seen.depth > 3, 0, seen.depth), alpha=None, cameras=cameras)

@@ -33,7 +33,7 @@ def frames():
     eyes = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
     cameras = Cameras(
         viewmats=look_at(eyes, torch.zeros(2, 3)),
-        Ks=intrinsics_from_fov(0.8, 24, 24).expand(2, 3, 3),
+        Ks=intrinsics_from_fov(0.8, width=24, height=24).expand(2, 3, 3),
         width=24,
         height=24,
     )

@@ -19,7 +19,7 @@ SIZE, COUNT = 48, 3
 
 
 def seen(name, t):
-    K, x = intrinsics_from_fov(0.7, SIZE, SIZE), -0.1 + 0.012 * t
+    K, x = intrinsics_from_fov(0.7, width=SIZE, height=SIZE), -0.1 + 0.012 * t
     viewmat = look_at(torch.tensor(EYES[name]), torch.tensor([-0.05, 0.0, 0.05]))
     cameras = Cameras(viewmats=viewmat, Ks=K, width=SIZE, height=SIZE)
     return cast_boxes(cameras, boxes=(Box((x, -0.05, 0.0), (x + 0.12, 0.07, 0.12)),)).replace(extras={}, alpha=None)

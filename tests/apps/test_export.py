@@ -122,7 +122,7 @@ def test_depth_in_millimetres_lies_on_the_ball(file, tmp_path):
         viewmat = torch.tensor(stored["viewmats"][slot])
         torch.testing.assert_close(viewmat, cameras()["moving"].viewmats[index])
         middle = torch.tensor([[index * STEP, 0.0, 0.0]])
-        pixel, z = project(middle, viewmat, torch.tensor(stored["Ks"][slot]))
+        pixel, z = project(middle, viewmat, Ks=torch.tensor(stored["Ks"][slot]))
         column, row = pixel[0].int().tolist()
         assert mm[row, column] == pytest.approx(1000 * (float(z[0]) - RADIUS), abs=12)
         assert mm[0, 0] == 0

@@ -221,7 +221,7 @@ def test_a_scene_for_nerfstudio(recorded):
     back = cameras_from_nerfstudio(held.camera_to_worlds, held.placement)
     torch.testing.assert_close(back, truth.cameras.viewmats[[2, 6]], rtol=0, atol=1e-5)
     torch.testing.assert_close(held.Ks, truth.cameras.Ks[[2, 6]])
-    surface = unproject(truth.depth, truth.cameras.viewmats, truth.cameras.Ks)[truth.depth > 0]
+    surface = unproject(truth.depth, truth.cameras.viewmats, Ks=truth.cameras.Ks)[truth.depth > 0]
     place = train.placement
     points = train.points[::97].double() / place.scale - place.nerfstudio_from_world[:3, 3]
     assert len(points) > 100 and float(torch.cdist(points.float(), surface).amin(1).max()) < 2e-3
@@ -279,7 +279,7 @@ def test_nerfstudio_sees_what_was_recorded(recorded, tmp_path):
     for k in (0, 3, 5):
         torch.testing.assert_close(dataset.get_image_float32(k), truth.rgb[k], rtol=0, atol=1e-6)
         rays = outputs.cameras.generate_rays(camera_indices=k)
-        ends = unproject(torch.ones_like(truth.depth[k]), truth.cameras.viewmats[k], truth.cameras.Ks[k]).double()
+        ends = unproject(torch.ones_like(truth.depth[k]), truth.cameras.viewmats[k], Ks=truth.cameras.Ks[k]).double()
         placed = place.scale * (ends + place.nerfstudio_from_world[:3, 3])
         along = torch.nn.functional.normalize(placed - rays.origins.double(), dim=-1)
         torch.testing.assert_close(rays.directions.double(), along, rtol=0, atol=1e-4)

@@ -37,7 +37,7 @@ def still_scene(base: Gaussians, times: torch.Tensor) -> Scene4D:
 def cameras_at(*eyes: tuple[float, float, float], target=(0.0, 2.0, 0.0)) -> Cameras:
     places = torch.tensor(eyes)
     viewmats = look_at(places, torch.tensor(target).expand_as(places))
-    K = intrinsics_from_fov(0.6, 64, 48)
+    K = intrinsics_from_fov(0.6, width=64, height=48)
     return Cameras(viewmats=viewmats, Ks=K.expand(len(eyes), 3, 3), width=64, height=48)
 
 

@@ -85,7 +85,7 @@ def nearest_segments(points, episode, *, t):
 
     frames = episode.stacked(CAMERAS[:2])[t]
     seen = frames.depth > 0
-    surface = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)[seen]
+    surface = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)[seen]
     distance, index = nearest(surface, points, num=1)
     rows = (distance[:, 0] < 0.01).nonzero()[:, 0]
     segments = frames.extras["segments"][..., 0].long()[seen][index[rows, 0]]

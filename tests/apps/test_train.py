@@ -68,8 +68,8 @@ def test_processes_keep_the_order_and_pass_errors_on():
 def test_displacement_is_the_rigid_motion_of_the_segment():
     torch.manual_seed(0)
     centre = torch.randn(2, 3)
-    now = pose_about(centre, torch.randn(2, 3), torch.randn(2, 3))
-    move = pose_about(centre, 0.1 * torch.randn(4, 2, 3), 0.1 * torch.randn(4, 2, 3))
+    now = pose_about(centre, torch.randn(2, 3), shift=torch.randn(2, 3))
+    move = pose_about(centre, 0.1 * torch.randn(4, 2, 3), shift=0.1 * torch.randn(4, 2, 3))
     poses = torch.cat([now[None], compose_pose(move, now.expand(4, 2, 7))])
     points, segments = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, -1, 1])
     found = displacement_of(points, segments, poses)

@@ -41,7 +41,7 @@ CONTROLS = 550
 TEXT = "document.body?.innerText ?? ''"
 CAMERA = Cameras(
     viewmats=look_at(torch.tensor([0.0, -2.0, 0.5]), torch.zeros(3)),
-    Ks=intrinsics_from_fov(0.9, 64, 48),
+    Ks=intrinsics_from_fov(0.9, width=64, height=48),
     width=64,
     height=48,
 )

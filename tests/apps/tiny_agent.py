@@ -44,7 +44,7 @@ def box_views(step: int = 0, *, side: int = SIDE) -> dict[str, Frames]:
     eyes[:, :2] = torch.stack(
         [eyes[:, 0] * turn[0] - eyes[:, 1] * turn[1], eyes[:, 0] * turn[1] + eyes[:, 1] * turn[0]], -1
     )
-    Ks = intrinsics_from_fov(0.8, side, side).expand(2, 3, 3)
+    Ks = intrinsics_from_fov(0.8, width=side, height=side).expand(2, 3, 3)
     cameras = Cameras(viewmats=look_at(eyes, torch.zeros(2, 3)), Ks=Ks, width=side, height=side)
     frames = cast_boxes(cameras).replace(extras={}, alpha=None)
     frames = frames.replace(rgb=(frames.rgb.clamp(0, 1) * 255).round().to(torch.uint8).float() / 255)

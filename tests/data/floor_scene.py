@@ -79,7 +79,7 @@ def assert_true_to_the_floor(episode: Episode, *, tolerance: float = 0.02) -> No
         assert worst_paint(frames) < tolerance, name
         assert abs(float(torch.linalg.det(frames.cameras.viewmats[0, :3, :3])) - 1) < 1e-5
     points = torch.tensor([[0.1, -0.1, 0.0]])
-    pixels, z = project(points, frames.cameras.viewmats[0], frames.cameras.Ks[0])
+    pixels, z = project(points, frames.cameras.viewmats[0], Ks=frames.cameras.Ks[0])
     assert z > 0 and (pixels > 0).all(), "the target lies in front"
 
 

@@ -63,7 +63,7 @@ def camera_walk(length: int, *, start: float = 0.0, turn: float = 1.2, fov: floa
     angle = start + turn * (t + 0.12 * (9 * t).sin())
     eye = torch.stack([0.8 * angle.cos(), 0.7 * angle.sin(), 0.5 + 0.12 * (7 * t).sin()], -1)
     target = torch.stack([0.1 * (5 * t).sin(), 0.1 * (8 * t).cos(), 0.05 + 0 * t], -1)
-    K = intrinsics_from_fov(fov, *SIZE)
+    K = intrinsics_from_fov(fov, width=SIZE[0], height=SIZE[1])
     return Cameras(viewmats=look_at(eye, target).float(), Ks=K.expand(length, 3, 3), width=SIZE[0], height=SIZE[1])
 
 

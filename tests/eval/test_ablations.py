@@ -93,7 +93,7 @@ def episode(num_frames: int = 6, *, box_from: int = 0) -> Episode:
     """A ground with a box that is there from frame `box_from` on."""
     cameras = Cameras(
         viewmats=look_at(torch.tensor([0.0, -0.9, 0.6]), torch.tensor([-0.05, 0.0, 0.05])),
-        Ks=intrinsics_from_fov(0.7, 32, 32),
+        Ks=intrinsics_from_fov(0.7, width=32, height=32),
         width=32,
         height=32,
     )

@@ -37,7 +37,7 @@ EYES = {"left": (-0.6, -0.7, 0.6), "right": (0.6, -0.7, 0.6), "front": (0.0, -1.
 @functools.cache
 def views_at(t: int, size: tuple[int, int]) -> dict[str, Frames]:
     """Frames of every camera at frame t."""
-    K, x = intrinsics_from_fov(0.7, *size), -0.15 + STEP * t
+    K, x = intrinsics_from_fov(0.7, width=size[0], height=size[1]), -0.15 + STEP * t
     boxes = (Box((x, -0.05, 0.0), (x + 0.12, 0.07, 0.12)),)
     views = {}
     for name, eye in EYES.items():

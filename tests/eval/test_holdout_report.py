@@ -27,7 +27,7 @@ def _frames(azimuths):
     target = torch.tensor([0.0, 0.0, 0.08])
     turn = torch.tensor(azimuths).deg2rad()
     eyes = target + torch.stack([0.7 * turn.cos(), 0.7 * turn.sin(), torch.full_like(turn, 0.7)], -1)
-    K = intrinsics_from_fov(math.radians(40), SIZE, SIZE).expand(len(azimuths), 3, 3)
+    K = intrinsics_from_fov(math.radians(40), width=SIZE, height=SIZE).expand(len(azimuths), 3, 3)
     return cast_boxes(Cameras(viewmats=look_at(eyes, target.expand_as(eyes)), Ks=K, width=SIZE, height=SIZE))
 
 

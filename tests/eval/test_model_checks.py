@@ -59,7 +59,7 @@ def recording(num_frames: int, *, speed: float) -> Episode:
     """One camera above a flat ground; segment 1 is its right half, which goes along x by `speed` m a frame."""
     camera = Cameras(
         viewmats=look_at(torch.tensor([0.2, 0.2, 1.0]), torch.tensor([0.2, 0.2, 0.0])),
-        Ks=intrinsics_from_fov(0.8, 16, 16),
+        Ks=intrinsics_from_fov(0.8, width=16, height=16),
         width=16,
         height=16,
     )

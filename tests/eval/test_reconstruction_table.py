@@ -38,7 +38,7 @@ def pose_at(t):
 
 
 def frames_at(name, t):
-    K, x = intrinsics_from_fov(0.7, SIZE, SIZE), -0.1 + STEP * t
+    K, x = intrinsics_from_fov(0.7, width=SIZE, height=SIZE), -0.1 + STEP * t
     viewmat = look_at(torch.tensor(EYES[name]), torch.tensor([-0.05, 0.0, 0.05]))
     cameras = Cameras(viewmats=viewmat, Ks=K, width=SIZE, height=SIZE)
     return cast_boxes(cameras, boxes=(Box((x, -0.05, 0.0), (x + 0.12, 0.07, 0.12)),), wavelength=50.0)
@@ -122,7 +122,7 @@ def dilated(mask):
 
 
 def test_normals_of_a_tilted_plane_are_off_by_the_tilt():
-    K = intrinsics_from_fov(0.8, 32, 32)
+    K = intrinsics_from_fov(0.8, width=32, height=32)
     camera = Cameras(viewmats=torch.eye(4), Ks=K, width=32, height=32)
     x = (torch.arange(32) + 0.5 - 16) / K[0, 0]
     plane = lambda angle: (1 / (1 + math.tan(angle) * x)).expand(32, 32).contiguous()
@@ -161,7 +161,7 @@ def test_the_table_of_a_moving_scene(episode):
 
 def test_held_out_instants_of_one_camera_and_the_bars(episode):
     views = [look_at(torch.tensor([0.2 * k - 0.5, -0.8, 0.6]), torch.tensor([0.0, 0.0, 0.05])) for k in range(6)]
-    K = intrinsics_from_fov(0.7, SIZE, SIZE)
+    K = intrinsics_from_fov(0.7, width=SIZE, height=SIZE)
     frames = cast_boxes(Cameras(viewmats=torch.stack(views), Ks=K.expand(6, 3, 3), width=SIZE, height=SIZE))
     walk = Episode(
         views={"hand": frames},

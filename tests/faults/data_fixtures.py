@@ -27,7 +27,7 @@ def episode(seed: int) -> Episode:
     x = torch.linspace(0, 1, WIDTH).expand(LENGTH, HEIGHT, WIDTH)
     cameras = Cameras(
         viewmats=look_at(torch.tensor([1.0, 0, 1]), torch.zeros(3)).expand(LENGTH, 4, 4),
-        Ks=intrinsics_from_fov(0.8, WIDTH, HEIGHT).expand(LENGTH, 3, 3),
+        Ks=intrinsics_from_fov(0.8, width=WIDTH, height=HEIGHT).expand(LENGTH, 3, 3),
         width=WIDTH,
         height=HEIGHT,
     )

@@ -20,7 +20,7 @@ def ball_frames(*, num_views: int = 6, size: int = 72) -> Frames:
     ]
     viewmats, Ks = torch.cat([c.viewmats for c in rings]), torch.cat([c.Ks for c in rings])
     eyes = invert_rigid(viewmats)[:, None, None, :3, 3]
-    rays = unproject(torch.ones(len(viewmats), size, size), viewmats, Ks) - eyes  # z = 1 along each
+    rays = unproject(torch.ones(len(viewmats), size, size), viewmats, Ks=Ks) - eyes  # z = 1 along each
     offset = eyes - center
     a, b = (rays * rays).sum(-1), (rays * offset).sum(-1)
     root = b * b - a * ((offset * offset).sum(-1) - RADIUS**2)

@@ -64,7 +64,7 @@ def screen_by_the_notes(tensors: meeting.PinholeTensors, points: torch.Tensor) -
 def test_cameras_see_the_same_pixels():
     cameras, points = some_cameras(5), some_points()
     tensors = meeting.pinhole_tensors(cameras)
-    pixels, depth = project(points.expand(5, -1, -1), cameras.viewmats, cameras.Ks)
+    pixels, depth = project(points.expand(5, -1, -1), cameras.viewmats, Ks=cameras.Ks)
     found, found_depth = screen_by_the_notes(tensors, points)
     front = depth > 0.1
     assert front.float().mean() > 0.8
@@ -181,7 +181,7 @@ needs_pytorch3d = pytest.mark.skipif(_installed() is not None, reason="PyTorch3D
 def test_pytorch3d_projects_as_we_do():
     cameras, points = some_cameras(5), some_points()
     theirs = meeting.perspective_cameras(cameras)
-    pixels, depth = project(points.expand(5, -1, -1), cameras.viewmats, cameras.Ks)
+    pixels, depth = project(points.expand(5, -1, -1), cameras.viewmats, Ks=cameras.Ks)
     found = theirs.transform_points_screen(points.expand(5, -1, -1))[..., :2]
     front = depth > 0.1
     torch.testing.assert_close(found[front], pixels[front], rtol=1e-4, atol=1e-3)

@@ -19,8 +19,8 @@ def intrinsics(batch: tuple[int, ...]) -> torch.Tensor:
 def test_project_undoes_unproject_at_pixel_centres(batch):
     viewmats = c.look_at(torch.randn(*batch, 3, dtype=torch.float64), torch.randn(*batch, 3, dtype=torch.float64))
     depth = 0.5 + torch.rand(*batch, 30, 40, dtype=torch.float64)
-    points = c.unproject(depth, viewmats, intrinsics(batch))
-    pixels, z = c.project(points.flatten(-3, -2), viewmats, intrinsics(batch))
+    points = c.unproject(depth, viewmats, Ks=intrinsics(batch))
+    pixels, z = c.project(points.flatten(-3, -2), viewmats, Ks=intrinsics(batch))
     torch.testing.assert_close(z, depth.flatten(-2))
     centres = c.pixel_centres(40, 30, like=depth).reshape(-1, 2)
     torch.testing.assert_close(pixels, centres.expand_as(pixels))
@@ -54,9 +54,9 @@ def test_opengl_camera_sees_the_same_point_mirrored_twice():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(0.1, 2.5))
 def test_fov_spans_the_image(width, height, fov):
-    K = c.intrinsics_from_fov(fov, width, height).double()
+    K = c.intrinsics_from_fov(fov, width=width, height=height).double()
     edge = torch.tensor([[0.0, math.tan(fov / 2), 1.0]], dtype=torch.float64)
-    pixels, _ = c.project(edge, torch.eye(4, dtype=torch.float64), K)
+    pixels, _ = c.project(edge, torch.eye(4, dtype=torch.float64), Ks=K)
     torch.testing.assert_close(pixels[0, 1], torch.tensor(float(height), dtype=torch.float64), rtol=1e-5, atol=0)
 
 
@@ -65,5 +65,5 @@ def test_orbit_looks_at_its_centre_from_its_radius():
     cameras = c.orbit(center, radius=2.0, elevation=0.5, num_views=6, width=64, height=48)
     eyes = c.invert_rigid(cameras.viewmats)[:, :3, 3]
     torch.testing.assert_close((eyes - center).norm(dim=-1), torch.full((6,), 2.0, dtype=torch.float64))
-    pixels, _ = c.project(center.expand(6, 1, 3), cameras.viewmats, cameras.Ks)
+    pixels, _ = c.project(center.expand(6, 1, 3), cameras.viewmats, Ks=cameras.Ks)
     torch.testing.assert_close(pixels[:, 0], torch.tensor([32.0, 24.0], dtype=torch.float64).expand(6, 2))

@@ -54,7 +54,7 @@ def test_poses_are_a_group_that_acts_on_points(batch):
 def test_motion_about_is_the_inverse_of_pose_about():
     points, poses = torch.randn(50, 3, dtype=torch.float64), random_poses(50)
     motion = r.motion_about(points, poses)
-    back = r.pose_about(points, motion[:, :3], motion[:, 3:])
+    back = r.pose_about(points, motion[:, :3], shift=motion[:, 3:])
     torch.testing.assert_close(r.matrix_from_pose(back), r.matrix_from_pose(poses))
 
 
@@ -66,15 +66,15 @@ def test_slerp_turns_at_constant_speed_on_the_shorter_arc():
     for weight in (0.0, 0.25, 0.7, 1.0):
         expected = r.multiply_quat(r.quat_from_rotvec(axis * angle * weight), start)
         for sign in (1, -1):
-            got = r.slerp(start, sign * stop, torch.full((20,), weight, dtype=torch.float64))
+            got = r.slerp(start, sign * stop, weight=torch.full((20,), weight, dtype=torch.float64))
             torch.testing.assert_close(r.matrix_from_quat(got), r.matrix_from_quat(expected), atol=3e-8, rtol=0)
 
 
 def test_interpolated_pose_is_exact_at_its_ends_and_carries_its_point_straight():
     a, b, about = random_poses(30), random_poses(30), torch.randn(30, 3, dtype=torch.float64)
-    assert torch.equal(r.interpolate_pose(a, b, torch.zeros(30, dtype=torch.float64), about=about), a)
-    assert torch.equal(r.interpolate_pose(a, b, torch.ones(30, dtype=torch.float64), about=about), b)
-    middle = r.interpolate_pose(a, b, torch.full((30,), 0.5, dtype=torch.float64), about=about)
+    assert torch.equal(r.interpolate_pose(a, b, weight=torch.zeros(30, dtype=torch.float64), about=about), a)
+    assert torch.equal(r.interpolate_pose(a, b, weight=torch.ones(30, dtype=torch.float64), about=about), b)
+    middle = r.interpolate_pose(a, b, weight=torch.full((30,), 0.5, dtype=torch.float64), about=about)
     straight = 0.5 * (r.apply_pose(a, about) + r.apply_pose(b, about))
     torch.testing.assert_close(r.apply_pose(middle, about), straight)
 
@@ -86,7 +86,7 @@ def test_gradients_are_finite_where_formulas_are_singular():
     assert zero.grad.isfinite().all()
     torch.testing.assert_close(zero.grad, torch.ones_like(zero.grad))
     same = r.normalize_quat(torch.randn(1, 4, dtype=torch.float64)).requires_grad_()
-    r.slerp(same, same, torch.full((1,), 0.3, dtype=torch.float64)).sum().backward()
+    r.slerp(same, same, weight=torch.full((1,), 0.3, dtype=torch.float64)).sum().backward()
     assert same.grad.isfinite().all()
 
 

@@ -22,7 +22,7 @@ def table():
             [turn.cos() * math.cos(up), turn.sin() * math.cos(up), torch.full_like(turn, math.sin(up))], -1
         )
         viewmats = look_at(target + distance * ring, target.expand(len(azimuths), 3))
-        K = intrinsics_from_fov(math.radians(45), size, size).expand(len(azimuths), 3, 3)
+        K = intrinsics_from_fov(math.radians(45), width=size, height=size).expand(len(azimuths), 3, 3)
         return cast_boxes(Cameras(viewmats=viewmats, Ks=K, width=size, height=size), wavelength=wavelength)
 
     return see

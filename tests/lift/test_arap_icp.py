@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, SkinnedCloud, _point_terms, motion_of_step
-from scene4d.lift.stream.rigid_anchors import Anchors, quats_from_matrices, rotations_from_rotvecs, skin_to
+from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, NormalEquations, SkinnedCloud, motion_of_step
+from scene4d.lift.stream.rigid_anchors import Anchors, Skin, quats_from_matrices, rotations_from_rotvecs, skin_to
 
 SPACING = 0.02
 
@@ -22,8 +22,8 @@ def _blob(centre, *, seed: int, num: int = 900) -> Cloud:
 
 
 def _skinned(cloud: Cloud, centres: np.ndarray) -> SkinnedCloud:
-    index, weights = skin_to(cloud.points, centres, num=3, spacing=0.08)
-    return SkinnedCloud(cloud, np.repeat(cloud.points[:, None], 3, 1), index, weights)
+    skin = skin_to(cloud.points, centres, num=3, spacing=0.08)
+    return SkinnedCloud(cloud, np.repeat(cloud.points[:, None], 3, 1), skin)
 
 
 def _moved(cloud: Cloud, rotvec, shift) -> Cloud:
@@ -58,7 +58,7 @@ def test_a_known_motion_is_found():
     target = _moved(cloud, [0.02, -0.03, 0.05], np.array([0.012, -0.008, 0.006]))
     sources = _skinned(cloud, centres)
     motion = _solve(sources, target, centres)
-    found = motion.apply(sources.per_anchor, sources.index, sources.weights)
+    found = motion.apply(sources.per_anchor, sources.skin)
     assert np.linalg.norm(found - target.points, axis=-1).mean() < 0.0015
 
 
@@ -72,11 +72,13 @@ def test_two_bodies_move_apart():
     sources = SkinnedCloud(
         both,
         np.concatenate([s.per_anchor for s in each]),
-        np.concatenate([each[0].index, each[1].index + 8]),
-        np.concatenate([s.weights for s in each]),
+        Skin(
+            np.concatenate([each[0].skin.index, each[1].skin.index + 8]),
+            np.concatenate([s.skin.weights for s in each]),
+        ),
     )
     motion = _solve(sources, target, centres)
-    found = motion.apply(sources.per_anchor, sources.index, sources.weights) - both.points
+    found = motion.apply(sources.per_anchor, sources.skin) - both.points
     assert abs(found[: len(left.points), 0].mean() + 0.015) < 0.002
     assert np.abs(found[len(left.points) :].mean(0)).max() < 0.002
 
@@ -107,25 +109,24 @@ def test_rest_is_the_inverse_of_carry():
         rotation = rotations_from_rotvecs(0.2 * random.normal(size=(len(anchors), 3)))
         shift = 0.1 * random.normal(size=(len(anchors), 3))
         rotation[0], shift[0] = np.eye(3), 0
-        anchors.move(rotation, shift, np.zeros((len(anchors), 6)))
+        anchors.move(rotation, shift, velocity=np.zeros((len(anchors), 6)))
     points = random.normal(size=(20, 3))
-    skin = np.tile(index[:3], (20, 1))
-    weights = np.tile([0.5, 0.3, 0.2], (20, 1))
-    np.testing.assert_allclose(anchors.carry(anchors.rest_of(points, skin, weights), skin, weights), points, atol=1e-9)
+    skin = Skin(np.tile(index[:3], (20, 1)), np.tile([0.5, 0.3, 0.2], (20, 1)))
+    np.testing.assert_allclose(anchors.carry(anchors.rest_of(points, skin), skin), points, atol=1e-9)
 
 
-def test_twins_rest_until_they_are_made_and_follow_afterwards():
+def test_mirrored_anchors_rest_until_they_are_made_and_follow_afterwards():
     anchors = Anchors()
     parent = anchors.add(np.array([[0.1, 0.2, 0.3]]))
     rotation = rotations_from_rotvecs(np.array([[0.0, 0, 0], [0, 0, 0.1]]))
     shift = np.array([[0.0, 0, 0], [0.05, 0, 0]])
     assert anchors.mirrored(parent[:, None])[0, 0] == parent[0]  # it has never moved: no mirror is needed
     anchors.record()
-    anchors.move(rotation, shift, np.zeros((2, 6)))
+    anchors.move(rotation, shift, velocity=np.zeros((2, 6)))
     anchors.record()
     mirror = int(anchors.mirrored(parent[:, None])[0, 0])
     assert mirror != parent[0]
-    anchors.move(rotation[[0, 1, 1]], shift[[0, 1, 1]], np.zeros((3, 6)))
+    anchors.move(rotation[[0, 1, 1]], shift[[0, 1, 1]], velocity=np.zeros((3, 6)))
     anchors.record()
     poses = anchors.poses()
     np.testing.assert_allclose(poses[:2, mirror], np.tile([1.0, 0, 0, 0, 0, 0, 0], (2, 1)))
@@ -141,7 +142,7 @@ def test_where_nothing_matches_the_last_motion_goes_on(num_anchors, num_targets)
     cloud = _blob(np.zeros(3), seed=0)
     centres = _anchors_of(cloud, num=num_anchors)
     index = np.arange(3)[None].repeat(len(cloud.points), 0) % num_anchors
-    sources = SkinnedCloud(cloud, np.repeat(cloud.points[:, None], 3, 1), index, np.full(index.shape, 1 / 3))
+    sources = SkinnedCloud(cloud, np.repeat(cloud.points[:, None], 3, 1), Skin(index, np.full(index.shape, 1 / 3)))
     far = _blob(np.array([5.0, 0.0, 0.0]), seed=1, num=num_targets)
     start = np.tile([0.0, 0.0, 0.0, 0.01, 0.0, -0.02], (num_anchors, 1))
     motion = motion_of_step(
@@ -158,8 +159,9 @@ def test_where_nothing_matches_the_last_motion_goes_on(num_anchors, num_targets)
 
 def test_the_terms_of_no_points_are_numbers_that_others_can_be_added_to():
     nothing = np.zeros((0, 3), dtype=np.int64)
-    matrix, vector = _point_terms(
-        np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros((0, 3, 3)), nothing, np.zeros((0, 3)), 2
-    )
+    equations = NormalEquations(2)
+    skin = Skin(nothing, np.zeros((0, 3)))
+    equations.add_points(np.zeros((0, 3, 3)), np.zeros((0, 3)), arm=np.zeros((0, 3, 3)), skin=skin)
+    matrix, vector = equations.matrix, equations.vector
     assert matrix.dtype == vector.dtype == np.float64 and matrix.shape == (12, 12) and vector.shape == (12,)
     assert not matrix.any() and not vector.any()

@@ -73,7 +73,7 @@ def test_points_of_another_tool_are_enough(pictures):
     from scene4d.geometry.camera import unproject
 
     frames, blind = pictures
-    points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)[:, 4::9, 4::9].reshape(-1, 3)
+    points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)[:, 4::9, 4::9].reshape(-1, 3)
     aligned = align_depth(bent(frames.depth, kind="relative"), blind, kind="relative", points=points, config=QUICK)
     assert float(relative_error(aligned.depth, frames.depth).max()) < 0.02
 
@@ -83,9 +83,9 @@ def test_the_warp_is_unproject_and_project(pictures):
 
     frames, _ = pictures
     cameras = frames.cameras
-    pixels, inside = warp_between(cameras, 0, 2).pixels(1 / frames.depth[0])
-    points = unproject(frames.depth[0], cameras.viewmats[0], cameras.Ks[0]).reshape(-1, 3)
-    expected, _ = project(points, cameras.viewmats[2], cameras.Ks[2])
+    pixels, inside = warp_between(cameras, here=0, there=2).pixels(1 / frames.depth[0])
+    points = unproject(frames.depth[0], cameras.viewmats[0], Ks=cameras.Ks[0]).reshape(-1, 3)
+    expected, _ = project(points, cameras.viewmats[2], Ks=cameras.Ks[2])
     torch.testing.assert_close(pixels.reshape(-1, 2), expected, atol=2e-3, rtol=0)
     assert 0.3 < float(inside.float().mean()) <= 1.0
 

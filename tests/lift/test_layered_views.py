@@ -82,7 +82,7 @@ def test_linings_of_one_place_take_turns(walk):
 def test_an_instant_shows_two_frames_and_no_moment_shows_less(walk):
     """At a frame and just before it two layers and one lining of a place that all see are there."""
     place, views = torch.tensor([[0.05, -0.2, 0.0]]), [walk[k] for k in range(len(TIMES) - 1)]
-    layers = torch.cat([layer_lifetimes(place, k, walk, times=TIMES, config=PLAIN) for k in range(len(TIMES))])
+    layers = torch.cat([layer_lifetimes(place, k, frames=walk, times=TIMES, config=PLAIN) for k in range(len(TIMES))])
     linings = torch.cat(
         [interval_lifetimes(place, k, views=views, times=TIMES, hidden=0.05) for k in range(len(views))]
     )

@@ -50,7 +50,7 @@ def test_the_table_is_found_between_cameras_forty_degrees_apart(cameras):
     focus, extent = focus_and_extent(truth)
     depth = wide_plane_sweep_depth(blind(truth), focus=focus, extent=extent, config=PLANES)
     error = (depth - truth.depth).abs() / truth.depth
-    places = unproject(truth.depth, truth.cameras.viewmats, truth.cameras.Ks)
+    places = unproject(truth.depth, truth.cameras.viewmats, Ks=truth.cameras.Ks)
     table = (truth.extras["segments"][..., 0] == 0) & (places[..., :2].norm(dim=-1) < 0.4)
     assert float((error[table] < 0.03).float().mean()) > 0.8
     # Pictures that belong to other cameras say nothing of the sort.
@@ -108,12 +108,12 @@ def test_only_what_pictures_contradict_may_move(cameras):
     truth = lift_frames(before)
     on_box = truth.extras["segments"][:, 0] == 1
     truth = truth.replace(extras={})
-    assert not bool(active_rows(truth, before, before, config=config).any())
-    active = active_rows(truth, now, before, config=config)
+    assert not bool(active_rows(truth, before, before=before, config=config).any())
+    active = active_rows(truth, now, before=before, config=config)
     assert float(active[on_box].float().mean()) > 0.5 and float(active[~on_box].float().mean()) < 0.1
     # A camera that moves sees change everywhere; the others decide.
     turned = BOX.cameras(azimuths=(-2.4, *AROUND[1:]))
-    changed = changed_pixels(BOX.frames(0, turned), before, before, config=config)
+    changed = changed_pixels(BOX.frames(0, turned), before, shown=before, config=config)
     assert not bool(changed.any())
 
 

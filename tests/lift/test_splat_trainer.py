@@ -20,7 +20,7 @@ SIZE = 48
 def ring_of_cameras(num: int, *, radius: float = 2.0) -> Cameras:
     angles = torch.linspace(0, 1.4, num)
     eyes = torch.stack([radius * angles.cos(), radius * angles.sin(), 0.5 + 0.3 * (3 * angles).sin()], -1)
-    K = intrinsics_from_fov(0.7, SIZE, SIZE)
+    K = intrinsics_from_fov(0.7, width=SIZE, height=SIZE)
     viewmats = look_at(eyes, torch.zeros_like(eyes))
     return Cameras(viewmats=viewmats, Ks=K.expand(num, 3, 3), width=SIZE, height=SIZE)
 
@@ -43,7 +43,7 @@ def pictures(cameras: Cameras) -> Frames:
 @pytest.mark.parametrize("copies", [2, 3, 7])
 def test_copies_are_as_opaque_as_the_one_they_stand_in_for(copies):
     opacities, log_scales = torch.tensor([0.3, 0.9]), torch.zeros(2, 3)
-    shared, scales = relocated(opacities, log_scales, torch.full((2,), copies))
+    shared, scales = relocated(opacities, log_scales, copies=torch.full((2,), copies))
     assert torch.allclose(1 - (1 - shared) ** copies, opacities, atol=1e-5)
     # What blends along a line through the centre: the integral of 1 - (1 - o' g)^k is that of o g.
     x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
@@ -55,7 +55,7 @@ def test_copies_are_as_opaque_as_the_one_they_stand_in_for(copies):
 
 def test_one_copy_is_itself():
     opacities, log_scales = torch.tensor([0.3, 0.9]), torch.randn(2, 3)
-    shared, scales = relocated(opacities, log_scales, torch.ones(2, dtype=torch.int64))
+    shared, scales = relocated(opacities, log_scales, copies=torch.ones(2, dtype=torch.int64))
     assert torch.allclose(shared, opacities, atol=1e-6) and torch.equal(scales, log_scales)
 
 

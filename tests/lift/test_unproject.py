@@ -19,7 +19,7 @@ def test_one_gaussian_a_valid_pixel_in_its_place(table):
     assert gaussians.num_gaussians == int((frames.depth > 0).sum())
     for v in range(2):
         mine = (gaussians.extras["pixel"][:, 0] // 64**2) == v
-        pixels, depth = project(gaussians.means[mine], frames.cameras.viewmats[v], frames.cameras.Ks[v])
+        pixels, depth = project(gaussians.means[mine], frames.cameras.viewmats[v], Ks=frames.cameras.Ks[v])
         index = gaussians.extras["pixel"][mine, 0] % 64**2
         torch.testing.assert_close(pixels[:, 0], index % 64 + 0.5, atol=1e-3, rtol=0)
         torch.testing.assert_close(pixels[:, 1], index // 64 + 0.5, atol=1e-3, rtol=0)

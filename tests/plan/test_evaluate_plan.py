@@ -86,7 +86,7 @@ def test_a_long_episode_does_not_grow(weights):
 def pictures():
     """Two views of an analytic scene."""
     eyes = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
-    Ks = intrinsics_from_fov(0.8, 24, 24).expand(2, 3, 3)
+    Ks = intrinsics_from_fov(0.8, width=24, height=24).expand(2, 3, 3)
     cameras = Cameras(viewmats=look_at(eyes, torch.zeros(2, 3)), Ks=Ks, width=24, height=24)
     return cast_boxes(cameras).replace(extras={})
 

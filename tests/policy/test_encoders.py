@@ -57,7 +57,7 @@ def test_points_do_not_tell_which_camera_saw_them_and_stay_with_the_hand():
 def test_surfaces_beyond_the_crop_radius_are_masked_out():
     torch.manual_seed(0)
     encoder, seen = encoder_for(ActionHeadConfig(crop_radius=0.3)).eval(), frames(3)
-    points = unproject(seen.depth, seen.cameras.viewmats, seen.cameras.Ks) - HAND[:, None, None, None]
+    points = unproject(seen.depth, seen.cameras.viewmats, Ks=seen.cameras.Ks) - HAND[:, None, None, None]
     far = points[..., :2].norm(dim=-1) > 0.3
     assert 0.1 < float(far.float().mean()) < 0.9
     other = torch.where(far[..., None], 1 - seen.rgb, seen.rgb)

@@ -25,7 +25,7 @@ def cameras_of(hands: torch.Tensor, *, size: int = 64):
 
 def peaks(places: torch.Tensor, cameras, *, spread: float = 1.0) -> torch.Tensor:
     """Log heat maps [b v y x] about where places [b 3] are in the views."""
-    pixels, _ = project(places[:, None, None].expand(-1, 3, 1, 3), cameras.viewmats, cameras.Ks)
+    pixels, _ = project(places[:, None, None].expand(-1, 3, 1, 3), cameras.viewmats, Ks=cameras.Ks)
     at, cells = pixels[:, :, 0] / STRIDE - 0.5, torch.arange(cameras.width // STRIDE)
     far = (cells[:, None] - at[..., 1, None, None]).square() + (cells - at[..., 0, None, None]).square()
     return -far / (2 * spread**2)

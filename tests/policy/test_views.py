@@ -43,10 +43,10 @@ def test_virtual_cameras_are_not_the_rigs():
 def test_hand_stands_in_the_same_pixel_of_following_views():
     hands, num = torch.randn(5, 3) * 0.1 + HAND, len(VIRTUAL_CAMERAS)
     cameras = virtual_cameras(hands)
-    pixels, _ = project(hands[:, None, None].expand(5, num, 1, 3), cameras.viewmats, cameras.Ks)
+    pixels, _ = project(hands[:, None, None].expand(5, num, 1, 3), cameras.viewmats, Ks=cameras.Ks)
     assert (pixels - pixels[:1]).abs().max() < 1e-3
     target = (hands + torch.tensor(HAND_OFFSET))[:, None, None].expand(5, num, 1, 3)
-    centre, _ = project(target, cameras.viewmats, cameras.Ks)
+    centre, _ = project(target, cameras.viewmats, Ks=cameras.Ks)
     assert (centre - 32).abs().max() < 1e-3
 
 

@@ -29,7 +29,7 @@ def moved():
 
 def _depth_errors(points, frames, *, segments=None):
     """Predicted minus seen depth of world points, where they are visible and lie on a smooth surface (and segment)."""
-    pixels, depth = project(points, frames.cameras.viewmats.double(), frames.cameras.Ks.double())
+    pixels, depth = project(points, frames.cameras.viewmats.double(), Ks=frames.cameras.Ks.double())
     size = torch.tensor([frames.cameras.width, frames.cameras.height])
     grid = (2 * pixels / size - 1)[None, None]
     inverse = (1 / frames.depth.double().clamp_min(1e-3))[None, None]  # linear in the image on a plane
@@ -46,7 +46,7 @@ def _depth_errors(points, frames, *, segments=None):
 
 
 def _points(frames):
-    points = unproject(frames.depth.double(), frames.cameras.viewmats.double(), frames.cameras.Ks.double())
+    points = unproject(frames.depth.double(), frames.cameras.viewmats.double(), Ks=frames.cameras.Ks.double())
     return points[frames.depth > 0], frames.extras["segments"][..., 0][frames.depth > 0]
 
 
@@ -97,7 +97,7 @@ def test_turned_cameras_see_the_same_scene_from_elsewhere():
     for turned in (0.0, 20.0):
         with MetaWorldSim("door-open-v3", seed=3, cameras=("left",), segments=False, turned_deg=turned) as sim:
             frames = sim.observe()["left"]
-        points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)
+        points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
         clouds.append((points[frames.depth > 0], frames))
     eyes = [-f.cameras.viewmats[:3, :3].mT @ f.cameras.viewmats[:3, 3] for _, f in clouds]
     target = torch.tensor([0.0, 0.6, 0.12])

@@ -134,7 +134,7 @@ def _points(
         picked = seen[torch.randperm(len(seen), generator=generator)[: -(-most // len(rows))]]
         with Image.open(folder / row["file_path"]) as picture:
             rgb = torch.from_numpy(np.array(picture.convert("RGB")))
-        points.append(unproject(depth, viewmat, K).reshape(-1, 3)[picked])
+        points.append(unproject(depth, viewmat, Ks=K).reshape(-1, 3)[picked])
         colors.append(rgb.reshape(-1, 3)[picked])
     return torch.cat(points)[:most], torch.cat(colors)[:most]
 

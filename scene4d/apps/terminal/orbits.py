@@ -40,7 +40,7 @@ def orbit_of(scene: Scene4D, stored: dict[str, Cameras], *, num_views: int, size
     for quat in reversed(turns):
         offset = rotate(quat, offset)
     fov_y = 2 * math.atan(0.5 * camera.height / float(camera.Ks[1, 1].abs()))
-    K = intrinsics_from_fov(fov_y, width, height)
+    K = intrinsics_from_fov(fov_y, width=width, height=height)
     eyes = focus + offset
     viewmats = look_at(eyes, focus.expand_as(eyes), up=up)
     return Cameras(viewmats=viewmats, Ks=K.expand(num_views, 3, 3), width=width, height=height)

@@ -126,7 +126,7 @@ def _missed_points(cache: WindowCache, *, num_windows: int = 24, num_points: int
     for number in torch.linspace(0, len(cache) - 1, min(num_windows, len(cache))).long().tolist():
         window = cache.window(number, futures=False)
         views = window.frames[cache.num_inputs :]
-        points = unproject(views.depth, views.cameras.viewmats, views.cameras.Ks)[views.depth > 0]
+        points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.depth > 0]
         distance, _ = nearest(window.memory.means, points, num=1)
         found.append(points[distance[:, 0] > far])
     points = torch.cat(found)

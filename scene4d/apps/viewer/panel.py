@@ -272,6 +272,6 @@ class Stage:
             world_from_cam = torch.eye(4)
             world_from_cam[:3, :3] = matrix_from_quat(torch.from_numpy(eye.wxyz).float())
             world_from_cam[:3, 3] = torch.from_numpy(eye.position).float()
-            K = intrinsics_from_fov(float(eye.fov), width, height)
+            K = intrinsics_from_fov(float(eye.fov), width=width, height=height)
             camera = Cameras(viewmats=invert_rigid(world_from_cam), Ks=K, width=width, height=height)
             client.scene.set_background_image(colour_picture(render(gaussians, camera).rgb), format="jpeg")

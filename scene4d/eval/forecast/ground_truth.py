@@ -32,7 +32,7 @@ def moving_pixels(episode: Episode, camera: str, *, start: int, stop: int, thres
     mask = None
     for here, there in ((stop, start), (start, stop)) if still else ((stop, start),):
         frames = episode.views[camera][here]
-        points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)  # [h w 3]
+        points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)  # [h w 3]
         segments = frames.extras["segments"][..., 0].long()
         moved = segment_displacement(episode, points, segments, start=here, stop=there).norm(dim=-1) > threshold
         moved &= (frames.depth > 0) & (segments >= 0)
@@ -49,7 +49,7 @@ def never_seen_pixels(
     what is left was hidden for certain. Pixels that show nothing at all are not in the mask.
     """
     frames = episode.views[camera][stop]
-    points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks).flatten(0, 1)  # [p 3]
+    points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks).flatten(0, 1)  # [p 3]
     segments = frames.extras["segments"].flatten().long()
     rows = ((frames.depth.flatten() > 0) & (segments >= 0)).nonzero()[:, 0]
     local = apply_pose(invert_pose(episode.segment_poses[stop])[segments[rows]], points[rows])  # [r 3]
@@ -75,7 +75,7 @@ def _falls_on_surface(points: Tensor, frames: Frames, *, tolerance: float) -> Te
 
 def _pixels_of(points: Tensor, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
     """Flat pixel number [r] that points [r 3] fall on, whether it is in the image [r], z-depth [r] m."""
-    pixels, z = project(points, frames.cameras.viewmats, frames.cameras.Ks)
+    pixels, z = project(points, frames.cameras.viewmats, Ks=frames.cameras.Ks)
     height, width = frames.depth.shape
     column, row = pixels[:, 0].floor().long(), pixels[:, 1].floor().long()
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > 0)

@@ -290,7 +290,7 @@ def surface_distance(predicted: Frames, truth: Frames, *, mask: Tensor) -> float
     [h w] of one camera show at the pixels of `mask`; NaN where either shows none."""
     sets = []
     for frames in (predicted, truth):
-        points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)
+        points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
         sets.append(points[mask & (frames.depth > 0)])
     if not len(sets[0]) or not len(sets[1]):
         return float("nan")

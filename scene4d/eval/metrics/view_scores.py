@@ -91,11 +91,11 @@ def covered_pixels(target: Frames, views: Frames, *, tolerance: float = 0.01) ->
     cannot be told, and the pixel does not count.
     """
     depth = target.depth
-    points = unproject(depth, target.cameras.viewmats, target.cameras.Ks).reshape(-1, 3)  # type: ignore[arg-type]
+    points = unproject(depth, target.cameras.viewmats, Ks=target.cameras.Ks).reshape(-1, 3)  # type: ignore[arg-type]
     seen = torch.zeros(len(points), dtype=torch.bool)
     height, width = views.rgb.shape[-3:-1]
     for i in range(views.batch_shape[0]):
-        pixels, z = project(points, views.cameras.viewmats[i], views.cameras.Ks[i])
+        pixels, z = project(points, views.cameras.viewmats[i], Ks=views.cameras.Ks[i])
         column, row = pixels.floor().long().unbind(-1)
         inside = (z > 1e-3) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
         measured = views.depth[i, row.clamp(0, height - 1), column.clamp(0, width - 1)]  # type: ignore[index]

@@ -80,7 +80,7 @@ def surface_points(episode: Episode, *, cameras: Sequence[str], index: int, stri
     points, segments = [], []
     for name in cameras:
         frames = episode.views[name][index]
-        places = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)  # type: ignore[arg-type]
+        places = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)  # type: ignore[arg-type]
         under = frames.extras["segments"][..., 0].long()
         keep = torch.zeros_like(under, dtype=torch.bool)
         keep[stride // 2 :: stride, stride // 2 :: stride] = True
@@ -95,7 +95,7 @@ def seen_by(episode: Episode, points: Tensor, *, cameras: Sequence[str], index: 
     seen = torch.zeros(len(points), dtype=torch.bool)
     for name in cameras:
         frames = episode.views[name][index]
-        pixels, depth = project(points, frames.cameras.viewmats, frames.cameras.Ks)
+        pixels, depth = project(points, frames.cameras.viewmats, Ks=frames.cameras.Ks)
         column, row = pixels.floor().long().unbind(-1)
         width, height = frames.cameras.width, frames.cameras.height
         inside = (depth > 1e-3) & (column >= 0) & (column < width) & (row >= 0) & (row < height)

@@ -64,10 +64,10 @@ def three_nearest(frames: Frames, camera: Cameras) -> Frames:
     """
     views = frames[nearest_views(frames.cameras, camera)]
     cameras = views.cameras
-    points = unproject(views.depth, cameras.viewmats, cameras.Ks)[valid_pixels(views)]  # type: ignore[arg-type]
+    points = unproject(views.depth, cameras.viewmats, Ks=cameras.Ks)[valid_pixels(views)]  # type: ignore[arg-type]
     depth, _ = nearest_point_map(points, camera, grow=1)
     seen = depth > 0
-    surface = unproject(depth, camera.viewmats, camera.Ks)[seen]
+    surface = unproject(depth, camera.viewmats, Ks=camera.Ks)[seen]
     total, weight = torch.zeros_like(surface), torch.zeros_like(surface[:, :1])
     own_depth = complete_depth(views.depth)  # type: ignore[arg-type]
     for i in range(views.batch_shape[0]):

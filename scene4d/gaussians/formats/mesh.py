@@ -76,7 +76,7 @@ def fuse_depth(frames: Frames, *, voxel: float | None = None) -> Tsdf:
         ShapeError: there is no depth. ResourceError: the grid would be too large.
     """
     views = flat_views(frames)
-    points = unproject(views.depth, views.cameras.viewmats, views.cameras.Ks)[views.depth > 0]
+    points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.depth > 0]
     low, high = _bounds(points)
     voxel = voxel or fitting_voxel(frames)
     reach = TRUNCATION * voxel
@@ -101,7 +101,7 @@ def fitting_voxel(frames: Frames) -> float:
         ShapeError: there is no depth.
     """
     views = flat_views(frames)
-    points = unproject(views.depth, views.cameras.viewmats, views.cameras.Ks)[views.depth > 0]
+    points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.depth > 0]
     low, high = _bounds(points)
     focal = 0.5 * (views.cameras.Ks[:, 0, 0] + views.cameras.Ks[:, 1, 1])
     width = (views.depth / focal[:, None, None])[views.depth > 0].median()

@@ -148,7 +148,7 @@ def _points(
     if points is None:
         return None
     camera = frames.cameras[index]
-    pixels, depth = project(points.to(camera.viewmats), camera.viewmats, camera.Ks)
+    pixels, depth = project(points.to(camera.viewmats), camera.viewmats, Ks=camera.Ks)
     column, row = pixels.floor().long().unbind(-1)
     seen = (depth > 1e-3) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
     if visible is not None:
@@ -340,7 +340,7 @@ def _add_pair(
     """Add what view `here` and view `there` say of one another: a point of one must lie on the surface of the other."""
     x = values[here]
     inverse = (solution[here, 0] * x + solution[here, 1]).clamp(1 / config.far, 1 / config.near)
-    warp = warp_between(pictures.cameras, here, there)
+    warp = warp_between(pictures.cameras, here=here, there=there)
     seen, inside = warp.sample(values[there], inverse[None])
     keep = inside[0].flatten().nonzero()[:, 0][:: max(1, inside[0].numel() // 2000)]
     if len(keep) == 0:

@@ -102,7 +102,7 @@ class Warp:
         return values[:, 0], inside
 
 
-def warp_between(cameras: Cameras, here: int, there: int) -> Warp:
+def warp_between(cameras: Cameras, *, here: int, there: int) -> Warp:
     """The warp from camera `here` to camera `there` of cameras [v]."""
     other_from_here = cameras.viewmats[there] @ invert_rigid(cameras.viewmats[here])
     pixels = pixel_centres(cameras.width, cameras.height, like=cameras.Ks)
@@ -135,7 +135,7 @@ def hypothesis_scores(
     total = inverse.new_zeros(len(inverse))
     mine = pictures.gray[here][None]
     for there in others:
-        warp = warp_between(pictures.cameras, here, there)
+        warp = warp_between(pictures.cameras, here=here, there=there)
         for first in range(0, len(inverse), batch):
             values, inside = warp.sample(pictures.gray[there], inverse[first : first + batch])
             agreement = patch_agreement(mine, values, reach=reach).clamp_min(0.0) * inside
@@ -161,7 +161,7 @@ def plane_sweep(
     best, to a fraction of a step. Only clear interior peaks count.
     """
     factors = torch.linspace(1 - spread, 1 + spread, num).to(inverse)
-    warp = warp_between(pictures.cameras, here, there)
+    warp = warp_between(pictures.cameras, here=here, there=there)
     values, inside = warp.sample(pictures.gray[there], inverse * factors[:, None, None])
     agreement = patch_agreement(pictures.gray[here][None], values, reach=reach)
     agreement = torch.where(inside, agreement, -1.0)
@@ -186,7 +186,9 @@ def share_confirmed(pictures: Pictures, inverse: Tensor, *, here: int, others: l
     mine = pictures.gray[here]
     best = torch.full_like(mine, -1.0)
     for there in others:
-        values, inside = warp_between(pictures.cameras, here, there).sample(pictures.gray[there], inverse[None])
+        values, inside = warp_between(pictures.cameras, here=here, there=there).sample(
+            pictures.gray[there], inverse[None]
+        )
         agreement = patch_agreement(mine[None], values, reach=reach)[0]
         best = torch.where(inside[0], torch.maximum(best, agreement), best)
     deviation = patch_deviation(mine[None], reach=reach)[0]

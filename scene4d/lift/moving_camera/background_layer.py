@@ -40,7 +40,7 @@ def interpolated_camera(cameras: Cameras, place: float = 0.5, *, margin: int = 0
     poses = invert_rigid(cameras.viewmats[[0, -1]])
     a, b = torch.cat([quat_from_matrix(poses[:, :3, :3]), poses[:, :3, 3]], -1)
     about = poses.new_zeros(3)
-    pose = interpolate_pose(a, b, poses.new_tensor(place), about=about)
+    pose = interpolate_pose(a, b, weight=poses.new_tensor(place), about=about)
     Ks = cameras.Ks[[0, -1]].mean(0)
     Ks[:2, 2] += margin
     width, height = cameras.width + 2 * margin, cameras.height + 2 * margin
@@ -59,14 +59,14 @@ def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerCon
         drawn = render(layers.replace(extras={}), camera)
     known = (drawn.alpha > 0.3) & (drawn.depth > 0)  # type: ignore[operator]
     depth = fill_nearest(drawn.depth, known)  # type: ignore[arg-type]
-    points = unproject(depth, camera.viewmats, camera.Ks).flatten(0, 1)
+    points = unproject(depth, camera.viewmats, Ks=camera.Ks).flatten(0, 1)
     total = torch.zeros_like(points)
     weight = torch.full_like(points[:, :1], 1e-9)
     blind, seen = torch.zeros(2, len(points), dtype=torch.bool, device=points.device)
     for frame in (frames[i] for i in range(frames.batch_shape[0])):
         pixels, z, inside = pixels_of_points(points, frame.cameras)
         if frame.alpha is not None:
-            usable = with_colour(inside, pixels, frame.alpha)
+            usable = with_colour(inside, pixels, alpha=frame.alpha)
             blind, seen, inside = blind | (inside & ~usable), seen | usable, usable
         there = sample_image(frame.depth[..., None], pixels)[:, 0]  # type: ignore[index]
         # A frame that the place is hidden from still says more than nothing: it counts a thousandth.

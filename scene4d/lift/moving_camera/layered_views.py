@@ -101,7 +101,7 @@ def fuse_layered_views(
     layers, alive = [], []
     for k in range(count):
         layers.append(cells(frames[k], lift=config.lift))
-        alive.append(layer_lifetimes(layers[k].means, k, frames, times=times, config=config))
+        alive.append(layer_lifetimes(layers[k].means, k, frames=frames, times=times, config=config))
         tick((count + k) // 3, count)
     views = [
         middle_view(concatenate(layers[k : k + 2], renumber=True), frames[k : k + 2], config=config.lining)
@@ -196,7 +196,7 @@ def _sees(means: Tensor, frame: Frames, *, hidden: float) -> Tensor:
     return inside & (z <= (1 + hidden) * there)
 
 
-def _neighbours(means: Tensor, home: int, views: list[Frames], *, hidden: float) -> tuple[Tensor, Tensor]:
+def _neighbours(means: Tensor, home: int, *, views: list[Frames], hidden: float) -> tuple[Tensor, Tensor]:
     """The last view before `home`, -1 if none, and the first after it, their number if none, that sees places [n]."""
     count = len(views)
     before = torch.full((len(means),), -1)
@@ -212,14 +212,14 @@ def _neighbours(means: Tensor, home: int, views: list[Frames], *, hidden: float)
     return before, after
 
 
-def layer_lifetimes(means: Tensor, home: int, frames: Frames, *, times: Tensor, config: LayeredViewsConfig) -> Tensor:
+def layer_lifetimes(means: Tensor, home: int, *, frames: Frames, times: Tensor, config: LayeredViewsConfig) -> Tensor:
     """[n 2] s: when places [n] of frame `home` are shown by it.
 
     While it is one of the two frames round the instant; on to the stretch whose end, and back to the stretch whose
     beginning, is a frame that sees the place too. An instant at the border belongs to the stretch that it begins.
     """
     count = len(times)
-    before, after = _neighbours(means, home, [frames[j] for j in range(count)], hidden=config.hidden)
+    before, after = _neighbours(means, home, views=[frames[j] for j in range(count)], hidden=config.hidden)
     ends = torch.cat([times.double(), times.new_tensor([torch.inf, -torch.inf]).double()])
     last, first = (after - 1).clamp_min(home + 1), (before + 1).clamp_max(home - 1)
     last = torch.where((after == count) | (last >= count - 1), count, last)
@@ -234,7 +234,7 @@ def interval_lifetimes(means: Tensor, home: int, *, views: list[Frames], times: 
     stretches is shared half and half. An instant at the border belongs to the stretch that it begins.
     """
     count = len(views)
-    before, after = _neighbours(means, home, views, hidden=hidden)
+    before, after = _neighbours(means, home, views=views, hidden=hidden)
     ends = torch.cat([times.double(), times.new_tensor([torch.inf, -torch.inf]).double()])
     infinite = len(times)
     died = ends[torch.where(after < count, (home + 1 + after) // 2, infinite)]
@@ -265,5 +265,5 @@ def _shell(frames: Frames, gaussians: Gaussians, *, config: LayeredViewsConfig) 
     looked = torch.zeros(shell.num_gaussians, dtype=torch.bool)
     for j in range(frames.batch_shape[0]):
         pixels, _, inside = pixels_of_points(shell.means, frames.cameras[j])
-        looked |= with_colour(inside, pixels, None if frames.alpha is None else frames.alpha[j])
+        looked |= with_colour(inside, pixels, alpha=None if frames.alpha is None else frames.alpha[j])
     return shell.pick(~looked)

@@ -59,7 +59,7 @@ def refined_cameras(frames: Frames, *, config: PoseRefinementConfig | None = Non
         pictures = _with_slopes(frames.rgb, blur=config.blurs[min(step, len(config.blurs) - 1)])
         cameras = _corrected(frames.cameras, corrections)
         matrix, right = _equations(frames, pictures, cameras=cameras, chosen=chosen, config=config)
-        corrections = corrections - _solved(matrix, right, corrections, config=config)
+        corrections = corrections - _solved(matrix, right, corrections=corrections, config=config)
     refined = _corrected(frames.cameras, corrections)
     given, better = (
         _misfit(frames, pictures, cameras=cameras, chosen=chosen, config=config)
@@ -80,7 +80,7 @@ def _misfit(
 
     Jitter that is taken away makes every neighbour predict better, even a frame that keeps its own; noise does not.
     """
-    points = unproject(frames.depth, cameras.viewmats, cameras.Ks)  # type: ignore[arg-type]
+    points = unproject(frames.depth, cameras.viewmats, Ks=cameras.Ks)  # type: ignore[arg-type]
     total, pixels = 0.0, 0
     for i, (rows, columns) in enumerate(chosen):
         surface, mine = points[i, rows, columns], pictures[i, rows, columns, :3]
@@ -88,7 +88,7 @@ def _misfit(
             if not 0 <= j < len(chosen):
                 continue
             camera, depth = frames.cameras[j], frames.depth[j]  # type: ignore[index]
-            found = _compared(surface, mine, pictures[j], depth, camera=camera, config=config)
+            found = _compared(surface, mine=mine, picture=pictures[j], depth=depth, camera=camera, config=config)
             if found is not None:
                 error = found[2].square().sum(-1)
                 total += float((error / (config.colour_scale**2 + error)).sum())
@@ -146,7 +146,7 @@ def _equations(
     count = frames.batch_shape[0]
     matrix = torch.zeros(count, 6, count, 6, dtype=torch.float64)
     right = torch.zeros(count, 6, dtype=torch.float64)
-    points = unproject(frames.depth, cameras.viewmats, cameras.Ks)  # type: ignore[arg-type]
+    points = unproject(frames.depth, cameras.viewmats, Ks=cameras.Ks)  # type: ignore[arg-type]
     centres = invert_rigid(cameras.viewmats)[:, :3, 3]
     for i in range(count):
         rows, columns = chosen[i]
@@ -154,7 +154,9 @@ def _equations(
         for j in range(max(0, i - config.reach), min(count, i + config.reach + 1)):
             if j == i:
                 continue
-            found = _compared(surface, mine, pictures[j], frames.depth[j], camera=cameras[j], config=config)  # type: ignore[index]
+            found = _compared(
+                surface, mine=mine, picture=pictures[j], depth=frames.depth[j], camera=cameras[j], config=config
+            )  # type: ignore[index]
             if found is None:
                 continue
             seen, slope, difference, weight = found
@@ -172,7 +174,7 @@ def _equations(
 
 
 def _compared(
-    surface: Tensor, mine: Tensor, picture: Tensor, depth: Tensor, *, camera: Cameras, config: PoseRefinementConfig
+    surface: Tensor, *, mine: Tensor, picture: Tensor, depth: Tensor, camera: Cameras, config: PoseRefinementConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """Points [p 3] that another camera sees too, the slope [p 3 3] of its colours as they move, difference, weight."""
     pixels, z, inside = pixels_of_points(surface, camera)
@@ -195,7 +197,7 @@ def _compared(
     return surface[rows], slope, difference, weight
 
 
-def _solved(matrix: Tensor, right: Tensor, corrections: Tensor, *, config: PoseRefinementConfig) -> Tensor:
+def _solved(matrix: Tensor, right: Tensor, *, corrections: Tensor, config: PoseRefinementConfig) -> Tensor:
     """The step [m 6], with the pull towards none and of the local mean towards none."""
     count = len(corrections)
     frame = torch.arange(count, dtype=torch.float64)

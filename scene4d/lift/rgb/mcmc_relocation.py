@@ -10,7 +10,7 @@ from torch import Tensor
 MAX_COPIES = 24
 
 
-def relocated(opacities: Tensor, log_scales: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+def relocated(opacities: Tensor, log_scales: Tensor, *, copies: Tensor) -> tuple[Tensor, Tensor]:
     """Opacity [n] and log scales [n 3] of each of `copies` [n] >= 1 equal Gaussians that stand in for one.
 
     The centre stays as opaque: 1 - (1 - o')^k = o. The scale keeps the integral of what k of them blend along a line

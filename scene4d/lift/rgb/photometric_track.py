@@ -40,7 +40,7 @@ class PhotometricTrackConfig:
     """Motion between two instants, in units of the scale, below which a Gaussian rests."""
 
 
-def changed_pixels(now: Frames, before: Frames, shown: Frames, *, config: PhotometricTrackConfig) -> Tensor:
+def changed_pixels(now: Frames, before: Frames, *, shown: Frames, config: PhotometricTrackConfig) -> Tensor:
     """[v h w] where pictures show other matter than an instant before.
 
     A camera that stood still is compared with its picture before, the others, if none did, with what was shown.
@@ -53,7 +53,7 @@ def changed_pixels(now: Frames, before: Frames, shown: Frames, *, config: Photom
 
 
 def track_step(
-    gaussians: Gaussians, now: Frames, before: Frames, *, shift: Tensor, config: PhotometricTrackConfig
+    gaussians: Gaussians, now: Frames, *, before: Frames, shift: Tensor, config: PhotometricTrackConfig
 ) -> tuple[Gaussians, Tensor]:
     """The Gaussians [n] of the instant `before` [v] as the pictures of `now` [v] show them.
 
@@ -62,7 +62,7 @@ def track_step(
     Returns:
         (the same rows, shift [n 3] of this step: exactly 0 for what rests).
     """
-    active = active_rows(gaussians, now, before, config=config)
+    active = active_rows(gaussians, now, before=before, config=config)
     rows = active.nonzero()[:, 0]
     if len(rows) == 0:
         return gaussians, torch.zeros_like(shift)
@@ -93,11 +93,11 @@ def track_step(
         return moved, torch.zeros_like(shift).index_copy(0, rows, params["shift"].detach() * unit)
 
 
-def active_rows(gaussians: Gaussians, now: Frames, before: Frames, *, config: PhotometricTrackConfig) -> Tensor:
+def active_rows(gaussians: Gaussians, now: Frames, *, before: Frames, config: PhotometricTrackConfig) -> Tensor:
     """[n] which Gaussians lie on pixels that changed: by what share of all they draw."""
     weight = gaussians.sh.detach().clone().requires_grad_()
     drawn = render(dataclasses.replace(gaussians, sh=weight), now.cameras)
-    changed = changed_pixels(now, before, drawn.detach(), config=config)
+    changed = changed_pixels(now, before, shown=drawn.detach(), config=config)
     if not bool(changed.any()):
         return torch.zeros(gaussians.num_gaussians, dtype=torch.bool)
     part = torch.autograd.grad((drawn.rgb * changed[..., None]).sum(), weight, retain_graph=True)[0]

@@ -76,12 +76,14 @@ def wide_plane_sweep_depth(
     count = len(rgb)
     planes = [_planes(cameras, i, focus=focus, extent=extent, config=config) for i in range(count)]
     pairs = [
-        [_pair(rgb, cameras, i, j, inverse=planes[i], config=config) for j in range(count) if j != i]
+        [_pair(rgb, cameras, here=i, there=j, inverse=planes[i], config=config) for j in range(count) if j != i]
         for i in range(count)
     ]
     depth, main = None, None
     for _ in range(config.rounds + 1):
-        costs = [_costs(pairs[i], [j for j in range(count) if j != i], depth, config=config) for i in range(count)]
+        costs = [
+            _costs(pairs[i], [j for j in range(count) if j != i], depth=depth, config=config) for i in range(count)
+        ]
         # A plane that pictures agree on only where they have texture counts; what is plain agrees everywhere.
         told = sum((c.mean(0, keepdim=True) - c[: config.num_level]).clamp_min(0).mean((1, 2)) for c in costs)
         main = int(told.argmax()) if main is None else main
@@ -111,11 +113,11 @@ def _planes(cameras: Cameras, index: int, *, focus: Tensor, extent: float, confi
 
 
 def _pair(
-    rgb: Tensor, cameras: Cameras, here: int, there: int, *, inverse: Tensor, config: WidePlaneSweepConfig
+    rgb: Tensor, cameras: Cameras, *, here: int, there: int, inverse: Tensor, config: WidePlaneSweepConfig
 ) -> _Pair:
-    warp = warp_between(cameras, here, there)
+    warp = warp_between(cameras, here=here, there=there)
     pixels, inside = warp.pixels(inverse)
-    theirs = _sampled(rgb[there], pixels, warp.width, warp.height)
+    theirs = _sampled(rgb[there], pixels, width=warp.width, height=warp.height)
     difference = (theirs - rgb[here]).abs().mean(1, keepdim=True).clamp_max(config.clip)
     difference = torch.where(inside[:, None], difference, config.unseen)
     pooled = [avg_pool2d(difference, p, 1, p // 2, count_include_pad=False)[:, 0] for p in config.patches]
@@ -123,20 +125,20 @@ def _pair(
     return _Pair(cost=sum(pooled) / len(pooled), pixels=pixels, depth=depth, inside=inside)  # type: ignore[arg-type]
 
 
-def _sampled(image: Tensor, pixels: Tensor, width: int, height: int) -> Tensor:
+def _sampled(image: Tensor, pixels: Tensor, *, width: int, height: int) -> Tensor:
     """Values [p c h w] of an image [c h w] at pixels [p h w 2]."""
     grid = pixels / pixels.new_tensor([width, height]) * 2 - 1
     return grid_sample(image.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
 
 
-def _costs(pairs: list[_Pair], others: list[int], depth: Tensor | None, *, config: WidePlaneSweepConfig) -> Tensor:
+def _costs(pairs: list[_Pair], others: list[int], *, depth: Tensor | None, config: WidePlaneSweepConfig) -> Tensor:
     """Cost [p h w] of every plane to a view: of the two views that fit best at first, then of all that can see it."""
     if depth is None:
         found = [torch.where(p.inside, p.cost, config.unseen) for p in pairs]
         return torch.stack(found).topk(min(2, len(found)), dim=0, largest=False).values.mean(0)
     total = torch.zeros_like(pairs[0].cost)
     for pair, j in zip(pairs, others, strict=True):
-        surface = _sampled(depth[j][None], pair.pixels, depth.shape[2], depth.shape[1])[:, 0]
+        surface = _sampled(depth[j][None], pair.pixels, width=depth.shape[2], height=depth.shape[1])[:, 0]
         seen = pair.inside & (pair.depth < (1 + config.behind) * surface)
         total += torch.where(seen, pair.cost, config.unseen)
     return total / len(pairs)

@@ -63,7 +63,7 @@ def reconstruct_rgb_episode(
     now = fit_sparse_views(views[0], config=config.fit, progress=taken)
     states, shift = [now], torch.zeros_like(now.means)
     for t in range(1, count):
-        now, shift = track_step(now, views[t], views[t - 1], shift=shift, config=config.track)
+        now, shift = track_step(now, views[t], before=views[t - 1], shift=shift, config=config.track)
         states.append(now)
         if progress is not None:
             progress(t + 1, count)

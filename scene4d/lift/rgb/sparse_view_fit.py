@@ -87,12 +87,12 @@ def _start(frames: Frames, *, focus: Tensor, extent: float, config: SparseViewFi
     depth = wide_plane_sweep_depth(frames, focus=focus, extent=extent, config=config.planes)
     reach = config.planes.far * extent
     shell = sky_shell(frames.replace(depth=depth * (depth < 0.8 * reach)), reach=reach, num=config.num_backdrop)
-    points = unproject(depth, frames.cameras.viewmats, frames.cameras.Ks)
+    points = unproject(depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
     some = (slice(None), slice(stride // 2, None, stride), slice(stride // 2, None, stride))
     focal = (frames.cameras.Ks[:, 0, 0] * frames.cameras.Ks[:, 1, 1]).abs().sqrt()
     size = (0.5 * stride * depth / focal[:, None, None])[some].flatten()
     places, rgb = points[some].reshape(-1, 3), frames.rgb[some].reshape(-1, 3)
-    kept = ~_occluders(places, rgb, frames, depth=depth, limit=config.planes.clip)
+    kept = ~_occluders(places, rgb, frames=frames, depth=depth, limit=config.planes.clip)
     places, rgb, size = places[kept], rgb[kept], size[kept]
     params = {
         "means": torch.cat([places, shell.means]),
@@ -104,7 +104,7 @@ def _start(frames: Frames, *, focus: Tensor, extent: float, config: SparseViewFi
     return {name: x.clone().requires_grad_() for name, x in params.items()}
 
 
-def _occluders(places: Tensor, rgb: Tensor, frames: Frames, *, depth: Tensor, limit: float) -> Tensor:
+def _occluders(places: Tensor, rgb: Tensor, *, frames: Frames, depth: Tensor, limit: float) -> Tensor:
     """[n] which places [n 3] lie before the surface of a view [v] and hide another colour there than their own."""
     wrong = torch.zeros(len(places), dtype=torch.bool)
     for i in range(len(depth)):

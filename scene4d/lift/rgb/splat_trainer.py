@@ -221,7 +221,7 @@ def _move_and_grow(adam: Adam, *, config: SplatConfig, random: torch.Generator) 
     weights = torch.where(faded, 0.0, opacities)
     source = torch.multinomial(weights, len(onto), replacement=True, generator=random)
     copies = torch.bincount(source, minlength=n) + 1
-    shared, log_scales = relocated(opacities, params["log_scales"], copies)
+    shared, log_scales = relocated(opacities, params["log_scales"], copies=copies)
     changed = copies > 1
     values = {name: x.detach().clone() for name, x in params.items()}
     values["logits"][changed] = shared[changed].clamp(SOLID, 1 - 1e-6).logit()

@@ -51,7 +51,7 @@ def despeckled(values: Tensor) -> Tensor:
 
 def pixels_of_points(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
     """(pixels [n 2], z-depth [n], inside [n]) of world points [n 3] seen by one camera []."""
-    pixels, depth = project(points, camera.viewmats, camera.Ks)
+    pixels, depth = project(points, camera.viewmats, Ks=camera.Ks)
     x, y = pixels.unbind(-1)
     inside = (depth > 1e-3) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
     return pixels, depth, inside
@@ -89,6 +89,6 @@ def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
     return values[0, :, 0].T
 
 
-def with_colour(inside: Tensor, pixels: Tensor, alpha: Tensor | None) -> Tensor:
+def with_colour(inside: Tensor, pixels: Tensor, *, alpha: Tensor | None) -> Tensor:
     """Which of the positions [n 2] that lie `inside` [n] an image have a usable colour there: alpha [h w] > 0.5."""
     return inside if alpha is None else inside & (sample_image(alpha[..., None], pixels)[:, 0] > 0.5)

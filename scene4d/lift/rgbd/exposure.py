@@ -23,13 +23,13 @@ def exposure_gains(frames: Frames, *, num_neighbours: int = 6, stride: int = 8, 
     apart = torch.cdist(centres[:, :3, 3], centres[:, :3, 3]) + (1 - centres[:, :3, 2] @ centres[:, :3, 2].T)
     near = apart.argsort(dim=1, stable=True)[:, 1 : num_neighbours + 1]
     valid = valid_pixels(frames)[:, ::stride, ::stride]
-    points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)[:, ::stride, ::stride]  # type: ignore[arg-type]
+    points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)[:, ::stride, ::stride]  # type: ignore[arg-type]
     matrix = prior * torch.eye(count, dtype=torch.float64)
     right = torch.zeros(count, 3, dtype=torch.float64)
     for i in range(count):
         mine, surface = frames.rgb[i, ::stride, ::stride][valid[i]], points[i][valid[i]]
         for j in near[i].tolist():
-            ratio = _log_ratio(mine, surface, frames[j])
+            ratio = _log_ratio(mine, surface, other=frames[j])
             if ratio is None:
                 continue
             matrix[i, i] += 1
@@ -43,7 +43,7 @@ def exposure_gains(frames: Frames, *, num_neighbours: int = 6, stride: int = 8, 
     return (logs - logs.mean(0)).exp().to(frames.rgb)
 
 
-def _log_ratio(mine: Tensor, surface: Tensor, other: Frames) -> Tensor | None:
+def _log_ratio(mine: Tensor, surface: Tensor, *, other: Frames) -> Tensor | None:
     """Median log(theirs / mine) [3] of the points that the other frame [] sees too, or None if they are too few."""
     pixels, z, inside = pixels_of_points(surface, other.cameras)
     theirs = sample_image(torch.cat([other.rgb, other.depth[..., None]], -1), pixels)  # type: ignore[index]

@@ -171,7 +171,7 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
     usable = _inner(surface, rim=config.rim)
     say = _say(surface, frame, config=config)
     if surfels is None:
-        return _new(surface, frame, usable, say, gain=gain)
+        return _new(surface, frame, chosen=usable, say=say, gain=gain)
     camera, depth = frame.cameras[0], frame.depth[0]  # type: ignore[index]
     pixels, z, inside = pixels_of_points(surfels.points, camera)
     rows = inside.nonzero()[:, 0]
@@ -195,7 +195,7 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
     surfels.log_gain[rows] += (gain.log() - surfels.log_gain[rows]) * share[:, None]
     cover = torch.zeros_like(depth).index_put_((line, column), torch.ones_like(z), accumulate=True)
     cover = avg_pool2d(cover[None, None], 3, 1, 1)[0, 0]
-    return surfels.grow(_new(surface, frame, usable & (cover < config.density), say, gain=gain))
+    return surfels.grow(_new(surface, frame, chosen=usable & (cover < config.density), say=say, gain=gain))
 
 
 def _inner(surface: Surface, *, rim: int) -> Tensor:
@@ -215,7 +215,7 @@ def _fill(surfels: Surfels, frame: Frames, *, gain: Tensor, config: FuseConfig) 
     full = frame.replace(depth=complete_depth(depth[None]))
     surface = surface_from_depth(full, config=config.lift)
     say = _say(surface, full, config=config) * config.fill_confidence
-    return surfels.grow(_new(surface, full, hole & surface.valid[0], say, gain=gain))
+    return surfels.grow(_new(surface, full, chosen=hole & surface.valid[0], say=say, gain=gain))
 
 
 def _say(surface: Surface, frame: Frames, *, config: FuseConfig) -> Tensor:
@@ -224,7 +224,7 @@ def _say(surface: Surface, frame: Frames, *, config: FuseConfig) -> Tensor:
     return facing / (1 + (frame.depth[0] / config.lift.noise_depth) ** 2)  # type: ignore[index]
 
 
-def _new(surface: Surface, frame: Frames, chosen: Tensor, say: Tensor, *, gain: Tensor) -> Surfels:
+def _new(surface: Surface, frame: Frames, *, chosen: Tensor, say: Tensor, gain: Tensor) -> Surfels:
     """Surfels of the chosen pixels [h w] of a frame [1]."""
     weight = say[chosen]
     return Surfels(

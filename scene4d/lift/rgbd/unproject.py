@@ -115,11 +115,15 @@ def surface_from_depth(frames: Frames, *, config: LiftConfig | None = None) -> S
     valid = valid_pixels(frames)
     depth = torch.where(valid, frames.depth, 0.0)  # type: ignore[arg-type]
     cameras = frames.cameras
-    points = unproject(depth, cameras.viewmats, cameras.Ks)  # [v h w 3]
+    points = unproject(depth, cameras.viewmats, Ks=cameras.Ks)  # [v h w 3]
     focal = (cameras.Ks[:, 0, 0] * cameras.Ks[:, 1, 1]).abs().sqrt()[:, None, None]
     spacing = depth / focal
-    tangent_x, edge_x, flying_x = _tangent(points, depth, spacing, valid, dim=2, max_slope=config.max_slope)
-    tangent_y, edge_y, flying_y = _tangent(points, depth, spacing, valid, dim=1, max_slope=config.max_slope)
+    tangent_x, edge_x, flying_x = _tangent(
+        points, depth, spacing=spacing, valid=valid, dim=2, max_slope=config.max_slope
+    )
+    tangent_y, edge_y, flying_y = _tangent(
+        points, depth, spacing=spacing, valid=valid, dim=1, max_slope=config.max_slope
+    )
     centres = invert_rigid(cameras.viewmats)[:, None, None, :3, 3]
     view = torch.nn.functional.normalize(centres - points, dim=-1)
     normals = torch.linalg.cross(tangent_x, tangent_y)
@@ -139,7 +143,7 @@ def surface_from_depth(frames: Frames, *, config: LiftConfig | None = None) -> S
 
 
 def _tangent(
-    points: Tensor, depth: Tensor, spacing: Tensor, valid: Tensor, *, dim: int, max_slope: float
+    points: Tensor, depth: Tensor, *, spacing: Tensor, valid: Tensor, dim: int, max_slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(tangent [v h w 3] along +dim, 0 where there is none; edge [v h w]; flying [v h w])."""
     step = points.diff(dim=dim)  # from a pixel to the next

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from scene4d.lift.stream.rigid_anchors import rotations_from_rotvecs, skew
+from scene4d.lift.stream.rigid_anchors import Skin, rotations_from_rotvecs, skew
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ArapIcpConfig:
     normal_scale: float = 0.7
     """A right angle between normals counts as this many (times sqrt 2) pixel spacings in that search."""
     point_weight: float = 0.05
-    """Weight of point-to-point residuals beside point-to-plane ones: what holds matter from sliding along itself."""
+    """Weight of point-to-point residuals beside point-to-plane ones: keeps a surface from sliding along itself."""
     rigidity: float = 3.0
     """Weight of as-rigid-as-possible residuals between neighbouring anchors, in points of evidence."""
     prior: float = 0.02
@@ -50,16 +50,15 @@ class Cloud:
 
 @dataclass(frozen=True)
 class SkinnedCloud:
-    """Sources on anchors: `per_anchor` [n j 3] where each anchor alone puts them, index and weights [n j]."""
+    """Sources on anchors: `per_anchor` [n j 3] where each anchor alone puts them, and their skin."""
 
     cloud: Cloud
     per_anchor: np.ndarray
-    index: np.ndarray
-    weights: np.ndarray
+    skin: Skin
 
     def pick(self, index: np.ndarray) -> SkinnedCloud:
         """Some of them."""
-        return SkinnedCloud(self.cloud.pick(index), self.per_anchor[index], self.index[index], self.weights[index])
+        return SkinnedCloud(self.cloud.pick(index), self.per_anchor[index], self.skin.pick(index))
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ class StepMotion:
     rotation: np.ndarray
     shift: np.ndarray
 
-    def apply(self, per_anchor: np.ndarray, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def apply(self, per_anchor: np.ndarray, skin: Skin) -> np.ndarray:
         """Where skinned points go: [n 3]."""
-        return (weights[..., None] * self.apply_each(per_anchor, index)).sum(1)
+        return skin.blend(self.apply_each(per_anchor, skin.index))
 
     def apply_each(self, per_anchor: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Where each anchor alone moves its copy [n j 3] of a point."""
@@ -93,74 +92,66 @@ def motion_of_step(
     """The motion of every anchor that takes the sources onto the targets.
 
     Closest points in position, normal and colour are drawn together along the target's normal (and weakly across),
-    sources to targets and, for the targets marked `front` (matter that came there), targets to sources; neighbouring
+    sources to targets and, for the targets marked `front` (a surface that came there), targets to sources; neighbouring
     anchors are kept rigid to each other. Robust weights let outliers and joints go.
 
     Args:
         sources: [n] on m anchors. targets: [p], front [p].
         centres: positions [m 3] of the anchors. start: motion [m 6] (turn, shift) to begin from, last step's.
         spacing: distance in m between neighbouring pixels on the surface.
+    Source: Sorkine and Alexa, As-Rigid-As-Possible Surface Modeling, 2007; Chen and Medioni, 1992 (point to plane).
     """
-    sources, targets, front = _thinned(sources, targets, front, config.max_points)
-    num_anchors = len(centres)
-    edges = _edges(centres, spacing=spacing)
-    rotation, shift = rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy()
-    tree = cKDTree(_features(targets, spacing, config), balanced_tree=False, compact_nodes=False)
+    sources, targets, front = _thinned(sources, targets, front=front, limit=config.max_points)
+    edges = _edges(centres)
+    before = StepMotion(centres, rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy())
+    motion = before
+    tree = cKDTree(_features(targets, spacing=spacing, config=config), balanced_tree=False, compact_nodes=False)
     # Early on any match within a few pixels pulls; later only near ones do.
     widths = np.geomspace(3.0, 1.0, config.num_iterations) * config.outlier * spacing
     for width in widths:
-        motion = StepMotion(centres, rotation, shift)
-        each = motion.apply_each(sources.per_anchor, sources.index)
-        points = (sources.weights[..., None] * each).sum(1)
-        normals = np.einsum("nab,nb->na", rotation[sources.index[:, 0]], sources.cloud.normals)
+        equations = NormalEquations(len(centres))
+        each = motion.apply_each(sources.per_anchor, sources.skin.index)
+        points = sources.skin.blend(each)
+        normals = np.einsum("nab,nb->na", motion.rotation[sources.skin.index[:, 0]], sources.cloud.normals)
         moved = Cloud(points, normals, sources.cloud.colours)
-        source, target = _matches(moved, targets, tree, front=front, spacing=spacing, config=config)
-        offset = targets.points[target] - points[source]
-        facing = (targets.normals[target] * normals[source]).sum(-1) > 0.2
+        source, target = _matches(moved, targets, tree=tree, front=front, spacing=spacing, config=config)
+        offset, normal = targets.points[target] - points[source], targets.normals[target]
+        facing = (normal * normals[source]).sum(-1) > 0.2
         distance = np.linalg.norm(offset, axis=-1)
-        trust = facing / (1 + (distance / width) ** 2) ** 2
-        normal = targets.normals[target]
-        info = trust[:, None, None] * (normal[:, :, None] * normal[:, None, :] + config.point_weight * np.eye(3))
-        arm = each[source] - (centres + shift)[sources.index[source]]
-        system = _point_terms(info, offset, arm, sources.index[source], sources.weights[source], num_anchors)
-        _rigid_terms(system, edges, centres, rotation, shift, config=config)
-        _prior_terms(system, rotation, shift, start, spacing=spacing, weight=config.prior)
-        matrix, vector = system
-        step = _solved(matrix + 1e-9 * np.eye(len(matrix)), vector).reshape(-1, 6)
-        rotation = rotations_from_rotvecs(step[:, :3]) @ rotation
-        shift = shift + step[:, 3:]
+        weight = facing / (1 + (distance / width) ** 2) ** 2
+        info = weight[:, None, None] * (normal[:, :, None] * normal[:, None, :] + config.point_weight * np.eye(3))
+        skin = sources.skin.pick(source)
+        equations.add_points(info, offset, arm=each[source] - (centres + motion.shift)[skin.index], skin=skin)
+        equations.add_rigidity(motion, edges, config=config)
+        equations.add_prior(motion, before, spacing=spacing, weight=config.prior)
+        step = equations.solution()
+        motion = StepMotion(centres, rotations_from_rotvecs(step[:, :3]) @ motion.rotation, motion.shift + step[:, 3:])
         if np.abs(step[:, 3:]).max() < 5e-5:
             break
-    return StepMotion(centres, rotation, shift)
-
-
-def _solved(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """matrix^-1 vector, positive definite; in torch, since scipy's own threads are slow where cores are shared."""
-    lower = torch.linalg.cholesky(torch.from_numpy(matrix))
-    return torch.cholesky_solve(torch.from_numpy(vector).reshape(-1, 1), lower)[:, 0].numpy()
+    return motion
 
 
 def _thinned(
-    sources: SkinnedCloud, targets: Cloud, front: np.ndarray, limit: int
+    sources: SkinnedCloud, targets: Cloud, *, front: np.ndarray, limit: int
 ) -> tuple[SkinnedCloud, Cloud, np.ndarray]:
-    if len(sources.index) > limit:
-        sources = sources.pick(np.linspace(0, len(sources.index) - 1, limit).astype(np.int64))
+    if len(sources.cloud.points) > limit:
+        sources = sources.pick(np.linspace(0, len(sources.cloud.points) - 1, limit).astype(np.int64))
     if len(targets.points) > 3 * limit:
         index = np.linspace(0, len(targets.points) - 1, 3 * limit).astype(np.int64)
         targets, front = targets.pick(index), front[index]
     return sources, targets, front
 
 
-def _features(cloud: Cloud, spacing: float, config: ArapIcpConfig) -> np.ndarray:
+def _features(cloud: Cloud, *, spacing: float, config: ArapIcpConfig) -> np.ndarray:
     """[n 9] in pixel spacings."""
     return np.concatenate(
         [cloud.points / spacing, config.normal_scale * cloud.normals, config.colour_scale * cloud.colours], -1
     )
 
 
-def _matches(moved: Cloud, targets: Cloud, tree: cKDTree, *, front: np.ndarray, spacing: float, config: ArapIcpConfig):
+def _matches(moved: Cloud, targets: Cloud, *, tree: cKDTree, front: np.ndarray, spacing: float, config: ArapIcpConfig):
     """Pairs (source index, target index): nearest target of every source, nearest source of every front target."""
-    features = _features(moved, spacing, config)
+    features = _features(moved, spacing=spacing, config=config)
     _, target = tree.query(features, distance_upper_bound=4.0)
     source = np.nonzero(target < len(targets.points))[0]
     target = target[source]
@@ -169,35 +160,16 @@ def _matches(moved: Cloud, targets: Cloud, tree: cKDTree, *, front: np.ndarray, 
         back = back[np.linspace(0, len(back) - 1, config.max_points).astype(np.int64)]
     if len(back):
         reverse = cKDTree(features, balanced_tree=False, compact_nodes=False)
-        _, found = reverse.query(_features(targets.pick(back), spacing, config), distance_upper_bound=4.0)
+        _, found = reverse.query(
+            _features(targets.pick(back), spacing=spacing, config=config), distance_upper_bound=4.0
+        )
         hit = found < len(features)
         source = np.concatenate([source, found[hit]])
         target = np.concatenate([target, back[hit]])
     return source, target
 
 
-def _point_terms(
-    info: np.ndarray, offset: np.ndarray, arm: np.ndarray, index: np.ndarray, weights: np.ndarray, num_anchors: int
-):
-    """Normal equations [6m 6m], [6m] of points [n]: weight matrices info [n 3 3], arms [n j 3] to their anchors."""
-    num, num_skin = index.shape
-    jacobian = np.empty((num, 3, num_skin, 6))
-    jacobian[..., :3] = -(weights[..., None, None] * skew(arm)).transpose(0, 2, 1, 3)
-    jacobian[..., 3:] = weights[:, None, :, None] * np.eye(3)[None, :, None, :]
-    jacobian = jacobian.reshape(num, 3, num_skin * 6)
-    weighted = info @ jacobian  # [n 3 6j]
-    blocks = jacobian.transpose(0, 2, 1) @ weighted  # [n 6j 6j]
-    right = (weighted * offset[:, :, None]).sum(1)
-    unknown = (index[:, :, None] * 6 + np.arange(6)).reshape(num, num_skin * 6)
-    size = num_anchors * 6
-    flat = (unknown[:, :, None] * size + unknown[:, None, :]).reshape(-1)
-    matrix = np.bincount(flat, weights=blocks.reshape(-1), minlength=size * size).reshape(size, size)
-    vector = np.bincount(unknown.reshape(-1), weights=right.reshape(-1), minlength=size)
-    # Of nothing bincount counts in integers, to which the other terms could not be added.
-    return matrix.astype(np.float64, copy=False), vector.astype(np.float64, copy=False)
-
-
-def _edges(centres: np.ndarray, *, spacing: float, num: int = 6) -> tuple[np.ndarray, np.ndarray]:
+def _edges(centres: np.ndarray, *, num: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (a, b) of neighbouring anchors, both directions."""
     if len(centres) < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -208,55 +180,67 @@ def _edges(centres: np.ndarray, *, spacing: float, num: int = 6) -> tuple[np.nda
     return np.concatenate([first, second]), np.concatenate([second, first])
 
 
-def _rigid_terms(
-    system, edges, centres: np.ndarray, rotation: np.ndarray, shift: np.ndarray, *, config: ArapIcpConfig
-) -> None:
-    """Anchor a's rigid motion should take anchor b where b goes, and turn as b does."""
-    first, second = edges
-    if len(first) == 0:
-        return
-    matrix, vector = system
-    arm = np.einsum("eab,eb->ea", rotation[first], centres[second] - centres[first])
-    error = centres[second] + shift[second] - (centres[first] + shift[first] + arm)
-    length = np.linalg.norm(arm, axis=-1)
-    trust = config.rigidity / (1 + ((error**2).sum(-1) / config.joint**2)) ** 2
-    num = len(first)
-    jacobian = np.zeros((num, 6, 12))  # residuals: place of b, turn difference times distance
-    jacobian[:, :3, :3] = -skew(arm)
-    jacobian[:, :3, 3:6] = np.eye(3)
-    jacobian[:, :3, 9:] = -np.eye(3)
-    jacobian[:, 3:, :3] = np.eye(3) * length[:, None, None] * 0.5
-    jacobian[:, 3:, 6:9] = -np.eye(3) * length[:, None, None] * 0.5
-    turned = np.einsum("eab,ecb->eac", rotation[second], rotation[first])
-    twist = 0.5 * np.stack(
-        [turned[:, 2, 1] - turned[:, 1, 2], turned[:, 0, 2] - turned[:, 2, 0], turned[:, 1, 0] - turned[:, 0, 1]], -1
-    )
-    residual = np.concatenate([error, twist * length[:, None] * 0.5], -1)
-    weighted = jacobian * trust[:, None, None]
-    blocks = jacobian.transpose(0, 2, 1) @ weighted
-    right = (weighted * residual[:, :, None]).sum(1)
-    unknown = np.concatenate([first[:, None] * 6 + np.arange(6), second[:, None] * 6 + np.arange(6)], 1)
-    size = len(vector)
-    flat = (unknown[:, :, None] * size + unknown[:, None, :]).reshape(-1)
-    matrix += np.bincount(flat, weights=blocks.reshape(-1), minlength=size * size).reshape(size, size)
-    vector += np.bincount(unknown.reshape(-1), weights=right.reshape(-1), minlength=size)
+class NormalEquations:
+    """matrix [6m 6m] x = vector [6m] for the step (turn, shift) of m anchors, gathered term by term."""
+
+    def __init__(self, num_anchors: int) -> None:
+        self.matrix = np.zeros((6 * num_anchors, 6 * num_anchors))
+        self.vector = np.zeros(6 * num_anchors)
+
+    def _add(self, jacobian: np.ndarray, weighted: np.ndarray, *, residual: np.ndarray, anchors: np.ndarray) -> None:
+        """Residuals [n r] with derivatives [n r 6k], plain and times the weights, by the steps of `anchors` [n k]."""
+        blocks = jacobian.transpose(0, 2, 1) @ weighted  # [n 6k 6k]
+        right = (weighted * residual[:, :, None]).sum(1)
+        unknown = (anchors[:, :, None] * 6 + np.arange(6)).reshape(len(anchors), anchors.shape[1] * 6)
+        size = len(self.vector)
+        flat = (unknown[:, :, None] * size + unknown[:, None, :]).reshape(-1)
+        self.matrix += np.bincount(flat, weights=blocks.reshape(-1), minlength=size * size).reshape(size, size)
+        self.vector += np.bincount(unknown.reshape(-1), weights=right.reshape(-1), minlength=size)
+
+    def add_points(self, info: np.ndarray, offset: np.ndarray, *, arm: np.ndarray, skin: Skin) -> None:
+        """Points [n] that should move by `offset` [n 3]: weights info [n 3 3], arms [n j 3] to their anchors."""
+        num, num_skin = skin.index.shape
+        jacobian = np.empty((num, 3, num_skin, 6))
+        jacobian[..., :3] = -(skin.weights[..., None, None] * skew(arm)).transpose(0, 2, 1, 3)
+        jacobian[..., 3:] = skin.weights[:, None, :, None] * np.eye(3)[None, :, None, :]
+        jacobian = jacobian.reshape(num, 3, num_skin * 6)
+        self._add(jacobian, info @ jacobian, residual=offset, anchors=skin.index)
+
+    def add_rigidity(self, motion: StepMotion, edges: tuple[np.ndarray, np.ndarray], *, config: ArapIcpConfig) -> None:
+        """Anchor a's rigid motion should take anchor b where b goes, and turn as b does."""
+        first, second = edges
+        if len(first) == 0:
+            return
+        centres, rotation, shift = motion.centre, motion.rotation, motion.shift
+        arm = np.einsum("eab,eb->ea", rotation[first], centres[second] - centres[first])
+        error = centres[second] + shift[second] - (centres[first] + shift[first] + arm)
+        length = np.linalg.norm(arm, axis=-1)
+        weight = config.rigidity / (1 + ((error**2).sum(-1) / config.joint**2)) ** 2
+        jacobian = np.zeros((len(first), 6, 12))  # residuals: place of b, turn difference times distance
+        jacobian[:, :3, :3] = -skew(arm)
+        jacobian[:, :3, 3:6] = np.eye(3)
+        jacobian[:, :3, 9:] = -np.eye(3)
+        jacobian[:, 3:, :3] = np.eye(3) * length[:, None, None] * 0.5
+        jacobian[:, 3:, 6:9] = -np.eye(3) * length[:, None, None] * 0.5
+        turned = np.einsum("eab,ecb->eac", rotation[second], rotation[first])
+        residual = np.concatenate([error, _small_turn(turned) * length[:, None] * 0.5], -1)
+        self._add(jacobian, jacobian * weight[:, None, None], residual=residual, anchors=np.stack(edges, 1))
+
+    def add_prior(self, motion: StepMotion, before: StepMotion, *, spacing: float, weight: float) -> None:
+        """A weak pull towards the motion of the last step."""
+        turn = _small_turn(motion.rotation @ before.rotation.transpose(0, 2, 1))
+        lever = (4 * spacing) ** 2
+        scale = weight * np.tile([lever, lever, lever, 1.0, 1.0, 1.0], len(motion.shift))
+        self.matrix[np.diag_indices(len(self.vector))] += scale
+        self.vector -= scale * np.concatenate([turn, motion.shift - before.shift], -1).reshape(-1)
+
+    def solution(self) -> np.ndarray:
+        """The step [m 6]; in torch, since scipy's own threads are slow where cores are shared."""
+        lower = torch.linalg.cholesky(torch.from_numpy(self.matrix + 1e-9 * np.eye(len(self.matrix))))
+        return torch.cholesky_solve(torch.from_numpy(self.vector).reshape(-1, 1), lower)[:, 0].numpy().reshape(-1, 6)
 
 
-def _prior_terms(
-    system, rotation: np.ndarray, shift: np.ndarray, start: np.ndarray, *, spacing: float, weight: float
-) -> None:
-    """A weak pull towards the motion of the last step."""
-    matrix, vector = system
-    relative = rotation @ rotations_from_rotvecs(start[:, :3]).transpose(0, 2, 1)
-    twist = 0.5 * np.stack(
-        [
-            relative[:, 2, 1] - relative[:, 1, 2],
-            relative[:, 0, 2] - relative[:, 2, 0],
-            relative[:, 1, 0] - relative[:, 0, 1],
-        ],
-        -1,
-    )
-    lever = (4 * spacing) ** 2
-    scale = weight * np.tile([lever, lever, lever, 1.0, 1.0, 1.0], len(shift))
-    matrix[np.diag_indices(len(vector))] += scale
-    vector -= scale * np.concatenate([twist, shift - start[:, 3:]], -1).reshape(-1)
+def _small_turn(rotations: np.ndarray) -> np.ndarray:
+    """Rotation vectors [n 3] of rotations [n 3 3] by a small angle, to first order."""
+    r = rotations
+    return 0.5 * np.stack([r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], -1)

@@ -1,4 +1,4 @@
-"""Which matter moves: rows that the newest frames contradict, and what sticks to them."""
+"""Which rows move: those that the newest frames contradict, and those that move along with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, SkinnedCloud, StepMotion, motion_of_step
-from scene4d.lift.stream.rigid_anchors import Anchors, rotvecs_from_rotations, skin_to
+from scene4d.lift.stream.rigid_anchors import Anchors, Skin, rotvecs_from_rotations, skin_to
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import (
     AGREES,
@@ -25,16 +25,16 @@ from scene4d.lift.stream.visibility import (
 
 @dataclass(frozen=True)
 class MotionSegmentationConfig:
-    """How moving matter is told from static matter."""
+    """How moving rows are separated from static ones."""
 
     anchor_spacing: float = 0.06
     """Least distance in m between anchors; at least 2 pixel spacings."""
     max_anchors: int = 64
     """Most anchors with a motion of their own that are solved for at once."""
     max_twins: int = 2000
-    """Most anchors in all, twins included; beyond, matter that starts to move is born anew."""
+    """Most anchors in all, mirrored ones included; beyond, what starts to move gets new rows."""
     reach: float = 0.08
-    """Distance in m from changed or moving matter within which static matter is asked whether it moves too."""
+    """Distance in m from changed or moving rows within which static rows are candidates for moving too."""
     min_cluster: int = 3
     """Changed rows that must stand together to be more than noise."""
     still: float = 0.0005
@@ -48,7 +48,7 @@ class MotionSegmentationConfig:
 @dataclass(frozen=True)
 class FrameEvidence:
     """What the newest frames bring: `changed` [n] rows they contradict; of the lifted points `target` [p], which no
-    static row explains, and `front` [p], where matter came; `spacing` m between pixels on a typical surface."""
+    static row explains, and `front` [p], where a surface came; `spacing` m between pixels on a typical surface."""
 
     changed: np.ndarray
     target: np.ndarray
@@ -73,7 +73,7 @@ def changed_rows(memory: RowStore, visibility: Visibility, *, spacing: float, mi
 
 
 def candidate_rows(memory: RowStore, visibility: Visibility, *, changed: np.ndarray, reach: float) -> np.ndarray:
-    """Index [s] of the static rows under question: changed ones, and visible ones near them or near moving matter."""
+    """Index [s] of the static rows that may move: changed ones, and visible ones near them or near moving rows."""
     moving = memory.moving
     source = np.nonzero(changed | moving)[0]
     static = np.nonzero(~moving & (changed | visibility.any(AGREES, RECOLOURED)))[0]
@@ -120,7 +120,7 @@ def solve_step(
     config: MotionSegmentationConfig,
     track: ArapIcpConfig,
 ) -> StepSolution | None:
-    """Choose anchors on newly changed matter and find the motion of all that hold anything; None if nothing moves."""
+    """Choose anchors on newly changed rows and find the motion of all that carry any; None if nothing moves."""
     changed, target, spacing = evidence.changed, evidence.target, evidence.spacing
     moving = np.nonzero(memory.moving)[0]
     held = np.unique(anchors.parent[memory.skin_index[moving]]) if len(moving) else np.zeros(0, dtype=np.int64)
@@ -140,16 +140,17 @@ def solve_step(
     if len(rows) == 0:
         return None
     each = np.repeat(memory.x[rows][:, None], memory.num_skin, 1)
-    index = np.zeros((len(rows), memory.num_skin), dtype=np.int64)
-    weights = np.zeros((len(rows), memory.num_skin))
-    if len(recent):
-        each[: len(recent)] = anchors.per_anchor(memory.place[recent], memory.skin_index[recent])
-        index[: len(recent)] = position[anchors.parent[memory.skin_index[recent]]]
-        weights[: len(recent)] = memory.skin_weights[recent]
+    skin = _no_skin(memory, len(rows))
+    num = len(recent)
+    if num:
+        each[:num] = anchors.per_anchor(memory.place[recent], memory.skin_index[recent])
+        skin.index[:num] = position[anchors.parent[memory.skin_index[recent]]]
+        skin.weights[:num] = memory.skin_weights[recent]
     if len(questioned):
-        found, share = skin_to(memory.x[questioned], centres, num=memory.num_skin, spacing=gap)
-        index[len(recent) :, : found.shape[1]], weights[len(recent) :, : found.shape[1]] = found, share
-    sources = SkinnedCloud(Cloud(memory.x[rows], memory.normal[rows], memory.colour[rows]), each, index, weights)
+        found = skin_to(memory.x[questioned], centres, num=memory.num_skin, spacing=gap)
+        used = found.index.shape[1]
+        skin.index[num:, :used], skin.weights[num:, :used] = found.index, found.weights
+    sources = SkinnedCloud(Cloud(memory.x[rows], memory.normal[rows], memory.colour[rows]), each, skin)
     targets = Cloud(observation.points[target], observation.normals[target], observation.colours[target])
     motion = motion_of_step(
         sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=evidence.front[target]
@@ -178,40 +179,41 @@ def moving_rows(
     noise: Tolerances,
     tolerances: Tolerances,
     config: MotionSegmentationConfig,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The candidate rows [s] that move: rows [k], skin index (into solved.active) and weights [k j].
+) -> tuple[np.ndarray, Skin]:
+    """The candidate rows [s] that move: rows [k] and their anchors, numbered as in solved.active.
 
     A row moves when the motion found round it explains the new frames better than rest does; rows that neither
     contradicts follow their neighbours.
     """
     rows = candidates
-    empty = np.zeros((0, memory.num_skin))
     if len(rows) == 0:
-        return rows, empty.astype(np.int64), empty
-    gap = solved.gap
-    index, weights = skin_to(memory.x[rows], solved.centres, num=memory.num_skin, spacing=gap)
-    each = np.repeat(memory.x[rows][:, None], index.shape[1], 1)
-    there = solved.motion.apply(each, index, weights)
+        return rows, _no_skin(memory, 0)
+    near = skin_to(memory.x[rows], solved.centres, num=memory.num_skin, spacing=solved.gap)
+    there = solved.motion.apply(np.repeat(memory.x[rows][:, None], near.index.shape[1], 1), near)
     moves = np.linalg.norm(there - memory.x[rows], axis=-1) > 2 * config.still
     home = memory.home[rows]
-    rest = _misfit(visibility, rows, home, noise)
+    rest = _misfit(visibility, rows, home=home, noise=noise)
     moved_visibility = visibility_of(there, observation, colours=memory.colour[rows], tolerances=tolerances)
-    moved = _misfit(moved_visibility, np.arange(len(rows)), home, noise)
+    moved = _misfit(moved_visibility, np.arange(len(rows)), home=home, noise=noise)
     # Held against a range of pixels, a moved row fits a little too easily: rest has to be contradicted to lose.
     gain = np.where(np.isnan(rest) | np.isnan(moved), 0.0, np.clip(rest - moved - 0.3, -1.5, 1.5))
     evidence = config.memory * memory.evidence[rows] + np.where(moves, gain, 0.0)
     memory.evidence[rows] = evidence
     convinced = moves & (evidence > config.threshold) & ~moved_visibility.violated
     silent = moves & ~convinced & ~(moved > 1.0) & ~(rest < 0.02)
-    convinced[silent] = _neighbourhood(memory, rows, convinced, silent) > 0.6
+    convinced[silent] = _neighbourhood(memory, rows=rows, convinced=convinced, candidates=silent) > 0.6
     chosen = np.nonzero(convinced)[0]
-    full_index = np.zeros((len(chosen), memory.num_skin), dtype=np.int64)
-    full_weights = np.zeros((len(chosen), memory.num_skin))
-    full_index[:, : index.shape[1]], full_weights[:, : index.shape[1]] = index[chosen], weights[chosen]
-    return rows[chosen], full_index, full_weights
+    skin, used = _no_skin(memory, len(chosen)), near.index.shape[1]
+    skin.index[:, :used], skin.weights[:, :used] = near.index[chosen], near.weights[chosen]
+    return rows[chosen], skin
 
 
-def _misfit(visibility: Visibility, rows: np.ndarray, home: np.ndarray, noise: Tolerances) -> np.ndarray:
+def _no_skin(memory: RowStore, count: int) -> Skin:
+    """Static rows [k]."""
+    return Skin(np.zeros((count, memory.num_skin), dtype=np.int64), np.zeros((count, memory.num_skin)))
+
+
+def _misfit(visibility: Visibility, rows: np.ndarray, *, home: np.ndarray, noise: Tolerances) -> np.ndarray:
     """[k] how far depth and colour are off in the view that saw a row last, in units of the noise, capped; NaN where it
     does not see it now."""
     status, gap, mismatch = visibility.status[home, rows], visibility.gap[home, rows], visibility.mismatch[home, rows]
@@ -220,7 +222,7 @@ def _misfit(visibility: Visibility, rows: np.ndarray, home: np.ndarray, noise: T
     return np.where(usable, off, np.nan)
 
 
-def _neighbourhood(memory: RowStore, rows: np.ndarray, convinced: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def _neighbourhood(memory: RowStore, *, rows: np.ndarray, convinced: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """[a] share of moving rows among the nearest alike candidates and moving rows, for those marked `candidates`."""
     if not candidates.any():
         return np.zeros(0)
@@ -235,3 +237,49 @@ def _neighbourhood(memory: RowStore, rows: np.ndarray, convinced: np.ndarray, ca
     tree = cKDTree(features, balanced_tree=False, compact_nodes=False)
     _, index = tree.query(features[: len(rows)][candidates], k=num)
     return votes[index[:, 1:]].mean(1)
+
+
+def front_points(
+    memory: RowStore, observation: FrameObservation, *, visibility: Visibility, spacing: float
+) -> np.ndarray:
+    """[p] lifted points where a surface has come, or where a moving one was: not just background laid bare."""
+    marked = np.zeros(observation.num_views * observation.num_pixels, dtype=bool)
+    near = memory.moving & (visibility.status != UNKNOWN) & (visibility.gap > -2 * spacing)
+    view, row = np.nonzero((visibility.status == HIDDEN) | near)
+    marked[view * observation.num_pixels + visibility.pixel[view, row]] = True
+    return marked[observation.pixel]
+
+
+def bind_and_move(
+    memory: RowStore,
+    anchors: Anchors,
+    *,
+    solved: StepSolution,
+    rows: np.ndarray,
+    skin: Skin,
+    config: MotionSegmentationConfig,
+) -> None:
+    """Bind rows [k] that start to move to anchors, by their skin in solved.active, then move all anchors."""
+    active = solved.active.copy()
+    if solved.num_new:
+        heavy = (skin.weights > 0.2).reshape(-1)
+        used = np.bincount(skin.index.reshape(-1), weights=heavy, minlength=len(active))
+        fresh = np.nonzero((active < 0) & (used >= config.min_cluster))[0]
+        active[fresh] = anchors.add(solved.centres[fresh])
+    if len(rows):
+        weights = np.where(active[skin.index] < 0, 0.0, skin.weights)
+        total = weights.sum(1)
+        keep = total > 0.2
+        rows, index, weights = rows[keep], active[skin.index[keep]], weights[keep] / total[keep, None]
+        index = np.where(weights > 0, index, index[np.arange(len(index)), weights.argmax(1)][:, None])
+        if len(anchors) < config.max_twins and len(rows):
+            memory.skin_index[rows] = anchors.mirrored(index)
+            memory.skin_weights[rows] = weights
+    num, known, motion = len(anchors), active >= 0, solved.motion
+    rotation, shift = np.broadcast_to(np.eye(3), (num, 3, 3)).copy(), np.zeros((num, 3))
+    velocity = np.zeros((num, 6))
+    rotation[active[known]] = motion.rotation[known]
+    arm = np.einsum("mab,mb->ma", motion.rotation[known], motion.centre[known])
+    shift[active[known]] = motion.centre[known] + motion.shift[known] - arm
+    velocity[active[known]] = np.concatenate([rotvecs_from_rotations(motion.rotation[known]), motion.shift[known]], -1)
+    anchors.move(rotation, shift, velocity=velocity)

@@ -1,6 +1,8 @@
-"""Anchors: points of moving matter chosen once and then carried, each with the rigid motion of what is round it."""
+"""Anchors: points on moving objects, chosen once and then carried, each with the rigid motion of what is round it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,11 +10,27 @@ import torch
 from scene4d.geometry.rotation import quat_from_matrix
 
 
+@dataclass(frozen=True)
+class Skin:
+    """Which anchors carry each row, `index` [n j], and how much, `weights` [n j]; all 0 = static."""
+
+    index: np.ndarray
+    weights: np.ndarray
+
+    def pick(self, rows: np.ndarray) -> Skin:
+        """Some of them."""
+        return Skin(self.index[rows], self.weights[rows])
+
+    def blend(self, per_anchor: np.ndarray) -> np.ndarray:
+        """The weighted mean [n 3] of what each anchor alone gives, [n j 3]."""
+        return (self.weights[..., None] * per_anchor).sum(1)
+
+
 class Anchors:
     """Rest positions and world-from-rest poses of anchors, now and at the instants so far that are not forgotten.
 
-    Matter that starts to move later than its surroundings cannot hang on their anchors: those have a past it did not
-    share. It gets mirrors of them, which rest until then and follow their `parent` afterwards.
+    Rows that start to move later than their surroundings cannot use the same anchors: those have a past that the rows
+    did not share. They get mirrors of them, which rest until then and follow their `parent` afterwards.
     Anchor 0 is the world: it never moves.
     """
 
@@ -61,7 +79,7 @@ class Anchors:
         mirror[~fresh] = self.add(self.now[moved], parent=self.parent[moved])
         return mirror[inverse].reshape(index.shape)
 
-    def move(self, rotation: np.ndarray, shift: np.ndarray, velocity: np.ndarray) -> None:
+    def move(self, rotation: np.ndarray, shift: np.ndarray, *, velocity: np.ndarray) -> None:
         """Apply the motion over one step, given for all anchors [m], to the roots and their mirrors."""
         rotation, shift = rotation[self.parent], shift[self.parent]
         self.velocity = velocity[self.parent]
@@ -89,21 +107,20 @@ class Anchors:
         """Where each of its anchors alone would carry rest points [n 3]: [n j 3]."""
         return np.einsum("njab,nb->nja", self.rotation[index], rest) + self.shift[index]
 
-    def carry(self, rest: np.ndarray, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Where rest points [n 3] are now, by skin index and weights [n j]."""
-        return (weights[..., None] * self.per_anchor(rest, index)).sum(1)
+    def carry(self, rest: np.ndarray, skin: Skin) -> np.ndarray:
+        """Where rest points [n 3] are now."""
+        return skin.blend(self.per_anchor(rest, skin.index))
 
-    def rest_of(self, points: np.ndarray, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def rest_of(self, points: np.ndarray, skin: Skin) -> np.ndarray:
         """The rest points [n 3] that are now at `points`: the inverse of `carry`."""
-        blend = (weights[..., None, None] * self.rotation[index]).sum(1)
-        shift = (weights[..., None] * self.shift[index]).sum(1)
-        return np.linalg.solve(blend, (points - shift)[..., None])[..., 0]
+        rotation = (skin.weights[..., None, None] * self.rotation[skin.index]).sum(1)
+        return np.linalg.solve(rotation, (points - skin.blend(self.shift[skin.index]))[..., None])[..., 0]
 
-    def turn(self, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def turn(self, skin: Skin) -> np.ndarray:
         """Blended rotations [n 4] (wxyz) of skinned rows, as Scene4D.at blends them."""
-        quats = quats_from_matrices(self.rotation)[index]
-        first = np.take_along_axis(quats, weights.argmax(1)[:, None, None], 1)
-        sign = np.where((quats * first).sum(-1) < 0, -weights, weights)
+        quats = quats_from_matrices(self.rotation)[skin.index]
+        first = np.take_along_axis(quats, skin.weights.argmax(1)[:, None, None], 1)
+        sign = np.where((quats * first).sum(-1) < 0, -skin.weights, skin.weights)
         blended = (sign[..., None] * quats).sum(1)
         return blended / np.maximum(np.linalg.norm(blended, axis=-1, keepdims=True), 1e-12)
 
@@ -157,8 +174,8 @@ def rotate_by_quats(quats: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return vectors + quats[:, :1] * twice + np.cross(axis, twice)
 
 
-def skin_to(points: np.ndarray, anchors: np.ndarray, *, num: int, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Index into `anchors` [m 3] and weights [n num] of points [n 3]: the nearest ones, fading with distance."""
+def skin_to(points: np.ndarray, anchors: np.ndarray, *, num: int, spacing: float) -> Skin:
+    """Points [n 3] bound to the nearest `num` (or fewer) of `anchors` [m 3], weights fading with distance."""
     num = min(num, len(anchors))
     square = ((points[:, None] - anchors[None]) ** 2).sum(-1)  # [n m]
     index = np.argpartition(square, num - 1, axis=1)[:, :num]
@@ -166,4 +183,4 @@ def skin_to(points: np.ndarray, anchors: np.ndarray, *, num: int, spacing: float
     order = np.argsort(near, axis=1, kind="stable")
     index, near = np.take_along_axis(index, order, 1), np.take_along_axis(near, order, 1)
     weights = np.exp(-(near - near[:, :1]) / (2 * (0.6 * spacing) ** 2))
-    return index, weights / weights.sum(1, keepdims=True)
+    return Skin(index, weights / weights.sum(1, keepdims=True))

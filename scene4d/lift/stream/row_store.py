@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.lift.stream.rigid_anchors import Anchors, multiply_quats, rotate_by_quats
+from scene4d.lift.stream.rigid_anchors import Anchors, Skin, multiply_quats, rotate_by_quats
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Gaussians
 
@@ -17,15 +17,15 @@ REST = ("ids", "means", "quats", "scales", "opacities", "sh", "born", "died", "s
 
 
 REFINED = ("means", "scales", "opacities", "sh")
-"""What polishing may change."""
+"""What refinement may change."""
 
 
 class RowStore:
     """Living rows, one array a column, first axis n.
 
-    ids; means quats scales opacities sh: at rest, fixed at birth; born, died s; skin_index, skin_weights [n j]: all 0 =
-    static; extra_* the extras at birth; place [n 3]: where it was measured, at rest (the means of the first frames are
-    polished away from it by a fraction of a pixel), and spawn_scales.
+    ids; means quats scales opacities sh: at rest, fixed when spawned; born, died s; skin_index, skin_weights [n j]: all
+    0 = static; extra_* the extras when spawned; place [n 3]: where it was measured, at rest (the means of the first
+    frames are refined away from it by a fraction of a pixel), and spawn_scales.
     Of the present: x [n 3] position, turn [n 4], normal, colour [n 3];
     spacing m between pixels where it was seen; home: the view that saw it last; seen: the frame that saw it last;
     evidence of moving with its neighbours; lifted: row of the newest lift that measures it, -1 = none; spare: frames it
@@ -49,8 +49,12 @@ class RowStore:
 
     @property
     def moving(self) -> np.ndarray:
-        """[n] rows that hang on anchors."""
-        return self.columns["skin_weights"].any(1)
+        """[n] rows that are bound to anchors."""
+        return self.columns["skin_weights"].any(axis=1)
+
+    def skin(self, rows: np.ndarray) -> Skin:
+        """Anchors of rows [k]."""
+        return Skin(self.columns["skin_index"][rows], self.columns["skin_weights"][rows].astype(np.float64))
 
     def spawn(
         self,
@@ -88,7 +92,7 @@ class RowStore:
         self.columns = {k: np.concatenate([v, rows[k].astype(v.dtype, copy=False)]) for k, v in self.columns.items()}
 
     def retire(self, dead: np.ndarray, *, last: float) -> None:
-        """Close the rows of a mask [n]: `last` is their last second; rows born later than that never were."""
+        """Close the rows of a mask [n]: `last` is their last second; rows that began later than that never existed."""
         if not dead.any():
             return
         lived = dead & (self.columns["born"] <= last)
@@ -100,7 +104,7 @@ class RowStore:
         self.columns = {k: v[~dead] for k, v in self.columns.items()}
 
     def forget(self, max_past: int) -> None:
-        """Drop the oldest finished rows beyond `max_past`: memory stays bounded at the price of the far past."""
+        """Drop the oldest finished rows beyond `max_past`: memory stays bounded, the far past is lost."""
         count = sum(len(piece["ids"]) for piece in self.past)
         while self.past and count - len(self.past[0]["ids"]) >= max_past:
             count -= len(self.past.pop(0)["ids"])
@@ -111,9 +115,9 @@ class RowStore:
         if len(rows) == 0:
             return
         c = self.columns
-        index, weights = c["skin_index"][rows], c["skin_weights"][rows].astype(np.float64)
-        c["x"][rows] = anchors.carry(c["place"][rows], index, weights)
-        turn = anchors.turn(index, weights)
+        skin = self.skin(rows)
+        c["x"][rows] = anchors.carry(c["place"][rows], skin)
+        turn = anchors.turn(skin)
         c["turn"][rows] = turn
         c["normal"][rows] = rotate_by_quats(turn, c["extra_normals"][rows].astype(np.float64))
 
@@ -155,8 +159,8 @@ class RowStore:
             extras={k: put(v, newest.extras[k]) for k, v in memory.extras.items()},
         )
 
-    def refine_spawned(self, rows: np.ndarray, gaussians: Gaussians) -> None:
-        """Make Gaussians [k] what the static rows were born as."""
+    def set_rest_look(self, rows: np.ndarray, gaussians: Gaussians) -> None:
+        """Make Gaussians [k] what static rows look like at rest."""
         for name in REFINED:
             self.columns[name][rows] = getattr(gaussians, name).numpy()
 
@@ -167,9 +171,8 @@ class RowStore:
         rest["extra_normals"] = gaussians.extras["normals"].numpy().copy()
         moving = self.moving[rows]
         if moving.any():
-            index, weights = c["skin_index"][rows[moving]], c["skin_weights"][rows[moving]].astype(np.float64)
             back = c["turn"][rows[moving]] * [1.0, -1.0, -1.0, -1.0]
-            rest["means"][moving] = anchors.rest_of(rest["means"][moving].astype(np.float64), index, weights)
+            rest["means"][moving] = anchors.rest_of(rest["means"][moving].astype(np.float64), self.skin(rows[moving]))
             rest["quats"][moving] = multiply_quats(back, rest["quats"][moving].astype(np.float64))
             rest["extra_normals"][moving] = rotate_by_quats(back, rest["extra_normals"][moving].astype(np.float64))
         return rest

@@ -1,11 +1,11 @@
-"""New rows for what nothing in memory explains, on the anchors of the matter that they continue."""
+"""New rows for what nothing in memory explains, on the anchors of the moving rows that they continue."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from scene4d.lift.stream.rigid_anchors import Anchors, multiply_quats, rotate_by_quats
+from scene4d.lift.stream.rigid_anchors import Anchors, Skin, multiply_quats, rotate_by_quats
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import FrameObservation
 
@@ -13,10 +13,10 @@ from scene4d.lift.stream.visibility import FrameObservation
 def spawn_rows(
     memory: RowStore, anchors: Anchors, *, observation: FrameObservation, chosen: np.ndarray, time: float, frame: int
 ) -> None:
-    """Give birth to lifted points `chosen` [k]; those next to moving matter hang on its anchors.
+    """Add rows for the lifted points `chosen` [k]; those next to moving rows are bound to the same anchors.
 
     Args:
-        time: second of birth; frame: its index.
+        time: second from which they exist; frame: its index.
     """
     num = len(chosen)
     skin_index = np.zeros((num, memory.num_skin), dtype=np.int64)
@@ -26,14 +26,14 @@ def spawn_rows(
     lifted = observation.lifted
     quats = lifted.quats.numpy()[chosen].astype(np.float64)
     normals = observation.normals[chosen].copy()
-    mate = moving_mates(memory, observation, chosen=chosen)
+    mate = nearest_moving_rows(memory, observation, chosen=chosen)
     joins = mate >= 0
     if joins.any():
-        index, weights = memory.skin_index[mate[joins]], memory.skin_weights[mate[joins]]
-        skin_index[joins], skin_weights[joins] = index, weights
-        weights = weights.astype(np.float64)
-        means[joins] = anchors.rest_of(means[joins], index, weights)
-        turn[joins] = anchors.turn(index, weights)
+        skin_index[joins] = memory.skin_index[mate[joins]]
+        skin_weights[joins] = memory.skin_weights[mate[joins]]
+        skin = Skin(skin_index[joins], skin_weights[joins].astype(np.float64))
+        means[joins] = anchors.rest_of(means[joins], skin)
+        turn[joins] = anchors.turn(skin)
         back = turn[joins] * [1.0, -1.0, -1.0, -1.0]
         quats[joins] = multiply_quats(back, quats[joins])
         normals[joins] = rotate_by_quats(back, normals[joins])
@@ -55,20 +55,20 @@ def spawn_rows(
     memory.spawn(lifted, chosen, rest=rest, present=present, time=time)
 
 
-def moving_mates(memory: RowStore, observation: FrameObservation, *, chosen: np.ndarray) -> np.ndarray:
-    """[k] the moving row that each new point continues, -1 where it is nearer to static matter or to nothing."""
+def nearest_moving_rows(memory: RowStore, observation: FrameObservation, *, chosen: np.ndarray) -> np.ndarray:
+    """[k] the moving row that each new point continues, -1 where it is nearer to a static row or to none."""
     mate = np.full(len(chosen), -1, dtype=np.int64)
     if len(memory) == 0 or not memory.moving.any():
         return mate
     spacing = float(np.median(observation.spacing))
 
-    def features(points: np.ndarray, normals: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    def features(points: np.ndarray, normals: np.ndarray, *, colours: np.ndarray) -> np.ndarray:
         return np.concatenate([points / spacing, normals, 4.0 * colours], -1)
 
-    query = features(observation.points[chosen], observation.normals[chosen], observation.colours[chosen])
+    query = features(observation.points[chosen], observation.normals[chosen], colours=observation.colours[chosen])
 
     def nearest(rows: np.ndarray):
-        known = features(memory.x[rows], memory.normal[rows], memory.colour[rows])
+        known = features(memory.x[rows], memory.normal[rows], colours=memory.colour[rows])
         return cKDTree(known, balanced_tree=False, compact_nodes=False).query(query, distance_upper_bound=4.0)
 
     moving = np.nonzero(memory.moving)[0]

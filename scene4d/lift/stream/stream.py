@@ -14,25 +14,22 @@ from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
 from scene4d.lift.refine.refine_frame import refine_frame
 from scene4d.lift.rgbd.unproject import LiftConfig
 from scene4d.lift.stream.arap_icp import ArapIcpConfig
+from scene4d.lift.stream.measure import contradicted_rows, measure_rows
 from scene4d.lift.stream.motion_segmentation import (
     FrameEvidence,
     MotionSegmentationConfig,
-    StepSolution,
+    bind_and_move,
     candidate_rows,
     changed_rows,
+    front_points,
     held_still,
     moving_rows,
     solve_step,
 )
-from scene4d.lift.stream.rigid_anchors import Anchors, rotvecs_from_rotations
+from scene4d.lift.stream.rigid_anchors import Anchors
 from scene4d.lift.stream.row_store import RowStore, scene_of_rows
 from scene4d.lift.stream.spawn import spawn_rows
 from scene4d.lift.stream.visibility import (
-    AGREES,
-    HIDDEN,
-    RECOLOURED,
-    UNKNOWN,
-    VIOLATED,
     FrameObservation,
     Tolerances,
     Visibility,
@@ -52,7 +49,7 @@ class StreamConfig:
     lift: LiftConfig = field(default_factory=lambda: LiftConfig(footprint=0.4, drop_flying=False))
     """How pixels become Gaussians."""
     split: MotionSegmentationConfig = field(default_factory=MotionSegmentationConfig)
-    """How moving matter is told from static matter."""
+    """How moving rows are separated from static ones."""
     track: ArapIcpConfig = field(default_factory=ArapIcpConfig)
     """How motion is found."""
     depth_tolerance: float = 0.004
@@ -62,17 +59,17 @@ class StreamConfig:
     colour_tolerance: float = 0.12
     """Colour error a channel that counts as agreement."""
     backdrop: float = 8.0
-    """Depth in m given to pixels that have a colour but nothing near (a simulator's sky); 0 = they say nothing."""
+    """Depth in m given to pixels that have a colour but nothing near (a simulator's sky); 0 = they are ignored."""
     polish_first: int = 30
-    """Gradient steps on the first frames: static matter is sharp from its birth."""
+    """Gradient steps on the first frames: static rows are sharp from the start."""
     polish: int = 8
     """Gradient steps on the newest frames when the present Gaussians, or the scene, are asked for."""
     colour_tolerance_moving: float = 0.3
-    """The same for moving matter, whose shading changes as it turns."""
+    """The same for moving rows, whose shading changes as they turn."""
     colour_share: float = 0.3
-    """Share of the newest colour in what moving matter is next recognised by."""
+    """Share of the newest colour in what moving rows are next recognised by."""
     num_skin: int = 3
-    """Anchors a moving Gaussian hangs on."""
+    """Anchors that a moving Gaussian is bound to."""
     max_gaussians: int = 120_000
     """Most living Gaussians; beyond, those unseen for longest go first, then the least confident."""
     max_past: int = 400_000
@@ -86,11 +83,11 @@ class StreamConfig:
 class SceneStream:
     """A scene that grows with every frame.
 
-    `update` compares the memory with what is measured now: what agrees is kept and measured anew, what a camera looked
-    through has moved or is gone, what lies behind is kept as it was. Matter that the frames contradict, and what sticks
-    to it, is moving: it hangs on anchors whose rigid motion is tracked, and keeps its ids. Pixels that nothing explains
-    are born with new ids. The past is never revised: what lived when, and how it moved, is after k frames what every
-    later scene says of them; only how the living look is always as it was measured and polished last.
+    `update` compares the rows in memory with what is measured now: those that agree are kept and measured anew, those
+    that a camera looked through have moved or are gone, those that lie behind are kept as they were. Rows that the
+    frames contradict, and those that move along with them, are bound to anchors whose rigid motion is tracked, and keep
+    their ids. Pixels that nothing explains become rows with new ids. The past is never revised: what existed when, and
+    how it moved, is after k frames what every later scene holds; only living rows look as they were refined last.
 
     `update` alone changes anything: `gaussians` and `scene` say the same however often, and whenever before, they were
     candidates.
@@ -110,41 +107,33 @@ class SceneStream:
         self._now: Gaussians | None = None
 
     def update(self, frames: Frames, *, time: float) -> None:
-        """Take in frames [v] of one instant `time` s, later than all before.
+        """Add the frames [v] of one instant `time` s, later than all before.
 
         Raises:
             TimestampError: time does not increase. ShapeError: not [v h w].
             DepthError: the frames have no depth, or the first ones none anywhere.
-            ResourceError: the history cannot be written; the frames are taken in, the next update hands over again.
+            ResourceError: the history cannot be written; the frames are added, the next update hands over again.
         """
         check(rgb=(frames.rgb, "v h w 3"), depth=(frames.depth, "v h w"))
         if self.times and not time > self.times[-1]:
+            expected = f"> {self.times[-1]}"
             raise TimestampError(
-                "time does not increase",
-                field="time",
-                frame=self._count,
-                found=time,
-                expected=f"> {self.times[-1]}",
+                "time does not increase", field="time", frame=self._count, found=time, expected=expected
             )
         observation = observe_frames(frames, config=self.lift_config, backdrop=self.config.backdrop)
         if len(self.memory) == 0:
             if len(observation.points) == 0:
                 raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")
-            spawn_rows(
-                self.memory,
-                self.anchors,
-                observation=observation,
-                chosen=np.arange(len(observation.points)),
-                time=time,
-                frame=0,
-            )
-            self._measure(observation, self._compared(observation))
-            self.memory.refine_spawned(
+            self._spawn(observation, np.arange(len(observation.points)), time=time)
+            self._measure(observation, self._visibility(observation))
+            self.memory.set_rest_look(
                 self.memory.shown(), self._refined(observation, num_steps=self.config.polish_first)
             )
         else:
-            visibility = self._carve(observation, self._follow(observation))
-            self._measure(observation, self._spawn_unexplained(observation, visibility, time=time))
+            visibility = self._follow(observation)
+            dead = contradicted_rows(self.memory, observation, visibility=visibility)
+            self.memory.retire(dead, last=self.times[-1])
+            self._measure(observation, self._spawn_unexplained(observation, visibility.pick(~dead), time=time))
         self._observation, self._now = observation, None
         self._limit(time)
         self.anchors.record()
@@ -155,8 +144,7 @@ class SceneStream:
     def gaussians(self) -> Gaussians:
         """The scene now [n]: what is seen as it was measured last, what is hidden as it was remembered; ids persist.
 
-        Polished to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the
-        backdrop.
+        Refined to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the sky.
         """
         if self._observation is None:
             raise GaussianError(
@@ -173,7 +161,7 @@ class SceneStream:
         if num_steps <= 0:
             return now
         seen, static = memory.seen[rows] == memory.seen.max(), ~memory.moving[rows]
-        # Static rows start from what they were polished to before, but are held to what was measured.
+        # Static rows start from what they were refined to before, but are held to what was measured.
         still = torch.from_numpy(static)[:, None]
         measured = now.replace(
             means=torch.where(still, torch.from_numpy(memory.x[rows]).float(), now.means),
@@ -184,7 +172,7 @@ class SceneStream:
         return refine_frame(now, observation.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
 
     def scene(self) -> Scene4D:
-        """The scene so far: base at rest, motion over all times, alive from birth to the last second (inf = living).
+        """The scene so far: base at rest, motion over all times, alive from first to last second (inf = living).
 
         Living rows look as `gaussians` shows them, so that `.at` the last time draws the same picture. Instants that
         were handed over, and rows that ended before the rest, are left out.
@@ -193,8 +181,8 @@ class SceneStream:
             raise GaussianError("nothing has been seen yet", field="scene", fix="call update(frames, time=...) first")
         memory, now, shown = self.memory, self.gaussians(), self.memory.shown()
         # At an edge a pixel may be won by a row of another surface: what is seen there must not become its place.
-        way = np.linalg.norm(now.means.double().numpy() - memory.x[shown], axis=-1)
-        near = (memory.lifted[shown] >= 0) & (way < 1.5 * memory.spacing[shown])
+        distance = np.linalg.norm(now.means.double().numpy() - memory.x[shown], axis=-1)
+        near = (memory.lifted[shown] >= 0) & (distance < 1.5 * memory.spacing[shown])
         seen = np.nonzero(~memory.moving[shown] | near)[0]
         appearance = memory.at_rest(shown[seen], now.pick(torch.from_numpy(seen)), anchors=self.anchors)
         return scene_of_rows(
@@ -238,8 +226,8 @@ class SceneStream:
         c = self.config
         return Tolerances(c.depth_tolerance, c.depth_tolerance_relative, c.colour_tolerance)
 
-    def _compared(self, observation: FrameObservation, rows: np.ndarray | slice = slice(None)) -> Visibility:
-        """What the frames say of the rows where they are now."""
+    def _visibility(self, observation: FrameObservation, rows: np.ndarray | slice = slice(None)) -> Visibility:
+        """How the frames see the rows where they are now."""
         memory, limits = self.memory, self.tolerances
         moving = self.config.colour_tolerance_moving
         colour = np.where(memory.moving[rows], moving, limits.colour)
@@ -247,15 +235,15 @@ class SceneStream:
         return visibility_of(memory.x[rows], observation, colours=memory.colour[rows], tolerances=limits)
 
     def _follow(self, observation: FrameObservation) -> Visibility:
-        """Find what moved since the last frame and carry it; returns what the frames say of the rows after that."""
+        """Find what moved since the last frame and carry it; returns how the frames see the rows after that."""
         memory, config = self.memory, self.config.split
-        visibility = self._compared(observation)
+        visibility = self._visibility(observation)
         static = ~memory.moving
         still = Visibility(*(np.where(static, column, 0) for column in vars(visibility).values()))
         spacing = float(np.median(observation.spacing)) if len(observation.spacing) else 0.01
         changed = changed_rows(memory, visibility, spacing=spacing, min_cluster=config.min_cluster)
         target = unexplained_points(observation, memory, visibility=still, tolerances=self.tolerances)
-        front = self._front(observation, visibility, spacing=spacing)
+        front = front_points(memory, observation, visibility=visibility, spacing=spacing)
         evidence = FrameEvidence(changed=changed, target=target, front=front, spacing=spacing)
         solved = solve_step(
             memory, self.anchors, observation=observation, evidence=evidence, config=config, track=self.config.track
@@ -264,7 +252,7 @@ class SceneStream:
             self.anchors.velocity *= 0
             return visibility
         solved = held_still(solved, config.still)
-        rows, index, weights = moving_rows(
+        rows, skin = moving_rows(
             memory,
             observation,
             visibility=visibility,
@@ -274,68 +262,10 @@ class SceneStream:
             tolerances=self.tolerances,
             config=config,
         )
-        self._bind_to_anchors(solved, rows, index, weights)
+        bind_and_move(memory, self.anchors, solved=solved, rows=rows, skin=skin, config=config)
         memory.carry(self.anchors)
         moved = np.nonzero(memory.moving)[0]
-        return visibility.patched(moved, self._compared(observation, moved))
-
-    def _front(self, observation: FrameObservation, visibility: Visibility, *, spacing: float) -> np.ndarray:
-        """[p] lifted points where matter has come, or where moving matter was: not just background laid bare."""
-        marked = np.zeros(observation.num_views * observation.num_pixels, dtype=bool)
-        moving = self.memory.moving
-        came = (visibility.status == HIDDEN) | (
-            moving & (visibility.status != UNKNOWN) & (visibility.gap > -2 * spacing)
-        )
-        view, row = np.nonzero(came)
-        marked[view * observation.num_pixels + visibility.pixel[view, row]] = True
-        return marked[observation.pixel]
-
-    def _bind_to_anchors(self, solved: StepSolution, rows: np.ndarray, index: np.ndarray, weights: np.ndarray) -> None:
-        """Move the anchors, with the rows that start to move now hung on them first."""
-        anchors, memory = self.anchors, self.memory
-        active = solved.active.copy()
-        if solved.num_new:
-            used = np.bincount(index.reshape(-1), weights=(weights > 0.2).reshape(-1), minlength=len(active))
-            fresh = np.nonzero((active < 0) & (used >= self.config.split.min_cluster))[0]
-            active[fresh] = anchors.add(solved.centres[fresh])
-        if len(rows):
-            weights = np.where(active[index] < 0, 0.0, weights)
-            total = weights.sum(1)
-            keep = total > 0.2
-            rows, index, weights = rows[keep], active[index[keep]], weights[keep] / total[keep, None]
-            index = np.where(weights > 0, index, index[np.arange(len(index)), weights.argmax(1)][:, None])
-            room = len(anchors) < self.config.split.max_twins
-            if room and len(rows):
-                memory.skin_index[rows] = anchors.mirrored(index)
-                memory.skin_weights[rows] = weights
-        num = len(anchors)
-        rotation, shift = np.broadcast_to(np.eye(3), (num, 3, 3)).copy(), np.zeros((num, 3))
-        velocity = np.zeros((num, 6))
-        known = active >= 0
-        motion = solved.motion
-        rotation[active[known]] = motion.rotation[known]
-        arm = np.einsum("mab,mb->ma", motion.rotation[known], motion.centre[known])
-        shift[active[known]] = motion.centre[known] + motion.shift[known] - arm
-        velocity[active[known]] = np.concatenate(
-            [rotvecs_from_rotations(motion.rotation[known]), motion.shift[known]], -1
-        )
-        anchors.move(rotation, shift, velocity)
-
-    def _carve(self, observation: FrameObservation, visibility: Visibility) -> Visibility:
-        """Bury what the cameras looked through, and moving rows that slid under or off their surface."""
-        memory = self.memory
-        column = np.arange(len(memory))
-        at_home, gap = visibility.status[memory.home, column], visibility.gap[memory.home, column]
-        moving, agrees = memory.moving, visibility.agrees
-        centre = -np.einsum("vab,va->vb", observation.viewmats[:, :3, :3], observation.viewmats[:, :3, 3])
-        facing = ((centre[memory.home] - memory.x) * memory.normal).sum(-1) > 0
-        sunk = moving & (at_home == HIDDEN) & (gap < 2.0 * memory.spacing) & facing & ~agrees
-        recoloured = (at_home == RECOLOURED) & ~agrees
-        if recoloured.sum() > 0.3 * max(1, (at_home != UNKNOWN).sum()):
-            recoloured[:] = False  # the light or the exposure changed, not the matter
-        dead = visibility.violated | sunk | recoloured | (moving & (at_home == VIOLATED) & ~agrees)
-        memory.retire(dead, last=self.times[-1])
-        return visibility.pick(~dead)
+        return visibility.patched(moved, self._visibility(observation, moved))
 
     def _spawn_unexplained(self, observation: FrameObservation, visibility: Visibility, *, time: float) -> Visibility:
         memory = self.memory
@@ -343,37 +273,15 @@ class SceneStream:
         chosen = np.nonzero(new)[0]
         if len(chosen) == 0:
             return visibility
-        spawn_rows(memory, self.anchors, observation=observation, chosen=chosen, time=time, frame=self._count)
-        return visibility.followed_by(self._compared(observation, slice(len(memory) - len(chosen), None)))
+        self._spawn(observation, chosen, time=time)
+        return visibility.followed_by(self._visibility(observation, slice(len(memory) - len(chosen), None)))
+
+    def _spawn(self, observation: FrameObservation, chosen: np.ndarray, *, time: float) -> None:
+        spawn_rows(self.memory, self.anchors, observation=observation, chosen=chosen, time=time, frame=self._count)
 
     def _measure(self, observation: FrameObservation, visibility: Visibility) -> None:
-        """Give every pixel the row that is nearest to its centre; the others that agree there are spare for now."""
-        memory = self.memory
-        good = visibility.status == AGREES
-        column = np.arange(len(memory))
-        at_home = good[memory.home, column]
-        view = np.where(at_home, memory.home, good.argmax(0))
-        seen = good.any(0)
-        pixel = view * observation.num_pixels + visibility.pixel[view, column]
-        rank = visibility.off_centre[view, column] + np.where(at_home, 0.0, 10.0)
-        rows = np.nonzero(seen)[0]
-        order = rows[np.lexsort((memory.ids[rows], rank[rows], pixel[rows]))]
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = pixel[order[1:]] != pixel[order[:-1]]
-        winners = order[first]
-        lifted_of_pixel = np.full(observation.num_views * observation.num_pixels, -1, dtype=np.int64)
-        lifted_of_pixel[observation.pixel] = np.arange(len(observation.pixel))
-        memory.lifted[:] = -1
-        memory.lifted[winners] = lifted_of_pixel[pixel[winners]]
-        spare = seen.copy()
-        spare[winners] = False
-        memory.spare[:] = np.where(spare, memory.spare + 1, 0)
-        memory.home[rows] = view[rows]
-        memory.seen[rows] = self._count
-        measured = np.nonzero(memory.lifted >= 0)[0]
-        memory.spacing[measured] = observation.spacing[memory.lifted[measured]]
-        share = np.where(memory.moving[measured], self.config.colour_share, 1.0)[:, None]
-        memory.colour[measured] += share * (observation.colours[memory.lifted[measured]] - memory.colour[measured])
+        share = self.config.colour_share
+        measure_rows(self.memory, observation, visibility=visibility, frame=self._count, colour_share=share)
 
     def _limit(self, time: float) -> None:
         """Let spare moving rows go, and keep to the caps."""

@@ -1,4 +1,4 @@
-"""What new frames say about matter in memory: it agrees, it is hidden, or the camera looked right through it."""
+"""How new frames see the rows in memory: as measured, hidden, or the camera looked right through them."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ class Visibility:
     mismatch: np.ndarray
     off_centre: np.ndarray
 
-    def any(self, *visibility: int) -> np.ndarray:
-        """[n] whether some view says one of these."""
+    def any(self, *statuses: int) -> np.ndarray:
+        """[n] whether the row has one of these in some view."""
         found = np.zeros(self.status.shape, dtype=bool)
-        for status in visibility:
+        for status in statuses:
             found |= self.status == status
         return found.any(0)
 
@@ -109,7 +109,7 @@ class Visibility:
 
 def observe_frames(frames: Frames, *, config: LiftConfig, backdrop: float) -> FrameObservation:
     """Lift frames [v] and lay everything out as arrays; sky lies `backdrop` m away with confidence 0 (0 = unknown)."""
-    valid_pixels(frames)  # says so where there is no depth
+    valid_pixels(frames)  # raises where there is no depth
     sky = sky_mask(frames) if backdrop > 0 else torch.zeros_like(frames.depth, dtype=torch.bool)
     frames = frames.replace(depth=torch.where(sky, torch.full_like(frames.depth, backdrop), frames.depth))
     lifted = lift_frames(frames, config=config)
@@ -145,7 +145,7 @@ def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.
     """
     hole = (frames.depth <= 0) | ~torch.isfinite(frames.depth)  # type: ignore[operator]
     if frames.alpha is not None:
-        # A pixel whose colour is not usable either was cut off by the reader: that says nothing about what is there.
+        # A pixel whose colour is not usable either was cut off by the reader: nothing is known of what is there.
         hole &= frames.alpha > 0.5
     if "segments" in frames.extras:
         return hole & (frames.extras["segments"][..., 0] == -1)

@@ -267,7 +267,7 @@ def _point_loss(model: GaussianWorldModel, said: Denoised, batch: DynamicsBatch)
     """Error of the displacement of memory rows in cm, moving and still rows in equal shares, and its metrics in mm."""
     logits = skin_logits(model, batch)
     motion = model.scale.denormalize(said.clean) * said.gate.sigmoid()[..., None]
-    poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b h l 7]
+    poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(logits, hard=False)
     moved = skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights)
     error = 100 * (moved - batch.displacement).norm(dim=-1)  # [b h r] cm

@@ -296,7 +296,7 @@ class GaussianWorldModel(nn.Module):
     ) -> Forecast:
         """The drawn motion [b h l 6] as a Forecast; a given future [b h l 7] takes its place."""
         num_steps, anchors = motion.shape[1], state.skin.anchors
-        poses = pose_about(anchors[:, None], motion[..., :3], motion[..., 3:]) if future is None else future
+        poses = pose_about(anchors[:, None], motion[..., :3], shift=motion[..., 3:]) if future is None else future
         past = state.past[:, -1]
         latent = Latent(
             tokens=past.tokens[:, None].expand(-1, num_steps, -1, -1),

@@ -127,8 +127,8 @@ def test_the_world_is_turned_as_a_whole(recording, axis):
     upright = MendedRecording(MemoryRecording(fallen), (parse_mend(f"up={axis}"),))
     assert up_axis(read_sample(upright)) == "+z"
     frames, truth = upright.read().views["left"], recording.episode.views["left"]
-    points = unproject(frames.depth, frames.cameras.viewmats, frames.cameras.Ks)
-    expected = unproject(truth.depth, truth.cameras.viewmats, truth.cameras.Ks)
+    points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
+    expected = unproject(truth.depth, truth.cameras.viewmats, Ks=truth.cameras.Ks)
     torch.testing.assert_close(points[..., 2], expected[..., 2], rtol=0, atol=1e-5)
 
 

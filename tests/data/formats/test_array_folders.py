@@ -46,7 +46,7 @@ def test_real_rope(shared_data):
     points = np.asarray(trimesh.load(folder / "pcd.ply").vertices) * [1, -1, -1]
     assert points[:, 2].min() > -0.05, "above the table"
     for frames in episode.views.values():
-        pixels, z = project(torch.from_numpy(points).float(), frames.cameras.viewmats[0], frames.cameras.Ks[0])
+        pixels, z = project(torch.from_numpy(points).float(), frames.cameras.viewmats[0], Ks=frames.cameras.Ks[0])
         cell = pixels.floor().long().clamp(torch.tensor(0), torch.tensor([639, 479]))
         inside = frames.extras["segments"][0, cell[:, 1], cell[:, 0], 0] == 1
         assert (z > 0).all() and 0.78 < inside.float().mean() < 0.95
@@ -68,7 +68,7 @@ def test_real_agibot(shared_data):
     # The flanges lie where the head camera looks: in front of it, and in its picture.
     head = episode.views["head"].cameras
     flanges = torch.stack([episode.proprio[0, :3], episode.proprio[0, 8:11]])
-    pixels, z = project(flanges, head.viewmats[0], head.Ks[0])
+    pixels, z = project(flanges, head.viewmats[0], Ks=head.Ks[0])
     assert (z > 0.2).all() and (pixels > -100).all() and (pixels < torch.tensor([740.0, 580.0])).all()
     assert pixels[0, 0] < pixels[1, 0], "the left arm is on the left"
     assert recordings["evac_0"].read().views["head"].rgb.std() > 0.05 and fingerprint(folder) == before

@@ -41,7 +41,7 @@ def _episode(seed: int = 0, *, length: int = LENGTH, segments: int = 3) -> Episo
         ids = torch.randint(-1, segments, (length, height, width, 1), generator=generator)
         angle = torch.full((length,), 0.3) if name == "fixed" else torch.linspace(0, 2, length)
         eyes = torch.stack([angle.cos(), angle.sin(), torch.full((length,), 0.8)], -1)
-        K = intrinsics_from_fov(0.8, width, height).expand(length, 3, 3)
+        K = intrinsics_from_fov(0.8, width=width, height=height).expand(length, 3, 3)
         cameras = Cameras(viewmats=look_at(eyes, torch.zeros(length, 3)), Ks=K, width=width, height=height)
         views[name] = Frames(rgb=rgb, depth=depth, alpha=None, cameras=cameras, extras={"segments": ids})
     random = lambda *shape: torch.randn(*shape, generator=generator)

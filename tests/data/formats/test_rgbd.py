@@ -230,8 +230,8 @@ def reprojection_error(episode: Episode, *, gap: int) -> float:
     """Median over frame pairs of the median difference in m between measured and reprojected depth."""
     f, errors = episode.views["camera"], []
     for i in range(len(episode.times) - gap):
-        points = unproject(f.depth[i], f.cameras.viewmats[i], f.cameras.Ks[i])[f.depth[i] > 0][::11]
-        pixels, z = project(points, f.cameras.viewmats[i + gap], f.cameras.Ks[i + gap])
+        points = unproject(f.depth[i], f.cameras.viewmats[i], Ks=f.cameras.Ks[i])[f.depth[i] > 0][::11]
+        pixels, z = project(points, f.cameras.viewmats[i + gap], Ks=f.cameras.Ks[i + gap])
         cell = pixels.floor().long()
         inside = (z > 0) & (cell >= 0).all(1) & (cell[:, 0] < f.cameras.width) & (cell[:, 1] < f.cameras.height)
         measured = f.depth[i + gap][cell[inside, 1], cell[inside, 0]]

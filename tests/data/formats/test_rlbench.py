@@ -63,7 +63,7 @@ def test_foreign_conventions_end_here(episode_folder):
     assert (frames.cameras.Ks[:, [0, 1], [0, 1]] > 0).all() and frames.cameras.Ks[0, 0, 2] == 8.5
     # The negative focal lengths and z forward: a point at +x of the camera lands left of the centre.
     point = torch.tensor([[2.0 + 0.5, 0.25, 1.0]])
-    pixels, z = project(point, frames.cameras.viewmats[1], frames.cameras.Ks[1])
+    pixels, z = project(point, frames.cameras.viewmats[1], Ks=frames.cameras.Ks[1])
     torch.testing.assert_close(pixels[0], torch.tensor([8.5 - 10, 8.5 - 5]))
     assert z[0] == 1 and torch.linalg.det(frames.cameras.viewmats[0, :3, :3]) > 0.999
     assert (frames.extras["segments"] == 5 + 256).all() and frames.extras["segments"].shape == (4, SIZE, SIZE, 1)
@@ -149,8 +149,8 @@ def test_real_cameras_agree(shared_data):
     differences, in_front = [], []
     for (a, b), t in itertools.product(itertools.permutations(("front", "left_shoulder", "overhead"), 2), range(3)):
         A, B = episode.views[a][t], episode.views[b][t]
-        points = unproject(A.depth, A.cameras.viewmats, A.cameras.Ks)[A.depth > 0]
-        pixels, z = project(points, B.cameras.viewmats, B.cameras.Ks)
+        points = unproject(A.depth, A.cameras.viewmats, Ks=A.cameras.Ks)[A.depth > 0]
+        pixels, z = project(points, B.cameras.viewmats, Ks=B.cameras.Ks)
         grid = (pixels / 64 - 1)[None, None]
         seen = torch.nn.functional.grid_sample(B.depth[None, None], grid, align_corners=False)[0, 0, 0]
         usable = (z > 0) & (grid[0, 0].abs() < 0.98).all(1) & (seen > 0)

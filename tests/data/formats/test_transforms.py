@@ -99,7 +99,7 @@ def test_depth_is_undistorted_with_its_colour(tmp_path):
 
     def off_the_floor(size):
         frames = open_recordings(tmp_path)[0].read(size=size).views["camera"]
-        points = unproject(frames.depth.double(), frames.cameras.viewmats.double(), frames.cameras.Ks.double())
+        points = unproject(frames.depth.double(), frames.cameras.viewmats.double(), Ks=frames.cameras.Ks.double())
         seen = (frames.depth > 0) & (frames.depth < 2.5)
         assert seen.float().mean() > 0.4
         return float(points[..., 2][seen].abs().quantile(0.9))

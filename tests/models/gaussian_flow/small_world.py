@@ -113,7 +113,7 @@ def shuffled(scene: Scene4D, order: torch.Tensor) -> Scene4D:
 def camera() -> Cameras:
     """One camera [1] that looks down at the block from above."""
     eye, target = torch.tensor([[0.4, -0.3, 0.9]]), torch.tensor([[0.4, 0.4, 0.0]])
-    K = intrinsics_from_fov(0.8, 32, 32)[None]
+    K = intrinsics_from_fov(0.8, width=32, height=32)[None]
     return Cameras(viewmats=look_at(eye, target), Ks=K, width=32, height=32)
 
 

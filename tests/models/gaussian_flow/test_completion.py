@@ -32,7 +32,7 @@ def plate(at: float, *, colour: tuple[float, float, float]) -> Gaussians:
 def cameras() -> Cameras:
     """[2]: from the left, which the memory saw, and from the right, which it did not."""
     eyes = torch.tensor([[-1.6, 0.0, 0.0], [1.6, 0.0, 0.0]])
-    K = intrinsics_from_fov(0.8, 24, 24)
+    K = intrinsics_from_fov(0.8, width=24, height=24)
     return Cameras(viewmats=look_at(eyes, torch.zeros(2, 3)), Ks=K.expand(2, 3, 3), width=24, height=24)
 
 

@@ -33,7 +33,7 @@ def test_anchor_motion_is_that_of_its_body():
     disc = torch.rand(200, 3) * torch.tensor([0.1, 0.1, 0.02]) + torch.tensor([0.25, 0.25, 0.01])
     points, centre = torch.cat([floor, disc]), torch.tensor([0.3, 0.3, 0.02])
     turns = torch.tensor([0.0, 0.0, 0.04]) * torch.arange(1, 5)[:, None]
-    poses = pose_about(centre, turns, torch.zeros(4, 3))
+    poses = pose_about(centre, turns, shift=torch.zeros(4, 3))
     shift = apply_pose(poses[:, None].expand(-1, 200, -1), disc) - disc
     displacement = torch.cat([torch.zeros(4, 400, 3), shift], 1)
     far = (floor - centre).norm(dim=-1)

@@ -19,17 +19,19 @@ def gaussians(means, *, scale=0.02):
 @pytest.fixture
 def camera():
     eye = torch.tensor([1.0, 0.5, 2.0])
-    return Cameras(viewmats=look_at(eye, torch.zeros(3)), Ks=intrinsics_from_fov(0.7, 48, 80), width=80, height=48)
+    return Cameras(
+        viewmats=look_at(eye, torch.zeros(3)), Ks=intrinsics_from_fov(0.7, width=48, height=80), width=80, height=48
+    )
 
 
 def wall(camera, *, depth, columns=slice(None)):
     """A surface at one depth on some columns of the picture."""
-    points = unproject(torch.full((48, 80), depth), camera.viewmats, camera.Ks)
+    points = unproject(torch.full((48, 80), depth), camera.viewmats, Ks=camera.Ks)
     return gaussians(points[:, columns].reshape(-1, 3))
 
 
 def at_depths(camera, *depths, pixel):
-    points = torch.stack([unproject(torch.full((48, 80), d), camera.viewmats, camera.Ks)[pixel] for d in depths])
+    points = torch.stack([unproject(torch.full((48, 80), d), camera.viewmats, Ks=camera.Ks)[pixel] for d in depths])
     return gaussians(points, scale=0.002)
 
 

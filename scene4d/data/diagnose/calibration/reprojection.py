@@ -63,7 +63,7 @@ def agreement(views: Views, pairs: Tensor) -> Agreement:
     centres = pixel_centres(width, height, like=views.depth)[thin[1:]].flatten(0, 1)
     rays = torch.cat([centres, torch.ones_like(centres[:, :1])], -1) @ torch.linalg.inv(first.Ks).transpose(-1, -2)
     points = transform_points(invert_rigid(first.viewmats), rays * first.depth[thin].flatten(1)[..., None])
-    pixels, z = project(points, second.viewmats, second.Ks)
+    pixels, z = project(points, second.viewmats, Ks=second.Ks)
     inside = (z > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
     there, weight, shade = _sampled(second, torch.nan_to_num(pixels))
     covered = measured & inside & (weight > 0.5)

@@ -48,7 +48,7 @@ def _lies_beyond(sample: Sample) -> bool:
     below = 0.0
     for frame in frames:
         depth = frame.depth
-        points = unproject(depth, frame.cameras.viewmats, frame.cameras.Ks)[..., 2]
+        points = unproject(depth, frame.cameras.viewmats, Ks=frame.cameras.Ks)[..., 2]
         offset = points - centres_of(frame.cameras.viewmats)[:, None, None, 2]
         below += float(torch.where(depth > 0, offset.sign(), 0).sum())
     return below > 0

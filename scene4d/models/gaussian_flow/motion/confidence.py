@@ -95,7 +95,7 @@ def _errors(model: GaussianWorldModel, batch: DynamicsBatch, *, seed: int, steps
     noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
     drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
     motion, said = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=steps)  # [b h l 6]
-    poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b h l 7]
+    poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     skin = {"skin_index": batch.skin_index, "skin_weights": weights}
     error = skinned_displacement(batch.rows, poses, **skin) - batch.displacement  # [b h r 3]

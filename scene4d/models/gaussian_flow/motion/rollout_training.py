@@ -20,10 +20,10 @@ def rolled_out(model: GaussianWorldModel, batch: DynamicsBatch, *, num_steps: in
     drive = model.drive(actions=batch.actions[:, :num_steps], track=track_of_batch(batch), task=batch.task)
     noise = torch.randn_like(batch.motion[:, :num_steps])
     motion, _ = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=1)  # [b k l 6]
-    poses = pose_about(batch.anchors[:, None], motion[..., :3], motion[..., 3:])  # [b k l 7]
+    poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b k l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     shift = skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights)  # [b k r 3]
-    truth = pose_about(batch.anchors[:, None], batch.motion[..., :3], batch.motion[..., 3:])[:, num_steps:]
+    truth = pose_about(batch.anchors[:, None], batch.motion[..., :3], shift=batch.motion[..., 3:])[:, num_steps:]
     anchors, now = apply_pose(poses[:, -1], batch.anchors), invert_pose(poses[:, -1])[:, None]
     hand = batch.past_proprio[:, -1:] + drive.proprio_change  # [b k 20]
     true_hand = batch.past_proprio[:, -1:] + batch.proprio_change[:, num_steps:]

@@ -39,7 +39,7 @@ def out_of_sight(rows: Gaussians, *, memory: Gaussians, cameras: Iterable[Camera
 def _in_the_open(points: Tensor, frames: Frames) -> Tensor:
     """[p] whether points [p 3] lie before the surface that frames [] show."""
     cameras = frames.cameras
-    pixels, depth = project(points, cameras.viewmats, cameras.Ks)
+    pixels, depth = project(points, cameras.viewmats, Ks=cameras.Ks)
     column, row = pixels.floor().long().unbind(-1)
     inside = (depth > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
     at = row.clamp(0, cameras.height - 1), column.clamp(0, cameras.width - 1)
