@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +85,24 @@ def test_the_list_says_how_long_each_takes_and_what_it_needs():
 def test_a_wrong_name_runs_nothing():
     done = subprocess.run(["bash", str(SCRIPT), "raster", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2 and "nothing is no table" in done.stderr and not done.stdout
+
+
+def test_a_run_keeps_what_is_printed_and_names_what_failed(tmp_path):
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "scripts")
+    for name, body in (("python", "echo '{\"case\": 1}'; echo a line"), ("scene4d", "echo it fails; exit 3")):
+        stub = tmp_path / "bin" / name
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(f"#!/bin/sh\n{body}\n")
+        stub.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "scripts/results.sh", "raster", "train-smoke"],
+        cwd=tmp_path, env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "failed: train-smoke" in done.stderr
+    assert "it fails" in (tmp_path / "out" / "results" / "train-smoke.txt").read_text()
+    assert (tmp_path / "docs" / "results" / "raster.jsonl").read_text() == '{"case": 1}\n'
 
 
 def test_every_name_has_its_place_in_the_documents_and_the_other_way_round():
