@@ -77,15 +77,15 @@ tables() {
     'scene4d train configs/tiny.toml --until dynamics --out runs/cross --set dynamics.model.dit.cross_attention=true'
 
   # Forecast: docs/results/forecast.md
-  row forecast 'not timed (24 forecasts)' 'extra sim; runs/small/pixels.safetensors (train-pixels)' \
+  row forecast 'about 4 min on one thread (24 forecasts)' 'extra sim; runs/small/pixels.safetensors (train-pixels)' \
     'scene4d eval forecast --seeds 2000 2001 --robot --pixels-weights runs/small/pixels.safetensors'
-  row forecast-128 'not timed (12 forecasts)' 'extra sim' \
+  row forecast-128 'about 2 min on one thread (12 forecasts)' 'extra sim' \
     'scene4d eval forecast --seeds 2000 2001 --size 128 --horizons 4 --windows 2'
-  row forecast-gripper 'not timed (24 forecasts)' 'extra sim' \
+  row forecast-gripper 'about 2 min on one thread (24 forecasts)' 'extra sim' \
     'scene4d eval forecast --seeds 2000 2001 --inputs left gripper'
-  row forecast-checks 'not timed (18 windows, six pasts with two futures, six long rollouts)' 'extra sim' \
+  row forecast-checks 'about 4 min on one thread (18 windows, six pasts with two futures, six long rollouts)' 'extra sim' \
     'scene4d eval forecast --seeds 2000 2001 --windows 3 --deep'
-  row ablations 'not timed (24 forecasts, seven models)' 'extra sim; runs/cross/weights.safetensors (train-cross)' \
+  row ablations 'about 3 min on one thread (24 forecasts, seven models)' 'extra sim; runs/cross/weights.safetensors (train-cross)' \
     'python scripts/ablations.py --weights tiny --trained cross_attention=runs/cross/weights.safetensors --seeds 2000 2001'
   row own-robot '10 min on one core, then four forecasts' 'recordings: rlbench' \
     "$finetune 'record.cameras=[\"front\", \"left_shoulder\", \"overhead\"]'" \
@@ -119,7 +119,7 @@ tables() {
     "scene4d reconstruct $quoted/kitchen -o out/results/kitchen-fit.s4d --holdout 4 --fit" \
     "scene4d reconstruct $rlbench/episode0 -o out/results/rlbench.s4d --holdout overhead"
   row instants 'not timed' 'recordings: rlbench' "scene4d eval reconstruct $rlbench/episode0 --view-every 12"
-  row motion 'not timed (six episodes of 48 frames)' 'extra sim' "scene4d eval reconstruct --tasks $six"
+  row motion 'about 5 min on one thread (six episodes of 48 frames)' 'extra sim' "scene4d eval reconstruct --tasks $six"
   colour=()
   for task in $six; do
     colour+=("scene4d record -o out/results/colour/$task --tasks $task --episodes 1 --first-seed 2000 --frames 10 --size 128 \
@@ -136,7 +136,7 @@ tables() {
   row streaming '28 s on one thread' 'nothing' 'python scripts/bench_streaming.py --cap 33000'
 
   # Speed: docs/results/speed.md, docs/results/simulator.md
-  row speed-forecast 'not timed' 'nothing' \
+  row speed-forecast 'about 2 min on one thread' 'nothing' \
     'python scripts/bench_forecast.py --weights tiny' \
     'python scripts/bench_forecast.py --weights tiny --precision bfloat16'
   row speed-agent 'about a minute (four times 60 steps)' 'extra sim' \
