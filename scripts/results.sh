@@ -145,6 +145,7 @@ tables() {
     'python scripts/bench_agent.py --threads 2' \
     'python scripts/bench_agent.py --threads 2 --forecast'
   row simulator '4 min' 'extra env' 'python scripts/bench_env.py --steps 5000 --envs 1'
+  row start-up 'about a minute' 'nothing' 'python scripts/bench_start.py'
   row raster 'about a minute (nine cases, 1 s or 20 repeats each)' 'nothing' 'python scripts/bench.py raster --threads 2'
   row neighbours 'about 2 min on busy cores (23 cases, 1 s or 20 repeats each)' 'nothing' 'python scripts/bench_neighbours.py --threads 1'
 }

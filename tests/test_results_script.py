@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import re
 import runpy
@@ -50,8 +49,7 @@ class _Parsed(Exception):
 def options_of(words: list[str]):
     """The options of a verb, as the command line makes them."""
     verb, rest = (EVAL_VERBS[words[1]], words[2:]) if words[0] == "eval" else (VERBS[words[0]], words[1:])
-    module = importlib.import_module(f"scene4d.apps.verbs.{verb.module}")
-    return tyro.cli(getattr(module, verb.options), args=rest)
+    return tyro.cli(verb.options_class(), args=rest)
 
 
 @pytest.mark.parametrize("command", [c for rows in COMMANDS.values() for c in rows])
@@ -80,6 +78,11 @@ def test_every_command_parses(command, monkeypatch):
 def test_the_list_says_how_long_each_takes_and_what_it_needs():
     rows = [[cell.strip() for cell in line.split("|")] for line in printed().splitlines()[1:]]
     assert [row[0] for row in rows] == list(COMMANDS) and all(len(row) == 3 and all(row) for row in rows)
+
+
+def test_every_script_that_measures_has_a_row():
+    run = re.findall(r"python (\S+)", "\n".join(command for rows in COMMANDS.values() for command in rows))
+    assert set(run) == {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")}
 
 
 def test_a_wrong_name_runs_nothing():
