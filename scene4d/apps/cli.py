@@ -1,6 +1,6 @@
 """The command line: `scene4d VERB ...`. Each verb ends with one JSON line, each failure in one line and a code.
 
-JSON knows no NaN and no Infinity: in a verb's last line a number that is not finite is null, nothing known of it.
+JSON knows no NaN and no Infinity: in a verb's last line a number that is not finite is null: unknown.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ VERBS = {
         "run_convert",
         "recordings.ConvertOptions",
         "run_convert",
-        "any recording to LeRobot v3 with meta/cameras.json, mended on the way",
+        "any recording to LeRobot v3 with meta/cameras.json, mended where asked",
     ),
     "repair": Verb(
         "run_repair",
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
-        return _told(error, as_json)
+        return _report(error, as_json)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit):
             raise
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         if _is_lack_of_memory(error):
-            return _told(ResourceError("out of memory", fix="use a smaller --size, fewer frames or cameras"), as_json)
+            return _report(ResourceError("out of memory", fix="use a smaller --size, fewer frames or cameras"), as_json)
         traceback.print_exc()
         print(
             f"scene4d: internal error: {type(error).__name__}: {error}; please report it with the lines above",
@@ -181,21 +181,21 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERNAL
 
 
-def _told(error: Scene4DError, as_json: bool) -> int:
+def _report(error: Scene4DError, as_json: bool) -> int:
     """Print an error; returns its exit code."""
-    told = json_line({"error": error.as_dict()}, unknown=str) if as_json else f"scene4d: {error.line()}"
-    print(told, file=sys.stderr)
+    line = json_line({"error": error.as_dict()}, unknown=str) if as_json else f"scene4d: {error.line()}"
+    print(line, file=sys.stderr)
     return error.exit_code
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """Python's own, or torch's, which says so in words: of the CPU's memory in others than of the GPU's."""
+    """Python's own, or torch's, which only its message shows: of the CPU's memory in others than of the GPU's."""
     words = ("allocate memory", "out of memory")
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 
 
 def json_line(value: Any, *, unknown: Callable[[float], Any] = lambda _: None) -> str:
-    """A value as one line of JSON that any reader takes; numbers that are not finite become what `unknown` says."""
+    """A value as one line of JSON that any reader takes; numbers that are not finite become what `unknown` gives."""
 
     def plain(x: Any) -> Any:
         if isinstance(x, float):
@@ -254,9 +254,9 @@ def _run(verb: Verb, *, name: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def _usage_error(box: str, *, name: str) -> ConfigError:
-    """What tyro says of a slip in a box of several lines, as our one line.
+    """tyro's message of a usage error, a box of several lines, as our one line.
 
-    Under its title it tells the slip; the part behind the next rule may hold options that were perhaps meant. The box
+    Under its title it names the error; the part behind the next rule may hold options that were perhaps meant. The box
     is drawn with dashes where standard output takes no other.
     """
     parts: list[list[str]] = [[]]
@@ -266,11 +266,11 @@ def _usage_error(box: str, *, name: str) -> ConfigError:
             parts.append([])
         elif line:
             parts[-1].append(line)
-    slip, hints = (*parts[1:3], [], [])[:2]
+    problem, hints = (*parts[1:3], [], [])[:2]
     meant = [line.split()[0] for line in hints if line.startswith("--") and "Perhaps" in hints[0]]
     fix = f"see: scene4d {name} --help"
     fix = f"perhaps {' or '.join(meant)} was meant; {fix}" if meant else fix
-    return ConfigError(" ".join(slip) or "wrong usage", field=name, fix=fix)
+    return ConfigError(" ".join(problem) or "wrong usage", field=name, fix=fix)
 
 
 def _interrupt(signum: int, frame: object) -> None:

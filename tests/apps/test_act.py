@@ -89,8 +89,8 @@ def test_act_prints_and_returns_a_chunk(files, capsys, forecast):
     assert "gripper" in text and "0.02 m" in text and text.count("step") == 8
     again, other = run_act(options), run_act(dataclasses.replace(options, seed=1))
     assert again["actions"] == result["actions"] != other["actions"]
-    told = run_act(dataclasses.replace(options, goal=(0.5, 0.0, 0.1)))
-    assert told["actions"] != result["actions"]
+    given = run_act(dataclasses.replace(options, goal=(0.5, 0.0, 0.1)))
+    assert given["actions"] != result["actions"]
     with pytest.raises(DataFormatError, match="goal"):
         run_act(dataclasses.replace(options, goal=(0.5, float("nan"), 0.1)))
 
@@ -109,7 +109,7 @@ def test_tasks_are_understood_by_words():
     assert task_from_text("Press the button!", TASKS) == "button-press-v3"
     assert task_from_text("open drawer", TASKS) == "drawer-open-v3"
     assert task_from_text("Push the puck to a goal", ["push-v3", "button-press-v3"]) == "push-v3"
-    # A robot must not open what it was told to close, nor choose between two things.
+    # A robot must not open what it should close, nor choose between two objects.
     for text in ("fold the towel", "close the door", "press it", "open the door and the drawer", "", "v3"):
         with pytest.raises(ConfigError, match="button-press-v3"):
             task_from_text(text, TASKS)
@@ -134,13 +134,13 @@ OTHER_SPECS = {
 @pytest.mark.parametrize("other", OTHER_SPECS)
 def test_a_scene_of_another_robot_is_refused(files, scene, models, other, forecast):
     """The head's numbers are its weights': a scene's spec neither renames them nor scales what they do."""
-    spec, said = OTHER_SPECS[other]
+    spec, reply = OTHER_SPECS[other]
     context = {"action_spec": [{**row, "frame": "world"} for row in SPEC]}
     save_models(files / "framed.safetensors", models, info={**models.info, "context": context})
     path = files / f"{other}.s4d"
     write_s4d(path, scene, actions=torch.zeros(3, len(spec)), action_spec=spec, info={"proprio": [list(PROPRIO)] * 3})
     options = ActOptions(path, task="door open", weights=files / "framed.safetensors", forecast=forecast)
-    with pytest.raises(ConfigError, match=f"action_spec: .*{said}.*dx \\[0.02 m, world\\]") as caught:
+    with pytest.raises(ConfigError, match=f"action_spec: .*{reply}.*dx \\[0.02 m, world\\]") as caught:
         run_act(options)
     assert caught.value.file == str(path) and caught.value.fix
 
@@ -154,11 +154,11 @@ def test_what_a_spec_leaves_out_is_no_difference(files, scene, models):
     write_s4d(files / "joints.s4d", scene, info={"proprio": [list(PROPRIO)] * 3, "proprio_spec": strangers})
     known = {"proprio_spec": [{"name": n, "unit": "m"} for n in ("hand_x", "hand_y", "hand_z", "gripper_opening")]}
     knowing = dataclasses.replace(models, info={**models.info, "context": known})
-    told = {"scene": scene, "task": TASKS[0]}
+    given = {"scene": scene, "task": TASKS[0]}
     with pytest.raises(ConfigError, match="proprio_spec"):
-        start_of_file(knowing, open_s4d(files / "joints.s4d"), **told)
+        start_of_file(knowing, open_s4d(files / "joints.s4d"), **given)
     # What is typed in is in the numbers of the head.
-    start = start_of_file(knowing, open_s4d(files / "joints.s4d"), **told, proprio=PROPRIO)
+    start = start_of_file(knowing, open_s4d(files / "joints.s4d"), **given, proprio=PROPRIO)
     assert start.context["proprio_spec"] == known["proprio_spec"]
     with pytest.raises(DataFormatError, match="spec"):
         scene_start(models, scene, task=TASKS[0], proprio=torch.tensor(PROPRIO), info={"action_spec": ["dx"] * 4})
@@ -213,10 +213,10 @@ def test_a_broken_robot_state_in_the_file_is_one_line(files, scene, capsys, prop
 
 
 def test_past_actions_of_another_robot_are_refused(models, scene):
-    told = {"task": TASKS[0], "proprio": torch.tensor(PROPRIO)}
+    given = {"task": TASKS[0], "proprio": torch.tensor(PROPRIO)}
     for actions in (torch.zeros(3, 7), torch.full((3, 4), torch.nan), torch.zeros(3), torch.zeros(0, 4)):
         with pytest.raises(DataFormatError, match="actions"):
-            scene_start(models, scene, **told, past_actions=actions)
+            scene_start(models, scene, **given, past_actions=actions)
     with pytest.raises(DataFormatError, match="batch"):
         observed_part(scene.map(lambda x: x[None]))
 
@@ -240,9 +240,9 @@ def test_a_robot_of_unknown_past_rests_where_it_is(models, scene):
     spec = [{"name": n, "unit": "m"} for n in ("x", "y", "z")] + [{"name": "gripper", "unit": "1"}]
     places = [{"name": f"hand_{n}", "unit": "m"} for n in "xyz"] + [{"name": "gripper", "unit": "1"}]
     absolute = dataclasses.replace(models, info={**models.info, "context": {"action_spec": spec}})
-    way = torch.tensor([[0.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.0]])
-    start = scene_start(absolute, scene, task=TASKS[0], proprio=way, info={"proprio_spec": places})
-    torch.testing.assert_close(start.past_actions[:, :3], way[1:, :3])
+    path = torch.tensor([[0.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.0]])
+    start = scene_start(absolute, scene, task=TASKS[0], proprio=path, info={"proprio_spec": places})
+    torch.testing.assert_close(start.past_actions[:, :3], path[1:, :3])
 
 
 def test_scene_without_robot_state_says_what_to_add(files, scene):

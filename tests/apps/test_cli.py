@@ -58,7 +58,7 @@ def test_wrong_usage_exits_with_2_in_one_line(exit_code, arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reply"),
     [
         ("act x.s4d", "Missing from scene4d act: --task"),
         ("forecast x --ste 3", "perhaps --sampler-steps or --steps was meant"),
@@ -67,9 +67,9 @@ def test_wrong_usage_exits_with_2_in_one_line(exit_code, arguments):
         ("rendre x", "render"),
     ],
 )
-def test_slips_are_told_with_the_way_to_mend_them(exit_code, arguments, said):
+def test_usage_errors_name_the_fix(exit_code, arguments, reply):
     _, _, err = exit_code(*arguments.split())
-    assert said in err and "--help" in err
+    assert reply in err and "--help" in err
 
 
 @pytest.mark.parametrize(

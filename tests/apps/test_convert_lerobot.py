@@ -30,16 +30,16 @@ def test_every_picture_column_has_the_statistics_that_lerobot_asks_for(converted
     unit = json.loads((converted / "meta/cameras.json").read_text())["cameras"]["hand"]["depth_unit"]
     depth = torch.cat([f.depth.reshape(-1, 1) for f in frames]).double() / unit
     for name, values, near in (("observation.images.hand", rgb, 0.02), ("observation.depth.hand", depth, 1.0)):
-        told = stats[name]
+        given = stats[name]
         for key, expected in (
             ("mean", values.mean(0)),
             ("std", values.std(0, unbiased=False)),
             ("max", values.amax(0)),
         ):
-            got = torch.tensor(told[key], dtype=torch.float64)
+            got = torch.tensor(given[key], dtype=torch.float64)
             assert got.shape == (values.shape[1], 1, 1)
             torch.testing.assert_close(got.flatten(), expected, rtol=0, atol=near)
-        assert told["count"] == [sum(len(f.rgb) for f in frames)]
+        assert given["count"] == [sum(len(f.rgb) for f in frames)]
 
 
 def dataset(path):

@@ -54,10 +54,10 @@ def test_each_robot_of_a_batch_acts_as_an_agent_of_its_own(models, policy):
 
 def test_each_robot_has_a_goal_of_its_own(models, policy):
     goals = torch.tensor([[0.5, 0.0, 0.1], [-0.5, 0.2, 0.1]])
-    told = policy.select_action({**batch_of(0, 0), "observation.goal": goals})
+    given = policy.select_action({**batch_of(0, 0), "observation.goal": goals})
     agent = agent_maker(models, forecast=False, config=AgentConfig())("door-open-v3")
-    assert torch.equal(told[0], agent.step(box_views(0), proprio=PROPRIO, task="door-open-v3", goal=goals[0]))
-    assert not torch.equal(told[0], alone(models, [0])[0])
+    assert torch.equal(given[0], agent.step(box_views(0), proprio=PROPRIO, task="door-open-v3", goal=goals[0]))
+    assert not torch.equal(given[0], alone(models, [0])[0])
     with pytest.raises(DataFormatError, match="goal"):
         policy.select_action({**batch_of(1, 1), "observation.goal": goals * torch.nan})
 
@@ -104,7 +104,7 @@ def test_one_bad_robot_holds_all_of_them_back(models, policy):
 
 @pytest.mark.parametrize("chunks", [False, True])
 def test_when_one_plan_fails_all_rest_for_a_step_and_go_on(models, policy, monkeypatch, chunks):
-    """None is ahead of the others, and none is thought to have done what it was never told."""
+    """None is ahead of the others, and none is thought to have done what it was never given."""
     ask = policy.predict_action_chunk if chunks else policy.select_action
     first = ask(batch_of(0, 3, 5))
     first = first[:, 0] if chunks else first
@@ -180,8 +180,8 @@ def test_what_does_not_fit_the_batch_is_named(policy, kind, field, break_it):
 
 
 def test_settings_come_from_the_weights_unless_they_are_given(models):
-    told = {"policy_cameras": ["right", "left"], "policy_size": 32, "step_seconds": 0.1}
-    learnt = dataclasses.replace(models, info={**models.info, **told})
+    given = {"policy_cameras": ["right", "left"], "policy_size": 32, "step_seconds": 0.1}
+    learnt = dataclasses.replace(models, info={**models.info, **given})
     cameras = {name: f.cameras for name, f in box_views(0).items()}
     config = LeRobotPolicy(learnt, cameras=cameras).config
     assert (config.input_cameras, config.size, config.seconds_per_frame) == (("right", "left"), (32, 32), 0.1)

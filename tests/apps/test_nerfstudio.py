@@ -102,12 +102,12 @@ def test_exported_splats_come_back_to_the_world_of_the_recording(tmp_path, appli
     """The run's file counts from before what its data set had applied, as nerfstudio's own dataparser writes it."""
     ours, own = splats(), placement()
     matrix, scale = own.nerfstudio_from_world, own.scale
-    told = {"frames": []}
+    given = {"frames": []}
     if applied is not None:
-        told |= {"applied_transform": applied[0], "applied_scale": applied[1]}
+        given |= {"applied_transform": applied[0], "applied_scale": applied[1]}
         whole = torch.cat([torch.tensor(applied[0], dtype=torch.float64), torch.tensor([[0, 0, 0, 1.0]])])
         matrix, scale = matrix @ whole, scale * applied[1]
-    (tmp_path / "transforms.json").write_text(json.dumps(told))
+    (tmp_path / "transforms.json").write_text(json.dumps(given))
     run = tmp_path / "dataparser_transforms.json"
     run.write_text(json.dumps({"transform": matrix[:3].tolist(), "scale": scale}))
     write_ply(tmp_path / "splat.ply", to_nerfstudio(ours, own))

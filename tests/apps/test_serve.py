@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from tiny_agent import PROPRIO, box_views, tiny_models
 
 from scene4d.apps.agent.agent import AgentConfig, agent_maker
-from scene4d.apps.agent.server.access import open_door, split_host
+from scene4d.apps.agent.server.access import access_to, split_host
 from scene4d.apps.agent.server.client import PolicyClient, view_of
 from scene4d.apps.agent.server.http_server import MAX_BODY, MAX_CONNECTIONS, PolicyServer
-from scene4d.apps.agent.server.messages import MEDIA_TYPE, Observation, pack, unpack
+from scene4d.apps.agent.server.messages import MEDIA_TYPE, ObservationMessage, pack, unpack
 from scene4d.apps.agent.server.policy_host import PolicyHost
 from scene4d.apps.compose.models import save_models
 from scene4d.apps.verbs.run_serve import ServeOptions, run_serve
@@ -46,9 +46,9 @@ def models():
 
 
 @contextmanager
-def serving(models, *, door=None, max_episodes=4, patience=30.0, **limits):
+def serving(models, *, access=None, max_episodes=4, patience=30.0, **limits):
     host = PolicyHost(models, config=AgentConfig(), forecast=False, max_episodes=max_episodes, patience=patience)
-    with PolicyServer(host, door=door or open_door("127.0.0.1"), **limits) as server:
+    with PolicyServer(host, access=access or access_to("127.0.0.1"), **limits) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -73,7 +73,7 @@ def local(models):
 
 def body(step=0, **changes):
     views = {name: view_of(f) for name, f in box_views(step).items()}
-    return pack(Observation(**{"views": views, "proprio": PROPRIO.numpy(), **changes}))
+    return pack(ObservationMessage(**{"views": views, "proprio": PROPRIO.numpy(), **changes}))
 
 
 def ask(server, method, path, content=None, kind=MEDIA_TYPE, **headers):
@@ -85,15 +85,15 @@ def ask(server, method, path, content=None, kind=MEDIA_TYPE, **headers):
         connection.putheader(name, value)
     connection.endheaders(content)
     answer = connection.getresponse()
-    said = json.loads(answer.read() or b"{}")
+    reply = json.loads(answer.read() or b"{}")
     connection.close()
-    return answer.status, said
+    return answer.status, reply
 
 
 def begin(server, task=TASK):
-    status, said = ask(server, "POST", "/v1/episodes", json.dumps({"task": task}).encode(), kind="application/json")
-    assert status == 200 and said["task"] == NAME
-    return f"/v1/episodes/{said['episode']}"
+    status, reply = ask(server, "POST", "/v1/episodes", json.dumps({"task": task}).encode(), kind="application/json")
+    assert status == 200 and reply["task"] == NAME
+    return f"/v1/episodes/{reply['episode']}"
 
 
 def test_the_client_is_the_agent(server, local):
@@ -187,9 +187,9 @@ def test_malformed_observations_are_refused_and_leave_no_trace(server, local):
     place, known = begin(server), {"DataFormatError", "DepthError", "CalibrationError", "VersionError"}
     assert ask(server, "POST", f"{place}/step", body(0))[1]["action"] == local[0].tolist()
     for name, content in broken_bodies().items():
-        status, said = ask(server, "POST", f"{place}/step", content)
-        assert (name, status) == (name, 400) and said["error"]["code"] in known, (name, said)
-        assert said["error"]["problem"] and "Traceback" not in json.dumps(said)
+        status, reply = ask(server, "POST", f"{place}/step", content)
+        assert (name, status) == (name, 400) and reply["error"]["code"] in known, (name, reply)
+        assert reply["error"]["problem"] and "Traceback" not in json.dumps(reply)
     assert ask(server, "POST", f"{place}/step", body(1))[1]["action"] == local[1].tolist()
 
 
@@ -250,8 +250,8 @@ def test_requests_of_others_are_refused(server):
         {"Host": good, "Origin": "null"},
         {"Host": good, "Origin": f"http://{good}.evil.example"},
     ):
-        status, said = ask(server, "GET", "/v1/info", **headers)
-        assert (status, said["error"]["code"]) == (403, "SecurityError"), headers
+        status, reply = ask(server, "GET", "/v1/info", **headers)
+        assert (status, reply["error"]["code"]) == (403, "SecurityError"), headers
     assert ask(server, "GET", "/v1/../etc/passwd")[0] == 404 and ask(server, "GET", "/v1/episodes")[0] == 405
     assert ask(server, "PATCH", "/v1/info")[0] == 501
     assert ask(server, "POST", "/v1/episodes/0/step", body())[0] == 404
@@ -268,11 +268,11 @@ def test_begin_says_what_it_wants(server):
         b'{"tusk": "a"}',
         b"[" * 9000,
     ):
-        status, said = ask(server, "POST", "/v1/episodes", content, kind="application/json")
-        assert status == 400 and said["error"]["code"] == "DataFormatError", content
+        status, reply = ask(server, "POST", "/v1/episodes", content, kind="application/json")
+        assert status == 400 and reply["error"]["code"] == "DataFormatError", content
     assert ask(server, "POST", "/v1/episodes", b"x" * (1 << 15), kind="application/json")[0] == 413
-    status, said = ask(server, "POST", "/v1/episodes", b'{"task": "fold towels"}', kind="application/json")
-    assert status == 422 and NAME in said["error"]["expected"]
+    status, reply = ask(server, "POST", "/v1/episodes", b'{"task": "fold towels"}', kind="application/json")
+    assert status == 422 and NAME in reply["error"]["expected"]
 
 
 def test_sizes_and_lengths_have_an_end(server):
@@ -338,30 +338,30 @@ def test_waiting_for_others_has_an_end_and_old_episodes_are_forgotten(models):
         third = begin(server)  # the second was not asked for longest
         assert [ask(server, "POST", f"{p}/step", body(1))[0] for p in (first, second, third)] == [200, 404, 200]
         with server.host._lock:
-            status, said = ask(server, "POST", f"{first}/step", body(2))
-        assert status == 503 and said["error"]["code"] == "ResourceError"
+            status, reply = ask(server, "POST", f"{first}/step", body(2))
+        assert status == 503 and reply["error"]["code"] == "ResourceError"
 
 
 def test_doors():
     for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
-        assert open_door(host).token is None
+        assert access_to(host).token is None
     for host in ("0.0.0.0", "::", "192.0.2.7", "example.com"):
         with pytest.raises(SecurityError, match="allow-remote"):
-            open_door(host)
-    door = open_door("0.0.0.0", allow_remote=True)
+            access_to(host)
+    access = access_to("0.0.0.0", allow_remote=True)
     given = {"port": 80, "hosts": ["robot.example:80"], "origins": []}
-    assert len(door.token) >= 24 and door.refusal(**given, token=door.token) is None
-    assert door.refusal(**given) and door.refusal(**given, token=door.token[:-1])
-    assert door.refusal(**{**given, "origins": ["http://evil.example"]}, token=door.token)
-    assert door.refusal(**{**given, "hosts": ["a", "a"]}, token=door.token)
+    assert len(access.token) >= 24 and access.refusal(**given, token=access.token) is None
+    assert access.refusal(**given) and access.refusal(**given, token=access.token[:-1])
+    assert access.refusal(**{**given, "origins": ["http://evil.example"]}, token=access.token)
+    assert access.refusal(**{**given, "hosts": ["a", "a"]}, token=access.token)
     assert split_host("[::1]:8080") == ("::1", 8080) and split_host("localhost") == ("localhost", 80)
     assert all(split_host(h) is None for h in ("", "a:b", "a/b", "a@b", "a:99999", "a?b"))
 
 
 def test_a_remote_door_wants_its_token(models):
-    door = open_door("127.0.0.2", allow_remote=True)
-    remote = type(door)(host="127.0.0.1", token="secret")
-    with serving(models, door=remote) as server:
+    access = access_to("127.0.0.2", allow_remote=True)
+    remote = type(access)(host="127.0.0.1", token="secret")
+    with serving(models, access=remote) as server:
         assert ask(server, "GET", "/v1/info")[0] == 403
         with PolicyClient(server.url, token="secret") as client:
             assert client.info()["version"] == "1"
@@ -373,7 +373,7 @@ def test_the_client_says_when_nobody_is_there(models):
     with serving(models) as server:
         url = server.url
         with pytest.raises(ResourceError, match="port"):
-            PolicyServer(server.host, door=server.door, port=server.server_port)
+            PolicyServer(server.host, access=server.access, port=server.server_port)
     with PolicyClient(url, seconds=2) as client, pytest.raises(ResourceError, match="scene4d serve"):
         client.info()
     wrong = (
@@ -483,15 +483,15 @@ def test_the_verb_serves_until_it_is_interrupted(models, tmp_path, capsys):
     ],
 )
 def test_what_is_served_comes_from_the_weights_unless_it_is_given(models, tmp_path, monkeypatch, given, expected):
-    told = {"policy_cameras": ["wrist", "top"], "policy_size": 32, "step_seconds": 0.1}
-    save_models(tmp_path / "w.safetensors", models, info={**models.info, **told})
-    said = []
+    values = {"policy_cameras": ["wrist", "top"], "policy_size": 32, "step_seconds": 0.1}
+    save_models(tmp_path / "w.safetensors", models, info={**models.info, **values})
+    reply = []
 
     def at_once(self, *_):
-        said.append(self.host.info())
+        reply.append(self.host.info())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PolicyServer, "serve_forever", at_once)
     run_serve(ServeOptions(weights=tmp_path / "w.safetensors", port=0, **given))
-    assert tuple(said[0][key] for key in ("cameras", "size", "fps")) == expected
+    assert tuple(reply[0][key] for key in ("cameras", "size", "fps")) == expected
     assert PolicyHost(models).info()["cameras"] == ["left", "right"]

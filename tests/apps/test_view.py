@@ -12,7 +12,7 @@ import torch
 from chromium import open_page
 from tiny_agent import PROPRIO, SPEC, TASKS, box_views, tiny_models
 
-from scene4d.apps.agent.server.access import is_plain_path, open_door
+from scene4d.apps.agent.server.access import access_to, is_plain_path
 from scene4d.apps.compose.models import save_models
 from scene4d.apps.compose.scene_start import scene_start
 from scene4d.apps.verbs.run_act import ActOptions, run_act
@@ -186,9 +186,9 @@ def test_rollouts_and_act_begin_alike(models, boxes, tmp_path, monkeypatch):
     """Cameras, past actions and goal of the file reach the world model and the head in the viewer too."""
     save_models(tmp_path / "w.safetensors", models, info=models.info)
     cameras = {name: f.cameras for name, f in box_views(0).items()}
-    told = {"proprio": [PROPRIO.tolist()] * 2, "input_cameras": ["left"], "action_meaning": "ways"}
+    values = {"proprio": [PROPRIO.tolist()] * 2, "input_cameras": ["left"], "action_meaning": "ways"}
     path = tmp_path / "boxes.s4d"
-    write_s4d(path, boxes, cameras=cameras, actions=torch.full((2, 4), 0.25), action_spec=SPEC, info=told)
+    write_s4d(path, boxes, cameras=cameras, actions=torch.full((2, 4), 0.25), action_spec=SPEC, info=values)
     options = ViewOptions(path, weights=tmp_path / "w.safetensors", goal=(0.1, 0.2, 0.3))
     file, kind = open_s4d(path), type(models.dynamics)
     seen, goals = [], []
@@ -209,8 +209,8 @@ def test_rollouts_and_act_begin_alike(models, boxes, tmp_path, monkeypatch):
 def test_a_rollout_of_another_robot_is_refused(models, boxes, tmp_path):
     save_models(tmp_path / "w.safetensors", models, info=models.info)
     metres = [{**row, "unit": "m"} for row in SPEC]
-    told = {"proprio": [PROPRIO.tolist()] * 2}
-    write_s4d(tmp_path / "m.s4d", boxes, actions=torch.zeros(2, 4), action_spec=metres, info=told)
+    values = {"proprio": [PROPRIO.tolist()] * 2}
+    write_s4d(tmp_path / "m.s4d", boxes, actions=torch.zeros(2, 4), action_spec=metres, info=values)
     file = open_s4d(tmp_path / "m.s4d")
     with pytest.raises(ConfigError, match=r"action_spec: .*dx \[m\].*dx \[0.02 m\]"):
         _rollout(ViewOptions(file.path, weights=tmp_path / "w.safetensors"), file, boxes)("open the door", 2, 0)
@@ -227,15 +227,15 @@ def test_the_label_never_stays_at_work(models, boxes, tmp_path):
     write_s4d(tmp_path / "b.s4d", boxes, info={"proprio": [["a", "b", "c", "d"]] * 2})
     options = ViewOptions(tmp_path / "b.s4d", port=0, weights=tmp_path / "w.safetensors")
     label = SimpleNamespace(content="")
-    for given, said in ((None, "info.proprio"), ((0.0, 0.0, 0.0), "4 finite numbers"), ((math.nan,) * 4, "finite")):
+    for given, reply in ((None, "info.proprio"), ((0.0, 0.0, 0.0), "4 finite numbers"), ((math.nan,) * 4, "finite")):
         with open_view(dataclasses.replace(options, proprio=given)) as opened:
-            opened.stage.roll_and_say("open the door", label)
-            assert label.content.startswith("stopped: ") and said in label.content
-            opened.stage.rollout = lambda *_: 1 / 0
+            opened.panel.roll_out_and_report("open the door", label)
+            assert label.content.startswith("stopped: ") and reply in label.content
+            opened.panel.rollout = lambda *_: 1 / 0
             with pytest.raises(ZeroDivisionError):
-                opened.stage.roll_and_say("open the door", label)
+                opened.panel.roll_out_and_report("open the door", label)
             assert "internal error (ZeroDivisionError)" in label.content
-            assert not opened.stage._rolling.locked()
+            assert not opened.panel._rolling.locked()
     with pytest.raises(DataFormatError, match=r"b\.s4d: info\.proprio"):
         run_view(dataclasses.replace(options, task="open the door", seconds=0.0))
 
@@ -361,7 +361,7 @@ def test_another_machine_needs_the_token(s4d):
 def test_paths():
     assert all(is_plain_path(p) for p in ("/", "/assets/a-1.js", "/?token=a..b"))
     assert not any(is_plain_path(p) for p in ("//a", "/../a", "/a/..", "/%2e", "/a\\b", "a", "/a\0"))
-    assert open_door("127.0.0.1").token is None
+    assert access_to("127.0.0.1").token is None
 
 
 def red_centre(picture):
@@ -386,22 +386,22 @@ def test_a_browser_shows_the_scene_and_the_slider_moves_it(s4d, tmp_path):
         page.until(lambda p: "observed" in p.ask(TEXT))
         page.until(lambda p: red_centre(p.picture())[1] > 300)
         _, far = red_centre(page.picture())
-        opened.stage.jump(next(iter(opened.server.get_clients().values())), "front")
+        opened.panel.jump(next(iter(opened.server.get_clients().values())), "front")
         page.until(lambda p: red_centre(p.picture())[1] > 1.3 * far)  # visitors begin behind the camera
         column, _ = red_centre(page.picture())
-        opened.stage.slider.value = 4
+        opened.panel.slider.value = 4
         page.until(lambda p: "PREDICTED" in p.ask(TEXT))
         page.until(lambda p: red_centre(p.picture())[0] > column + 40)
         assert green_count(page.picture()) > 300
-        opened.stage.colours.value = "uncertainty"
+        opened.panel.colours.value = "uncertainty"
         page.until(lambda p: green_count(p.picture()) < 50)  # what rests is sure, and blue
-        opened.stage.colours.value = "recorded"
-        opened.stage.ours.value = True
-        page.until(lambda p: red_centre(p.picture())[1] > 300)  # our own picture behind the empty stage
-        opened.stage.ours.value = False
+        opened.panel.colours.value = "recorded"
+        opened.panel.ours.value = True
+        page.until(lambda p: red_centre(p.picture())[1] > 300)  # our own picture behind the empty scene
+        opened.panel.ours.value = False
         page.ask("document.querySelector('[role=slider]').focus()")
         page.call("Input.dispatchKeyEvent", type="keyDown", key="Home", code="Home", windowsVirtualKeyCode=36)
-        page.until(lambda _: opened.stage.index == 0)  # the page's own slider drives the stage
+        page.until(lambda _: opened.panel.index == 0)  # the page's own slider drives the panel
         page.until(lambda p: abs(red_centre(p.picture())[0] - column) < 10)
         assert all("computeBoundingSphere" in e for e in page.errors)  # viser says that of any splats
         assert page.requests and all(re.match(r"(http|ws)://127\.0\.0\.1:", url) for url in page.requests)
@@ -418,9 +418,9 @@ def test_a_rollout_comes_behind_what_was_seen(models, boxes, tmp_path, capsys):
     assert (result["instants"], result["observed"], result["predicted"]) == (6, 2, 4)
     assert "4 predicted instants" in capsys.readouterr().out
     with open_view(dataclasses.replace(options, task="", seed=7)) as opened:
-        assert opened.stage.seed.value == 7
-        said = opened.stage.roll_out("fold towels", seed=0)
-        assert said.startswith("stopped") and "drawer-open-v3" in said and len(opened.stage.instants) == 2
-        assert "2 predicted" in opened.stage.roll_out("open door", seed=1, num_steps=2)
-        assert "4 predicted" in opened.stage.roll_out("open door", seed=1)  # in the place of the last one
-        assert opened.stage.index == 5 and "PREDICTED" in opened.stage.status.content
+        assert opened.panel.seed.value == 7
+        reply = opened.panel.roll_out("fold towels", seed=0)
+        assert reply.startswith("stopped") and "drawer-open-v3" in reply and len(opened.panel.instants) == 2
+        assert "2 predicted" in opened.panel.roll_out("open door", seed=1, num_steps=2)
+        assert "4 predicted" in opened.panel.roll_out("open door", seed=1)  # in the place of the last one
+        assert opened.panel.index == 5 and "PREDICTED" in opened.panel.status.content

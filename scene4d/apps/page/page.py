@@ -64,7 +64,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def _points(scene: Scene4D) -> dict:
-    """Positions as int16 in the box of the scene, one block a time; rows that are not alive sink out of sight."""
+    """Positions as int16 in the box of the scene, one block a time; rows not alive are in its corner."""
     sets = [scene.at(float(t)) for t in scene.times]
     keep = torch.arange(0, sets[0].num_gaussians, max(1, -(-sets[0].num_gaussians // MAX_POINTS)))
     first = sets[0].means[keep]

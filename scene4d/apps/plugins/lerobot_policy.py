@@ -1,6 +1,6 @@
 """The agent behind the methods of a LeRobot policy: `reset`, `select_action`, `predict_action_chunk`.
 
-Batches have LeRobot's keys. A policy that sees in 3D needs two things that LeRobot has no key for: depth comes as
+Batches have LeRobot's keys. A policy that sees in 3D needs two inputs that LeRobot has no key for: depth comes as
 `observation.depth.NAME` (as our own writer names it), calibration is given once, at construction; a camera that moves
 sends `observation.extrinsic.NAME` with every batch.
 """
@@ -41,7 +41,7 @@ class LeRobotPolicy:
     - `observation.depth.NAME` [b h w] or [b 1 h w]: z-depth, float in m or integer in `depth_unit`; 0 = not measured
     - `observation.state` [b p]: proprio in the units of the proprio spec
     - `task`: one text, or a list of b of them
-    - `observation.goal` [b 3]: where what the task is about should come to be, m, for tasks that are told it
+    - `observation.goal` [b 3]: where what the task is about should come to be, m, for tasks that need it
     - `observation.extrinsic.NAME` [b 4 4]: camera-from-world (OpenCV axes, m), only where the camera moves
     """
 
@@ -160,9 +160,10 @@ class LeRobotPolicy:
 
     def _tasks_of(self, batch: Mapping[str, Any], *, num: int | None) -> list[str]:
         """The trained name of every robot's task."""
-        told, count = batch.get(TASK), 1 if num is None else num
-        alike = told is None or isinstance(told, str) or not isinstance(told, Iterable)
-        texts = [told] * count if alike else list(told)
+        given, count = batch.get(TASK), 1 if num is None else num
+        texts: list[Any] = [given] * count
+        if isinstance(given, Iterable) and not isinstance(given, str):
+            texts = list(given)
         if len(texts) != count:
             raise DataFormatError(
                 "is not one for each robot", field=TASK, found=len(texts), expected=count,

@@ -41,13 +41,13 @@ def orbit_of(scene: Scene4D, stored: dict[str, Cameras], *, num_views: int, size
         offset = rotate(quat, offset)
     fov_y = 2 * math.atan(0.5 * camera.height / float(camera.Ks[1, 1].abs()))
     K = intrinsics_from_fov(fov_y, width=width, height=height)
-    eyes = focus + offset
-    viewmats = look_at(eyes, focus.expand_as(eyes), up=up)
+    places = focus + offset
+    viewmats = look_at(places, focus.expand_as(places), up=up)
     return Cameras(viewmats=viewmats, Ks=K.expand(num_views, 3, 3), width=width, height=height)
 
 
 def stillest(stored: dict[str, Cameras]) -> Cameras:
-    """The stored camera that travels least, at the middle of its way; batch shape ()."""
+    """The stored camera that travels least, in the middle of its path; batch shape ()."""
 
     def travel(camera: Cameras) -> float:
         places = invert_rigid(camera.viewmats.reshape(-1, 4, 4))[:, :3, 3]

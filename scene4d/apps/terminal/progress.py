@@ -37,7 +37,7 @@ def steps_shown(total: int, seconds: dict[str, float]) -> Iterator[Callable[[str
 
 @contextmanager
 def counter_shown(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield count(done, total): a bar on a terminal, elsewhere a line every tenth of the way."""
+    """Yield count(done, total): a bar on a terminal, elsewhere a line every tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

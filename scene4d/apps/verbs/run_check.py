@@ -32,32 +32,32 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
         DataFormatError: there is no such file or folder.
     """
     recordings, refused = _opened(options)
-    told: dict[Finding, list[int]] = {f: [] for f in refused}
+    findings: dict[Finding, list[int]] = {f: [] for f in refused}
     for k, recording in enumerate(recordings):
-        _tell(told, k, note_findings(recording.info))
+        _note(findings, k, note_findings(recording.info))
     described: list[dict[str, Any]] = []
     for k in _spread(len(recordings), options.samples):
         facts, found = _looked_into(recordings[k], calibration=options.calibration)
         described.append({"index": k, **facts})
-        _tell(told, k, found)
+        _note(findings, k, found)
     if options.deep:
-        _decode(told, recordings)
+        _decode(findings, recordings)
     form = _format(recordings[0]) if recordings else None
-    print(_text(options.source, form, recordings, described, told))
+    print(_text(options.source, form, recordings, described, findings))
     return {
         "source": str(options.source),
         "format": form,
         "num_recordings": len(recordings),
         "recordings": described,
-        "findings": [{**f.as_dict(), "recordings": where} for f, where in told.items()],
-        "ok": not told,
+        "findings": [{**f.as_dict(), "recordings": where} for f, where in findings.items()],
+        "ok": not findings,
     }
 
 
-def _tell(told: dict[Finding, list[int]], index: int, findings: Sequence[Finding]) -> None:
+def _note(findings: dict[Finding, list[int]], index: int, found: Sequence[Finding]) -> None:
     """Note which recordings a finding was made in."""
-    for finding in findings:
-        where = told.setdefault(finding, [])
+    for finding in found:
+        where = findings.setdefault(finding, [])
         if index not in where:
             where.append(index)
 
@@ -104,15 +104,15 @@ def _figures(report: CalibrationReport) -> dict[str, Any]:
     }
 
 
-def _decode(told: dict[Finding, list[int]], recordings: Sequence[Recording]) -> None:
+def _decode(findings: dict[Finding, list[int]], recordings: Sequence[Recording]) -> None:
     """Decode everything."""
     with counter_shown("decoding") as count:
         for k, recording in enumerate(recordings):
             try:
                 for found in read_through(recording):
-                    _tell(told, k, found)
+                    _note(findings, k, found)
             except Scene4DError as error:
-                _tell(told, k, [finding_of(error)])
+                _note(findings, k, [finding_of(error)])
             count(k + 1, len(recordings))
 
 
@@ -133,14 +133,14 @@ def _spread(count: int, most: int) -> list[int]:
 
 def _text(
     source: Path, form: str | None, recordings: Sequence[Recording], described: list[dict[str, Any]],
-    told: Mapping[Finding, Sequence[int]],
+    findings: Mapping[Finding, Sequence[int]],
 ) -> str:  # fmt: skip
     frames = sum(r.num_frames for r in recordings)
     lines = [f"{source}: {form or 'cannot be read'}, {len(recordings)} recordings, {frames} frames"]
     for facts in described:
         lines += _facts_in_lines(facts)
     lines.append("")
-    for f, where in told.items():
+    for f, where in findings.items():
         inside = f" in recording {', '.join(map(str, where[:8]))}{' ...' if len(where) > 8 else ''}" if where else ""
         camera = f.camera or ("all cameras" if f.mends else "")
         lines.append(f"WRONG {f.kind}: " + " ".join(part for part in (camera, f.field) if part) + inside)
@@ -149,7 +149,7 @@ def _text(
         lines += [f"      score     {f.score[0]:.2f} as it is, {f.score[1]:.2f} mended"] if f.score else []
         command = f"scene4d convert {source} -o COPY --fix {' '.join(map(str, f.mends))}" if f.mends else f.fix
         lines += [f"      mend      {command}"] if command else []
-    return "\n".join([*lines, "nothing wrong was found" if not told else f"findings: {len(told)}"])
+    return "\n".join([*lines, "nothing wrong was found" if not findings else f"findings: {len(findings)}"])
 
 
 def _facts_in_lines(facts: dict[str, Any]) -> list[str]:

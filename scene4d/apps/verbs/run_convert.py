@@ -1,4 +1,4 @@
-"""`scene4d convert`: any recording to LeRobot v3 with meta/cameras.json, mended on the way; its input is only read."""
+"""`scene4d convert`: any recording to LeRobot v3 with meta/cameras.json, mended where asked; its input is only read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -212,7 +212,7 @@ def _rate(options: ConvertOptions) -> float:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(options: ConvertOptions) -> list[Recording]:
+def _opened(options: ConvertOptions) -> Sequence[Recording]:
     mends = tuple(parse_mend(text) for text in options.fix)
     fit, resync = (None if choice == "none" else choice for choice in (options.fit, options.resync))
     recordings = open_recordings(options.source, cameras=options.calibration, fit=fit, resync=resync)

@@ -27,7 +27,7 @@ from scene4d.lift.rgbd.fuse import FuseConfig
 from scene4d.scene import Scene4D
 from scene4d.types import Episode, Recording
 
-# Seconds after which refinement stops, so that nobody waits much longer on a slow machine; info["steps"] tells where.
+# Seconds after which refinement stops, so that nobody waits much longer on a slow machine; info["steps"] has where.
 FIT_SECONDS = 240.0
 PICTURES_SECONDS = 840.0
 RGB_SECONDS = 150.0

@@ -1,4 +1,4 @@
-"""`scene4d serve`: the agent behind HTTP on this machine (docs/serve.md), no pickle, nothing trusted."""
+"""`scene4d serve`: the agent behind HTTP on this machine (docs/serve.md), no pickle, every request checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from scene4d.apps.agent.agent import AgentConfig
-from scene4d.apps.agent.server.access import open_door
+from scene4d.apps.agent.server.access import access_to
 from scene4d.apps.agent.server.http_server import PolicyServer
 from scene4d.apps.agent.server.policy_host import PolicyHost
 from scene4d.apps.compose.models import load_models
@@ -23,7 +23,7 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
         SecurityError: --host is reached from other machines without --allow-remote. ResourceError: the port is taken.
         CheckpointError: the weights hold no action head. ConfigError: an option is not positive, or names no camera.
     """
-    door = open_door(options.host, allow_remote=options.allow_remote)
+    access = access_to(options.host, allow_remote=options.allow_remote)
     config = AgentConfig(
         input_cameras=options.cameras,
         replan_every=options.replan_every,
@@ -37,10 +37,10 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
-        server = stack.enter_context(PolicyServer(host, door=door, port=options.port))
+        server = stack.enter_context(PolicyServer(host, access=access, port=options.port))
         print(f"scene4d: serving at {server.url} (Ctrl-C stops)", flush=True)
-        if door.token is not None:
-            print(f"scene4d: other machines send the header  Authorization: Bearer {door.token}", flush=True)
+        if access.token is not None:
+            print(f"scene4d: other machines send the header  Authorization: Bearer {access.token}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
             server.serve_forever()
         counts = {"requests": server.num_requests, "refused": server.num_refused, "steps": host.num_steps}

@@ -91,9 +91,9 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
 
     num = config.processes
     record = lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record"))
-    told: list[Any] = []
+    sources: list[Any] = []
     if config.record.sources:
-        told = [listing(config.record), config.least_frames]
+        sources = [listing(config.record), config.least_frames]
         record = lambda folder: take_in_stage(
             folder, config.record, least=config.least_frames, processes=num, progress=line_progress("recordings")
         )
@@ -109,7 +109,7 @@ def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions)
     # Weights of the same name may be others tomorrow.
     start = config.start and hashlib.sha256(weights_file(config.start).read_bytes()).hexdigest()
     plan: list[tuple[str, Callable[[Path], dict[str, Any]], list[Any]]] = [
-        ("record", record, [config.record, *told]),
+        ("record", record, [config.record, *sources]),
         ("cache", cache, [config.cache]),
         ("vae", lambda _: train_vae_stage(folders, config), [config.vae, anchors, config.threads, start]),
         ("dynamics", lambda _: train_dynamics_stage(folders, config), [config.dynamics, config.threads]),

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from scene4d.apps.agent.server.access import open_door
+from scene4d.apps.agent.server.access import access_to
 from scene4d.apps.agent.task_names import task_from_text
 from scene4d.apps.compose.models import Models, models_once
 from scene4d.apps.compose.scene_start import SceneStart, start_of_file
 from scene4d.apps.verbs.options.scenes import ViewOptions
 from scene4d.apps.viewer.guarded_server import start_viser, stop_viser
 from scene4d.apps.viewer.live_forecast import roll_forward
-from scene4d.apps.viewer.panel import Rollout, Stage, StageConfig
+from scene4d.apps.viewer.panel import Panel, PanelConfig, Rollout
 from scene4d.errors import DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.scene import Scene4D
@@ -28,7 +28,7 @@ class Opened:
 
     url: str
     server: Any
-    stage: Stage
+    panel: Panel
 
 
 def run_view(options: ViewOptions) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
     Raises:
         EnvError: viser is not installed. DataFormatError: the scene is broken, empty or a batch, or there is a --task
         and no robot state. ConfigError: an option is out of range, or nothing was trained for the --task.
-        CheckpointError: the weights hold no action head. What stops the agent on its way is said on the page.
+        CheckpointError: the weights hold no action head. What stops the agent is shown on the page.
         SecurityError: --host is reached from other machines without --allow-remote.
     """
     start = time.monotonic()
@@ -45,9 +45,9 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
         print(f"scene4d: {opened.url} (Ctrl-C stops)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # how a viewer is meant to end
             if options.task:
-                print(f"scene4d: {opened.stage.roll_out(options.task, seed=options.seed)}", flush=True)
+                print(f"scene4d: {opened.panel.roll_out(options.task, seed=options.seed)}", flush=True)
             threading.Event().wait(options.seconds)
-        instants = opened.stage.instants
+        instants = opened.panel.instants
     return {
         "url": opened.url,
         "instants": len(instants),
@@ -60,7 +60,7 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
 @contextlib.contextmanager
 def open_view(options: ViewOptions) -> Iterator[Opened]:
     """A viewer that runs as long as the block; errors as `run_view`."""
-    door = open_door(options.host, allow_remote=options.allow_remote)
+    access = access_to(options.host, allow_remote=options.allow_remote)
     file = open_s4d(options.scene)
     scene = file.scene()
     if scene.batch_shape or scene.times.shape[-1] == 0 or scene.base.num_gaussians == 0:
@@ -68,21 +68,21 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
             "holds nothing to look at", file=options.scene, field="times, means", expected="one scene, not empty"
         )
     rollout = _rollout(options, file, scene)
-    server = start_viser(door, port=options.port, label=f"scene4d {options.scene.name}")
+    server = start_viser(access, port=options.port, label=f"scene4d {options.scene.name}")
     stop = threading.Event()
     try:
-        config = StageConfig(
+        config = PanelConfig(
             most_splats=options.max_splats,
             fps=options.fps,
             task=options.task,
             num_steps=options.steps,
             seed=options.seed,
         )
-        stage = Stage(server, scene, cameras=file.cameras, rollout=rollout, config=config)
-        player = threading.Thread(target=stage.play, args=(stop,), daemon=True)
+        panel = Panel(server, scene, cameras=file.cameras, rollout=rollout, config=config)
+        player = threading.Thread(target=panel.play, args=(stop,), daemon=True)
         player.start()
-        query = "" if door.token is None else f"?token={door.token}"
-        yield Opened(url=f"{door.url(server.get_port())}/{query}", server=server, stage=stage)
+        query = "" if access.token is None else f"?token={access.token}"
+        yield Opened(url=f"{access.url(server.get_port())}/{query}", server=server, panel=panel)
         stop.set()
         player.join(timeout=2.0)
     finally:
@@ -105,5 +105,5 @@ def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | N
         return roll_forward(models, start, num_steps=num_steps, seed=seed)
 
     if options.task:
-        begun(options.task)  # what is missing or wrong is said before anything is shown
+        begun(options.task)  # what is missing or wrong is refused before anything is shown
     return roll

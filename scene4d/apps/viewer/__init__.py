@@ -1,1 +1,1 @@
-"""What `scene4d view` is made of: the stage, what stands on it, and who may look."""
+"""What `scene4d view` is made of: the panel, what it shows, and who may look."""

@@ -69,7 +69,7 @@ def splats_of(gaussians: Gaussians, *, rgbs: Tensor | None = None, most: int = 1
     grow = 1.0
     if len(rows) > most:
         grow = math.sqrt(len(rows) / most)  # what lies on surfaces covers them again
-        # By id and not by row, so that the same matter is drawn at every instant.
+        # By id and not by row, so that the same Gaussians are drawn at every instant.
         rows = rows[(gaussians.ids[rows] * 2_654_435_761 % (1 << 32)).argsort()[:most].sort().values]
     turned = (
         matrix_from_quat(normalize_quat(gaussians.quats[rows])) * (grow * gaussians.scales[rows])[:, None]
@@ -110,7 +110,7 @@ class Arrows:
 
 
 def arrows_between(now: Instant, then: Instant, *, stretch: float = 1.0, most: int = 400) -> Arrows:
-    """Where the matter of `now` goes by `then`, `stretch` times as long as it is, for `most` of what moves, evenly.
+    """Where the Gaussians of `now` go by `then`, `stretch` times as long as it is, for `most` of what moves, evenly.
 
     Where the two are of different scenes, `then`'s own memory of now is drawn, for its rows are the ones that move.
     """

@@ -1,4 +1,4 @@
-"""viser behind our door: Host, Origin and path of every request are checked, callers and messages are counted.
+"""viser behind our access rules: Host, Origin and path of every request are checked, callers and messages are counted.
 
 viser itself lets every origin in: a page of another site could open a websocket to it and watch, or drive the scene.
 It has no hook for that, but it starts its server through `websockets`, which has one; so that call is caught while
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from scene4d.apps.agent.server.access import COOKIE, Door, is_plain_path
+from scene4d.apps.agent.server.access import COOKIE, Access, is_plain_path
 from scene4d.errors import EnvError
 from scene4d.extras import optional
 
@@ -33,17 +33,17 @@ MESSAGES_A_SECOND, MESSAGES_AT_ONCE = 400, 1000
 _starting = threading.Lock()
 
 
-def start_viser(door: Door, *, port: int, label: str) -> Any:
-    """A viser server at `door`, at `port` or the next free one.
+def start_viser(access: Access, *, port: int, label: str) -> Any:
+    """A viser server at the address of `access`, at `port` or the next free one.
 
     Raises:
-        EnvError: viser is not installed, or starts its server in a way that we cannot guard.
+        EnvError: viser is not installed, or starts its server where we cannot guard it.
     """
     viser = optional("viser", extra="view", what="the viewer")
-    guard = Guard(door)
-    # viser says on standard output where it is, with a name that other machines would use.
+    guard = Guard(access)
+    # viser prints where it is, with a name that other machines would use.
     with _starting, _caught(guard), contextlib.redirect_stdout(io.StringIO()):
-        server = viser.ViserServer(host=door.host, port=port, label=label, verbose=False)
+        server = viser.ViserServer(host=access.host, port=port, label=label, verbose=False)
     if not guard.installed:
         server.stop()
         raise EnvError(
@@ -65,8 +65,8 @@ def stop_viser(server: Any) -> None:
 class Guard:
     """What stands between websockets' server and viser's handlers."""
 
-    def __init__(self, door: Door) -> None:
-        self.door, self.installed = door, False
+    def __init__(self, access: Access) -> None:
+        self.access, self.installed = access, False
         self.num_clients, self.num_refused = 0, 0
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -114,11 +114,11 @@ class Guard:
         return counted
 
     def answer(self, connection: Any, request: Any, *, files: Callable[[Any, Any], Any] | None) -> Any:
-        """403 for who may not come in, else what viser says (None = go on to the websocket)."""
+        """403 for who may not come in, else what viser answers (None = go on to the websocket)."""
         headers = request.headers
         upgrade = "websocket" in headers.get("Upgrade", "").lower()
         shown, fresh = self._token(request)
-        refusal = self.door.refusal(
+        refusal = self.access.refusal(
             port=connection.local_address[1],
             hosts=headers.get_all("Host"),
             origins=headers.get_all("Origin"),
@@ -140,7 +140,7 @@ class Guard:
 
     def _token(self, request: Any) -> tuple[str | None, bool]:
         """(token shown, whether in the address), from ?token=... or from the cookie that we gave for it."""
-        if self.door.token is None:
+        if self.access.token is None:
             return None, False
         asked = parse_qs(urlsplit(request.path).query).get("token")
         if asked:
@@ -162,8 +162,8 @@ def _caught(guard: Guard) -> Iterator[None]:
     def serve(handler: Any, *args: Any, **options: Any) -> Any:
         return plain(guard.handler(handler), *args, **guard.options(options))
 
-    module.serve = serve
+    vars(module)["serve"] = serve
     try:
         yield
     finally:
-        module.serve = plain
+        vars(module)["serve"] = plain

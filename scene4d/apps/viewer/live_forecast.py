@@ -15,7 +15,7 @@ from scene4d.policy.encoders import views_for
 from scene4d.scene import Scene4D
 
 TOO_FAR = 5.0
-"""Times the radius of what was observed: beyond, moving matter has left the scene."""
+"""Times the radius of what was observed: beyond, what moves has left the scene."""
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def roll_forward(
 
 
 def _refuse_wild(scene: Scene4D, *, centre: Tensor, radius: float, step: int) -> None:
-    """A prediction in which matter leaves everything that was seen is no prediction: say so and do not draw it.
+    """A prediction in which Gaussians leave everything that was seen is no prediction: it is refused and not drawn.
 
     One Gaussian is enough, as one anchor is to the simulator: a median hides whatever befalls the smaller half. What
     was far off from the start is a stray of the reconstruction and no fault of the prediction.

@@ -1,4 +1,4 @@
-"""What a person sees and turns in the viewer: one stage, shared by all who look."""
+"""The viewer's scene and its controls: one panel, shared by all who look."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ Rollout = Callable[[str, int, int], Iterable[Scene4D]]
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """How the stage begins."""
+class PanelConfig:
+    """How the panel begins."""
 
     most_splats: int = 60_000
     """Splats sent at most; of more an even share is drawn, larger."""
@@ -56,7 +56,7 @@ class StageConfig:
     """Seed of a rollout first."""
 
 
-class Stage:
+class Panel:
     """A scene on a viser server: what is drawn follows the controls, and nothing is drawn twice at a time."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Stage:
         *,
         cameras: Mapping[str, Cameras],
         rollout: Rollout | None = None,
-        config: StageConfig | None = None,
+        config: PanelConfig | None = None,
     ) -> None:
         """
         Args:
@@ -74,7 +74,7 @@ class Stage:
             rollout: what the agent's button calls; None = there is no such button.
         """
         self.server, self.cameras, self.rollout = server, dict(cameras), rollout
-        self.config = config if config is not None else StageConfig()
+        self.config = config if config is not None else PanelConfig()
         self.recorded = instants_of(scene)
         self.instants: list[Instant] = self.recorded
         self._drawing, self._wanted, self._rolling = threading.Lock(), threading.Event(), threading.Lock()
@@ -82,7 +82,7 @@ class Stage:
         self._frusta: dict[str, Any] = {}
         server.gui.configure_theme(show_share_button=False, show_logo=False, dark_mode=True)
         server.scene.set_up_direction("+z")
-        self._aim(scene)
+        self._place_visitors(scene)
         self._controls()
         self.draw()
 
@@ -92,7 +92,7 @@ class Stage:
         return min(round(self.slider.value), len(self.instants) - 1)
 
     def draw(self, *, background_only: bool = False) -> None:
-        """Bring the stage to what the controls say; calls that come while it draws are done in one."""
+        """Draw what the controls ask for; calls that come while it draws are done in one."""
         if not background_only:
             self._stale.set()
         self._wanted.set()
@@ -114,9 +114,10 @@ class Stage:
                 self.slider.value = (self.index + 1) % len(self.instants)
 
     def roll_out(self, task: str, *, seed: int, num_steps: int | None = None) -> str:
-        """Let the agent act from the last recorded instant and show each chunk as it comes; returns a word on it."""
+        """Let the agent act from the last recorded instant and show each chunk as it comes; returns how it went."""
         if not self._rolling.acquire(blocking=False):
             return "it is rolling already"
+        assert self.rollout is not None  # there is no button without it
         start, instants = time.monotonic(), list(self.recorded)
         while len(instants) > 1 and not instants[-1].observed:
             instants.pop()  # the agent's future takes the place of one that was stored
@@ -131,13 +132,13 @@ class Stage:
         count = sum(not i.observed for i in instants)
         return f"{count} predicted instants in {time.monotonic() - start:.1f} s"
 
-    def roll_and_say(self, task: str, said: Any) -> None:
-        """`roll_out` at the button's seed, with a word on how it goes in the label `said`."""
-        said.content = "the agent looks, acts, and the model predicts ..."
+    def roll_out_and_report(self, task: str, label: Any) -> None:
+        """`roll_out` at the button's seed, with its progress in `label`."""
+        label.content = "the agent looks, acts, and the model predicts ..."
         try:
-            said.content = self.roll_out(task, seed=int(self.seed.value))
-        except Exception as error:  # or the page would say for ever that the agent acts
-            said.content = f"stopped by an internal error ({type(error).__name__}); the terminal says more"
+            label.content = self.roll_out(task, seed=int(self.seed.value))
+        except Exception as error:  # or the page would show for ever that the agent acts
+            label.content = f"stopped by an internal error ({type(error).__name__}); the terminal has more"
             raise
 
     def _extend(self, instants: list[Instant]) -> None:
@@ -146,7 +147,7 @@ class Stage:
         self.slider.value = len(instants) - 1
         self.draw()
 
-    def _aim(self, scene: Scene4D) -> None:
+    def _place_visitors(self, scene: Scene4D) -> None:
         """New visitors begin behind the first camera; without one, above and aside of everything."""
         centre, radius = robust_bounds(scene.at(float(scene.times[0])))
         place = centre + radius * torch.tensor([1.2, -1.2, 1.0])
@@ -169,7 +170,7 @@ class Stage:
         self.colours = gui.add_dropdown("colours", ("recorded", "uncertainty"), initial_value="recorded")
         self.flow = gui.add_checkbox("flow arrows", False)
         self.stretch = gui.add_slider("arrow length", min=1, max=20, step=1, initial_value=3)
-        self.ours = gui.add_checkbox("our rasterizer", False, hint="the picture that the models see, behind the stage")
+        self.ours = gui.add_checkbox("our rasterizer", False, hint="the picture that the models see, behind the scene")
         for control in (self.slider, self.colours, self.flow, self.stretch, self.ours):
             control.on_update(lambda _: self.draw())
         if self.cameras:
@@ -184,9 +185,9 @@ class Stage:
                 task = gui.add_text("task", self.config.task)
                 self.seed = gui.add_number("seed", self.config.seed, min=0, max=1 << 30, step=1)
                 button = gui.add_button("roll out")
-                said = gui.add_markdown("")
+                label = gui.add_markdown("")
 
-            button.on_click(lambda _: self.roll_and_say(task.value, said))
+            button.on_click(lambda _: self.roll_out_and_report(task.value, label))
         self.server.on_client_connect(self._welcome)
 
     def _welcome(self, client: Any) -> None:
@@ -264,14 +265,14 @@ class Stage:
             if gaussians is None:
                 client.scene.set_background_image(None)
                 continue
-            eye = client.camera
-            if not eye.image_height:
-                continue  # it has not said yet how large it is
-            height = max(8, min(BACKGROUND_SIDE, eye.image_height))
-            width = min(4 * BACKGROUND_SIDE, max(8, round(height * eye.image_width / eye.image_height)))
+            visitor = client.camera
+            if not visitor.image_height:
+                continue  # its size is not known yet
+            height = max(8, min(BACKGROUND_SIDE, visitor.image_height))
+            width = min(4 * BACKGROUND_SIDE, max(8, round(height * visitor.image_width / visitor.image_height)))
             world_from_cam = torch.eye(4)
-            world_from_cam[:3, :3] = matrix_from_quat(torch.from_numpy(eye.wxyz).float())
-            world_from_cam[:3, 3] = torch.from_numpy(eye.position).float()
-            K = intrinsics_from_fov(float(eye.fov), width=width, height=height)
+            world_from_cam[:3, :3] = matrix_from_quat(torch.from_numpy(visitor.wxyz).float())
+            world_from_cam[:3, 3] = torch.from_numpy(visitor.position).float()
+            K = intrinsics_from_fov(float(visitor.fov), width=width, height=height)
             camera = Cameras(viewmats=invert_rigid(world_from_cam), Ks=K, width=width, height=height)
             client.scene.set_background_image(colour_picture(render(gaussians, camera).rgb), format="jpeg")

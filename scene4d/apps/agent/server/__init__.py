@@ -1,1 +1,1 @@
-"""What `scene4d serve` is made of: messages, host, door, and the client for them."""
+"""What `scene4d serve` is made of: messages, host, access, and the client for them."""

@@ -20,13 +20,13 @@ COOKIE = "scene4d_token"
 
 
 @dataclass(frozen=True)
-class Door:
-    """What a request must show to be let in."""
+class Access:
+    """What a request must show to be answered."""
 
     host: str
     """Address that the server listens at."""
     token: str | None = None
-    """What a caller must know, beyond loopback; None = loopback, where Host tells."""
+    """What a caller must know, beyond loopback; None = loopback, where Host is enough."""
 
     def url(self, port: int) -> str:
         """Where callers find a server that listens at `port`."""
@@ -61,20 +61,20 @@ class Door:
         return None
 
 
-def open_door(host: str, *, allow_remote: bool = False) -> Door:
-    """A door for a server at address `host`; beyond loopback it has a fresh token.
+def access_to(host: str, *, allow_remote: bool = False) -> Access:
+    """Who may talk to a server at address `host`; beyond loopback only callers that know a fresh token.
 
     Raises:
         SecurityError: `host` is reached from other machines and that was not asked for.
     """
     if is_loopback(host):
-        return Door(host=host)
+        return Access(host=host)
     if not allow_remote:
         raise SecurityError(
             "other machines could reach it", field="host", found=host, expected=" or ".join(LOOPBACK_NAMES),
             fix="leave --host out, or add --allow-remote: whoever has the printed token can then come in",
         )  # fmt: skip
-    return Door(host=host, token=secrets.token_urlsafe(24))
+    return Access(host=host, token=secrets.token_urlsafe(24))
 
 
 def is_loopback(host: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scene4d import errors
 from scene4d.apps.agent.agent_checks import check_colours
-from scene4d.apps.agent.server.messages import MEDIA_TYPE, Observation, View, pack
+from scene4d.apps.agent.server.messages import MEDIA_TYPE, ObservationMessage, View, pack
 from scene4d.errors import ConfigError, DataFormatError, DepthError, ResourceError, Scene4DError
 from scene4d.types import Frames
 
@@ -181,7 +181,7 @@ def _packed(
     frames: Mapping[str, Frames], proprio: Tensor, done: Tensor | None = None, goal: Tensor | None = None
 ) -> bytes:
     return pack(
-        Observation(
+        ObservationMessage(
             views={name: view_of(f, name=name) for name, f in frames.items()},
             proprio=proprio.detach().cpu().numpy(),
             actions=None if done is None else done.detach().cpu().numpy(),
@@ -210,11 +210,11 @@ def view_of(frames: Frames, *, name: str = "view") -> View:
 
 
 def _failure(status: int, answer: Any) -> Scene4DError:
-    """The error that the server says it met, as the kind it was."""
-    said = answer.get("error") if isinstance(answer, dict) else None
-    if not isinstance(said, dict):
+    """The error that the server met, as the kind it was."""
+    problem = answer.get("error") if isinstance(answer, dict) else None
+    if not isinstance(problem, dict):
         return ResourceError("refused", field="server", found=f"HTTP {status}", fix="ask fewer at a time")
-    kind = getattr(errors, str(said.get("code")), Scene4DError)
+    kind = getattr(errors, str(problem.get("code")), Scene4DError)
     kind = kind if isinstance(kind, type) and issubclass(kind, Scene4DError) else Scene4DError
-    fields = {k: said.get(k) for k in ("file", "field", "frame", "found", "expected", "fix")}
-    return kind(str(said.get("problem")), **fields)
+    fields = {k: problem.get(k) for k in ("file", "field", "frame", "found", "expected", "fix")}
+    return kind(str(problem.get("problem")), **fields)

@@ -13,7 +13,7 @@ import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from scene4d.apps.agent.server.access import Door
+from scene4d.apps.agent.server.access import Access
 from scene4d.apps.agent.server.messages import MAX_SIDE, MEDIA_TYPE, unpack
 from scene4d.apps.agent.server.policy_host import PolicyHost
 from scene4d.errors import (
@@ -36,7 +36,7 @@ METHODS = {"info": "GET", "episodes": "POST", "step": "POST", "chunk": "POST", "
 
 
 class PolicyServer(ThreadingHTTPServer):
-    """Listens at a door; `serve_forever` until `shutdown`. Use in a with-block."""
+    """Answers requests; `serve_forever` until `shutdown`. Use in a with-block."""
 
     daemon_threads = True
     request_queue_size = MAX_CONNECTIONS
@@ -45,7 +45,7 @@ class PolicyServer(ThreadingHTTPServer):
         self,
         host: PolicyHost,
         *,
-        door: Door,
+        access: Access,
         port: int = 0,
         request_seconds: float = REQUEST_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
@@ -54,13 +54,13 @@ class PolicyServer(ThreadingHTTPServer):
         Raises:
             ResourceError: the port is taken, or the address is not this machine's.
         """
-        self.host, self.door = host, door
+        self.host, self.access = host, access
         self.request_seconds, self.idle_seconds = request_seconds, idle_seconds
         self.num_requests, self.num_refused = 0, 0
-        self.address_family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
+        self.address_family = socket.AF_INET6 if ":" in access.host else socket.AF_INET
         self._places = threading.Semaphore(MAX_CONNECTIONS)
         try:
-            super().__init__((door.host, port), Handler)
+            super().__init__((access.host, port), Handler)
         except OSError as error:
             reason, fix = str(error.strerror), "name another --port, or 0 for any free one"
             raise ResourceError("cannot listen there", field="port", found=f"{port}: {reason}", fix=fix) from error
@@ -69,14 +69,14 @@ class PolicyServer(ThreadingHTTPServer):
         """Bind without asking a name server who we are."""
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.door.host, self.server_address[1]
+        self.server_name, self.server_port = self.access.host, self.server_address[1]
 
     @property
     def url(self) -> str:
         """Where clients find it."""
-        return self.door.url(self.server_port)
+        return self.access.url(self.server_port)
 
-    def process_request(self, request: socket.socket, client_address: Any) -> None:
+    def process_request(self, request: Any, client_address: Any) -> None:
         """Give a connection a thread, or turn it away where all are taken."""
         if not self._places.acquire(blocking=False):
             self.num_refused += 1
@@ -91,7 +91,7 @@ class PolicyServer(ThreadingHTTPServer):
             self._places.release()
             raise
 
-    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         """A connection's thread gives its place back however it ends."""
         try:
             super().process_request_thread(request, client_address)
@@ -107,16 +107,22 @@ class PolicyServer(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """One connection; every answer is JSON."""
 
-    server: PolicyServer
     protocol_version = "HTTP/1.1"
     _unread = False
     server_version, sys_version = "scene4d", ""
     disable_nagle_algorithm = True
 
+    @property
+    def policy_server(self) -> PolicyServer:
+        """The server that this connection came to."""
+        assert isinstance(self.server, PolicyServer)
+        return self.server
+
     def setup(self) -> None:
         """Read through a clock, so that a caller who sends a byte a second is not waited for."""
         super().setup()
-        self._clock = _Clock(self.connection, idle=self.server.idle_seconds, whole=self.server.request_seconds)
+        server = self.policy_server
+        self._clock = _Clock(self.connection, idle=server.idle_seconds, whole=server.request_seconds)
         self.rfile = io.BufferedReader(self._clock)
 
     def handle_one_request(self) -> None:
@@ -125,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
         self._clock.restart()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing a request: hundreds come a minute."""
+        """No line a request: hundreds come a minute."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the standard library refuses (a malformed request line, a method nobody has) as JSON too."""
@@ -144,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         self._handle("DELETE")
 
     def _handle(self, method: str) -> None:
-        self.server.num_requests += 1
+        self.policy_server.num_requests += 1
         # A body that is not read would be taken for the next request: then the connection has to end.
         self._unread = self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
         try:
@@ -173,20 +179,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refusal(self) -> str | None:
         shown = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        return self.server.door.refusal(
-            port=self.server.server_port,
+        return self.policy_server.access.refusal(
+            port=self.policy_server.server_port,
             hosts=self.headers.get_all("Host") or [],
             origins=self.headers.get_all("Origin") or [],
             token=shown,
         )
 
     def _answer(self, verb: str, key: str) -> dict[str, Any]:
-        host = self.server.host
+        host = self.policy_server.host
         match verb:
             case "info":
                 return host.info()
             case "episodes":
-                return host.begin(**_begin_of(self._body(MAX_JSON)))
+                task, seed = _task_and_seed(self._body(MAX_JSON))
+                return host.begin(task=task, seed=seed)
             case "end":
                 return host.end(key)
         kind = self.headers.get_content_type()
@@ -210,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, error: Scene4DError) -> None:
         """Answer and hang up: what is left of such a request is not read."""
-        self.server.num_refused += 1
+        self.policy_server.num_refused += 1
         self.close_connection = True
         with contextlib.suppress(OSError):  # it may have gone away by itself
             self._send(status, {"error": error.as_dict()})
@@ -283,21 +290,21 @@ def _route(path: str) -> tuple[str | None, str]:
             return None, ""
 
 
-def _begin_of(body: bytes) -> dict[str, Any]:
-    """{task, seed} of the JSON that begins an episode."""
+def _task_and_seed(body: bytes) -> tuple[str, int]:
+    """Task and seed of the JSON that begins an episode."""
     try:
-        said = json.loads(body)
+        given = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise DataFormatError("is no JSON", field="body", found=str(error)[:80], expected='{"task": TEXT}') from error
     known = {"task": str, "seed": int}
-    if not isinstance(said, dict) or not set(said) <= set(known):
+    if not isinstance(given, dict) or not set(given) <= set(known):
         raise DataFormatError("is not what begins an episode", field="body", expected='{"task": TEXT, "seed": NUMBER}')
-    for name, value in said.items():
+    for name, value in given.items():
         if type(value) is not known[name] or (name == "seed" and not 0 <= value < 1 << 62) or len(str(value)) > 1000:
             raise DataFormatError("is not right", field=name, found=str(value)[:80], expected=known[name].__name__)
-    if not said.get("task"):
+    if not given.get("task"):
         raise DataFormatError("is missing", field="task", expected="what is to be done")
-    return said
+    return given["task"], given.get("seed", 0)
 
 
 def _status(error: Scene4DError) -> int:

@@ -36,9 +36,9 @@ class View:
 
 
 @dataclass(frozen=True)
-class Observation:
+class ObservationMessage:
     """What a robot sees and feels at one instant: views {camera name: View}, proprio [p] float32, actions [n a] that
-    were carried out since the one before (None = the one that was answered), goal [3] m (None = not told)."""
+    were carried out since the one before (None = the one that was answered), goal [3] m (None = not given)."""
 
     views: Mapping[str, View]
     proprio: np.ndarray
@@ -46,7 +46,7 @@ class Observation:
     goal: np.ndarray | None = None
 
 
-def pack(observation: Observation) -> bytes:
+def pack(observation: ObservationMessage) -> bytes:
     """The body of a request."""
     arrays = {"proprio": np.asarray(observation.proprio, np.float32)}
     if observation.actions is not None:
@@ -59,7 +59,7 @@ def pack(observation: Observation) -> bytes:
     return safetensors.numpy.save(arrays, metadata={"version": VERSION})
 
 
-def unpack(body: bytes) -> Observation:
+def unpack(body: bytes) -> ObservationMessage:
     """The observation in the body of a request; copies nothing.
 
     Raises:
@@ -80,7 +80,7 @@ def unpack(body: bytes) -> Observation:
         raise DataFormatError("are no actions", field="actions", found=list(actions.shape), expected="[n >= 1, a] F32")
     if goal is not None and (goal.dtype != TYPES["F32"] or goal.shape != (3,)):
         raise DataFormatError("is no place", field="goal", found=list(goal.shape), expected="[3] F32")
-    return Observation(views=_views(arrays), proprio=proprio, actions=actions, goal=goal)
+    return ObservationMessage(views=_views(arrays), proprio=proprio, actions=actions, goal=goal)
 
 
 def _header(body: bytes) -> tuple[dict[str, Any], int]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
-from scene4d.apps.agent.server.messages import VERSION, Observation, View
+from scene4d.apps.agent.server.messages import VERSION, ObservationMessage, View
 from scene4d.apps.agent.task_names import spec_columns, task_from_text
 from scene4d.apps.compose.models import Models
+from scene4d.apps.compose.scene_start import head_of
 from scene4d.errors import DataFormatError, ResourceError
 from scene4d.types import Cameras, Frames
 
@@ -64,7 +67,7 @@ class PolicyHost:
 
     def info(self) -> dict[str, Any]:
         """What a client has to know, JSON-ready."""
-        head, context = self._models.policy.config, self._models.info.get("context", {})
+        head, context = head_of(self._models).config, self._models.info.get("context", {})
         columns = {}
         for name, width in (("action", head.action_dim), ("proprio", head.proprio_dim)):
             names, units = spec_columns(context.get(f"{name}_spec") or [], width=width)
@@ -100,53 +103,67 @@ class PolicyHost:
             self.num_episodes += 1
         return {"episode": key, "task": name}
 
-    def step(self, key: str, observation: Observation) -> dict[str, Any]:
+    def step(self, key: str, message: ObservationMessage) -> dict[str, Any]:
         """The next action: {action [a], step}. Raises as `SceneAgent.step`; DataFormatError: no such episode."""
-
-        def answer(served: Served, given: dict[str, Any]) -> dict[str, Any]:
-            if observation.actions is not None:
+        with self._turn(key) as served:
+            if message.actions is not None:
                 raise DataFormatError("belong to a chunk", field="actions", fix="leave them out, or ask for a chunk")
-            return {"action": served.agent.step(**given).tolist()}
+            action = served.agent.step(
+                self._frames(message), proprio=_tensor(message.proprio), task=served.task, goal=_goal(message)
+            )
+            return {"action": action.tolist(), "step": self._counted(served)}
 
-        return self._answered(key, observation, answer)
-
-    def chunk(self, key: str, observation: Observation) -> dict[str, Any]:
+    def chunk(self, key: str, message: ObservationMessage) -> dict[str, Any]:
         """A fresh chunk: {actions [h][a], step}; errors as `step`."""
-
-        def answer(served: Served, given: dict[str, Any]) -> dict[str, Any]:
-            done = None if observation.actions is None else torch.from_numpy(observation.actions.copy())
-            return {"actions": served.agent.step_chunk(**given, done=done).tolist()}
-
-        return self._answered(key, observation, answer)
+        with self._turn(key) as served:
+            actions = served.agent.step_chunk(
+                self._frames(message),
+                proprio=_tensor(message.proprio),
+                task=served.task,
+                done=None if message.actions is None else _tensor(message.actions),
+                goal=_goal(message),
+            )
+            return {"actions": actions.tolist(), "step": self._counted(served)}
 
     def end(self, key: str) -> dict[str, Any]:
         """Forget an episode; one that is not there is no error, so that it can be asked twice."""
         with _Turn(self._lock, self._patience):
             return {"ended": self._episodes.pop(key, None) is not None}
 
-    def _answered(
-        self, key: str, observation: Observation, answer: Callable[[Served, dict[str, Any]], dict[str, Any]]
-    ) -> dict[str, Any]:
+    @contextmanager
+    def _turn(self, key: str) -> Iterator[Served]:
+        """An episode, while nobody else computes."""
         with _Turn(self._lock, self._patience):
             served = self._episodes.get(key)
             if served is None:
                 fix = "begin another; the one not asked for longest is forgotten when the server is full"
                 raise DataFormatError("no such episode", field="episode", found=key[:40], fix=fix)
-            # Unpacked in turn: as floats pictures are several times the body, and there may be many that wait.
-            wanted = {n: v for n, v in observation.views.items() if n in self.config.input_cameras}
-            frames = {name: frames_of(view) for name, view in wanted.items()}
-            proprio = torch.from_numpy(observation.proprio.copy())
-            goal = None if observation.goal is None else torch.from_numpy(observation.goal.copy())
             self._episodes.move_to_end(key)
-            result = answer(served, {"frames": frames, "proprio": proprio, "task": served.task, "goal": goal})
-            served.num_steps += 1
-            self.num_steps += 1
-            return {**result, "step": served.num_steps}
+            yield served
+
+    def _frames(self, message: ObservationMessage) -> dict[str, Frames]:
+        """What the agent's cameras sent. Unpacked in turn: as floats pictures are several times the body, and many may
+        wait."""
+        return {n: frames_of(view) for n, view in message.views.items() if n in self.config.input_cameras}
+
+    def _counted(self, served: Served) -> int:
+        """The number of this step in its episode."""
+        served.num_steps += 1
+        self.num_steps += 1
+        return served.num_steps
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.copy())  # the body's own bytes cannot be written to
+
+
+def _goal(message: ObservationMessage) -> Tensor | None:
+    return None if message.goal is None else _tensor(message.goal)
 
 
 def frames_of(view: View) -> Frames:
     """A view as Frames []."""
-    values: dict[str, Tensor] = {name: torch.from_numpy(array.copy()) for name, array in vars(view).items()}
+    values: dict[str, Tensor] = {name: _tensor(array) for name, array in vars(view).items()}
     height, width = view.depth.shape
     cameras = Cameras(viewmats=values["viewmat"], Ks=values["K"], width=width, height=height)
     return Frames(rgb=values["rgb"].float() / 255, depth=values["depth"], alpha=None, cameras=cameras)

@@ -86,10 +86,10 @@ class EvalForecastOptions:
     inputs: tuple[str, ...] = ("left", "right")
     """Cameras that the forecasters see, such as left gripper; front and top never are."""
     episodes: tuple[Path, ...] = ()
-    """Recordings to forecast instead of simulated episodes; --tasks and --seeds then say nothing, and what needs exact
+    """Recordings to forecast instead of simulated episodes; --tasks and --seeds then do nothing, and what needs exact
     motion is left out."""
     novel: tuple[str, ...] = ("front", "top")
-    """Cameras that are scored and never an input; training may have aimed at their pictures."""
+    """Cameras that are scored and never an input; training may have used their pictures as targets."""
     pixels_weights: Path | None = None
     """Weights of the 2D baseline (scene4d train CONFIG --pixels): adds its row."""
     robot: bool = False

@@ -113,7 +113,7 @@ class ConvertOptions:
                 raise ConfigError("is out of range", field=name, found=getattr(self, name))
         if self.fps and self.resync != "none":
             fix = "leave out --fps: the grid has the rate of the recording"
-            raise ConfigError("say two different things about times", field="fps, resync", fix=fix)
+            raise ConfigError("contradict each other about times", field="fps, resync", fix=fix)
 
     def job(self) -> dict[str, Any]:
         """What an unfinished run must agree on to be continued."""

@@ -18,7 +18,7 @@ LEAST_WIDTH = 16
 
 @dataclass(frozen=True)
 class ReconstructOptions:
-    """Reconstruct a recording: static and moving matter, persistent ids, motion over time."""
+    """Reconstruct a recording: static and moving Gaussians, persistent ids, motion over time."""
 
     source: tyro.conf.Positional[Path]
     """A recording: folder or file of any format that `scene4d check` knows."""
