@@ -39,7 +39,7 @@ def farthest_points(
         raise ShapeError("cannot choose that many points", field="num", found=num, expected=f"0..{count}")
     if isinstance(start, int) and not 0 <= start < max(count, 1):
         raise ShapeError("is no row", field="start", found=start, expected=f"0..{count - 1}")
-    sets, masks = _flat(_searched(points.detach()), 2), _flat(mask, 1)  # [b n d], [b n]
+    sets, masks = _flat(_searched(points.detach()), 2), _flat_mask(mask)  # [b n d], [b n]
     if start is None:
         starts = _farthest_from_centre(sets, masks)
     else:
@@ -87,7 +87,7 @@ def chamfer(
     target_weights: Tensor | None = None,
     squared: bool = True,
 ) -> Tensor:
-    """Chamfer distance [*b] of point sets [*b n d] and [*b m d]: the mean distance to the other set, both ways, summed.
+    """Chamfer distance [*b] of point sets [*b n d] and [*b m d]: the mean distances from each to the other, summed.
 
     As in PyTorch3D distances are squared, and a set without points counts 0: `chamfer(x, y).mean()` is
     `pytorch3d.loss.chamfer_distance(x, y)[0]`, its lengths as masks. Differentiable to points, target and weights.
@@ -101,23 +101,27 @@ def chamfer(
     check(target=(target, "*b m d"), target_weights=(target_weights, "*b m"))
     there, _ = _nearest(target, points, num=1, mask=target_mask, query_mask=mask)
     back, _ = _nearest(points, target, num=1, mask=mask, query_mask=target_mask)
-    ways = ((there[..., 0], weights), (back[..., 0], target_weights))
-    return sum(_mean(x if squared else _root(x), w) for x, w in ways)
+    there, back = (x[..., 0] if squared else _root(x[..., 0]) for x in (there, back))
+    return _mean(there, weights) + _mean(back, target_weights)
 
 
 def _nearest(points: Tensor, queries: Tensor, *, num: int, mask: Tensor | None, query_mask: Tensor | None):
     """Squares [*b q num] and index [*b q num] as `nearest`, from any number of points."""
     check(points=(points, "*b n d"), queries=(queries, "*b q d"), mask=(mask, "*b n"), query_mask=(query_mask, "*b q"))
     dtype = torch.promote_types(_searched(points).dtype, _searched(queries).dtype)
-    sets = (_flat(x.to(dtype), 2) for x in (points, queries))  # [b n d], [b q d]
-    squares, index = nearest_rows(*sets, num=num, mask=_flat(mask, 1), query_mask=_flat(query_mask, 1))
+    sets, asked = (_flat(x.to(dtype), 2) for x in (points, queries))  # [b n d], [b q d]
+    squares, index = nearest_rows(sets, asked, num=num, mask=_flat_mask(mask), query_mask=_flat_mask(query_mask))
     shape = (*queries.shape[:-1], num)
     return squares.to(_searched(points).dtype).view(shape), index.view(shape)
 
 
-def _flat(x: Tensor | None, num_axes: int) -> Tensor | None:
+def _flat(x: Tensor, num_axes: int) -> Tensor:
     """One batch axis before the last `num_axes`."""
-    return None if x is None else x.reshape(math.prod(x.shape[:-num_axes]), *x.shape[-num_axes:])
+    return x.reshape(math.prod(x.shape[:-num_axes]), *x.shape[-num_axes:])
+
+
+def _flat_mask(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else _flat(mask, 1)
 
 
 def _searched(points: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,9 @@ def skinned_gaussians(
     index = skin_index.reshape(-1, num_skin)[rows] + (element * num_anchors)[:, None]
     weights = weights[rows].to(dtype)
     means = rest.means.reshape(-1, 3)[rows]
-    changes = {"means": _put(rest.means, rows, values=skinned_points(poses, means, index=index, weights=weights))}
+    changes: dict[str, Any] = {
+        "means": _put(rest.means, rows, values=skinned_points(poses, means, index=index, weights=weights))
+    }
     if turn:
         quats = blended_quats(poses[:, :4], index=index, weights=weights)  # [r 4]
         changes["quats"] = _put(rest.quats, rows, values=multiply_quat(quats, rest.quats.reshape(-1, 4)[rows]))

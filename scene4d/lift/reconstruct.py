@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scene4d.errors import DataFormatError, DepthError, ShapeError
 from scene4d.geometry.camera import invert_rigid
+from scene4d.geometry.frame_images import alpha_of
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.moving_camera.layered_views import LayeredViewsConfig, fuse_layered_views
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig
@@ -291,5 +292,5 @@ def _static_pixels(scene: Scene4D, frames: Frames, *, static: Tensor) -> Tensor:
         for t, time in enumerate(scene.times.tolist()):
             now = scene.at(time).pick(~static).replace(extras={})
             rows = slice(t * views, (t + 1) * views)
-            say[rows] *= render(now, frames.cameras[rows]).alpha < 0.05
+            say[rows] *= alpha_of(render(now, frames.cameras[rows])) < 0.05
     return say

@@ -15,6 +15,7 @@ from torch import Tensor
 from scene4d.check import check
 from scene4d.errors import CheckpointError, ConfigError, DepthError, SecurityError
 from scene4d.extras import optional
+from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.depth.alignment import AlignConfig, Kind, align_depth
 from scene4d.types import Episode, Frames
 
@@ -157,8 +158,8 @@ def episode_with_depth(
     count, num_views = stacked.batch_shape
     flat = stacked.map(lambda x: x.flatten(0, 1))
     groups = torch.arange(count).repeat_interleave(num_views) if num_views > 1 else None
-    depth = estimate_depth(flat, estimator, kind=kind, points=points, groups=groups, config=config).depth
-    depth = depth.unflatten(0, (count, num_views))  # type: ignore[union-attr]
+    estimated = estimate_depth(flat, estimator, kind=kind, points=points, groups=groups, config=config)
+    depth = depth_of(estimated).unflatten(0, (count, num_views))
     views = dict(episode.views)
     for v, name in enumerate(helpers):
         if name in names:

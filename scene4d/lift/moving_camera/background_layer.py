@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from scene4d.geometry.camera import invert_rigid, unproject
+from scene4d.geometry.frame_images import alpha_of, depth_of
 from scene4d.geometry.rotation import interpolate_pose, matrix_from_pose, quat_from_matrix
 from scene4d.lift.rgbd.depth_images import fill_nearest, pixels_of_points, sample_image, with_colour
 from scene4d.lift.rgbd.unproject import LiftConfig
@@ -57,8 +58,8 @@ def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerCon
     camera = interpolated_camera(frames.cameras, margin=round(config.margin * frames.cameras.width))
     with torch.no_grad():
         drawn = render(layers.replace(extras={}), camera)
-    known = (drawn.alpha > 0.3) & (drawn.depth > 0)  # type: ignore[operator]
-    depth = fill_nearest(drawn.depth, known)  # type: ignore[arg-type]
+    known = (alpha_of(drawn) > 0.3) & (depth_of(drawn) > 0)
+    depth = fill_nearest(depth_of(drawn), known)
     points = unproject(depth, camera.viewmats, Ks=camera.Ks).flatten(0, 1)
     total = torch.zeros_like(points)
     weight = torch.full_like(points[:, :1], 1e-9)
@@ -68,7 +69,7 @@ def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerCon
         if frame.alpha is not None:
             usable = with_colour(inside, pixels, alpha=frame.alpha)
             blind, seen, inside = blind | (inside & ~usable), seen | usable, usable
-        there = sample_image(frame.depth[..., None], pixels)[:, 0]  # type: ignore[index]
+        there = sample_image(depth_of(frame)[..., None], pixels)[:, 0]
         # A frame that the place is hidden from still says more than nothing: it counts a thousandth.
         say = (torch.where((there - z).abs() < config.tolerance * z, 1.0, 1e-3) * inside)[:, None]
         total += say * sample_image(frame.rgb, pixels)
@@ -86,6 +87,6 @@ def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerCon
 def pushed_back(view: Frames, *, config: BackgroundLayerConfig) -> Frames:
     """The picture [] with a smooth depth that lies behind everything near each of its pixels; 0 stays 0."""
     pad = config.reach // 2
-    far = max_pool2d(view.depth[None, None], config.reach, 1, pad)  # type: ignore[index]
+    far = max_pool2d(depth_of(view)[None, None], config.reach, 1, pad)
     far = avg_pool2d(far, config.reach, 1, pad, count_include_pad=False)[0, 0]
-    return view.replace(depth=(1 + config.behind) * far * (view.depth > 0))  # type: ignore[operator]
+    return view.replace(depth=(1 + config.behind) * far * (depth_of(view) > 0))

@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from scene4d.gaussians.edit import concatenate
 from scene4d.geometry.camera import invert_rigid
+from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.moving_camera.background_layer import BackgroundLayerConfig, middle_view, pushed_back
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig, fit_layered_views
 from scene4d.lift.moving_camera.plane_sweep import PlaneSweepConfig, plane_sweep_depth
@@ -141,7 +142,7 @@ def _prepared(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
         small = halved(small)
     size = frames.rgb.shape[1:3]
     found = interpolate(plane_sweep_depth(small, config=config.sweep)[:, None], size=size, mode="nearest")[:, 0]
-    depth = torch.where(frames.depth > 0, frames.depth, found)  # type: ignore[arg-type, operator]
+    depth = torch.where(depth_of(frames) > 0, depth_of(frames), found)
     return frames.replace(depth=depth if frames.alpha is None else depth * frames.alpha)
 
 
@@ -153,8 +154,8 @@ def _cleaned(frames: Frames) -> Frames:
     """
     usable = None if frames.alpha is None else frames.alpha > 0.5
     if usable is None or bool(usable.all()):
-        return frames.replace(depth=close_gaps(frames.depth), alpha=None, extras={})  # type: ignore[arg-type]
-    depth = close_gaps(torch.where(usable, frames.depth, 0.0)) * usable  # type: ignore[arg-type]
+        return frames.replace(depth=close_gaps(depth_of(frames)), alpha=None, extras={})
+    depth = close_gaps(torch.where(usable, depth_of(frames), 0.0)) * usable
     rgb = [fill_nearest(image, known) for image, known in zip(frames.rgb, usable, strict=True)]
     return frames.replace(rgb=torch.stack(rgb), depth=depth, alpha=usable.to(depth), extras={})
 
@@ -174,7 +175,7 @@ def _limit(frames: Frames, *, config: LayeredViewsConfig) -> float:
     count, height, width = frames.rgb.shape[:3]
     saved = torch.zeros_like(histogram([]))
     for frame in (frames[k] for k in range(count)):
-        saved += histogram(roughness(frame, frame.depth > 0, config=config.cells))  # type: ignore[operator]
+        saved += histogram(roughness(frame, depth_of(frame) > 0, config=config.cells))
     # Linings are pictures of the same places, a margin larger.
     margin = 2 * round(config.lining.margin * width)
     more = 1 + (width + margin) * (height + margin) / (width * height)
@@ -183,7 +184,7 @@ def _limit(frames: Frames, *, config: LayeredViewsConfig) -> float:
 
 
 def _cells(frame: Frames, *, lift: LiftConfig, limit: float, config: LayeredViewsConfig) -> Gaussians:
-    chosen = frame.depth > 0  # type: ignore[operator]
+    chosen = depth_of(frame) > 0
     return lift_cells(frame, chosen, limit=limit, lift=lift, config=config.cells)
 
 
@@ -192,7 +193,7 @@ def _sees(means: Tensor, frame: Frames, *, hidden: float) -> Tensor:
     pixels, z, inside = pixels_of_points(means, frame.cameras)
     height, width = frame.rgb.shape[:2]
     column, line = pixels.nan_to_num(0.0).long().unbind(-1)
-    there = frame.depth[line.clamp(0, height - 1), column.clamp(0, width - 1)]  # type: ignore[index]
+    there = depth_of(frame)[line.clamp(0, height - 1), column.clamp(0, width - 1)]
     return inside & (z <= (1 + hidden) * there)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scene4d.geometry.frame_images import alpha_of, depth_of
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.lift.moving_camera.background_layer import interpolated_camera
 from scene4d.lift.refine.adam_loop import Progress, descend, finite
@@ -131,9 +132,9 @@ def mean_picture(frames: Frames, camera: Cameras, *, config: LayeredViewsFitConf
     """What a camera between frames [2] is likely to see, and where [h w] that is known."""
     with torch.no_grad():
         drawn = render(lift_frames(frames, config=config.lift).replace(extras={}), camera)
-    coverage = drawn.alpha  # [h w]
-    known = (coverage > 0.15) & (drawn.depth > 0)  # type: ignore[operator]
-    return drawn.replace(rgb=drawn.rgb / coverage.clamp_min(0.05)[..., None]), known  # type: ignore[union-attr]
+    coverage = alpha_of(drawn)  # [h w]
+    known = (coverage > 0.15) & (depth_of(drawn) > 0)
+    return drawn.replace(rgb=drawn.rgb / coverage.clamp_min(0.05)[..., None]), known
 
 
 def _shown(means: Tensor, alive: Tensor, *, camera: Cameras, time: float) -> Tensor:
@@ -147,8 +148,8 @@ def _shown(means: Tensor, alive: Tensor, *, camera: Cameras, time: float) -> Ten
 
 def _loss(drawn: Frames, target: Frames, *, known: Tensor, config: LayeredViewsFitConfig) -> Tensor:
     loss = 5 * ((drawn.rgb - target.rgb).square() * known[..., None]).mean()
-    loss = loss + config.alpha_weight * (1 - drawn.alpha).square().mean()  # type: ignore[operator]
-    error = (drawn.depth - target.depth).abs() / target.depth.clamp_min(1e-3)  # type: ignore[operator, union-attr]
-    counts = known & (drawn.alpha.detach() > 0.5)  # type: ignore[union-attr]
+    loss = loss + config.alpha_weight * (1 - alpha_of(drawn)).square().mean()
+    error = (depth_of(drawn) - depth_of(target)).abs() / depth_of(target).clamp_min(1e-3)
+    counts = known & (alpha_of(drawn).detach() > 0.5)
     # Far off it is another surface: the pull fades with the distance, but never ends.
     return loss + config.depth_weight * torch.where(counts, 0.1 * (1 + error / 0.1).log(), 0.0).mean()

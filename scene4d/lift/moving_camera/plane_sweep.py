@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
 from scene4d.geometry.camera import invert_rigid, pixel_centres
+from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.rgbd.depth_images import complete_depth, despeckled
 from scene4d.types import Frames
 
@@ -42,9 +43,9 @@ def plane_sweep_depth(frames: Frames, *, config: PlaneSweepConfig | None = None)
     """
     config = config or PlaneSweepConfig()
     count = frames.batch_shape[0]
-    depth = complete_depth(frames.depth)  # type: ignore[arg-type]
+    depth = complete_depth(depth_of(frames))
     for i in range(count):
-        measured = frames.depth[i] > 0  # type: ignore[index]
+        measured = depth_of(frames)[i] > 0
         others = [j for j in range(max(0, i - config.reach), min(count, i + config.reach + 1)) if j != i]
         if measured.all() or not measured.any() or not others:
             continue
@@ -57,7 +58,7 @@ def _depth_of_frame(
     frames: Frames, index: int, *, others: list[int], guess: Tensor, config: PlaneSweepConfig
 ) -> Tensor:
     """Depth [h w] of every pixel of one frame."""
-    known = frames.depth[index]  # type: ignore[index]
+    known = depth_of(frames)[index]
     known = known[known > 0]
     near, far = 0.8 * float(known.quantile(0.02)), config.farthest * float(known.quantile(0.98))
     planes = torch.linspace(1 / near, 1 / far, config.num_planes)

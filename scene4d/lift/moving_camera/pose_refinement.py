@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from scene4d.geometry.camera import invert_rigid, unproject
+from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec
 from scene4d.lift.rgbd.depth_images import pixels_of_points, sample_image
 from scene4d.types import Cameras, Frames
@@ -55,6 +56,7 @@ def refined_cameras(frames: Frames, *, config: PoseRefinementConfig | None = Non
         return frames.cameras
     chosen = _chosen_pixels(frames, config=config)
     corrections = torch.zeros(count, 6, dtype=torch.float64)
+    pictures = frames.rgb
     for step in range(config.rounds):
         pictures = _with_slopes(frames.rgb, blur=config.blurs[min(step, len(config.blurs) - 1)])
         cameras = _corrected(frames.cameras, corrections)
@@ -80,14 +82,14 @@ def _misfit(
 
     Jitter that is taken away makes every neighbour predict better, even a frame that keeps its own; noise does not.
     """
-    points = unproject(frames.depth, cameras.viewmats, Ks=cameras.Ks)  # type: ignore[arg-type]
+    points = unproject(depth_of(frames), cameras.viewmats, Ks=cameras.Ks)
     total, pixels = 0.0, 0
     for i, (rows, columns) in enumerate(chosen):
         surface, mine = points[i, rows, columns], pictures[i, rows, columns, :3]
         for j in (i - 1, i + 1):
             if not 0 <= j < len(chosen):
                 continue
-            camera, depth = frames.cameras[j], frames.depth[j]  # type: ignore[index]
+            camera, depth = frames.cameras[j], depth_of(frames)[j]
             found = _compared(surface, mine=mine, picture=pictures[j], depth=depth, camera=camera, config=config)
             if found is not None:
                 error = found[2].square().sum(-1)
@@ -108,13 +110,14 @@ def _corrected(cameras: Cameras, corrections: Tensor) -> Cameras:
 
 def _chosen_pixels(frames: Frames, *, config: PoseRefinementConfig) -> list[tuple[Tensor, Tensor]]:
     """(rows, columns) of the pixels of each frame that have a depth and lie on one surface with their neighbours."""
-    depth = frames.depth[:, None]  # type: ignore[index]
+    depth = depth_of(frames)[:, None]
     far = max_pool2d(depth, 5, 1, 2)
     near = -max_pool2d(torch.where(depth > 0, -depth, -torch.inf), 5, 1, 2)
     solid = ((depth > 0) & (far < (1 + config.depth_tolerance) * near))[:, 0]
     grid = torch.zeros_like(solid[0])
     grid[1 : -1 : config.stride, 1 : -1 : config.stride] = True
-    return [tuple((image & grid).nonzero().unbind(-1)) for image in solid]  # type: ignore[misc]
+    pixels = [(image & grid).nonzero() for image in solid]
+    return [(x[:, 0], x[:, 1]) for x in pixels]
 
 
 def _with_slopes(rgb: Tensor, *, blur: float) -> Tensor:
@@ -146,7 +149,7 @@ def _equations(
     count = frames.batch_shape[0]
     matrix = torch.zeros(count, 6, count, 6, dtype=torch.float64)
     right = torch.zeros(count, 6, dtype=torch.float64)
-    points = unproject(frames.depth, cameras.viewmats, Ks=cameras.Ks)  # type: ignore[arg-type]
+    points = unproject(depth_of(frames), cameras.viewmats, Ks=cameras.Ks)
     centres = invert_rigid(cameras.viewmats)[:, :3, 3]
     for i in range(count):
         rows, columns = chosen[i]
@@ -155,8 +158,8 @@ def _equations(
             if j == i:
                 continue
             found = _compared(
-                surface, mine=mine, picture=pictures[j], depth=frames.depth[j], camera=cameras[j], config=config
-            )  # type: ignore[index]
+                surface, mine=mine, picture=pictures[j], depth=depth_of(frames)[j], camera=cameras[j], config=config
+            )
             if found is None:
                 continue
             seen, slope, difference, weight = found

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scene4d.gaussians.edit import with_sh_bases
+from scene4d.geometry.frame_images import alpha_of, depth_of
 from scene4d.geometry.rotation import matrix_from_pose, normalize_quat, quat_from_rotvec
 from scene4d.lift.refine.adam_loop import Adam, Progress, descend, finite
 from scene4d.render.losses import ssim
@@ -150,10 +151,10 @@ def _loss(gaussians: Gaussians, target: Frames, *, gain: Tensor, pose: Tensor, c
     if config.ssim_weight > 0:
         loss = loss + config.ssim_weight * (1 - ssim(rgb, seen).mean())
     if config.alpha_weight > 0:
-        loss = loss + config.alpha_weight * ((1 - drawn.alpha) * usable[..., 0]).mean()  # type: ignore[operator]
+        loss = loss + config.alpha_weight * ((1 - alpha_of(drawn)) * usable[..., 0]).mean()
     if config.depth_weight > 0 and target.depth is not None:
-        measured = (target.depth > 0) & (drawn.alpha.detach() > 0.5)  # type: ignore[union-attr]
-        error = (drawn.depth - target.depth).abs() / target.depth.clamp_min(1e-3)  # type: ignore[operator]
+        measured = (depth_of(target) > 0) & (alpha_of(drawn).detach() > 0.5)
+        error = (depth_of(drawn) - depth_of(target)).abs() / depth_of(target).clamp_min(1e-3)
         # Far off it is another surface or a sensor that erred: the pull fades with the distance, but never ends.
         loss = loss + config.depth_weight * torch.where(measured, 0.1 * (1 + error / 0.1).log(), 0.0).mean()
     return loss

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.geometry.frame_images import alpha_of
 from scene4d.lift.refine.adam_loop import descend
 from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.render.render import render
@@ -88,7 +89,7 @@ def refine_frame(
         leaves = adam.leaves()
         drawn = render(built(leaves), frames.cameras)
         loss = (usable[..., None] * (drawn.rgb - frames.rgb) ** 2).mean() * 3
-        loss = loss + config.coverage * (usable * (1 - drawn.alpha) ** 2).mean()
+        loss = loss + config.coverage * (usable * (1 - alpha_of(drawn)) ** 2).mean()
         return loss + config.colour_pull * ((leaves["sh"] - measured.sh) ** 2).mean()
 
     descend(loss_of_step, optimizer=adam, steps=num_steps)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.geometry.frame_images import alpha_of, depth_of
 from scene4d.lift.refine.adam_loop import Progress, descend
 from scene4d.lift.refine.refine_frame import short_at_the_end
 from scene4d.lift.refine.sparse_adam import SparseAdam
@@ -81,9 +82,9 @@ def refine_scene(
 def _misfit(drawn: Frames, seen: Frames, *, config: RefineSceneConfig) -> Tensor:
     say = torch.ones_like(seen.rgb[..., 0]) if seen.alpha is None else (seen.alpha > 0.5).float()
     # Where nothing was measured there may be nothing to cover it with.
-    solid = say * (seen.depth > 0)  # type: ignore[operator]
+    solid = say * (depth_of(seen) > 0)
     loss = 3 * (solid[..., None] * (drawn.rgb - seen.rgb) ** 2).mean()
-    return loss + config.coverage * (solid * (1 - drawn.alpha) ** 2).mean()  # type: ignore[operator]
+    return loss + config.coverage * (solid * (1 - alpha_of(drawn)) ** 2).mean()
 
 
 def _part(scene: Scene4D, rows: Tensor) -> Scene4D:

@@ -37,7 +37,7 @@ class WidePlaneSweepConfig:
     unseen: float = 0.1
     """Cost of lying where another view cannot see: out of its picture, or behind what it shows."""
     behind: float = 0.04
-    """Relative depth from which matter lies behind another view's surface, or before it."""
+    """Relative depth from which a point lies behind another view's surface, or before it."""
     rounds: int = 2
     """How often the views' depths decide anew what hides what."""
     pull: float = 0.0025
@@ -61,8 +61,8 @@ def wide_plane_sweep_depth(
     """Depth [v h w] m at which the pictures [v] of one instant look alike in one another.
 
     Patches on a table or a floor look alike between cameras 90 degrees apart only along the plane itself, hence level
-    planes beside those that face the view. What another view cannot see says nothing, what lies before its surface
-    must look like it. Pixels that agree nowhere get the level plane that explains most.
+    planes beside those that face the view. What another view cannot see is not compared, what lies before its
+    surface must look like it. Pixels that agree nowhere get the level plane that explains most.
 
     Args:
         focus: the point [3] that the cameras look at; extent: their distance to it in m.
@@ -75,20 +75,27 @@ def wide_plane_sweep_depth(
     rgb = interpolate(rgb, size=size, mode="area") if rgb.shape[-2:] != size else rgb
     count = len(rgb)
     planes = [_planes(cameras, i, focus=focus, extent=extent, config=config) for i in range(count)]
+    others = [[j for j in range(count) if j != i] for i in range(count)]
     pairs = [
-        [_pair(rgb, cameras, here=i, there=j, inverse=planes[i], config=config) for j in range(count) if j != i]
+        [_pair(rgb, cameras, here=i, there=j, inverse=planes[i], config=config) for j in others[i]]
         for i in range(count)
     ]
-    depth, main = None, None
-    for _ in range(config.rounds + 1):
-        costs = [
-            _costs(pairs[i], [j for j in range(count) if j != i], depth=depth, config=config) for i in range(count)
-        ]
+
+    def costs_of(depth: Tensor | None) -> list[Tensor]:
+        return [_costs(pairs[i], others[i], depth=depth, config=config) for i in range(count)]
+
+    def depth_of_best(costs: list[Tensor]) -> Tensor:
+        return torch.stack([_best(c, x, main=main, config=config) for c, x in zip(costs, planes, strict=True)])
+
+    costs, gain = costs_of(None), rgb.new_zeros(config.num_level)
+    for c in costs:
         # A plane that pictures agree on only where they have texture counts; what is plain agrees everywhere.
-        told = sum((c.mean(0, keepdim=True) - c[: config.num_level]).clamp_min(0).mean((1, 2)) for c in costs)
-        main = int(told.argmax()) if main is None else main
-        depth = torch.stack([_best(c, x, main=main, config=config) for c, x in zip(costs, planes, strict=True)])
-    return interpolate(depth[:, None], size=frames.rgb.shape[1:3], mode="nearest")[:, 0]  # type: ignore[index]
+        gain = gain + (c.mean(0, keepdim=True) - c[: config.num_level]).clamp_min(0).mean((1, 2))
+    main = int(gain.argmax())
+    depth = depth_of_best(costs)
+    for _ in range(config.rounds):
+        depth = depth_of_best(costs_of(depth))
+    return interpolate(depth[:, None], size=frames.rgb.shape[1:3], mode="nearest")[:, 0]
 
 
 def _best(costs: Tensor, inverse: Tensor, *, main: int, config: WidePlaneSweepConfig) -> Tensor:
@@ -122,7 +129,7 @@ def _pair(
     difference = torch.where(inside[:, None], difference, config.unseen)
     pooled = [avg_pool2d(difference, p, 1, p // 2, count_include_pad=False)[:, 0] for p in config.patches]
     depth = warp.far[..., 2] / inverse + warp.near[2]
-    return _Pair(cost=sum(pooled) / len(pooled), pixels=pixels, depth=depth, inside=inside)  # type: ignore[arg-type]
+    return _Pair(cost=torch.stack(pooled).sum(0) / len(pooled), pixels=pixels, depth=depth, inside=inside)
 
 
 def _sampled(image: Tensor, pixels: Tensor, *, width: int, height: int) -> Tensor:

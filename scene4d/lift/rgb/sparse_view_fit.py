@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scene4d.geometry.camera import invert_rigid, look_at, unproject
+from scene4d.geometry.frame_images import alpha_of, depth_of
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.lift.refine.adam_loop import Adam, Progress, descend, finite
 from scene4d.lift.rgb.plane_sweep_wide import WidePlaneSweepConfig, wide_plane_sweep_depth
@@ -70,7 +71,7 @@ def fit_sparse_views(
         elsewhere = random_camera(frames.cameras, focus=focus, random=random)
         guess = render(gaussians, elsewhere, near=0.02 * extent)
         loss = loss + config.bend_weight * inverse_depth_curvature(guess, guess.rgb.detach(), extent=extent)
-        loss = loss + config.cover_weight * (1 - guess.alpha).mean()  # type: ignore[operator]
+        loss = loss + config.cover_weight * (1 - alpha_of(guess)).mean()
         loss = loss + config.plain_weight * sum(guess.rgb.diff(dim=d).abs().mean() for d in (0, 1))
         return finite(loss, field="rgb_fit", frame=step, fix="check the poses")
 
@@ -116,8 +117,8 @@ def _occluders(places: Tensor, rgb: Tensor, *, frames: Frames, depth: Tensor, li
 
 def inverse_depth_curvature(frames: Frames, picture: Tensor, *, extent: float) -> Tensor:
     """Mean second difference of inverse depth in units of 1 / extent, less where the picture [h w 3] has edges."""
-    covered = frames.alpha.detach() > 0.5  # type: ignore[union-attr]
-    inverse = torch.where(covered, extent / frames.depth.clamp_min(0.05 * extent), 0.0)  # type: ignore[union-attr]
+    covered = alpha_of(frames).detach() > 0.5
+    inverse = torch.where(covered, extent / depth_of(frames).clamp_min(0.05 * extent), 0.0)
     total = inverse.new_zeros(())
     for d in (0, 1):
         size = inverse.shape[d] - 2

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.geometry.frame_images import alpha_of
 from scene4d.geometry.sh import SH_C0
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
@@ -70,11 +71,11 @@ def deblur_colours(
             sh[:, 0] += LEVEL / SH_C0
             sh.requires_grad_()
             drawn = render(bare.replace(sh=sh), frame.cameras, eps2d=config.eps2d)
-            say = (drawn.alpha > config.min_alpha).to(drawn.rgb)  # type: ignore[operator]
+            say = (alpha_of(drawn) > config.min_alpha).to(drawn.rgb)
             if frame.alpha is not None:
                 say = say * (frame.alpha > 0.5)
             # sh 0 means mid grey to a renderer; here x is a colour itself at first and a change of colour later.
-            image = (drawn.rgb - (LEVEL + 0.5 * (not first)) * drawn.alpha[..., None]).detach()  # type: ignore[index]
+            image = (drawn.rgb - (LEVEL + 0.5 * (not first)) * alpha_of(drawn)[..., None]).detach()
             target = frame.rgb - image if first else image
             back += torch.autograd.grad(drawn.rgb, sh, target * say[..., None], retain_graph=first)[0]
             if first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
@@ -33,7 +34,8 @@ def fill_nearest(values: Tensor, known: Tensor) -> Tensor:
     """Values [h w ...] with every pixel outside `known` [h w] given the value of the nearest pixel inside it."""
     if known.all() or not known.any():
         return values
-    rows, columns = distance_transform_edt((~known).cpu().numpy(), return_distances=False, return_indices=True)
+    nearest = distance_transform_edt((~known).cpu().numpy(), return_distances=False, return_indices=True)
+    rows, columns = np.asarray(nearest)
     return values[torch.as_tensor(rows, device=values.device), torch.as_tensor(columns, device=values.device)]
 
 

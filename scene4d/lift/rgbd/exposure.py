@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scene4d.geometry.camera import invert_rigid, unproject
+from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.rgbd.depth_images import pixels_of_points, sample_image
 from scene4d.lift.rgbd.unproject import valid_pixels
 from scene4d.types import Frames
@@ -23,7 +24,7 @@ def exposure_gains(frames: Frames, *, num_neighbours: int = 6, stride: int = 8, 
     apart = torch.cdist(centres[:, :3, 3], centres[:, :3, 3]) + (1 - centres[:, :3, 2] @ centres[:, :3, 2].T)
     near = apart.argsort(dim=1, stable=True)[:, 1 : num_neighbours + 1]
     valid = valid_pixels(frames)[:, ::stride, ::stride]
-    points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)[:, ::stride, ::stride]  # type: ignore[arg-type]
+    points = unproject(depth_of(frames), frames.cameras.viewmats, Ks=frames.cameras.Ks)[:, ::stride, ::stride]
     matrix = prior * torch.eye(count, dtype=torch.float64)
     right = torch.zeros(count, 3, dtype=torch.float64)
     for i in range(count):
@@ -46,7 +47,7 @@ def exposure_gains(frames: Frames, *, num_neighbours: int = 6, stride: int = 8, 
 def _log_ratio(mine: Tensor, surface: Tensor, *, other: Frames) -> Tensor | None:
     """Median log(theirs / mine) [3] of the points that the other frame [] sees too, or None if they are too few."""
     pixels, z, inside = pixels_of_points(surface, other.cameras)
-    theirs = sample_image(torch.cat([other.rgb, other.depth[..., None]], -1), pixels)  # type: ignore[index]
+    theirs = sample_image(torch.cat([other.rgb, depth_of(other)[..., None]], -1), pixels)
     usable = inside & ((theirs[:, 3] - z).abs() < 0.02 * z)
     both = torch.minimum(mine, theirs[:, :3]).amin(-1) > 0.08
     usable = usable & both & (torch.maximum(mine, theirs[:, :3]).amax(-1) < 0.96)

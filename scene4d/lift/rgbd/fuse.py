@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 
 from scene4d.gaussians.edit import concatenate
 from scene4d.geometry.camera import invert_rigid
+from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians, halved
@@ -91,14 +92,15 @@ def fuse_static(
     config = config or FuseConfig()
     count = frames.batch_shape[0]
     gains = exposure_gains(frames)
-    level = frames.replace(rgb=frames.rgb * gains[:, None, None], depth=close_gaps(frames.depth), extras={})  # type: ignore[arg-type]
+    level = frames.replace(rgb=frames.rgb * gains[:, None, None], depth=close_gaps(depth_of(frames)), extras={})
     rounds = 3 if config.fill_holes else 2
     tick = (lambda done: progress(done, rounds * count)) if progress is not None else (lambda done: None)
-    surfels = None
-    for i in range(count):
+    surfels = _absorb(None, level[:1], gain=gains[0], config=config)
+    tick(1)
+    for i in range(1, count):
         surfels = _absorb(surfels, level[i : i + 1], gain=gains[i], config=config)
         tick(i + 1)
-    surfels = _carve(surfels, level, config=config, most=config.max_through, spare=1.0, tick=lambda i: tick(count + i))  # type: ignore[arg-type]
+    surfels = _carve(surfels, level, config=config, most=config.max_through, spare=1.0, tick=lambda i: tick(count + i))
     if config.fill_holes:
         solid = surfels
         for i in range(count):
@@ -142,7 +144,7 @@ def _carve(
     """
     through, seen = torch.zeros_like(surfels.weight), torch.zeros_like(surfels.weight)
     for i in range(frames.batch_shape[0]):
-        depth = frames.depth[i]  # type: ignore[index]
+        depth = depth_of(frames)[i]
         near = -max_pool2d(torch.where(depth > 0, -depth, -torch.inf)[None], 3, 1, 1)[0]
         pixels, z, inside = pixels_of_points(surfels.points, frames.cameras[i])
         rows = inside.nonzero()[:, 0]
@@ -172,7 +174,7 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
     say = _say(surface, frame, config=config)
     if surfels is None:
         return _new(surface, frame, chosen=usable, say=say, gain=gain)
-    camera, depth = frame.cameras[0], frame.depth[0]  # type: ignore[index]
+    camera, depth = frame.cameras[0], depth_of(frame)[0]
     pixels, z, inside = pixels_of_points(surfels.points, camera)
     rows = inside.nonzero()[:, 0]
     column, line = pixels[rows].long().unbind(-1)
@@ -208,7 +210,7 @@ def _inner(surface: Surface, *, rim: int) -> Tensor:
 def _fill(surfels: Surfels, frame: Frames, *, gain: Tensor, config: FuseConfig) -> Surfels:
     """Surfels of low confidence for the pixels of a frame [1] that nothing covers."""
     seen, _ = nearest_point_map(surfels.points, frame.cameras[0], grow=1)
-    depth = torch.where(frame.depth[0] > 0, frame.depth[0], seen)  # type: ignore[index]
+    depth = torch.where(depth_of(frame)[0] > 0, depth_of(frame)[0], seen)
     hole = seen <= 0
     if not hole.any() or not depth.any():
         return surfels
@@ -221,7 +223,7 @@ def _fill(surfels: Surfels, frame: Frames, *, gain: Tensor, config: FuseConfig) 
 def _say(surface: Surface, frame: Frames, *, config: FuseConfig) -> Tensor:
     """Weight [h w] of each pixel: facing, fine, near and away from depth edges counts more."""
     facing = surface.cosine[0].clamp_min(0.05) * torch.where(surface.edge[0], config.lift.edge_confidence, 1.0)
-    return facing / (1 + (frame.depth[0] / config.lift.noise_depth) ** 2)  # type: ignore[index]
+    return facing / (1 + (depth_of(frame)[0] / config.lift.noise_depth) ** 2)
 
 
 def _new(surface: Surface, frame: Frames, *, chosen: Tensor, say: Tensor, gain: Tensor) -> Surfels:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from scene4d.gaussians.edit import concatenate
+from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames
 from scene4d.types import Cameras, Frames, Gaussians
 
@@ -35,10 +36,10 @@ def roughness(frame: Frames, chosen: Tensor, *, config: LevelOfDetailConfig) -> 
 
     Infinite where a cell would hold pixels outside `chosen` [h w] or two surfaces; never less than in a cell's parts.
     """
-    depth = frame.depth[None, None]  # type: ignore[index]
+    depth = depth_of(frame)[None, None]
     colour = frame.rgb.movedim(-1, 0)[None]
     focal = float((frame.cameras.Ks[0, 0] * frame.cameras.Ks[1, 1]).abs().sqrt())
-    alone = (~chosen | (frame.depth <= 0))[None, None].to(depth)  # type: ignore[operator]
+    alone = (~chosen | (depth_of(frame) <= 0))[None, None].to(depth)
     levels: list[Tensor] = []
     for level in range(1, config.num_levels):
         size = 2**level
@@ -78,7 +79,7 @@ def lift_cells(
     rough = roughness(frame, chosen, config=config)
     height, width = chosen.shape
     pieces = []
-    inside = chosen & (frame.depth > 0)  # type: ignore[operator]
+    inside = chosen & (depth_of(frame) > 0)
     for level in range(len(rough) + 1):
         if level:
             inside = rough[level - 1] <= limit
@@ -103,7 +104,7 @@ def _coarse(frame: Frames, level: int) -> Frames:
     """A frame [] of cells 2^level pixels wide; what does not fill a cell at the right and below is left out."""
     size = 2**level
     rgb = avg_pool2d(frame.rgb.movedim(-1, 0)[None], size)[0].movedim(0, -1)
-    depth = avg_pool2d(frame.depth[None, None], size)[0, 0]  # type: ignore[index]
+    depth = avg_pool2d(depth_of(frame)[None, None], size)[0, 0]
     height, width = depth.shape
     scale = frame.cameras.Ks.new_tensor([[1 / size], [1 / size], [1.0]])
     cameras = Cameras(viewmats=frame.cameras.viewmats, Ks=frame.cameras.Ks * scale, width=width, height=height)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scene4d.geometry.camera import invert_rigid, pixel_centres
+from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.lift.rgbd.unproject import surface_quats
@@ -34,7 +35,7 @@ def sky_shell(frames: Frames, *, reach: float, num: int = 4000, stride: int = 4)
     length = -along + (along * along + (1 - (offset * offset).sum(-1, keepdim=True)).clamp_min(0.0)).sqrt()
     hits = torch.nn.functional.normalize(offset + rays * length, dim=-1).flatten(0, 1)
     colours = frames.rgb[:, ::stride, ::stride].flatten(0, 2)
-    measured = (frames.depth[:, ::stride, ::stride] > 0).flatten()  # type: ignore[index]
+    measured = (depth_of(frames)[:, ::stride, ::stride] > 0).flatten()
     directions = _sphere(num, like=centre)
     _, cell = nearest(directions, hits, num=1)
     weights = torch.where(measured, 1e-3, 1.0)[:, None]

@@ -10,6 +10,7 @@ from torch import Tensor
 from scene4d.check import check
 from scene4d.errors import DepthError
 from scene4d.geometry.camera import invert_rigid, unproject
+from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.rotation import quat_from_matrix
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Frames, Gaussians
@@ -74,7 +75,7 @@ def lift_frames(frames: Frames, *, config: LiftConfig | None = None) -> Gaussian
     centres = invert_rigid(frames.cameras.viewmats)[:, None, None, :3, 3].expand_as(surface.points)
     view = torch.nn.functional.normalize(centres[keep] - surface.points[keep], dim=-1)  # [n 3] towards the camera
     cosine, spacing = surface.cosine[keep], surface.spacing[keep]
-    depth = frames.depth[keep]  # type: ignore[index]
+    depth = depth_of(frames)[keep]
     confidence = cosine * torch.where(surface.edge[keep], config.edge_confidence, 1.0)
     confidence = confidence / (1 + (depth / config.noise_depth) ** 2)
     extras = {"confidence": confidence[:, None], "normals": normals}
@@ -113,7 +114,7 @@ def surface_from_depth(frames: Frames, *, config: LiftConfig | None = None) -> S
     config = config or LiftConfig()
     check(rgb=(frames.rgb, "v h w 3"), depth=(frames.depth, "v h w"))
     valid = valid_pixels(frames)
-    depth = torch.where(valid, frames.depth, 0.0)  # type: ignore[arg-type]
+    depth = torch.where(valid, depth_of(frames), 0.0)
     cameras = frames.cameras
     points = unproject(depth, cameras.viewmats, Ks=cameras.Ks)  # [v h w 3]
     focal = (cameras.Ks[:, 0, 0] * cameras.Ks[:, 1, 1]).abs().sqrt()[:, None, None]

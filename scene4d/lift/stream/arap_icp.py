@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
+from scene4d.lift.stream.point_search import nearest_in, quick_tree
 from scene4d.lift.stream.rigid_anchors import Skin, rotations_from_rotvecs, skew
 
 
@@ -105,7 +106,7 @@ def motion_of_step(
     edges = _edges(centres)
     before = StepMotion(centres, rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy())
     motion = before
-    tree = cKDTree(_features(targets, spacing=spacing, config=config), balanced_tree=False, compact_nodes=False)
+    tree = quick_tree(_features(targets, spacing=spacing, config=config))
     # Early on any match within a few pixels pulls; later only near ones do.
     widths = np.geomspace(3.0, 1.0, config.num_iterations) * config.outlier * spacing
     for width in widths:
@@ -149,20 +150,18 @@ def _features(cloud: Cloud, *, spacing: float, config: ArapIcpConfig) -> np.ndar
     )
 
 
-def _matches(moved: Cloud, targets: Cloud, *, tree: cKDTree, front: np.ndarray, spacing: float, config: ArapIcpConfig):
+def _matches(moved: Cloud, targets: Cloud, *, tree: KDTree, front: np.ndarray, spacing: float, config: ArapIcpConfig):
     """Pairs (source index, target index): nearest target of every source, nearest source of every front target."""
     features = _features(moved, spacing=spacing, config=config)
-    _, target = tree.query(features, distance_upper_bound=4.0)
+    _, target = nearest_in(tree, features, limit=4.0)
     source = np.nonzero(target < len(targets.points))[0]
     target = target[source]
     back = np.nonzero(front)[0]
     if len(back) > config.max_points:
         back = back[np.linspace(0, len(back) - 1, config.max_points).astype(np.int64)]
     if len(back):
-        reverse = cKDTree(features, balanced_tree=False, compact_nodes=False)
-        _, found = reverse.query(
-            _features(targets.pick(back), spacing=spacing, config=config), distance_upper_bound=4.0
-        )
+        asked = _features(targets.pick(back), spacing=spacing, config=config)
+        _, found = nearest_in(quick_tree(features), asked, limit=4.0)
         hit = found < len(features)
         source = np.concatenate([source, found[hit]])
         target = np.concatenate([target, back[hit]])
@@ -174,7 +173,7 @@ def _edges(centres: np.ndarray, *, num: int = 6) -> tuple[np.ndarray, np.ndarray
     if len(centres) < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     num = min(num, len(centres) - 1)
-    _, index = cKDTree(centres).query(centres, k=num + 1)
+    _, index = nearest_in(KDTree(centres), centres, num=num + 1)
     first = np.repeat(np.arange(len(centres)), num)
     second = index[:, 1:].reshape(-1)
     return np.concatenate([first, second]), np.concatenate([second, first])

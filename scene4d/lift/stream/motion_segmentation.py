@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, SkinnedCloud, StepMotion, motion_of_step
+from scene4d.lift.stream.point_search import nearest_in, quick_tree
 from scene4d.lift.stream.rigid_anchors import Anchors, Skin, rotvecs_from_rotations, skin_to
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import (
@@ -66,7 +67,7 @@ def changed_rows(memory: RowStore, visibility: Visibility, *, spacing: float, mi
     index = np.nonzero(changed)[0]
     if len(index) == 0:
         return changed
-    tree = cKDTree(memory.x[index])
+    tree = KDTree(memory.x[index])
     crowd = tree.query_ball_point(memory.x[index], r=2.5 * spacing, return_length=True)
     changed[index[crowd < min_cluster]] = False
     return changed
@@ -79,8 +80,7 @@ def candidate_rows(memory: RowStore, visibility: Visibility, *, changed: np.ndar
     static = np.nonzero(~moving & (changed | visibility.any(AGREES, RECOLOURED)))[0]
     if len(source) == 0 or len(static) == 0:
         return np.zeros(0, dtype=np.int64)
-    tree = cKDTree(memory.x[source], balanced_tree=False, compact_nodes=False)
-    distance, _ = tree.query(memory.x[static], distance_upper_bound=reach)
+    distance, _ = nearest_in(quick_tree(memory.x[source]), memory.x[static], limit=reach)
     return static[np.isfinite(distance)]
 
 
@@ -90,7 +90,7 @@ def spread_out(points: np.ndarray, *, others: np.ndarray, spacing: float, limit:
         return np.zeros((0, 3))
     distance = np.full(len(points), np.inf)
     if len(others):
-        distance, _ = cKDTree(others).query(points)
+        distance, _ = nearest_in(KDTree(others), points)
     chosen = []
     while len(chosen) < limit and distance.max() > spacing:
         pick = points[distance.argmax()]
@@ -234,8 +234,7 @@ def _neighbourhood(memory: RowStore, *, rows: np.ndarray, convinced: np.ndarray,
     num = min(9, len(features))
     if num < 2:
         return np.zeros(int(candidates.sum()))
-    tree = cKDTree(features, balanced_tree=False, compact_nodes=False)
-    _, index = tree.query(features[: len(rows)][candidates], k=num)
+    _, index = nearest_in(quick_tree(features), features[: len(rows)][candidates], num=num)
     return votes[index[:, 1:]].mean(1)
 
 

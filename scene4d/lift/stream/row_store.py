@@ -50,7 +50,7 @@ class RowStore:
     @property
     def moving(self) -> np.ndarray:
         """[n] rows that are bound to anchors."""
-        return self.columns["skin_weights"].any(axis=1)
+        return np.asarray(self.columns["skin_weights"].any(axis=1))
 
     def skin(self, rows: np.ndarray) -> Skin:
         """Anchors of rows [k]."""

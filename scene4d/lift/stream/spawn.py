@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
+from scene4d.lift.stream.point_search import nearest_in, quick_tree
 from scene4d.lift.stream.rigid_anchors import Anchors, Skin, multiply_quats, rotate_by_quats
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import FrameObservation
@@ -69,7 +69,7 @@ def nearest_moving_rows(memory: RowStore, observation: FrameObservation, *, chos
 
     def nearest(rows: np.ndarray):
         known = features(memory.x[rows], memory.normal[rows], colours=memory.colour[rows])
-        return cKDTree(known, balanced_tree=False, compact_nodes=False).query(query, distance_upper_bound=4.0)
+        return nearest_in(quick_tree(known), query, limit=4.0)
 
     moving = np.nonzero(memory.moving)[0]
     low, high = observation.points[chosen].min(0) - 4 * spacing, observation.points[chosen].max(0) + 4 * spacing

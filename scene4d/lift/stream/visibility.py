@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.ndimage import label
-from scipy.spatial import cKDTree
 
+from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames, valid_pixels
+from scene4d.lift.stream.point_search import nearest_in, quick_tree
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.types import Frames, Gaussians
 
@@ -76,7 +77,7 @@ class Visibility:
         found = np.zeros(self.status.shape, dtype=bool)
         for status in statuses:
             found |= self.status == status
-        return found.any(0)
+        return np.asarray(found.any(axis=0))
 
     def pick(self, index: np.ndarray) -> Visibility:
         """Those of some rows."""
@@ -109,15 +110,14 @@ class Visibility:
 
 def observe_frames(frames: Frames, *, config: LiftConfig, backdrop: float) -> FrameObservation:
     """Lift frames [v] and lay everything out as arrays; sky lies `backdrop` m away with confidence 0 (0 = unknown)."""
-    valid_pixels(frames)  # raises where there is no depth
-    sky = sky_mask(frames) if backdrop > 0 else torch.zeros_like(frames.depth, dtype=torch.bool)
-    frames = frames.replace(depth=torch.where(sky, torch.full_like(frames.depth, backdrop), frames.depth))
+    sky = sky_mask(frames) if backdrop > 0 else torch.zeros_like(depth_of(frames), dtype=torch.bool)
+    frames = frames.replace(depth=torch.where(sky, torch.full_like(depth_of(frames), backdrop), depth_of(frames)))
     lifted = lift_frames(frames, config=config)
     pixel = lifted.extras["pixel"][:, 0].numpy()
     extras = {k: v for k, v in lifted.extras.items() if k != "pixel"}
     extras["confidence"] = extras["confidence"] * ~sky.reshape(-1)[torch.from_numpy(pixel)][:, None]
     lifted = lifted.replace(extras=extras)
-    depth = torch.where(valid_pixels(frames), frames.depth, torch.zeros_like(frames.depth))
+    depth = torch.where(valid_pixels(frames), depth_of(frames), torch.zeros_like(depth_of(frames)))
     focal = (frames.cameras.Ks[:, 0, 0] * frames.cameras.Ks[:, 1, 1]).abs().sqrt().double().numpy()
     flat = depth.double().numpy().reshape(-1)
     view = pixel // (frames.cameras.width * frames.cameras.height)
@@ -143,7 +143,7 @@ def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.
     Where the frames have segments, that is segment -1. Elsewhere it is a hole that reaches the border of the image,
     is no speck (`min_share` of the image) and has one colour (standard deviation below `max_spread`).
     """
-    hole = (frames.depth <= 0) | ~torch.isfinite(frames.depth)  # type: ignore[operator]
+    hole = (depth_of(frames) <= 0) | ~torch.isfinite(depth_of(frames))
     if frames.alpha is not None:
         # A pixel whose colour is not usable either was cut off by the reader: nothing is known of what is there.
         hole &= frames.alpha > 0.5
@@ -153,7 +153,7 @@ def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.
     for view in range(len(hole)):
         if not bool(hole[view].any()):
             continue
-        labels, _ = label(hole[view].numpy())
+        labels = np.asarray(label(hole[view].numpy())[0])  # type: ignore[index]  # scipy's stub leaves out the pair
         border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
         for part in border[border > 0]:
             inside = torch.from_numpy(labels == part)
@@ -234,9 +234,8 @@ def unexplained_points(
     if len(open_points) == 0 or len(agrees) == 0:
         left[open_points] = True
         return left
-    tree = cKDTree(points[agrees], balanced_tree=False, compact_nodes=False)
     reach = 0.75 * observation.spacing[open_points]
-    _, index = tree.query(observation.points[open_points], distance_upper_bound=float(reach.max()))
+    _, index = nearest_in(quick_tree(points[agrees]), observation.points[open_points], limit=float(reach.max()))
     found = index < len(agrees)
     mate = agrees[np.where(found, index, 0)]
     offset = observation.points[open_points] - points[mate]
