@@ -76,6 +76,22 @@ class Frames(TensorStruct):
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.rgb.shape[:-3])
 
+    @property
+    def known_depth(self) -> Tensor:
+        """The depth, for what cannot do without; ShapeError where there is none."""
+        return _known(self.depth, "depth")
+
+    @property
+    def known_alpha(self) -> Tensor:
+        """The alpha, for what cannot do without; ShapeError where there is none."""
+        return _known(self.alpha, "alpha")
+
+
+def _known(value: Tensor | None, field: str) -> Tensor:
+    if value is None:
+        raise ShapeError("is missing", field=field, found=None, expected="a tensor")
+    return value
+
 
 @dataclass(frozen=True)
 class Episode(TensorStruct):
@@ -117,6 +133,11 @@ class Episode(TensorStruct):
     def batch_shape(self) -> tuple[int, ...]:
         """(*b, t): time is indexed like a batch axis, so `episode[3:8]` is a stretch of time."""
         return tuple(self.times.shape)
+
+    @property
+    def known_segment_poses(self) -> Tensor:
+        """The exact motion, for what cannot do without; ShapeError where there is none."""
+        return _known(self.segment_poses, "segment_poses")
 
     def stacked(self, names: Sequence[str] | None = None) -> Frames:
         """Views of one size as one Frames [*b t v] (extras that all of them have are kept)."""

@@ -18,7 +18,9 @@ from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, exact_flow, forecast_config
 from scene4d.eval.forecast.checks.ablations import ABLATIONS
 from scene4d.eval.forecast.forecast_table import printed_table
-from scene4d.eval.forecast.forecasters import CopyLast, ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters.baselines import CopyLast
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import evaluate_forecast
 
 PRINTED = (

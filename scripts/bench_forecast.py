@@ -20,10 +20,12 @@ from bench import commit
 from scene4d.apps.compose.assets import DEMO_EPISODE
 from scene4d.apps.compose.models import load_models
 from scene4d.data.detect import open_recordings
-from scene4d.eval.forecast.forecasters import INPUTS, ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastStream
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.world.contract import State
+from scene4d.world.evaluated import ForecastQuestion
 
 
 def main() -> None:
@@ -52,11 +54,13 @@ def main() -> None:
     many, chunks, seeds = State.stack([state] * 64), actions.expand(64, -1, -1), list(range(64))
     if options.precision != "float32":
         print_moved(model, state, actions)
-    told = {"threads": options.threads, "weights": options.weights or "shipped", "precision": options.precision}
-    report = functools.partial(printed, **told)
+    report = functools.partial(
+        printed, threads=options.threads, weights=options.weights or "shipped", precision=options.precision
+    )
+    question = ForecastQuestion(past, actions, cameras=cameras)
     for steps in options.sampler:
         forecaster = ModelForecaster(model, stream, steps=steps)
-        whole = timed(lambda f=forecaster: f.forecast(past, actions=actions, cameras=cameras), options.repeats)
+        whole = timed(lambda f=forecaster: f.forecast(question), options.repeats)
         report("forecast_rendered_2x64px", horizon / whole, unit="frames/s", steps=steps)
         alone = timed(lambda s=steps: model.predict(many, actions=chunks, steps=s, seeds=seeds), options.repeats)
         report("latent_batch_64", 64 * horizon / alone, unit="steps/s", steps=steps)

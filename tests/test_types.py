@@ -196,3 +196,10 @@ def test_scene_parts_must_fit():
         scene().replace(motion=motion(n=6))
     with pytest.raises(ShapeError):
         scene().replace(motion=motion().replace(log_var=torch.zeros(3, 1, 6)))
+
+
+def test_what_cannot_do_without_a_tensor_says_so():
+    images = frames(2)
+    assert images.known_depth is images.depth
+    with pytest.raises(ShapeError, match="alpha"):
+        images.known_alpha  # noqa: B018

@@ -11,7 +11,7 @@ from torch import Tensor
 from scene4d.env.episode_log import EpisodeLog
 from scene4d.env.state_batch import check_kind, element, kind_of, put, stack_states, with_rows
 from scene4d.env.termination import MOVED_M, TerminationLimits, outside, uncertainty_of
-from scene4d.errors import ConfigError
+from scene4d.errors import ConfigError, EnvError
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
@@ -104,8 +104,8 @@ class BatchedSim:
         views = Cameras.stack([camera.resized(size, size) for camera in cameras.values()])
         self.cameras = views.map(lambda x: x.float().expand(num, *x.shape))  # [b v]
         self.background = torch.tensor(self.config.background)
-        self.logs: list[EpisodeLog | None] = [None] * num
-        self.state: State | None = None
+        self.logs: list[EpisodeLog] = []
+        self._state: State | None = None
         # One context says for the whole batch what an action is, so every later start must be of the same kind.
         self.kind = None if example is None else kind_of(example)
 
@@ -119,7 +119,7 @@ class BatchedSim:
             ConfigError: a state's actions are not those of its spec, or it is of another robot or has longer steps than
                 those before it.
         """
-        logs = {i: log for i, log in enumerate(self.logs) if log is not None}
+        logs = dict(enumerate(self.logs))
         logs |= {index: EpisodeLog(state, int(seed)) for index, (state, seed) in starts.items()}
         kind = self.kind
         for index, (state, _) in starts.items():
@@ -129,20 +129,20 @@ class BatchedSim:
             raise ConfigError("have not begun", field="episodes", found=missing, fix="begin all of them first")
         self.logs, self.kind = [logs[i] for i in range(self.num)], kind
         if len(starts) == self.num:
-            self.state = stack_states([log.start for log in self.logs])
-            place = self.state.past_actions
+            self._state = state = stack_states([log.start for log in self.logs])
+            place = state.past_actions
             self.cameras, self.background = self.cameras.to(place.device), self.background.to(place)
-            self._since = _beginning(self.state, margin=self.config.limits.margin)
+            self._since = _beginning(state, margin=self.config.limits.margin)
             self.taken = place.new_zeros(self.num, self.config.chunk, place.shape[-1])
             self.step_of_chunk = torch.zeros(self.num, dtype=torch.int64, device=place.device)
-            self.now = self.state.memory.replace(extras={})
-            self.proprio = self.state.proprio.clone()
+            self.now = state.memory.replace(extras={})
+            self.proprio = state.proprio.clone()
         else:
             rows = torch.tensor(list(starts), device=self.taken.device)
             fresh = stack_states([self.logs[i].start for i in starts])
             self._fill_up(fresh.memory.num_gaussians)
             fresh = with_rows(fresh, self.state.memory.num_gaussians)
-            self.state = put(self.state, rows, fresh)
+            self._state = put(self.state, rows, fresh)
             beginning = _beginning(fresh, margin=self.config.limits.margin)
             self._since = _Since(
                 **{k: v.index_copy(0, rows, getattr(beginning, k)) for k, v in vars(self._since).items()}
@@ -151,6 +151,17 @@ class BatchedSim:
             self.now = put(self.now, rows, fresh.memory.replace(extras={}))
             self.proprio = self.proprio.index_copy(0, rows, fresh.proprio)
         return self.frames()
+
+    @property
+    def state(self) -> State:
+        """Of all episodes [b], at the beginning of their chunks.
+
+        Raises:
+            EnvError: no episode was ever begun.
+        """
+        if self._state is None:
+            raise EnvError("no episode is running", field="state", fix="call start")
+        return self._state
 
     @torch.no_grad()
     def frames(self) -> Frames:
@@ -251,7 +262,7 @@ class BatchedSim:
             return
         since = self._since
         part = self.model.advance(element(self.state, rows), element(forecast, rows), num_steps=self.config.chunk)
-        self.state = put(self.state, rows, part)
+        self._state = put(self.state, rows, part)
         still = identity_pose(len(rows), since.now.shape[1], like=since.now)
         copy = lambda old, new: old.index_copy(0, rows, new)
         self._since = _Since(
@@ -266,7 +277,7 @@ class BatchedSim:
 
     def _fill_up(self, num_rows: int) -> None:
         if num_rows > self.state.memory.num_gaussians:
-            self.state = with_rows(self.state, num_rows)
+            self._state = with_rows(self.state, num_rows)
             self.now = self.now.padded(num_rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from scene4d.world.contract import State
 STEP_SECONDS = 0.025
 """Seconds of a step where the state does not hold it."""
 
-gymnasium = optional("gymnasium", extra="env", what="the learned simulator")
+if TYPE_CHECKING:
+    import gymnasium
+    import gymnasium.utils.seeding
+else:
+    gymnasium = optional("gymnasium", extra="env", what="the learned simulator")
 
 
 def action_space_of(starts: Sequence[State]) -> gymnasium.spaces.Box:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from scene4d.tensor_struct import TensorStruct, stack_all
 from scene4d.world.contract import State
 
 Noun = TypeVar("Noun", bound=TensorStruct)
-Kind = Mapping[str, Any]
+Kind = dict[str, Any]
 """What states must share to be forecast together, by name; see `kind_of`."""
 
 
@@ -117,7 +116,7 @@ def _numbers(count: int) -> str:
 
 def _close(seconds: float | None, others: float | None) -> bool:
     """Whether two steps are as long, but for the rounding of times."""
-    return None not in (seconds, others) and math.isclose(seconds, others, rel_tol=1e-3)
+    return seconds is not None and others is not None and math.isclose(seconds, others, rel_tol=1e-3)
 
 
 def _first_difference(name: str, found: list, wanted: list) -> tuple[str, Any, Any]:
@@ -151,8 +150,7 @@ def _put(old: Any, rows: Tensor, new: Any) -> Any:
     if isinstance(old, Tensor):
         return old.index_copy(0, rows, new.to(old.dtype))
     if isinstance(old, TensorStruct):
-        fields = (f.name for f in dataclasses.fields(old))
-        return old.replace(**{name: _put(getattr(old, name), rows, getattr(new, name)) for name in fields})
+        return old.replace(**{name: _put(value, rows, getattr(new, name)) for name, value in vars(old).items()})
     if isinstance(old, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in old.values()):
         return {key: _put(value, rows, new.get(key)) for key, value in old.items()}
     return old

@@ -57,7 +57,8 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
             "render_fps": frame_rate(example),
             "autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP,
         }
-        self.single_action_space = action_space_of(known)
+        self.single_action_space = space = action_space_of(known)
+        self.bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
         self.single_observation_space = observation_space_of(
             self.names, size=self.config.size, proprio_width=example.proprio.shape[-1]
         )
@@ -97,8 +98,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
             EnvError: an action has the wrong shape, is not finite or out of range; or `reset` was never called.
             ConfigError: an episode begins anew at a start of another kind.
         """
-        space = self.single_action_space
-        low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
+        low, high = self.bounds
         actions = checked_actions(actions, low=low, high=high, num=self.num_envs)
         if not self._generators:
             raise EnvError("no episode is running", field="step", fix="call reset")

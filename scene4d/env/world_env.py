@@ -65,7 +65,8 @@ class WorldEnv(gymnasium.Env):
         example = known[0]
         self.sim = BatchedSim(model, cameras, config=self.config, example=example)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": frame_rate(example)}
-        self.action_space = action_space_of(known)
+        self.action_space = space = action_space_of(known)
+        self.bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
         self.observation_space = observation_space_of(
             self.names, size=self.config.size, proprio_width=example.proprio.shape[-1]
         )
@@ -121,11 +122,6 @@ class WorldEnv(gymnasium.Env):
         self._write()
         self._running = False
 
-    @property
-    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Least and greatest action [a]."""
-        return torch.from_numpy(self.action_space.low), torch.from_numpy(self.action_space.high)
-
     def _write(self) -> None:
         self._num_written = write_episode(self.sim, 0, folder=self.record_to, number=self._num_written)
 
@@ -153,7 +149,6 @@ def write_episode(sim: BatchedSim, index: int, *, folder: Path | None, number: i
 
     NNNN is the first number from `number` on that is free: what others wrote there stays.
     """
-    log = sim.logs[index]
-    if folder is None or log is None or log.num_written == len(log.poses):
+    if folder is None or not sim.logs or sim.logs[index].num_written == len(sim.logs[index].poses):
         return number
-    return log.write(folder, number=number) + 1
+    return sim.logs[index].write(folder, number=number) + 1

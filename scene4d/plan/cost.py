@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scene4d.errors import ConfigError
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
@@ -95,41 +98,44 @@ class PointCost:
         if self.moving is not None:
             rows = self.moving.rows
             moved = (carried_points(state, forecast, rows) - state.memory.means[rows]).mean(-2)  # [n h 3]
-            believed = moved if hand is None else self._believed(moved, hand)
+            believed = moved if hand is None else self._believed(moved, hand, object_shift=self.moving.shift)
             left = self.moving.shift - believed  # [n h 3]
             # Bad news is always believed: an object that is pushed away, or too far.
             apart = torch.maximum(left.norm(dim=-1), (self.moving.shift - moved).norm(dim=-1))
             cost = cost + self.object_weight * apart
         if hand is not None:
             # Axis by axis: a centimetre beside the place counts in full even while the hand is still far above it.
-            cost = cost + self.hand_weight * self._path_length(hand + left + self._behind())
+            cost = cost + self.hand_weight * self._path_length(hand + left + self._behind(like=left))
         if self.grip is not None:
             cost = cost + self.grip_weight * (forecast.heads["proprio"][..., 3:] - self.grip).norm(dim=-1)
         return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
 
     def next_hand_shift(self) -> Tensor:
-        """How the hand moves next [3]: to its place on the object as it is now, or above that while it is beside it."""
+        """How the hand moves next [3]: to its place on the object as it is now, or above that while it is beside it.
+
+        Raises:
+            ConfigError: the hand has no place to go to.
+        """
+        if self.hand is None:
+            raise ConfigError("has no place for the hand", field="hand")
         left = self.hand.new_zeros(3) if self.moving is None else self.moving.shift
-        away = left - self.hand + self._behind()
+        away = left - self.hand + self._behind(like=self.hand)
         return -torch.stack([away[0], away[1], away[2] - self._lift(away)])
 
-    def _believed(self, moved: Tensor, hand: Tensor) -> Tensor:
+    def _believed(self, moved: Tensor, hand: Tensor, *, object_shift: Tensor) -> Tensor:
         """The part [n h 3] of the object's predicted motion [n h 3] in which the hand [n h 3] is at its place on it."""
-        away = hand + self.moving.shift - moved
-        along = self._along()
+        away = hand + object_shift - moved
+        along = _direction(object_shift)
         ahead = (away @ along)[..., None] * along
         misfit = (ahead / self.lag).square() + ((away - ahead) / self.touch).square()
         touching = torch.exp(-0.5 * misfit.sum(-1, keepdim=True))
         return (touching * moved.diff(dim=1, prepend=torch.zeros_like(moved[:, :1]))).cumsum(1)
 
-    def _behind(self) -> Tensor:
+    def _behind(self, *, like: Tensor) -> Tensor:
         """How far [3] behind its place on the object a hand that still comes stops."""
         if self.approach is None or self.moving is None:
-            return self.hand.new_zeros(3)
-        return self.approach.behind * self._along()
-
-    def _along(self) -> Tensor:
-        return self.moving.shift / self.moving.shift.norm().clamp_min(1e-6)
+            return like.new_zeros(3)
+        return self.approach.behind * _direction(self.moving.shift)
 
     def _path_length(self, away: Tensor) -> Tensor:
         """Length [*b] of the path to a place from `away` [*b 3] of it: across to above it, then down."""
@@ -143,6 +149,10 @@ class PointCost:
             return torch.zeros_like(away[..., 0])
         beside = away[..., :2].norm(dim=-1)
         return (approach.slope * (beside - approach.radius)).clamp(0, approach.clearance)
+
+
+def _direction(shift: Tensor) -> Tensor:
+    return shift / shift.norm().clamp_min(1e-6)
 
 
 @dataclass(frozen=True)
@@ -177,17 +187,17 @@ class ImageCost:
         cameras = self.goal.cameras.map(lambda x: x.expand(num, *x.shape))
         frames = render(scene.at(0.0), cameras, background=memory.means.new_tensor(self.background))
         apart = (frames.rgb.clamp(0, 1) - self.goal.rgb).mean(-1)  # [n v h w], signed: averaging must not lose the sign
-        return sum(self._difference(x) for x in self._channels(apart, frames)) / len(self.scales)
+        return functools.reduce(operator.add, map(self._difference, self._channels(apart, frames))) / len(self.scales)
 
     def _channels(self, apart: Tensor, frames: Frames) -> list[Tensor]:
         if self.goal.depth is None:
             return [apart]
-        both = (self.goal.depth > 0) & (frames.depth > 0)
-        return [apart, self.depth_weight * torch.where(both, frames.depth - self.goal.depth, 0.0)]
+        goal, depth = self.goal.depth, frames.known_depth
+        return [apart, self.depth_weight * torch.where((goal > 0) & (depth > 0), depth - goal, 0.0)]
 
     def _difference(self, apart: Tensor) -> Tensor:
         pooled = [apart if s == 1 else F.avg_pool2d(apart, s, ceil_mode=True) for s in self.scales]
-        return sum(x.abs().mean((1, 2, 3)) for x in pooled)
+        return functools.reduce(operator.add, (x.abs().mean((1, 2, 3)) for x in pooled))
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from scene4d.errors import ConfigError
 from scene4d.geometry.neighbours import nearest
 from scene4d.plan.cost import Approach, MovingObject, PointCost
 from scene4d.plan.goal import GoalConfig, GoalParts, compare_goal, features_of, tracked
@@ -51,7 +53,7 @@ class GoalTracker:
         if parts.hand is not None:
             hand = parts.hand_shift - (hand_at - self.hand_start)
         if parts.moved_object is not None:
-            self.object_moved = self._track_object(now)
+            self.object_moved = self._track_object(parts.moved_object, now, shift=parts.object_shift)
             rows = self._rows(now, _shifted(parts.moved_object, self.object_moved))
             moving = MovingObject(rows, parts.object_shift - self.object_moved)
         if moving is None:
@@ -71,31 +73,37 @@ class GoalTracker:
 
         Straight to the hand's place; with an object to move, first to the place on it and from there along with it. The
         world model judges them like all other sequences.
+
+        Raises:
+            ConfigError: there was no state yet to compare with the goal.
         """
+        if self.parts is None:
+            raise ConfigError("is not compared with a state yet", field="goal", fix="call cost first")
         if cost.hand is None:
             return self.grip.new_zeros(0, config.num_knots, 3 + len(self.grip))
+        # Not an inverse: a hand that does not respond along some axis is not sent along it.
+        actions_per_metre = torch.linalg.pinv(self.parts.step_per_action.T, rtol=1e-3)
+        leg = functools.partial(self._leg, actions_per_metre=actions_per_metre, config=config)
         first, then = cost.next_hand_shift(), cost.hand.new_zeros(3) if cost.moving is None else cost.moving.shift
         found = []
         for turn in range(config.num_knots + 1):  # the knot at which the second leg begins
             for speed in (1.0, 0.5, 0.25, 0.0):
-                there = self._leg(first, turn, config=config)
-                found.append(torch.cat([there, speed * self._leg(then, config.num_knots - turn, config=config)]))
+                found.append(torch.cat([leg(first, turn), speed * leg(then, config.num_knots - turn)]))
         return torch.stack(found)
 
-    def _leg(self, shift: Tensor, num_knots: int, *, config: SearchConfig) -> Tensor:
+    def _leg(self, shift: Tensor, num_knots: int, *, actions_per_metre: Tensor, config: SearchConfig) -> Tensor:
         """Knots [num_knots a] that move the hand by `shift` [3] m within their time, as far as it can go."""
         steps = max(1, num_knots * config.horizon // config.num_knots)
-        # Not an inverse: a hand that does not respond along some axis is not sent along it.
-        actions = torch.linalg.pinv(self.parts.step_per_action.T, rtol=1e-3) @ (shift / steps)
+        actions = actions_per_metre @ (shift / steps)
         actions = actions / actions.abs().max().clamp_min(1)
         return torch.nn.functional.pad(actions, (0, len(self.grip))).expand(num_knots, -1)
 
-    def _track_object(self, now: Tensor) -> Tensor:
-        """How far [3] the object has come in a memory of rows now [n 6]: to where it was last, or somewhat on."""
-        left = self.parts.object_shift - self.object_moved
+    def _track_object(self, moved_object: Tensor, now: Tensor, *, shift: Tensor) -> Tensor:
+        """How far [3] the object has come in a memory of rows now [n 6], from where it was last on towards `shift`."""
+        left = shift - self.object_moved
         steps = torch.arange(-2, 5).to(now)[:, None] * self.config.same  # a stride of the hand between two plans
         shifts = self.object_moved + steps * left / left.norm().clamp_min(1e-6)
-        return tracked(self.parts.moved_object, now, shifts, limit=2 * self.config.same)
+        return tracked(moved_object, now, shifts, limit=2 * self.config.same)
 
     def _rows(self, now: Tensor, wanted: Tensor) -> Tensor:
         """Rows [r] of the memory that look like `wanted` [w 6] and lie there; the nearest ones if none does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -222,8 +222,3 @@ def knots_of(actions: Tensor, *, num: int) -> Tensor:
 def moved_on(actions: Tensor, num_steps: int) -> Tensor:
     """A plan [h a] after `num_steps` of it were carried out: the rest, its last action going on."""
     return torch.cat([actions[num_steps:], actions[-1:].expand(min(num_steps, len(actions)), -1)])
-
-
-def mixed(costs: Sequence[tuple[float, Cost]]) -> Cost:
-    """The weighted sum of costs."""
-    return lambda state, forecast: sum(weight * cost(state, forecast) for weight, cost in costs)

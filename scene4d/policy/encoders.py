@@ -179,7 +179,7 @@ class ViewEncoder(ImageEncoder):
     def pixels(self, views: Frames, *, hand: Tensor) -> Tensor:
         """Colour, position and coverage [b v h w 7]; empty beyond the crop radius."""
         points = points_from_views(views, hand)  # [b v h w 3]
-        known = torch.cat([views.rgb, points / POINT_SCALE, views.alpha[..., None]], -1)
+        known = torch.cat([views.rgb, points / POINT_SCALE, views.known_alpha[..., None]], -1)
         if self.crop_radius:
             known = known * (points[..., :2].norm(dim=-1, keepdim=True) < self.crop_radius)
         middle = known.new_tensor([0.5, 0.5, 0.5, 0, 0, 0, 0.5])
@@ -206,7 +206,7 @@ class PointEncoder(nn.Module):
         thin = (..., slice(None, None, self.stride), slice(None, None, self.stride), slice(None))
         points = points_from_views(views, hand)[thin] / POINT_SCALE  # [b v y x 3]
         features = torch.cat([points.clamp(-FAR, FAR), views.rgb[thin] - 0.5], -1).flatten(1, 3)  # [b n 6]
-        measured = (views.depth[..., None][thin] > 0).flatten(1, 3)  # [b n 1]
+        measured = (views.known_depth[..., None][thin] > 0).flatten(1, 3)  # [b n 1]
         summary = self.points(features).masked_fill(~measured, -1e4).amax(1)  # [b 2c]
         summary = torch.where(measured.any(1), summary, torch.zeros_like(summary))
         return self.tokens(summary).unflatten(-1, (self.num_tokens, -1))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scene4d.check import check
 from scene4d.errors import ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, sinusoidal_embedding, zero_
-from scene4d.policy.encoders import POINT_SCALE, ActionHeadConfig, encoder_for
+from scene4d.policy.encoders import POINT_SCALE, ActionHeadConfig, ViewEncoder, encoder_for
 from scene4d.policy.keypose_heatmap import KeyposeHeatmap, heatmap_loss, keypose_from_heatmap
 from scene4d.types import Frames
 
@@ -44,6 +44,11 @@ def goal_features(goal: Tensor, *, hand: Tensor) -> Tensor:
 
 class ActionHead(nn.Module):
     """Policy: views [*b v] of now, or [*b 2v] with those of the forecast's last step behind -> actions [*b chunk a]."""
+
+    action_mean: Tensor
+    action_std: Tensor
+    proprio_mean: Tensor
+    proprio_std: Tensor
 
     def __init__(self, config: ActionHeadConfig | None = None) -> None:
         super().__init__()
@@ -112,7 +117,7 @@ class ActionHead(nn.Module):
 
     def look(self, views: Frames, *, hand: Tensor, task_rows: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Tokens of the views, and heat maps with the keypose they show as one more token, where there are any."""
-        if self.aim is None:
+        if self.aim is None or self.aimed is None or not isinstance(self.views, ViewEncoder):
             return [self.views(views, hand=hand)], None
         count, num = views.rgb.shape[1], self.config.num_views
         levels = self.views.levels(views, hand=hand)
@@ -212,7 +217,12 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
     Source: Lipman et al. (2023); x-prediction as in Salimans and Ho (2022), whose error at every level is bounded.
     """
     context, heat = head.encode(
-        **{k: batch.get(k) for k in ("views", "features", "proprio", "task_rows", "hand", "goal")}
+        batch["views"],
+        features=batch.get("features"),
+        proprio=batch["proprio"],
+        task_rows=batch["task_rows"],
+        hand=batch.get("hand"),
+        goal=batch.get("goal"),
     )
     clean = ((batch["actions"] - head.action_mean) / head.action_std)[:, None]  # [b 1 h a]
     clean = clean.expand(-1, num_draws, -1, -1)  # [b d h a]

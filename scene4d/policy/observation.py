@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from scene4d.errors import ShapeError
+from scene4d.errors import ConfigError, ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.virtual_cameras import NO_OFFSET, CameraOffset, concat_views, render_views
 from scene4d.scene import Scene4D
@@ -63,6 +63,8 @@ class ObservationBuilder:
         self.world_model, self.context = world_model, dict(context or {})
         self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
         self._make_stream, self._resting = make_stream, resting
+        if world_model is not None and resting is None:
+            raise ConfigError("is needed for the past that a world model gets", field="resting")
         self.reset()
 
     def reset(self) -> None:
@@ -112,7 +114,7 @@ class ObservationBuilder:
     def _observe_instants(self) -> tuple[list[Gaussians], Tensor | None]:
         """The instants whose views the head gets, and latent features of now."""
         memory = self.stream.gaussians()
-        if self.world_model is None:
+        if self.world_model is None or self._resting is None:
             return [memory], None
         # Before the first action the robot rests, which is an action too.
         past = torch.stack(self.actions or [self._resting(self.proprio[-1])])
@@ -162,8 +164,14 @@ class CameraObservationBuilder:
         """Nothing: such a head keeps no past actions."""
 
     def views(self) -> tuple[Frames, None]:
-        """The newest frames [v], fully covered."""
+        """The newest frames [v], fully covered.
+
+        Raises:
+            ConfigError: nothing was observed yet.
+        """
         frames = self._frames
+        if frames is None:
+            raise ConfigError("nothing was observed yet", field="frames", fix="call observe first")
         depth = torch.zeros_like(frames.rgb[..., 0]) if frames.depth is None else frames.depth
         return frames.replace(depth=depth, alpha=torch.ones_like(depth), extras={}), None
 

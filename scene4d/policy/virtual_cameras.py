@@ -134,5 +134,5 @@ def concat_views(views: Sequence[Frames]) -> Frames:
 
 def points_from_views(views: Frames, hand: Tensor) -> Tensor:
     """Positions of the surface under each pixel, relative to the hand: [*b v h w 3] m, 0 where nothing was rendered."""
-    points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks) - hand[..., None, None, None, :]
-    return torch.where((views.depth > 0)[..., None], points, torch.zeros_like(points))
+    points = unproject(views.known_depth, views.cameras.viewmats, Ks=views.cameras.Ks) - hand[..., None, None, None, :]
+    return torch.where((views.known_depth > 0)[..., None], points, torch.zeros_like(points))

@@ -1,4 +1,4 @@
-"""The verbs: what a world model, a forecaster, a policy and an agent can be asked."""
+"""The verbs: what a world model can be asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from scene4d.check import check
 from scene4d.scene import Motion, Scene4D
 from scene4d.tensor_struct import TensorStruct
-from scene4d.types import Cameras, Episode, Frames, Gaussians
+from scene4d.types import Gaussians
 from scene4d.world.latent import Latent
 
 
@@ -114,45 +114,4 @@ class WorldModel(Protocol):
 
     def scene(self, state: State, forecast: Forecast) -> Scene4D:
         """Decode to Gaussians over time: now and the h predicted steps."""
-        ...
-
-
-class Forecaster(Protocol):
-    """What evaluation compares: ours, copy last, constant velocity."""
-
-    name: str
-
-    def forecast(
-        self, past: Episode, *, actions: Tensor, cameras: Mapping[str, Cameras], seed: int
-    ) -> tuple[Mapping[str, Frames], Scene4D | None]:
-        """Future frames [h] for each named camera [h], and the scene if there is one; only `past` may be looked at."""
-        ...
-
-
-class Policy(Protocol):
-    """Turns views into a chunk of actions."""
-
-    def act(
-        self,
-        views: Frames,
-        *,
-        features: Tensor | None,
-        proprio: Tensor,
-        task: str,
-        seed: int,
-        goal: Tensor | None = None,
-    ) -> Tensor:
-        """Actions [*b h a] in the units of the action spec, from views [*b v] and goals [*b 3] m, if told."""
-        ...
-
-
-class Agent(Protocol):
-    """A policy in closed loop; owns the scene memory."""
-
-    def reset(self) -> None:
-        """Forget everything."""
-        ...
-
-    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
-        """The next action [a] from the newest frames; goal [3] m: where what the task is about should come to be."""
         ...

@@ -10,7 +10,7 @@ from scene4d.apps.training.pixel_stage import save_pixels
 from scene4d.apps.verbs import evaluate_forecast
 from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError
-from scene4d.eval.forecast.forecasters import PastStream
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.models.pixel_transformer.model import PixelModel, PixelsConfig
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -15,7 +13,8 @@ from scene4d.eval.forecast.checks.ablations import (
     WithoutMemory,
     WithoutTransport,
 )
-from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import StreamConfig
@@ -23,6 +22,7 @@ from scene4d.scene import Motion, Scene4D
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames, Gaussians
 from scene4d.world.contract import Forecast, State
+from scene4d.world.evaluated import ForecastQuestion
 from scene4d.world.latent import Latent
 
 PLAIN = StreamConfig(polish=0, polish_first=0)
@@ -35,7 +35,7 @@ TOKEN = torch.tensor([-0.05, 0.0, 0.05])
 class StubModel:
     """Moves every row along x; decodes one red Gaussian where the token is; adds a row behind the memory."""
 
-    config = SimpleNamespace(horizon=4)
+    horizon = 4
 
     @property
     def codec(self):
@@ -112,14 +112,11 @@ def episode(num_frames: int = 6, *, box_from: int = 0) -> Episode:
 
 @pytest.fixture
 def asked():
-    """A stream, a past, and what a forecast is asked with."""
+    """A stream and a question about a past."""
     past = past_of(episode(), 5, inputs=("left",))
     cameras = {"left": episode().views["left"].cameras[:2]}
-    return (
-        PastStream(("left",), config=PLAIN),
-        past,
-        {"actions": torch.zeros(4, 4), "cameras": cameras, "steps": (1, 4)},
-    )
+    question = ForecastQuestion(past, torch.zeros(4, 4), cameras=cameras, steps=(1, 4))
+    return PastStream(("left",), config=PLAIN), question
 
 
 def moved(scene: Scene4D) -> torch.Tensor:
@@ -127,23 +124,23 @@ def moved(scene: Scene4D) -> torch.Tensor:
 
 
 def test_transport_alone_is_taken_out(asked):
-    stream, past, given = asked
-    whole = ModelForecaster(StubModel(), stream).forecast(past, **given)[1]
-    without = WithoutTransport(StubModel(), stream).forecast(past, **given)[1]
+    stream, question = asked
+    whole = ModelForecaster(StubModel(), stream).forecast(question)[1]
+    without = WithoutTransport(StubModel(), stream).forecast(question)[1]
     torch.testing.assert_close(moved(whole)[:, 0], torch.full((whole.base.num_gaussians,), 4 * SHIFT))
     assert not moved(without).any() and without.base.num_gaussians == whole.base.num_gaussians
 
 
 def test_decoding_alone_is_taken_out(asked):
-    stream, past, given = asked
-    whole = ModelForecaster(StubModel(), stream).forecast(past, **given)[1]
-    without = WithoutDecoding(StubModel(), stream).forecast(past, **given)[1]
+    stream, question = asked
+    whole = ModelForecaster(StubModel(), stream).forecast(question)[1]
+    without = WithoutDecoding(StubModel(), stream).forecast(question)[1]
     assert without.base.num_gaussians == whole.base.num_gaussians - 1 and bool((moved(without)[:, 0] > 0.19).all())
 
 
 def test_regenerated_shows_the_tokens_alone(asked):
-    stream, past, given = asked
-    frames, scene = Regenerated(StubModel(), stream).forecast(past, **given)
+    stream, question = asked
+    frames, scene = Regenerated(StubModel(), stream).forecast(question)
     column = (frames["left"].alpha.sum(-2) * torch.arange(32)).sum(-1) / frames["left"].alpha.sum((-2, -1))
     assert scene is None and float(frames["left"].alpha.mean()) < 0.2  # one Gaussian, no ground
     assert column[1] > column[0] + 3  # and it goes where its token goes
@@ -157,6 +154,7 @@ def test_without_memory_only_the_last_frames_are_known():
     at = lambda g: (g.means - torch.tensor([-0.09, 0.03, 0.0])).abs()
     under = lambda g: int((at(g) < torch.tensor([0.03, 0.03, 0.005])).all(-1).sum())
     assert under(long.remember(past).memory) > 3 and under(short.remember(past).memory) == 0
-    given = {"actions": torch.zeros(2, 4), "cameras": {"left": recording.views["left"].cameras[:1]}, "steps": (1,)}
-    frames, scene = WithoutMemory(StubModel(), long).forecast(past, **given)
+    cameras = {"left": recording.views["left"].cameras[:1]}
+    question = ForecastQuestion(past, torch.zeros(2, 4), cameras=cameras, steps=(1,))
+    frames, scene = WithoutMemory(StubModel(), long).forecast(question)
     assert scene is None and frames["left"].batch_shape == (1,)

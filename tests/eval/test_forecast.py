@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from scene4d.eval.forecast.forecast_table import COPY, KEYS, ORACLE, forecast_table
-from scene4d.eval.forecast.forecasters import (
-    ConstantVelocity,
-    CopyLast,
-    ExactFlow,
-    PastMemory,
-    PastStream,
-    background_of,
-    carried_by_rows,
-)
+from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast, ExactFlow, scene_of_velocities
+from scene4d.eval.forecast.forecasters.past_stream import PastMemory, PastStream, background_of
 from scene4d.eval.forecast.ground_truth import exact_scene, moving_pixels, never_seen_pixels
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast, labels_of, past_of
 from scene4d.gaussians.edit import by_id
@@ -24,6 +17,7 @@ from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import StreamConfig
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames
+from scene4d.world.evaluated import ForecastQuestion
 
 STEP = 0.012
 CONFIG = ForecastEvalConfig(
@@ -31,7 +25,7 @@ CONFIG = ForecastEvalConfig(
 )
 PLAIN = StreamConfig(polish=0, polish_first=0)
 """No sharpening: truth is compared with what was measured, and asking leaves no trace."""
-EYES = {"left": (-0.6, -0.7, 0.6), "right": (0.6, -0.7, 0.6), "front": (0.0, -1.0, 0.5)}
+CAMERA_CENTRES = {"left": (-0.6, -0.7, 0.6), "right": (0.6, -0.7, 0.6), "front": (0.0, -1.0, 0.5)}
 
 
 @functools.cache
@@ -40,7 +34,7 @@ def views_at(t: int, size: tuple[int, int]) -> dict[str, Frames]:
     K, x = intrinsics_from_fov(0.7, width=size[0], height=size[1]), -0.15 + STEP * t
     boxes = (Box((x, -0.05, 0.0), (x + 0.12, 0.07, 0.12)),)
     views = {}
-    for name, eye in EYES.items():
+    for name, eye in CAMERA_CENTRES.items():
         viewmat = look_at(torch.tensor(eye), torch.tensor([-0.05, 0.0, 0.05]))
         cameras = Cameras(viewmats=viewmat, Ks=K, width=size[0], height=size[1])
         # So long a wavelength that each segment has one colour, carried along with it.
@@ -55,7 +49,7 @@ def slide(task="slide", *, seed=0, noise=0.0, num_frames=10, size=(40, 40), came
     poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(num_frames, 2, 1)
     poses[:, 1, 4] = STEP * torch.arange(num_frames)
     return Episode(
-        views={name: Frames.stack([f[name] for f in frames]) for name in EYES},
+        views={name: Frames.stack([f[name] for f in frames]) for name in CAMERA_CENTRES},
         times=0.025 * torch.arange(num_frames, dtype=torch.float64),
         valid=torch.ones(num_frames, dtype=torch.bool),
         actions=torch.arange(1.0, num_frames + 1)[:, None].expand(num_frames, 4),
@@ -74,7 +68,8 @@ class Oracle:
     def __init__(self, stream):
         self.stream = stream
 
-    def forecast(self, past, *, actions, cameras, seed=0, steps=None):
+    def forecast(self, question):
+        past, actions = question.past, question.actions
         now = past.times.shape[0] - 1
         assert set(past.views) == {"left", "right"} and past.segment_poses is None
         assert not past.actions[-1].any() and all(not f.extras for f in past.views.values())
@@ -83,10 +78,10 @@ class Oracle:
         x = -0.15 + STEP * now
         on_box = (memory.means[:, 2] > 0.004) & ((memory.means[:, 0] - x - 0.06).abs() < 0.064)
         velocity = on_box[:, None] * torch.tensor([STEP, 0.0, 0.0])
-        scene = carried_by_rows(memory, velocity, past=past, num_steps=len(actions))
-        # Told other actions than those to come, it shows the start: whoever shuffles them must see the difference.
-        ahead = now + torch.tensor(steps) * int(actions[0, 0] == now + 1)
-        return {n: episode.views[n][ahead].replace(extras={}) for n in cameras}, scene
+        scene = scene_of_velocities(memory, velocity, past=past, num_steps=len(actions))
+        # Under other actions than those to come, it shows the start: whoever shuffles them must see the difference.
+        ahead = now + torch.tensor(question.steps) * int(actions[0, 0] == now + 1)
+        return {n: episode.views[n][ahead].replace(extras={}) for n in question.cameras}, scene
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -230,11 +225,12 @@ def test_constant_velocity_goes_on_with_the_tracked_flow():
             on_box = (known.memory.means[:, 2] > 0.004) & ((known.memory.means[:, 0] - x - 0.06).abs() < 0.064)
             velocity = on_box[:, None] * torch.tensor([STEP, 0.0, 0.0])
             before = known.memory.replace(means=known.memory.means - velocity)
-            track = carried_by_rows(before, velocity, past=past, num_steps=1)
+            track = scene_of_velocities(before, velocity, past=past, num_steps=1)
             return PastMemory(known.memory, track, known.background)
 
     cameras = {"left": slide().views["left"].cameras[4:8]}
-    _, scene = ConstantVelocity(PerfectTrack(config=PLAIN)).forecast(past, actions=torch.zeros(4, 4), cameras=cameras)
+    question = ForecastQuestion(past, torch.zeros(4, 4), cameras=cameras)
+    _, scene = ConstantVelocity(PerfectTrack(config=PLAIN)).forecast(question)
     flow, valid = scene.flow(float(scene.times[0]), float(scene.times[4]))
     moved = flow.norm(dim=-1)
     assert bool(valid.all()) and bool((moved > 0).any())

@@ -13,11 +13,12 @@ from scene4d.apps.training.run_config import CacheConfig, PixelsStageConfig, Rec
 from scene4d.data.load.stored_episode import StoredEpisode, save_episode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.errors import CheckpointError
-from scene4d.eval.forecast.pixel_forecaster import PixelForecaster, resized
+from scene4d.eval.forecast.forecasters.pixel_forecaster import PixelForecaster, resized
 from scene4d.models.pixel_transformer.model import PixelModel, PixelsConfig
 from scene4d.train.checkpoint import save_tensors
 from scene4d.train.loop import LoopConfig
 from scene4d.types import Cameras, Episode, Frames
+from scene4d.world.evaluated import ForecastQuestion
 
 SIZE, NUM = 16, 14
 SPEC = [{"name": str(i)} for i in range(4)]
@@ -109,15 +110,16 @@ def test_it_forecasts_beyond_its_horizon_in_any_size(trained):
     episode = recording(0)
     past = episode[:6]
     cameras = {name: episode.views["left"].cameras[:3] for name in ("left", "right", "front")}
-    given = {"actions": torch.zeros(12, 4), "cameras": cameras, "steps": (1, 8, 12)}
+    question = ForecastQuestion(past, torch.zeros(12, 4), cameras=cameras, steps=(1, 8, 12))
     forecaster = PixelForecaster(model, info["cameras"])
-    frames, scene = forecaster.forecast(past, **given)
+    frames, scene = forecaster.forecast(question)
     assert scene is None and set(frames) == {"left", "right"} and frames["left"].rgb.shape == (3, SIZE, SIZE, 3)
     fewer = {name: c[:2] for name, c in cameras.items()}
-    short = forecaster.forecast(past, actions=torch.zeros(8, 4), cameras=fewer, steps=(1, 8))[0]
+    short = forecaster.forecast(ForecastQuestion(past, torch.zeros(8, 4), cameras=fewer, steps=(1, 8)))[0]
     assert torch.equal(short["left"].rgb, frames["left"].rgb[:2])  # the first chunk knows of no second
-    assert torch.equal(forecaster.forecast(past, **given)[0]["left"].rgb, frames["left"].rgb)
-    assert not torch.equal(forecaster.forecast(past, seed=1, **given)[0]["left"].rgb, frames["left"].rgb)
+    assert torch.equal(forecaster.forecast(question)[0]["left"].rgb, frames["left"].rgb)
+    again = dataclasses.replace(question, seed=1)
+    assert not torch.equal(forecaster.forecast(again)[0]["left"].rgb, frames["left"].rgb)
 
 
 def test_enlarged_it_adds_to_the_picture_as_it_is():
@@ -126,7 +128,8 @@ def test_enlarged_it_adds_to_the_picture_as_it_is():
     rgb = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(0))
     camera = Cameras(viewmats=torch.eye(4).expand(3, 4, 4), Ks=torch.eye(3).expand(3, 3, 3), width=16, height=16)
     past = recording(0)[:3].replace(views={"left": Frames(rgb=rgb, depth=None, alpha=None, cameras=camera)})
-    frames, _ = PixelForecaster(model, ["left"]).forecast(past, actions=torch.zeros(2, 4), cameras={"left": camera[:2]})
+    question = ForecastQuestion(past, torch.zeros(2, 4), cameras={"left": camera[:2]})
+    frames, _ = PixelForecaster(model, ["left"]).forecast(question)
     torch.testing.assert_close(frames["left"].rgb, rgb[-1].expand(2, 16, 16, 3), atol=1e-6, rtol=0)
     flat = torch.full((1, 1, 16, 16, 3), 0.3)
     torch.testing.assert_close(resized(flat, (8, 8)), torch.full((1, 1, 8, 8, 3), 0.3))

@@ -11,7 +11,8 @@ from scene4d.apps.compose.models import load_models
 from scene4d.apps.compose.recorded_starts import make_world_env
 from scene4d.apps.verbs.run_act import plan_actions
 from scene4d.data.detect import open_recordings
-from scene4d.eval.forecast.forecasters import INPUTS, ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastStream
 from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.lift.reconstruct import reconstruct
 from scene4d.models.pixel_transformer.model import Clip, PixelModel, PixelsConfig

@@ -151,18 +151,24 @@ def test_noise_levels_do_not_see_each_other():
     assert torch.allclose(together[:, 1:2], alone, atol=1e-5)
 
 
-def test_two_ways_stay_two_ways():
+def test_two_modes_stay_two_modes():
     """A mean of "left" and "right" is neither: samples must be one or the other."""
     torch.manual_seed(1)
     head = ActionHead(ActionHeadConfig(**{**vars(SMALL), "sampler_steps": 10}))
-    views, proprio = random_views(32), torch.zeros(32, 4)
+    views, proprio, rows = random_views(32), torch.zeros(32, 4), torch.zeros(32, dtype=torch.long)
     views = views.map(lambda x: x[:1].expand_as(x))
     optimizer = torch.optim.AdamW(head.decoder.parameters(), lr=4e-3, weight_decay=0)
     with torch.no_grad():
-        context, _ = head.encode(views, features=None, proprio=proprio, task_rows=torch.zeros(32, dtype=torch.long))
+        context, _ = head.encode(views, features=None, proprio=proprio, task_rows=rows)
     head.encode = lambda *_, **__: (context, None)
     sign = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0)[:, None, None].expand(32, SMALL.chunk, 4)
-    batch = {"actions": sign, "valid": torch.ones(32, SMALL.chunk, dtype=torch.bool)}
+    batch = {
+        "views": views,
+        "proprio": proprio,
+        "task_rows": rows,
+        "actions": sign,
+        "valid": torch.ones(32, SMALL.chunk, dtype=torch.bool),
+    }
     for _ in range(100):
         optimizer.zero_grad()
         head_loss(head, batch)[0].backward()

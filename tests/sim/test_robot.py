@@ -8,7 +8,11 @@ import torch
 pytest.importorskip("metaworld")
 
 from scene4d.errors import ConfigError
-from scene4d.eval.forecast.kinematic_robot import REACH_M, KinematicRobotForecaster, riding
+from scene4d.eval.forecast.forecasters.kinematic_robot import (
+    LINK_RADIUS_M,
+    KinematicRobotForecaster,
+    moved_with_links,
+)
 from scene4d.geometry.camera import transform_points
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, matrix_from_pose, pose_from_matrix
 from scene4d.scene import Motion, Scene4D
@@ -72,7 +76,7 @@ def test_points_near_a_link_are_bound_to_it(course):
     bound = stub.link_of(places, poses)
     # Where two links meet, either may be nearest.
     assert (bound >= 0).float().mean() > 0.99 and (bound == links).float().mean() > 0.8
-    top = places[:, 2].max() + 2 * REACH_M
+    top = places[:, 2].max() + 2 * LINK_RADIUS_M
     assert (stub.link_of(places + torch.tensor([0.0, 0.0, float(top)]), poses) == -1).all()
 
 
@@ -97,7 +101,7 @@ def test_rows_ride_on_their_link_and_others_stay_as_they_were():
     quats = torch.nn.functional.normalize(torch.randn(3, 2, 4), dim=-1)
     poses = torch.cat([quats, torch.randn(3, 2, 3)], -1)
     link = torch.tensor([0, 1, -1, 1, -1, 0])
-    out = riding(scene, link, motion=matrix_from_pose(poses))
+    out = moved_with_links(scene, link, motion=matrix_from_pose(poses))
     on = link >= 0
     expected = apply_pose(poses[2][link[on]], scene.base.means[on])
     torch.testing.assert_close(out.at(2.0).means[on], expected, atol=1e-5, rtol=0)

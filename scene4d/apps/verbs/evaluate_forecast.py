@@ -15,14 +15,17 @@ from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures, check_rollout, check_sampling
 from scene4d.eval.forecast.forecast_table import KEYS, printed_table
-from scene4d.eval.forecast.forecasters import ConstantVelocity, CopyLast, ExactFlow, ModelForecaster, PastStream
-from scene4d.eval.forecast.kinematic_robot import KinematicRobotForecaster
-from scene4d.eval.forecast.pixel_forecaster import PixelForecaster
+from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast, ExactFlow
+from scene4d.eval.forecast.forecasters.kinematic_robot import KinematicRobotForecaster
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
+from scene4d.eval.forecast.forecasters.pixel_forecaster import PixelForecaster
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast
 from scene4d.eval.metrics.seeds import seed_range
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.types import Episode, Recording
-from scene4d.world.contract import Forecaster, WorldModel
+from scene4d.world.contract import WorldModel
+from scene4d.world.evaluated import Forecaster
 
 FIRST_START, LAST_START = 8, 32
 PRINTED = (KEYS[:6], KEYS[6:11], KEYS[11:])

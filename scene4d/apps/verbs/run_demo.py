@@ -20,7 +20,9 @@ from scene4d.apps.verbs.options.agents import DemoOptions
 from scene4d.apps.verbs.run_act import plan_actions
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
-from scene4d.eval.forecast.forecasters import INPUTS, ConstantVelocity, CopyLast, ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, score_window
 from scene4d.files import atomic_file
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points

@@ -16,16 +16,16 @@ from scene4d.eval.metrics.rates import mcnemar_p, paired_interval, wilson_interv
 from scene4d.geometry.rotation import apply_pose
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Frames
-from scene4d.world.contract import Agent
+from scene4d.world.evaluated import Agent
 
 MAX_FRAMES = 250
 """Frames after which the simulator ends an episode: as long as Meta-World's usual 500 steps, two of which are one."""
 TOUCHED_M = 0.01
-"""Way from which something counts as moved."""
+"""Displacement from which an object counts as moved."""
 ARMS = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
-"""Points of an object whose ways count, in m: a door that turns about its hinge has moved."""
+"""Points of an object whose displacements count, in m: a door that turns about its hinge has moved."""
 STILL_M = 0.02
-"""Way of the hand below which it counts as standing still."""
+"""Displacement of the hand below which it counts as standing still."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RolloutConfig:
     max_frames: int = MAX_FRAMES
     """Steps after which a rollout counts as failed."""
     size: tuple[int, int] = (64, 64)
-    """Width and height of the agent's pictures, px."""
+    """Width and height of the agent's images, px."""
     cameras: tuple[str, ...] = ("left", "right")
     """Cameras of the rig that the agent gets."""
     turned_deg: float = 0.0
@@ -64,11 +64,11 @@ class Rollout:
     proprio: Tensor
     """[t p] before each action."""
     touched_m: float = 0.0
-    """The longest way that anything but the robot was moved, m."""
+    """The farthest that anything but the robot was moved, m."""
     gave_up: bool = False
     """Whether the agent had no finite action to answer."""
     video: list[Frames] = field(default_factory=list)
-    """Pictures of the filming camera, if one was asked for."""
+    """Images of the filming camera, if one was asked for."""
 
 
 def roll_out(
@@ -80,7 +80,7 @@ def roll_out(
         agent: reset here; one that has no finite action to answer (NumericsError) has failed.
         task: name of a Meta-World task.
         seed: environment seed.
-        film: a camera of the rig whose pictures are kept (the agent does not get them).
+        film: a camera of the rig whose images are kept (the agent does not get them).
     Raises:
         EnvError: the simulator is not installed or cannot render.
     """

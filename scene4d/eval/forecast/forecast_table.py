@@ -1,4 +1,4 @@
-"""The forecast table: means over windows, and what only a comparison of rows tells."""
+"""The forecast table: means over windows, and what only a comparison of rows shows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ over what these show that no input had ever seen; flow errors and Chamfer distan
 of what the inputs see, all of it or its moving pixels, in m; controllability: dB on moving pixels of the true actions
 over others of the same task."""
 DERIVED = ("gain", "gain_moving", "gain_novel", "gain_unseen", "gap_closed", "gap_closed_moving")
-"""Made from the means: dB over copying the last frame, or the last observed scene drawn in the other cameras, or the
-better of that and one median colour; share of the way from copying to exact motion with memory."""
+"""Made from the means: dB over copying the last frame, or the last observed scene rendered in the other cameras, or the
+better of that and one median colour; share of the gap from copying to exact motion with memory that is closed."""
 KEYS = (*MEASURED, *DERIVED)
 COPY, ORACLE, MEDIAN_FILL = "copy_last", "exact_flow_memory", "median_fill"
 IN_DB = ("psnr", "psnr_moving", "psnr_novel", "psnr_unseen", CONTROL)

@@ -17,56 +17,62 @@ from scene4d.types import Episode, Frames, Gaussians
 
 def segment_displacement(episode: Episode, points: Tensor, segments: Tensor, *, start: int, stop: int) -> Tensor:
     """Exact displacement [.. 3] of points [.. 3] that belong to segments [..] from frame `start` to `stop`."""
-    poses = episode.segment_poses
+    poses = episode.known_segment_poses
     motion = compose_pose(poses[stop], invert_pose(poses[start]))  # [g 7]
     return apply_pose(motion[segments.clamp_min(0)], points) - points
 
 
 def moving_pixels(episode: Episode, camera: str, *, start: int, stop: int, threshold: float) -> Tensor:
-    """[h w] bool: pixels whose matter, seen at `start` or at `stop`, moves more than `threshold` m between the two.
+    """[h w] bool: pixels whose surface, seen at `start` or at `stop`, moves more than `threshold` m between the two.
 
-    Of a camera that moves itself only the matter seen at `stop` counts: its earlier pixels are other places.
+    Of a camera that moves itself only the surface seen at `stop` counts: its earlier pixels are other places.
     """
     viewmats = episode.views[camera].cameras.viewmats
     still = torch.equal(viewmats[start], viewmats[stop])
-    mask = None
+    masks = []
     for here, there in ((stop, start), (start, stop)) if still else ((stop, start),):
         frames = episode.views[camera][here]
-        points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)  # [h w 3]
+        points = unproject(frames.known_depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)  # [h w 3]
         segments = frames.extras["segments"][..., 0].long()
         moved = segment_displacement(episode, points, segments, start=here, stop=there).norm(dim=-1) > threshold
-        moved &= (frames.depth > 0) & (segments >= 0)
-        mask = moved if mask is None else mask | moved
-    return mask
+        moved &= (frames.known_depth > 0) & (segments >= 0)
+        masks.append(moved)
+    return torch.stack(masks).any(0)
 
 
 def never_seen_pixels(
     episode: Episode, camera: str, *, start: int, stop: int, inputs: Sequence[str], tolerance: float = 0.02
 ) -> Tensor:
-    """[h w] bool: pixels of `camera` at frame `stop` whose matter no input camera has seen up to frame `start`.
+    """[h w] bool: pixels of `camera` at frame `stop` whose surface no input camera has seen up to frame `start`.
 
-    Matter counts as seen where it once lay within `tolerance` m of the depths of the 3 x 3 pixels that it fell on, so
+    A point counts as seen where it once lay within `tolerance` m of the depths of the 3 x 3 pixels that it fell on, so
     what is left was hidden for certain. Pixels that show nothing at all are not in the mask.
     """
-    frames = episode.views[camera][stop]
-    points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks).flatten(0, 1)  # [p 3]
+    frames, poses = episode.views[camera][stop], episode.known_segment_poses
+    points = unproject(frames.known_depth, frames.cameras.viewmats, Ks=frames.cameras.Ks).flatten(0, 1)  # [p 3]
     segments = frames.extras["segments"].flatten().long()
-    rows = ((frames.depth.flatten() > 0) & (segments >= 0)).nonzero()[:, 0]
-    local = apply_pose(invert_pose(episode.segment_poses[stop])[segments[rows]], points[rows])  # [r 3]
+    rows = ((frames.known_depth.flatten() > 0) & (segments >= 0)).nonzero()[:, 0]
+    local = apply_pose(invert_pose(poses[stop])[segments[rows]], points[rows])  # [r 3]
     for t in range(start, -1, -1):
-        places = apply_pose(episode.segment_poses[t][segments[rows]], local)
+        places = apply_pose(poses[t][segments[rows]], local)
         seen = torch.zeros(len(rows), dtype=torch.bool)
         for name in inputs:
             seen |= _falls_on_surface(places, episode.views[name][t], tolerance=tolerance)
         rows, local = rows[~seen], local[~seen]
     mask = torch.zeros(points.shape[0], dtype=torch.bool)
     mask[rows] = True
-    return mask.view(frames.depth.shape)
+    return mask.view(frames.known_depth.shape)
+
+
+def measured_depth_at(points: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+    """What one camera measured where points [p 3] fall: depth [p], 0 = nothing, outside; and their own z-depth [p]."""
+    at, inside, z = _pixels_of(points, frames)
+    return torch.where(inside & (z > 1e-3), frames.known_depth.flatten()[at], 0.0), z
 
 
 def _falls_on_surface(points: Tensor, frames: Frames, *, tolerance: float) -> Tensor:
     """Which points [r 3] lie, in one frame, within the range of depths round the pixel that they fall on: [r] bool."""
-    depth = torch.where(frames.depth > 0, frames.depth, torch.nan)
+    depth = torch.where(frames.known_depth > 0, frames.known_depth, torch.nan)
     farthest = max_pool2d(depth.nan_to_num(-torch.inf)[None], 3, stride=1, padding=1)[0] + tolerance
     nearest = -max_pool2d(-depth.nan_to_num(torch.inf)[None], 3, stride=1, padding=1)[0] - tolerance
     at, inside, z = _pixels_of(points, frames)
@@ -76,7 +82,7 @@ def _falls_on_surface(points: Tensor, frames: Frames, *, tolerance: float) -> Te
 def _pixels_of(points: Tensor, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
     """Flat pixel number [r] that points [r 3] fall on, whether it is in the image [r], z-depth [r] m."""
     pixels, z = project(points, frames.cameras.viewmats, Ks=frames.cameras.Ks)
-    height, width = frames.depth.shape
+    height, width = frames.rgb.shape[:2]
     column, row = pixels[:, 0].floor().long(), pixels[:, 1].floor().long()
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > 0)
     return row.clamp(0, height - 1) * width + column.clamp(0, width - 1), inside, z
@@ -99,7 +105,7 @@ def visible_rows(
     for name in inputs:
         frames = episode.views[name][start]
         at, inside, z = _pixels_of(memory.means, frames)
-        depth = frames.depth.flatten()[at]
+        depth = frames.known_depth.flatten()[at]
         seen = inside & ((depth - z).abs() < tolerance) & (depth > 0)
         segments = torch.where(seen & (segments < 0), frames.extras["segments"].flatten()[at].long(), segments)
     keep = (segments >= 0) & (memory.ids >= 0)
@@ -107,17 +113,17 @@ def visible_rows(
 
 
 def exact_scene(rows: Gaussians, segments: Tensor, *, episode: Episode, start: int, num_steps: int) -> Scene4D:
-    """Rows [n], each riding on its segment [n] (-1 = at rest), over frame `start` and the `num_steps` after it."""
-    poses = episode.segment_poses[start : start + num_steps + 1]  # [t g 7]
+    """Rows [n], each moving with its segment [n] (-1 = at rest), over frame `start` and the `num_steps` after it."""
+    poses = episode.known_segment_poses[start : start + num_steps + 1]  # [t g 7]
     times = episode.times[start : start + num_steps + 1]
-    rides = (segments >= 0)[:, None]
+    bound = (segments >= 0)[:, None]
     return Scene4D(
         base=rows,
         motion=Motion(
             anchors=poses[0, :, 4:],
             world_from_rest=compose_pose(poses, invert_pose(poses[:1]).expand_as(poses)),
             skin_index=segments.clamp_min(0)[:, None],
-            skin_weights=rides.to(rows.means),
+            skin_weights=bound.to(rows.means),
         ),
         alive=torch.stack([times[0], times[-1]]).expand(rows.num_gaussians, 2),
         times=times,

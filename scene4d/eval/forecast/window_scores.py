@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scene4d.eval.forecast.forecast_table import CONTROL, MEDIAN_FILL, forecast_table, mean_of_numbers
-from scene4d.eval.forecast.forecasters import INPUTS, PastMemory, PastStream
+from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastMemory, PastStream
 from scene4d.eval.forecast.ground_truth import (
     VisibleRows,
     moving_pixels,
@@ -26,7 +26,7 @@ from scene4d.render.losses import psnr, ssim
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
 from scene4d.types import Episode, Frames
-from scene4d.world.contract import Forecaster
+from scene4d.world.evaluated import Forecaster, ForecastQuestion
 
 Scores = dict[tuple[str, int], dict[str, float]]
 
@@ -54,9 +54,9 @@ class ForecastEvalConfig:
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Action noise of the recording expert; seed s takes the entry s modulo 3."""
     moving_m: float = 0.005
-    """Motion between now and the horizon from which matter counts as moving."""
+    """Motion between now and the horizon from which a point counts as moving."""
     visible_m: float = 0.02
-    """Depth difference to the image within which a memory row counts as the matter seen there."""
+    """Depth difference to the image within which a memory row counts as the surface seen there."""
     min_pixels: int = 16
     """Fewest pixels never seen before that an image must show to be scored on them."""
 
@@ -128,9 +128,8 @@ def recorded_pairs(
     task: str, config: ForecastEvalConfig, *, record: Callable[..., Episode]
 ) -> Iterator[tuple[Episode, Tensor]]:
     """Every episode of a task with the actions [t a] of the next one, the last with those of the first."""
-    first, previous = None, None
-    for seed in config.seeds:
-        episode = record(
+    episodes = (
+        record(
             task,
             seed=seed,
             noise=config.noise[seed % len(config.noise)],
@@ -138,9 +137,12 @@ def recorded_pairs(
             size=(config.size, config.size),
             cameras=(*config.inputs, *config.novel),
         )
-        first = episode.actions if first is None else first
-        if previous is not None:
-            yield previous, episode.actions
+        for seed in config.seeds
+    )
+    previous = next(episodes)
+    first = previous.actions
+    for episode in episodes:
+        yield previous, episode.actions
         previous = episode
     yield previous, first
 
@@ -159,6 +161,7 @@ def score_window(
     actions = episode.actions[start : start + max(config.horizons)]
     ahead = start + torch.tensor(config.horizons)
     cameras = {name: episode.views[name].cameras[ahead] for name in (*config.inputs, *config.novel)}
+    question = ForecastQuestion(past, actions, cameras=cameras, seed=start, steps=config.horizons)
     known = past_stream.remember(past)
     exact, rows = episode.segment_poses is not None, None
     if exact:
@@ -166,7 +169,7 @@ def score_window(
     targets = {h: targets_at(episode, start=start, horizon=h, config=config, known=known) for h in config.horizons}
     out: Scores = {}
     for forecaster in forecasters:
-        frames, scene = forecaster.forecast(past, actions=actions, cameras=cameras, seed=start, steps=config.horizons)
+        frames, scene = forecaster.forecast(question)
         for i, horizon in enumerate(config.horizons):
             score = image_scores({name: f[i] for name, f in frames.items()}, targets[horizon])
             if scene is not None and rows is not None:
@@ -176,7 +179,7 @@ def score_window(
         fills = [
             float(psnr(t.median.expand_as(t.frames.rgb), t.frames.rgb, mask=t.unseen))
             for t in targets[horizon].values()
-            if t.unseen is not None
+            if t.unseen is not None and t.median is not None
         ]
         out[MEDIAN_FILL, horizon] = {"psnr_unseen": mean_of_numbers(fills)}
     return out
@@ -192,7 +195,7 @@ def add_controllability(
     start: int,
     config: ForecastEvalConfig,
 ) -> None:
-    """Add, for those that listen to actions, what the true ones gain on moving pixels over others of the same task.
+    """Add, for forecasters that use actions, what the true ones gain on moving pixels over others of the same task.
 
     The others are those of `other` [t a] from another start, drawn from this one and the episode's seed.
     """
@@ -204,15 +207,14 @@ def add_controllability(
     begin = rest[int(torch.randint(len(rest), (1,), generator=draw))]
     past, horizon = past_of(episode, start, inputs=config.inputs), config.control
     cameras = {name: episode.views[name].cameras[start + horizon :][:1] for name in config.inputs}
-    truth = episode.actions[start : start + horizon]
+    truth, others = episode.actions[start : start + horizon], other[begin : begin + horizon]
+    question = ForecastQuestion(past, others, cameras=cameras, seed=start, steps=(horizon,))
     masks = {
         name: moving_pixels(episode, name, start=start, stop=start + horizon, threshold=config.moving_m)
         for name in config.inputs
     }
-    for forecaster in listening if not torch.equal(other[begin : begin + horizon], truth) else ():
-        frames, _ = forecaster.forecast(
-            past, actions=other[begin : begin + horizon], cameras=cameras, seed=start, steps=(horizon,)
-        )
+    for forecaster in listening if not torch.equal(others, truth) else ():
+        frames, _ = forecaster.forecast(question)
         shuffled = []
         for name, image in frames.items():
             recorded = episode.views[name].rgb[start + horizon]
@@ -254,14 +256,14 @@ def targets_at(
         unseen = never_seen_pixels(episode, name, start=start, stop=stop, inputs=config.inputs)
         if int(unseen.sum()) >= config.min_pixels:
             last = render(known.memory, out[name].frames.cameras, background=known.background)
-            shown = last.rgb[last.alpha > 0.5]
+            shown = last.rgb[last.known_alpha > 0.5]
             median = shown.median(0).values if len(shown) else known.background
             out[name] = dataclasses.replace(out[name], unseen=unseen, median=median)
     return out
 
 
 def image_scores(frames: Mapping[str, Frames], targets: Mapping[str, Target]) -> dict[str, float]:
-    """Picture and surface metrics of predicted frames {camera: Frames [h w]}."""
+    """Image and surface metrics of predicted frames {camera: Frames [h w]}."""
     keys = ("psnr", "psnr_moving", "ssim", "depth_absrel", "chamfer", "chamfer_moving", "psnr_novel", "psnr_unseen")
     per: dict[str, list[float]] = {k: [] for k in keys}
     for name, predicted in frames.items():
@@ -286,12 +288,12 @@ def image_scores(frames: Mapping[str, Frames], targets: Mapping[str, Target]) ->
 
 
 def surface_distance(predicted: Frames, truth: Frames, *, mask: Tensor) -> float:
-    """Chamfer distance in m (mean distance to the other surface, both ways, summed) of the surfaces that two pictures
+    """Chamfer distance in m (mean distance to the other surface, both ways, summed) of the surfaces that two images
     [h w] of one camera show at the pixels of `mask`; NaN where either shows none."""
     sets = []
     for frames in (predicted, truth):
-        points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
-        sets.append(points[mask & (frames.depth > 0)])
+        points = unproject(frames.known_depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
+        sets.append(points[mask & (frames.known_depth > 0)])
     if not len(sets[0]) or not len(sets[1]):
         return float("nan")
     return float(chamfer(sets[0], sets[1], squared=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,15 +52,15 @@ class ReconstructEvalConfig:
     """What is compared and scored. Changing a number here changes every row alike."""
 
     view_every: int = 1
-    """Every how many-th view of a held-out camera is drawn and scored."""
+    """Every how many-th view of a held-out camera is rendered and scored."""
     motion: MotionEvalConfig = field(default_factory=MotionEvalConfig)
     """Which surface points are asked where they went (sources with exact motion)."""
     instants: bool = True
-    """Draw also what one instant alone, and the first instant alone, give (sources of several cameras)."""
+    """Render also what one instant alone, and the first instant alone, give (sources of several cameras)."""
     tsdf: bool = True
-    """Draw also a ray-cast TSDF, where Open3D is installed."""
+    """Render also a ray-cast TSDF, where Open3D is installed."""
     quick: ReconstructConfig = field(default_factory=ReconstructConfig)
-    """How single instants are fused, and scenes too unless another way is given."""
+    """How single instants are fused, and scenes too unless `rebuild` is given."""
 
 
 def evaluate_reconstruction(
@@ -93,15 +94,15 @@ def evaluate_reconstruction(
         left_out["lpips"] = why
     results: dict[str, dict[str, Any]] = {}
     for source in sources:
-        tell = None if progress is None else (lambda done, total, name=source.name: progress(name, done, total))
-        judge = _Judge(source, config=config, rebuild=rebuild, perceptual=perceptual, left_out=left_out)
-        results[source.name] = judge.result(tell)
+        report = None if progress is None else functools.partial(progress, source.name)
+        evaluation = _SourceEvaluation(source, config=config, rebuild=rebuild, perceptual=perceptual, left_out=left_out)
+        results[source.name] = evaluation.result(report)
     if not results:
         raise ConfigError("names nothing", field="sources", fix="name a folder, or Meta-World tasks with --tasks")
     return {**summary(results), "left_out": left_out}
 
 
-class _Judge:
+class _SourceEvaluation:
     """One source: its scenes, its held-out views, every method's figures on them."""
 
     def __init__(
@@ -185,8 +186,8 @@ class _Judge:
             self._field = None
             methods["tsdf"] = self._tsdf
         if self.several and self.config.instants:
-            methods["instant"] = lambda case: _drawn_alone(self._alone(case), case.target.cameras)
-            methods["first"] = lambda case: _drawn_alone(self._beginning(), case.target.cameras)
+            methods["instant"] = lambda case: _render_alone(self._alone(case), case.target.cameras)
+            methods["first"] = lambda case: _render_alone(self._beginning(), case.target.cameras)
         return methods
 
     def _scores(self, case: HoldoutCase, methods: Mapping[str, Draw]) -> dict[str, dict[str, float | None]]:
@@ -196,15 +197,17 @@ class _Judge:
         scores = {}
         for method, draw in methods.items():
             try:
-                drawn = draw(case)
+                rendered = draw(case)
             except EnvError as error:
                 self.left_out[method] = error.problem if error.found is None else f"{error.problem}: {error.found}"
                 continue
-            scores[method] = view_scores(drawn, case.target, covered=covered, moving=moving, perceptual=self.perceptual)
+            scores[method] = view_scores(
+                rendered, case.target, covered=covered, moving=moving, perceptual=self.perceptual
+            )
         return scores
 
     def _covering(self, case: HoldoutCase) -> Frames:
-        """Frames that could have shown a held-out view's surfaces: those it is drawn from, and some of all times."""
+        """Frames that could have shown a held-out view's surfaces: those it is rendered from, and some of all times."""
         if not self.several:
             return case.training
         stacked = self.given.stacked(self.source.inputs).map(lambda x: x.flatten(0, 1)).replace(extras={})
@@ -213,7 +216,7 @@ class _Judge:
         some = stacked.map(lambda x: x[::step])
         return Frames(
             rgb=torch.cat([own.rgb, some.rgb]),
-            depth=torch.cat([own.depth, some.depth]),  # type: ignore[list-item]
+            depth=torch.cat([own.known_depth, some.known_depth]),
             alpha=None,
             cameras=own.cameras.replace(
                 viewmats=torch.cat([own.cameras.viewmats, some.cameras.viewmats]),
@@ -244,7 +247,7 @@ class _Judge:
             return reconstruct(alone, cameras=self.source.inputs, config=self.config.quick)
 
 
-def _drawn_alone(scene: Scene4D, camera: Cameras) -> Frames:
+def _render_alone(scene: Scene4D, camera: Cameras) -> Frames:
     return render(scene.at(float(scene.times[0])), camera)
 
 
@@ -279,7 +282,7 @@ def bars(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     def ask(name: str, value: float | None, *, at_least: float | None = None, at_most: float | None = None) -> None:
         if value is not None:
-            met = value >= at_least if at_least is not None else value <= at_most  # type: ignore[operator]
+            met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
             out[name] = {"value": value, "bar": at_least if at_least is not None else at_most, "met": met}
 
     motion = _mean_motion([r["motion"] for r in results.values() if r["motion"]]) or {}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import DataFormatError
-from scene4d.eval.forecast.ground_truth import segment_displacement
-from scene4d.geometry.camera import project, unproject
+from scene4d.eval.forecast.ground_truth import measured_depth_at, segment_displacement
+from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import nearest
 from scene4d.scene import Scene4D
 from scene4d.types import Episode
@@ -26,9 +26,9 @@ class MotionEvalConfig:
     start_every: int = 4
     """Every how many-th frame is a start."""
     stride: int = 2
-    """Every how many-th pixel, each way, is a point."""
+    """Every how many-th pixel of a row and a column is a point."""
     moving_m: float = 0.005
-    """Way in m over the steps from which matter counts as moving."""
+    """Displacement in m over the steps from which a point counts as moving."""
     reach_m: float = 0.02
     """Distance in m within which a Gaussian counts as the one that shows a point."""
     visible_m: float = 0.01
@@ -76,15 +76,15 @@ def motion_scores(
 
 
 def surface_points(episode: Episode, *, cameras: Sequence[str], index: int, stride: int) -> SurfacePoints:
-    """Every `stride`-th pixel each way that has a depth and a segment, of all `cameras` at frame `index`."""
+    """Every `stride`-th pixel of rows and columns that has a depth and a segment, of all `cameras` at frame `index`."""
     points, segments = [], []
     for name in cameras:
         frames = episode.views[name][index]
-        places = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)  # type: ignore[arg-type]
+        places = unproject(frames.known_depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
         under = frames.extras["segments"][..., 0].long()
         keep = torch.zeros_like(under, dtype=torch.bool)
         keep[stride // 2 :: stride, stride // 2 :: stride] = True
-        keep &= (frames.depth > 0) & (under >= 0)  # type: ignore[operator]
+        keep &= (frames.known_depth > 0) & (under >= 0)
         points.append(places[keep])
         segments.append(under[keep])
     return SurfacePoints(torch.cat(points), torch.cat(segments))
@@ -94,13 +94,8 @@ def seen_by(episode: Episode, points: Tensor, *, cameras: Sequence[str], index: 
     """Whether [p] a camera measures each of the points [p 3] at frame `index`, to `tolerance` m of depth."""
     seen = torch.zeros(len(points), dtype=torch.bool)
     for name in cameras:
-        frames = episode.views[name][index]
-        pixels, depth = project(points, frames.cameras.viewmats, Ks=frames.cameras.Ks)
-        column, row = pixels.floor().long().unbind(-1)
-        width, height = frames.cameras.width, frames.cameras.height
-        inside = (depth > 1e-3) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        measured = frames.depth[row.clamp(0, height - 1), column.clamp(0, width - 1)]  # type: ignore[index]
-        seen |= inside & (measured > 0) & ((measured - depth).abs() < tolerance)
+        measured, depth = measured_depth_at(points, episode.views[name][index])
+        seen |= (measured > 0) & ((measured - depth).abs() < tolerance)
     return seen
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.image_metrics import image_report
+from scene4d.eval.metrics.paired import mean_of
 from scene4d.eval.metrics.point_metrics import depth_absrel
+from scene4d.eval.surface_render import render_surface_depth
 from scene4d.geometry.camera import invert_rigid, unproject
 from scene4d.lift.rgbd.depth_images import (
     close_gaps,
@@ -64,19 +66,19 @@ def three_nearest(frames: Frames, camera: Cameras) -> Frames:
     """
     views = frames[nearest_views(frames.cameras, camera)]
     cameras = views.cameras
-    points = unproject(views.depth, cameras.viewmats, Ks=cameras.Ks)[valid_pixels(views)]  # type: ignore[arg-type]
+    points = unproject(views.known_depth, cameras.viewmats, Ks=cameras.Ks)[valid_pixels(views)]
     depth, _ = nearest_point_map(points, camera, grow=1)
     seen = depth > 0
     surface = unproject(depth, camera.viewmats, Ks=camera.Ks)[seen]
     total, weight = torch.zeros_like(surface), torch.zeros_like(surface[:, :1])
-    own_depth = complete_depth(views.depth)  # type: ignore[arg-type]
+    own_depth = complete_depth(views.known_depth)
     for i in range(views.batch_shape[0]):
         pixels, z, inside = pixels_of_points(surface, cameras[i])
         own = sample_image(own_depth[i, ..., None], pixels)[:, 0]
-        # A view that the surface is hidden from still says more than nothing: it counts a thousandth.
-        say = (torch.where((own - z).abs() < 0.03 * z, 1.0, 1e-3) * inside)[:, None]
-        total += say * sample_image(views.rgb[i], pixels)
-        weight += say
+        # A view that the surface is hidden from is still better than nothing: it counts a thousandth.
+        share = (torch.where((own - z).abs() < 0.03 * z, 1.0, 1e-3) * inside)[:, None]
+        total += share * sample_image(views.rgb[i], pixels)
+        weight += share
     rgb, filled = camera.Ks.new_zeros(camera.height, camera.width, 3), seen.clone()
     rgb[seen] = total / weight.clamp_min(1e-9)
     filled[seen] = weight[:, 0] > 0
@@ -90,26 +92,17 @@ def lift_nearest(frames: Frames, camera: Cameras) -> Frames:
     one another, which is worth 3 dB to this baseline. Pixels without coverage take the nearest colour that has it.
     """
     views = frames[nearest_views(frames.cameras, camera)]
-    depth = complete_depth(close_gaps(views.depth))  # type: ignore[arg-type]
+    depth = complete_depth(close_gaps(views.known_depth))
     lifted = lift_frames(views.replace(depth=depth, extras={}), config=BASELINE_LIFT)
     width = lifted.scales[:, 1:2].expand_as(lifted.scales).contiguous()
-    drawn = render(lifted.replace(scales=width, extras={}), camera)
-    covered = drawn.alpha > 0.2  # type: ignore[operator]
-    rgb = drawn.rgb / drawn.alpha.clamp_min(0.05)[..., None]  # type: ignore[union-attr]
-    return drawn.replace(rgb=fill_nearest(rgb, covered))
+    rendered = render(lifted.replace(scales=width, extras={}), camera)
+    covered = rendered.known_alpha > 0.2
+    rgb = rendered.rgb / rendered.known_alpha.clamp_min(0.05)[..., None]
+    return rendered.replace(rgb=fill_nearest(rgb, covered))
 
 
-def drawn_with_surface_depth(gaussians: Gaussians, camera: Cameras) -> Frames:
-    """Frames [] whose depth is that of the surface where half of the light stops.
-
-    The mean depth of all that is blended lies between a surface and what shines through its seams, far shells too.
-    """
-    frames = render(gaussians, camera, extras=("depth_median",))
-    return frames.replace(depth=frames.extras["depth_median"][..., 0], extras={})
-
-
-def nearest_picture(frames: Frames, camera: Cameras) -> Frames:
-    """The picture of the nearest training view [m] as it is, Frames []: what can be shown without any geometry."""
+def nearest_image(frames: Frames, camera: Cameras) -> Frames:
+    """The image of the nearest training view [m] as it is, Frames []: what can be shown without any geometry."""
     return frames[int(nearest_views(frames.cameras, camera, num=1))].replace(cameras=camera)
 
 
@@ -173,14 +166,14 @@ def holdout_report(
     at = scene.at if isinstance(scene, Scene4D) else scene
     cases = holdout_cases(episode, holdout=holdout)
     measured = any(frames.depth is not None for frames in episode.views.values())
-    peers = {"three_nearest": three_nearest, "lift": lift_nearest} if measured else {"nearest": nearest_picture}
+    peers = {"three_nearest": three_nearest, "lift": lift_nearest} if measured else {"nearest": nearest_image}
     rows: dict[str, dict[str, dict]] = {name: {} for name in ("holdout", *peers)}
     with torch.no_grad():
         for done, case in enumerate(cases):
             camera = case.target.cameras
-            drawn = {name: draw(case.training, camera) for name, draw in peers.items()}
-            drawn["holdout"] = drawn_with_surface_depth(at(case.time), camera)
-            for method, frames in drawn.items():
+            rendered = {name: draw(case.training, camera) for name, draw in peers.items()}
+            rendered["holdout"] = render_surface_depth(at(case.time), camera)
+            for method, frames in rendered.items():
                 rows[method][case.name] = view_report(frames, case.target)
             if progress is not None:
                 progress(done + 1, len(cases))
@@ -189,14 +182,14 @@ def holdout_report(
 
 
 def view_report(frames: Frames, target: Frames) -> dict[str, float | None]:
-    """The five figures of one drawn view [] against what the camera recorded there."""
+    """The five figures of one rendered view [] against what the camera recorded there."""
     sensor = None if target.depth is None else valid_pixels(target)
     report: dict[str, float | None] = dict.fromkeys(KEYS)
     if sensor is not None and not sensor.any():
         sensor = None
     report.update(image_report(frames.rgb, target.rgb, sensor=sensor))
     if sensor is not None:
-        error = float(depth_absrel(frames.depth, target.depth, mask=sensor))  # type: ignore[arg-type]
+        error = float(depth_absrel(frames.known_depth, target.known_depth, mask=sensor))
         report["depth_absrel"] = error if math.isfinite(error) else None
     return report
 
@@ -204,6 +197,5 @@ def view_report(frames: Frames, target: Frames) -> dict[str, float | None]:
 def _mean_report(views: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for key in KEYS:
-        values = [v[key] for v in views.values() if v[key] is not None]
-        table[key] = sum(values) / len(values) if values else None
+        table[key] = mean_of([view[key] for view in views.values()])
     return {**table, "views": {name: dict(v) for name, v in views.items()}}

@@ -31,7 +31,7 @@ class TsdfField:
         core = self._o3d.core
         views = flat_views(frames)
         self.voxel = voxel or pixel_width(views)
-        self.reach = float(views.depth.max()) + 1  # type: ignore[union-attr]
+        self.max_depth = float(views.known_depth.max()) + 1
         self._grid = self._o3d.t.geometry.VoxelBlockGrid(
             ("tsdf", "weight", "color"),
             (core.float32, core.float32, core.float32),
@@ -44,20 +44,20 @@ class TsdfField:
             self._integrate(views[i])
 
     def _integrate(self, view: Frames) -> None:
-        depth = self._o3d.t.geometry.Image(np.ascontiguousarray(view.depth.numpy()))  # type: ignore[union-attr]
+        depth = self._o3d.t.geometry.Image(np.ascontiguousarray(view.known_depth.numpy()))
         color = self._o3d.t.geometry.Image(np.ascontiguousarray(view.rgb.clamp(0, 1).numpy()))
-        intrinsic, extrinsic = self._lens(view.cameras)
-        scale = (1.0, self.reach, TRUNCATION)
+        intrinsic, extrinsic = self._camera_matrices(view.cameras)
+        scale = (1.0, self.max_depth, TRUNCATION)
         blocks = self._grid.compute_unique_block_coordinates(depth, intrinsic, extrinsic, *scale)
         self._grid.integrate(blocks, depth, color, intrinsic, extrinsic, *scale)
 
     def cast(self, camera: Cameras) -> Frames:
         """What a camera [] sees of the surface; pixels that no surface reaches take the nearest colour, depth 0."""
-        intrinsic, extrinsic = self._lens(camera)
+        intrinsic, extrinsic = self._camera_matrices(camera)
         table, utility = self._grid.hashmap(), self._o3d.utility
         # The key tensor is as long as the table's capacity; rows that are not in use hold anything.
         blocks = table.key_tensor()[table.active_buf_indices().to(self._o3d.core.int64)]
-        look = lambda: self._grid.ray_cast(
+        cast = lambda: self._grid.ray_cast(
             blocks,
             intrinsic,
             extrinsic,
@@ -66,20 +66,20 @@ class TsdfField:
             ["depth", "color"],
             depth_scale=1.0,
             depth_min=0.01,
-            depth_max=2 * self.reach,
+            depth_max=2 * self.max_depth,
             weight_threshold=0.5,
             trunc_voxel_multiplier=TRUNCATION,
         )
         with utility.VerbosityContextManager(utility.VerbosityLevel.Error):
-            look()  # only finds out how much room the next one needs
-            result = look()
+            cast()  # only finds out how much room the next one needs
+            result = cast()
         depth = torch.from_numpy(result["depth"].numpy().copy())[..., 0]
         rgb = torch.from_numpy(result["color"].numpy().copy()).clamp(0, 1)
         depth = torch.where(depth.isfinite(), depth, 0.0)
         seen = depth > 0
         return Frames(rgb=fill_nearest(rgb, seen), depth=depth, alpha=seen.to(rgb), cameras=camera)
 
-    def _lens(self, camera: Cameras) -> tuple[Any, Any]:
+    def _camera_matrices(self, camera: Cameras) -> tuple[Any, Any]:
         """(intrinsic, extrinsic) as Open3D wants them: it counts pixel centres from 0, we from 1/2."""
         K = camera.Ks.double().cpu().numpy().copy()
         K[:2, 2] -= 0.5
@@ -90,4 +90,4 @@ class TsdfField:
 def pixel_width(views: Frames) -> float:
     """How wide in m a pixel of depth images [v] is at the median depth: the voxel that showed held-out views best."""
     focal = 0.5 * (views.cameras.Ks[:, 0, 0] + views.cameras.Ks[:, 1, 1])
-    return float((views.depth / focal[:, None, None])[views.depth > 0].median())  # type: ignore[operator]
+    return float((views.known_depth / focal[:, None, None])[views.known_depth > 0].median())

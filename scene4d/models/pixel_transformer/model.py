@@ -114,6 +114,8 @@ class PixelModel(nn.Module):
     Source: DiT (Peebles and Xie 2023) for adaLN-zero.
     """
 
+    places: Tensor
+
     def __init__(self, config: PixelsConfig = PixelsConfig()):
         super().__init__()
         self.config = c = config

@@ -135,12 +135,13 @@ def successful_demonstration(task: str, *, seed: int, noise: float, config: Poli
     Raises:
         EnvError: as `record_demonstration`.
     """
-    for number in range(config.tries):
-        other = seed + number * config.num_demonstrations
-        demonstration = record_demonstration(task, seed=other, noise=noise, config=config)
+    demonstration = record_demonstration(task, seed=seed, noise=noise, config=config)
+    for number in range(1, config.tries):
         if demonstration.success:
             return demonstration
-    if config.tries > 1:
+        other = seed + number * config.num_demonstrations
+        demonstration = record_demonstration(task, seed=other, noise=noise, config=config)
+    if config.tries > 1 and not demonstration.success:
         warnings.warn(f"{task}: the expert fails from seed {seed} on; its last try is learned from", stacklevel=2)
     return demonstration
 

@@ -78,18 +78,18 @@ def samples_from_demonstration(
     for t in range(len(demonstration.actions)):
         builder.observe(demonstration.frames[t], proprio=demonstration.proprio[t], time=float(demonstration.times[t]))
         now = {name: values[t] for name, values in labels.items()}
-        rows.append({**_observed(*builder.views(), head=head), **now})
-        for _ in range(num_camera_offsets if isinstance(builder, ObservationBuilder) else 0):
-            camera_offset = random_camera_offset(generator)
-            rows.append(
-                {**_observed(*builder.views(camera_offset=camera_offset), head=head), **_turned(now, camera_offset)}
-            )
+        rows.append({**_observed(builder.views(), head=head), **now})
+        if isinstance(builder, ObservationBuilder):
+            for _ in range(num_camera_offsets):
+                offset = random_camera_offset(generator)
+                rows.append({**_observed(builder.views(camera_offset=offset), head=head), **_turned(now, offset)})
         builder.acted(demonstration.actions[t])
     return PolicySamples(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
 
-def _observed(views: Frames, features: Tensor | None, *, head: ActionHeadConfig) -> dict[str, Tensor]:
-    """The part of a sample that the observation builder gives."""
+def _observed(observation: tuple[Frames, Tensor | None], *, head: ActionHeadConfig) -> dict[str, Tensor]:
+    """The part of a sample that the observation builder gives: views and latent features."""
+    views, features = observation
     used = features if features is not None and head.feature_dim else views.rgb.new_zeros(0, 1)
     if len(used) and used.shape[-1] != head.feature_dim:
         raise ConfigError(
@@ -98,8 +98,8 @@ def _observed(views: Frames, features: Tensor | None, *, head: ActionHeadConfig)
         )  # fmt: skip
     return {
         "rgb": (views.rgb * 255).round().to(torch.uint8),
-        "depth": views.depth.half(),
-        "alpha": (views.alpha.clamp(0, 1) * 255).round().to(torch.uint8),
+        "depth": views.known_depth.half(),
+        "alpha": (views.known_alpha.clamp(0, 1) * 255).round().to(torch.uint8),
         "viewmats": views.cameras.viewmats.float(),
         "Ks": views.cameras.Ks.float(),
         "features": used.half(),

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
-from scene4d.eval.forecast.forecasters import (
-    ModelForecaster,
-    PastMemory,
-    PastStream,
-    background_of,
-    render_surface_depth,
-)
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import PastMemory, PastStream, background_of
+from scene4d.eval.surface_render import render_instants
 from scene4d.geometry.rotation import identity_pose
 from scene4d.lift.stream.stream import SceneStream
+from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.scene import Scene4D
-from scene4d.types import Cameras, Episode, Frames
+from scene4d.types import Episode, Frames
 from scene4d.world.contract import Forecast, State, WorldModel
-from scene4d.world.rollout import forecast_long
+from scene4d.world.evaluated import ForecastQuestion
 
 LAST_FRAMES = 3
 """Frames that a model without memory is left with: enough for the two past steps of motion that it looks at."""
 
 
 class LastFrames(PastStream):
-    """A stream that begins anew a few frames before now: what has been hidden since is not known."""
+    """A stream that starts anew a few frames before now: what has been hidden since is not known."""
 
     def remember(self, past: Episode, *, labels: Tensor | None = None) -> PastMemory:
         """What the last frames of `past` alone show."""
@@ -47,21 +42,13 @@ class WithoutMemory(ModelForecaster):
         super().__init__(model, LastFrames(past_stream.inputs, config=past_stream.config), steps=steps)
         self.name = "no_memory"
 
-    def forecast(
-        self,
-        past: Episode,
-        *,
-        actions: Tensor,
-        cameras: Mapping[str, Cameras],
-        seed: int = 0,
-        steps: Sequence[int] | None = None,
-    ) -> tuple[dict[str, Frames], None]:
+    def forecast(self, question: ForecastQuestion) -> tuple[dict[str, Frames], None]:
         """Implements `Forecaster`; its rows are not those of the common memory, so there is no flow to score."""
-        return super().forecast(past, actions=actions, cameras=cameras, seed=seed, steps=steps)[0], None
+        return super().forecast(question)[0], None
 
 
 class WithoutTransport(ModelForecaster):
-    """Known matter stays where it is; only what was never seen is added."""
+    """Known Gaussians stay where they are; only what was never seen is added."""
 
     def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="no_transport")
@@ -74,13 +61,13 @@ class WithoutTransport(ModelForecaster):
 
 
 class WithoutDecoding(ModelForecaster):
-    """Known matter moves; what was never seen stays empty."""
+    """Known Gaussians move; what was never seen stays empty."""
 
     def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="no_vae_decode")
 
     def decoded(self, state: State, forecast: Forecast) -> Scene4D:
-        """The scene of a forecast without the rows that stand behind those of the memory."""
+        """The scene of a forecast without the rows that come after those of the memory."""
         scene, known = super().decoded(state, forecast), state.memory.num_gaussians
         motion = scene.motion
         return scene.replace(
@@ -93,36 +80,17 @@ class WithoutDecoding(ModelForecaster):
 class Regenerated(ModelForecaster):
     """Every step is a new set of Gaussians, decoded from that step's tokens; nothing is carried or keeps its id."""
 
-    def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4):
+    def __init__(self, model: GaussianWorldModel, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="regenerated")
+        self.codec = model.codec
 
     @torch.no_grad()
-    def forecast(
-        self,
-        past: Episode,
-        *,
-        actions: Tensor,
-        cameras: Mapping[str, Cameras],
-        seed: int = 0,
-        steps: Sequence[int] | None = None,
-    ) -> tuple[dict[str, Frames], None]:
+    def forecast(self, question: ForecastQuestion) -> tuple[dict[str, Frames], None]:
         """Implements `Forecaster`; there is no scene, for no row outlives its step."""
-        state, background = self.state(past), self.past_stream.remember(past).background
-        forecast = forecast_long(
-            self.model,
-            state,
-            actions=actions,
-            horizon=self.model.config.horizon,
-            steps=self.sampler_steps,
-            seeds=(seed,),
-        )
-        ahead = range(1, len(actions) + 1) if steps is None else steps
-        images: dict[str, list[Frames]] = {name: [] for name in cameras}
-        for i, step in enumerate(ahead):
-            gaussians = self.model.codec.decode(forecast.latent[step - 1])
-            for name, track in cameras.items():
-                images[name].append(render_surface_depth(gaussians, track[i], background=background))
-        return {name: Frames.stack(each) for name, each in images.items()}, None
+        state, background = self.state(question.past), self.past_stream.remember(question.past).background
+        forecast = self.predicted(state, actions=question.actions, seed=question.seed)
+        instants = (self.codec.decode(forecast.latent[step - 1]) for step in question.ahead)
+        return render_instants(instants, question.cameras, background=background), None
 
 
 ABLATIONS = (WithoutMemory, WithoutTransport, WithoutDecoding, Regenerated)

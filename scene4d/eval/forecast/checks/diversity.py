@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import ConfigError
-from scene4d.eval.forecast.forecasters import ModelForecaster
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.ground_truth import VisibleRows, segment_displacement, visible_rows
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.gaussians.edit import by_id
@@ -19,7 +19,7 @@ from scene4d.types import Episode, Frames
 MIN_APART_M = 0.02
 """Two futures nearer to each other than this are one."""
 HANDS_APART_M, MOST_BRANCHES = 0.04, 16
-"""Branches are recorded until the hands of two end so far apart; matter on the arm moves less than the hand."""
+"""Branches are recorded until the hands of two end so far apart; the rest of the arm moves less than the hand."""
 
 
 def record_fork(
@@ -69,6 +69,7 @@ def record_fork(
 def forked_pair(task: str, *, seed: int, fork: int, horizon: int = 8) -> tuple[Episode, Episode]:
     """Two branches of one seed whose hands end `HANDS_APART_M` apart at fork + horizon, or the farthest of many."""
     branches: list[Episode] = []
+    apart = torch.zeros(1, 1)
     while len(branches) < MOST_BRANCHES:
         branches.append(record_fork(task, seed=seed, branch=len(branches), fork=fork, num_frames=fork + horizon + 1))
         hands = torch.stack([b.proprio[fork + horizon, :3] for b in branches])
@@ -122,7 +123,7 @@ def both_futures_found(
 def sampled_displacements(
     forecaster: ModelForecaster, past: Episode, ids: Tensor, *, horizon: int, num_samples: int
 ) -> Tensor:
-    """Displacement [s r 3] at `horizon` of the rows with these ids [r] in samples that are not told the actions."""
+    """Displacement [s r 3] at `horizon` of the rows with these ids [r] in samples that do not get the actions."""
     model, state, out = forecaster.model, forecaster.state(past), []
     seeds = range(num_samples)
     forecast = model.predict(state.expand(num_samples), actions=None, steps=forecaster.sampler_steps, seeds=seeds)

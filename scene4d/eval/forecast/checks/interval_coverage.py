@@ -1,4 +1,4 @@
-"""Does a forecast know how wrong it is? Its variance against the errors of visible moving matter."""
+"""Does a forecast know how wrong it is? Its variance against the errors of visible moving rows."""
 
 from __future__ import annotations
 
@@ -24,13 +24,18 @@ def point_variance(scene: Scene4D, step: int, *, ids: Tensor) -> Tensor:
     A row that is not in the scene, or rests, has variance 0.
 
     Raises:
-        ShapeError: the scene says nothing of its variance.
+        ShapeError: the scene has no variance.
     """
     motion = scene.motion
     if motion.log_var is None:
-        raise ShapeError("says no variance", field="motion.log_var", found=None, expected="[t m 6]")
-    skin = {"skin_index": motion.skin_index, "skin_weights": motion.skin_weights}
-    variance = skinned_variance(scene.base.means, motion.anchors, log_var=motion.log_var[step], **skin)
+        raise ShapeError("has no variance", field="motion.log_var", found=None, expected="[t m 6]")
+    variance = skinned_variance(
+        scene.base.means,
+        motion.anchors,
+        log_var=motion.log_var[step],
+        skin_index=motion.skin_index,
+        skin_weights=motion.skin_weights,
+    )
     return by_id(variance, scene.base.ids, wanted=ids)[0]
 
 
@@ -51,24 +56,24 @@ class Calibration:
         horizons: Sequence[int],
         moving_m: float = 0.005,
     ) -> None:
-        """Take a window's forecast: the visible rows whose matter truly moves by each horizon."""
+        """Take a window's forecast: the visible rows that truly move by each horizon."""
         for horizon in horizons:
             truth = segment_displacement(episode, rows.points, rows.segments, start=start, stop=start + horizon)
             moving = truth.norm(dim=-1) > moving_m
             if not bool(moving.any()):
                 continue
             flow, valid = scene.flow(float(scene.times[0]), float(scene.times[horizon]))
-            said, _ = by_id(flow * valid[:, None], scene.base.ids, wanted=rows.ids)
+            predicted, _ = by_id(flow * valid[:, None], scene.base.ids, wanted=rows.ids)
             variance = point_variance(scene, horizon, ids=rows.ids)
-            self.squares.setdefault(horizon, []).append((said - truth)[moving].square())
+            self.squares.setdefault(horizon, []).append((predicted - truth)[moving].square())
             self.variances.setdefault(horizon, []).append(variance[moving] + FLOOR_M**2)
 
     def report(self) -> dict[str, dict[str, float]]:
         """{"1": {coverage_90, nll, nll_constant, sigma_m, error_m, windows}, ...}; every window counts the same.
 
-        coverage_90: share of the errors, axis by axis, inside the central 90 % of what was said. nll: negative
+        coverage_90: share of the errors, axis by axis, inside the central 90 % of the prediction. nll: negative
         log-likelihood of an error along one axis in nats; nll_constant: under the one variance that fits them all best,
-        found on these very errors. sigma_m, error_m: root mean square of what was said and of what came.
+        found on these very errors. sigma_m, error_m: root mean square of the predicted and of the true error.
         """
         out = {}
         for horizon, squares in sorted(self.squares.items()):
@@ -76,12 +81,12 @@ class Calibration:
             inside = [float((s <= SIGMAS_90**2 * v).float().mean()) for s, v in pairs]
             nll = [float(0.5 * (s / v + v.log() + math.log(2 * math.pi)).mean()) for s, v in pairs]
             error = mean_of_numbers([float(s.mean()) for s in squares])
-            said = mean_of_numbers([float(v.mean()) for _, v in pairs])
+            variance = mean_of_numbers([float(v.mean()) for _, v in pairs])
             out[str(horizon)] = {
                 "coverage_90": round(mean_of_numbers(inside), 4),
                 "nll": round(mean_of_numbers(nll), 3),
                 "nll_constant": round(0.5 * (1 + math.log(2 * math.pi * error)), 3),
-                "sigma_m": round(math.sqrt(said), 5),
+                "sigma_m": round(math.sqrt(variance), 5),
                 "error_m": round(math.sqrt(error), 5),
                 "windows": len(pairs),
             }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.eval.forecast.forecasters import ModelForecaster
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.ground_truth import segment_displacement, visible_rows
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.gaussians.edit import by_id
@@ -15,7 +15,7 @@ from scene4d.scene import Scene4D
 from scene4d.types import Episode
 
 REST_M = 1e-3
-"""Way in m that matter which counts as resting may truly make over the whole rollout."""
+"""Distance in m that a point which counts as resting may truly move over the whole rollout."""
 
 
 @torch.no_grad()
@@ -25,8 +25,8 @@ def long_rollout(
     """Forecast `num_steps` at once from frame `start` of a recording that is longer than that.
 
     Returns:
-        steps; finite: every Gaussian of the last step is; static_drift_m: mean way of visible rows whose matter rests
-        all the time; static_drift_p95_m, static_drift_max_m; static_rows.
+        steps; finite: every Gaussian of the last step is; static_drift_m: mean displacement of visible rows that truly
+        rest all the time; static_drift_p95_m, static_drift_max_m; static_rows.
     """
     inputs = forecaster.past_stream.inputs
     past = past_of(episode, start, inputs=inputs)
@@ -35,8 +35,8 @@ def long_rollout(
     rows = visible_rows(memory, episode, start=start, inputs=inputs, tolerance=0.02)
     farthest = torch.zeros(len(rows.ids))
     for stop in range(start + 1, start + num_steps + 1):
-        way = segment_displacement(episode, rows.points, rows.segments, start=start, stop=stop).norm(dim=-1)
-        farthest = torch.maximum(farthest, way)
+        moved = segment_displacement(episode, rows.points, rows.segments, start=start, stop=stop).norm(dim=-1)
+        farthest = torch.maximum(farthest, moved)
     drift = _moved(scene, rows.ids)[farthest < REST_M]
     last = scene.at(float(scene.times[-1]))
     finite = all(bool(x.isfinite().all()) for x in (last.means, last.quats, last.scales, last.opacities, last.sh))

@@ -1,4 +1,4 @@
-"""What else a world model owes: few sampling steps, honest intervals, several futures, long rollouts that hold."""
+"""Further checks of a world model: few sampling steps, honest intervals, several futures, stable long rollouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from scene4d.eval.forecast.checks.diversity import both_futures_found, forked_pa
 from scene4d.eval.forecast.checks.interval_coverage import Calibration
 from scene4d.eval.forecast.checks.long_rollout import long_rollout
 from scene4d.eval.forecast.forecast_table import mean_of_numbers
-from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.ground_truth import visible_rows
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, recorded_pairs, score_window
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
@@ -30,7 +31,7 @@ COVERED = 0.9
 def check_sampling(
     model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
 ) -> dict[str, Any]:
-    """Few sampling steps against many, and what the few say of their own error, on the windows of `config`.
+    """Few sampling steps against many, and their predicted against their true error, on the windows of `config`.
 
     Returns:
         {"sampling": {steps, many_steps, psnr, psnr_many, psnr_moving, psnr_moving_many, lost_db} at the last horizon,
@@ -51,8 +52,9 @@ def check_sampling(
                 scene = few.scene(past, actions=episode.actions[start : start + last], seed=start)
                 memory = stream.remember(past).memory
                 rows = visible_rows(memory, episode, start=start, inputs=config.inputs, tolerance=config.visible_m)
-                asked = {"start": start, "horizons": config.horizons, "moving_m": config.moving_m}
-                calibration.add(scene, rows, episode=episode, **asked)
+                calibration.add(
+                    scene, rows, episode=episode, start=start, horizons=config.horizons, moving_m=config.moving_m
+                )
     means = {key: round(mean_of_numbers(values), 3) for key, values in found.items()}
     lost = round(means["psnr_many"] - means["psnr"], 3)
     sampling = {"steps": steps, "many_steps": MANY_STEPS, **means, "lost_db": lost}
@@ -62,7 +64,7 @@ def check_sampling(
 def check_codec(
     model: GaussianWorldModel, config: ForecastEvalConfig, *, record: Callable[..., Episode] = record_episode
 ) -> dict[str, Any]:
-    """What the autoencoder keeps: decode(encode(g)) against g itself, both drawn for cameras that are never an input.
+    """What the autoencoder keeps: decode(encode(g)) against g itself, both rendered for cameras that are no input.
 
     Returns:
         {psnr: over pixels that g covers, psnr_full: over all, on black, views}; means over the windows of `config`.
@@ -74,13 +76,13 @@ def check_codec(
             for start in sorted(config.starts):
                 past = past_of(episode, start, inputs=config.inputs)
                 memory = stream.remember(past).memory
-                # Confidence 0 marks the backdrop metres behind everything, which is not coded.
+                # Confidence 0 marks the sky shell metres behind everything, which is not coded.
                 given = memory.pick(memory.extras["confidence"][:, 0] > 0)
                 coded = model.codec.decode(forecaster.state(past).past[-1])
                 for name in config.novel:
                     camera = episode.views[name].cameras[start]
                     truth, found = render(given, camera), render(coded, camera)
-                    covered.append(float(psnr(found.rgb, truth.rgb, mask=truth.alpha > COVERED)))
+                    covered.append(float(psnr(found.rgb, truth.rgb, mask=truth.known_alpha > COVERED)))
                     full.append(float(psnr(found.rgb, truth.rgb)))
     mean = lambda values: round(mean_of_numbers(values), 3) if values else None
     return {"psnr": mean(covered), "psnr_full": mean(full), "views": len(covered)}
@@ -89,11 +91,11 @@ def check_codec(
 def check_futures(
     model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, fork: int = 16
 ) -> dict[str, Any] | None:
-    """How often both recorded futures of one past are among 16 samples that are not told the actions.
+    """How often both recorded futures of one past are among 16 samples that do not get the actions.
 
     Returns:
         {pairs, found (of twice as many futures), nearest_m, apart_m, spread_m: means}, a pair from each seed of each
-        task; None for a model that must be told the actions: it has no futures to choose among.
+        task; None for a model that needs the actions: it has no futures to choose among.
     """
     if inspect.signature(model.predict).parameters["actions"].default is not None:
         return None

@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from scene4d.eval.forecast.forecasters import ModelForecaster, PastStream
+from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.geometry.camera import invert_rigid, transform_points
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import pose_from_matrix
@@ -15,10 +16,10 @@ from scene4d.scene import Scene4D
 from scene4d.types import Episode
 from scene4d.world.contract import Forecast, State, WorldModel
 
-REACH_M = 0.02
+LINK_RADIUS_M = 0.02
 """Distance to the surface of a link within which a Gaussian is held to be part of it."""
-HAND_M, MIN_ROWS = 0.12, 10
-"""Distance to the hand's place within which Gaussians of the arm tell where the hand goes, and how many it takes."""
+HAND_RADIUS_M, MIN_ROWS = 0.12, 10
+"""Distance to the hand's position within which Gaussians of the arm show where the hand goes, and how many it takes."""
 LOG_VAR = -9.2
 """Logarithm of the variance of a link's motion: (1 cm)^2 and (10 mrad)^2."""
 
@@ -36,9 +37,9 @@ class Robot(Protocol):
 
 
 class KinematicRobotForecaster(ModelForecaster):
-    """A world model whose robot is told how it is built: links go where the foreseen hand puts them.
+    """A world model that knows how its robot is built: links go where the predicted hand puts them.
 
-    Gaussians near the surface of a link, as it stands now, ride on it; all others move as the model says.
+    Gaussians near the surface of a link, as it stands now, move with it; all others move as the model predicts.
     """
 
     def __init__(self, model: WorldModel, past_stream: PastStream, *, robot: Robot, steps: int = 4):
@@ -48,35 +49,37 @@ class KinematicRobotForecaster(ModelForecaster):
 
     def state(self, past: Episode) -> State:
         """What the model knows at the end of `past`."""
-        self._way = past.proprio
+        self._past_proprio = past.proprio
         return super().state(past)
 
     def decoded(self, state: State, forecast: Forecast) -> Scene4D:
         """The scene of a forecast, its robot put where its links are."""
         scene = super().decoded(state, forecast)
-        now = self.robot.link_poses(self._way)[-1]  # [k 4 4]
+        now = self.robot.link_poses(self._past_proprio)[-1]  # [k 4 4]
         link = self.link_of(scene.base.means, now)  # [n]
-        # What the model adds where nobody has looked is not measured to be the robot's.
+        # What the model adds where nothing was seen is not known to be the robot's.
         link[state.memory.num_gaussians :] = -1
         ahead = forecast.heads["proprio"].clone()  # [h q]
-        near = (link >= 0) & ((scene.base.means - state.proprio[:3]).norm(dim=-1) < HAND_M)
+        near = (link >= 0) & ((scene.base.means - state.proprio[:3]).norm(dim=-1) < HAND_RADIUS_M)
         if int(near.sum()) >= MIN_ROWS:
-            # Where the model carries the matter of the hand is better known than what it says of the hand's state.
+            # Predicted motion of the hand's Gaussians is more accurate than the predicted state of the hand.
             start = float(scene.times[0])
             shifts = [scene.flow(start, float(t))[0][near].mean(0) for t in scene.times[1:]]
             ahead[:, :3] = state.proprio[:3] + torch.stack(shifts)
-        # An elbow goes where it was nearest to go, so the way up to now counts.
-        poses = self.robot.link_poses(torch.cat([self._way, ahead]))[len(self._way) - 1 :]  # [1+h k 4 4]
-        return riding(scene, link, motion=poses @ invert_rigid(poses[:1]))
+        # An elbow goes to the nearest of its solutions, so the states up to now count.
+        poses = self.robot.link_poses(torch.cat([self._past_proprio, ahead]))[
+            len(self._past_proprio) - 1 :
+        ]  # [1+h k 4 4]
+        return moved_with_links(scene, link, motion=poses @ invert_rigid(poses[:1]))
 
     def link_of(self, places: Tensor, poses: Tensor) -> Tensor:
-        """The link [n] whose surface, with links at poses [k 4 4], lies within reach of each place [n 3]; -1 = none."""
+        """The link [n] whose surface, with links at poses [k 4 4], is near each place [n 3] and nearest; -1 = none."""
         surface = transform_points(poses[self._links], self._points[:, None])[:, 0]
         distance, index = nearest(surface, places, num=1)
-        return torch.where(distance[:, 0] < REACH_M, self._links[index[:, 0]], -1)
+        return torch.where(distance[:, 0] < LINK_RADIUS_M, self._links[index[:, 0]], -1)
 
 
-def riding(scene: Scene4D, link: Tensor, *, motion: Tensor) -> Scene4D:
+def moved_with_links(scene: Scene4D, link: Tensor, *, motion: Tensor) -> Scene4D:
     """A scene whose rows with a link [n] >= 0 move by that link's motion [t k 4 4] since its first time."""
     old, on = scene.motion, link >= 0
     num_anchors, num_links = old.anchors.shape[0], motion.shape[1]

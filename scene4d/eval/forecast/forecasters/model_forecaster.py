@@ -1,0 +1,66 @@
+"""A world model as a forecaster, and the images of a forecast scene."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
+from scene4d.eval.surface_render import render_instants
+from scene4d.scene import Scene4D
+from scene4d.types import Episode, Frames
+from scene4d.world.contract import Forecast, State, WorldModel
+from scene4d.world.evaluated import ForecastQuestion
+from scene4d.world.rollout import forecast_long
+
+
+class ModelForecaster:
+    """A world model on the streamed memory; beyond its horizon it goes on from its own forecast, chunk by chunk.
+
+    Args:
+        steps: of the sampler. name: its row in the table.
+    """
+
+    uses_actions = True
+
+    def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4, name: str = "ours"):
+        self.model, self.past_stream, self.sampler_steps, self.name = model, past_stream, steps, name
+
+    def forecast(self, question: ForecastQuestion) -> tuple[dict[str, Frames], Scene4D | None]:
+        """Implements `Forecaster`."""
+        scene = self.scene(question.past, actions=question.actions, seed=question.seed)
+        background = self.past_stream.remember(question.past).background
+        return render_forecast(scene, question, background=background), scene
+
+    def scene(self, past: Episode, *, actions: Tensor, seed: int = 0) -> Scene4D:
+        """The forecast scene: now and one time for each of `actions` [h a]."""
+        state = self.state(past)
+        return self.decoded(state, self.predicted(state, actions=actions, seed=seed))
+
+    def predicted(self, state: State, *, actions: Tensor, seed: int) -> Forecast:
+        """The forecast of all `actions` [h a], in as many chunks as it takes."""
+        horizon, steps = self.model.horizon, self.sampler_steps
+        return forecast_long(self.model, state, actions=actions, horizon=horizon, steps=steps, seeds=(seed,))
+
+    def decoded(self, state: State, forecast: Forecast) -> Scene4D:
+        """The scene of a forecast."""
+        return self.model.scene(state, forecast)
+
+    def state(self, past: Episode) -> State:
+        """What the model knows at the end of `past`."""
+        known = self.past_stream.remember(past)
+        context = {
+            "task": past.info.get("task", ""),
+            "action_spec": past.info.get("action_spec"),
+            "proprio_spec": past.info.get("proprio_spec"),
+            "action_meaning": past.info.get("action_meaning"),
+            "cameras": {name: past.views[name].cameras[-1] for name in self.past_stream.inputs},
+        }
+        return self.model.observe(
+            known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
+        )
+
+
+def render_forecast(scene: Scene4D, question: ForecastQuestion, *, background: Tensor) -> dict[str, Frames]:
+    """Frames [k] of a forecast scene for each camera of a question, at the steps that it asks for."""
+    instants = (scene.at(float(scene.times[step])) for step in question.ahead)
+    return render_instants(instants, question.cameras, background=background)
