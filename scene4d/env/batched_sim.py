@@ -142,13 +142,13 @@ class BatchedSim:
             fresh = stack_states([self.logs[i].start for i in starts])
             self._fill_up(fresh.memory.num_gaussians)
             fresh = with_rows(fresh, self.state.memory.num_gaussians)
-            self._state = put(self.state, rows, fresh)
+            self._state = put(self.state, rows, new=fresh)
             beginning = _beginning(fresh, margin=self.config.limits.margin)
             self._since = _Since(
                 **{k: v.index_copy(0, rows, getattr(beginning, k)) for k, v in vars(self._since).items()}
             )
             self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
-            self.now = put(self.now, rows, fresh.memory.replace(extras={}))
+            self.now = put(self.now, rows, new=fresh.memory.replace(extras={}))
             self.proprio = self.proprio.index_copy(0, rows, fresh.proprio)
         return self.frames()
 
@@ -182,7 +182,7 @@ class BatchedSim:
         planned = torch.where(later[..., None], actions[:, None], taken)[:, : int(at.max()) + 1]
         seeds = [self._seed(i) for i in range(self.num)]
         forecast = self.model.predict(self.state, actions=planned, steps=self.config.sampler_steps, seeds=seeds)
-        predicted = _StepPrediction.of(forecast, each, at)
+        predicted = _StepPrediction.of(forecast, each=each, at=at)
         finite = predicted.finite()
         live = running & finite
         self.taken[live] = taken[live]
@@ -262,7 +262,7 @@ class BatchedSim:
             return
         since = self._since
         part = self.model.advance(element(self.state, rows), element(forecast, rows), num_steps=self.config.chunk)
-        self._state = put(self.state, rows, part)
+        self._state = put(self.state, rows, new=part)
         still = identity_pose(len(rows), since.now.shape[1], like=since.now)
         copy = lambda old, new: old.index_copy(0, rows, new)
         self._since = _Since(
@@ -293,7 +293,7 @@ class _StepPrediction:
     done: Tensor | None
 
     @classmethod
-    def of(cls, forecast: Forecast, each: Tensor, at: Tensor) -> _StepPrediction:
+    def of(cls, forecast: Forecast, *, each: Tensor, at: Tensor) -> _StepPrediction:
         head = lambda name: forecast.heads[name][each, at] if name in forecast.heads else None
         success, poses = head("success"), forecast.world_from_now[each, at]
         return cls(

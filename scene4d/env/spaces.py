@@ -47,7 +47,7 @@ def observation_space_of(names: Sequence[str], *, size: int, proprio_width: int)
     )
 
 
-def observation(frames: Frames, proprio: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def observation(frames: Frames, proprio: Tensor, *, names: Sequence[str]) -> dict[str, Any]:
     """The observations of episodes [b] as arrays: pixels [b h w 3] a camera, agent_pos [b q]."""
     pixels = (frames.rgb * 255).round().byte().cpu().numpy()  # [b v h w 3]
     return {

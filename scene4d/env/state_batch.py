@@ -84,7 +84,7 @@ def check_kind(found: Kind, kind: Kind | None, *, file: Any = None, index: int |
         if value == wanted or (name == "step_seconds" and _close(value, wanted)):
             continue
         if name.endswith("_spec"):
-            name, value, wanted = _first_difference(name, value, wanted)
+            name, value, wanted = _first_difference(name, value, wanted=wanted)
         raise ConfigError(
             "differs between start states", file=file, field=name, frame=index, found=value, expected=wanted,
             fix="make one simulator for each kind of recording",
@@ -119,7 +119,7 @@ def _close(seconds: float | None, others: float | None) -> bool:
     return seconds is not None and others is not None and math.isclose(seconds, others, rel_tol=1e-3)
 
 
-def _first_difference(name: str, found: list, wanted: list) -> tuple[str, Any, Any]:
+def _first_difference(name: str, found: list, *, wanted: list) -> tuple[str, Any, Any]:
     """Field, found and expected of two specs that differ: the first row that does, or their lengths."""
     if len(found) != len(wanted):
         return name, _numbers(len(found)), _numbers(len(wanted))
@@ -141,18 +141,18 @@ def stack_states(states: Sequence[State]) -> State:
     return stack_all([with_rows(state, num_rows) for state in bare], 0)
 
 
-def put(old: Noun, rows: Tensor, new: Noun) -> Noun:
+def put(old: Noun, rows: Tensor, *, new: Noun) -> Noun:
     """`old` [b] with the elements that `rows` [r] names replaced by `new` [r]; both hold the same tensors."""
-    return _put(old, rows, new)
+    return _put(old, rows, new=new)
 
 
-def _put(old: Any, rows: Tensor, new: Any) -> Any:
+def _put(old: Any, rows: Tensor, *, new: Any) -> Any:
     if isinstance(old, Tensor):
         return old.index_copy(0, rows, new.to(old.dtype))
     if isinstance(old, TensorStruct):
-        return old.replace(**{name: _put(value, rows, getattr(new, name)) for name, value in vars(old).items()})
+        return old.replace(**{name: _put(value, rows, new=getattr(new, name)) for name, value in vars(old).items()})
     if isinstance(old, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in old.values()):
-        return {key: _put(value, rows, new.get(key)) for key, value in old.items()}
+        return {key: _put(value, rows, new=new.get(key)) for key, value in old.items()}
     return old
 
 

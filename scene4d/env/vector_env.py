@@ -89,7 +89,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         infos: dict[str, Any] = {}
         for i in range(self.num_envs):
             infos = self._add_info(infos, start_info(), i)
-        return observation(frames, self.sim.proprio, self.names), infos
+        return observation(frames, self.sim.proprio, names=self.names), infos
 
     def step(self, actions: Any) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step under `actions` [num_envs a]; episodes that were over begin anew.
@@ -112,12 +112,12 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
             infos = self._add_info(infos, start_info() if self._over[i] else info_of(outcome, i), i)
         self._over = terminated | truncated
         self._write(np.nonzero(self._over)[0].tolist())
-        seen = observation(outcome.frames, outcome.proprio, self.names)
+        seen = observation(outcome.frames, outcome.proprio, names=self.names)
         return seen, outcome.reward.double().cpu().numpy(), terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...]:
         """One image an episode: the cameras side by side, uint8 [h v*w 3]."""
-        pixels = observation(self.sim.frames(), self.sim.proprio, self.names)["pixels"]
+        pixels = observation(self.sim.frames(), self.sim.proprio, names=self.names)["pixels"]
         return tuple(np.concatenate([pixels[n][i] for n in self.names], 1) for i in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:

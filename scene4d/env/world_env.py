@@ -86,7 +86,7 @@ class WorldEnv(gymnasium.Env):
         start = some_start(self.starts, self.np_random) if given is None else given
         frames = self.sim.start({0: (start, int(self.np_random.integers(2**31)))})
         self._running = True
-        return one_of(observation(frames, self.sim.proprio, self.names)), start_info()
+        return one_of(observation(frames, self.sim.proprio, names=self.names)), start_info()
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One step under `action` [a].
@@ -103,14 +103,14 @@ class WorldEnv(gymnasium.Env):
         self._running = not (terminated or truncated)
         if not self._running:
             self._write()
-        seen = one_of(observation(outcome.frames, outcome.proprio, self.names))
+        seen = one_of(observation(outcome.frames, outcome.proprio, names=self.names))
         return seen, float(outcome.reward[0]), terminated, truncated, info_of(outcome, 0)
 
     def render(self) -> np.ndarray | None:
         """The cameras side by side, uint8 [h v*w 3]; None without a render mode."""
         if self.render_mode is None:
             return None
-        pixels = observation(self.sim.frames(), self.sim.proprio, self.names)["pixels"]
+        pixels = observation(self.sim.frames(), self.sim.proprio, names=self.names)["pixels"]
         return np.concatenate([pixels[name][0] for name in self.names], 1)
 
     def scene(self) -> Scene4D:

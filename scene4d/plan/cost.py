@@ -18,7 +18,7 @@ from scene4d.types import Frames
 from scene4d.world.contract import Forecast, State
 
 
-def carried_points(state: State, forecast: Forecast, rows: Tensor) -> Tensor:
+def carried_points(state: State, forecast: Forecast, *, rows: Tensor) -> Tensor:
     """Predicted positions of rows [r] of the memory of a state [] in n futures: [n h r 3] m."""
     points, skin = state.memory.means[rows], state.skin
     num_anchors = skin.anchors.shape[0]
@@ -97,7 +97,7 @@ class PointCost:
             hand = forecast.heads["proprio"][..., :3] - state.proprio[:3] - self.hand
         if self.moving is not None:
             rows = self.moving.rows
-            moved = (carried_points(state, forecast, rows) - state.memory.means[rows]).mean(-2)  # [n h 3]
+            moved = (carried_points(state, forecast, rows=rows) - state.memory.means[rows]).mean(-2)  # [n h 3]
             believed = moved if hand is None else self._believed(moved, hand, object_shift=self.moving.shift)
             left = self.moving.shift - believed  # [n h 3]
             # Bad news is always believed: an object that is pushed away, or too far.

@@ -64,7 +64,7 @@ def hand_response(model: WorldModel, state: State, *, steps: int = 8, seed: int 
         tests[2 * axis, :, axis], tests[2 * axis + 1, :, axis] = 1.0, -1.0
     forecast = model.predict(state.expand(6), actions=tests, steps=1, seeds=(seed,))
     rows = torch.arange(state.memory.num_gaussians, device=tests.device)
-    moved = carried_points(state, forecast.map(lambda x: x[:, -1:]), rows)[:, 0] - state.memory.means  # [6 n 3]
+    moved = carried_points(state, forecast.map(lambda x: x[:, -1:]), rows=rows)[:, 0] - state.memory.means  # [6 n 3]
     response = (moved[0::2] - moved[1::2]).transpose(0, 1) / 2  # [n 3 3]
     hand = forecast.heads["proprio"][:, -1, :3]
     wanted = (hand[0::2] - hand[1::2]) / 2  # [3 3]
@@ -83,29 +83,29 @@ def register(part: Tensor, goal: Tensor, *, places: Tensor, config: GoalConfig) 
     shifts = torch.cat([places.new_zeros(1, 3), places[farthest_points(places, num)] - middle])
     for num_kept, num_rounds, width in ((32, 0, 6), (32, 3, 6), (12, 4, 4), (1, 8, 2)):
         for _ in range(num_rounds):
-            shifts = _matched(part, goal, shifts, limit=width * config.same)
-        distance = _distance(part, goal, shifts)[0].clamp_max(width * config.same).mean(-1)
+            shifts = _matched(part, goal, shifts=shifts, limit=width * config.same)
+        distance = _distance(part, goal, shifts=shifts)[0].clamp_max(width * config.same).mean(-1)
         shifts = shifts[distance.argsort()[:num_kept]]
-    found = _distance(part, goal, shifts)[0][0]
+    found = _distance(part, goal, shifts=shifts)[0][0]
     return shifts[0], float((found < 1.5 * config.same).float().mean())
 
 
-def _distance(part: Tensor, goal: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+def _distance(part: Tensor, goal: Tensor, *, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Distance [s r] and index [s r] of the goal row nearest to each row of the part after each shift."""
     placed = part + torch.nn.functional.pad(shifts, (0, 3))[:, None]  # [s r 6]
     distance, index = nearest(goal, placed.flatten(0, 1), num=1)
     return distance.view(len(shifts), -1), index.view(len(shifts), -1)
 
 
-def tracked(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float, rounds: int = 6) -> Tensor:
+def tracked(part: Tensor, goal: Tensor, *, shifts: Tensor, limit: float, rounds: int = 6) -> Tensor:
     """The shift [3] that lays rows [r 6] best onto nearby goal rows [g 6], of those [s 3] that tracking begins from."""
     for _ in range(rounds):
-        shifts = _matched(part, goal, shifts, limit=limit)
-    return shifts[_distance(part, goal, shifts)[0].clamp_max(limit).mean(-1).argmin()]
+        shifts = _matched(part, goal, shifts=shifts, limit=limit)
+    return shifts[_distance(part, goal, shifts=shifts)[0].clamp_max(limit).mean(-1).argmin()]
 
 
-def _matched(part: Tensor, goal: Tensor, shifts: Tensor, *, limit: float) -> Tensor:
-    distance, index = _distance(part, goal, shifts)
+def _matched(part: Tensor, goal: Tensor, *, shifts: Tensor, limit: float) -> Tensor:
+    distance, index = _distance(part, goal, shifts=shifts)
     weight = (distance < limit).to(part)[..., None]
     gap = goal[index][..., :3] - part[:, :3] - shifts[:, None]
     return shifts + (weight * gap).sum(1) / weight.sum(1).clamp_min(1)
@@ -124,7 +124,7 @@ class GoalParts:
 
 
 @torch.no_grad()
-def compare_goal(model: WorldModel, state: State, goal: Gaussians, *, config: GoalConfig = GoalConfig()) -> GoalParts:
+def compare_goal(model: WorldModel, state: State, *, goal: Gaussians, config: GoalConfig = GoalConfig()) -> GoalParts:
     """Which Gaussians of a state's memory [] have to go where for the memory to look as `goal` [m].
 
     What left its place is found by place and colour; what of it follows the hand is the robot, the largest cluster of

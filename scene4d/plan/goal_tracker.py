@@ -45,7 +45,7 @@ class GoalTracker:
         """The cost of futures of a state [] of this episode."""
         hand_at = state.proprio[:3]
         if self.parts is None:
-            self.parts = compare_goal(self.model, state, self.goal, config=self.config)
+            self.parts = compare_goal(self.model, state, goal=self.goal, config=self.config)
             self.hand_start, self.object_moved = hand_at, hand_at.new_zeros(3)
             self.grip, self.touching = state.proprio[3:], False
         parts, now = self.parts, features_of(state.memory, config=self.config)
@@ -103,7 +103,7 @@ class GoalTracker:
         left = shift - self.object_moved
         steps = torch.arange(-2, 5).to(now)[:, None] * self.config.same  # a stride of the hand between two plans
         shifts = self.object_moved + steps * left / left.norm().clamp_min(1e-6)
-        return tracked(moved_object, now, shifts, limit=2 * self.config.same)
+        return tracked(moved_object, now, shifts=shifts, limit=2 * self.config.same)
 
     def _rows(self, now: Tensor, wanted: Tensor) -> Tensor:
         """Rows [r] of the memory that look like `wanted` [w 6] and lie there; the nearest ones if none does."""

@@ -117,7 +117,7 @@ def best_of(
     Raises:
         NumericsError: no future is finite.
     """
-    costs = scored(model, state, proposals, cost=cost, sampler_steps=sampler_steps, seed=seed)
+    costs = scored(model, state, actions=proposals, cost=cost, sampler_steps=sampler_steps, seed=seed)
     best = int(costs.argmin())
     return _plan(proposals[best], (float(costs[best]),))
 
@@ -133,7 +133,7 @@ def _plan(actions: Tensor, costs: tuple[float, ...]) -> Plan:
 
 @torch.no_grad()
 def scored(
-    model: WorldModel, state: State, actions: Tensor, *, cost: Cost, sampler_steps: int = 1, seed: int = 0
+    model: WorldModel, state: State, *, actions: Tensor, cost: Cost, sampler_steps: int = 1, seed: int = 0
 ) -> Tensor:
     """Costs [n] of sequences [n h a] from one state []: one call of the model; inf where a future is not finite."""
     check(actions=(actions, "n h a"))
@@ -169,14 +169,14 @@ def _search(
     spread = (config.spread * half_range).expand_as(mean)
     best, least, trace = mean, math.inf, []
     for i in range(config.num_iterations):
-        knots = mean + spread * _noise(config, width, generator).to(mean)
+        knots = mean + spread * _noise(config, width, generator=generator).to(mean)
         if i == 0 and proposals is not None:
             knots = torch.cat([proposals, knots])[: max(config.num_samples, len(proposals) + 1)]
         knots = knots.clamp(low, high)
         costs = scored(
             model,
             state,
-            held(knots, horizon=config.horizon),
+            actions=held(knots, horizon=config.horizon),
             cost=cost,
             sampler_steps=config.sampler_steps,
             seed=seed,
@@ -193,7 +193,7 @@ def _search(
     return _plan(held(best[None], horizon=config.horizon)[0], tuple(trace))
 
 
-def _noise(config: SearchConfig, width: int, generator: torch.Generator) -> Tensor:
+def _noise(config: SearchConfig, width: int, *, generator: torch.Generator) -> Tensor:
     """Standard normal numbers [n k a], of which the first are 0: the mean itself is tried too.
 
     Half of their variance is the same for all knots: where independent knots take each other back, these lead far.

@@ -38,7 +38,7 @@ def some(*successes):
 def test_pairs_are_compared_seed_by_seed():
     found = paired_success(some(1, 1, 0, 1), some(1, 0, 0, 0))
     assert found["mean"] == 0.5 and (found["only_ours"], found["only_other"]) == (2, 0)
-    assert found["interval"] == pytest.approx(paired_interval(1, 2, 0, neither=1), abs=1e-4) and found["p"] == 0.5
+    assert found["interval"] == pytest.approx(paired_interval(2, 0, both=1, neither=1), abs=1e-4) and found["p"] == 0.5
     for ours, other in ((some(1, 1), some(1)), ([], [])):
         with pytest.raises(ConfigError, match="same of both"):
             paired_success(ours, other)

@@ -28,22 +28,22 @@ def test_wilson_interval_covers_as_it_says():
     [((36, 12, 2, 0), 0.0569, 0.3404), ((20, 12, 2, 16), 0.0562, 0.3292), ((0, 0, 0, 54), -0.0664, 0.0664)],
 )
 def test_paired_interval_has_the_published_values(counts, low, high):
-    *pairs, neither = counts
-    assert paired_interval(*pairs, neither=neither) == pytest.approx((low, high), abs=2e-3)
+    both, first, second, neither = counts
+    assert paired_interval(first, second, both=both, neither=neither) == pytest.approx((low, high), abs=2e-3)
 
 
 def test_paired_interval_covers_as_it_says():
     """Of many experiments with pairs that mostly agree, about 95 % of the intervals hold the true difference."""
     truth = torch.tensor([0.6, 0.12, 0.06, 0.22])
     draws = torch.distributions.Multinomial(200, truth).sample((3000,)).int().tolist()
-    bounds = [paired_interval(*pairs, neither=neither) for *pairs, neither in draws]
+    bounds = [paired_interval(first, second, both=both, neither=neither) for both, first, second, neither in draws]
     assert 0.925 < sum(low <= 0.06 <= high for low, high in bounds) / len(bounds) < 0.985
 
 
 def test_paired_interval_turns_with_its_sides():
-    low, high = paired_interval(30, 9, 4, neither=7)
-    assert paired_interval(30, 4, 9, neither=7) == pytest.approx((-high, -low))
-    assert paired_interval(0, 0, 0, neither=0) == (-1.0, 1.0)
+    low, high = paired_interval(9, 4, both=30, neither=7)
+    assert paired_interval(4, 9, both=30, neither=7) == pytest.approx((-high, -low))
+    assert paired_interval(0, 0, both=0, neither=0) == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize(("split", "p"), [((0, 0), 1.0), ((5, 5), 1.0), ((0, 6), 0.03125), ((11, 6), 0.33231)])

@@ -114,7 +114,7 @@ def test_carried_points_are_those_of_advance():
     actions = torch.zeros(1, 8, 4)
     actions[..., 0] = 0.7
     forecast = WORLD.predict(state.expand(1), actions=actions)
-    moved = carried_points(state, forecast, torch.arange(278))[0, -1]
+    moved = carried_points(state, forecast, rows=torch.arange(278))[0, -1]
     later = WORLD.advance(state.expand(1), forecast, num_steps=8)
     torch.testing.assert_close(moved, later.memory.means[0], atol=1e-6, rtol=0)
 
@@ -159,7 +159,7 @@ def test_tracking_finds_an_object_that_went_on_and_one_that_stayed():
     begins = torch.arange(-2, 5)[:, None] * torch.tensor([0.02, 0.0, 0.0])
     for shift in (torch.zeros(3), torch.tensor([0.07, 0.004, 0.0])):
         now = torch.cat([floor, part + torch.nn.functional.pad(shift, (0, 3))])
-        torch.testing.assert_close(tracked(part, now, begins, limit=0.04), shift, atol=2e-3, rtol=0)
+        torch.testing.assert_close(tracked(part, now, shifts=begins, limit=0.04), shift, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("search", [cem, mppi])
@@ -206,10 +206,10 @@ def test_goal_is_read_from_geometry_and_colour():
     state = toy_world.toy_state()
     goal = toy_world.toy_state(hand=(0.3, 0.1, 0.05), block=(0.42, 0.0, 0.05)).memory
     goal = goal.pick(torch.randperm(goal.num_gaussians))
-    parts = compare_goal(WORLD, state, goal.replace(ids=torch.arange(goal.num_gaussians) + 5000))
+    parts = compare_goal(WORLD, state, goal=goal.replace(ids=torch.arange(goal.num_gaussians) + 5000))
     torch.testing.assert_close(parts.hand_shift, torch.tensor([0.3, 0.1, 0.0]), atol=0.01, rtol=0)
     torch.testing.assert_close(parts.object_shift, torch.tensor([0.22, 0.0, 0.0]), atol=0.01, rtol=0)
-    alone = compare_goal(WORLD, state, toy_world.toy_state(hand=(-0.2, 0.1, 0.1)).memory)
+    alone = compare_goal(WORLD, state, goal=toy_world.toy_state(hand=(-0.2, 0.1, 0.1)).memory)
     assert alone.moved_object is None and (alone.hand_shift - torch.tensor([-0.2, 0.1, 0.05])).norm() < 0.01
 
 

@@ -154,7 +154,7 @@ def paired_success(ours: Sequence[Rollout], other: Sequence[Rollout]) -> dict[st
         raise ConfigError("are not the same of both", field="rollouts", expected="the same tasks and seeds, in order")
     pairs = Counter((a.success, b.success) for a, b in zip(ours, other, strict=True))
     both, only_ours, only_other = pairs[True, True], pairs[True, False], pairs[False, True]
-    low, high = paired_interval(both, only_ours, only_other, neither=pairs[False, False])
+    low, high = paired_interval(only_ours, only_other, both=both, neither=pairs[False, False])
     return {
         "mean": round((only_ours - only_other) / len(ours), 4),
         "interval": [round(low, 4), round(high, 4)],

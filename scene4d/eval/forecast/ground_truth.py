@@ -15,7 +15,7 @@ from scene4d.scene import Motion, Scene4D
 from scene4d.types import Episode, Frames, Gaussians
 
 
-def segment_displacement(episode: Episode, points: Tensor, segments: Tensor, *, start: int, stop: int) -> Tensor:
+def segment_displacement(episode: Episode, points: Tensor, *, segments: Tensor, start: int, stop: int) -> Tensor:
     """Exact displacement [.. 3] of points [.. 3] that belong to segments [..] from frame `start` to `stop`."""
     poses = episode.known_segment_poses
     motion = compose_pose(poses[stop], invert_pose(poses[start]))  # [g 7]
@@ -34,7 +34,9 @@ def moving_pixels(episode: Episode, camera: str, *, start: int, stop: int, thres
         frames = episode.views[camera][here]
         points = unproject(frames.known_depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)  # [h w 3]
         segments = frames.extras["segments"][..., 0].long()
-        moved = segment_displacement(episode, points, segments, start=here, stop=there).norm(dim=-1) > threshold
+        moved = (
+            segment_displacement(episode, points, segments=segments, start=here, stop=there).norm(dim=-1) > threshold
+        )
         moved &= (frames.known_depth > 0) & (segments >= 0)
         masks.append(moved)
     return torch.stack(masks).any(0)

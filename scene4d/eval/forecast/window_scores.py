@@ -110,7 +110,7 @@ def evaluate_forecast(
                 if oracles and exact:
                     past_stream.remember(past, labels=labels_of(episode, start, inputs=config.inputs))
                 score = score_window(everyone, episode, start=start, config=config, past_stream=past_stream)
-                add_controllability(score, everyone, episode, other=other, start=start, config=config)
+                add_controllability(score, everyone, episode=episode, other=other, start=start, config=config)
                 scores[task].append(score)
                 done += 1
                 if progress is not None:
@@ -189,8 +189,8 @@ def score_window(
 def add_controllability(
     scores: Scores,
     forecasters: Sequence[Forecaster],
-    episode: Episode,
     *,
+    episode: Episode,
     other: Tensor,
     start: int,
     config: ForecastEvalConfig,
@@ -303,7 +303,7 @@ def flow_scores(
     scene: Scene4D, rows: VisibleRows, *, episode: Episode, start: int, horizon: int, config: ForecastEvalConfig
 ) -> dict[str, float]:
     """End-point error in m of the scene's flow over `horizon` steps, for visible rows that move and that rest."""
-    truth = segment_displacement(episode, rows.points, rows.segments, start=start, stop=start + horizon)
+    truth = segment_displacement(episode, rows.points, segments=rows.segments, start=start, stop=start + horizon)
     flow, valid = scene.flow(float(scene.times[0]), float(scene.times[horizon]))
     predicted, _ = by_id(flow * valid[:, None], scene.base.ids, wanted=rows.ids)
     error = (predicted - truth).norm(dim=-1)

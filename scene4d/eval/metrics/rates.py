@@ -18,7 +18,7 @@ def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tupl
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_interval(both: int, only_first: int, only_second: int, *, neither: int) -> tuple[float, float]:
+def paired_interval(only_first: int, only_second: int, *, both: int, neither: int) -> tuple[float, float]:
     """The 95 % interval of the difference of two success rates on the same episodes, counted by who succeeds.
 
     It stays inside [-1, 1], and does not vanish where the two always agree.
@@ -33,13 +33,13 @@ def paired_interval(both: int, only_first: int, only_second: int, *, neither: in
     bounds = [wilson_interval(count, num) for count in wins]
     first, second = (count / num for count in wins)
     below, above = (first - bounds[0][0], second - bounds[1][0]), (bounds[0][1] - first, bounds[1][1] - second)
-    twice = 2 * _agreement(both, only_first, only_second, neither=neither)
+    twice = 2 * _agreement(only_first, only_second, both=both, neither=neither)
     low = math.sqrt(max(0.0, below[0] ** 2 - twice * below[0] * above[1] + above[1] ** 2))
     high = math.sqrt(max(0.0, above[0] ** 2 - twice * above[0] * below[1] + below[1] ** 2))
     return first - second - low, first - second + high
 
 
-def _agreement(both: int, only_first: int, only_second: int, *, neither: int) -> float:
+def _agreement(only_first: int, only_second: int, *, both: int, neither: int) -> float:
     """Correlation of the two, corrected for continuity where it is above 0; 0 where one always does the same."""
     num = both + only_first + only_second + neither
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)

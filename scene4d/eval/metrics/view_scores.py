@@ -41,27 +41,27 @@ def view_scores(
     depth_share says on how many sensor pixels there is any. normal_deg is on covered pixels.
     """
     scores: Scores = {**dict.fromkeys(KEYS), **view_report(rendered, target)}
-    scores["psnr_covered"] = _psnr_on(rendered, target, covered)
+    scores["psnr_covered"] = _psnr_on(rendered, target, mask=covered)
     if moving is not None:
-        scores["psnr_moving"] = _psnr_on(rendered, target, moving if covered is None else moving & covered)
+        scores["psnr_moving"] = _psnr_on(rendered, target, mask=moving if covered is None else moving & covered)
     if perceptual is not None:
         scores["lpips"] = perceptual(rendered.rgb, target.rgb)
     if target.depth is not None and rendered.depth is not None:
         sensor = valid_pixels(target)
         if bool(sensor.any()):
             scores["depth_share"] = float((rendered.depth[sensor] > 0).float().mean())
-            scores["depth_absrel_covered"] = _absrel_on(rendered, target, sensor if covered is None else covered)
+            scores["depth_absrel_covered"] = _absrel_on(rendered, target, mask=sensor if covered is None else covered)
             scores["normal_deg"] = normal_error(rendered, target, mask=covered)
     return scores
 
 
-def _psnr_on(rendered: Frames, target: Frames, mask: Tensor | None) -> float | None:
+def _psnr_on(rendered: Frames, target: Frames, *, mask: Tensor | None) -> float | None:
     if mask is None or int(mask.sum()) < 10:
         return None
     return float(psnr(rendered.rgb, target.rgb, mask=mask))
 
 
-def _absrel_on(rendered: Frames, target: Frames, mask: Tensor) -> float | None:
+def _absrel_on(rendered: Frames, target: Frames, *, mask: Tensor) -> float | None:
     if not bool(mask.any()):
         return None
     found, truth = rendered.known_depth[mask], target.known_depth[mask]

@@ -105,7 +105,7 @@ def _scores_at(
 ) -> dict[str, tuple[float, int]]:
     """{figure: (sum over points, number of points)} of one pair of frames."""
     surface = surface_points(episode, cameras=cameras, index=start, stride=config.stride)
-    truth = segment_displacement(episode, surface.points, surface.segments, start=start, stop=stop)
+    truth = segment_displacement(episode, surface.points, segments=surface.segments, start=start, stop=stop)
     begin, end = float(episode.times[start]), float(episode.times[stop])
     now = scene.at(begin)
     rows = ((now.opacities > 0) & (now.ids >= 0)).nonzero()[:, 0]

@@ -109,7 +109,7 @@ def both_futures_found(
     apart = _distance(truths[0][moving], truths[1][moving])
     if not apart > MIN_APART_M:
         raise ConfigError("do not fork", field="branches", found=f"{apart:.4f} m apart", expected=f"> {MIN_APART_M} m")
-    samples = sampled_displacements(forecaster, past, rows.ids, horizon=horizon, num_samples=num_samples)[:, moving]
+    samples = sampled_displacements(forecaster, past, ids=rows.ids, horizon=horizon, num_samples=num_samples)[:, moving]
     nearest = [min(_distance(s, truth[moving]) for s in samples) for truth in truths]
     spread = _distance(samples, samples.mean(0, keepdim=True).expand_as(samples))
     return {
@@ -121,7 +121,7 @@ def both_futures_found(
 
 
 def sampled_displacements(
-    forecaster: ModelForecaster, past: Episode, ids: Tensor, *, horizon: int, num_samples: int
+    forecaster: ModelForecaster, past: Episode, *, ids: Tensor, horizon: int, num_samples: int
 ) -> Tensor:
     """Displacement [s r 3] at `horizon` of the rows with these ids [r] in samples that do not get the actions."""
     model, state, out = forecaster.model, forecaster.state(past), []
@@ -135,7 +135,7 @@ def sampled_displacements(
 
 
 def _truth(episode: Episode, rows: VisibleRows, *, now: int, horizon: int) -> Tensor:
-    return segment_displacement(episode, rows.points, rows.segments, start=now, stop=now + horizon)
+    return segment_displacement(episode, rows.points, segments=rows.segments, start=now, stop=now + horizon)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -58,7 +58,9 @@ class Calibration:
     ) -> None:
         """Take a window's forecast: the visible rows that truly move by each horizon."""
         for horizon in horizons:
-            truth = segment_displacement(episode, rows.points, rows.segments, start=start, stop=start + horizon)
+            truth = segment_displacement(
+                episode, rows.points, segments=rows.segments, start=start, stop=start + horizon
+            )
             moving = truth.norm(dim=-1) > moving_m
             if not bool(moving.any()):
                 continue

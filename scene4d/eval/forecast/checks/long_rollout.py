@@ -35,7 +35,7 @@ def long_rollout(
     rows = visible_rows(memory, episode, start=start, inputs=inputs, tolerance=0.02)
     farthest = torch.zeros(len(rows.ids))
     for stop in range(start + 1, start + num_steps + 1):
-        moved = segment_displacement(episode, rows.points, rows.segments, start=start, stop=stop).norm(dim=-1)
+        moved = segment_displacement(episode, rows.points, segments=rows.segments, start=start, stop=stop).norm(dim=-1)
         farthest = torch.maximum(farthest, moved)
     drift = _moved(scene, rows.ids)[farthest < REST_M]
     last = scene.at(float(scene.times[-1]))
