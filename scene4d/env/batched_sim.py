@@ -17,9 +17,7 @@ from scene4d.render.render import render
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras, Frames, Gaussians
 from scene4d.world.contract import Forecast, State, WorldModel
-
-CHUNK_SEED = 1_000_003
-"""Chunk c of an episode draws from seed + c times this, as long forecasts do."""
+from scene4d.world.rollout import chunk_seeds
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ class BatchedSim:
 
     def _seed(self, index: int) -> int:
         log = self.logs[index]
-        return log.seed + CHUNK_SEED * (len(log.poses) // self.config.chunk)
+        return chunk_seeds([log.seed], len(log.poses) // self.config.chunk)[0]
 
     def _move(self, predicted: _StepPrediction, live: Tensor) -> None:
         since, anchors = self._since, self.state.skin.anchors

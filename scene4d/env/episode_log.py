@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scene4d.env.state_batch import step_seconds_of
 from scene4d.errors import ResourceError
 from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.scene import Scene4D
@@ -42,7 +43,7 @@ class EpisodeLog:
         skin = start.skin
         still = skin.anchors.new_tensor([1.0, 0, 0, 0, 0, 0, 0]).expand(len(skin.anchors), 7)
         known = skin.anchors.new_full((len(skin.anchors), 6), -18.4)  # (0.1 mm or 0.1 mrad)^2
-        seconds = float(start.context.get("step_seconds", 0.025))
+        seconds = step_seconds_of(start)
         num = len(self.poses) + 1
         times = start.time.double() + seconds * torch.arange(num, dtype=torch.float64)
         alive = torch.stack([times[0], times[-1]]).expand(start.memory.num_gaussians, 2)

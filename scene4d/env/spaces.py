@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from scene4d.env.batched_sim import Outcome
+from scene4d.env.state_batch import step_seconds_of
 from scene4d.extras import optional
 from scene4d.robot.bounds import action_bounds
 from scene4d.types import Frames
 from scene4d.world.contract import State
-
-STEP_SECONDS = 0.025
-"""Seconds of a step where the state does not hold it."""
 
 if TYPE_CHECKING:
     import gymnasium
@@ -63,7 +61,7 @@ def start_info() -> dict[str, Any]:
 
 def frame_rate(state: State) -> float:
     """Steps a second of the robot that a start state belongs to."""
-    return round(1 / float(state.context.get("step_seconds", STEP_SECONDS)), 3)
+    return round(1 / step_seconds_of(state), 3)
 
 
 def info_of(outcome: Outcome, index: int) -> dict[str, Any]:

@@ -18,6 +18,15 @@ Kind = dict[str, Any]
 """What states must share to be forecast together, by name; see `kind_of`."""
 
 
+STEP_SECONDS = 0.025
+"""Seconds of a step where a state does not hold it."""
+
+
+def step_seconds_of(state: State) -> float:
+    """Seconds of one step of the robot that a state belongs to."""
+    return float(state.context.get("step_seconds", STEP_SECONDS))
+
+
 def with_rows(state: State, num_rows: int) -> State:
     """A state [*b] with its memory filled up to `num_rows` rows by empty slots, which are bound to no anchor."""
     missing = num_rows - state.memory.num_gaussians

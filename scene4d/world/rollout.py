@@ -12,6 +12,11 @@ from scene4d.world.contract import Forecast, State, WorldModel
 from scene4d.world.latent import Latent
 
 
+def chunk_seeds(seeds: Sequence[int], number: int) -> list[int]:
+    """The seeds of chunk `number` of forecasts of any length: each sample and chunk draws on its own."""
+    return [seed + 1_000_003 * number for seed in seeds]
+
+
 def rollout(
     model: WorldModel, state: State, *, actions: Tensor, horizon: int, steps: int = 4, seeds: Sequence[int] = (0,)
 ) -> Iterator[tuple[State, Forecast]]:
@@ -21,7 +26,7 @@ def rollout(
     """
     for number, start in enumerate(range(0, actions.shape[-2], horizon)):
         chunk = actions[..., start : start + horizon, :]
-        forecast = model.predict(state, actions=chunk, steps=steps, seeds=[s + 1_000_003 * number for s in seeds])
+        forecast = model.predict(state, actions=chunk, steps=steps, seeds=chunk_seeds(seeds, number))
         yield state, forecast
         state = model.advance(state, forecast, num_steps=chunk.shape[-2])
 

@@ -25,6 +25,7 @@ from scene4d.geometry.neighbours import chamfer
 from scene4d.render.losses import psnr, ssim
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
+from scene4d.sim.metaworld import record_episode
 from scene4d.types import Episode, Frames
 from scene4d.world.evaluated import Forecaster, ForecastQuestion
 
@@ -101,7 +102,7 @@ def evaluate_forecast(
     total, done = len(config.tasks) * len(config.seeds) * len(config.starts), 0
     names = [f.name for f in forecasters]
     for task in config.tasks:
-        for episode, other in recorded_pairs(task, config, record=record or _simulated):
+        for episode, other in recorded_pairs(task, config, record=record or record_episode):
             exact = episode.segment_poses is not None
             everyone = [*forecasters, *(make(episode) for make in oracles if exact)]
             names = [f.name for f in everyone]
@@ -312,9 +313,3 @@ def flow_scores(
         "flow_epe_moving": float(error[moving].mean()) if bool(moving.any()) else float("nan"),
         "flow_epe_static": float(error[~moving].mean()) if bool((~moving).any()) else float("nan"),
     }
-
-
-def _simulated(task: str, **options: Any) -> Episode:
-    from scene4d.sim.metaworld import record_episode
-
-    return record_episode(task, **options)

@@ -89,11 +89,11 @@ def both_futures_found(
     horizon: int = 8,
     num_samples: int = 16,
 ) -> dict[str, Any]:
-    """Sample futures of a past without telling the actions, and look for each of the recorded ones among them.
+    """Sample futures of a past without giving the actions, and look for each of the recorded ones among them.
 
-    A recorded future is found when some sample lies nearer to it than half the way to the other one: nearer than the
-    mean of the two could. Distance: root mean square, over visible matter that moves in either, of where it is at the
-    horizon.
+    A recorded future is found when some sample lies nearer to it than half the distance to the other one: nearer
+    than the mean of the two could. Distance: root mean square over the positions, at the horizon, of visible rows that
+    move in either.
 
     Returns:
         found [bool, bool], nearest_m [m, m], apart_m, spread_m (root mean square of the samples about their mean).

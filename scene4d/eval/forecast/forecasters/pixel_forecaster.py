@@ -13,6 +13,7 @@ from scene4d.models.gaussian_flow.networks.proprio import track_of
 from scene4d.models.pixel_transformer.model import Clip, PixelModel, continued
 from scene4d.types import Episode, Frames
 from scene4d.world.evaluated import ForecastQuestion
+from scene4d.world.rollout import chunk_seeds
 
 
 class PixelForecaster:
@@ -69,7 +70,7 @@ class PixelForecaster:
             chunk = actions[None, start : start + c.horizon]
             clip = clip if number == 0 else continued(clip, parts[-1], chunk)
             shape = (chunk.shape[1], len(self.model.places), c.channels)
-            noise = seeded_noise([seed + 1_000_003 * number], shape, like=now)
+            noise = seeded_noise(chunk_seeds([seed], number), shape, like=now)
             sampler = lambda predict, start: sample(predict, start, steps=self.sampler_steps)
             parts.append(self.model.predict(clip, noise=noise, sampler=sampler))
         return (torch.cat(parts, 1) - now)[0]
