@@ -28,6 +28,18 @@ class TensorStruct:
         """Apply `fn` to every tensor, inside dictionaries and nested nouns too."""
         return self.replace(**{f.name: _map(getattr(self, f.name), fn) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors, inside dictionaries and nested structs too."""
+        found: list[Tensor] = []
+
+        def note(x: Tensor) -> Tensor:
+            found.append(x)
+            return x
+
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]  # a dataclass
+            _map(getattr(self, f.name), note)
+        return found
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move tensors to a device, or floating ones to a dtype, as `Tensor.to`."""
 
@@ -55,13 +67,14 @@ class TensorStruct:
 
     @classmethod
     def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
-        """Stack equal-shaped items along a new batch axis."""
-        return stack_all(list(items), dim)
+        """Stack equal-shaped items along a new batch axis; structs inside are stacked by their own `stack`."""
+        each = lambda name: stack_all([getattr(item, name) for item in items], dim)
+        return cls(**{f.name: each(f.name) for f in dataclasses.fields(cls)})  # type: ignore[arg-type]  # a dataclass
 
     @classmethod
     def cat(cls, items: Sequence[Self], dim: int = 0) -> Self:
         """Put items behind one another along a batch axis that they have."""
-        return joined_all(list(items), lambda tensors: torch.cat(tensors, dim))
+        return cat_all(list(items), dim)
 
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
@@ -69,24 +82,35 @@ def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
         return fn(value)
     if isinstance(value, TensorStruct):
         return value.map(fn)
-    if isinstance(value, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in value.values()):
+    if isinstance(value, Mapping) and _holds_tensors(value):
         return {k: _map(v, fn) for k, v in value.items()}
     return value
 
 
-def stack_all(items: list[Any], dim: int) -> Any:
-    """Stack equal-shaped tensors, nouns or dictionaries of them; what holds no tensor is taken from the first."""
-    return joined_all(items, lambda tensors: torch.stack(tensors, dim))
+def _holds_tensors(values: Mapping[Any, Any]) -> bool:
+    return any(isinstance(v, Tensor | TensorStruct) for v in values.values())
 
 
-def joined_all(items: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
-    """Join tensors, nouns or dictionaries of them, tensor by tensor."""
+def stack_all(items: Sequence[Any], dim: int) -> Any:
+    """Stack tensors, structs or mappings of them; what holds no tensor is taken from the first."""
     first = items[0]
     if isinstance(first, Tensor):
-        return join(items)
+        return torch.stack(list(items), dim)
     if isinstance(first, TensorStruct):
-        values = {f.name: joined_all([getattr(i, f.name) for i in items], join) for f in dataclasses.fields(first)}  # type: ignore[arg-type]
-        return type(first)(**values)
-    if isinstance(first, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in first.values()):
-        return {k: joined_all([i[k] for i in items], join) for k in first}
+        return type(first).stack(items, dim)
+    if isinstance(first, Mapping) and _holds_tensors(first):
+        return {k: stack_all([i[k] for i in items], dim) for k in first}
+    return first
+
+
+def cat_all(items: list[Any], dim: int) -> Any:
+    """Put tensors, structs or mappings of them behind one another along an axis that they have."""
+    first = items[0]
+    if isinstance(first, Tensor):
+        return torch.cat(items, dim)
+    if isinstance(first, TensorStruct):
+        fields = dataclasses.fields(first)  # type: ignore[arg-type]  # a dataclass
+        return type(first)(**{f.name: cat_all([getattr(i, f.name) for i in items], dim) for f in fields})
+    if isinstance(first, Mapping) and _holds_tensors(first):
+        return {k: cat_all([i[k] for i in items], dim) for k in first}
     return first

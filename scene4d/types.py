@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scene4d.check import check
 from scene4d.errors import DataFormatError, ShapeError
-from scene4d.tensor_struct import TensorStruct, stack_all
+from scene4d.tensor_struct import TensorStruct
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,22 @@ class Episode(TensorStruct):
         return Frames.stack(frames, dim=len(self.batch_shape))
 
 
+@dataclass(frozen=True)
+class Task(TensorStruct):
+    """What is to be done: text, the name of a task or its words; goal [3] m in the world, where the object of the task
+    should come to be, or None."""
+
+    text: str = ""
+    goal: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check(goal=(self.goal, "3"))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return ()
+
+
 class Recording(Protocol):
     """A recorded episode on disk: metadata at once, images when asked for."""
 
@@ -262,4 +278,4 @@ class Gaussians(TensorStruct):
     def stack(cls, items: Sequence[Gaussians], dim: int = 0) -> Gaussians:
         """Stack sets of any sizes; shorter ones get empty slots (id -1, opacity 0)."""
         rows = max(g.num_gaussians for g in items)
-        return stack_all([g.padded(rows) for g in items], dim)
+        return super().stack([g.padded(rows) for g in items], dim)

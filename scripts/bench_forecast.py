@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     models, episode = load_models(options.weights), open_recordings(DEMO_EPISODE)[0].read()
-    model, horizon = models.dynamics, models.dynamics.config.horizon
+    model, horizon = models.world, models.world.config.horizon
     model.denoiser.precision = getattr(torch, options.precision)
     past = past_of(episode, options.start)
     actions = episode.actions[options.start : options.start + horizon]

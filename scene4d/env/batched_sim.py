@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scene4d.env.episode_log import EpisodeLog
-from scene4d.env.state_batch import check_kind, element, kind_of, put, stack_states, with_rows
 from scene4d.env.termination import MOVED_M, TerminationLimits, outside, uncertainty_of
 from scene4d.errors import ConfigError, EnvError
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
 from scene4d.render.render import render
+from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
-from scene4d.types import Cameras, Frames, Gaussians
-from scene4d.world.contract import Forecast, State, WorldModel
+from scene4d.tensor_struct import TensorStruct
+from scene4d.types import Cameras, Frames
+from scene4d.world.capabilities import MovesAnchors, sampled
+from scene4d.world.carry import AnchorMotion
+from scene4d.world.contract import Prediction, State, put
+from scene4d.world.observation import Observation
 from scene4d.world.rollout import chunk_seeds
 
 
@@ -59,7 +64,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Since:
+class _Since(TensorStruct):
     """Tensors of the running episodes: pose [b l 7] since the start and in this chunk, variance [b l 6], the box."""
 
     start: Tensor
@@ -68,6 +73,14 @@ class _Since:
     chunk_variance: Tensor
     low: Tensor
     high: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return (len(self.low),)
+
+    def pick(self, rows: Tensor) -> _Since:
+        """The episodes that `rows` names."""
+        return self.map(lambda x: x[rows])
 
 
 class BatchedSim:
@@ -79,79 +92,91 @@ class BatchedSim:
 
     Args:
         model: forecasts. cameras: {name: Cameras []} the images are rendered from; resized to config.size.
-        example: a state [] of the kind that all starts must be of; without it the first start decides.
+        robot: that all starts must be of; without it the first start decides.
     Raises:
         ConfigError: a chunk is none, or longer than the model's horizon.
     """
 
     def __init__(
         self,
-        model: WorldModel,
+        model: MovesAnchors,
         cameras: Mapping[str, Cameras],
         *,
         num: int = 1,
         config: WorldConfig | None = None,
-        example: State | None = None,
+        robot: RobotSpec | None = None,
     ) -> None:
-        self.model, self.config, self.num = model, config or WorldConfig(), num
-        if not 1 <= self.config.chunk <= model.horizon:
+        self.config, self.num = config or WorldConfig(), num
+        self.model: MovesAnchors = sampled(model, self.config.sampler_steps)
+        horizon = model.spec.horizon
+        if not 1 <= self.config.chunk <= horizon:
             raise ConfigError(
-                "is no chunk of the model", field="chunk", found=self.config.chunk, expected=f"1..{model.horizon}"
+                "is no chunk of the model", field="chunk", found=self.config.chunk, expected=f"1..{horizon}"
             )
         size = self.config.size
         views = Cameras.stack([camera.resized(size, size) for camera in cameras.values()])
         self.cameras = views.map(lambda x: x.float().expand(num, *x.shape))  # [b v]
         self.background = torch.tensor(self.config.background)
         self.logs: list[EpisodeLog] = []
-        self._state: State | None = None
-        # One context says for the whole batch what an action is, so every later start must be of the same kind.
-        self.kind = None if example is None else kind_of(example)
+        self._state: Any = None
+        # All episodes share every prediction, so every later start must be of the same robot.
+        self.robot = robot
 
     @torch.no_grad()
-    def start(self, starts: Mapping[int, tuple[State, int]]) -> Frames:
-        """Begin some of the episodes: {index: (state [], seed)}; the first call begins all of them.
+    def start(self, starts: Mapping[int, tuple[Observation, int]]) -> Frames:
+        """Begin some of the episodes: {index: (what is known at its start, seed)}; the first call begins all of them.
 
         Returns:
             Frames [b v] of all episodes now.
         Raises:
-            ConfigError: a state's actions are not those of its spec, or it is of another robot or has longer steps than
-                those before it.
+            ConfigError: a start is of another robot than those before it, or than the model learned from.
         """
-        logs = dict(enumerate(self.logs))
-        logs |= {index: EpisodeLog(state, int(seed)) for index, (state, seed) in starts.items()}
-        kind = self.kind
-        for index, (state, _) in starts.items():
-            kind = check_kind(kind_of(state), kind, index=index if self.num > 1 else None)
-        missing = [i for i in range(self.num) if i not in logs]
+        robot = self.robot
+        for index, (start, _) in starts.items():
+            robot = robot or start.robot
+            robot.check_same(start.robot, frame=index if self.num > 1 else None)
+            robot = robot.filled_from(start.robot)
+        missing = [i for i in range(self.num) if i >= len(self.logs) and i not in starts]
         if missing:
             raise ConfigError("have not begun", field="episodes", found=missing, fix="begin all of them first")
-        self.logs, self.kind = [logs[i] for i in range(self.num)], kind
-        if len(starts) == self.num:
-            self._state = state = stack_states([log.start for log in self.logs])
-            place = state.past_actions
-            self.cameras, self.background = self.cameras.to(place.device), self.background.to(place)
-            self._since = _beginning(state, margin=self.config.limits.margin)
-            self.taken = place.new_zeros(self.num, self.config.chunk, place.shape[-1])
-            self.step_of_chunk = torch.zeros(self.num, dtype=torch.int64, device=place.device)
-            self.now = state.memory.replace(extras={})
-            self.proprio = state.proprio.clone()
-        else:
-            rows = torch.tensor(list(starts), device=self.taken.device)
-            fresh = stack_states([self.logs[i].start for i in starts])
-            self._fill_up(fresh.memory.num_gaussians)
-            fresh = with_rows(fresh, self.state.memory.num_gaussians)
-            self._state = put(self.state, rows, new=fresh)
-            beginning = _beginning(fresh, margin=self.config.limits.margin)
-            self._since = _Since(
-                **{k: v.index_copy(0, rows, getattr(beginning, k)) for k, v in vars(self._since).items()}
-            )
-            self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
-            self.now = put(self.now, rows, new=fresh.memory.replace(extras={}))
-            self.proprio = self.proprio.index_copy(0, rows, fresh.proprio)
+        states = {index: self.model.observe(start) for index, (start, _) in starts.items()}
+        fresh = type(next(iter(states.values()))).stack(list(states.values()))
+        self.robot = robot
+        logs = dict(enumerate(self.logs))
+        for index, (start, seed) in starts.items():
+            logs[index] = EpisodeLog(start, self.model.anchored(states[index]), int(seed))
+        self.logs = [logs[i] for i in range(self.num)]
+        self._begin(fresh, torch.tensor(list(starts)))
         return self.frames()
 
+    def _begin(self, fresh: State, rows: Tensor) -> None:
+        """Let the episodes `rows` [r] begin in states [r]."""
+        anchored, device = self.model.anchored(fresh), fresh.proprio.device
+        beginning = _beginning(anchored.anchors, margin=self.config.limits.margin)
+        gaussians = anchored.gaussians.replace(extras={})
+        if len(rows) == self.num:
+            order = rows.argsort().to(device)
+            self._state, self._since, self.now = (
+                fresh.pick(order),
+                beginning.pick(order),
+                gaussians.map(lambda x: x[order]),
+            )
+            self.cameras, self.background = self.cameras.to(device), self.background.to(fresh.proprio)
+            width = fresh.robot.action.width
+            self.taken = fresh.proprio.new_zeros(self.num, self.config.chunk, width)
+            self.step_of_chunk = torch.zeros(self.num, dtype=torch.int64, device=device)
+            self.proprio = self.state.proprio.clone()
+            return
+        rows = rows.to(device)
+        num_rows = max(self.now.num_gaussians, gaussians.num_gaussians)
+        self._state = self.state.put(rows, fresh)
+        self._since = put(self._since, rows, beginning)
+        self.now = put(self.now.padded(num_rows), rows, gaussians.padded(num_rows))
+        self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
+        self.proprio = self.proprio.index_copy(0, rows, fresh.proprio)
+
     @property
-    def state(self) -> State:
+    def state(self) -> Any:
         """Of all episodes [b], at the beginning of their chunks.
 
         Raises:
@@ -172,22 +197,21 @@ class BatchedSim:
         """One step of the `running` episodes [b bool], by default of all, under actions [b a]; the others stay put."""
         actions, at = actions.to(self.taken), self.step_of_chunk
         running = torch.ones_like(at, dtype=torch.bool) if running is None else running.to(at.device)
-        each = torch.arange(self.num, device=at.device)
         taken = self.taken.clone()
-        taken[each, at] = actions
+        taken[torch.arange(self.num, device=at.device), at] = actions
         # Actions that are not decided yet change no prediction up to now, so any will do there.
         later = torch.arange(self.config.chunk, device=at.device) > at[:, None]
         planned = torch.where(later[..., None], actions[:, None], taken)[:, : int(at.max()) + 1]
         seeds = [self._seed(i) for i in range(self.num)]
-        forecast = self.model.predict(self.state, actions=planned, steps=self.config.sampler_steps, seeds=seeds)
-        predicted = _StepPrediction.of(forecast, each=each, at=at)
+        prediction = self.model.predict(self.state, actions=planned, seeds=seeds)
+        predicted = _StepPrediction.of(prediction, self.model.anchor_motion(prediction), at=at)
         finite = predicted.finite()
         live = running & finite
         self.taken[live] = taken[live]
         self._move(predicted, live)
         outcome = self._outcome(predicted, actions=actions, running=running, finite=finite)
         self.step_of_chunk = self.step_of_chunk + live
-        self._advance(forecast, (live & (self.step_of_chunk == self.config.chunk)).nonzero()[:, 0])
+        self._advance(prediction, (live & (self.step_of_chunk == self.config.chunk)).nonzero()[:, 0])
         return outcome
 
     def scene(self, index: int) -> Scene4D:
@@ -199,13 +223,14 @@ class BatchedSim:
         return chunk_seeds([log.seed], len(log.poses) // self.config.chunk)[0]
 
     def _move(self, predicted: _StepPrediction, live: Tensor) -> None:
-        since, anchors = self._since, self.state.skin.anchors
+        since, anchored = self._since, self.model.anchored(self.state)
         pick = lambda new, old: torch.where(live.reshape(-1, *[1] * (old.dim() - 1)), new, old)
         now = pick(predicted.poses, since.now)
+        anchors = anchored.anchors
         moved = (apply_pose(now, anchors) - anchors).norm(dim=-1) > MOVED_M  # [b l]
         chunk_variance = pick(predicted.variance * moved[..., None], since.chunk_variance)
-        self._since = _Since(since.start, now, since.variance, chunk_variance, since.low, since.high)
-        self.now = _carried(self.state, now)
+        self._since = since.replace(now=now, chunk_variance=chunk_variance)
+        self.now = anchored.replace(gaussians=anchored.gaussians.replace(extras={})).moved(now)
         self.proprio = pick(predicted.proprio, self.proprio) if predicted.proprio is not None else self.proprio
 
     def _outcome(self, predicted: _StepPrediction, *, actions: Tensor, running: Tensor, finite: Tensor) -> Outcome:
@@ -214,7 +239,8 @@ class BatchedSim:
         variance = since.variance + since.chunk_variance  # [b l 6]
         place = variance[..., 3:].sum(-1)
         uncertainty = uncertainty_of(place, place > 0)
-        strayed = outside(apply_pose(since.now, self.state.skin.anchors), low=since.low, high=since.high)
+        anchors = self.model.anchored(self.state).anchors
+        strayed = outside(apply_pose(since.now, anchors), low=since.low, high=since.high)
         success = torch.where(finite, predicted.success, torch.zeros_like(predicted.success))
         # Without a head for it, reward is the gain in success; the first step has nothing to gain on.
         before = success.new_tensor(
@@ -254,29 +280,21 @@ class BatchedSim:
             ended=tuple(ended),
         )
 
-    def _advance(self, forecast: Forecast, rows: Tensor) -> None:
+    def _advance(self, prediction: Prediction, rows: Tensor) -> None:
         """Let the state of `rows` move on to the end of their chunk."""
         if len(rows) == 0:
             return
-        since = self._since
-        part = self.model.advance(element(self.state, rows), element(forecast, rows), num_steps=self.config.chunk)
-        self._state = put(self.state, rows, new=part)
-        still = identity_pose(len(rows), since.now.shape[1], like=since.now)
-        copy = lambda old, new: old.index_copy(0, rows, new)
-        self._since = _Since(
-            start=copy(since.start, compose_pose(since.now[rows], since.start[rows])),
-            now=copy(since.now, still),
-            variance=copy(since.variance, since.variance[rows] + since.chunk_variance[rows]),
-            chunk_variance=copy(since.chunk_variance, torch.zeros_like(since.variance[rows])),
-            low=since.low,
-            high=since.high,
+        part = prediction.map(lambda x: x[rows])
+        self._state = self.state.put(rows, self.model.advance(self.state.pick(rows), part, num_steps=self.config.chunk))
+        since = self._since.pick(rows)
+        gone_on = since.replace(
+            start=compose_pose(since.now, since.start),
+            now=identity_pose(*since.now.shape[:2], like=since.now).contiguous(),
+            variance=since.variance + since.chunk_variance,
+            chunk_variance=torch.zeros_like(since.variance),
         )
+        self._since = put(self._since, rows, gone_on)
         self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
-
-    def _fill_up(self, num_rows: int) -> None:
-        if num_rows > self.state.memory.num_gaussians:
-            self._state = with_rows(self.state, num_rows)
-            self.now = self.now.padded(num_rows)
 
 
 @dataclass(frozen=True)
@@ -291,16 +309,18 @@ class _StepPrediction:
     done: Tensor | None
 
     @classmethod
-    def of(cls, forecast: Forecast, *, each: Tensor, at: Tensor) -> _StepPrediction:
-        head = lambda name: forecast.heads[name][each, at] if name in forecast.heads else None
-        success, poses = head("success"), forecast.world_from_now[each, at]
+    def of(cls, prediction: Prediction, motion: AnchorMotion, *, at: Tensor) -> _StepPrediction:
+        each = torch.arange(len(at), device=at.device)
+        step = lambda x: None if x is None else x[each, at]
+        poses, log_var = motion.world_from_now[each, at], step(motion.log_var)
+        success = step(prediction.success)
         return cls(
             poses=poses,
-            variance=torch.zeros_like(poses[..., :6]) if forecast.log_var is None else forecast.log_var[each, at].exp(),
-            proprio=head("proprio"),
+            variance=torch.zeros_like(poses[..., :6]) if log_var is None else log_var.exp(),
+            proprio=step(prediction.proprio),
             success=poses.new_zeros(len(each)) if success is None else success,
-            reward=head("reward"),
-            done=head("done"),
+            reward=step(prediction.reward),
+            done=step(prediction.done),
         )
 
     def finite(self) -> Tensor:
@@ -309,22 +329,8 @@ class _StepPrediction:
         return torch.stack([x.reshape(len(x), -1).isfinite().all(-1) for x in parts]).all(0)
 
 
-def _beginning(state: State, *, margin: float) -> _Since:
-    anchors = state.skin.anchors
+def _beginning(anchors: Tensor, *, margin: float) -> _Since:
+    """Episodes [b] that begin with anchors [b l 3]."""
     still, zero = identity_pose(*anchors.shape[:2], like=anchors), anchors.new_zeros(*anchors.shape[:2], 6)
     low, high = anchors.amin(1) - margin, anchors.amax(1) + margin
     return _Since(still.clone(), still.clone(), zero, zero.clone(), low, high)
-
-
-def _carried(state: State, poses: Tensor) -> Gaussians:
-    """The memory [b n] of a state [b], without extras, moved by anchor poses [b l 7] since now."""
-    num, rows = state.memory.means.shape[:2]
-    zero = poses.new_zeros(num, 1, dtype=torch.float64)
-    scene = Scene4D(
-        base=state.memory.replace(extras={}),
-        motion=state.skin.replace(world_from_rest=poses[:, None], log_var=None),
-        alive=zero[..., None].expand(num, rows, 2),
-        times=zero,
-        observed=zero > 0,
-    )
-    return scene.at(0.0)

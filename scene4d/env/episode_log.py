@@ -10,21 +10,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scene4d.env.state_batch import step_seconds_of
 from scene4d.errors import ResourceError
 from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.scene import Scene4D
-from scene4d.world.contract import State
+from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
+from scene4d.world.observation import Observation
+
+STEP_SECONDS = 0.025
+"""Seconds of a step where a start does not say."""
 
 
 @dataclass
 class EpisodeLog:
-    """The start of an episode and what each step added; rows of lists are steps.
+    """The start of an episode, its Gaussians on their anchors, and what each step added; rows of lists are steps.
 
     poses [l 7] since the start, log_var [l 6] summed over chunks, actions [a], proprio [q] after the step.
     """
 
-    start: State
+    start: Observation
+    anchored: AnchoredGaussians
     seed: int
     poses: list[Tensor] = field(default_factory=list)
     log_var: list[Tensor] = field(default_factory=list)
@@ -38,25 +42,19 @@ class EpisodeLog:
     """Steps of it that are on disk."""
 
     def scene(self) -> Scene4D:
-        """The memory of the start carried through all steps: its first instant was observed, the others predicted."""
-        start = self.start.to("cpu")
-        skin = start.skin
-        still = skin.anchors.new_tensor([1.0, 0, 0, 0, 0, 0, 0]).expand(len(skin.anchors), 7)
-        known = skin.anchors.new_full((len(skin.anchors), 6), -18.4)  # (0.1 mm or 0.1 mrad)^2
-        seconds = step_seconds_of(start)
-        num = len(self.poses) + 1
-        times = start.time.double() + seconds * torch.arange(num, dtype=torch.float64)
-        alive = torch.stack([times[0], times[-1]]).expand(start.memory.num_gaussians, 2)
-        return Scene4D(
-            base=start.memory,
-            motion=skin.replace(
-                world_from_rest=torch.stack([still, *self.poses]), log_var=torch.stack([known, *self.log_var])
-            ),
-            alive=alive.contiguous(),
-            times=times,
-            observed=torch.arange(num) == 0,
-            info={"model": "scene4d world env"},
-        )
+        """The start carried through all steps: its first instant was observed, the others predicted."""
+        anchored, num_anchors = self.anchored.to("cpu"), self.anchored.anchors.shape[0]
+        stacked = lambda rows, width: torch.stack(rows) if rows else anchored.anchors.new_zeros(0, num_anchors, width)
+        motion = AnchorMotion(stacked(self.poses, 7), stacked(self.log_var, 6))
+        seconds = self.start.step_seconds or STEP_SECONDS
+        times = later_times(self.time, num_steps=len(self.poses), step_seconds=seconds)
+        return scene_of_motion(anchored, motion, times=times).replace(info={"model": "scene4d world env"})
+
+    @property
+    def time(self) -> Tensor:
+        """Second at which it began, float64."""
+        scene = self.start.scene
+        return torch.zeros((), dtype=torch.float64) if scene is None else scene.times[-1].double().cpu()
 
     def write(self, folder: str | Path, *, number: int = 0) -> int:
         """Write folder/episode_NNNN.s4d whole or not at all; `scene4d forecast` and the simulator can start from it.
@@ -81,25 +79,24 @@ class EpisodeLog:
         return number
 
     def _write(self, path: Path) -> None:
-        context = self.start.context
-        proprio = torch.stack([self.start.proprio.cpu(), *self.proprio])
+        start, robot = self.start, self.start.robot
+        described = robot.as_info()
         info = {
-            "task": context.get("task", ""),
-            "proprio": proprio.tolist(),
-            "proprio_spec": context.get("proprio_spec"),
-            "action_meaning": context.get("action_meaning"),
+            "task": start.task.text,
+            "proprio": torch.stack([start.proprio[-1].cpu(), *self.proprio]).tolist(),
+            **{key: described[key] for key in ("proprio_spec", "action_meaning", "robot") if key in described},
             "rewards": self.rewards,
             "success": self.success,
             "seed": self.seed,
             "ended": self.ended,
         }
-        actions = torch.stack(self.actions) if self.actions else self.start.past_actions[:0].cpu()
+        actions = torch.stack(self.actions) if self.actions else start.actions.cpu()[:0]
         write_s4d(
             path,
             self.scene(),
-            cameras=context.get("cameras"),
+            cameras=start.cameras,
             actions=actions,
-            action_spec=context.get("action_spec") or (),
+            action_spec=robot.action.rows(),
             info=info,
         )
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from scene4d.env.batched_sim import Outcome
-from scene4d.env.state_batch import step_seconds_of
+from scene4d.env.episode_log import STEP_SECONDS
 from scene4d.extras import optional
 from scene4d.robot.bounds import action_bounds
 from scene4d.types import Frames
-from scene4d.world.contract import State
+from scene4d.world.observation import Observation
 
 if TYPE_CHECKING:
     import gymnasium
@@ -23,13 +23,13 @@ else:
     gymnasium = optional("gymnasium", extra="env", what="the learned simulator")
 
 
-def action_space_of(starts: Sequence[State]) -> gymnasium.spaces.Box:
-    """Box [a] of the actions of start states of one kind: as wide as `action_bounds` gives for any of them.
+def action_space_of(starts: Sequence[Observation]) -> gymnasium.spaces.Box:
+    """Box [a] of the actions of starts of one robot: as wide as `action_bounds` gives for any of them.
 
     Raises:
         ConfigError: an action spec has impossible bounds.
     """
-    bounds = [action_bounds(state.context, width=state.past_actions.shape[-1]) for state in starts]
+    bounds = [action_bounds(start.robot) for start in starts]
     low, high = (torch.stack(side) for side in zip(*bounds, strict=True))
     return gymnasium.spaces.Box(low.amin(0).numpy(), high.amax(0).numpy(), dtype=np.float32)
 
@@ -59,9 +59,9 @@ def start_info() -> dict[str, Any]:
     return {"success": 0.0, "uncertainty": 0.0, "ended": ""}
 
 
-def frame_rate(state: State) -> float:
-    """Steps a second of the robot that a start state belongs to."""
-    return round(1 / step_seconds_of(state), 3)
+def frame_rate(start: Observation) -> float:
+    """Steps a second of the robot that a start belongs to."""
+    return round(1 / (start.step_seconds or STEP_SECONDS), 3)
 
 
 def info_of(outcome: Outcome, index: int) -> dict[str, Any]:

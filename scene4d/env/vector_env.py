@@ -23,7 +23,7 @@ from scene4d.env.termination import checked_actions
 from scene4d.env.world_env import Starts, known_starts, some_start, write_episode
 from scene4d.errors import ConfigError, EnvError
 from scene4d.types import Cameras
-from scene4d.world.contract import WorldModel
+from scene4d.world.capabilities import MovesAnchors
 
 
 class WorldVectorEnv(gymnasium.vector.VectorEnv):
@@ -39,7 +39,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
 
     def __init__(
         self,
-        model: WorldModel,
+        model: MovesAnchors,
         starts: Starts,
         *,
         num_envs: int,
@@ -51,7 +51,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         self.record_to = None if record_to is None else Path(record_to)
         known = known_starts(starts)
         example = known[0]
-        self.sim = BatchedSim(model, cameras, num=num_envs, config=self.config, example=example)
+        self.sim = BatchedSim(model, cameras, num=num_envs, config=self.config, robot=example.robot)
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": frame_rate(example),
@@ -74,7 +74,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         """Begin all episodes. `seed`: one each, or a first one to count up from.
 
         Raises:
-            ConfigError: another number of seeds than of episodes, or a start of another kind than the spaces are of.
+            ConfigError: another number of seeds than of episodes, or a start of another robot than the spaces are of.
         """
         seeds = [None] * self.num_envs if seed is None else seed
         seeds = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int | np.integer) else list(seeds)
@@ -96,7 +96,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
 
         Raises:
             EnvError: an action has the wrong shape, is not finite or out of range; or `reset` was never called.
-            ConfigError: an episode begins anew at a start of another kind.
+            ConfigError: an episode begins anew at a start of another robot.
         """
         low, high = self.bounds
         actions = checked_actions(actions, low=low, high=high, num=self.num_envs)

@@ -20,14 +20,14 @@ from scene4d.env.spaces import (
     one_of,
     start_info,
 )
-from scene4d.env.state_batch import check_alike
 from scene4d.env.termination import checked_actions
 from scene4d.errors import ConfigError, EnvError
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras
-from scene4d.world.contract import State, WorldModel
+from scene4d.world.capabilities import MovesAnchors
+from scene4d.world.observation import Observation
 
-Starts = Sequence[State] | Callable[[np.random.Generator], State]
+Starts = Sequence[Observation] | Callable[[np.random.Generator], Observation]
 
 
 class WorldEnv(gymnasium.Env):
@@ -39,8 +39,8 @@ class WorldEnv(gymnasium.Env):
     is the reason; `info["uncertainty"]` (m) and `info["success"]` (probability) go with every step.
 
     Args:
-        model: forecasts. starts: states [] to begin from, or generator -> state; `observe` makes them from scenes.
-            All of one kind: what an action and the robot's state are, and how long a step takes, must not differ.
+        model: predicts. starts: what is known at each start, or generator -> that. All of one robot: what an action and
+            its state are, and how long a step takes, must not differ.
         cameras: {name: Cameras []} of the images. config: how it runs.
         render_mode: None or "rgb_array" (the cameras side by side).
         record_to: folder for one .s4d an episode, written when it ends; files that are there stay.
@@ -50,7 +50,7 @@ class WorldEnv(gymnasium.Env):
 
     def __init__(
         self,
-        model: WorldModel,
+        model: MovesAnchors,
         starts: Starts,
         *,
         cameras: Mapping[str, Cameras],
@@ -63,7 +63,7 @@ class WorldEnv(gymnasium.Env):
         self.record_to = None if record_to is None else Path(record_to)
         known = known_starts(starts)
         example = known[0]
-        self.sim = BatchedSim(model, cameras, config=self.config, example=example)
+        self.sim = BatchedSim(model, cameras, config=self.config, robot=example.robot)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": frame_rate(example)}
         self.action_space = space = action_space_of(known)
         self.bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
@@ -75,10 +75,10 @@ class WorldEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin an episode; options["start"] is a state [] to begin from instead of a drawn one.
+        """Begin an episode; options["start"] is an Observation to begin from instead of a drawn one.
 
         Raises:
-            ConfigError: the start is of another kind than those that the spaces were made for.
+            ConfigError: the start is of another robot than those that the spaces were made for.
         """
         super().reset(seed=seed)
         self._write()
@@ -126,20 +126,21 @@ class WorldEnv(gymnasium.Env):
         self._num_written = write_episode(self.sim, 0, folder=self.record_to, number=self._num_written)
 
 
-def known_starts(starts: Starts) -> list[State]:
+def known_starts(starts: Starts) -> list[Observation]:
     """All of the starts; of a function, one that it draws.
 
     Raises:
-        ConfigError: there is none, or they are not of one kind.
+        ConfigError: there is none, or they are not of one robot.
     """
     known = [starts(np.random.default_rng(0))] if callable(starts) else list(starts)
     if not known:
         raise ConfigError("there is nothing to start from", field="starts", found=0, expected="at least 1")
-    check_alike(known)
+    for index, start in enumerate(known):
+        known[0].robot.check_same(start.robot, frame=index)
     return known
 
 
-def some_start(starts: Starts, generator: np.random.Generator) -> State:
+def some_start(starts: Starts, generator: np.random.Generator) -> Observation:
     """One of the starts, drawn; of a function, what it draws."""
     return starts(generator) if callable(starts) else starts[int(generator.integers(len(starts)))]
 

@@ -11,33 +11,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scene4d.errors import ConfigError
-from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.render.render import render
-from scene4d.scene import Scene4D
+from scene4d.robot.slots import beside_hand_index, hand_position
 from scene4d.types import Frames
-from scene4d.world.contract import Forecast, State
-
-
-def carried_points(state: State, forecast: Forecast, *, rows: Tensor) -> Tensor:
-    """Predicted positions of rows [r] of the memory of a state [] in n futures: [n h r 3] m."""
-    points, skin = state.memory.means[rows], state.skin
-    num_anchors = skin.anchors.shape[0]
-    weights = skin.skin_weights.new_zeros(len(rows), num_anchors)
-    weights = weights.scatter_add(1, skin.skin_index[rows], skin.skin_weights[rows])  # [r l]
-    poses = forecast.world_from_now  # [n h l 7]
-    turn = matrix_from_quat(poses[..., :4]) - torch.eye(3, dtype=poses.dtype, device=poses.device)
-    table = torch.cat([turn.flatten(-2), poses[..., 4:]], -1)  # [n h l 12]
-    blend = weights @ table  # [n h r 12]
-    turned = (blend[..., :9].unflatten(-1, (3, 3)) * points[:, None, :]).sum(-1)
-    return points + turned + blend[..., 9:]
+from scene4d.world.capabilities import MovesAnchors
+from scene4d.world.contract import Prediction, State
 
 
 @dataclass(frozen=True)
 class MovingObject:
-    """Rows [r] of a memory that move as one, and by how much they still have to: shift [3] m."""
+    """Rows [r] of a memory that move as one, and by how much they still have to: shift [3] m.
 
+    model: predicts how they move.
+    """
+
+    model: MovesAnchors
     rows: Tensor
     shift: Tensor
+
+    def displacement(self, state: State, prediction: Prediction) -> Tensor:
+        """Predicted displacement [n h r 3] of the rows since a state [], in n futures."""
+        poses = self.model.anchor_motion(prediction).world_from_now
+        return self.model.anchored(state).displacement(poses, rows=self.rows)
 
 
 @dataclass(frozen=True)
@@ -88,16 +83,15 @@ class PointCost:
     lag: float = 0.03
     """The same for metres ahead of its place or behind it, along the object's path."""
 
-    def __call__(self, state: State, forecast: Forecast) -> Tensor:
+    def __call__(self, state: State, prediction: Prediction) -> Tensor:
         """Costs [n] of n futures of a state []."""
-        num, steps = forecast.actions.shape[:2]
-        cost, left = forecast.actions.new_zeros(num, steps), forecast.actions.new_zeros(3)
+        num, steps = prediction.actions.shape[:2]
+        cost, left = prediction.actions.new_zeros(num, steps), prediction.actions.new_zeros(3)
         hand = None  # [n h 3] how far beyond its place in the goal
         if self.hand is not None:
-            hand = forecast.heads["proprio"][..., :3] - state.proprio[:3] - self.hand
+            hand = self._hand_moved(state, prediction) - self.hand
         if self.moving is not None:
-            rows = self.moving.rows
-            moved = (carried_points(state, forecast, rows=rows) - state.memory.means[rows]).mean(-2)  # [n h 3]
+            moved = self.moving.displacement(state, prediction).mean(-2)  # [n h 3]
             believed = moved if hand is None else self._believed(moved, hand, object_shift=self.moving.shift)
             left = self.moving.shift - believed  # [n h 3]
             # Bad news is always believed: an object that is pushed away, or too far.
@@ -107,8 +101,14 @@ class PointCost:
             # Axis by axis: a centimetre beside the place counts in full even while the hand is still far above it.
             cost = cost + self.hand_weight * self._path_length(hand + left + self._behind(like=left))
         if self.grip is not None:
-            cost = cost + self.grip_weight * (forecast.heads["proprio"][..., 3:] - self.grip).norm(dim=-1)
+            cost = cost + self.grip_weight * (prediction.proprio[..., beside_hand_index(state.robot)] - self.grip).norm(
+                dim=-1
+            )
         return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
+
+    def _hand_moved(self, state: State, prediction: Prediction) -> Tensor:
+        """The predicted motion [n h 3] of the hand since now."""
+        return hand_position(prediction.proprio, state.robot) - hand_position(state.proprio, state.robot)
 
     def next_hand_shift(self) -> Tensor:
         """How the hand moves next [3]: to its place on the object as it is now, or above that while it is beside it.
@@ -159,9 +159,11 @@ def _direction(shift: Tensor) -> Tensor:
 class ImageCost:
     """Mean difference of predicted images from a goal's, at several resolutions so that there is a slope from afar.
 
-    goal: Frames [v] with the cameras to render from; its depth, where it has one, counts too.
+    model: makes the predictions. goal: Frames [v] with the cameras to render from; its depth, where it has one, counts
+    too.
     """
 
+    model: MovesAnchors
     goal: Frames
     """What the cameras shall see at the end."""
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -171,21 +173,15 @@ class ImageCost:
     scales: tuple[int, ...] = (1, 4, 8)
     """Pixels that are averaged before images are compared."""
 
-    def __call__(self, state: State, forecast: Forecast) -> Tensor:
+    def __call__(self, state: State, prediction: Prediction) -> Tensor:
         """Costs [n] of n futures of a state []."""
-        num = len(forecast.actions)
-        memory = state.memory.replace(extras={})
-        zero = memory.means.new_zeros(num, 1, dtype=torch.float64)
-        many = state.expand(num)
-        scene = Scene4D(
-            base=memory.map(lambda x: x.expand(num, *x.shape)),
-            motion=many.skin.replace(world_from_rest=forecast.world_from_now[:, -1:], log_var=None),
-            alive=zero[..., None].expand(num, memory.num_gaussians, 2),
-            times=zero,
-            observed=zero > 0,
-        )
+        num = len(prediction.actions)
+        anchored = self.model.anchored(state)
+        anchored = anchored.replace(gaussians=anchored.gaussians.replace(extras={}))
+        poses = self.model.anchor_motion(prediction).world_from_now[:, -1]
+        last = anchored.map(lambda x: x.expand(num, *x.shape)).moved(poses)
         cameras = self.goal.cameras.map(lambda x: x.expand(num, *x.shape))
-        frames = render(scene.at(0.0), cameras, background=memory.means.new_tensor(self.background))
+        frames = render(last, cameras, background=poses.new_tensor(self.background))
         apart = (frames.rgb.clamp(0, 1) - self.goal.rgb).mean(-1)  # [n v h w], signed: averaging must not lose the sign
         return functools.reduce(operator.add, map(self._difference, self._channels(apart, frames))) / len(self.scales)
 
@@ -204,6 +200,12 @@ class ImageCost:
 class SuccessCost:
     """One minus the greatest probability of success within the horizon, as the model predicts it."""
 
-    def __call__(self, state: State, forecast: Forecast) -> Tensor:
-        """Costs [n] of n futures."""
-        return 1 - forecast.heads["success"].amax(-1)
+    def __call__(self, state: State, prediction: Prediction) -> Tensor:
+        """Costs [n] of n futures.
+
+        Raises:
+            ConfigError: the model does not predict success.
+        """
+        if prediction.success is None:
+            raise ConfigError("is not predicted by this world model", field="success", fix="plan towards a goal scene")
+        return 1 - prediction.success.amax(-1)

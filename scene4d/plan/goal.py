@@ -9,9 +9,11 @@ from torch import Tensor
 
 from scene4d.geometry.neighbours import farthest_points, nearest
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.plan.cost import carried_points
+from scene4d.robot.actions import hand_action_index
+from scene4d.robot.slots import hand_position
 from scene4d.types import Gaussians
-from scene4d.world.contract import State, WorldModel
+from scene4d.world.capabilities import MovesAnchors, sampled
+from scene4d.world.contract import State
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,17 @@ class HandResponse:
 
 
 @torch.no_grad()
-def hand_response(model: WorldModel, state: State, *, steps: int = 8, seed: int = 0) -> HandResponse:
+def hand_response(model: MovesAnchors, state: State, *, steps: int = 8, seed: int = 0) -> HandResponse:
     """Find the robot among the rest, and how the hand responds to actions, from what the model predicts."""
-    width, steps = state.past_actions.shape[-1], min(steps, model.horizon)
-    tests = state.past_actions.new_zeros(6, steps, width)
-    for axis in range(3):
-        tests[2 * axis, :, axis], tests[2 * axis + 1, :, axis] = 1.0, -1.0
-    forecast = model.predict(state.expand(6), actions=tests, steps=1, seeds=(seed,))
-    rows = torch.arange(state.memory.num_gaussians, device=tests.device)
-    moved = carried_points(state, forecast.map(lambda x: x[:, -1:]), rows=rows)[:, 0] - state.memory.means  # [6 n 3]
+    steps = min(steps, model.spec.horizon)
+    tests = state.proprio.new_zeros(6, steps, state.robot.action.width)
+    for axis, dim in enumerate(hand_action_index(state.robot)):
+        tests[2 * axis, :, dim], tests[2 * axis + 1, :, dim] = 1.0, -1.0
+    prediction = sampled(model, 1).predict(state.expand(6), actions=tests, seeds=(seed,))
+    poses = model.anchor_motion(prediction).world_from_now[:, -1:]
+    moved = model.anchored(state).displacement(poses)[:, 0]  # [6 n 3]
     response = (moved[0::2] - moved[1::2]).transpose(0, 1) / 2  # [n 3 3]
-    hand = forecast.heads["proprio"][:, -1, :3]
+    hand = hand_position(prediction.proprio[:, -1], state.robot)
     wanted = (hand[0::2] - hand[1::2]) / 2  # [3 3]
     return HandResponse((response - wanted).flatten(1).norm(dim=-1) < 0.5 * wanted.norm(), wanted / steps)
 
@@ -124,17 +126,20 @@ class GoalParts:
 
 
 @torch.no_grad()
-def compare_goal(model: WorldModel, state: State, *, goal: Gaussians, config: GoalConfig = GoalConfig()) -> GoalParts:
+def compare_goal(
+    model: MovesAnchors, state: State, *, goal: Gaussians, config: GoalConfig = GoalConfig()
+) -> GoalParts:
     """Which Gaussians of a state's memory [] have to go where for the memory to look as `goal` [m].
 
     What left its place is found by place and colour; what of it follows the hand is the robot, the largest cluster of
     the rest that is found again elsewhere in the goal is the object to be moved.
     """
-    now, then = features_of(state.memory, config=config), features_of(_solid(goal), config=config)
-    response, hand_at = hand_response(model, state), state.proprio[:3]
+    memory = model.anchored(state).gaussians
+    now, then = features_of(memory, config=config), features_of(_solid(goal), config=config)
+    response, hand_at = hand_response(model, state), hand_position(state.proprio, state.robot)
     robot = response.follows
-    near = (state.memory.means - hand_at).norm(dim=-1) < config.hand_radius
-    left = unmatched(now, then, limit=config.same) & (state.memory.opacities > 0.3)
+    near = (memory.means - hand_at).norm(dim=-1) < config.hand_radius
+    left = unmatched(now, then, limit=config.same) & (memory.opacities > 0.3)
     came = then[unmatched(then, now, limit=config.same)]
     zero = hand_at.new_zeros(3)
     hand, hand_shift = now[robot & near], zero
@@ -142,7 +147,7 @@ def compare_goal(model: WorldModel, state: State, *, goal: Gaussians, config: Go
         hand_shift, _ = register(hand, then, places=came[:, :3], config=config)
         came = came[unmatched(came, now[robot] + torch.nn.functional.pad(hand_shift, (0, 3)), limit=config.same)]
     moved_object, object_shift = None, zero
-    for cluster in clusters(state.memory.means, left & ~robot & ~_above_hand(state), config=config):
+    for cluster in clusters(memory.means, left & ~robot & ~_above_hand(memory, hand_at), config=config):
         if not len(came):
             break
         shift, share = register(now[cluster], came, places=came[:, :3], config=config)
@@ -170,9 +175,9 @@ def clusters(points: Tensor, chosen: Tensor, *, config: GoalConfig) -> list[Tens
     return sorted(found, key=len, reverse=True)
 
 
-def _above_hand(state: State) -> Tensor:
+def _above_hand(memory: Gaussians, hand_at: Tensor) -> Tensor:
     """Rows that can only be the arm: higher than the hand by more than a hand."""
-    return state.memory.means[:, 2] > state.proprio[2] + 0.1
+    return memory.means[:, 2] > hand_at[2] + 0.1
 
 
 def _solid(goal: Gaussians) -> Gaussians:

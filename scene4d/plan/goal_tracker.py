@@ -13,8 +13,11 @@ from scene4d.geometry.neighbours import nearest
 from scene4d.plan.cost import Approach, MovingObject, PointCost
 from scene4d.plan.goal import GoalConfig, GoalParts, compare_goal, features_of, tracked
 from scene4d.plan.search import SearchConfig
+from scene4d.robot.actions import hand_action_index
+from scene4d.robot.slots import beside_hand_index, hand_position
 from scene4d.types import Gaussians
-from scene4d.world.contract import State, WorldModel
+from scene4d.world.capabilities import MovesAnchors
+from scene4d.world.contract import State
 
 
 class GoalTracker:
@@ -30,7 +33,7 @@ class GoalTracker:
 
     def __init__(
         self,
-        model: WorldModel,
+        model: MovesAnchors,
         goal: Gaussians,
         *,
         config: GoalConfig | None = None,
@@ -43,19 +46,20 @@ class GoalTracker:
     @torch.no_grad()
     def cost(self, state: State) -> PointCost:
         """The cost of futures of a state [] of this episode."""
-        hand_at = state.proprio[:3]
+        hand_at = hand_position(state.proprio, state.robot)
         if self.parts is None:
             self.parts = compare_goal(self.model, state, goal=self.goal, config=self.config)
             self.hand_start, self.object_moved = hand_at, hand_at.new_zeros(3)
-            self.grip, self.touching = state.proprio[3:], False
-        parts, now = self.parts, features_of(state.memory, config=self.config)
+            self.grip, self.touching = state.proprio[beside_hand_index(state.robot)], False
+            self.robot = state.robot
+        parts, now = self.parts, features_of(self.model.anchored(state).gaussians, config=self.config)
         hand = moving = None
         if parts.hand is not None:
             hand = parts.hand_shift - (hand_at - self.hand_start)
         if parts.moved_object is not None:
             self.object_moved = self._track_object(parts.moved_object, now, shift=parts.object_shift)
             rows = self._rows(now, _shifted(parts.moved_object, self.object_moved))
-            moving = MovingObject(rows, parts.object_shift - self.object_moved)
+            moving = MovingObject(self.model, rows, parts.object_shift - self.object_moved)
         if moving is None:
             return PointCost(hand=hand)
         coming = PointCost(hand=hand, moving=moving, approach=self.approach, grip=self.grip)
@@ -80,7 +84,7 @@ class GoalTracker:
         if self.parts is None:
             raise ConfigError("is not compared with a state yet", field="goal", fix="call cost first")
         if cost.hand is None:
-            return self.grip.new_zeros(0, config.num_knots, 3 + len(self.grip))
+            return self.grip.new_zeros(0, config.num_knots, self.robot.action.width)
         # Not an inverse: a hand that does not respond along some axis is not sent along it.
         actions_per_metre = torch.linalg.pinv(self.parts.step_per_action.T, rtol=1e-3)
         leg = functools.partial(self._leg, actions_per_metre=actions_per_metre, config=config)
@@ -96,7 +100,9 @@ class GoalTracker:
         steps = max(1, num_knots * config.horizon // config.num_knots)
         actions = actions_per_metre @ (shift / steps)
         actions = actions / actions.abs().max().clamp_min(1)
-        return torch.nn.functional.pad(actions, (0, len(self.grip))).expand(num_knots, -1)
+        knot = actions.new_zeros(self.robot.action.width)
+        knot[hand_action_index(self.robot)] = actions
+        return knot.expand(num_knots, -1)
 
     def _track_object(self, moved_object: Tensor, now: Tensor, *, shift: Tensor) -> Tensor:
         """How far [3] the object has come in a memory of rows now [n 6], from where it was last on towards `shift`."""

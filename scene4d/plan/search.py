@@ -12,10 +12,11 @@ from torch import Tensor
 from scene4d.check import check
 from scene4d.errors import NumericsError
 from scene4d.robot.bounds import action_bounds
-from scene4d.world.contract import Forecast, State, WorldModel
+from scene4d.world.capabilities import sampled
+from scene4d.world.contract import Prediction, State, WorldModel
 
-Cost = Callable[[State, Forecast], Tensor]
-"""cost(state [], forecast [n h]) -> [n]: how bad each of n futures of one state is; the lowest wins."""
+Cost = Callable[[State, Prediction], Tensor]
+"""cost(state [], prediction [n h]) -> [n]: how bad each of n futures of one state is; the lowest wins."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ def scored(
 ) -> Tensor:
     """Costs [n] of sequences [n h a] from one state []: one call of the model; inf where a future is not finite."""
     check(actions=(actions, "n h a"))
-    forecast = model.predict(state.expand(len(actions)), actions=actions, steps=sampler_steps, seeds=(seed,))
-    costs = cost(state, forecast)
-    sound = costs.isfinite() & forecast.world_from_now.flatten(1).isfinite().all(-1)
+    prediction = sampled(model, sampler_steps).predict(state.expand(len(actions)), actions=actions, seeds=(seed,))
+    costs = cost(state, prediction)
+    sound = torch.stack([costs, *(x.flatten(1).sum(-1) for x in prediction.tensors())]).isfinite().all(0)
     return torch.where(sound, costs, torch.full_like(costs, torch.inf))
 
 
@@ -161,10 +162,10 @@ def _search(
 
     What is tried lies within `action_bounds` of the state, as the learned simulator asks of its actions.
     """
-    width, generator = state.past_actions.shape[-1], torch.Generator().manual_seed(seed)
-    rest = state.past_actions.new_zeros(config.num_knots, width)
+    width, generator = state.robot.action.width, torch.Generator().manual_seed(seed)
+    rest = state.proprio.new_zeros(config.num_knots, width)
     mean = rest if start is None else knots_of(start, num=config.num_knots)
-    low, high = (bound.to(rest) for bound in action_bounds(state.context, width=width))
+    low, high = (bound.to(rest) for bound in action_bounds(state.robot))
     half_range = torch.where((high - low).isfinite(), (high - low) / 2, torch.ones_like(low))
     spread = (config.spread * half_range).expand_as(mean)
     best, least, trace = mean, math.inf, []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,9 +11,13 @@ from torch import Tensor
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.virtual_cameras import NO_OFFSET, CameraOffset, concat_views, render_views
+from scene4d.robot.actions import resting_action
+from scene4d.robot.slots import hand_position
+from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
-from scene4d.types import Cameras, Frames, Gaussians
-from scene4d.world.contract import WorldModel
+from scene4d.types import Cameras, Frames, Gaussians, Task
+from scene4d.world.capabilities import Decodes, Embeds, sampled
+from scene4d.world.observation import Observation
 
 
 class Stream(Protocol):
@@ -32,6 +36,11 @@ class Stream(Protocol):
         ...
 
 
+@runtime_checkable
+class HeadWorldModel(Decodes, Embeds, Protocol):
+    """What a head asks of a world model: a predicted scene, and latent features of now."""
+
+
 class ObservationBuilder:
     """The scene memory of one episode, and the views and features an action head gets from it.
 
@@ -43,28 +52,25 @@ class ObservationBuilder:
         self,
         make_stream: Callable[[], Stream],
         *,
-        world_model: WorldModel | None = None,
-        context: Mapping[str, Any] | None = None,
+        robot: RobotSpec,
+        task: str = "",
+        world_model: HeadWorldModel | None = None,
         view_size: int = 64,
-        resting: Callable[[Tensor], Tensor] | None = None,
         horizon: int = 8,
         num_past: int = 8,
     ) -> None:
         """
         Args:
             make_stream: makes an empty scene memory.
+            robot, task: for the world model; the task may be changed between views.
             world_model: forecasts; None = views of now only.
-            context: of the task and the robot, for the world model.
-            resting: the robot's state [p] -> the action [a] that keeps it there; a world model needs it.
             view_size: pixels a side.
             horizon: steps ahead of the forecast.
             num_past: past actions that the world model gets.
         """
-        self.world_model, self.context = world_model, dict(context or {})
+        self.robot, self.task, self.world_model = robot, task, world_model
         self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
-        self._make_stream, self._resting = make_stream, resting
-        if world_model is not None and resting is None:
-            raise ConfigError("is needed for the past that a world model gets", field="resting")
+        self._make_stream = make_stream
         self.reset()
 
     def reset(self) -> None:
@@ -76,7 +82,7 @@ class ObservationBuilder:
         self._seen: tuple[list[Gaussians], Tensor | None] | None = None
 
     def observe(self, frames: Frames, *, proprio: Tensor, time: float) -> None:
-        """Take the newest frames [v], and the robot's state [p] (the first three: the hand's position in m)."""
+        """Take the newest frames [v], and the robot's state [p]."""
         self.stream.update(frames, time=time)
         self._seen = None
         self.cameras = {str(i): frames.cameras[i] for i in range(len(frames.rgb))}
@@ -105,7 +111,7 @@ class ObservationBuilder:
         if self._seen is None:
             self._seen = self._observe_instants()
         instants, features = self._seen
-        hand = self.proprio[-1][:3]
+        hand = hand_position(self.proprio[-1], self.robot)
         rendered = [
             render_views(instant, hand=hand, size=self.view_size, camera_offset=camera_offset) for instant in instants
         ]
@@ -114,31 +120,31 @@ class ObservationBuilder:
     def _observe_instants(self) -> tuple[list[Gaussians], Tensor | None]:
         """The instants whose views the head gets, and latent features of now."""
         memory = self.stream.gaussians()
-        if self.world_model is None or self._resting is None:
+        if self.world_model is None:
             return [memory], None
         # Before the first action the robot rests, which is an action too.
-        past = torch.stack(self.actions or [self._resting(self.proprio[-1])])
-        future, features = predicted_instant(
-            self.stream.scene(),
-            memory=memory,
-            world_model=self.world_model,
-            past_actions=past,
+        known = Observation(
+            actions=torch.stack(self.actions or [resting_action(self.proprio[-1], self.robot)]),
             proprio=torch.stack(self.proprio),
-            horizon=self.horizon,
-            context={**self.context, "cameras": self.cameras},
+            robot=self.robot,
+            scene=self.stream.scene(),
+            memory=memory,
+            cameras=self.cameras,
+            task=Task(self.task),
         )
+        future, features = predicted_instant(known, world_model=self.world_model, horizon=self.horizon)
         return [memory, future], features
 
 
 class CameraObservationBuilder:
     """What a head without a scene observes: the newest images of the real cameras, as they are."""
 
-    def __init__(self, *, view_size: int = 64, context: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, *, task: str = "", view_size: int = 64) -> None:
         """
         Args:
             view_size: pixels a side that images must have.
         """
-        self.view_size, self.context = view_size, dict(context or {})
+        self.task, self.view_size = task, view_size
         self.reset()
 
     def reset(self) -> None:
@@ -180,46 +186,31 @@ def observation_builder_for(
     head: ActionHeadConfig,
     make_stream: Callable[[], Stream],
     *,
-    world_model: WorldModel | None = None,
-    context: Mapping[str, Any] | None = None,
-    resting: Callable[[Tensor], Tensor] | None = None,
+    robot: RobotSpec,
+    task: str = "",
+    world_model: HeadWorldModel | None = None,
     horizon: int = 8,
 ) -> ObservationBuilder | CameraObservationBuilder:
     """What a head of this modality observes, while demonstrations are prepared and while a robot runs."""
     if not head.sees_scene:
-        return CameraObservationBuilder(view_size=head.view_size, context=context)
+        return CameraObservationBuilder(task=task, view_size=head.view_size)
     return ObservationBuilder(
-        make_stream,
-        world_model=world_model,
-        context=context,
-        resting=resting,
-        view_size=head.view_size,
-        horizon=horizon,
+        make_stream, robot=robot, task=task, world_model=world_model, view_size=head.view_size, horizon=horizon
     )
 
 
 @torch.no_grad()
-def predicted_instant(
-    scene: Scene4D,
-    *,
-    world_model: WorldModel,
-    past_actions: Tensor,
-    proprio: Tensor,
-    context: Mapping[str, Any],
-    memory: Gaussians | None = None,
-    horizon: int = 8,
-) -> tuple[Gaussians, Tensor]:
-    """The last instant of a forecast [n], and latent tokens of now [l c+3].
+def predicted_instant(known: Observation, *, world_model: HeadWorldModel, horizon: int = 8) -> tuple[Gaussians, Tensor]:
+    """The last instant of a forecast [n] that repeats the last known action, and latent features of now [l c+3].
 
-    The last three channels of a token are the position of its anchor relative to the hand, m.
+    The last three channels of a feature are its place relative to the hand, m.
 
     Args:
-        scene: what is known of the past. memory: its Gaussians now as measured last, if a stream holds them.
-        past_actions: [p >= 1, a], newest last; the forecast repeats the last. proprio: [p+1 q], now last.
-        context: of the task and the robot, for the world model.
+        known: with at least one action, the newest last.
     """
-    state = world_model.observe(scene, actions=past_actions, proprio=proprio, context=context, memory=memory)
-    forecast = world_model.predict(state, actions=past_actions[-1].expand(horizon, -1), steps=1)
-    future = world_model.scene(state, forecast)
-    features = torch.cat([state.past.tokens[-1], state.past.anchors[-1] - proprio[-1, :3]], -1)
+    state = world_model.observe(known)
+    prediction = sampled(world_model, 1).predict(state, actions=known.actions[-1].expand(horizon, -1))
+    future = world_model.scene(state, prediction)
+    tokens, places = world_model.embed(state)
+    features = torch.cat([tokens, places - hand_position(known.proprio[-1], state.robot)], -1)
     return future.at(float(future.times[-1])), features

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scene4d.geometry.rotation import invert_quat, multiply_quat, normalize_quat, quat_from_rotvec, rotvec_from_quat
+from scene4d.robot.angles import unwrapped, wrapped
 from scene4d.robot.slots import (
     ACTION_SLOTS,
     NUM_ACTION_SLOTS,
     into_slots,
     proprio_slots,
-    slots_from_spec,
+    slots_of,
 )
+from scene4d.robot.spec import RobotSpec, VectorSpec
 
 TURN_SLOTS = [ACTION_SLOTS.index(name) for name in ("drx", "dry", "drz")]
 PLACE_WORDS = {"hand", "ee", "eef", "tcp", "gripper", "pos", "position", "target", "goal"}
@@ -40,23 +40,24 @@ class _Plan:
     held: list[int]
 
 
-def action_slots(actions: Tensor, context: Mapping[str, Any], *, proprio: Tensor) -> Tensor:
-    """Actions [*b h a] as [*b h 16] by the context's `action_spec`.
+def action_slots(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:
+    """Actions [*b h a] as [*b h 16] of a robot.
 
     Actions that name places where the hand is to be (x, y, z) become the ways there, in the slots of dx, dy, dz: from
     where the hand is before each, or, where only the first is known, from the place that the action before names.
     Orientations (qw, qx, qy, qz), where the proprio tells them too, become turns in the same way, rotation vectors in
-    rad about the axes of the world.
+    rad about the axes of the world. Absolute angles that the proprio holds too go on from those without a jump.
 
     Args:
         proprio: the robot's state before each action [*b h q], or before the first [*b q].
     """
-    plan, each = _plan(context, width=actions.shape[-1]), proprio.dim() == actions.dim()
+    plan, each = _plan(robot), proprio.dim() == actions.dim()
+    actions = _unwrapped(actions, robot, proprio=proprio)
     out = into_slots(actions, plan.slots, num=NUM_ACTION_SLOTS)
     before = lambda first, named: first if each else torch.cat([first[..., None, :], named[..., :-1, :]], -2)
     if plan.places:
         places = actions[..., plan.places]
-        out[..., :3] = places - before(proprio_slots(proprio, context)[..., :3], places)
+        out[..., :3] = places - before(proprio_slots(proprio, robot)[..., :3], places)
     if plan.turns:
         quats, held = normalize_quat(actions[..., plan.turns]), normalize_quat(proprio[..., plan.held])
         out[..., plan.slots[plan.turns[0]]] = 0
@@ -64,48 +65,67 @@ def action_slots(actions: Tensor, context: Mapping[str, Any], *, proprio: Tensor
     return out
 
 
-def from_action_slots(slots: Tensor, context: Mapping[str, Any], *, width: int, proprio: Tensor) -> Tensor:
-    """Actions [*b h width] from slots [*b h 16], the robot's state before the first being proprio [*b q]: the inverse
+def from_action_slots(slots: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:
+    """Actions [*b h a] from slots [*b h 16], the robot's state before the first being proprio [*b q]: the inverse
     of `action_slots`."""
-    plan = _plan(context, width=width)
+    plan = _plan(robot)
     out = slots[..., plan.slots]
     if plan.places:
-        out[..., plan.places] = proprio_slots(proprio, context)[..., None, :3] + slots[..., :3].cumsum(-2)
+        out[..., plan.places] = proprio_slots(proprio, robot)[..., None, :3] + slots[..., :3].cumsum(-2)
     if plan.turns:
         quats = [normalize_quat(proprio[..., plan.held])]
         for turn in quat_from_rotvec(slots[..., TURN_SLOTS]).unbind(-2):
             quats.append(multiply_quat(turn, quats[-1]))
         out[..., plan.turns] = torch.stack(quats[1:], -2)
-    return out
+    return wrapped(out, robot.action) if robot.meaning.names_places else out
 
 
-def resting_action(proprio: Tensor, context: Mapping[str, Any], *, width: int) -> Tensor:
-    """The action [*b width] that leaves a robot in state proprio [*b q] where it is: 0, or the place of its hand."""
+def resting_action(proprio: Tensor, robot: RobotSpec) -> Tensor:
+    """The action [*b a] that leaves a robot in state proprio [*b q] where it is: 0, or the place of its hand."""
     still = proprio.new_zeros(*proprio.shape[:-1], 1, NUM_ACTION_SLOTS)
-    return from_action_slots(still, context, width=width, proprio=proprio)[..., 0, :]
+    return from_action_slots(still, robot, proprio=proprio)[..., 0, :]
 
 
-def _plan(context: Mapping[str, Any], *, width: int) -> _Plan:
-    spec = context.get("action_spec")
+def hand_action_index(robot: RobotSpec) -> list[int]:
+    """The numbers of an action that move the hand along x, y and z: by name, else by custom the first three."""
+    slots = _plan(robot).slots
+    return [slots.index(axis) for axis in range(3)] if {0, 1, 2} <= set(slots) else [0, 1, 2]
+
+
+def _plan(robot: RobotSpec) -> _Plan:
+    spec = robot.action
     places = _named(spec, PLACE_AXES, after=PLACE_WORDS, unit="m")
-    if not places or "absolute" not in str(context.get("action_meaning") or "absolute"):
-        return _Plan(slots_from_spec(spec, width=width, names=ACTION_SLOTS, num=NUM_ACTION_SLOTS), [], [], [])
-    turns, held = (
-        _named(context.get(k), TURN_AXES, after=TURN_WORDS, unit="1") for k in ("action_spec", "proprio_spec")
-    )
+    if not places or not robot.meaning.names_places:
+        return _Plan(slots_of(spec.names, known=ACTION_SLOTS, num=NUM_ACTION_SLOTS), [], [], [])
+    turns, held = (_named(each, TURN_AXES, after=TURN_WORDS, unit="1") for each in (spec, robot.proprio))
     turns, held = (turns, held) if turns and held else ([], [])
-    ways = [dict(entry) for entry in spec]
+    names = list(spec.names)
     for dim, name in zip([*places, *turns[1:]], ACTION_SLOTS[:6], strict=False):
-        ways[dim]["name"] = name
-    slots = slots_from_spec(ways, width=width, names=ACTION_SLOTS, num=NUM_ACTION_SLOTS)
-    return _Plan(slots, places, turns, held)
+        names[dim] = name
+    return _Plan(slots_of(names, known=ACTION_SLOTS, num=NUM_ACTION_SLOTS), places, turns, held)
 
 
-def _named(spec: Any, axes: tuple[str, ...], *, after: set[str], unit: str) -> list[int]:
+def _unwrapped(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:
+    """Actions [*b h a] whose absolute angles lie within half a turn of the state before them."""
+    if not robot.meaning.names_places:
+        return actions
+    held = [robot.proprio.names.index(n) if n and n in robot.proprio.names else -1 for n in robot.action.names]
+    if all(dim < 0 for dim in held):
+        return actions
+    own = torch.cat([proprio, torch.zeros_like(proprio[..., :1])], -1)[..., held]  # [*b a], 0 where not held
+    before = torch.where(
+        torch.tensor(held, device=own.device) < 0, actions if own.dim() == actions.dim() else actions[..., 0, :], own
+    )
+    if own.dim() == actions.dim():
+        return unwrapped(actions[..., None, :], robot.action, start=before)[..., 0, :]
+    return unwrapped(actions, robot.action, start=before)
+
+
+def _named(spec: VectorSpec, axes: tuple[str, ...], *, after: set[str], unit: str) -> list[int]:
     """The dimensions that name these axes of the hand, all or none: "x", "ee_pos_x", but not "dx" or "rot_x"."""
     found: dict[str, int] = {}
-    for dim, entry in enumerate(spec or []):
-        *before, axis = re.split(r"[_. ]", str(entry.get("name", "")).lower())
-        if axis in axes and set(before) <= after and entry.get("unit", unit) == unit:
+    for dim, (name, own) in enumerate(zip(spec.names, spec.units, strict=True)):
+        *before, axis = re.split(r"[_. ]", name.lower())
+        if axis in axes and set(before) <= after and own in ("", unit):
             found.setdefault(axis, dim)
     return [found[axis] for axis in axes] if len(found) == len(axes) else []

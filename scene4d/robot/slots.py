@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from scene4d.errors import ShapeError
+from scene4d.robot.spec import RobotSpec
 
 # Named dimensions always land in the same slot, whatever the robot and their order; others fill the free slots.
 ACTION_SLOTS = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
@@ -18,24 +18,27 @@ NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS = 16, 20
 TASK_CHANNELS = 32
 
 
-def slots_from_spec(
-    spec: Sequence[Mapping[str, Any]] | None, *, width: int, names: Sequence[str], num: int
-) -> list[int]:
-    """The slot of each of `width` dimensions: by name where the spec names a known one, else the next free slot.
+def slots_of(names: Sequence[str], *, known: Sequence[str], num: int) -> list[int]:
+    """The slot of each dimension: by name where it is one of the `known` ones, else the next free slot.
 
     Raises:
-        ShapeError: more dimensions than slots, or a spec of another length.
+        ShapeError: more dimensions than slots; unnamed ones may not take the slots of the known names.
     """
-    if spec is not None and len(spec) != width:
-        raise ShapeError("spec and vector differ", field="spec", found=width, expected=len(spec))
-    if (width > num - len(names) and spec is None) or width > num:
-        raise ShapeError("too many dimensions", field="spec", found=width, expected=f"at most {num}")
+    width = len(names)
+    most = num if any(names) else num - len(known)
+    if width > most:
+        raise ShapeError("too many dimensions", field="spec", found=width, expected=f"at most {most}")
     chosen: list[int | None] = []
-    for entry in spec or [{}] * width:
-        known = _known_name(str(entry.get("name", "")), names)
-        chosen.append(names.index(known) if known and names.index(known) not in chosen else None)
-    free = iter([s for s in [*range(len(names), num), *range(len(names))] if s not in chosen])
+    for name in names:
+        found = _known_name(name, known)
+        chosen.append(known.index(found) if found and known.index(found) not in chosen else None)
+    free = iter([s for s in [*range(len(known), num), *range(len(known))] if s not in chosen])
     return [slot if slot is not None else next(free) for slot in chosen]
+
+
+def proprio_slot_index(robot: RobotSpec) -> list[int]:
+    """The slot of each number of the robot's state."""
+    return slots_of(robot.proprio.names, known=PROPRIO_SLOTS, num=NUM_PROPRIO_SLOTS)
 
 
 def into_slots(values: Tensor, slots: Sequence[int], *, num: int) -> Tensor:
@@ -45,12 +48,26 @@ def into_slots(values: Tensor, slots: Sequence[int], *, num: int) -> Tensor:
     return out
 
 
-def proprio_slots(proprio: Tensor, context: Mapping[str, Any]) -> Tensor:
-    """Proprio [*b q] as [*b 20] by the context's `proprio_spec`; slots 0, 1, 2 are the hand's place in m."""
-    slots = slots_from_spec(
-        context.get("proprio_spec"), width=proprio.shape[-1], names=PROPRIO_SLOTS, num=NUM_PROPRIO_SLOTS
-    )
-    return into_slots(proprio, slots, num=NUM_PROPRIO_SLOTS)
+def proprio_slots(proprio: Tensor, robot: RobotSpec) -> Tensor:
+    """Proprio [*b q] of a robot as [*b 20]; slots 0, 1, 2 are the hand's position in m."""
+    return into_slots(proprio, proprio_slot_index(robot), num=NUM_PROPRIO_SLOTS)
+
+
+def hand_index(robot: RobotSpec) -> list[int]:
+    """The numbers of the state that are the hand's x, y and z in m: by name, else by custom the first three."""
+    slots = proprio_slot_index(robot)
+    return [slots.index(axis) for axis in range(3)] if {0, 1, 2} <= set(slots) else [0, 1, 2]
+
+
+def beside_hand_index(robot: RobotSpec) -> list[int]:
+    """The numbers of the state that are not the hand's place, such as the opening of the gripper."""
+    hand = hand_index(robot)
+    return [i for i in range(robot.proprio.width) if i not in hand]
+
+
+def hand_position(proprio: Tensor, robot: RobotSpec) -> Tensor:
+    """The hand's position [*b 3] in m in a robot's state [*b q]."""
+    return proprio[..., hand_index(robot)]
 
 
 def task_embedding(task: str) -> Tensor:

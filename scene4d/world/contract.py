@@ -1,117 +1,150 @@
-"""The verbs: what a world model can be asked."""
+"""What a world model is: observe a past, predict the next steps under actions, advance to where a prediction ends."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from scene4d.check import check
-from scene4d.scene import Motion, Scene4D
+from scene4d.robot.spec import RobotSpec
 from scene4d.tensor_struct import TensorStruct
-from scene4d.types import Gaussians
-from scene4d.world.latent import Latent
+from scene4d.world.observation import Observation
+
+
+@dataclass(frozen=True)
+class WorldModelSpec:
+    """What a caller has to know of any world model.
+
+    horizon: most steps of one prediction. step_seconds: length of a step where an observation does not say.
+    robot: whose actions it learned from; nothing is compared where its specs are open.
+    """
+
+    horizon: int
+    step_seconds: float
+    robot: RobotSpec
 
 
 @dataclass(frozen=True)
 class State(TensorStruct):
-    """What a world model knows at one moment.
+    """What a world model knows at one moment; all beside these belongs to the family that made it.
 
-    memory: Gaussians [*b n] in the world now; skin: Motion that hangs them on the anchors (t = past steps, last = now);
-    past: Latent [*b p l], oldest first; past_actions [*b p a]; proprio [*b q]; time [*b] s;
-    context: task, action_spec, proprio_spec, cameras, robot, step_seconds; past_proprio [*b p q], before proprio, and
-    past_valid [*b p] bool, False before anything is known.
+    time [*b] s; proprio [*b q]; robot.
     """
 
-    memory: Gaussians
-    skin: Motion
-    past: Latent
-    past_actions: Tensor
-    proprio: Tensor
     time: Tensor
-    context: Mapping[str, Any] = field(default_factory=dict)
+    proprio: Tensor
+    robot: RobotSpec
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.time.shape)
 
-    def expand(self, num_copies: int) -> State:
+    def expand(self, num_copies: int) -> Self:
         """The same state `num_copies` times along a new leading axis (views, no copy)."""
         return self.map(lambda x: x.expand(num_copies, *x.shape))
 
+    def put(self, rows: Tensor, new: Self) -> Self:
+        """A state [b] with the elements that `rows` [r] names replaced by `new` [r]."""
+        return put(self, rows, new)
 
-@dataclass(frozen=True)
-class Forecast(TensorStruct):
+    def pick(self, rows: Tensor) -> Self:
+        """The elements [r] that `rows` names of a state [b]."""
+        return self.map(lambda x: x[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(TensorStruct):
     """What a world model predicts for the next h steps.
 
-    latent: Latent [*b h l c]; world_from_now [*b h l 7] rigid motion of each anchor's matter since now;
-    log_var [*b h l 6]; actions [*b h a];
-    heads {reward, success, done: [*b h], proprio [*b h q]}: success at the step and success by the step (done) as
-    probabilities; a model may lack any.
+    actions [*b h a], those given or of its own choice; proprio [*b h q]; reward [*b h]; success [*b h] and done [*b h]:
+    probability of success at the step and by the step; value [*b h]. None where a model does not predict it.
     """
 
-    latent: Latent
-    world_from_now: Tensor
-    log_var: Tensor | None
     actions: Tensor
-    heads: Mapping[str, Tensor] = field(default_factory=dict)
+    proprio: Tensor | None = None
+    reward: Tensor | None = None
+    success: Tensor | None = None
+    done: Tensor | None = None
+    value: Tensor | None = None
 
     def __post_init__(self) -> None:
         check(
-            tokens=(self.latent.tokens, "*b h l c"),
-            world_from_now=(self.world_from_now, "*b h l 7"),
-            log_var=(self.log_var, "*b h l 6"),
             actions=(self.actions, "*b h a"),
+            proprio=(self.proprio, "*b h q"),
+            **{name: (getattr(self, name), "*b h") for name in ("reward", "success", "done", "value")},
         )
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.actions.shape[:-2])
 
+    @property
+    def num_steps(self) -> int:
+        """h."""
+        return self.actions.shape[-2]
+
+    def followed_by(self, later: Self) -> Self:
+        """One prediction of h + h' steps: `later` begins in the state where this one ends."""
+        axis = len(self.batch_shape)
+        join = lambda name: _joined(getattr(self, name), getattr(later, name), axis=axis)
+        return type(self)(**{f.name: join(f.name) for f in fields(self)})
+
+    def up_to(self, num_steps: int) -> Self:
+        """Its first `num_steps` steps."""
+        axis = len(self.batch_shape)
+        return self.map(lambda x: x.narrow(axis, 0, num_steps))
+
 
 class WorldModel(Protocol):
-    """Forecasts how a scene evolves under actions."""
+    """Predicts how a scene evolves under actions."""
 
     @property
-    def horizon(self) -> int:
-        """Most steps of one forecast."""
+    def spec(self) -> WorldModelSpec:
+        """Horizon, step and robot."""
         ...
 
-    def observe(
-        self,
-        scene: Scene4D,
-        *,
-        actions: Tensor,
-        proprio: Tensor,
-        context: Mapping[str, Any],
-        state: State | None = None,
-        memory: Gaussians | None = None,
-    ) -> State:
-        """Start from, or correct with, what has been seen up to now; `memory`: its Gaussians, if they are at hand."""
-        ...
+    def observe(self, observation: Observation, *, state: Any = None) -> Any:
+        """Start from what is known now; `state`: correct it instead, where the family can.
 
-    def predict(
-        self,
-        state: State,
-        *,
-        actions: Tensor | None = None,
-        future: Tensor | None = None,
-        steps: int = 4,
-        seeds: Sequence[int] = (0,),
-    ) -> Forecast:
-        """The next h steps; one sample a seed; `steps` of the sampler.
-
-        Given `actions` [*b h a]: what they do. Given `future` [*b h l 7], the motion of the anchors since now: the
-        actions that bring it about. Given neither: actions of the model's own choice, and what they do.
+        Returns:
+            A State [] of the family.
+        Raises:
+            ConfigError: the observation is of another robot than the model learned from.
         """
         ...
 
-    def advance(self, state: State, forecast: Forecast, *, num_steps: int) -> State:
-        """The state after `num_steps` of the forecast came true."""
+    def predict(self, state: Any, *, actions: Tensor, seeds: Sequence[int] = (0,)) -> Any:
+        """The next h <= horizon steps of states [*b] under actions [*b h a].
+
+        Causal: no prediction up to and including step s depends on actions after s. One sample a seed: a seed for each
+        batch element, or one for all; a sample depends on its own seed alone.
+
+        Returns:
+            A Prediction [*b h] of the family.
+        """
         ...
 
-    def scene(self, state: State, forecast: Forecast) -> Scene4D:
-        """Decode to Gaussians over time: now and the h predicted steps."""
+    def advance(self, state: Any, prediction: Any, *, num_steps: int) -> Any:
+        """The state after `num_steps` of the prediction came true."""
         ...
+
+
+def put(old: Any, rows: Tensor, new: Any) -> Any:
+    """`old` [b], a tensor, noun or mapping of them, with the elements that `rows` [r] names replaced by `new` [r]."""
+    if isinstance(old, Tensor):
+        return old.index_copy(0, rows, new.to(old.dtype))
+    if isinstance(old, TensorStruct):
+        return old.replace(**{f.name: put(getattr(old, f.name), rows, getattr(new, f.name)) for f in fields(old)})
+    if isinstance(old, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in old.values()):
+        return {key: put(value, rows, new[key]) for key, value in old.items()}
+    return old
+
+
+def _joined(first: Any, later: Any, *, axis: int) -> Any:
+    if isinstance(first, Tensor) and isinstance(later, Tensor):
+        return torch.cat([first, later], axis)
+    return None if first is None or later is None else first.followed_by(later)

@@ -50,7 +50,7 @@ def scene(frames):
 
 @pytest.fixture(scope="module")
 def models():
-    from scene4d.models.gaussian_flow.model import DynamicsConfig
+    from scene4d.models.gaussian_flow.settings import DynamicsConfig
     from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}

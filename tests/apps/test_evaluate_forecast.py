@@ -11,7 +11,7 @@ from scene4d.apps.verbs import evaluate_forecast
 from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
-from scene4d.models.pixel_transformer.model import PixelModel, PixelsConfig
+from scene4d.models.pixel_transformer.network import PixelModel, PixelsConfig
 
 
 def test_windows_spread_over_the_episode():

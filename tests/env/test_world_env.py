@@ -12,15 +12,15 @@ gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed"
 
 import toy_world
 from gymnasium.utils.env_checker import check_env
+from scene4d.env.state_batch import stack_states
 
 from scene4d.env.batched_sim import BatchedSim, WorldConfig
-from scene4d.env.state_batch import stack_states
 from scene4d.env.termination import TerminationLimits
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, EnvError
 from scene4d.gaussians.s4d.s4d import open_s4d
-from scene4d.models.gaussian_flow.networks.proprio import track_of
+from scene4d.robot.track import track_of
 
 QUICK = WorldConfig(size=16, max_steps=30)
 RIGHT = np.array([1.0, 0, 0, 0], np.float32)

@@ -18,8 +18,8 @@ from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import SceneStream
-from scene4d.models.gaussian_flow.model import DynamicsConfig
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.robot.bounds import action_bounds
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.scene import Motion
-from scene4d.types import Cameras, Gaussians
-from scene4d.world.contract import Forecast, State
-from scene4d.world.latent import Latent
+from scene4d.robot.spec import RobotSpec
+from scene4d.scene import Motion, Scene4D
+from scene4d.types import Cameras, Gaussians, Task
+from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
+from scene4d.world.contract import Prediction, State, WorldModelSpec
+from scene4d.world.observation import Observation
 
 STEP_M = 0.02
 """Metres that the hand goes with an action of 1."""
@@ -37,34 +39,59 @@ def cloud(middle, colour, *, size=0.03, num=64, seed=0):
     )
 
 
-def toy_state(*, hand=(0.0, 0.0, 0.05), block=(0.2, 0.0, 0.05), num_floor=150, num_past=3, time=0.0) -> State:
-    """Hand (red), block (blue) and floor (grey), each on its own anchor."""
+def toy_start(
+    *, hand=(0.0, 0.0, 0.05), block=(0.2, 0.0, 0.05), num_floor=150, num_past=3, time=0.0, **robot
+) -> Observation:
+    """Hand (red), block (blue) and floor (grey), each on its own anchor; `robot`: facts of the recording to change."""
     parts = [cloud(hand, (0.8, 0.1, 0.1)), cloud(block, (0.1, 0.1, 0.8), seed=1)]
     floor = cloud((0.2, 0.0, -0.02), (0.5, 0.5, 0.5), size=0.5, num=num_floor, seed=2)
     floor.means[:, 2] = -0.02
     parts.append(floor)
     join = lambda name: torch.cat([getattr(p, name) for p in parts])
-    memory = Gaussians(**{n: join(n) for n in ("means", "quats", "scales", "opacities", "sh")})
+    gaussians = Gaussians(**{n: join(n) for n in ("means", "quats", "scales", "opacities", "sh")})
     body = torch.cat([torch.full((p.num_gaussians,), i) for i, p in enumerate(parts)])
-    anchors = torch.tensor([hand, block, (0.2, 0.0, -0.02)])
     still = torch.tensor([1.0, 0, 0, 0, 0, 0, 0])
-    one = torch.ones(len(body), 1)
-    tokens = Latent(
-        tokens=torch.zeros(1, 3, 2),
-        anchors=anchors[None],
-        rotations=still[:4].expand(1, 3, 4),
-        present=torch.ones(1, 3, dtype=torch.bool),
-        ids=torch.arange(3)[None],
+    scene = Scene4D(
+        base=gaussians,
+        motion=Motion(
+            anchors=torch.tensor([hand, block, (0.2, 0.0, -0.02)]),
+            world_from_rest=still.expand(1, 3, 7),
+            skin_index=body[:, None],
+            skin_weights=torch.ones(len(body), 1),
+        ),
+        alive=torch.tensor([-1.0, 1e6]).double().expand(len(body), 2),
+        times=torch.tensor([time], dtype=torch.float64),
+        observed=torch.tensor([True]),
     )
-    return State(
-        memory=memory,
-        skin=Motion(anchors=anchors, world_from_rest=still.expand(3, 3, 7), skin_index=body[:, None], skin_weights=one),
-        past=tokens,
-        past_actions=torch.zeros(num_past, 4),
-        proprio=torch.tensor([*hand, 0.08]),
-        time=torch.tensor(time, dtype=torch.float64),
-        context={"task": "push", "action_spec": SPEC, "proprio_spec": PROPRIO, "cameras": cameras()},
+    info = {"action_spec": SPEC, "proprio_spec": PROPRIO, **robot}
+    width = info.pop("num_actions", None) or len(info["action_spec"])
+    return Observation(
+        actions=torch.zeros(num_past, width),
+        proprio=torch.tensor([[*hand, 0.08]]).expand(num_past + 1, 4),
+        robot=RobotSpec.from_info(info, num_actions=width),
+        scene=scene,
+        cameras=cameras(),
+        task=Task("push"),
     )
+
+
+def toy_state(**options) -> ToyState:
+    """The state of `toy_start`."""
+    return ToyWorld().observe(toy_start(**options))
+
+
+@dataclass(frozen=True)
+class ToyState(State):
+    """Hand, block and floor on their anchors."""
+
+    anchored: AnchoredGaussians
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyPrediction(Prediction):
+    """Shifts of the three anchors."""
+
+    motion: AnchorMotion
 
 
 def cameras(size: int = 24) -> dict[str, Cameras]:
@@ -90,12 +117,35 @@ class ToyWorld:
     heads: tuple[str, ...] = ("success", "proprio")
     num_calls: int = 0
 
-    def predict(self, state, *, actions=None, future=None, steps=1, seeds=(0,)):
-        assert actions is not None and future is None, "it knows a law, not what anyone wants"
+    @property
+    def spec(self):
+        return WorldModelSpec(self.horizon, 0.025, RobotSpec.from_info({}))
+
+    def observe(self, observation, *, state=None):
+        scene = observation.scene
+        now, motion = scene.at(float(scene.times[-1])), scene.motion
+        return ToyState(
+            time=scene.times[-1],
+            proprio=observation.proprio[-1],
+            robot=observation.robot,
+            anchored=AnchoredGaussians(now, motion.anchors, motion.skin_index, motion.skin_weights),
+        )
+
+    def anchored(self, state):
+        return state.anchored
+
+    def anchor_motion(self, prediction):
+        return prediction.motion
+
+    def scene(self, state, prediction):
+        times = later_times(state.time, num_steps=prediction.num_steps, step_seconds=0.025)
+        return scene_of_motion(state.anchored, prediction.motion, times=times)
+
+    def predict(self, state, *, actions, seeds=(0,)):
         self.num_calls += 1
         lead, num_steps = actions.shape[:-2], actions.shape[-2]
         assert lead == tuple(state.batch_shape) and len(lead) <= 1 and num_steps <= self.horizon
-        anchors, proprio = state.skin.anchors, state.proprio
+        anchors, proprio = state.anchored.anchors, state.proprio
         hand, block = anchors[..., HAND, :].clone(), anchors[..., BLOCK, :].clone()
         shifts, grips = [], []
         for i in range(num_steps):
@@ -118,24 +168,17 @@ class ToyWorld:
             "reward": -(block_x - self.goal_x).abs(),
             "done": (block_x > self.goal_x).float(),
         }
-        spread = lambda x: x.unsqueeze(len(lead)).expand(*lead, num_steps, *x.shape[len(lead) :])
-        latest = state.past.map(lambda x: x.select(len(lead), -1))
-        return Forecast(
-            latent=latest.map(spread).replace(anchors=anchors[..., None, :, :] + shift),
-            world_from_now=poses,
-            log_var=log_var,
+        return ToyPrediction(
             actions=actions,
-            heads={name: found[name] for name in self.heads},
+            motion=AnchorMotion(poses, log_var),
+            **{name: found[name] for name in self.heads},
         )
 
-    def advance(self, state, forecast, *, num_steps):
-        shift = forecast.world_from_now[..., num_steps - 1, :, 4:]
-        body = state.skin.skin_index.expand(*state.skin.skin_index.shape[:-1], 3)
-        moved = state.memory.means + shift.gather(-2, body) * state.skin.skin_weights
+    def advance(self, state, prediction, *, num_steps):
+        pose = prediction.motion.world_from_now[..., num_steps - 1, :, :]
+        anchored = state.anchored
         return state.replace(
-            memory=state.memory.replace(means=moved),
-            skin=state.skin.replace(anchors=state.skin.anchors + shift),
-            past_actions=torch.cat([state.past_actions, forecast.actions[..., :num_steps, :]], -2)[..., num_steps:, :],
-            proprio=forecast.heads["proprio"][..., num_steps - 1, :],
             time=state.time + 0.025 * num_steps,
+            proprio=prediction.proprio[..., num_steps - 1, :],
+            anchored=anchored.replace(gaussians=anchored.moved(pose), anchors=anchored.anchors + pose[..., 4:]),
         )

@@ -23,7 +23,7 @@ from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames, Gaussians
 from scene4d.world.contract import Forecast, State
 from scene4d.world.evaluated import ForecastQuestion
-from scene4d.world.latent import Latent
+from scene4d.models.tokens.latent import Latent
 
 PLAIN = StreamConfig(polish=0, polish_first=0)
 SHIFT = 0.05

@@ -14,7 +14,7 @@ from scene4d.data.load.stored_episode import StoredEpisode, save_episode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.errors import CheckpointError
 from scene4d.eval.forecast.forecasters.pixel_forecaster import PixelForecaster, resized
-from scene4d.models.pixel_transformer.model import PixelModel, PixelsConfig
+from scene4d.models.pixel_transformer.network import PixelModel, PixelsConfig
 from scene4d.train.checkpoint import save_tensors
 from scene4d.train.loop import LoopConfig
 from scene4d.types import Cameras, Episode, Frames

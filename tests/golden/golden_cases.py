@@ -15,7 +15,7 @@ from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastStream
 from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.lift.reconstruct import reconstruct
-from scene4d.models.pixel_transformer.model import Clip, PixelModel, PixelsConfig
+from scene4d.models.pixel_transformer.network import Clip, PixelModel, PixelsConfig
 from scene4d.plan.cost import SuccessCost
 from scene4d.plan.search import SearchConfig, cem
 from scene4d.render.render import render
@@ -126,7 +126,7 @@ def _simulator(models, episode, folder) -> dict[str, Tensor]:
 
 
 def _pixels() -> dict[str, Tensor]:
-    from scene4d.models.gaussian_flow.motion.flow import sample, seeded_noise
+    from scene4d.models.flow import sample, seeded_noise
 
     torch.manual_seed(0)
     model = PixelModel(PixelsConfig(tasks=("a",))).eval()

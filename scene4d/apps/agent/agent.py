@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,10 +12,11 @@ from scene4d.apps.compose.models import Models
 from scene4d.apps.compose.perception import new_memory, perception
 from scene4d.errors import CheckpointError, ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
-from scene4d.policy.observation import Stream
+from scene4d.policy.observation import HeadWorldModel, Stream
 from scene4d.robot.actions import resting_action
+from scene4d.robot.spec import RobotSpec, VectorSpec
 from scene4d.types import Frames
-from scene4d.world.contract import WorldModel
+from scene4d.world.capabilities import require
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,20 @@ class SceneAgent:
         make_stream: Callable[[], Stream],
         *,
         config: FilledAgentConfig,
-        world_model: WorldModel | None = None,
-        context: Mapping[str, Any] | None = None,
+        robot: RobotSpec,
+        world_model: HeadWorldModel | None = None,
     ) -> None:
         """
         Args:
             head: trained action head.
             make_stream: makes an empty scene memory.
             config: how it runs (`agent_config`).
+            robot: that head and world model learned from.
             world_model: forecasts for the head; None = it looks at now only.
-            context: what the world model knows of task and robot.
         """
-        self.head, self.config, context = head, config, context or {}
-        self._rest = functools.partial(resting_action, context=context, width=head.config.action_dim)
+        self.head, self.config, self.robot = head, config, robot
         self.observation_builder = perception(
-            head.config, make_stream=make_stream, world_model=world_model, context=context, horizon=config.horizon
+            head.config, robot=robot, task="", world_model=world_model, horizon=config.horizon, make_stream=make_stream
         )
         self.reset()
 
@@ -145,7 +143,7 @@ class SceneAgent:
             self.chunk = []  # it was planned for another moment
         if self._state is not None:
             if done is None:
-                done = self._rest(self._state)[None] if self._answered is None else self._answered
+                done = resting_action(self._state, self.robot)[None] if self._answered is None else self._answered
             self.observation_builder.acted(done)
             self.num_steps += len(done)
         self._answered = None
@@ -192,7 +190,7 @@ class SceneAgent:
         Raises:
             NumericsError: it is not finite.
         """
-        self.observation_builder.context["task"] = task
+        self.observation_builder.task = task
         views, features = self.observation_builder.views()
         seed = self.config.seed + self.num_plans
         self.num_plans += 1
@@ -210,14 +208,14 @@ def agent_config(models: Models, config: AgentConfig | None = None) -> FilledAge
     """
     config = config if config is not None else AgentConfig()
     # Measured as a difference of times: beyond nanoseconds it is their rounding.
-    seconds = round(float(models.info.get("step_seconds") or models.dynamics.config.step_seconds), 9)
+    seconds = round(models.world.spec.step_seconds, 9)
     size = (models.policy_size, models.policy_size) if models.info.get("policy_size") else None
     return FilledAgentConfig(
         input_cameras=models.policy_cameras if config.input_cameras is None else config.input_cameras,
         replan_every=config.replan_every,
         seconds_per_frame=seconds if config.seconds_per_frame is None else config.seconds_per_frame,
         size=size if config.size is None else config.size,
-        horizon=models.dynamics.config.horizon if config.horizon is None else config.horizon,
+        horizon=models.world.spec.horizon if config.horizon is None else config.horizon,
         seed=config.seed,
     )
 
@@ -238,9 +236,9 @@ def agent_maker(
     head = models.policy
     if head is None:
         raise CheckpointError("holds no action head", field="policy", fix="train with a [policy] section")
-    check_head(head, context=models.info.get("context", {}))
-    world_model = models.dynamics if forecast else None
-    filled, furthest = agent_config(models, config), models.dynamics.config.horizon
+    check_head(head, robot=models.robot)
+    world_model = require(models.world, HeadWorldModel, what="an action head's forecast") if forecast else None
+    filled, furthest, robot = agent_config(models, config), models.world.spec.horizon, robot_of_head(models)
     if forecast and not 1 <= filled.horizon <= furthest:
         raise ConfigError(
             "is not what the world model forecasts", field="horizon", found=filled.horizon, expected=f"1..{furthest}",
@@ -248,24 +246,27 @@ def agent_maker(
         )  # fmt: skip
 
     def make(task: str) -> SceneAgent:
-        context = {**models.info.get("context", {}), "task": task}
-        return SceneAgent(head, new_memory, world_model=world_model, context=context, config=filled)
+        agent = SceneAgent(head, new_memory, world_model=world_model, robot=robot, config=filled)
+        agent.observation_builder.task = task
+        return agent
 
     return make
 
 
-def check_head(head: ActionHead, *, context: Mapping[str, Any]) -> None:
-    """Refuse a head whose numbers are not those of the specs, or whose normaliser is none.
+def check_head(head: ActionHead, *, robot: RobotSpec) -> None:
+    """Refuse a head whose numbers are not those of its robot, or whose normaliser is none.
 
     Raises:
-        ConfigError: action_spec or proprio_spec of `context` has another length than the head has numbers.
+        ConfigError: an action or a state of the robot has another number of numbers than the head has.
         CheckpointError: a mean is not finite, or a deviation is not positive.
     """
-    for name, width in (("action", head.config.action_dim), ("proprio", head.config.proprio_dim)):
-        spec = context.get(f"{name}_spec")
-        if spec and len(spec) != width:
+    for name, spec, width in (
+        ("action", robot.action, head.config.action_dim),
+        ("proprio", robot.proprio, head.config.proprio_dim),
+    ):
+        if spec.width not in (0, width):
             raise ConfigError(
-                "differs from the head", field=f"{name}_spec", found=f"{len(spec)} numbers", expected=f"{width}",
+                "differs from the head", field=f"{name}_spec", found=f"{spec.width} numbers", expected=f"{width}",
                 fix="take the weights that were trained for this robot",
             )  # fmt: skip
         mean, std = getattr(head, f"{name}_mean"), getattr(head, f"{name}_std")
@@ -274,3 +275,10 @@ def check_head(head: ActionHead, *, context: Mapping[str, Any]) -> None:
                 "is no normaliser", field=f"policy.{name}_std", found=std.tolist(), expected="finite, > 0",
                 fix="train the head again",
             )  # fmt: skip
+
+
+def robot_of_head(models: Models) -> RobotSpec:
+    """The robot of an action head: that of its weights, numbers without names where they do not say."""
+    head, robot = models.policy.config, models.robot
+    bare = lambda spec, width: spec if spec.width else VectorSpec.from_rows(None, width=width)
+    return replace(robot, action=bare(robot.action, head.action_dim), proprio=bare(robot.proprio, head.proprio_dim))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from scene4d.errors import ConfigError
+from scene4d.robot.spec import VectorSpec
 
 
 def task_from_text(text: str, known: Sequence[str]) -> str:
@@ -27,10 +27,10 @@ def task_from_text(text: str, known: Sequence[str]) -> str:
     return meant[0]
 
 
-def spec_columns(spec: Sequence[Mapping[str, Any]], *, width: int) -> tuple[list[str], list[str]]:
-    """Names and units of the numbers of an action; a0, a1, ... and "" where the spec names none."""
-    rows = [*spec[:width], *[{}] * (width - len(spec))]
-    return [str(r.get("name") or f"a{i}") for i, r in enumerate(rows)], [str(r.get("unit") or "") for r in rows]
+def names_and_units(spec: VectorSpec, *, width: int) -> tuple[list[str], list[str]]:
+    """Names and units of the numbers of a vector; a0, a1, ... and "" where the spec leaves them open."""
+    names, units = [*spec.names, *[""] * (width - spec.width)], [*spec.units, *[""] * (width - spec.width)]
+    return [name or f"a{i}" for i, name in enumerate(names)], units
 
 
 def _words(text: str) -> set[str]:

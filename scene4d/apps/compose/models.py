@@ -16,27 +16,36 @@ from scene4d.apps.compose.assets import weights_file
 from scene4d.apps.training.run_config import RunConfig
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.errors import CheckpointError
-from scene4d.models.gaussian_flow.model import DynamicsConfig, GaussianWorldModel
-from scene4d.models.gaussian_flow.networks.vae import GaussianVAE, VAEConfig
+from scene4d.models.families import FAMILIES
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
+from scene4d.robot.spec import RobotSpec
 from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
-
-PARTS = ("vae", "dynamics", "policy")
+from scene4d.world.family import Family
 
 
 @dataclass(frozen=True)
 class Models:
-    """Everything that was trained together; `policy` is None where none was.
+    """A world model of some family and an action head that were trained together; `policy` is None where none was.
 
     info: tasks, cameras, num_inputs, context (action_spec, proprio_spec, robot), step_seconds, provenance; of the
     action head policy_tasks, policy_cameras, policy_size; JSON-ready.
     """
 
-    vae: GaussianVAE
-    dynamics: GaussianWorldModel
+    family: Family
+    world: Any
     policy: ActionHead | None
     info: Mapping[str, Any]
+
+    @property
+    def robot(self) -> RobotSpec:
+        """The robot that they learned from."""
+        return self.world.spec.robot
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules whose tensors are stored, by part."""
+        head = {} if self.policy is None else {"policy": self.policy}
+        return {**self.family.parts(self.world), **head}
 
     @property
     def tasks(self) -> list[str]:
@@ -54,16 +63,31 @@ class Models:
         return int(self.info.get("policy_size") or 64)
 
 
-def make_models(vae: VAEConfig, dynamics: DynamicsConfig, policy: ActionHeadConfig | None, *, seed: int = 0) -> Models:
-    """Fresh models; their first weights depend on `seed` alone."""
+def make_models(
+    configs: Mapping[str, Any],
+    policy: ActionHeadConfig | None = None,
+    *,
+    family: str = "gaussian_flow",
+    seed: int = 0,
+    info: Mapping[str, Any] | None = None,
+) -> Models:
+    """Fresh models; their first weights depend on `seed` alone.
+
+    Args:
+        configs: {part: configuration} of the family; defaults for those that are left out. info: see `Models`.
+    """
+    kind, info = FAMILIES[family], info or {}
+    configs = {name: configs.get(name) or make() for name, make in kind.configs.items()}
+    world = kind.fresh(configs, robot=robot_of_info(info), info=info, seed=seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        codec = GaussianVAE(vae)
-        torch.manual_seed(seed + 1)
-        world_model = GaussianWorldModel(codec, dynamics, channels=vae.channels)
         torch.manual_seed(seed + 2)
         head = None if policy is None else ActionHead(policy)
-    return Models(vae=codec, dynamics=world_model, policy=head, info={})
+    return Models(family=kind, world=world, policy=head, info=info)
+
+
+def robot_of_info(info: Mapping[str, Any]) -> RobotSpec:
+    """The robot that the info of weights describes."""
+    return RobotSpec.from_info(info.get("context") or {}, step_seconds=info.get("step_seconds"))
 
 
 def save_models(path: str | Path, models: Models, *, info: Mapping[str, Any], half: bool = True) -> int:
@@ -74,12 +98,12 @@ def save_models(path: str | Path, models: Models, *, info: Mapping[str, Any], ha
         half: matrices in half precision (statistics and vectors stay as they are).
     """
     tensors: dict[str, Tensor] = {}
-    for name, module in _parts(models).items():
+    for name, module in models.parts().items():
         learned = {key for key, parameter in module.named_parameters() if parameter.ndim >= 2}
         for key, value in module.state_dict().items():
             tensors[f"{name}.{key}"] = value.half() if half and key in learned else value
-    configs = {name: dict_from_config(module.config) for name, module in _parts(models).items()}
-    save_tensors(path, tensors, state={"configs": configs, "info": dict(info)})
+    configs = {name: dict_from_config(module.config) for name, module in models.parts().items()}
+    save_tensors(path, tensors, state={"family": models.family.name, "configs": configs, "info": dict(info)})
     return Path(path).stat().st_size
 
 
@@ -92,31 +116,35 @@ def load_models(path: str | Path | None = None) -> Models:
     """
     path = weights_file(path)
     tensors, state = load_tensors(path)
-    configs = state.get("configs", {})
-    if not {"vae", "dynamics"} <= configs.keys():
+    if "pixels" in state:  # files of the 2D baseline before there were families
+        tensors = {f"pixels.{key}": value for key, value in tensors.items()}
+        state = {"family": "pixel_transformer", "configs": {"pixels": state["pixels"]}, "info": state.get("info", {})}
+    configs, info = state.get("configs", {}), state.get("info", {})
+    name = state.get("family", "gaussian_flow")  # what files were before they named it
+    if name not in FAMILIES:
+        raise CheckpointError("is of no known family", file=path, field="family", found=name, expected=list(FAMILIES))
+    kinds = {**FAMILIES[name].configs, "policy": ActionHeadConfig}
+    if not configs.keys() >= FAMILIES[name].configs.keys():
         raise CheckpointError(
-            "holds no world model", file=path, field="configs", found=sorted(configs), expected=list(PARTS)
+            "holds no world model", file=path, field="configs", found=sorted(configs), expected=list(kinds)
         )
-    kinds = {"vae": VAEConfig, "dynamics": DynamicsConfig, "policy": ActionHeadConfig}
-    built = {
-        name: config_from_dict(configs[name], kinds[name], file=path, where=name) for name in PARTS if name in configs
-    }
-    models = make_models(built["vae"], built["dynamics"], built.get("policy"))
-    stray = sorted(key for key in tensors if key.split(".", 1)[0] not in built)
+    built = {k: config_from_dict(configs[k], kind, file=path, where=k) for k, kind in kinds.items() if k in configs}
+    models = make_models(built, built.pop("policy", None), family=name, info=info)
+    parts = models.parts()
+    stray = sorted(key for key in tensors if key.split(".", 1)[0] not in parts)
     if stray:
         raise CheckpointError("holds tensors of no known model", file=path, found=", ".join(stray[:8]))
-    for name, module in _parts(models).items():
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        assign_weights(module, own, source=path)
+    for part, module in parts.items():
+        assign_weights(module, _own(tensors, part), source=path)
         module.eval().requires_grad_(False)
-    return dataclasses.replace(models, info=state.get("info", {}))
+    return models
 
 
 models_once = functools.lru_cache(maxsize=1)(load_models)
 """The same, read once in each process."""
 
 
-def go_on_from(start: str, models: Models, *parts: str) -> None:
+def go_on_from(start: str, parts: Mapping[str, nn.Module], *names: str) -> None:
     """Give the named parts the weights of the file `start` ("shipped": the package's own); nothing if it is empty.
 
     Raises:
@@ -126,9 +154,13 @@ def go_on_from(start: str, models: Models, *parts: str) -> None:
         return
     path = weights_file(start)
     tensors, _ = load_tensors(path)
-    for name in parts:
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        assign_weights(getattr(models, name), own, source=path)
+    for name in names:
+        assign_weights(parts[name], _own(tensors, name), source=path)
+
+
+def _own(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in its module."""
+    return {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
 
 
 def sized_as_start(config: RunConfig) -> RunConfig:
@@ -139,14 +171,7 @@ def sized_as_start(config: RunConfig) -> RunConfig:
     """
     if not config.start:
         return config
-    models = load_models(weights_file(config.start))
-    return dataclasses.replace(
-        config,
-        vae=dataclasses.replace(config.vae, model=models.vae.config),
-        dynamics=dataclasses.replace(config.dynamics, model=models.dynamics.config),
-    )
-
-
-def _parts(models: Models) -> dict[str, nn.Module]:
-    parts = {"vae": models.vae, "dynamics": models.dynamics, "policy": models.policy}
-    return {name: module for name, module in parts.items() if module is not None}
+    sizes = {name: part.config for name, part in load_models(weights_file(config.start)).parts().items()}
+    sections = {"vae": config.vae, "dynamics": config.dynamics}
+    changes = {k: dataclasses.replace(v, model=sizes[k]) for k, v in sections.items() if k in sizes}
+    return dataclasses.replace(config, **changes)

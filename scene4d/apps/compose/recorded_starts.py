@@ -9,68 +9,70 @@ from pathlib import Path
 import numpy as np
 
 from scene4d.apps.compose.models import Models
-from scene4d.apps.verbs.run_forecast import past_from_file
+from scene4d.apps.compose.recorded_actions import observation_and_actions
 from scene4d.env.batched_sim import WorldConfig
-from scene4d.env.state_batch import check_kind, recording_kind
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.robot.bounds import Range, action_range
+from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras
-from scene4d.world.contract import State, WorldModel
+from scene4d.world.capabilities import MovesAnchors, require
+from scene4d.world.observation import Observation, robot_of_s4d
 
 KEPT_SCENES = 32
 """Scenes that stay read while episodes begin in them."""
 
 
-def recorded_starts(model: WorldModel, scenes: Sequence[str | Path]) -> Callable[[np.random.Generator], State]:
-    """Generator -> a state of a random observed instant of a random one of the .s4d files.
+def recorded_starts(scenes: Sequence[str | Path]) -> Callable[[np.random.Generator], Observation]:
+    """Generator -> what was known at a random observed instant of a random one of the .s4d files.
 
-    The first instant is never drawn where there are others: nothing is known of what moved before it. All states know
+    The first instant is never drawn where there are others: nothing is known of what moved before it. All starts know
     the range of the actions of all files: it bounds those that have no other bounds.
 
     Raises:
-        ConfigError: the files differ in what an action or the robot's state is. DataFormatError: one cannot be read.
+        ConfigError: the files are of two robots. DataFormatError: one cannot be read.
     """
     files = [open_s4d(path) for path in scenes]
     recorded = _range_of(files)
     read = functools.lru_cache(maxsize=KEPT_SCENES)(lambda number: files[number].scene())
 
-    def draw(generator: np.random.Generator) -> State:
+    def draw(generator: np.random.Generator) -> Observation:
         number = int(generator.integers(len(files)))
         file, scene = files[number], read(number)
         last = last_observed(file, scene)
         start = int(generator.integers(min(1, last), last + 1))
-        return state_at(model, file, scene, start=start, recorded=recorded)
+        return start_at(file, scene, start=start, recorded=recorded)
 
     return draw
 
 
-def state_at(model: WorldModel, file: S4DFile, scene: Scene4D, *, start: int, recorded: Range | None = None) -> State:
-    """The state at frame `start` of a .s4d, with its scene, that holds actions and proprio.
+def start_at(file: S4DFile, scene: Scene4D, *, start: int, recorded: Range | None = None) -> Observation:
+    """What was known at frame `start` of a .s4d, with its scene, that holds actions and proprio.
 
     Args:
-        recorded: the range of actions that the state knows of; without it that of the file's own.
+        recorded: the range of actions that the start knows of; without it that of the file's own.
     Raises:
         DataFormatError: it lacks them.
     """
-    past, _ = past_from_file(file, actions="recorded", start=start, num_steps=1, scene=scene)
-    context = {**past.context, "action_range": recorded or _range_of([file])}
-    return model.observe(past.scene, actions=past.past_actions, proprio=past.proprio, context=context)
+    known, _ = observation_and_actions(file, actions="recorded", start=start, num_steps=1, scene=scene)
+    return known.replace(robot=known.robot.with_recorded(recorded or _range_of([file])))
 
 
 def _range_of(files: Sequence[S4DFile]) -> Range | None:
-    """The range of the actions of .s4d files of one kind; None where there are none."""
-    kind, found = None, []
+    """The range of the actions of .s4d files of one robot; None where there are none."""
+    robot: RobotSpec | None = None
+    found = []
     for file in files:
-        actions = file.actions
-        if actions is None:
-            continue  # nothing can start from it, and who tries will be told
-        told = {"action_spec": file.action_spec, **{k: file.info.get(k) for k in ("proprio_spec", "action_meaning")}}
-        kind = check_kind(recording_kind(told, num_actions=actions.shape[-1]), kind, file=file.path)
-        found.append(actions)
+        if file.actions is None:
+            continue  # refused where something starts from it
+        other = robot_of_s4d(file)
+        robot = robot or other
+        robot.check_same(other, file=file.path)
+        robot = robot.filled_from(other)
+        found.append(file.actions)
     return action_range(found) if found else None
 
 
@@ -106,15 +108,12 @@ def make_world_env(
     """
     if not scenes:
         raise ConfigError("there is nothing to start from", field="scenes", found=0, expected="at least 1")
-    starts = recorded_starts(models.dynamics, scenes)
+    world = require(models.world, MovesAnchors, what="the learned simulator")
+    starts = recorded_starts(scenes)
     cameras = cameras_of(open_s4d(scenes[0]))
     if num_envs is None:
-        return WorldEnv(
-            models.dynamics, starts, cameras=cameras, config=config, render_mode="rgb_array", record_to=record_to
-        )
-    return WorldVectorEnv(
-        models.dynamics, starts, num_envs=num_envs, cameras=cameras, config=config, record_to=record_to
-    )
+        return WorldEnv(world, starts, cameras=cameras, config=config, render_mode="rgb_array", record_to=record_to)
+    return WorldVectorEnv(world, starts, num_envs=num_envs, cameras=cameras, config=config, record_to=record_to)
 
 
 def cameras_of(file: S4DFile) -> dict[str, Cameras]:

@@ -1,45 +1,26 @@
-"""Where the agent begins to act in a recorded scene: what world model and head are told of its past, checked."""
+"""Where the agent begins to act in a recorded scene: an Observation in the terms of the head, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scene4d.apps.agent.agent import check_head
+from scene4d.apps.agent.agent import check_head, robot_of_head
 from scene4d.apps.agent.agent_checks import checked_goal
 from scene4d.apps.compose.models import Models
-from scene4d.errors import CheckpointError, ConfigError, DataFormatError, NumericsError
+from scene4d.errors import CheckpointError, DataFormatError, NumericsError
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.policy.head import ActionHead
 from scene4d.robot.actions import resting_action
+from scene4d.robot.spec import VectorSpec
 from scene4d.scene import Scene4D
-from scene4d.types import Frames
-
-TOLD = ("action_spec", "proprio_spec", "action_meaning", "cameras")
-"""What a recording tells a world model of its robot and its cameras."""
-MEANING = ("name", "unit", "frame")
-"""What a row of a spec says of a number."""
-
-
-@dataclass(frozen=True)
-class SceneStart:
-    """The past of a scene up to its last observed instant, "now", as a head and a world model take it.
-
-    scene: up to now. proprio: [t p], now last. past_actions: [n >= 1, a], the last one led to now. context: task, specs
-    in which head and world model speak, cameras {name: Cameras []} that saw the scene. goal: [3] m in the world, where
-    what the task is about should come to be, or None.
-    """
-
-    scene: Scene4D
-    proprio: Tensor
-    past_actions: Tensor
-    context: Mapping[str, Any]
-    goal: Tensor | None
+from scene4d.types import Frames, Task
+from scene4d.world.observation import Observation, robot_of_s4d
 
 
 def head_of(models: Models, *, file: str | Path | None = None) -> ActionHead:
@@ -47,11 +28,11 @@ def head_of(models: Models, *, file: str | Path | None = None) -> ActionHead:
 
     Raises:
         CheckpointError: there is none, or its statistics cannot be divided by.
-        ConfigError: it speaks of other numbers than the specs that it was trained with.
+        ConfigError: it has other numbers than the robot that it was trained with.
     """
     if models.policy is None:
         raise CheckpointError("holds no action head", file=file, field="policy", fix="train with a [policy] section")
-    check_head(models.policy, context=models.info.get("context", {}))
+    check_head(models.policy, robot=models.robot)
     return models.policy
 
 
@@ -63,86 +44,77 @@ def start_of_file(
     task: str,
     proprio: Sequence[float] | None = None,
     goal: Sequence[float] | None = None,
-) -> SceneStart:
-    """Where the agent begins in a .s4d file.
+) -> Observation:
+    """Where the agent begins in a .s4d file: at its last observed instant.
 
     Args:
         scene: that of the file. task: a name that the head knows.
         proprio: the robot's state [p] now in the numbers of the head, instead of what the file holds.
         goal: x, y, z in m.
     Raises:
-        as `scene_start`; DataFormatError: the file holds no robot state, or none of now.
+        as `head_start`; DataFormatError: the file holds no robot state, or none of now.
     """
     width = head_of(models).config.proprio_dim
-    info = {**file.info, "action_spec": file.action_spec, "cameras": file.input_cameras(_last_observed(scene))}
+    states = states_of_file(file, scene, given=proprio, width=width)
+    robot = robot_of_s4d(file, num_proprio=None if proprio is not None else width)
     if proprio is not None:
-        info.pop("proprio_spec", None)  # which speaks of what the file holds
-    return scene_start(
-        models,
-        scene,
-        task=task,
-        proprio=told_states(file, scene, given=proprio, width=width),
-        past_actions=file.actions,
-        info={**info, "goal": None if goal is None else torch.tensor(goal)},
-        file=file.path,
+        robot = replace(robot, proprio=VectorSpec.from_rows(None, width=width))  # the file speaks of what it holds
+    actions = file.actions if file.actions is not None else states.new_zeros(0, robot.action.width)
+    known = Observation(
+        actions=actions.float(),
+        proprio=states,
+        robot=robot,
+        scene=scene,
+        cameras=file.input_cameras(_last_observed(scene)),
+        task=Task(task, None if goal is None else checked_goal(torch.tensor(goal))),
     )
+    return head_start(models, known, file=file.path)
 
 
-def scene_start(
-    models: Models,
-    scene: Scene4D,
-    *,
-    task: str,
-    proprio: Tensor,
-    past_actions: Tensor | None = None,
-    info: Mapping[str, Any] | None = None,
-    file: Path | None = None,
-) -> SceneStart:
-    """Where the agent begins in a scene.
+def head_start(models: Models, known: Observation, *, file: Path | None = None) -> Observation:
+    """What is known at the last observed instant of a scene, in the terms of the action head.
 
     Args:
-        task: a name that the head knows.
-        proprio: [p] at the last observed instant, or [t p] up to it.
-        past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
-        info: action_spec, proprio_spec and action_meaning of the recording; cameras {name: Cameras []} that saw it;
-            goal [3] m.
+        known: with the whole scene; its task is a name that the head knows. Its actions may be none: where nothing is
+            known of the past, the robot rested.
         file: that holds the scene, for errors.
     Raises:
         CheckpointError: the weights hold no action head, or an unfit one.
-        ConfigError: the recording's specs are not those that the weights were trained with.
-        DataFormatError: nothing was observed; proprio, actions or goal are not as the head knows them.
+        ConfigError: the recording is of another robot than the weights.
+        DataFormatError: nothing was observed; states or actions are not as the head knows them.
     """
-    head, info = head_of(models), dict(info or {})
-    known = {k: v for k, v in models.info.get("context", {}).items() if v}
-    for kind, width in (("action", head.config.action_dim), ("proprio", head.config.proprio_dim)):
-        _check_spec(info.get(f"{kind}_spec"), known.get(f"{kind}_spec"), kind=kind, width=width, file=file)
-    # The head's actions are in the numbers of its weights: what a scene says of its own only adds what these leave out.
-    context = {**{k: info[k] for k in TOLD if info.get(k)}, **known, "task": task}
-    past = observed_part(scene)
-    way = checked_states(proprio, width=head.config.proprio_dim, file=file)
-    # Where nothing is known of the past, the robot rested.
-    done = resting_action(way[-1:], context, width=head.config.action_dim)
-    if past_actions is not None and past.times.shape[-1] > 1:
-        done = _checked_actions(past_actions, width=head.config.action_dim, file=file)[: past.times.shape[-1] - 1]
-    return SceneStart(past, way, done, context, checked_goal(info.get("goal")))
+    head = head_of(models)
+    robot = robot_of_head(models)
+    past = observed_part(known.scene)
+    states = checked_states(known.proprio, width=head.config.proprio_dim, file=file)
+    num_past, actions = past.times.shape[-1] - 1, known.actions
+    if len(actions):
+        robot.check_same(known.robot, file=file)
+        actions = _checked_actions(actions, width=head.config.action_dim, file=file)[:num_past]
+    else:
+        robot.check_same(replace(known.robot, action=VectorSpec.from_rows(None)), file=file)
+    robot = robot.filled_from(known.robot)
+    if not len(actions):
+        actions = resting_action(states[-1:], robot)
+    return known.replace(scene=past, proprio=states, actions=actions, robot=robot)
 
 
 def chosen_actions(
-    head: ActionHead, start: SceneStart, views: Frames, *, proprio: Tensor, seed: int, features: Tensor | None = None
+    head: ActionHead, start: Observation, views: Frames, *, proprio: Tensor, seed: int, features: Tensor | None = None
 ) -> Tensor:
     """A chunk of actions [h a] for the task of `start`, from views [v] and the robot's state [p] of then.
 
     Raises:
         NumericsError: it is not finite.
     """
-    task, goal = start.context["task"], start.goal
+    task, goal = start.task.text, start.task.goal
     actions = head.act(views, features=features, proprio=proprio, task=task, seed=seed, goal=goal)
     if not bool(actions.isfinite().all()):
         raise NumericsError("are not finite", field="actions", fix="check the weights, the scene and the robot's state")
     return actions
 
 
-def told_states(
+def states_of_file(
     file: S4DFile, scene: Scene4D, *, given: Sequence[float] | None = None, width: int | None = None
 ) -> Tensor:
     """The robot's states [t p] up to the last observed instant of a .s4d: the `given` one, or what the file holds.
@@ -162,7 +134,7 @@ def told_states(
             "ends before the last observed instant", file=file.path, field="info.proprio",
             found=f"{len(rows)} states", expected=f"{last + 1}, one an instant", fix="add --proprio X Y Z OPENING",
         )  # fmt: skip
-    return rows[: last + 1]  # what is known of later ones is foreseen, not told
+    return rows[: last + 1]  # later ones are predictions, not observations
 
 
 def checked_states(
@@ -224,34 +196,3 @@ def _checked_actions(actions: Tensor, *, width: int, file: Path | None) -> Tenso
             expected=f"[t {width}], finite", fix="take the weights that were trained for this robot",
         )  # fmt: skip
     return actions.float()
-
-
-def _check_spec(told: Any, known: Any, *, kind: str, width: int, file: Path | None) -> None:
-    """Refuse a recording whose numbers are others than those that the weights know; what one of the two leaves out is
-    no difference."""
-    if not told:
-        return
-    if not isinstance(told, Sequence) or not all(isinstance(row, Mapping) for row in told):
-        raise DataFormatError("is no spec", file=file, field=f"{kind}_spec", found=str(told)[:80], expected="rows")
-    ours = known or [{}] * width
-    pairs = [(_said(row, key), _said(own, key)) for row, own in zip(told, ours, strict=False) for key in MEANING]
-    if len(told) == len(ours) and all(theirs == own for theirs, own in pairs if theirs and own):
-        return
-    raise ConfigError(
-        "is not what the weights were trained for", file=file, field=f"{kind}_spec", found=_line(told),
-        expected=_line(ours) if known else f"{width} numbers",
-        fix="take weights that were trained for this robot, or name names and units of the recording as they do",
-    )  # fmt: skip
-
-
-def _said(row: Mapping[str, Any], key: str) -> str:
-    """What a row says; a bare number in the place of a name (LeRobot's, where there is none) says nothing."""
-    word = str(row.get(key) or "").strip()
-    return "" if key == "name" and word.isdigit() else word
-
-
-def _line(spec: Sequence[Mapping[str, Any]]) -> str:
-    """A spec as words: "dx [0.02 m, world], ..."."""
-    marks = [", ".join(filter(None, (_said(row, "unit"), _said(row, "frame")))) for row in spec]
-    names = [_said(row, "name") or f"a{i}" for i, row in enumerate(spec)]
-    return ", ".join(f"{name} [{mark}]" if mark else name for name, mark in zip(names, marks, strict=True))

@@ -16,6 +16,7 @@ from scene4d.geometry.camera import orbit
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras, Episode, Gaussians
+from scene4d.world.observation import Observation
 
 NUM_BEFORE = 6  # observed frames that lead in
 PIXELS = 256
@@ -24,13 +25,21 @@ INPUT = "left"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made: the past as a scene, the future as a scene, and the recording to compare them with."""
+    """What the demo made: the past as a scene, the future as a scene, and the recording to compare them with.
+
+    known: the past as `scene4d forecast` reads it from scene.s4d.
+    """
 
     episode: Episode
     now: int
-    past: Scene4D
+    known: Observation
     future: Scene4D
     background: Tensor
+
+    @property
+    def past(self) -> Scene4D:
+        """The reconstructed past."""
+        return self.known.scene
 
     @property
     def cameras(self) -> dict[str, Cameras]:

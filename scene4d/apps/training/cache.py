@@ -21,18 +21,13 @@ from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.lift.stream.stream import SceneStream
-from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, track_in_slots, track_of
-from scene4d.models.gaussian_flow.scene.anchors import PAST_FLOW
-from scene4d.models.gaussian_flow.scene.observe import memory_of
-from scene4d.robot.actions import action_slots
-from scene4d.robot.slots import proprio_slots, task_embedding
+from scene4d.robot.spec import RobotSpec
+from scene4d.robot.track import track_of
 from scene4d.scene import Scene4D
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.train.log import Progress
 from scene4d.types import Frames, Gaussians
-
-CONTEXT = ("action_spec", "proprio_spec", "robot", "action_meaning")
-"""What the world model is told of the robot, from `Episode.info`."""
+from scene4d.world.current import PAST_FLOW, memory_of
 
 
 def cache_stage(
@@ -126,7 +121,7 @@ def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
 class WindowCache(WindowSet[StoredEpisode]):
     """The windows of stored episodes with the scene memory at each; what a training stage draws its batches from.
 
-    context: action_spec, proprio_spec, robot and action_meaning, as the world model gets them.
+    robot: of the recordings, with the length of their steps. Implements `Windows`.
     """
 
     def __init__(
@@ -145,9 +140,13 @@ class WindowCache(WindowSet[StoredEpisode]):
             for count in _counts(folder / path.name):
                 self._rows.append((folder / path.name, first, count))
                 first += count
-        recording = self.moment(0)[0]
-        self.context = {name: recording.info.get(name) for name in CONTEXT}
-        self.step_seconds = float(recording.times.diff().median())
+        recording, self.horizon = self.moment(0)[0], config.horizon
+        self.robot = RobotSpec.from_info(
+            recording.info,
+            num_actions=recording.actions.shape[-1],
+            num_proprio=recording.proprio.shape[-1],
+            step_seconds=float(recording.times.diff().median()),
+        )
 
     def window(self, number: int, *, futures: bool = True) -> Window:
         """One window without batch axes; without `futures` the target pictures are left out (h = 0 of them)."""
@@ -197,24 +196,6 @@ class WindowCache(WindowSet[StoredEpisode]):
         """The pictures [1 + h v] of all cameras at a window's moment and after it."""
         episode, t = self.moment(number)
         return episode.read(t, t + 1 + horizon, cameras=self.cameras).stacked().replace(extras={})
-
-    def proprio_futures(self, numbers: Sequence[int]) -> ProprioFutures:
-        """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
-        rows, horizon = [], self.config.horizon
-        for episode in dict.fromkeys(self.moment(n)[0] for n in numbers):
-            actions, proprio = episode.actions, episode.proprio
-            slots, task = proprio_slots(proprio, self.context), task_embedding(episode.info["task"])
-            for t in range(1, len(actions) - horizon):
-                track = track_of(actions[:t], proprio[: t + 1], num_past=self.num_past_actions)
-                rows.append(
-                    ProprioFutures(
-                        actions=action_slots(actions[t : t + horizon], self.context, proprio=proprio[t]),
-                        track=track_in_slots(track, self.context),
-                        proprio_change=slots[t + 1 : t + 1 + horizon] - slots[t],
-                        task=task,
-                    )
-                )
-        return ProprioFutures.stack(rows)
 
 
 def displacement_of(points: Tensor, segments: Tensor, poses: Tensor) -> Tensor:

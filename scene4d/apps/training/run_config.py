@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from scene4d.config import config_from_dict
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import check_training_seeds
-from scene4d.models.gaussian_flow.loss import LossConfig
-from scene4d.models.gaussian_flow.model import DynamicsConfig
-from scene4d.models.gaussian_flow.networks.vae import VAEConfig
-from scene4d.models.gaussian_flow.vae_loss import VAELossConfig
-from scene4d.models.pixel_transformer.model import PixelsConfig
+from scene4d.models.families import FAMILIES
+from scene4d.models.gaussian_flow.training.stage_configs import (
+    DynamicsStageConfig,
+    GaussianFlowSettings,
+    VAEStageConfig,
+)
+from scene4d.models.pixel_transformer.family import PixelsStageConfig
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
-from scene4d.render.losses import PictureLossConfig
 from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig
 from scene4d.train.optim import OptimConfig
@@ -67,58 +70,6 @@ class CacheConfig:
     """Frames from one window's start to the next."""
 
 
-@dataclass(frozen=True)
-class VAEStageConfig:
-    """How the autoencoder is trained."""
-
-    model: VAEConfig = field(default_factory=VAEConfig)
-    """Sizes; the anchors are those that the world model chooses."""
-    loss: VAELossConfig = field(default_factory=VAELossConfig)
-    """Weights of the loss."""
-    batch_size: int = 6
-    """Scenes a step."""
-    train: LoopConfig = field(default_factory=LoopConfig)
-    """Steps and optimiser."""
-
-
-@dataclass(frozen=True)
-class DynamicsStageConfig:
-    """How the world model is trained."""
-
-    model: DynamicsConfig = field(default_factory=DynamicsConfig)
-    """Sizes."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Weights of the loss."""
-    batch_size: int = 16
-    """Windows a step."""
-    own_rollout: float = 0.0
-    """Share of the steps in the last third of training that begin where the model's forecast of half a chunk led."""
-    num_rows: int = 512
-    """Memory Gaussians a window that the displacement loss looks at."""
-    proprio: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=5e-3, ema_decay=0.99))
-    )
-    """Training of the forecast of the robot's own state, before the rest and cheap beside it."""
-    proprio_batch_size: int = 128
-    """Moments a step of that."""
-    intent: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1000, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
-    )
-    """Training of the denoiser of actions."""
-    intent_batch_size: int = 32
-    """Windows a step of that."""
-    completion: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
-    )
-    """Training of the decoder of new matter, after the rest."""
-    completion_batch_size: int = 8
-    """Windows a step of that."""
-    completion_loss: PictureLossConfig = field(default_factory=PictureLossConfig)
-    """Its loss."""
-    train: LoopConfig = field(default_factory=LoopConfig)
-    """Steps and optimiser."""
-
-
 def _check_task_rows(tasks: Sequence[str], *, num_tasks: int) -> None:
     """Refuse tasks that a head could not tell apart.
 
@@ -167,26 +118,6 @@ class PolicyStageConfig:
 
 
 @dataclass(frozen=True)
-class PixelsStageConfig:
-    """How the 2D baseline is trained; its pictures, cameras and horizon are those of the run."""
-
-    model: PixelsConfig = field(default_factory=PixelsConfig)
-    """Sizes."""
-    batch_size: int = 8
-    """Windows a step."""
-    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
-    """Rates that are tried; the best one trains it."""
-    tune_steps: int = 200
-    """Steps of a trial."""
-    train: LoopConfig = field(default_factory=LoopConfig)
-    """Steps and optimiser; the learning rate is the one found."""
-
-    def __post_init__(self) -> None:
-        if not self.learning_rates:
-            raise ConfigError("none to try", field="pixels.learning_rates", expected="at least one")
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """A run from recording to weights."""
 
@@ -199,6 +130,11 @@ class RunConfig:
     """Processes that record and build the cache."""
     threads: int = 2
     """Threads of torch while training; results are bit-equal at one number of threads."""
+    family: str = "gaussian_flow"
+    """Family of world models, a row of `models/families.py`; gaussian_flow is set up by the sections vae and dynamics,
+    pixel_transformer by pixels, every other one by settings."""
+    settings: Any = None
+    """Settings of another family, as its own configuration class has them."""
     device: Device = "auto"
     """Where models are trained; what is recorded and prepared for them is made on the CPU."""
     policy_only: bool = False
@@ -217,6 +153,7 @@ class RunConfig:
     """2D baseline of the evaluation; made only where it is asked for."""
 
     def __post_init__(self) -> None:
+        self._check_family()
         if self.policy_only and not self.start:
             raise ConfigError("needs a world model", field="policy_only", fix='name one: start = "shipped"')
         if self.dynamics.model.horizon != self.cache.horizon:
@@ -248,6 +185,31 @@ class RunConfig:
                 found=self.record.num_frames,
                 expected=f">= {self.least_frames}",
             )
+
+    def _check_family(self) -> None:
+        """The settings become those of the family.
+
+        Raises:
+            ConfigError: there is no such family, or it has no such settings.
+        """
+        if self.family not in FAMILIES:
+            expected = ", ".join(FAMILIES)
+            raise ConfigError("is no family of world models", field="family", found=self.family, expected=expected)
+        kind = FAMILIES[self.family].settings
+        if self.family not in ("gaussian_flow", "pixel_transformer") and not isinstance(self.settings, kind):
+            settings = config_from_dict(self.settings or {}, kind, where="settings")
+            object.__setattr__(self, "settings", settings)
+
+    @property
+    def family_settings(self) -> Any:
+        """The settings of the family, as its `Family.settings` class."""
+        match self.family:
+            case "gaussian_flow":
+                return GaussianFlowSettings(self.vae, self.dynamics)
+            case "pixel_transformer":
+                return self.pixels
+            case _:
+                return self.settings
 
     def _check_seeds(self) -> None:
         """Nothing is learned from episodes that results are reported on."""

@@ -9,22 +9,21 @@ from collections.abc import Sequence
 
 from scene4d.apps.compose.models import load_models
 from scene4d.apps.terminal.progress import counter_shown
-from scene4d.apps.training.pixel_stage import load_pixels
 from scene4d.apps.verbs.options.evaluation import EvalForecastOptions
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures, check_rollout, check_sampling
 from scene4d.eval.forecast.forecast_table import KEYS, printed_table
 from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast, ExactFlow
-from scene4d.eval.forecast.forecasters.kinematic_robot import KinematicRobotForecaster
+from scene4d.eval.forecast.forecasters.kinematic_robot import KinematicRobotForecaster, RobotWorldModel
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
-from scene4d.eval.forecast.forecasters.pixel_forecaster import PixelForecaster
+from scene4d.eval.forecast.forecasters.image_forecaster import ImageForecaster
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast
 from scene4d.eval.metrics.seeds import seed_range
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.types import Episode, Recording
-from scene4d.world.contract import WorldModel
+from scene4d.world.capabilities import Renders, require
 from scene4d.world.evaluated import Forecaster
 
 FIRST_START, LAST_START = 8, 32
@@ -39,7 +38,7 @@ def run_eval_forecast(options: EvalForecastOptions) -> dict:
     models = load_models(options.weights)
     config = forecast_config(options)
     stream = PastStream(options.inputs)
-    forecasters = forecasters_of(models.dynamics, stream, options=options)
+    forecasters = forecasters_of(models.world, stream, options=options)
     record = None
     if options.episodes:
         recordings = [r for path in options.episodes for r in open_recordings(path)]
@@ -53,14 +52,14 @@ def run_eval_forecast(options: EvalForecastOptions) -> dict:
     for keys in PRINTED:
         print(printed_table(result["horizon"], keys=keys), end="\n\n")
     if options.deep:
-        result["deep"] = deep_checks(models.dynamics, config, steps=options.sampler_steps)
+        result["deep"] = deep_checks(models.world, config, steps=options.sampler_steps)
         print(json.dumps(result["deep"], indent=1))
     # Recordings have no seeds, and the tasks of the options are not theirs.
     asked = {"episodes": [str(p) for p in options.episodes]} if options.episodes else {"seeds": list(options.seeds)}
     return {**result, **asked, "size": options.size, "inputs": list(options.inputs)}
 
 
-def forecasters_of(model: WorldModel, stream: PastStream, *, options: EvalForecastOptions) -> list[Forecaster]:
+def forecasters_of(model: RobotWorldModel, stream: PastStream, *, options: EvalForecastOptions) -> list[Forecaster]:
     """The rows that the options ask for, ours first.
 
     Raises:
@@ -72,13 +71,13 @@ def forecasters_of(model: WorldModel, stream: PastStream, *, options: EvalForeca
         ConstantVelocity(stream),
     ]
     if options.pixels_weights is not None:
-        pixels, info = load_pixels(options.pixels_weights)
-        if tuple(info["cameras"]) != options.inputs:
-            wanted = " ".join(info["cameras"])
+        pixels = require(load_models(options.pixels_weights).world, Renders, what="the row of a 2D baseline")
+        if pixels.cameras != options.inputs:
+            wanted = " ".join(pixels.cameras)
             raise ConfigError(
                 "sees other cameras", file=options.pixels_weights, found=wanted, fix=f"add --inputs {wanted}"
             )
-        forecasters.append(PixelForecaster(pixels, options.inputs, steps=options.sampler_steps))
+        forecasters.append(ImageForecaster(pixels, steps=options.sampler_steps))
     if options.robot:
         from scene4d.sim.robot import metaworld_robot  # it needs MuJoCo, which no other row does
 

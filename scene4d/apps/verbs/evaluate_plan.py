@@ -24,9 +24,12 @@ from scene4d.plan.cost import ImageCost, PointCost
 from scene4d.plan.goal_tracker import GoalTracker
 from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
 from scene4d.policy.encoders import views_for
+from scene4d.robot.slots import hand_position
 from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.types import Cameras, Frames, Gaussians
+from scene4d.types import Cameras, Frames, Gaussians, Task
+from scene4d.world.capabilities import MovesAnchors, require
 from scene4d.world.contract import State
+from scene4d.world.observation import Observation
 
 HOLD_STEPS = 10
 """Steps for which an expert has to hold its success before the scene is a goal: 0.25 s."""
@@ -114,6 +117,10 @@ def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
     return Goal(stream.gaussians(), seen, held > 0)
 
 
+NUM_PAST = 8
+"""Past actions and states that a world model gets."""
+
+
 @dataclass
 class PlanningAgent:
     """An `Agent` without a policy: every few steps it searches the forecasts for actions that lead to the goal."""
@@ -125,7 +132,8 @@ class PlanningAgent:
     plan_seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        horizon = self.models.dynamics.horizon  # a plan looks one chunk ahead
+        self.world = require(self.models.world, MovesAnchors, what="planning")
+        horizon = self.world.spec.horizon  # a plan looks one chunk ahead
         self.config = SearchConfig(
             num_samples=self.options.samples,
             num_iterations=self.options.iterations,
@@ -140,7 +148,7 @@ class PlanningAgent:
 
     def reset(self) -> None:
         """Forget everything but the goal."""
-        self.stream, self.goal_tracker = new_memory(), GoalTracker(self.models.dynamics, self.goal.gaussians)
+        self.stream, self.goal_tracker = new_memory(), GoalTracker(self.world, self.goal.gaussians)
         self.num_steps = 0
         self.cameras: dict[str, Cameras] = {}
         self.actions: list[Tensor] = []
@@ -150,23 +158,22 @@ class PlanningAgent:
 
     def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
         """The next action [a]; the goal scene is all that is known of the goal, not the place `goal`."""
-        seen, model = _stacked(frames, tuple(frames)), self.models.dynamics.config
-        num_past = model.proprio.num_past
-        self.stream.update(seen, time=model.step_seconds * self.num_steps)
+        seen = _stacked(frames, tuple(frames))
+        self.stream.update(seen, time=self.world.spec.step_seconds * self.num_steps)
         self.cameras = {name: f.cameras for name, f in frames.items()}
-        self.proprio = [*self.proprio, proprio][-num_past - 1 :]
+        self.proprio = [*self.proprio, proprio][-NUM_PAST - 1 :]
         if not self.queue:
             start = time.perf_counter()
             self.plan = self._search()
             self.queue = list(self.plan.actions[: self.options.replan_every])
             self.plan_seconds.append(time.perf_counter() - start)
-        self.actions = [*self.actions, self.queue.pop(0)][-num_past:]
+        self.actions = [*self.actions, self.queue.pop(0)][-NUM_PAST:]
         self.num_steps += 1
         return self.actions[-1]
 
     def _search(self) -> Plan:
         state, options, seed = self._state(), self.options, self.num_steps
-        world_model, cost = self.models.dynamics, self._cost(state)
+        world_model, cost = self.world, self._cost(state)
         if options.search == "policy":
             return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
         search = {"cem": cem, "mppi": mppi}[options.search]
@@ -179,26 +186,30 @@ class PlanningAgent:
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""
         num, head = self.options.samples, head_of(self.models)
-        views = views_for(head.config, state.memory, hand=state.proprio[:3])
+        views = views_for(
+            head.config, self.world.anchored(state).gaussians, hand=hand_position(state.proprio, state.robot)
+        )
         many = lambda x: x.expand(num, *x.shape)
         seeds = [1000 * self.num_steps + i for i in range(num)]
         return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
 
     def _state(self) -> State:
-        context = {**self.models.info.get("context", {}), "task": self.task, "cameras": self.cameras}
-        width = len(context["action_spec"])
-        past = torch.stack(self.actions) if self.actions else torch.zeros(1, width)
-        return self.models.dynamics.observe(
-            self.stream.scene(),
+        robot = self.models.robot
+        past = torch.stack(self.actions) if self.actions else torch.zeros(1, robot.action.width)
+        known = Observation(
             actions=past,
             proprio=torch.stack(self.proprio),
-            context=context,
+            robot=robot,
+            scene=self.stream.scene(),
             memory=self.stream.gaussians(),
+            cameras=self.cameras,
+            task=Task(self.task),
         )
+        return self.world.observe(known)
 
     def _cost(self, state: State) -> Cost:
         if self.options.goal == "image":
-            return ImageCost(self.goal.frames)
+            return ImageCost(self.world, self.goal.frames)
         return self.goal_tracker.cost(state)
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from scene4d.apps.agent.task_names import spec_columns, task_from_text
+from scene4d.apps.agent.task_names import names_and_units, task_from_text
 from scene4d.apps.compose.models import Models, load_models
-from scene4d.apps.compose.scene_start import SceneStart, chosen_actions, head_of, scene_start, start_of_file
+from scene4d.apps.compose.scene_start import chosen_actions, head_of, head_start, start_of_file
 from scene4d.apps.verbs.options.agents import ActOptions
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
-from scene4d.policy.observation import predicted_instant
+from scene4d.policy.observation import HeadWorldModel, predicted_instant
 from scene4d.policy.virtual_cameras import concat_views
-from scene4d.scene import Scene4D
+from scene4d.robot.slots import hand_position
+from scene4d.types import Task
+from scene4d.world.capabilities import require
+from scene4d.world.observation import Observation
 
 
 def run_act(options: ActOptions) -> dict[str, Any]:
@@ -45,25 +44,13 @@ def run_act(options: ActOptions) -> dict[str, Any]:
 
 
 def plan_actions(
-    models: Models,
-    scene: Scene4D,
-    *,
-    task: str,
-    proprio: Tensor,
-    past_actions: Tensor | None = None,
-    info: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    forecast: bool = True,
+    models: Models, known: Observation, *, task: str, seed: int = 0, forecast: bool = True
 ) -> dict[str, Any]:
     """Plan one chunk of actions from the last observed instant of a scene.
 
     Args:
-        models: with an action head.
+        models: with an action head. known: the scene, with the robot's states and actions up to that instant.
         task: name of a task the head was trained on, or its words.
-        proprio: [p] at that instant, or [t p] up to it: how the robot answered commands shows where it goes.
-        past_actions: [t a] of the scene, actions[i] leads from its time i to i + 1, or None.
-        info: action_spec, proprio_spec and action_meaning of the recording; cameras {name: Cameras []} that saw the
-            scene; goal [3] m, where what the task is about should come to be.
         forecast: whether the head also looks at the forecast.
     Returns:
         JSON-ready: actions [h][a], names [a] and units [a] of the weights, task, time (s), forecast (bool).
@@ -71,35 +58,27 @@ def plan_actions(
         as `run_act`.
     """
     name = task_from_text(task, models.tasks)
-    start = scene_start(models, scene, task=name, proprio=proprio, past_actions=past_actions, info=info)
+    start = head_start(models, known.replace(task=Task(name, known.task.goal)))
     return _planned(models, start, seed=seed, forecast=forecast)
 
 
-def _planned(models: Models, start: SceneStart, *, seed: int, forecast: bool) -> dict[str, Any]:
-    """What `plan_actions` returns, from where the scene ends."""
-    head, past, hand = head_of(models), start.scene, start.proprio[-1, :3]
-    now = float(past.times[-1])
-    drawn = functools.partial(views_for, head.config, hand=hand)
-    views, features = drawn(past.at(now)), None
+def _planned(models: Models, start: Observation, *, seed: int, forecast: bool) -> dict[str, Any]:
+    """What `plan_actions` returns, from where it begins."""
+    head, past = head_of(models), start.scene
+    hand, now = hand_position(start.proprio[-1], start.robot), float(past.times[-1])
+    views, features = views_for(head.config, past.at(now), hand=hand), None
     if forecast:
-        future, features = predicted_instant(
-            past,
-            world_model=models.dynamics,
-            past_actions=start.past_actions,
-            proprio=start.proprio,
-            context=start.context,
-            horizon=models.dynamics.config.horizon,
-        )
-        views = concat_views([views, drawn(future)])
+        world = require(models.world, HeadWorldModel, what="an action head's forecast")
+        future, features = predicted_instant(start, world_model=world, horizon=world.spec.horizon)
+        views = concat_views([views, views_for(head.config, future, hand=hand)])
     actions = chosen_actions(head, start, views, proprio=start.proprio[-1], seed=seed, features=features)
     # The numbers are the head's: its weights say what they mean.
-    spec = models.info.get("context", {}).get("action_spec")
-    names, units = spec_columns(spec or [], width=head.config.action_dim)
+    names, units = names_and_units(models.robot.action, width=head.config.action_dim)
     return {
         "actions": [[round(float(x), 5) for x in row] for row in actions],
         "names": names,
         "units": units,
-        "task": start.context["task"],
+        "task": start.task.text,
         "time": round(now, 6),
         "forecast": forecast,
     }

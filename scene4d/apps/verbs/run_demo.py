@@ -18,17 +18,20 @@ from scene4d.apps.terminal.progress import steps_shown
 from scene4d.apps.terminal.scene_pictures import write_pictures
 from scene4d.apps.verbs.options.agents import DemoOptions
 from scene4d.apps.verbs.run_act import plan_actions
+from scene4d.apps.verbs.run_forecast import predicted_scene
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
-from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastStream
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, score_window
 from scene4d.files import atomic_file
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
-from scene4d.gaussians.s4d.s4d import write_s4d
+from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
+from scene4d.robot.spec import RobotSpec
 from scene4d.types import Episode
-from scene4d.world.rollout import forecast_long
+from scene4d.world.capabilities import Decodes, require
+from scene4d.world.observation import Observation
 
 HORIZONS = (1, 4, 8)
 NOVEL = "front"
@@ -43,8 +46,8 @@ def run_demo(options: DemoOptions) -> dict:
         models = step("reading weights and episode", lambda: load_models(options.weights))
         episode = read_episode(options)
         stream = PastStream()
-        result = step("reconstructing, forecasting", lambda: forecast_episode(models, stream, episode, options))
-        step("writing scenes, flow and points", lambda: write_scenes(out, result))
+        result = step("reconstructing, forecasting", lambda: reconstruct_and_forecast(models, stream, episode, options))
+        step("writing the future, flow and points", lambda: write_future_files(out, result))
         horizon = step("scoring against the recording", lambda: score(models, stream, episode, options))
         actions = step("choosing actions", lambda: choose_actions(models, result))
         videos = step("rendering videos", lambda: write_films(out, result))
@@ -81,29 +84,35 @@ def read_episode(options: DemoOptions) -> Episode:
     return episode
 
 
-def forecast_episode(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> DemoResult:
-    """Reconstruct the past from the input cameras alone, then forecast under the recorded actions."""
-    now = options.now
-    past = past_of(episode, now)
-    known = stream.remember(past)
-    context = {
-        "task": episode.info.get("task", ""),
-        "action_spec": episode.info.get("action_spec"),
-        "proprio_spec": episode.info.get("proprio_spec"),
-        "cameras": {name: past.views[name].cameras[-1] for name in stream.inputs},
-    }
-    model = models.dynamics
-    state = model.observe(
-        known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
+def reconstruct_and_forecast(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> DemoResult:
+    """Reconstruct the past from the input cameras alone into scene.s4d, then forecast from that file.
+
+    So `scene4d forecast scene.s4d` under the same actions gives the same future, bit for bit.
+    """
+    now, path = options.now, options.output / "scene.s4d"
+    memory = stream.remember(past_of(episode, now))
+    robot = RobotSpec.from_info(episode.info)
+    info = {k: episode.info[k] for k in ("task", "seed") if k in episode.info} | robot.as_info()
+    write_s4d(
+        path,
+        memory.scene,
+        cameras={name: frames.cameras[: now + 1] for name, frames in episode.views.items()},
+        actions=episode.actions[: now + 1],
+        action_spec=robot.action.rows(),
+        info={**info, "proprio": episode.proprio[: now + 1].tolist(), "input_cameras": list(stream.inputs)},
     )
+    file = open_s4d(path)
+    scene = file.scene()
+    known = Observation.from_s4d(file, scene=scene, start=scene.times.shape[-1] - 1)
+    model = require(models.world, Decodes, what="the demo")
     actions = episode.actions[now : now + options.num_steps]
-    forecast = forecast_long(model, state, actions=actions, horizon=model.config.horizon, seeds=(options.seed,))
-    return DemoResult(episode, now, known.scene, model.scene(state, forecast), known.background)
+    future, _ = predicted_scene(model, known, actions=actions, seed=options.seed)
+    return DemoResult(episode, now, known, future, memory.background)
 
 
 def score(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> dict:
     """{steps ahead: {metric: ours, copy_last: {...}, constant_velocity: {...}}} on this one episode."""
-    forecasters = [ModelForecaster(models.dynamics, stream), CopyLast(stream), ConstantVelocity(stream)]
+    forecasters = [ModelForecaster(models.world, stream), CopyLast(stream), ConstantVelocity(stream)]
     config = ForecastEvalConfig(horizons=HORIZONS, novel=(NOVEL,))
     scores = score_window(forecasters, episode, start=options.now, config=config, past_stream=stream)
     clean: Callable[[dict], dict] = lambda row: {k: round(v, 5) for k, v in row.items() if math.isfinite(v)}
@@ -116,34 +125,26 @@ def score(models: Models, stream: PastStream, episode: Episode, options: DemoOpt
 
 def choose_actions(models: Models, result: DemoResult) -> dict:
     """The action head's chunk from the scene as it stands after the last observed frame."""
-    info, now = result.episode.info, result.now
-    return plan_actions(
-        models,
-        result.past,
-        task=str(info.get("task", "")),
-        proprio=result.episode.proprio[: now + 1],
-        past_actions=result.episode.actions[:now],
-        info={**info, "cameras": {name: result.cameras[name][now] for name in INPUTS}},
+    return plan_actions(models, result.known, task=result.known.task.text)
+
+
+def write_future_files(out: Path, result: DemoResult) -> None:
+    """future.s4d, flow.npz and points/NNNN.ply, beside scene.s4d."""
+    future, now = result.future, result.now
+    last, described = now + len(future.times), result.known.robot.as_info()
+    write_s4d(
+        out / "future.s4d",
+        future,
+        cameras={name: c[now:last] for name, c in result.cameras.items()},
+        actions=result.episode.actions[now:last],
+        action_spec=described.get("action_spec", ()),
+        info={"task": result.known.task.text, "proprio": result.known.proprio[-1:].tolist(), **described},
     )
-
-
-def write_scenes(out: Path, result: DemoResult) -> None:
-    """scene.s4d, future.s4d, flow.npz and points/NNNN.ply."""
-    info = {
-        k: v for k, v in result.episode.info.items() if k in ("task", "seed", "robot", "action_spec", "proprio_spec")
-    }
-    info["proprio"] = result.episode.proprio[: result.now + 1].tolist()
-    spec, now, last = info.get("action_spec") or (), result.now, result.now + len(result.future.times)
-    past = {name: c[: now + 1] for name, c in result.cameras.items()}
-    future = {name: c[now:last] for name, c in result.cameras.items()}
-    actions = result.episode.actions
-    write_s4d(out / "scene.s4d", result.past, cameras=past, actions=actions[: now + 1], action_spec=spec, info=info)
-    write_s4d(out / "future.s4d", result.future, cameras=future, actions=actions[now:last], action_spec=spec, info=info)
-    write_flow_npz(out / "flow.npz", result.future)
-    times = result.future.times.tolist()
+    write_flow_npz(out / "flow.npz", future)
+    times = future.times.tolist()
     for index, instant in enumerate(times):
-        flow = result.future.flow(times[0], instant)[0]
-        write_gaussian_points(out / "points" / f"{index:04d}.ply", result.future.at(instant), flow=flow)
+        flow = future.flow(times[0], instant)[0]
+        write_gaussian_points(out / "points" / f"{index:04d}.ply", future.at(instant), flow=flow)
 
 
 def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
@@ -167,8 +168,8 @@ def write_reports(out: Path, result: DemoResult, report: dict, videos: dict[str,
             temporary.write_text(json.dumps(value, indent=1))
     page = Page(
         title=f"{report['episode']}: what happens next",
-        summary=f"{result.now + 1} frames from two RGB-D cameras became {len(result.past.base.ids)} Gaussians; the "
-        f"next {report['num_steps']} steps were forecast under the recorded actions.",
+        summary=f"{result.now + 1} frames from two RGB-D cameras became {len(result.past.base.ids)} Gaussians; "
+        f"the next {report['num_steps']} steps were forecast under the recorded actions.",
         videos=videos,
         future=result.future,
         horizon=report["horizon"],

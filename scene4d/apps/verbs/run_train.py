@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import platform
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scene4d.apps.training.prepare import RunFolders
+from scene4d import __version__
+from scene4d.apps.compose.models import sized_as_start
+from scene4d.apps.training.cache import cache_stage
+from scene4d.apps.training.import_recordings import listing, take_in_stage
+from scene4d.apps.training.policy_stage import export_stage, train_policy_stage
 from scene4d.apps.training.processes import locked, run_stage
+from scene4d.apps.training.record_episodes import record_stage
+from scene4d.apps.training.run import Run
 from scene4d.apps.training.run_config import RunConfig
-from scene4d.apps.verbs.options.training import STAGES, TrainOptions
+from scene4d.apps.verbs.options.training import TrainOptions
 from scene4d.config import load_config, toml_from_config
 from scene4d.errors import ConfigError
 from scene4d.files import atomic_file
 from scene4d.train.distributed import rank, torchrun_group
 from scene4d.train.log import line_progress
 from scene4d.train.loop import LoopConfig
+from scene4d.train.stage import Stage
 
 
 def run_train(options: TrainOptions) -> dict[str, Any]:
@@ -39,18 +44,17 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     if config.policy_only and (options.pixels or options.until != "policy"):
         raise ConfigError("trains the action head alone", field="policy_only", fix="leave out --pixels and --until")
     root = options.out or Path("runs") / config.name
-    start, stages = time.monotonic(), {}
+    start, stages, weights = time.monotonic(), {}, None
     before = torch.get_num_threads()
     with torchrun_group(), locked(root) if rank() == 0 else contextlib.nullcontext():
         with atomic_file(root / "config.toml") as temporary:
             temporary.write_text(toml_from_config(config), encoding="utf-8")
         try:
             torch.set_num_threads(config.threads)
-            stages = _do_stages(RunFolders(root), config, options=options)
-            trained = {"dynamics", "policy"} & stages.keys()
-            weights = _export(options, RunFolders(root), config, stages) if trained else None
-            if options.pixels:
-                weights = _export_pixels(options, RunFolders(root))
+            run = Run(root, config)
+            stages = _do_stages(run, options=options)
+            if run.last_part in stages or "policy" in stages:
+                weights = _export(options, run, stages)
         finally:
             torch.set_num_threads(before)
     return {
@@ -63,98 +67,92 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
 
 def _config(options: TrainOptions) -> RunConfig:
     config = load_config(options.config, RunConfig, overrides=options.set)
-    if config.start:
-        from scene4d.apps.compose.models import sized_as_start
-
-        config = sized_as_start(config)
+    if options.pixels:
+        config = dataclasses.replace(config, family="pixel_transformer")
+    config = sized_as_start(config)
     if options.steps is None:
         return config
     if options.steps < 1:
         raise ConfigError("must be at least 1", field="steps", found=options.steps)
     shorter = {}
-    for name in ("vae", "dynamics", "policy", "pixels"):
-        stage = getattr(config, name)
-        loops = [f.name for f in dataclasses.fields(stage) if isinstance(getattr(stage, f.name), LoopConfig)]
-        fewer = {loop: dataclasses.replace(getattr(stage, loop), steps=options.steps) for loop in loops}
-        shorter[name] = dataclasses.replace(stage, **fewer)
+    for name in ("vae", "dynamics", "policy", "pixels", "settings"):
+        section = getattr(config, name)
+        if section is not None:
+            loops = [f.name for f in dataclasses.fields(section) if isinstance(getattr(section, f.name), LoopConfig)]
+            fewer = {loop: dataclasses.replace(getattr(section, loop), steps=options.steps) for loop in loops}
+            shorter[name] = dataclasses.replace(section, **fewer)
     return dataclasses.replace(config, **shorter)
 
 
-def _do_stages(folders: RunFolders, config: RunConfig, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
-    # Imported late: `--help` and a slip in the file answer at once.
-    from scene4d.apps.compose.assets import weights_file
-    from scene4d.apps.training.cache import cache_stage
-    from scene4d.apps.training.import_recordings import listing, take_in_stage
-    from scene4d.apps.training.pixel_stage import train_pixels_stage
-    from scene4d.apps.training.record_episodes import record_stage
-    from scene4d.apps.training.stages import train_dynamics_stage, train_policy_stage, train_vae_stage
+def _plan(run: Run, *, until: str) -> list[Stage]:
+    """The stages of a run in their order.
 
-    num = config.processes
-    record = lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record"))
-    sources: list[Any] = []
-    if config.record.sources:
-        sources = [listing(config.record), config.least_frames]
-        record = lambda folder: take_in_stage(
-            folder, config.record, least=config.least_frames, processes=num, progress=line_progress("recordings")
-        )
-    cache = lambda folder: cache_stage(
-        folder,
-        config.cache,
-        record=config.record,
-        episodes=folders.record,
-        processes=num,
-        progress=line_progress("cache"),
-    )
-    anchors = config.dynamics.model.anchors
-    # Weights of the same name may be others tomorrow.
-    start = config.start and hashlib.sha256(weights_file(config.start).read_bytes()).hexdigest()
-    plan: list[tuple[str, Callable[[Path], dict[str, Any]], list[Any]]] = [
-        ("record", record, [config.record, *sources]),
-        ("cache", cache, [config.cache]),
-        ("vae", lambda _: train_vae_stage(folders, config), [config.vae, anchors, config.threads, start]),
-        ("dynamics", lambda _: train_dynamics_stage(folders, config), [config.dynamics, config.threads]),
-        ("policy", lambda _: train_policy_stage(folders, config), [config.policy, config.threads, start]),
-    ]
+    Raises:
+        ConfigError: `until` is none of them.
+    """
+    config, num = run.config, run.config.processes
+    policy = Stage("policy", [config.policy, config.threads, run.start_digest], lambda f: train_policy_stage(run, f))
     if config.policy_only:
-        plan = plan[-1:]
-    elif config.record.sources:
-        plan = plan[:4]  # the action head learns from demonstrations that it records itself
-    plan = [stage for stage in plan if STAGES.index(stage[0]) <= STAGES.index(options.until)]
-    if options.pixels:
-        # It learns from the cache alone, so it does not wait for the world model.
-        plan = [*plan[:2], ("pixels", lambda _: train_pixels_stage(folders, config), [config.pixels, config.threads])]
+        return [policy]
+    if config.record.sources:
+        record = Stage(
+            "record",
+            [config.record, listing(config.record), config.least_frames],
+            lambda folder: take_in_stage(
+                folder, config.record, least=config.least_frames, processes=num, progress=line_progress("recordings")
+            ),
+        )
+    else:
+        record = Stage(
+            "record",
+            [config.record],
+            lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record")),
+        )
+    cache = Stage(
+        "cache",
+        [config.cache],
+        lambda folder: cache_stage(
+            folder,
+            config.cache,
+            record=config.record,
+            episodes=run.folder("record"),
+            processes=num,
+            progress=line_progress("cache"),
+        ),
+    )
+    plan = [record, cache, *run.family_stages()]
+    # The action head learns from demonstrations that it records itself, and on the flagship's forecast.
+    with_head = config.family == "gaussian_flow" and not config.record.sources
+    names = [stage.name for stage in plan] + ["policy"]
+    if until not in names:
+        raise ConfigError("is no stage", field="until", found=until, expected=", ".join(names))
+    plan = [*plan, policy] if with_head else plan
+    return plan[: names.index(until) + 1]
+
+
+def _do_stages(run: Run, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
     done: dict[str, dict[str, Any]] = {}
     earlier: list[Any] = []
-    for name, build, key in plan:
+    for stage in _plan(run, until=options.until):
         # What a stage makes depends on the stages before it, so their keys are part of its own.
-        together = name not in ("record", "cache")
-        folder = getattr(folders, name)
-        result = run_stage(folder, build, key=[*earlier, *key], rebuild=options.rebuild, together=together)
+        key, together = [*earlier, *stage.key], stage.name not in ("record", "cache")
+        result = run_stage(run.folder(stage.name), stage.build, key=key, rebuild=options.rebuild, together=together)
         earlier = [result.pop("key")]
-        done[name] = result
-        print(f"{name}: {'done before' if result['skipped'] else str(result['seconds']) + ' s'}", file=sys.stderr)
+        done[stage.name] = result
+        took = "done before" if result["skipped"] else f"{result['seconds']} s"
+        print(f"{stage.name}: {took}", file=sys.stderr)
     return done
 
 
-def _export_pixels(options: TrainOptions, folders: RunFolders) -> dict[str, Any]:
-    from scene4d.apps.training.pixel_stage import load_pixels, save_pixels
-
-    model, info = load_pixels(folders.pixels_weights)
-    path = options.weights or folders.root / "pixels.safetensors"
-    return {"path": str(path), "bytes": save_pixels(path, model, info=info)}
-
-
-def _export(options: TrainOptions, folders: RunFolders, config: RunConfig, stages: dict[str, Any]) -> dict[str, Any]:
-    from scene4d import __version__
-    from scene4d.apps.training.stages import export_stage
-
+def _export(options: TrainOptions, run: Run, stages: dict[str, Any]) -> dict[str, Any]:
     provenance = {
         "scene4d": __version__,
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "name": config.name,
-        "config": toml_from_config(config),
+        "name": run.config.name,
+        "config": toml_from_config(run.config),
         "stages": stages,
     }
-    path = options.weights or folders.root / "weights.safetensors"
-    return export_stage(folders, config, path=path, provenance=provenance, head="policy" in stages)
+    name = "pixels" if options.pixels else "weights"
+    path = options.weights or run.root / f"{name}.safetensors"
+    return export_stage(run, path=path, provenance=provenance, head="policy" in stages)

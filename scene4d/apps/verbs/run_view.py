@@ -12,7 +12,7 @@ from typing import Any
 from scene4d.apps.agent.server.access import access_to
 from scene4d.apps.agent.task_names import task_from_text
 from scene4d.apps.compose.models import Models, models_once
-from scene4d.apps.compose.scene_start import SceneStart, start_of_file
+from scene4d.apps.compose.scene_start import start_of_file
 from scene4d.apps.verbs.options.scenes import ViewOptions
 from scene4d.apps.viewer.guarded_server import start_viser, stop_viser
 from scene4d.apps.viewer.live_forecast import roll_forward
@@ -20,6 +20,7 @@ from scene4d.apps.viewer.panel import Panel, PanelConfig, Rollout
 from scene4d.errors import DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.scene import Scene4D
+from scene4d.world.observation import Observation
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | N
     if not options.task and options.proprio is None and file.info.get("proprio") is None:
         return None
 
-    def begun(task: str) -> tuple[Models, SceneStart]:
+    def begun(task: str) -> tuple[Models, Observation]:
         models = models_once(options.weights)
         name = task_from_text(task, models.tasks)
         return models, start_of_file(models, file, scene=scene, task=name, proprio=options.proprio, goal=options.goal)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from scene4d.apps.compose.models import Models
-from scene4d.apps.compose.scene_start import SceneStart, chosen_actions, head_of
+from scene4d.apps.compose.scene_start import chosen_actions, head_of
 from scene4d.errors import NumericsError
 from scene4d.gaussians.formats.points import robust_bounds
 from scene4d.policy.encoders import views_for
+from scene4d.robot.slots import hand_position
 from scene4d.scene import Scene4D
+from scene4d.world.capabilities import Decodes, MovesAnchors, require
+from scene4d.world.observation import Observation
 
 TOO_FAR = 5.0
 """Times the radius of what was observed: beyond, what moves has left the scene."""
 
 
+@runtime_checkable
+class LiveWorldModel(Decodes, MovesAnchors, Protocol):
+    """What the rollout asks of a world model."""
+
+
 @torch.no_grad()
 def roll_forward(
-    models: Models, start: SceneStart, *, num_steps: int = 24, replan_every: int = 4, seed: int = 0
+    models: Models, start: Observation, *, num_steps: int = 24, replan_every: int = 4, seed: int = 0
 ) -> Iterator[Scene4D]:
     """Yield the future chunk by chunk: now and `replan_every` predicted steps, each from the end of the one before.
 
@@ -30,17 +39,19 @@ def roll_forward(
         CheckpointError: the weights hold no action head, or an unfit one.
         NumericsError: the prediction left the scene, or the actions are not finite.
     """
-    head, model = head_of(models), models.dynamics
-    state = model.observe(start.scene, actions=start.past_actions, proprio=start.proprio, context=start.context)
-    centre, radius = robust_bounds(state.memory)
+    head, model = head_of(models), require(models.world, LiveWorldModel, what="the viewer's rollout")
+    state = model.observe(start)
+    centre, radius = robust_bounds(model.anchored(state).gaussians)
     for number, step in enumerate(range(0, num_steps, replan_every)):
-        views = views_for(head.config, state.memory, hand=state.proprio[:3])
+        hand = hand_position(state.proprio, state.robot)
+        views = views_for(head.config, model.anchored(state).gaussians, hand=hand)
         actions = chosen_actions(head, start, views, proprio=state.proprio, seed=seed + number)
-        forecast = model.predict(state, actions=actions[: min(replan_every, num_steps - step)], seeds=(seed + number,))
-        scene = model.scene(state, forecast)
+        actions = actions[: min(replan_every, num_steps - step)]
+        prediction = model.predict(state, actions=actions, seeds=(seed + number,))
+        scene = model.scene(state, prediction)
         _refuse_wild(scene, centre=centre, radius=radius, step=step)
         yield scene
-        state = model.advance(state, forecast, num_steps=len(forecast.actions))
+        state = model.advance(state, prediction, num_steps=len(actions))
 
 
 def _refuse_wild(scene: Scene4D, *, centre: Tensor, radius: float, step: int) -> None:

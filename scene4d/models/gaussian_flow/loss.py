@@ -1,33 +1,22 @@
-"""What the world model learns from: windows made ready once, and the loss on a batch of them."""
+"""The loss of the world model on a batch of windows, and the statistics that its inputs are scaled by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scene4d.data.load.scene_window import Window
 from scene4d.geometry.rotation import pose_about
-from scene4d.geometry.sh import rgb_from_sh
 from scene4d.geometry.skinning import skinned_displacement
+from scene4d.models.flow import draw_levels, noised
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
-from scene4d.models.gaussian_flow.motion.flow import draw_levels, noised
-from scene4d.models.gaussian_flow.motion.motion_targets import anchor_motion
 from scene4d.models.gaussian_flow.networks.dit import Denoised, SceneTokens
-from scene4d.models.gaussian_flow.networks.proprio import Track, track_in_slots
 from scene4d.models.gaussian_flow.networks.skin_head import Matter
-from scene4d.models.gaussian_flow.scene.anchors import PAST_FLOW, anchor_past, choose_anchors
-from scene4d.models.gaussian_flow.scene.observe import focus_of
-from scene4d.robot.actions import action_slots
-from scene4d.robot.slots import proprio_slots, task_embedding
-from scene4d.tensor_struct import TensorStruct
-
-MOVING_M = 0.0015
-"""Motion since now in m from which an anchor counts as moving; a turn counts at an arm of 5 cm."""
+from scene4d.models.tokens.token_windows import MOVING_M, TokenWindows, is_moving
+from scene4d.robot.track import Track
 
 
 @dataclass(frozen=True)
@@ -49,122 +38,8 @@ class LossConfig:
     """Squared error of the scaled reward, cross-entropy of success and of having succeeded."""
 
 
-@dataclass(frozen=True)
-class DynamicsBatch(TensorStruct):
-    """A window made ready: anchors, tokens and targets, and r memory rows for the point loss. Batch axes `*b`.
-
-    tokens [*b l c] raw; anchors, anchor_rgb [*b l 3]; anchor_past [*b l 6]; motion [*b h l 6] rad, m; known [*b l];
-    rows, row_rgb [*b r 3]; row_past [*b r 6]; skin_index [*b r j]; displacement [*b h r 3];
-    actions [*b h 16], past_actions [*b p 16], past_proprio [*b p+1 20] (now last), past_valid [*b p] in slots;
-    proprio_change [*b h 20]; task [*b 32]; reward, success [*b h], NaN where unknown.
-    """
-
-    tokens: Tensor
-    anchors: Tensor
-    anchor_rgb: Tensor
-    anchor_past: Tensor
-    motion: Tensor
-    known: Tensor
-    rows: Tensor
-    row_rgb: Tensor
-    row_past: Tensor
-    skin_index: Tensor
-    displacement: Tensor
-    actions: Tensor
-    past_actions: Tensor
-    past_proprio: Tensor
-    past_valid: Tensor
-    proprio_change: Tensor
-    task: Tensor
-    reward: Tensor
-    success: Tensor
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.anchors.shape[:-2])
-
-
 @torch.no_grad()
-def prepare(
-    model: GaussianWorldModel,
-    window: Window,
-    *,
-    context: Mapping[str, Any],
-    tasks: Sequence[str],
-    num_rows: int = 768,
-    seed: int = 0,
-) -> DynamicsBatch:
-    """Make one window (no batch axes) ready: the slow part of a training step, done once and kept (about 150 kB).
-
-    Args:
-        context: action_spec and proprio_spec. tasks: the texts that `window.task` counts in.
-        num_rows: memory rows kept for the point loss. seed: of their choice.
-    """
-    valid = window.displacement_valid
-    past = (window.past_flow * window.past_flow_valid[..., None]).movedim(0, 1).flatten(1)[:, :6]  # [n 6]
-    past = F.pad(past, (0, 6 - past.shape[-1]))
-    memory = window.memory.replace(extras={**window.memory.extras, PAST_FLOW: past})
-    alive = (memory.ids >= 0) & (memory.opacities > 0)
-    memory, valid, displacement = memory.pick(alive), valid[alive], window.displacement[:, alive]
-    now = window.past_proprio[-1]
-    track = Track(actions=window.past_actions, proprio=window.past_proprio, valid=window.past_valid)
-    track = track_in_slots(track, context)
-    focus = focus_of(memory, now, context)
-    index, candidates = choose_anchors(memory, focus=focus, config=model.config.anchors)
-    latent, _ = model.codec.encode(memory, anchors=index)
-    segments = memory.extras["segments"][:, 0].long() if "segments" in memory.extras else None
-    motion, known = anchor_motion(memory.means, displacement, anchor_index=index, valid=valid, segments=segments)
-    rows = _choose_rows(displacement, valid, candidates, is_moving(motion), num=num_rows, seed=seed)
-    rgb = rgb_from_sh(memory.sh)
-    return DynamicsBatch(
-        tokens=latent.tokens,
-        anchors=memory.means[index],
-        anchor_rgb=rgb[index],
-        anchor_past=anchor_past(memory, index, config=model.config.anchors),
-        motion=motion,
-        known=known,
-        rows=memory.means[rows],
-        row_rgb=rgb[rows],
-        row_past=memory.extras[PAST_FLOW][rows],
-        skin_index=candidates[rows],
-        displacement=displacement[:, rows],
-        actions=action_slots(window.actions, context, proprio=now),
-        past_actions=track.actions,
-        past_proprio=track.proprio,
-        past_valid=track.valid,
-        proprio_change=proprio_slots(window.proprio, context) - proprio_slots(now, context),
-        task=task_embedding(tasks[int(window.task)]),
-        reward=window.reward.to(motion),
-        success=window.success.to(motion),
-    )
-
-
-def is_moving(motion: Tensor) -> Tensor:
-    """Whether motion [*b 6] is enough to speak of."""
-    return (motion[..., 3:].norm(dim=-1) > MOVING_M) | (0.05 * motion[..., :3].norm(dim=-1) > MOVING_M)
-
-
-def _choose_rows(
-    displacement: Tensor, valid: Tensor, candidates: Tensor, moving: Tensor, *, num: int, seed: int
-) -> Tensor:
-    """Rows [num] for the point loss: half of them moving, a quarter still beside a moving anchor, the rest any."""
-    generator = torch.Generator().manual_seed(seed)
-    moves = (displacement.norm(dim=-1).amax(0) > 2 * MOVING_M) & valid
-    tempted = moving.any(0)[candidates].any(-1) & ~moves & valid
-    rest = valid & ~moves
-    chosen = []
-    for mask, share in ((moves, num // 2), (tempted, num // 4), (rest, num)):
-        rows = mask.nonzero()[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        chosen.append(rows[: min(share, num - sum(len(c) for c in chosen))])
-    rows = torch.cat(chosen)
-    if len(rows) == 0:  # nothing is known of this window: the loss passes over it as standing still
-        rows = torch.zeros(1, dtype=torch.int64)
-    return rows[torch.arange(num) % len(rows)]
-
-
-@torch.no_grad()
-def set_statistics(model: GaussianWorldModel, batches: Sequence[DynamicsBatch]) -> None:
+def set_statistics(model: GaussianWorldModel, batches: Sequence[TokenWindows]) -> None:
     """Take the scales of tokens, motion and proprio from prepared training windows; once, before training."""
     tokens = torch.cat([b.tokens.flatten(0, -2) for b in batches])
     model.token_mean.copy_(tokens.mean(0))
@@ -178,7 +53,7 @@ def set_statistics(model: GaussianWorldModel, batches: Sequence[DynamicsBatch]) 
 
 def loss(
     model: GaussianWorldModel,
-    batch: DynamicsBatch,
+    batch: TokenWindows,
     *,
     config: LossConfig = LossConfig(),
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -212,12 +87,12 @@ def _shaken(scene: SceneTokens, *, spread: float) -> SceneTokens:
     )
 
 
-def track_of_batch(batch: DynamicsBatch) -> Track:
+def track_of_batch(batch: TokenWindows) -> Track:
     """How the robots of prepared windows [b] got to now."""
     return Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid)
 
 
-def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens:
+def scene_tokens(model: GaussianWorldModel, batch: TokenWindows) -> SceneTokens:
     """What is known of the anchors of prepared windows [b]."""
     return SceneTokens(
         tokens=model.scaled(batch.tokens),
@@ -227,7 +102,7 @@ def scene_tokens(model: GaussianWorldModel, batch: DynamicsBatch) -> SceneTokens
     )
 
 
-def skin_logits(model: GaussianWorldModel, batch: DynamicsBatch) -> Tensor:
+def skin_logits(model: GaussianWorldModel, batch: TokenWindows) -> Tensor:
     """What the skin says of the rows of prepared windows, [b r j+1]."""
     return model.skin(
         Matter(batch.rows, past=batch.row_past, rgb=batch.row_rgb),
@@ -238,7 +113,7 @@ def skin_logits(model: GaussianWorldModel, batch: DynamicsBatch) -> Tensor:
     )
 
 
-def _outcome_loss(outcome: Tensor, batch: DynamicsBatch, *, scale: Tensor) -> Tensor:
+def _outcome_loss(outcome: Tensor, batch: TokenWindows, *, scale: Tensor) -> Tensor:
     """Reward, success at each step, and success by each step; what a recording does not tell (NaN) is passed over."""
     success, reward = batch.success.nan_to_num(), batch.reward.nan_to_num()
     by_then = success.cummax(1).values
@@ -263,7 +138,7 @@ def _motion_losses(said: Denoised, target: Tensor, *, moving: Tensor, known: Ten
     }
 
 
-def _point_loss(model: GaussianWorldModel, said: Denoised, batch: DynamicsBatch) -> tuple[Tensor, dict[str, Tensor]]:
+def _point_loss(model: GaussianWorldModel, said: Denoised, batch: TokenWindows) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the displacement of memory rows in cm, moving and still rows in equal shares, and its metrics in mm."""
     logits = skin_logits(model, batch)
     motion = model.scale.denormalize(said.clean) * said.gate.sigmoid()[..., None]

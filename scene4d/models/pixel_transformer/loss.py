@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scene4d.models.pixel_transformer.model import Clip, PixelModel
+from scene4d.models.pixel_transformer.network import Clip, PixelModel
 
-UNTOLD = 0.2
-"""Share of the samples that are not told the robot's own state, as in the later chunks of a long forecast."""
+HIDDEN_STATE = 0.2
+"""Share of the samples that do not get the robot's own state, as in the later chunks of a long forecast."""
 
 
 @torch.no_grad()
@@ -23,9 +23,9 @@ def set_scale(model: PixelModel, clips: Sequence[Clip]) -> None:
 def loss(model: PixelModel, clip: Clip, *, levels: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared error of the clean residual of clips [b] seen at levels [b] through noise [b h l c], and metrics.
 
-    Who is not told the robot's own state comes from torch's generator.
+    Which samples do not get the robot's own state comes from torch's generator.
     """
-    clip = clip.replace(told=clip.told * (torch.rand(len(levels), device=levels.device) >= UNTOLD))
+    clip = clip.replace(known=clip.known * (torch.rand(len(levels), device=levels.device) >= HIDDEN_STATE))
     target = model.residual(clip)  # [b h l c]
     share = levels[:, None, None, None]
     clean = model((1 - share) * noise + share * target, levels, clip=clip)
@@ -41,8 +41,8 @@ def mean_error(model: PixelModel, clips: Sequence[Clip], *, seed: int = 0) -> tu
         target = model.residual(clip)
         draw = torch.Generator().manual_seed(seed * 100_003 + number)
         noise = torch.randn(target.shape, generator=draw).to(target)
-        said = model(noise, torch.zeros(target.shape[0]).to(target), clip=clip)
+        clean = model(noise, torch.zeros(target.shape[0]).to(target), clip=clip)
         unit = model.scale[:, None, None]
-        ours.append(((said - target) * unit).square().mean())
+        ours.append(((clean - target) * unit).square().mean())
         copy.append((target * unit).square().mean())
     return float(torch.stack(ours).mean()), float(torch.stack(copy).mean())

@@ -1,217 +1,173 @@
-"""A video model on patches of the input pictures: what each patch will have changed by, step by step, under actions."""
+"""PixelTransformer: the 2D baseline as a world model; it predicts pictures of its cameras, and has no scene."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from scene4d.check import check
-from scene4d.errors import ConfigError
-from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, sinusoidal_embedding, zero_
-from scene4d.tensor_struct import TensorStruct
+from scene4d.errors import DataFormatError, ShapeError
+from scene4d.models.flow import seeded_noise
+from scene4d.models.pixel_transformer.network import Clip, PixelModel, PixelsConfig
+from scene4d.robot.spec import RobotSpec
+from scene4d.robot.track import track_of
+from scene4d.world.contract import Prediction, State, WorldModelSpec
+from scene4d.world.observation import Observation
 
-Sampler = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Tensor]
-"""(predict_clean(x, levels [b]), noise [b ..]) -> sample [b ..], of a flow from noise at level 0 to data at level 1."""
-
-
-@dataclass(frozen=True)
-class PixelsConfig:
-    """Size of the 2D baseline; the transformer's own figures are those of the world model's denoiser."""
-
-    size: int = 64
-    """Pixels a side of the pictures."""
-    patch: int = 8
-    """Pixels a side of a patch, which is one token."""
-    num_views: int = 2
-    """Cameras."""
-    num_past: int = 2
-    """Pictures of each camera that are seen, the last one now."""
-    horizon: int = 8
-    """Steps of one chunk, h; longer forecasts chain chunks."""
-    num_past_actions: int = 8
-    """Past actions and robot states that are told, as many as the world model gets."""
-    num_actions: int = 4
-    """Dimensions of an action."""
-    num_proprio: int = 4
-    """Dimensions of the robot's own state."""
-    tasks: tuple[str, ...] = ()
-    """Tasks that are told apart; any other counts as unknown."""
-    width: int = 128
-    """Channels of a token inside."""
-    depth: int = 4
-    """Blocks; spatial and temporal ones take turns, so an even number."""
-    num_heads: int = 4
-    """Attention heads."""
-    hidden: int = 256
-    """Channels inside the feed-forward of a spatial block; a temporal one has half."""
-    condition: int = 128
-    """Channels of the condition that modulates a step."""
-
-    def __post_init__(self) -> None:
-        if self.size % self.patch:
-            raise ConfigError("must divide the picture", field="patch", found=self.patch, expected=f"of {self.size}")
-
-    @property
-    def channels(self) -> int:
-        """Numbers of a patch."""
-        return 3 * self.patch**2
+STEP_SECONDS = 0.025
+"""Seconds of a step where the robot's spec does not say."""
+SAMPLER_STEPS = 4
+"""Steps of the sampler, where nobody chose (`with_sampler`)."""
 
 
 @dataclass(frozen=True)
-class Clip(TensorStruct):
-    """Pictures and what drives them, batch axes `*b`.
+class PixelState(State):
+    """The last pictures of the cameras and how the robot got here. Batch axes `*b`.
 
-    pictures [*b p v y x 3], oldest first, the last now; past_actions [*b k a], the last led to now; actions [*b h a];
-    past_proprio [*b k+1 q], the last now; told [*b] 1 where that is known, else 0; task [*b] int64, 0 = unknown;
-    future [*b h v y x 3] or None.
+    pictures [*b p v y x 3] at the model's size, now last; shown [*b v h w 3]: those of now as they were recorded;
+    past_actions [*b k a]; past_proprio [*b k+1 q], now last; known [*b]: 1 where that is known, 0 after a prediction;
+    task [*b] int64, 0 = unknown.
     """
 
     pictures: Tensor
+    shown: Tensor
     past_actions: Tensor
-    actions: Tensor
     past_proprio: Tensor
-    told: Tensor
+    known: Tensor
     task: Tensor
-    future: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        check(
-            pictures=(self.pictures, "*b p v y x 3"),
-            past_actions=(self.past_actions, "*b k a"),
-            actions=(self.actions, "*b h a"),
-            past_proprio=(self.past_proprio, "*b l q"),
-            told=(self.told, "*b"),
-            task=(self.task, "*b"),
-            future=(self.future, "*b h v y x 3"),
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class PixelPrediction(Prediction):
+    """Predicted pictures [*b h v y x 3] at the model's size, not clamped."""
+
+    pictures: Tensor
+
+
+class PixelTransformer(nn.Module):
+    """Predicts what each picture changes by; implements `WorldModel`, `Renders` and `Samples`.
+
+    Pictures of another size than the model's are shrunk for it, and what it adds is enlarged.
+
+    Args:
+        network: the transformer. cameras: names of the cameras it learned with, in that order. robot: it learned from.
+    """
+
+    def __init__(self, network: PixelModel, *, cameras: Sequence[str], robot: RobotSpec):
+        super().__init__()
+        self.network, self.cameras, self.robot = network, tuple(cameras), robot
+        self.sampler_steps = SAMPLER_STEPS
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.task.shape)
+    def config(self) -> PixelsConfig:
+        """Sizes of the network."""
+        return self.network.config
 
+    @property
+    def spec(self) -> WorldModelSpec:
+        """Horizon, step and robot."""
+        return WorldModelSpec(self.config.horizon, self.robot.step_seconds or STEP_SECONDS, self.robot)
 
-def patches_from_pictures(pictures: Tensor, patch: int) -> Tensor:
-    """Pictures [*b v y x 3] cut into patches [*b l c], view by view, row by row; l = v (y / patch) (x / patch)."""
-    cut = pictures.unflatten(-2, (-1, patch)).unflatten(-4, (-1, patch))  # [*b v r p s q 3]
-    return cut.transpose(-4, -3).flatten(-3).flatten(-4, -2)
-
-
-def pictures_from_patches(patches: Tensor, patch: int, *, num_views: int) -> Tensor:
-    """The inverse, for square pictures."""
-    side = round((patches.shape[-2] / num_views) ** 0.5)
-    cut = patches.unflatten(-2, (num_views, side, side)).unflatten(-1, (patch, patch, 3))  # [*b v r s p q 3]
-    return cut.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3)
-
-
-class PixelModel(nn.Module):
-    """Forecasts pictures as what is added to the last one: a diffusion transformer over patches and steps.
-
-    Attention alternates between the patches of one step (rotary in row, column and view) and the steps of one patch
-    (causal); step i is modulated by the noise level and by actions 0..i, never by a later one.
-    Source: DiT (Peebles and Xie 2023) for adaLN-zero.
-    """
-
-    places: Tensor
-
-    def __init__(self, config: PixelsConfig = PixelsConfig()):
-        super().__init__()
-        self.config = c = config
-        self.embed_static = MLP([c.num_past * c.channels, c.width, c.width])
-        self.embed_step = nn.Linear(c.channels, c.width)
-        self.observed = nn.Parameter(torch.zeros(c.width))
-        self.view = nn.Parameter(torch.zeros(c.num_views, 1, c.width))
-        self.task = nn.Embedding(len(c.tasks) + 1, 16)
-        past = c.num_past_actions * c.num_actions + (c.num_past_actions + 1) * c.num_proprio
-        self.condition = MLP([2 * c.num_actions + past + 1 + 16 + 32 + 16, c.condition, c.condition])
-        # Temporal blocks have few steps to mix: half the feed-forward serves them.
-        self.blocks = nn.ModuleList(
-            Block(c.width, num_heads=c.num_heads, condition_dim=c.condition, hidden=c.hidden // (1 + i % 2))
-            for i in range(c.depth)
-        )
-        head = c.width // c.num_heads
-        self.rotary_space = Rotary(head, wavelengths=[(2.5, 40.0), (2.5, 40.0), (2.5, 10.0)])
-        self.rotary_time = Rotary(head, wavelengths=[(2.5, 40.0)])
-        self.norm = RMSNorm(c.width, elementwise_affine=False)
-        self.final = zero_(nn.Linear(c.condition, 2 * c.width))
-        self.out = zero_(nn.Linear(c.width, c.channels))
-        self.register_buffer("scale", torch.full((c.horizon,), 0.1))
-        axis = torch.arange(c.size // c.patch, dtype=torch.float32)
-        places = torch.cartesian_prod(torch.arange(c.num_views, dtype=torch.float32), axis, axis)
-        self.register_buffer("places", places[:, [1, 2, 0]], persistent=False)  # [l 3] row, column, view
-
-    def task_number(self, task: str) -> int:
-        """The number of a task in `Clip.task`."""
-        return self.config.tasks.index(task) + 1 if task in self.config.tasks else 0
-
-    def residual(self, clip: Clip) -> Tensor:
-        """The target [b h l c]: future less now, in units of its spread at each step."""
-        added = clip.future - clip.pictures[:, -1:]
-        patches = patches_from_pictures(added, self.config.patch)
-        return patches / self.scale[: patches.shape[1], None, None]
-
-    def forward(self, noisy: Tensor, levels: Tensor, *, clip: Clip) -> Tensor:
-        """The clean residual [b h l c] of a noisy one at levels [b]."""
-        num_steps = noisy.shape[1]
-        past = patches_from_pictures(clip.pictures - 0.5, self.config.patch)  # [b p l c]
-        static = self.embed_static(past.transpose(1, 2).flatten(-2))  # [b l w]
-        static = (static.unflatten(1, (self.config.num_views, -1)) + self.view).flatten(1, 2)
-        x = static[:, None] + self.embed_step(noisy)  # [b h l w]
-        x = torch.cat([(static + self.observed)[:, None], x], 1)  # [b 1+h l w]
-        condition = self.condition(self._drive_features(levels, clip))  # [b 1+h w]
-        space = self.rotary_space(self.places)  # [l f 2]
-        time = self.rotary_time(torch.arange(num_steps + 1.0, device=x.device)[:, None])  # [1+h f 2]
-        mask = causal_mask(num_steps + 1, device=x.device)
-        for i, block in enumerate(self.blocks):
-            if i % 2 == 0:
-                x = block(x, condition[:, :, None], rotary=space)
-            else:
-                x = block(x.transpose(1, 2), condition[:, None], rotary=time, mask=mask).transpose(1, 2)
-        shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
-        return self.out(modulate(self.norm(x[:, 1:]), shift, gain))  # [b h l c]
-
-    def _drive_features(self, levels: Tensor, clip: Clip) -> Tensor:
-        """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, task, level, number."""
-        num_steps = clip.actions.shape[1]
-        actions = torch.cat([clip.past_actions[:, -1:], clip.actions], 1)  # [b 1+h a]
-        total = torch.cat([torch.zeros_like(actions[:, :1]), clip.actions.cumsum(1)], 1) / 4
-        level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
-        level = sinusoidal_embedding(level, 32, shortest=0.05, longest=4.0)
-        number = torch.arange(num_steps + 1.0, device=levels.device)
-        number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
-        told = clip.told[:, None].to(levels)
-        now = clip.past_proprio[:, -1:]
-        way = 20 * (clip.past_proprio[:, :-1] - now).flatten(1)
-        fixed = torch.cat([clip.past_actions.flatten(1), way * told, now[:, 0] * told, told, self.task(clip.task)], -1)
-        return torch.cat([actions, total, fixed[:, None].expand(-1, num_steps + 1, -1), level, number], -1)
+    def with_sampler(self, num_steps: int) -> Self:
+        """The same model, its weights shared, with another number of sampler steps."""
+        other = copy.copy(self)
+        other.sampler_steps = num_steps
+        return other
 
     @torch.no_grad()
-    def predict(self, clip: Clip, *, noise: Tensor, sampler: Sampler) -> Tensor:
-        """Future pictures [b h v y x 3] under the actions [b h a] of a clip, not clamped; h <= horizon.
+    def observe(self, observation: Observation, *, state: PixelState | None = None) -> PixelState:
+        """The state [] now; a given `state` is replaced.
 
-        Args:
-            noise: [b h l c] where sampling starts. sampler: carries it to a sample.
+        Raises:
+            DataFormatError: pictures of a camera are missing. ConfigError: of another robot than the model's.
         """
-        residual = sampler(lambda x, levels: self(x, levels, clip=clip), noise)
-        residual = residual * self.scale[: residual.shape[1], None, None]
-        added = pictures_from_patches(residual, self.config.patch, num_views=self.config.num_views)
-        return clip.pictures[:, -1:] + added
+        self.robot.check_same(observation.robot)
+        frames, c = observation.frames or {}, self.config
+        missing = [name for name in self.cameras if name not in frames]
+        if missing:
+            raise DataFormatError("has no pictures", field="observation.frames", found=list(frames), expected=missing)
+        num = len(frames[self.cameras[0]].rgb)
+        times = [max(0, num - c.num_past + i) for i in range(c.num_past)]
+        pictures = torch.stack([frames[name].rgb[times] for name in self.cameras], 1)  # [p v h w 3]
+        track = track_of(observation.actions, observation.proprio, num_past=c.num_past_actions)
+        now = observation.scene.times[-1] if observation.scene is not None else torch.zeros(())
+        return PixelState(
+            time=now.double(),
+            proprio=observation.proprio[-1],
+            robot=observation.robot.filled_from(self.robot),
+            pictures=resized(pictures, (c.size, c.size)),
+            shown=torch.stack([frames[name].rgb[-1] for name in self.cameras]),
+            past_actions=track.actions,
+            past_proprio=track.proprio,
+            known=torch.ones(()),
+            task=torch.tensor(self.network.task_number(observation.task.text)),
+        )
+
+    @torch.no_grad()
+    def predict(self, state: PixelState, *, actions: Tensor, seeds: Sequence[int] = (0,)) -> PixelPrediction:
+        """The next h <= horizon steps of states [*b] under actions [*b h a]; implements `WorldModel`."""
+        lead, num, c = state.batch_shape, math.prod(state.batch_shape), self.config
+        seeds = list(seeds) * (num if len(seeds) == 1 else 1)
+        if len(seeds) != num:
+            raise ShapeError("one seed for each sample", field="seeds", found=len(seeds), expected=num)
+        if not 1 <= actions.shape[-2] <= c.horizon or actions.shape[:-2] != lead:
+            expected = [*lead, f"1..{c.horizon}", c.num_actions]
+            raise ShapeError("has the wrong shape", field="actions", found=list(actions.shape), expected=expected)
+        flat = lambda x: x.reshape(num, *x.shape[len(lead) :])
+        clip = Clip(
+            pictures=flat(state.pictures),
+            past_actions=flat(state.past_actions),
+            actions=flat(actions),
+            past_proprio=flat(state.past_proprio),
+            known=flat(state.known),
+            task=flat(state.task),
+        )
+        # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
+        noise = seeded_noise(seeds, (c.horizon, len(self.network.places), c.channels), like=actions)
+        pictures = self.network.draw(clip, noise=noise[:, : actions.shape[-2]], steps=self.sampler_steps)
+        return PixelPrediction(actions=actions, pictures=pictures.reshape(*lead, *pictures.shape[1:]))
+
+    @torch.no_grad()
+    def advance(self, state: PixelState, prediction: PixelPrediction, *, num_steps: int) -> PixelState:
+        """The state after `num_steps` of the prediction; the robot's own state is not predicted, so it is unknown."""
+        axis, c = len(state.batch_shape), self.config
+        future = prediction.pictures.narrow(axis, 0, num_steps)
+        done = prediction.actions.narrow(axis, 0, num_steps)
+        last = lambda x, num: x.narrow(axis, x.shape[axis] - num, num)
+        added = future.select(axis, num_steps - 1) - state.pictures.select(axis, c.num_past - 1)
+        return state.replace(
+            time=state.time + num_steps * self.spec.step_seconds,
+            pictures=last(torch.cat([state.pictures, future.clamp(0, 1)], axis), c.num_past),
+            shown=state.shown + _enlarged(added, state.shown),
+            past_actions=last(torch.cat([state.past_actions, done], axis), c.num_past_actions),
+            known=torch.zeros_like(state.known),
+        )
+
+    def images(self, state: PixelState, prediction: PixelPrediction) -> Mapping[str, Tensor]:
+        """{camera: predicted pictures [h y x 3] in [0, 1]} of a state [], at the size of the recording."""
+        added = prediction.pictures - state.pictures[-1]  # [h v y x 3]
+        pictures = (state.shown + _enlarged(added, state.shown)).clamp(0, 1)
+        return {name: pictures[:, view] for view, name in enumerate(self.cameras)}
 
 
-def continued(clip: Clip, future: Tensor, actions: Tensor) -> Clip:
-    """The clip [b] that begins where `future` [b h v y x 3] ends, for the next `actions` [b i a].
-
-    What the robot's own state will be then is not foreseen, so it counts as unknown.
-    """
-    num_past, num_actions = clip.pictures.shape[1], clip.past_actions.shape[1]
-    pictures = torch.cat([clip.pictures, future.clamp(0, 1)], 1)[:, -num_past:]
-    return Clip(
-        pictures=pictures,
-        past_actions=torch.cat([clip.past_actions, clip.actions], 1)[:, -num_actions:],
-        actions=actions,
-        past_proprio=clip.past_proprio,
-        told=torch.zeros_like(clip.told),
-        task=clip.task,
+def _enlarged(added: Tensor, shown: Tensor) -> Tensor:
+    """What was added to pictures [*b v y x 3], at the size of `shown`."""
+    lead = added.shape[:-4]
+    return resized(added.reshape(-1, *added.shape[-4:]), tuple(shown.shape[-3:-1])).reshape(
+        *lead, -1, *shown.shape[-3:]
     )
+
+
+def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures [a b y x 3] resized to (height, width), averaged where they shrink."""
+    if tuple(pictures.shape[2:4]) == tuple(size):
+        return pictures
+    flat = pictures.flatten(0, 1).movedim(-1, 1)
+    flat = interpolate(flat, tuple(size), mode="bilinear", antialias=True, align_corners=False)
+    return flat.movedim(1, -1).unflatten(0, pictures.shape[:2])

@@ -7,19 +7,23 @@ import dataclasses
 import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.models.gaussian_flow.model import DynamicsConfig, GaussianWorldModel
+from scene4d.models.tokens.latent import Latent
+from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
-from scene4d.models.gaussian_flow.scene.anchors import AnchorConfig
+from scene4d.models.tokens.anchors import AnchorConfig
+from scene4d.models.gaussian_flow.settings import DynamicsConfig
+from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Motion, Scene4D
-from scene4d.types import Cameras, Gaussians
-from scene4d.world.latent import Latent
+from scene4d.types import Cameras, Gaussians, Task
+from scene4d.world.observation import Observation
 
 CHANNELS = 8
-CONTEXT = {
-    "task": "door-open-v3",
-    "action_spec": [{"name": n} for n in ("dx", "dy", "dz", "gripper")],
-    "proprio_spec": [{"name": n} for n in ("hand_x", "hand_y", "hand_z", "gripper_opening")],
-}
+ROBOT = RobotSpec.from_info(
+    {
+        "action_spec": [{"name": n} for n in ("dx", "dy", "dz", "gripper")],
+        "proprio_spec": [{"name": n} for n in ("hand_x", "hand_y", "hand_z", "gripper_opening")],
+    }
+)
 CONFIG = DynamicsConfig(anchors=AnchorConfig(num_anchors=16), dit=DiTConfig(width=32, depth=4, hidden=32, condition=32))
 
 
@@ -117,13 +121,22 @@ def camera() -> Cameras:
     return Cameras(viewmats=look_at(eye, target), Ks=K, width=32, height=32)
 
 
-def observed(model: GaussianWorldModel, scene: Scene4D | None = None, **context):
-    """The model's state of the block scene."""
-    scene = block_scene() if scene is None else scene
+def observation(scene: Scene4D | None = None, **changes) -> Observation:
+    """What is known of the block scene now."""
     generator = torch.Generator().manual_seed(2)
-    actions = torch.rand(2, 4, generator=generator) * 2 - 1
-    proprio = torch.tensor([[0.33, 0.35, 0.15, 0.05], [0.34, 0.35, 0.15, 0.05]])
-    return model.observe(scene, actions=actions, proprio=proprio, context={**CONTEXT, **context})
+    seen = Observation(
+        scene=block_scene() if scene is None else scene,
+        actions=torch.rand(2, 4, generator=generator) * 2 - 1,
+        proprio=torch.tensor([[0.33, 0.35, 0.15, 0.05], [0.34, 0.35, 0.15, 0.05]]),
+        robot=ROBOT,
+        task=Task("door-open-v3"),
+    )
+    return seen.replace(**changes)
+
+
+def observed(model: GaussianWorldModel, scene: Scene4D | None = None, **changes):
+    """The model's state of the block scene."""
+    return model.observe(observation(scene, **changes))
 
 
 def some_actions(num_steps: int = 8, *, seed: int = 3) -> torch.Tensor:

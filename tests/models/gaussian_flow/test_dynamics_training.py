@@ -8,20 +8,15 @@ import pytest
 import torch
 
 from scene4d.data.load.scene_window import Window
-from scene4d.models.gaussian_flow.loss import (
-    DynamicsBatch,
-    LossConfig,
-    _shaken,
-    loss,
-    prepare,
-    scene_tokens,
-    set_statistics,
-)
+from scene4d.geometry.rotation import apply_pose
+from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss, scene_tokens, set_statistics
+from scene4d.models.tokens.token_windows import TokenWindows, prepare
 from scene4d.models.gaussian_flow.motion import confidence as calibration
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
-from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, Track, proprio_loss
+from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, proprio_loss
+from scene4d.robot.track import Track
 from scene4d.types import Frames
-from scene4d.world.rollout import forecast_long
+from scene4d.world.rollout import predict_long
 
 
 def block_window(small, *, push: float) -> Window:
@@ -56,16 +51,16 @@ def block_window(small, *, push: float) -> Window:
     )
 
 
-def batch_of(small, model, pushes) -> DynamicsBatch:
+def batch_of(small, model, pushes) -> TokenWindows:
     ready = [
-        prepare(model, block_window(small, push=p), context=small.CONTEXT, tasks=["door-open-v3"], num_rows=64, seed=i)
+        prepare(model, block_window(small, push=p), robot=small.ROBOT, tasks=["door-open-v3"], num_rows=64, seed=i)
         for i, p in enumerate(pushes)
     ]
     set_statistics(model, ready)
-    return DynamicsBatch.stack(ready)
+    return TokenWindows.stack(ready)
 
 
-def futures_of(batch: DynamicsBatch) -> ProprioFutures:
+def futures_of(batch: TokenWindows) -> ProprioFutures:
     track = Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid)
     return ProprioFutures(actions=batch.actions, track=track, proprio_change=batch.proprio_change, task=batch.task)
 
@@ -104,15 +99,13 @@ def test_training_learns_to_push(small):
     assert float(metrics["epe_moving_mm"]) < 0.4 * float(metrics["epe_zero_mm"])
     assert float(metrics["epe_still_mm"]) < 6.0
     window = block_window(small, push=0.0)
-    state = model.eval().observe(
-        small.block_scene(), actions=window.past_actions, proprio=window.past_proprio, context=small.CONTEXT
-    )
-    red = state.context["anchor_rgb"][:, 0] > 0.7
+    state = small.observed(model.eval(), actions=window.past_actions, proprio=window.past_proprio)
+    red = state.anchor_rgb[:, 0] > 0.7
     shift = []
     for push in (-0.01, 0.012):
         actions = torch.zeros(8, 4)
         actions[:, 0] = push / 0.02
-        moved = model.predict(state, actions=actions).latent.anchors[-1] - state.skin.anchors
+        moved = apply_pose(model.predict(state, actions=actions).world_from_now[-1], state.anchors) - state.anchors
         shift.append(float(moved[red, 0].mean()))
     assert shift[0] < -0.02 and shift[1] > 0.02
 
@@ -192,11 +185,14 @@ def test_chunks_chain(small):
     """Ten steps in chunks: the first chunk is the plain forecast, and motion goes on from where it ended."""
     model, actions = small.world_model(), small.some_actions(10)
     state = small.observed(model)
-    long = forecast_long(model, state, actions=actions, horizon=8)
+    long = predict_long(model, state, actions=actions)
     short = model.predict(state, actions=actions[:8])
     assert long.world_from_now.shape[0] == 10
     assert torch.equal(long.world_from_now[:8], short.world_from_now)
     later = model.advance(state, short, num_steps=8)
     more = model.predict(later, actions=actions[8:], seeds=(1_000_003,))
-    torch.testing.assert_close(long.latent.anchors[8:], more.latent.anchors, atol=1e-5, rtol=1e-4)
-    assert (long.log_var[9] >= long.log_var[7] - 1e-4).all()
+    there = apply_pose(long.world_from_now[8:], state.anchors.expand(2, -1, -1))
+    torch.testing.assert_close(
+        there, apply_pose(more.world_from_now, later.anchors.expand(2, -1, -1)), atol=1e-5, rtol=1e-4
+    )
+    assert (long.motion.log_var[9] >= long.motion.log_var[7] - 1e-4).all()

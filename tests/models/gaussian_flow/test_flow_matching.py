@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene4d.models.gaussian_flow.motion.flow import FlowConfig, draw_levels, noised, sample, seeded_noise
+from scene4d.models.flow import FlowConfig, draw_levels, noised, sample, seeded_noise
 
 
 def test_perfect_denoiser_of_one_point_lands_on_it_in_any_number_of_steps():

@@ -20,12 +20,12 @@ def test_new_matter_is_new_and_later(small):
     model = model_with_new_matter(small)
     state = small.observed(model)
     future = model.scene(state, model.predict(state, actions=small.some_actions()))
-    num_memory = state.memory.num_gaussians
-    assert torch.equal(future.base.ids[:num_memory], state.memory.ids)
+    num_memory = state.gaussians.num_gaussians
+    assert torch.equal(future.base.ids[:num_memory], state.gaussians.ids)
     new = future.base.pick(torch.arange(num_memory, future.base.num_gaussians))
     shown = new.ids >= 0
     assert 0 < len(shown) < 16 * 12 + 48 * 32  # the faint ones are gone
-    assert int(new.ids[shown].min()) > int(state.memory.ids.max())
+    assert int(new.ids[shown].min()) > int(state.gaussians.ids.max())
     assert new.ids[shown].unique().numel() == int(shown.sum())
     assert not new.opacities[~shown].any()
     now, later = future.at(float(future.times[0])), future.at(float(future.times[1]))
@@ -38,7 +38,7 @@ def test_new_matter_on_an_anchor_moves_with_it(small):
     state = small.observed(model)
     forecast = model.predict(state, actions=small.some_actions())
     future = model.scene(state, forecast)
-    new = slice(state.memory.num_gaussians, None)
+    new = slice(state.gaussians.num_gaussians, None)
     moved = future.flow(float(future.times[1]), float(future.times[-1]))[0][new].norm(dim=-1)
     riding = future.motion.skin_weights[new, 0] > 0
     assert bool(riding.any()) and not bool(riding.all()) and not moved[~riding].any()
@@ -52,7 +52,7 @@ def test_batched_scenes_are_the_single_ones(small):
     both = state.expand(2)
     future = model.scene(both, model.predict(both, actions=actions.expand(2, -1, -1), seeds=(0, 1)))
     one = model.scene(state, model.predict(state, actions=actions, seeds=(0,)))
-    assert future.base.num_gaussians == one.base.num_gaussians > state.memory.num_gaussians
+    assert future.base.num_gaussians == one.base.num_gaussians > state.gaussians.num_gaussians
     torch.testing.assert_close(future.base.means[0], one.base.means, atol=1e-5, rtol=1e-4)
 
 
@@ -63,8 +63,8 @@ def test_cameras_keep_new_matter_out_of_what_they_saw(small):
     def new_matter(**told):
         state = small.observed(model, **told)
         future = model.scene(state, model.predict(state, actions=actions))
-        new = future.base.pick(torch.arange(state.memory.num_gaussians, future.base.num_gaussians))
-        return new.pick(new.ids >= 0), state.memory
+        new = future.base.pick(torch.arange(state.gaussians.num_gaussians, future.base.num_gaussians))
+        return new.pick(new.ids >= 0), state.gaussians
 
     (freely, memory), (told, _) = new_matter(), new_matter(cameras={"eye": camera})
     fits = out_of_sight(freely, memory=memory, cameras=[camera])

@@ -7,38 +7,34 @@ import torch
 from test_dynamics_training import batch_of
 
 from scene4d.errors import ConfigError, ShapeError
-from scene4d.geometry.rotation import apply_pose
 from scene4d.models.gaussian_flow.loss import scene_tokens, track_of_batch
-from scene4d.models.gaussian_flow.model import DynamicsConfig
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
-from scene4d.models.gaussian_flow.motion.flow import FlowConfig
+from scene4d.models.flow import FlowConfig
 from scene4d.models.gaussian_flow.networks.action_denoiser import blurred, intent_loss
 from scene4d.models.gaussian_flow.networks.dit import SceneTokens
 from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig
+from scene4d.models.gaussian_flow.settings import DynamicsConfig
 
 
 def test_without_actions_a_seed_decides_what_is_done_and_what_follows(small):
     model, state = small.world_model(), small.observed(small.world_model())
-    first, again, other = (model.predict(state, seeds=(seed,)) for seed in (1, 1, 2))
+    first, again, other = (model.propose(state, seeds=(seed,)) for seed in (1, 1, 2))
     assert first.actions.shape == (8, 4)
     assert torch.equal(first.actions, again.actions) and torch.equal(first.world_from_now, again.world_from_now)
     assert not torch.allclose(first.actions, other.actions)
-    told = model.predict(state, actions=first.actions, seeds=(1,))
-    torch.testing.assert_close(told.world_from_now, first.world_from_now)
-    many = model.predict(state.expand(2), seeds=(1, 2))
+    given = model.predict(state, actions=first.actions, seeds=(1,))
+    torch.testing.assert_close(given.world_from_now, first.world_from_now)
+    many = model.propose(state.expand(2), seeds=(1, 2))
     torch.testing.assert_close(many.actions[1], other.actions, atol=1e-5, rtol=1e-4)
 
 
 def test_a_given_future_is_kept_and_its_actions_are_found(small):
     model, state = small.world_model(), small.observed(small.world_model())
     future = model.predict(state, actions=small.some_actions(5)).world_from_now
-    found = model.predict(state, future=future)
+    found = model.actions_for(state, future)
     assert torch.equal(found.world_from_now, future) and found.actions.shape == (5, 4)
-    torch.testing.assert_close(found.latent.anchors, apply_pose(future, state.skin.anchors.expand(5, -1, -1)))
-    with pytest.raises(ConfigError, match="one of the two"):
-        model.predict(state, future=future, actions=small.some_actions(5))
     with pytest.raises(ShapeError, match="future"):
-        model.predict(state, future=future.expand(3, -1, -1, -1))
+        model.actions_for(state, future.expand(3, -1, -1, -1))
 
 
 def test_it_learns_which_push_it_was_and_that_there_are_several(small):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scene4d.geometry.rotation import apply_pose, pose_about, quat_from_rotvec
-from scene4d.models.gaussian_flow.motion.motion_targets import MotionScale, anchor_motion, rigid_fit
+from scene4d.models.tokens.motion_targets import MotionScale, anchor_motion, rigid_fit
 
 
 def test_rigid_fit_finds_the_pose():

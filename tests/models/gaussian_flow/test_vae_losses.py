@@ -4,12 +4,12 @@ import torch
 
 from scene4d.geometry.camera import orbit
 from scene4d.geometry.sh import sh_from_rgb
+from scene4d.models.tokens.latent import Latent
 from scene4d.models.gaussian_flow.networks.vae import GaussianVAE, VAEConfig
-from scene4d.models.gaussian_flow.vae_loss import cell_chamfer, kl_divergence, vae_loss
+from scene4d.models.gaussian_flow.networks.vae_loss import cell_chamfer, kl_divergence, vae_loss
 from scene4d.render.losses import PictureLossConfig, picture_loss
 from scene4d.render.render import render
 from scene4d.types import Gaussians
-from scene4d.world.latent import Latent
 
 SMALL = VAEConfig(
     num_anchors=16, gaussians_per_token=12, channels=8, width=32, cell_width=32, cell_size=24, num_heads=2

@@ -19,8 +19,8 @@ def test_actions_act_forwards_in_time_only(small):
         after = model.predict(state, actions=changed, seeds=(5,))
         # Index i is time now + 1 + i: actions[s] leads to index s.
         assert torch.equal(before.world_from_now[:s], after.world_from_now[:s])
-        assert torch.equal(before.log_var[:s], after.log_var[:s])
-        assert torch.equal(before.heads["proprio"][:s], after.heads["proprio"][:s])
+        assert torch.equal(before.motion.log_var[:s], after.motion.log_var[:s])
+        assert torch.equal(before.proprio[:s], after.proprio[:s])
         assert not torch.equal(before.world_from_now[s], after.world_from_now[s])
 
 
@@ -44,8 +44,10 @@ def test_a_shorter_chunk_is_the_beginning_of_the_longer(small):
 def test_how_sure_it_is_does_not_depend_on_the_steps_of_the_sampler(small):
     model, actions = small.world_model(), small.some_actions()
     state = small.observed(model)
-    few, many = (model.predict(state, actions=actions, steps=n, seeds=(5,)) for n in (1, 6))
-    assert torch.equal(few.log_var, many.log_var) and not torch.equal(few.world_from_now, many.world_from_now)
+    few, many = (model.with_sampler(n).predict(state, actions=actions, seeds=(5,)) for n in (1, 6))
+    assert torch.equal(few.motion.log_var, many.motion.log_var) and not torch.equal(
+        few.world_from_now, many.world_from_now
+    )
 
 
 def test_first_action_matters_at_the_first_step(small):
@@ -88,7 +90,7 @@ def test_fresh_model_predicts_exact_rest(small):
     model = GaussianWorldModel(small.PlainCodec(), small.CONFIG, channels=small.CHANNELS).eval()
     state = small.observed(model)
     future = model.scene(state, model.predict(state, actions=small.some_actions()))
-    assert torch.equal(future.at(float(future.times[-1])).means, state.memory.means)
+    assert torch.equal(future.at(float(future.times[-1])).means, state.gaussians.means)
 
 
 def test_scene_keeps_ids_and_times(small):
@@ -105,8 +107,8 @@ def test_scene_keeps_ids_and_times(small):
 
 def test_state_reads_past_motion_by_anchor(small):
     state = small.observed(small.world_model())
-    red = state.context["anchor_rgb"][:, 0] > 0.7
-    past = state.skin.anchors - state.skin.world_from_rest[-2, :, 4:] - state.skin.anchors
+    red = state.anchor_rgb[:, 0] > 0.7
+    past = state.anchors - state.recent[-2, :, 4:] - state.anchors
     torch.testing.assert_close(past[red].mean(0), torch.tensor([0.01, 0.0, 0.0]), atol=1e-4, rtol=0)
     assert float(past[~red].abs().max()) < 1e-5 and bool(red.any())
 
@@ -116,10 +118,8 @@ def test_memory_given_apart_finds_its_past_by_id(small):
     plain = small.observed(model, scene)
     order = torch.randperm(scene.base.num_gaussians)
     memory = scene.at(float(scene.times[-1])).pick(order)
-    given = model.observe(
-        scene, actions=plain.past_actions, proprio=plain.proprio, context=small.CONTEXT, memory=memory
-    )
-    torch.testing.assert_close(given.memory.extras["past_flow"], plain.memory.extras["past_flow"][order])
+    given = small.observed(model, scene, memory=memory)
+    torch.testing.assert_close(given.gaussians.extras["past_flow"], plain.gaussians.extras["past_flow"][order])
 
 
 def test_advance_carries_memory_and_its_motion(small):
@@ -128,10 +128,10 @@ def test_advance_carries_memory_and_its_motion(small):
     forecast = model.predict(state, actions=small.some_actions())
     later = model.advance(state, forecast, num_steps=3)
     future = model.scene(state, forecast)
-    torch.testing.assert_close(later.memory.means, future.at(float(future.times[3])).means, atol=1e-6, rtol=0)
-    assert torch.equal(later.memory.ids, state.memory.ids)
+    torch.testing.assert_close(later.gaussians.means, future.at(float(future.times[3])).means, atol=1e-6, rtol=0)
+    assert torch.equal(later.gaussians.ids, state.gaussians.ids)
     step, _ = future.flow(float(future.times[2]), float(future.times[3]))
-    torch.testing.assert_close(later.memory.extras["past_flow"][:, :3], step, atol=1e-6, rtol=0)
+    torch.testing.assert_close(later.gaussians.extras["past_flow"][:, :3], step, atol=1e-6, rtol=0)
     torch.testing.assert_close(later.past_actions[-1], forecast.actions[2])
     assert float(later.time) == pytest.approx(float(state.time) + 0.075)
     assert model.predict(later, actions=small.some_actions()).world_from_now.isfinite().all()
@@ -146,7 +146,7 @@ def test_batched_states_and_scenes(small):
     assert not torch.equal(
         future.at(float(future.times[0, -1])).means[0], future.at(float(future.times[0, -1])).means[1]
     )
-    assert model.advance(state, forecast, num_steps=8).memory.batch_shape == (2,)
+    assert model.advance(state, forecast, num_steps=8).gaussians.batch_shape == (2,)
 
 
 def test_errors_name_what_is_wrong(small):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scene4d.models.gaussian_flow.motion.flow import FlowConfig, draw_levels, sample, seeded_noise
+from scene4d.models.flow import FlowConfig, draw_levels, sample, seeded_noise
 from scene4d.models.pixel_transformer.loss import loss, mean_error, set_scale
-from scene4d.models.pixel_transformer.model import (
+from scene4d.models.pixel_transformer.network import (
     Clip,
     PixelModel,
     PixelsConfig,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
 from scene4d.apps.agent.server.messages import VERSION, ObservationMessage, View
-from scene4d.apps.agent.task_names import spec_columns, task_from_text
+from scene4d.apps.agent.task_names import names_and_units, task_from_text
 from scene4d.apps.compose.models import Models
 from scene4d.apps.compose.scene_start import head_of
 from scene4d.errors import DataFormatError, ResourceError
@@ -67,10 +67,13 @@ class PolicyHost:
 
     def info(self) -> dict[str, Any]:
         """What a client has to know, JSON-ready."""
-        head, context = head_of(self._models).config, self._models.info.get("context", {})
+        head, robot = head_of(self._models).config, self._models.robot
         columns = {}
-        for name, width in (("action", head.action_dim), ("proprio", head.proprio_dim)):
-            names, units = spec_columns(context.get(f"{name}_spec") or [], width=width)
+        for name, spec, width in (
+            ("action", robot.action, head.action_dim),
+            ("proprio", robot.proprio, head.proprio_dim),
+        ):
+            names, units = names_and_units(spec, width=width)
             columns[name] = [{"name": n, "unit": u} for n, u in zip(names, units, strict=True)]
         return {
             "version": VERSION,

@@ -8,12 +8,13 @@ from torch import Tensor
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastMemory, PastStream, background_of
 from scene4d.eval.surface_render import render_instants
-from scene4d.geometry.rotation import identity_pose
+from scene4d.geometry.rotation import apply_pose, identity_pose
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.models.gaussian_flow.state import GaussianPrediction, GaussianState
 from scene4d.scene import Scene4D
-from scene4d.types import Episode, Frames
-from scene4d.world.contract import Forecast, State, WorldModel
+from scene4d.types import Episode, Frames, Gaussians
+from scene4d.world.capabilities import Decodes
 from scene4d.world.evaluated import ForecastQuestion
 
 LAST_FRAMES = 3
@@ -38,7 +39,7 @@ class LastFrames(PastStream):
 class WithoutMemory(ModelForecaster):
     """The model on the last frames alone."""
 
-    def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4):
+    def __init__(self, model: Decodes, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, LastFrames(past_stream.inputs, config=past_stream.config), steps=steps)
         self.name = "no_memory"
 
@@ -50,25 +51,25 @@ class WithoutMemory(ModelForecaster):
 class WithoutTransport(ModelForecaster):
     """Known Gaussians stay where they are; only what was never seen is added."""
 
-    def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4):
+    def __init__(self, model: Decodes, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="no_transport")
 
-    def decoded(self, state: State, forecast: Forecast) -> Scene4D:
-        """The scene of a forecast."""
-        poses = forecast.world_from_now
+    def decoded(self, state: GaussianState, prediction: GaussianPrediction) -> Scene4D:
+        """The scene of a prediction."""
+        poses = prediction.world_from_now
         still = identity_pose(*poses.shape[:-1], like=poses).contiguous()
-        return super().decoded(state, forecast.replace(world_from_now=still))
+        return super().decoded(state, prediction.replace(motion=prediction.motion.replace(world_from_now=still)))
 
 
 class WithoutDecoding(ModelForecaster):
     """Known Gaussians move; what was never seen stays empty."""
 
-    def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4):
+    def __init__(self, model: Decodes, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="no_vae_decode")
 
-    def decoded(self, state: State, forecast: Forecast) -> Scene4D:
-        """The scene of a forecast without the rows that come after those of the memory."""
-        scene, known = super().decoded(state, forecast), state.memory.num_gaussians
+    def decoded(self, state: GaussianState, prediction: GaussianPrediction) -> Scene4D:
+        """The scene of a prediction without the rows that come after those of the memory."""
+        scene, known = super().decoded(state, prediction), state.gaussians.num_gaussians
         motion = scene.motion
         return scene.replace(
             base=scene.base.pick(torch.arange(known)),
@@ -88,9 +89,13 @@ class Regenerated(ModelForecaster):
     def forecast(self, question: ForecastQuestion) -> tuple[dict[str, Frames], None]:
         """Implements `Forecaster`; there is no scene, for no row outlives its step."""
         state, background = self.state(question.past), self.past_stream.remember(question.past).background
-        forecast = self.predicted(state, actions=question.actions, seed=question.seed)
-        instants = (self.codec.decode(forecast.latent[step - 1]) for step in question.ahead)
+        prediction = self.predicted(state, actions=question.actions, seed=question.seed)
+        instants = (self._decoded(state, prediction.world_from_now[step - 1]) for step in question.ahead)
         return render_instants(instants, question.cameras, background=background), None
+
+    def _decoded(self, state: GaussianState, poses: Tensor) -> Gaussians:
+        """What the tokens show once their anchors have moved by poses [l 7]."""
+        return self.codec.decode(state.latent.replace(anchors=apply_pose(poses, state.anchors)))
 
 
 ABLATIONS = (WithoutMemory, WithoutTransport, WithoutDecoding, Regenerated)

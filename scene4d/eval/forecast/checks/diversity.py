@@ -15,6 +15,7 @@ from scene4d.eval.forecast.window_scores import past_of
 from scene4d.gaussians.edit import by_id
 from scene4d.sim.metaworld import ACTION_SPEC, PROPRIO_SPEC, MetaWorldSim
 from scene4d.types import Episode, Frames
+from scene4d.world.capabilities import Proposes
 
 MIN_APART_M = 0.02
 """Two futures nearer to each other than this are one."""
@@ -125,10 +126,12 @@ def sampled_displacements(
 ) -> Tensor:
     """Displacement [s r 3] at `horizon` of the rows with these ids [r] in samples that do not get the actions."""
     model, state, out = forecaster.model, forecaster.state(past), []
+    if not isinstance(model, Proposes):
+        raise ConfigError("has no actions of its own", field="world model", found=type(model).__name__)
     seeds = range(num_samples)
-    forecast = model.predict(state.expand(num_samples), actions=None, steps=forecaster.sampler_steps, seeds=seeds)
+    prediction = model.propose(state.expand(num_samples), seeds=seeds)
     for sample in seeds:
-        scene = model.scene(state, forecast[sample])
+        scene = model.scene(state, prediction[sample])
         flow, valid = scene.flow(float(scene.times[0]), float(scene.times[horizon]))
         out.append(by_id(flow * valid[:, None], scene.base.ids, wanted=ids)[0])
     return torch.stack(out)

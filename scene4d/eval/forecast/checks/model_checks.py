@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,7 @@ from scene4d.render.losses import psnr
 from scene4d.render.render import render
 from scene4d.sim.metaworld import record_episode
 from scene4d.types import Episode
-from scene4d.world.contract import WorldModel
+from scene4d.world.capabilities import Decodes, Proposes
 
 MANY_STEPS = 32
 ROLLOUT_STEPS = 150
@@ -29,7 +28,7 @@ COVERED = 0.9
 
 
 def check_sampling(
-    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
+    model: Decodes, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
 ) -> dict[str, Any]:
     """Few sampling steps against many, and their predicted against their true error, on the windows of `config`.
 
@@ -78,7 +77,7 @@ def check_codec(
                 memory = stream.remember(past).memory
                 # Confidence 0 marks the sky shell metres behind everything, which is not coded.
                 given = memory.pick(memory.extras["confidence"][:, 0] > 0)
-                coded = model.codec.decode(forecaster.state(past).past[-1])
+                coded = model.codec.decode(forecaster.state(past).latent)
                 for name in config.novel:
                     camera = episode.views[name].cameras[start]
                     truth, found = render(given, camera), render(coded, camera)
@@ -89,7 +88,7 @@ def check_codec(
 
 
 def check_futures(
-    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, fork: int = 16
+    model: Decodes, config: ForecastEvalConfig, *, steps: int = 4, fork: int = 16
 ) -> dict[str, Any] | None:
     """How often both recorded futures of one past are among 16 samples that do not get the actions.
 
@@ -97,7 +96,7 @@ def check_futures(
         {pairs, found (of twice as many futures), nearest_m, apart_m, spread_m: means}, a pair from each seed of each
         task; None for a model that needs the actions: it has no futures to choose among.
     """
-    if inspect.signature(model.predict).parameters["actions"].default is not None:
+    if not isinstance(model, Proposes):
         return None
     results = []
     for task, seed in itertools.product(config.tasks, config.seeds):
@@ -115,7 +114,7 @@ def check_futures(
 
 
 def check_rollout(
-    model: WorldModel, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
+    model: Decodes, config: ForecastEvalConfig, *, steps: int = 4, record: Callable[..., Episode] = record_episode
 ) -> dict[str, list[dict[str, Any]]]:
     """{task: [as `long_rollout` over 150 steps, for each seed]}."""
     start, out = min(config.starts), {task: [] for task in config.tasks}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.geometry.camera import invert_rigid, transform_points
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import pose_from_matrix
+from scene4d.robot.slots import hand_index
 from scene4d.scene import Scene4D
 from scene4d.types import Episode
-from scene4d.world.contract import Forecast, State, WorldModel
+from scene4d.world.capabilities import Decodes, MovesAnchors
 
 LINK_RADIUS_M = 0.02
 """Distance to the surface of a link within which a Gaussian is held to be part of it."""
@@ -36,36 +37,41 @@ class Robot(Protocol):
         ...
 
 
+class RobotWorldModel(Decodes, MovesAnchors, Protocol):
+    """What such a forecast asks of a world model."""
+
+
 class KinematicRobotForecaster(ModelForecaster):
     """A world model that knows how its robot is built: links go where the predicted hand puts them.
 
     Gaussians near the surface of a link, as it stands now, move with it; all others move as the model predicts.
     """
 
-    def __init__(self, model: WorldModel, past_stream: PastStream, *, robot: Robot, steps: int = 4):
+    def __init__(self, model: RobotWorldModel, past_stream: PastStream, *, robot: Robot, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="ours_robot")
-        self.robot = robot
+        self.robot, self.anchors_of = robot, model
         self._points, self._links = robot.surface()
 
-    def state(self, past: Episode) -> State:
+    def state(self, past: Episode) -> Any:
         """What the model knows at the end of `past`."""
         self._past_proprio = past.proprio
         return super().state(past)
 
-    def decoded(self, state: State, forecast: Forecast) -> Scene4D:
-        """The scene of a forecast, its robot put where its links are."""
-        scene = super().decoded(state, forecast)
+    def decoded(self, state: Any, prediction: Any) -> Scene4D:
+        """The scene of a prediction, its robot put where its links are."""
+        scene = super().decoded(state, prediction)
         now = self.robot.link_poses(self._past_proprio)[-1]  # [k 4 4]
         link = self.link_of(scene.base.means, now)  # [n]
         # What the model adds where nothing was seen is not known to be the robot's.
-        link[state.memory.num_gaussians :] = -1
-        ahead = forecast.heads["proprio"].clone()  # [h q]
-        near = (link >= 0) & ((scene.base.means - state.proprio[:3]).norm(dim=-1) < HAND_RADIUS_M)
+        link[self.anchors_of.anchored(state).gaussians.num_gaussians :] = -1
+        ahead, hand_dims = prediction.proprio.clone(), hand_index(state.robot)  # [h q]
+        hand_at = state.proprio[hand_dims]
+        near = (link >= 0) & ((scene.base.means - hand_at).norm(dim=-1) < HAND_RADIUS_M)
         if int(near.sum()) >= MIN_ROWS:
             # Predicted motion of the hand's Gaussians is more accurate than the predicted state of the hand.
             start = float(scene.times[0])
             shifts = [scene.flow(start, float(t))[0][near].mean(0) for t in scene.times[1:]]
-            ahead[:, :3] = state.proprio[:3] + torch.stack(shifts)
+            ahead[:, hand_dims] = hand_at + torch.stack(shifts)
         # An elbow goes to the nearest of its solutions, so the states up to now count.
         poses = self.robot.link_poses(torch.cat([self._past_proprio, ahead]))[
             len(self._past_proprio) - 1 :

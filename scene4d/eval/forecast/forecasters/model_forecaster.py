@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.surface_render import render_instants
 from scene4d.scene import Scene4D
 from scene4d.types import Episode, Frames
-from scene4d.world.contract import Forecast, State, WorldModel
+from scene4d.world.capabilities import Decodes, sampled
 from scene4d.world.evaluated import ForecastQuestion
-from scene4d.world.rollout import forecast_long
+from scene4d.world.observation import Observation
+from scene4d.world.rollout import predict_long
 
 
 class ModelForecaster:
@@ -22,8 +25,9 @@ class ModelForecaster:
 
     uses_actions = True
 
-    def __init__(self, model: WorldModel, past_stream: PastStream, *, steps: int = 4, name: str = "ours"):
-        self.model, self.past_stream, self.sampler_steps, self.name = model, past_stream, steps, name
+    def __init__(self, model: Decodes, past_stream: PastStream, *, steps: int = 4, name: str = "ours"):
+        self.model: Decodes = sampled(model, steps)
+        self.past_stream, self.name = past_stream, name
 
     def forecast(self, question: ForecastQuestion) -> tuple[dict[str, Frames], Scene4D | None]:
         """Implements `Forecaster`."""
@@ -36,27 +40,20 @@ class ModelForecaster:
         state = self.state(past)
         return self.decoded(state, self.predicted(state, actions=actions, seed=seed))
 
-    def predicted(self, state: State, *, actions: Tensor, seed: int) -> Forecast:
-        """The forecast of all `actions` [h a], in as many chunks as it takes."""
-        horizon, steps = self.model.horizon, self.sampler_steps
-        return forecast_long(self.model, state, actions=actions, horizon=horizon, steps=steps, seeds=(seed,))
+    def predicted(self, state: Any, *, actions: Tensor, seed: int) -> Any:
+        """The prediction of all `actions` [h a], in as many chunks as it takes."""
+        return predict_long(self.model, state, actions=actions, seeds=(seed,))
 
-    def decoded(self, state: State, forecast: Forecast) -> Scene4D:
-        """The scene of a forecast."""
-        return self.model.scene(state, forecast)
+    def decoded(self, state: Any, prediction: Any) -> Scene4D:
+        """The scene of a prediction."""
+        return self.model.scene(state, prediction)
 
-    def state(self, past: Episode) -> State:
+    def state(self, past: Episode) -> Any:
         """What the model knows at the end of `past`."""
         known = self.past_stream.remember(past)
-        context = {
-            "task": past.info.get("task", ""),
-            "action_spec": past.info.get("action_spec"),
-            "proprio_spec": past.info.get("proprio_spec"),
-            "action_meaning": past.info.get("action_meaning"),
-            "cameras": {name: past.views[name].cameras[-1] for name in self.past_stream.inputs},
-        }
+        inputs = self.past_stream.inputs
         return self.model.observe(
-            known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
+            Observation.from_episode(past, scene=known.scene, memory=known.memory, inputs=inputs)
         )
 
 

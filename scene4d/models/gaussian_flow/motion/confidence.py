@@ -7,9 +7,11 @@ from torch import Tensor
 
 from scene4d.geometry.rotation import pose_about
 from scene4d.geometry.skinning import skinned_displacement, skinned_variance
-from scene4d.models.gaussian_flow.loss import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
+from scene4d.models.flow import seeded_noise
+from scene4d.models.gaussian_flow.loss import scene_tokens, skin_logits, track_of_batch
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
-from scene4d.models.gaussian_flow.motion.flow import seeded_noise
+from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence
+from scene4d.models.tokens.token_windows import TokenWindows
 
 SIGMAS_90 = 1.6448536
 """Half width of the central 90 % of a normal distribution, in standard deviations."""
@@ -28,14 +30,14 @@ MOST_JUDGED = 128
 
 
 @torch.no_grad()
-def calibrate(model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 4, part: int = 32) -> Tensor:
+def calibrate(model: GaussianWorldModel, batch: TokenWindows, *, steps: int = 4, part: int = 32) -> Tensor:
     """Shift the log-variances to where the errors are likeliest; one shift for each step ahead.
 
     The errors are those of where moving rows of the memory in `batch` [b] come to be, windows kept apart from training.
     Likelihood, not the share that intervals hold: a few moments go wrong altogether, and count by how much.
     Result: the share [h] that the 90 % intervals hold now (NaN where too little moves, and nothing is changed).
     """
-    held = model.log_var_shift.new_full((model.horizon,), float("nan"))
+    held = model.log_var_shift.new_full((model.config.horizon,), float("nan"))
     if len(batch.task) == 0:
         return held
     parts = [_errors(model, batch[i : i + part], seed=i, steps=steps) for i in range(0, len(batch.task), part)]
@@ -53,7 +55,7 @@ def calibrate(model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 4
 
 @torch.no_grad()
 def calibrate_actions(
-    model: GaussianWorldModel, batch: DynamicsBatch, *, steps: int = 16, num_samples: int = 8
+    model: GaussianWorldModel, batch: TokenWindows, *, steps: int = 16, num_samples: int = 8
 ) -> float:
     """Set the temperature at which chunks of actions differ from each other as they differ from what was done.
 
@@ -66,14 +68,16 @@ def calibrate_actions(
     if len(batch.task) == 0:
         return float(intent.temperature)
     batch = batch[:: -(-len(batch.task) // MOST_JUDGED)]
-    told = {"scene": scene_tokens(model, batch), "track": track_of_batch(batch), "task": batch.task, "motion": None}
+    given = ActionEvidence(scene_tokens(model, batch), track_of_batch(batch), batch.task, motion=None)
     done = intent.normalize(batch.actions).sum(1)  # [b 16]
     seeds = [range(k * len(done), (k + 1) * len(done)) for k in range(num_samples)]
     noise = [seeded_noise(each, batch.actions.shape[1:], like=batch.actions) for each in seeds]
     scores = {}
     for temperature in TEMPERATURES:
         intent.temperature.fill_(temperature)
-        drawn = torch.stack([intent.normalize(intent.draw(x, **told, steps=steps)).sum(1) for x in noise])  # [s b 16]
+        drawn = torch.stack(
+            [intent.normalize(intent.draw(x, given=given, steps=steps)).sum(1) for x in noise]
+        )  # [s b 16]
         apart = (drawn[:, None] - drawn).norm(dim=-1).sum((0, 1)) / (num_samples * (num_samples - 1))
         scores[temperature] = float(((drawn - done).norm(dim=-1).mean(0) - 0.5 * apart).mean())
     best = min(scores, key=scores.__getitem__)
@@ -86,7 +90,7 @@ def _surprise(square: Tensor, variance: Tensor) -> Tensor:
     return (square / variance + variance.log()).mean()
 
 
-def _errors(model: GaussianWorldModel, batch: DynamicsBatch, *, seed: int, steps: int) -> tuple[Tensor, Tensor]:
+def _errors(model: GaussianWorldModel, batch: TokenWindows, *, seed: int, steps: int) -> tuple[Tensor, Tensor]:
     """Squared errors [b*r*3, h] of where rows come to be, NaN for rows at rest, and the variances said of them.
 
     Rows that the skin lets follow nothing have no variance to shift, and are left out.
@@ -97,10 +101,14 @@ def _errors(model: GaussianWorldModel, batch: DynamicsBatch, *, seed: int, steps
     motion, said = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=steps)  # [b h l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
-    skin = {"skin_index": batch.skin_index, "skin_weights": weights}
-    error = skinned_displacement(batch.rows, poses, **skin) - batch.displacement  # [b h r 3]
+    error = (
+        skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights) - batch.displacement
+    )  # [b h r 3]
     log_var = said.log_var + 2 * model.scale.scale.log()[:, None]  # [b h l 6]
-    each = [skinned_variance(batch.rows, batch.anchors, log_var=x, **skin) for x in log_var.unbind(1)]
+    each = [
+        skinned_variance(batch.rows, batch.anchors, log_var=x, skin_index=batch.skin_index, skin_weights=weights)
+        for x in log_var.unbind(1)
+    ]
     variance = torch.stack(each, 1)  # [b h r 3]
     counts = (batch.displacement.norm(dim=-1) > MOVED_M) & (weights.sum(-1) > 0)[:, None]
     square = torch.where(counts[..., None], error.square(), torch.nan)

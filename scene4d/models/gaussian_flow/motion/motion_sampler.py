@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scene4d.models.gaussian_flow.motion.flow import sample
+from scene4d.models.flow import sample
 from scene4d.models.gaussian_flow.networks.dit import Denoised, DiT, Drive, SceneTokens
 
 PART = 8

@@ -6,12 +6,13 @@ import torch
 
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, motion_about, pose_about
 from scene4d.geometry.skinning import skinned_displacement
-from scene4d.models.gaussian_flow.loss import DynamicsBatch, scene_tokens, skin_logits, track_of_batch
+from scene4d.models.gaussian_flow.loss import scene_tokens, skin_logits, track_of_batch
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.models.tokens.token_windows import TokenWindows
 
 
 @torch.no_grad()
-def rolled_out(model: GaussianWorldModel, batch: DynamicsBatch, *, num_steps: int) -> DynamicsBatch:
+def rolled_out(model: GaussianWorldModel, batch: TokenWindows, *, num_steps: int) -> TokenWindows:
     """The windows [b] after the model's own forecast of their first `num_steps` >= 2 steps took the place of the truth.
 
     Anchors, rows, their past and the hand are where the forecast has them; what is left of the targets says how matter

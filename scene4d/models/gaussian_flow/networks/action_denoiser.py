@@ -1,21 +1,20 @@
-"""Which actions: a denoiser over a chunk of actions, told the scene now and, if it is known, how it will move."""
+"""Which actions: a denoiser over a chunk of actions, given the scene now and, if it is known, how it will move."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from scene4d.layers import MLP, Block, RMSNorm, fourier_features, modulate, sinusoidal_embedding, zero_
-from scene4d.models.gaussian_flow.motion.flow import FlowConfig, draw_levels, noised, sample
+from scene4d.models.flow import FlowConfig, draw_levels, noised, sample
 from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, SceneTokens
-from scene4d.models.gaussian_flow.networks.proprio import Track
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.robot.track import Track
 
 RECENT = 4
-"""Past actions and speeds that it is told."""
+"""Past actions and speeds that it is given."""
 ACTION_STEPS = 4
 """Sampler steps of it to one of the motion's. It is small beside that, and few steps make samples too much alike."""
 SHOWN = 0.5
@@ -36,7 +35,21 @@ class IntentConfig:
     """Attention heads."""
 
 
-class Intent(nn.Module):
+@dataclass(frozen=True)
+class ActionEvidence:
+    """What the denoiser of actions is given, batch [b].
+
+    scene: the anchors now; track: of the robot, in slots; task [b 32]; motion [b h l 6] scaled, of the anchors since
+    now, or None where it is not known.
+    """
+
+    scene: SceneTokens
+    track: Track
+    task: Tensor
+    motion: Tensor | None
+
+
+class ActionDenoiser(nn.Module):
     """Clean actions from noisy ones. With the future motion of the anchors it is an inverse model, without a policy.
 
     The anchors are context for the steps of the chunk, each with what it is and, where it is known, how it will move.
@@ -50,8 +63,8 @@ class Intent(nn.Module):
         static = channels + 3 + 6 + 3 * (1 + 2 * 3) + 1
         self.embed_anchor = MLP([static + horizon * (MOTION_CHANNELS + 1), width, width])
         self.embed_action = nn.Linear(NUM_ACTION_SLOTS, width)
-        told = NUM_PROPRIO_SLOTS + RECENT * (NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS) + TASK_CHANNELS + 32 + 16
-        self.condition = MLP([told, width, width])
+        given = NUM_PROPRIO_SLOTS + RECENT * (NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS) + TASK_CHANNELS + 32 + 16
+        self.condition = MLP([given, width, width])
         self.blocks = nn.ModuleList(
             Block(width, num_heads=config.num_heads, context_dim=width, condition_dim=width)
             for _ in range(config.depth)
@@ -79,26 +92,14 @@ class Intent(nn.Module):
         """The inverse of `normalize`."""
         return self.mean + actions * self.std
 
-    def forward(
-        self,
-        noisy: Tensor,
-        levels: Tensor,
-        *,
-        scene: SceneTokens,
-        track: Track,
-        task: Tensor,
-        motion: Tensor | None,
-        known: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, noisy: Tensor, levels: Tensor, *, given: ActionEvidence, known: Tensor | None = None) -> Tensor:
         """Clean normalised actions [b h 16] from noisy ones at levels [b].
 
         Args:
-            scene: the anchors now. track: in slots. task: [b 32].
-            motion: scaled motion of the anchors [b h l 6] since now, or None; known: [b] where it counts, by default
-                everywhere.
+            known: [b] where the motion of `given` counts, by default everywhere.
         """
-        context = self.embed_anchor(self._anchor_features(noisy, scene, track, motion, known))  # [b l c]
-        condition = self.condition(self._told(levels, noisy.shape[1], track, task))  # [b h c]
+        context = self.embed_anchor(self._anchor_features(noisy, given, known))  # [b l c]
+        condition = self.condition(self._step_features(levels, noisy.shape[1], given))  # [b h c]
         x = self.embed_action(noisy)  # [b h c]
         for block in self.blocks:
             x = block(x, condition, context=context)
@@ -106,36 +107,33 @@ class Intent(nn.Module):
         return self.out(modulate(self.norm(x), shift, gain))
 
     @torch.no_grad()
-    def draw(
-        self, noise: Tensor, *, scene: SceneTokens, track: Track, task: Tensor, motion: Tensor | None, steps: int
-    ) -> Tensor:
-        """Actions [b h 16] from noise of that shape, in `steps` sampler steps; the rest as for `forward`."""
-        told = {"scene": scene, "track": track, "task": task, "motion": motion}
+    def draw(self, noise: Tensor, *, given: ActionEvidence, steps: int) -> Tensor:
+        """Actions [b h 16] from noise of that shape, in `steps` sampler steps."""
         noise = self.temperature * noise * (self.std > 1e-6)
-        return self.denormalize(sample(lambda x, levels: self(x, levels, **told), noise, steps=steps))
+        return self.denormalize(sample(lambda x, levels: self(x, levels, given=given), noise, steps=steps))
 
-    def _anchor_features(
-        self, noisy: Tensor, scene: SceneTokens, track: Track, motion: Tensor | None, known: Tensor | None
-    ) -> Tensor:
-        """[b l f]: latent, colour, past motion, offset from the hand, height, and how it will move if that is told."""
+    def _anchor_features(self, noisy: Tensor, given: ActionEvidence, known: Tensor | None) -> Tensor:
+        """[b l f]: latent, colour, past motion, offset from the hand, height, and the motion to come if it is given."""
+        scene, motion = given.scene, given.motion
         batch, num_anchors = scene.anchors.shape[:2]
-        offset = scene.anchors - track.proprio[:, -1:, :3]
+        offset = scene.anchors - given.track.proprio[:, -1:, :3]
         place = fourier_features(offset, num_bands=3, longest=2.0)
         future = noisy.new_zeros(batch, self.horizon, num_anchors, MOTION_CHANNELS + 1)
         if motion is not None:
-            told = torch.cat([motion, torch.ones_like(motion[..., :1])], -1)
+            marked = torch.cat([motion, torch.ones_like(motion[..., :1])], -1)
             if known is not None:
-                told = told * known.to(told)[:, None, None, None]
-            future[:, : motion.shape[1]] = told
+                marked = marked * known.to(marked)[:, None, None, None]
+            future[:, : motion.shape[1]] = marked
         future = future.transpose(1, 2).flatten(2)  # [b l h*7]
         past = torch.asinh(scene.past / 0.005)
         return torch.cat([scene.tokens, scene.rgb - 0.5, past, place, scene.anchors[..., 2:], future], -1)
 
-    def _told(self, levels: Tensor, num_steps: int, track: Track, task: Tensor) -> Tensor:
+    def _step_features(self, levels: Tensor, num_steps: int, given: ActionEvidence) -> Tensor:
         """[b h f]: proprio, the last actions and speeds, task, level and step number."""
+        track = given.track
         speeds = track.proprio.diff(dim=1)[:, -RECENT:] / 0.02
         recent = torch.cat([track.actions[:, -RECENT:], speeds], -1) * track.valid[:, -RECENT:, None]
-        fixed = torch.cat([track.proprio[:, -1], recent.flatten(1), task], -1)
+        fixed = torch.cat([track.proprio[:, -1], recent.flatten(1), given.task], -1)
         level = sinusoidal_embedding(levels, 32, shortest=0.05, longest=4.0)
         number = sinusoidal_embedding(
             torch.arange(1.0, num_steps + 1, device=levels.device), 16, shortest=3.0, longest=64.0
@@ -144,42 +142,36 @@ class Intent(nn.Module):
         return torch.cat([both, number.expand(len(levels), -1, -1)], -1)
 
 
-def blurred(model: Intent, *, scene: SceneTokens, track: Track, motion: Tensor) -> dict[str, Any]:
-    """What a training step is told, by name: some of the anchors, all a little off; no window is twice the same."""
-    num_anchors = scene.anchors.shape[1]
-    kept = torch.randperm(num_anchors, device=motion.device)[: max(1, int(SHOWN * num_anchors))]
-    shown = scene.map(lambda x: x[:, kept])
+def augmented(model: ActionDenoiser, given: ActionEvidence) -> ActionEvidence:
+    """What a training step gets: some of the anchors, all a little off, so that no window is twice the same."""
+    track, num_anchors, device = given.track, given.scene.anchors.shape[1], given.task.device
+    kept = torch.randperm(num_anchors, device=device)[: max(1, int(SHOWN * num_anchors))]
+    shown = given.scene.map(lambda x: x[:, kept])
     tokens = shown.tokens + TOKEN_NOISE * torch.randn_like(shown.tokens)
     actions = track.actions + ACTION_NOISE * torch.randn_like(track.actions) * (model.std > 1e-6)
     moves = track.proprio.std((0, 1)) > 1e-6
     proprio = track.proprio + PROPRIO_NOISE * torch.randn_like(track.proprio[:, :1]) * moves
-    return {
-        "scene": shown.replace(tokens=tokens),
-        "track": track.replace(actions=actions, proprio=proprio),
-        "motion": motion[:, :, kept],
-    }
+    return replace(
+        given,
+        scene=shown.replace(tokens=tokens),
+        track=track.replace(actions=actions, proprio=proprio),
+        motion=None if given.motion is None else given.motion[:, :, kept],
+    )
 
 
-def intent_loss(
-    model: Intent,
-    actions: Tensor,
-    *,
-    scene: SceneTokens,
-    track: Track,
-    task: Tensor,
-    motion: Tensor,
-    config: FlowConfig,
+def action_loss(
+    model: ActionDenoiser, actions: Tensor, *, given: ActionEvidence, config: FlowConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Squared error of clean actions [b h 16]; half of the samples are told the motion [b h l 6], scaled.
+    """Squared error of clean actions [b h 16]; half of the samples get the motion [b h l 6], scaled.
 
-    Metrics: error of actions told the future, and of those not, both in units of their spread.
+    Metrics: error of actions given the future, and of those not, both in units of their spread.
     """
     clean = model.normalize(actions)
     levels = draw_levels(len(clean), config=config, like=clean)
     known = torch.rand(len(clean), device=clean.device) < 0.5
     noisy = noised(clean, torch.randn_like(clean) * (model.std > 1e-6), levels=levels)
-    said = model(noisy, levels, scene=scene, track=track, task=task, motion=motion, known=known)
-    used = (model.std > 1e-6).to(said)
-    square = ((said - clean).square() * used).sum(-1).mean(-1) / used.sum().clamp_min(1)  # [b]
+    predicted = model(noisy, levels, given=given, known=known)
+    used = (model.std > 1e-6).to(predicted)
+    square = ((predicted - clean).square() * used).sum(-1).mean(-1) / used.sum().clamp_min(1)  # [b]
     share = lambda mask: (square * mask).sum() / mask.sum().clamp_min(1)
     return square.mean(), {"inverse": share(known).detach(), "policy": share(~known).detach()}

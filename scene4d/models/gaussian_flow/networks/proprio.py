@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scene4d.layers import zero_
-from scene4d.robot.actions import action_slots
-from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, proprio_slots
+from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.robot.track import Track
 from scene4d.tensor_struct import TensorStruct
 
 
@@ -23,49 +21,6 @@ class ProprioConfig:
     """Channels of its recurrent state."""
     num_past: int = 8
     """Past steps it looks back at: a command shows in the hand only some steps later."""
-
-
-@dataclass(frozen=True)
-class Track(TensorStruct):
-    """How a robot got to now, p past steps, oldest first. Batch axes `*b`.
-
-    actions [*b p a]: the last led to now; proprio [*b p+1 q]: the last is now; valid [*b p] bool: False = before the
-    recording began (zeros and repeats stand there).
-    """
-
-    actions: Tensor
-    proprio: Tensor
-    valid: Tensor
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.valid.shape[:-1])
-
-
-def track_of(actions: Tensor, proprio: Tensor, *, num_past: int) -> Track:
-    """The last `num_past` steps [p] of actions [t a] and proprio [t+1 q] (or any that end now), padded at the front.
-
-    Where one of the two reaches back less far, so does the track.
-    """
-    known = min(actions.shape[-2], proprio.shape[-2] - 1, num_past)
-    missing = num_past - known
-    actions = actions[..., actions.shape[-2] - known :, :]
-    proprio = proprio[..., proprio.shape[-2] - known - 1 :, :]
-    front = proprio[..., :1, :].expand(*proprio.shape[:-2], missing, proprio.shape[-1])
-    valid = torch.arange(num_past, device=proprio.device) >= missing
-    return Track(
-        actions=nn.functional.pad(actions, (0, 0, missing, 0)),
-        proprio=torch.cat([front, proprio], -2),
-        valid=valid.expand(*proprio.shape[:-2], num_past),
-    )
-
-
-def track_in_slots(track: Track, context: Mapping[str, Any]) -> Track:
-    """The same track with its actions [*b p 16] and proprio [*b p+1 20] in slots."""
-    actions = action_slots(track.actions, context, proprio=track.proprio[..., :-1, :])
-    return track.replace(
-        actions=actions * track.valid[..., None], proprio=proprio_slots(track.proprio, context), valid=track.valid
-    )
 
 
 @dataclass(frozen=True)

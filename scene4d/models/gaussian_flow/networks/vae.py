@@ -18,9 +18,9 @@ from scene4d.geometry.neighbours import farthest_points
 from scene4d.geometry.rotation import matrix_from_quat, normalize_quat
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
 from scene4d.layers import MLP, Attention, Block, RMSNorm, Rotary, fourier_features
+from scene4d.models.tokens.latent import Latent
 from scene4d.tensor_struct import TensorStruct
 from scene4d.types import Gaussians
-from scene4d.world.latent import Latent
 
 OFFSET_UNIT = 0.1
 """Metres that the networks see as 1."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from scene4d.geometry.neighbours import chamfer
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.models.gaussian_flow.networks.vae import Cells, GaussianVAE
+from scene4d.models.tokens.latent import Latent
 from scene4d.render.losses import PictureLossConfig, picture_loss
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
-from scene4d.world.latent import Latent
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from scene4d.geometry.neighbours import farthest_points, nearest
 from scene4d.geometry.sh import rgb_from_sh
+from scene4d.robot.slots import proprio_slots
+from scene4d.robot.spec import RobotSpec
 from scene4d.types import Gaussians
-
-PAST_FLOW = "past_flow"
+from scene4d.world.current import PAST_FLOW
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,11 @@ def anchor_past(memory: Gaussians, anchor_index: Tensor, *, config: AnchorConfig
         -0.5 * ((memory.means[rows] - memory.means[anchor_index][:, None]).norm(dim=-1) / 0.04) ** 2
     )
     return (weights[..., None] * flow[rows]).sum(-2) / weights.sum(-1, keepdim=True).clamp_min(1e-9)
+
+
+def focus_of(memory: Gaussians, proprio: Tensor, robot: RobotSpec) -> Tensor:
+    """Where detail is wanted [3]: at the hand if the robot's state names its place, else amid the memory."""
+    named = {name.lower()[-1:] for name in robot.proprio.names}
+    if {"x", "y", "z"} <= named:
+        return proprio_slots(proprio, robot)[:3]
+    return memory.means.median(0).values

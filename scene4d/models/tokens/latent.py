@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from scene4d.check import check
 from scene4d.tensor_struct import TensorStruct
+from scene4d.types import Gaussians
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,15 @@ class Latent(TensorStruct):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.tokens.shape[:-2])
+
+
+class Codec(Protocol):
+    """What world models ask of the Gaussian VAE."""
+
+    def encode(self, gaussians: Gaussians, *, anchors: Tensor | None = None) -> tuple[Latent, Tensor]:
+        """Latent [*b l c] about the rows that `anchors` [*b l] names, and its log-variance."""
+        ...
+
+    def decode(self, latent: Latent) -> Gaussians:
+        """Gaussians [*b l*J], the J of a token in a row."""
+        ...

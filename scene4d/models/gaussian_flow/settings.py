@@ -1,0 +1,47 @@
+"""What the Gaussian flow model is built from, and what it asks of its codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scene4d.errors import ConfigError
+from scene4d.models.flow import FlowConfig
+from scene4d.models.gaussian_flow.networks.action_denoiser import RECENT, IntentConfig
+from scene4d.models.gaussian_flow.networks.completion import CompletionConfig
+from scene4d.models.gaussian_flow.networks.dit import DiTConfig
+from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig
+from scene4d.models.gaussian_flow.networks.skin_head import SkinConfig
+from scene4d.models.tokens.anchors import AnchorConfig
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """What the world model is built from."""
+
+    horizon: int = 8
+    """Steps of one chunk, h; longer forecasts chain chunks."""
+    starting_threshold: float = 0.97
+    """Probability of moving from which an anchor at rest sets out."""
+    moving_threshold: float = 0.5
+    """The same for one that has moved."""
+    step_seconds: float = 0.025
+    """Seconds a step when a scene has a single instant and does not tell."""
+    proprio: ProprioConfig = field(default_factory=ProprioConfig)
+    """The forecast of the robot's own state."""
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    """How anchors are chosen."""
+    skin: SkinConfig = field(default_factory=SkinConfig)
+    """The skinning head."""
+    intent: IntentConfig = field(default_factory=IntentConfig)
+    """The denoiser of actions."""
+    completion: CompletionConfig = field(default_factory=CompletionConfig)
+    """The decoder of new matter."""
+    dit: DiTConfig = field(default_factory=DiTConfig)
+    """The denoiser."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """Noise levels in training."""
+
+    def __post_init__(self) -> None:
+        if self.proprio.num_past < RECENT:
+            found = self.proprio.num_past
+            raise ConfigError("is too short", field="proprio.num_past", found=found, expected=f"at least {RECENT}")

@@ -1,0 +1,124 @@
+"""The parts of the world model that are trained apart: the robot's own state, its actions, and new Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scene4d.data.load.shuffled_batches import ShuffledBatches
+from scene4d.geometry.camera import unproject
+from scene4d.geometry.neighbours import nearest
+from scene4d.models.gaussian_flow.loss import scene_tokens, track_of_batch
+from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
+from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
+from scene4d.models.gaussian_flow.networks.completion import completion_loss
+from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, proprio_loss
+from scene4d.models.tokens.token_windows import TokenWindows
+from scene4d.robot.actions import action_slots
+from scene4d.robot.slots import task_embedding
+from scene4d.robot.track import proprio_change, track_in_slots, track_of
+from scene4d.train.stage import Fit, fit
+from scene4d.types import Frames, Gaussians
+from scene4d.world.family import TrainingRun, Windows
+
+
+def fit_proprio(run: TrainingRun, model: GaussianWorldModel, *, numbers: Sequence[int], folder: Path) -> float:
+    """Train the forecast of the robot's own state on the episodes of the windows `numbers`.
+
+    Returns the hand's error at the end in mm.
+    """
+    stage, proprio = run.settings.dynamics, model.proprio
+    futures = proprio_futures(run.windows(), numbers, horizon=model.config.horizon)
+    proprio.set_statistics(futures)
+    batches = ShuffledBatches(
+        futures.__getitem__, range(len(futures.task)), batch_size=stage.proprio_batch_size, seed=stage.proprio.seed
+    )
+    what = Fit(proprio, lambda batch: proprio_loss(proprio, batch), batches, stage.proprio)
+    result = fit(what, folder=folder / "proprio", device=run.device, name="proprio", owner=model)
+    return round(float(result["hand_mm"]), 2)
+
+
+def proprio_futures(windows: Windows, numbers: Sequence[int], *, horizon: int) -> ProprioFutures:
+    """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
+    rows, robot = [], windows.robot
+    for episode in dict.fromkeys(windows.moment(n)[0] for n in numbers):
+        actions, proprio = episode.actions, episode.proprio
+        task = task_embedding(episode.info["task"])
+        for t in range(1, len(actions) - horizon):
+            track = track_of(actions[:t], proprio[: t + 1], num_past=windows.num_past_actions)
+            rows.append(
+                ProprioFutures(
+                    actions=action_slots(actions[t : t + horizon], robot, proprio=proprio[t]),
+                    track=track_in_slots(track, robot),
+                    proprio_change=proprio_change(proprio[t + 1 : t + 1 + horizon], now=proprio[t], robot=robot),
+                    task=task,
+                )
+            )
+    return ProprioFutures.stack(rows)
+
+
+def fit_action_denoiser(
+    run: TrainingRun, model: GaussianWorldModel, *, trained: TokenWindows, held: TokenWindows, folder: Path
+) -> float:
+    """Train the denoiser of actions on the windows `trained`; result: the temperature that `held` ones ask for."""
+    stage, denoiser = run.settings.dynamics, model.intent.requires_grad_(True)
+    denoiser.set_statistics(trained.actions)
+
+    def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        motion = model.scale.normalize(batch.motion)
+        given = ActionEvidence(scene_tokens(model, batch), track_of_batch(batch), batch.task, motion)
+        return action_loss(denoiser, batch.actions, given=augmented(denoiser, given), config=stage.model.flow)
+
+    batches = ShuffledBatches(
+        trained.__getitem__, range(len(trained.task)), batch_size=stage.intent_batch_size, seed=stage.intent.seed
+    )
+    what = Fit(denoiser, loss, batches, stage.intent)
+    fit(what, folder=folder / "intent", device=run.device, name="actions", owner=model)
+    return calibrate_actions(model, held)
+
+
+def fit_completion(run: TrainingRun, model: GaussianWorldModel, *, ready: TokenWindows, folder: Path) -> dict[str, Any]:
+    """Train the decoder of new Gaussians on pictures of all cameras.
+
+    Result: psnr_completed, of its last batches; None where every camera is an input: there is nothing to learn from.
+    """
+    stage, completion, windows = run.settings.dynamics, model.completion.requires_grad_(True), run.windows()
+    missed = _missed_points(windows)
+    if len(missed) == 0:
+        return {"psnr_completed": None}
+    if not run.start:  # weights that are gone on from keep the places that they speak of
+        completion.set_places(missed)
+
+    def read(numbers: torch.Tensor) -> tuple[TokenWindows, Gaussians, Frames]:
+        batch = windows.scene_windows(numbers, futures=False)
+        return ready[numbers], batch.memory, batch.frames
+
+    def loss(batch: tuple[TokenWindows, Gaussians, Frames]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        tokens = scene_tokens(model, batch[0])
+        return completion_loss(completion, tokens, memory=batch[1], targets=batch[2], config=stage.completion_loss)
+
+    batches = ShuffledBatches(
+        read, range(len(windows)), batch_size=stage.completion_batch_size, seed=stage.completion.seed
+    )
+    what = Fit(completion, loss, batches, stage.completion)
+    result = fit(what, folder=folder / "completion", device=run.device, name="completion", owner=model)
+    return {"psnr_completed": round(float(result["psnr"]), 2)}
+
+
+@torch.no_grad()
+def _missed_points(windows: Windows, *, num_windows: int = 24, num_points: int = 20000) -> torch.Tensor:
+    """Points [n 3] that cameras beside the inputs saw and the memory lacks, from windows spread over the run."""
+    found, far = [], 0.03
+    for number in torch.linspace(0, len(windows) - 1, min(num_windows, len(windows))).long().tolist():
+        window = windows.window(number, futures=False)
+        views = window.frames[windows.num_inputs :]
+        points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.depth > 0]
+        distance, _ = nearest(window.memory.means, points, num=1)
+        found.append(points[distance[:, 0] > far])
+    points = torch.cat(found)
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+    return points[order[:num_points]]

@@ -1,0 +1,1 @@
+"""Scenes as tokens on anchors: what families on the Gaussian VAE have in common."""

@@ -1,0 +1,63 @@
+"""Angles that wrap at half a turn: unwrapped before differences and statistics, wrapped again for the robot."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from scene4d.robot.spec import VectorSpec
+
+PERIODS = {"rad": 2 * math.pi, "radian": 2 * math.pi, "radians": 2 * math.pi, "deg": 360.0, "degrees": 360.0}
+"""A full turn in the units that angles are recorded in."""
+_ORIENTATION = re.compile(r"(^|[_. ])(roll|pitch|yaw|euler|r[xyz]|rot_?[xyz])([_. ]|$)", re.I)
+
+
+def periods_of(spec: VectorSpec, *, like: Tensor) -> Tensor:
+    """A full turn [d] in the unit of each number of a vector; inf for those that are no angles."""
+    return like.new_tensor([PERIODS.get(unit.lower(), math.inf) for unit in spec.units])
+
+
+def unwrapped(values: Tensor, spec: VectorSpec, *, start: Tensor | None = None) -> Tensor:
+    """A series [*b t d] in which no angle jumps by more than half a turn from one time to the next.
+
+    No joint goes half a turn in one step, so such a jump is the wrap of its sensor. Other numbers come back bit-equal.
+
+    Args:
+        start: [*b d] values before the first; None = the first are kept as they are.
+    """
+    periods = periods_of(spec, like=values)
+    angles = periods.isfinite().nonzero()[:, 0]
+    if len(angles) == 0 or values.shape[-2] == 0:
+        return values
+    series, period = values[..., angles], periods[angles]
+    before = series[..., :1, :] if start is None else start[..., None, angles]
+    steps = torch.cat([before, series], -2).diff(dim=-2)
+    turns = (-(steps / period).round() * (steps.abs() > period / 2)).cumsum(-2)
+    out = values.clone()
+    out[..., angles] = series + turns * period
+    return out
+
+
+def unwrapped_to_last(values: Tensor, spec: VectorSpec) -> Tensor:
+    """The same, the last values of the series kept as they are."""
+    if not bool(periods_of(spec, like=values).isfinite().any()):
+        return values
+    return unwrapped(values.flip(-2), spec).flip(-2)
+
+
+def wrapped(values: Tensor, spec: VectorSpec) -> Tensor:
+    """Orientation angles (roll, pitch, yaw, ...) brought back to within half a turn; joints and others stay."""
+    names = [i for i, name in enumerate(spec.names) if _ORIENTATION.search(name)]
+    periods = periods_of(spec, like=values)
+    chosen = [i for i in names if math.isfinite(float(periods[i]))]
+    if not chosen:
+        return values
+    out, period = values.clone(), periods[chosen]
+    inside = values[..., chosen].abs() <= period / 2
+    out[..., chosen] = torch.where(
+        inside, values[..., chosen], torch.remainder(values[..., chosen] + period / 2, period) - period / 2
+    )
+    return out

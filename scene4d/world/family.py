@@ -1,0 +1,121 @@
+"""Family: one kind of world model, as one row of `models/families.py`: how it is built, stored and trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from scene4d.data.load.scene_window import Window
+from scene4d.robot.spec import RobotSpec
+from scene4d.tensor_struct import TensorStruct
+from scene4d.train.device import Device
+from scene4d.train.stage import Stage
+from scene4d.types import Frames
+
+S = TypeVar("S", bound=TensorStruct)
+
+
+class Windows(Protocol):
+    """The windows of a run's episodes, with the scene memory at each: what a family trains on.
+
+    tasks: texts that `Window.task` counts in. cameras: names, inputs first; num_inputs of them are inputs;
+    horizon: steps after now.
+    """
+
+    tasks: Sequence[str]
+    cameras: Sequence[str]
+    num_inputs: int
+    num_past_actions: int
+    horizon: int
+    robot: RobotSpec
+
+    def __len__(self) -> int: ...
+
+    def window(self, number: int, *, futures: bool = True) -> Window:
+        """One window without batch axes; without `futures` the target pictures are left out."""
+        ...
+
+    def scene_windows(self, numbers: Tensor, *, futures: bool = True) -> Window:
+        """Windows [b]."""
+        ...
+
+    def moment(self, number: int) -> tuple[Any, int]:
+        """The recorded episode of a window, and the frame of it that is now."""
+        ...
+
+    def frames(self, number: int, *, horizon: int = 0) -> Frames:
+        """The pictures [1 + h v] of all cameras at a window's moment and after it."""
+        ...
+
+    def split(self, *, every: int) -> tuple[list[int], list[int]]:
+        """Window numbers to train on, and to judge by: those of every `every`-th episode of each task."""
+        ...
+
+
+class TrainingRun(Protocol):
+    """What the trainer gives a family: where the run lies, its windows and its settings.
+
+    settings: of the family, as its `Family.settings` class. start: weights to go on from, or ""; start_digest: a hash
+    of them. device, threads.
+    """
+
+    settings: Any
+    start: str
+    start_digest: str
+    device: Device
+    threads: int
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage."""
+        ...
+
+    def windows(self) -> Windows:
+        """The windows of all episodes."""
+        ...
+
+    def prepared(self, kind: type[S], make: Callable[[TrainingRun, Windows, int], list[S]], *, folder: Path) -> S:
+        """What `make(run, windows of one episode, number of the first of them)` gives for every episode, as one [w].
+
+        Done once, in several processes, and kept in `folder`; `make` is a function of a module.
+        """
+        ...
+
+    def fresh(self, *, seed: int) -> Any:
+        """A new model of the family for the run's robot; its first weights depend on `seed` alone."""
+        ...
+
+    def start_from(self, model: Any, *parts: str) -> None:
+        """Give parts of a model the weights that the run goes on from; nothing where it starts from nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """How world models of one family are built, stored and trained.
+
+    configs: {part: its configuration class}; the parts of a weights file, in order of their making.
+    build: ({part: configuration}, robot, info of the weights) -> a fresh model, an nn.Module and a `WorldModel`.
+    parts: model -> {part: the module whose tensors are stored under that name}, each with a `config`.
+    settings: configuration class of its training. part_configs: (settings, the windows of a
+    run, which some sizes follow) -> {part: configuration}.
+    stages: run -> the stages to train, each named after the part whose weights it leaves as NAME.safetensors.
+    """
+
+    name: str
+    configs: Mapping[str, type]
+    build: Callable[[Mapping[str, Any], RobotSpec, Mapping[str, Any]], Any]
+    parts: Callable[[Any], Mapping[str, nn.Module]]
+    settings: type
+    part_configs: Callable[[Any, Windows], Mapping[str, Any]]
+    stages: Callable[[TrainingRun], list[Stage]]
+
+    def fresh(self, configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any], seed: int = 0) -> Any:
+        """A new model whose first weights depend on `seed` alone; torch's generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build(configs, robot, info)
