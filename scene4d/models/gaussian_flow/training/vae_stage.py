@@ -44,7 +44,7 @@ def train_vae(run: TrainingRun, model: Any, folder: Path) -> dict[str, Any]:
         for n in some:
             frames = pictures_to_code(windows, n)
             rendered = render(vae.decode(vae.encode_cells(cells[n])[0]), frames.cameras)
-            quality.append(psnr(rendered.rgb, frames.rgb, frames.depth > 0).nanmean())
+            quality.append(psnr(rendered.rgb, frames.rgb, mask=frames.depth > 0).nanmean())
     save_tensors(folder / "vae.safetensors", vae.state_dict(), state={})
     return {**result, "psnr_decoded": rounded(torch.stack(quality).mean()), "parameters": num_parameters(vae)}
 
