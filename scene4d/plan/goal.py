@@ -126,9 +126,7 @@ class GoalParts:
 
 
 @torch.no_grad()
-def compare_goal(
-    model: MovesAnchors, state: State, *, goal: Gaussians, config: GoalConfig = GoalConfig()
-) -> GoalParts:
+def compare_goal(model: MovesAnchors, state: State, *, goal: Gaussians, config: GoalConfig = GoalConfig()) -> GoalParts:
     """Which Gaussians of a state's memory [] have to go where for the memory to look as `goal` [m].
 
     What left its place is found by place and colour; what of it follows the hand is the robot, the largest cluster of

@@ -11,6 +11,7 @@ from torch import Tensor
 from scene4d.errors import ShapeError
 from scene4d.world.contract import WorldModel
 
+
 def chunk_seeds(seeds: Sequence[int], number: int) -> list[int]:
     """The seeds of chunk `number` of predictions of any length: each sample and chunk draws on its own."""
     return [seed + 1_000_003 * number for seed in seeds]

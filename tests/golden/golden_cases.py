@@ -15,11 +15,13 @@ from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastStream
 from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.lift.reconstruct import reconstruct
+from scene4d.models.flow import seeded_noise
 from scene4d.models.pixel_transformer.network import Clip, PixelModel, PixelsConfig
 from scene4d.plan.cost import SuccessCost
 from scene4d.plan.search import SearchConfig, cem
 from scene4d.render.render import render
-from scene4d.world.rollout import forecast_long
+from scene4d.world.observation import Observation
+from scene4d.world.rollout import predict_long
 
 NOW, NUM_STEPS = 12, 12
 
@@ -39,31 +41,31 @@ def golden_values(folder) -> dict[str, Tensor]:
 
 
 def _forecasts(models, episode) -> dict[str, Tensor]:
-    model, past = models.dynamics, episode[: NOW + 1]
+    model, past = models.world, episode[: NOW + 1]
     stream = PastStream()
     state = ModelForecaster(model, stream).state(past)
     actions = episode.actions[NOW : NOW + NUM_STEPS]
-    forecast = forecast_long(model, state, actions=actions, horizon=model.config.horizon, seeds=(3,))
-    scene = model.scene(state, forecast)
+    prediction = predict_long(model, state, actions=actions, seeds=(3,))
+    scene = model.scene(state, prediction)
     cameras = episode.views["front"].cameras[NOW]
     last = scene.at(float(scene.times[-1]))
     out = {
-        "memory": state.memory.means,
-        "skin_weights": state.skin.skin_weights,
-        "world_from_now": forecast.world_from_now,
-        "log_var": forecast.log_var,
-        "proprio": forecast.heads["proprio"],
-        "reward": forecast.heads["reward"],
-        "success": forecast.heads["success"],
+        "memory": state.gaussians.means,
+        "skin_weights": state.anchored.skin_weights,
+        "world_from_now": prediction.world_from_now,
+        "log_var": prediction.motion.log_var,
+        "proprio": prediction.proprio,
+        "reward": prediction.reward,
+        "success": prediction.success,
         "future_means": last.means,
         "future_sh": last.sh,
         "flow": scene.flow(float(scene.times[0]), float(scene.times[-1]))[0],
         "render": render(last, cameras).rgb,
     }
     advanced = model.advance(state, model.predict(state, actions=actions[:8], seeds=(5,)), num_steps=3)
-    out["advanced_memory"], out["advanced_proprio"] = advanced.memory.means, advanced.proprio
-    out["inverse_actions"] = model.predict(state, future=forecast.world_from_now[:8], seeds=(4,)).actions
-    own = model.predict(state.expand(2), seeds=(6, 7))
+    out["advanced_memory"], out["advanced_proprio"] = advanced.gaussians.means, advanced.proprio
+    out["inverse_actions"] = model.actions_for(state, prediction.world_from_now[:8], seeds=(4,)).actions
+    own = model.propose(state.expand(2), seeds=(6, 7))
     out["own_actions"], out["own_motion"] = own.actions, own.world_from_now
     config = SearchConfig(num_samples=8, num_iterations=2, num_elites=3)
     out["plan"] = cem(model, state, cost=SuccessCost(), config=config, seed=1).actions
@@ -78,16 +80,8 @@ def _reconstruction(episode) -> dict[str, Tensor]:
 
 def _actions(models, episode) -> dict[str, Tensor]:
     known = PastStream().remember(episode[: NOW + 1])
-    info = {**episode.info, "cameras": {name: episode.views[name].cameras[NOW] for name in INPUTS}}
-    chunk = lambda forecast: plan_actions(
-        models,
-        known.scene,
-        task=str(episode.info["task"]),
-        proprio=episode.proprio[: NOW + 1],
-        past_actions=episode.actions[:NOW],
-        info=info,
-        forecast=forecast,
-    )["actions"]
+    seen = Observation.from_episode(episode[: NOW + 1], scene=known.scene, inputs=INPUTS)
+    chunk = lambda forecast: plan_actions(models, seen, task=str(episode.info["task"]), forecast=forecast)["actions"]
     agent = agent_maker(models)(models.tasks[0])
     steps = [
         agent.step(
@@ -126,8 +120,6 @@ def _simulator(models, episode, folder) -> dict[str, Tensor]:
 
 
 def _pixels() -> dict[str, Tensor]:
-    from scene4d.models.flow import sample, seeded_noise
-
     torch.manual_seed(0)
     model = PixelModel(PixelsConfig(tasks=("a",))).eval()
     for parameter in model.parameters():
@@ -138,8 +130,8 @@ def _pixels() -> dict[str, Tensor]:
         past_actions=torch.rand(1, c.num_past_actions, c.num_actions),
         actions=torch.rand(1, c.horizon, c.num_actions),
         past_proprio=torch.rand(1, c.num_past_actions + 1, c.num_proprio),
-        told=torch.ones(1),
+        known=torch.ones(1),
         task=torch.tensor([1]),
     )
     noise = seeded_noise([1], (c.horizon, len(model.places), c.channels), like=clip.actions)
-    return {"pixels": model.predict(clip, noise=noise, sampler=lambda f, x: sample(f, x, steps=2))}
+    return {"pixels": model.draw(clip, noise=noise, steps=2)}

@@ -39,7 +39,7 @@ def measured() -> dict[str, dict]:
 
 
 def _summary(value: torch.Tensor) -> dict:
-    value = value.detach().contiguous()
+    value = value.detach().contiguous() + 0  # zero has no sign
     digest = hashlib.sha256(value.numpy().tobytes()).hexdigest()[:16]
     flat = value.flatten().double()
     index = torch.linspace(0, len(flat) - 1, NUM_SHOWN).long()

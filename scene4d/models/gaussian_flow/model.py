@@ -337,13 +337,14 @@ class GaussianWorldModel(nn.Module):
         proprio = torch.cat([proprio, prediction.proprio[..., :num_steps, :]], -2)[..., num_steps:, :]
         valid = torch.cat([state.past_valid, torch.ones_like(done[..., 0], dtype=torch.bool)], -1)
         anchors = apply_pose(now, state.anchors)
+        recent = torch.stack([compose_pose(pose, invert_pose(now)) for pose in recent.unbind(-3)], -3)
         return state.replace(
             time=state.time + num_steps * (state.robot.step_seconds or self.config.step_seconds),
             proprio=proprio[..., -1, :],
             anchored=state.anchored.replace(
-                gaussians=advanced_gaussians(state.anchored, recent=recent), anchors=anchors
+                gaussians=advanced_gaussians(state.anchored, recent=recent, now=now), anchors=anchors
             ),
-            recent=torch.stack([compose_pose(pose, invert_pose(now)) for pose in recent.unbind(-3)], -3),
+            recent=recent,
             latent=state.latent.replace(anchors=anchors),
             past_actions=torch.cat([state.past_actions, done], -2)[..., num_steps:, :],
             past_proprio=proprio[..., :-1, :],

@@ -52,9 +52,7 @@ class ModelForecaster:
         """What the model knows at the end of `past`."""
         known = self.past_stream.remember(past)
         inputs = self.past_stream.inputs
-        return self.model.observe(
-            Observation.from_episode(past, scene=known.scene, memory=known.memory, inputs=inputs)
-        )
+        return self.model.observe(Observation.from_episode(past, scene=known.scene, memory=known.memory, inputs=inputs))
 
 
 def render_forecast(scene: Scene4D, question: ForecastQuestion, *, background: Tensor) -> dict[str, Frames]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scene4d.geometry.rotation import compose_pose
 from scene4d.models.gaussian_flow.networks.completion import MIN_OPACITY, joined
 from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.scene import Scene4D
@@ -51,14 +52,14 @@ def _visible_rows(new: Gaussians, skin: tuple[Tensor, Tensor]) -> tuple[Gaussian
     return new.map(lambda x: x.index_select(len(visible.shape) - 1, kept)), (skin[0][kept], skin[1][kept])
 
 
-def advanced_gaussians(anchored: AnchoredGaussians, *, recent: Tensor) -> Gaussians:
-    """The Gaussians [*b n] carried to the last of three instants, with their past flow along these.
+def advanced_gaussians(anchored: AnchoredGaussians, *, recent: Tensor, now: Tensor) -> Gaussians:
+    """The Gaussians [*b n] carried by the motion `now` [*b l 7] of their anchors, with their past flow.
 
     Args:
-        recent: [*b 3 l 7] poses of the anchors since the Gaussians' now, oldest first.
+        recent: [*b 3 l 7] poses of the anchors at the last three instants against the last of them, oldest first.
     """
-    before, was, now = recent.unbind(-3)
-    moved = anchored.moved(now)
+    before, was, last = (compose_pose(pose, now) for pose in recent.unbind(-3))
+    moved = anchored.moved(last)
     places = [anchored.replace(gaussians=anchored.gaussians.replace(extras={})).moved(p).means for p in (before, was)]
     flow = torch.cat([moved.means - places[1], places[1] - places[0]], -1)
     return moved.replace(extras={**moved.extras, PAST_FLOW: flow * _exists(anchored.gaussians)})
