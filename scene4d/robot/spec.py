@@ -63,6 +63,10 @@ class VectorSpec:
         columns = [{"name": n, "unit": u, "frame": f, "low": b[0], "high": b[1]} for n, u, f, b in rows]
         return [{k: v for k, v in row.items() if v not in ("", None)} for row in columns] if self.known else []
 
+    def filled_from(self, other: VectorSpec) -> VectorSpec:
+        """This spec, or `other` where it declares nothing and `other` does; never none where one has numbers."""
+        return other if not self.width or (other.known and not self.known) else self
+
     def difference(self, other: VectorSpec) -> tuple[str, str, str] | None:
         """(place, ours, theirs) of the first number that differs, place such as "[2]"; "" where the widths do.
 
@@ -177,8 +181,8 @@ class RobotSpec:
     def filled_from(self, other: RobotSpec) -> RobotSpec:
         """This spec with what it leaves open taken from `other`, a spec of the same robot."""
         return RobotSpec(
-            action=self.action if self.action.known else other.action,
-            proprio=self.proprio if self.proprio.known else other.proprio,
+            action=self.action.filled_from(other.action),
+            proprio=self.proprio.filled_from(other.proprio),
             meaning=self.meaning if self.meaning.text else other.meaning,
             step_seconds=self.step_seconds or other.step_seconds,
             name=self.name or other.name,

@@ -136,7 +136,8 @@ def load_models(path: str | Path | None = None) -> Models:
         raise CheckpointError("holds tensors of no known model", file=path, found=", ".join(stray[:8]))
     for part, module in parts.items():
         assign_weights(module, _own(tensors, part), source=path)
-        module.eval().requires_grad_(False)
+        module.requires_grad_(False).eval()
+    models.world.eval()  # which may be more than its parts
     return models
 
 
