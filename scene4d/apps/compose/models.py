@@ -121,7 +121,7 @@ def load_models(path: str | Path | None = None) -> Models:
         state = {"family": "pixel_transformer", "configs": {"pixels": state["pixels"]}, "info": state.get("info", {})}
     configs, info = state.get("configs", {}), state.get("info", {})
     name = state.get("family", "gaussian_flow")  # what files were before they named it
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError("is of no known family", file=path, field="family", found=name, expected=list(FAMILIES))
     kinds = {**FAMILIES[name].configs, "policy": ActionHeadConfig}
     if not configs.keys() >= FAMILIES[name].configs.keys():
