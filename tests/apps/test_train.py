@@ -19,6 +19,7 @@ from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pos
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.train.checkpoint import load_tensors, save_tensors
 
 
 def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
@@ -115,6 +116,35 @@ def test_weights_of_other_models_are_refused(models, tmp_path):
         load_models(tmp_path / "w.pt")
     with pytest.raises(CheckpointError):
         load_models(tmp_path / "absent.safetensors")
+
+
+def test_weights_name_their_family_and_old_ones_need_not(models, tmp_path):
+    path, old = tmp_path / "w.safetensors", tmp_path / "old.safetensors"
+    save_models(path, models, info={"tasks": ["a"]}, half=False)
+    tensors, state = load_tensors(path)
+    assert state["family"] == "gaussian_flow" and set(state["configs"]) == {"vae", "dynamics", "policy"}
+    save_tensors(old, tensors, state={key: value for key, value in state.items() if key != "family"})
+    made, back = load_models(path), load_models(old)
+    assert back.family is made.family and back.info == made.info and type(back.world) is type(models.world)
+    for name, module in back.parts().items():
+        assert all(torch.equal(v, made.parts()[name].state_dict()[k]) for k, v in module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_shipped_weights_are_of_the_flagship_family(name):
+    models = load_models(name)
+    assert models.family.name == "gaussian_flow" and models.robot.name == "sawyer" and not models.world.training
+
+
+@pytest.mark.parametrize("family", ["diffusion_of_clouds", "", None, 3, ["gaussian_flow"]])
+def test_weights_of_an_unknown_family_are_refused(models, tmp_path, family):
+    path = tmp_path / "w.safetensors"
+    save_models(path, models, info={})
+    tensors, state = load_tensors(path)
+    save_tensors(path, tensors, state={**state, "family": family})
+    with pytest.raises(CheckpointError, match=r"family: is of no known family.*pixel_transformer") as error:
+        load_models(path)
+    assert error.value.file == str(path) and error.value.exit_code == 3 and "\n" not in error.value.line()
 
 
 @pytest.mark.parametrize("name", ["smoke", "tiny", "small", "base", "large", "finetune", "policy"])

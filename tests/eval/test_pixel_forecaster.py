@@ -205,5 +205,5 @@ def test_other_weights_are_refused(tmp_path):
     models = make_models({})
     save_models(tmp_path / "scenes.safetensors", models, info={})
     options = EvalForecastOptions(pixels_weights=tmp_path / "scenes.safetensors")
-    with pytest.raises(ConfigError, match="2D baseline.*Renders"):
+    with pytest.raises(ConfigError, match=r"2D baseline.*Renders"):
         forecasters_of(None, PastStream(), options=options)
