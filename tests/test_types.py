@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from scene4d.errors import DataFormatError, ShapeError
+from scene4d.models.tokens.latent import Latent
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Cameras, Episode, Frames, Gaussians
-from scene4d.models.tokens.latent import Latent
 
 BATCHES = [(), (2,), (1, 3)]
 

@@ -50,8 +50,8 @@ def scene(frames):
 
 @pytest.fixture(scope="module")
 def models():
-    from scene4d.models.gaussian_flow.settings import DynamicsConfig
     from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+    from scene4d.models.gaussian_flow.settings import DynamicsConfig
 
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
     head = ActionHeadConfig(**size, view_size=16, goal_conditioned=True)

@@ -13,9 +13,9 @@ from scene4d.apps.agent.agent import AgentConfig, FilledAgentConfig, agent_confi
 from scene4d.apps.compose.models import load_models, make_models
 from scene4d.errors import CalibrationError, CheckpointError, ConfigError, DataFormatError, DepthError, NumericsError
 from scene4d.lift.stream.stream import SceneStream
+from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.robot.track import track_of
-from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Frames
 

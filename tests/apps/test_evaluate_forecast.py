@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-
 from scene4d.apps.training.pixel_stage import save_pixels
+
 from scene4d.apps.verbs import evaluate_forecast
 from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError

@@ -15,8 +15,8 @@ from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.config import load_config
 from scene4d.errors import CheckpointError, ConfigError, ResourceError, SecurityError
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pose_about
-from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
 
 

@@ -18,12 +18,12 @@ from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import StreamConfig
+from scene4d.models.tokens.latent import Latent
 from scene4d.scene import Motion, Scene4D
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames, Gaussians
 from scene4d.world.contract import Forecast, State
 from scene4d.world.evaluated import ForecastQuestion
-from scene4d.models.tokens.latent import Latent
 
 PLAIN = StreamConfig(polish=0, polish_first=0)
 SHIFT = 0.05

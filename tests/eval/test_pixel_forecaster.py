@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from scene4d.apps.training.pixel_stage import clips_of, load_pixels, train_pixels_stage
+from scene4d.eval.forecast.forecasters.pixel_forecaster import PixelForecaster, resized
+
 from scene4d.apps.training.run_config import CacheConfig, PixelsStageConfig, RecordConfig, RunConfig
 from scene4d.data.load.stored_episode import StoredEpisode, save_episode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.errors import CheckpointError
-from scene4d.eval.forecast.forecasters.pixel_forecaster import PixelForecaster, resized
 from scene4d.models.pixel_transformer.network import PixelModel, PixelsConfig
 from scene4d.train.checkpoint import save_tensors
 from scene4d.train.loop import LoopConfig

@@ -16,8 +16,8 @@ from scene4d.errors import ConfigError
 from scene4d.eval.control.closed_loop import RolloutConfig
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import SceneStream
-from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.sim.metaworld import ACTION_SPEC, PROPRIO_SPEC
 from scene4d.sim.synthetic import cast_boxes

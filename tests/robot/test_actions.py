@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from scene4d.geometry.rotation import multiply_quat, normalize_quat, quat_from_rotvec
-from scene4d.robot.track import track_in_slots, track_of
 from scene4d.robot.actions import action_slots, from_action_slots, resting_action
+from scene4d.robot.track import track_in_slots, track_of
 
 NAMED = ("x", "y", "z")
 SPEC = [{"name": n} for n in ("qw", "x", "y", "z", "gripper_open")]

@@ -7,11 +7,11 @@ import dataclasses
 import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.models.tokens.latent import Latent
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
-from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
+from scene4d.models.tokens.anchors import AnchorConfig
+from scene4d.models.tokens.latent import Latent
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Cameras, Gaussians, Task

@@ -7,9 +7,9 @@ import torch
 from test_dynamics_training import batch_of
 
 from scene4d.errors import ConfigError, ShapeError
+from scene4d.models.flow import FlowConfig
 from scene4d.models.gaussian_flow.loss import scene_tokens, track_of_batch
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
-from scene4d.models.flow import FlowConfig
 from scene4d.models.gaussian_flow.networks.action_denoiser import blurred, intent_loss
 from scene4d.models.gaussian_flow.networks.dit import SceneTokens
 from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig

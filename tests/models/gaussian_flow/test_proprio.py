@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig, ProprioForecast, ProprioFutures, proprio_loss
-from scene4d.robot.track import track_of
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.robot.track import track_of
 
 GAIN, LAG, BOX = 0.02, 0.25, 0.15
 HORIZON, NUM_PAST = 8, 8

@@ -4,9 +4,9 @@ import torch
 
 from scene4d.geometry.camera import orbit
 from scene4d.geometry.sh import sh_from_rgb
-from scene4d.models.tokens.latent import Latent
 from scene4d.models.gaussian_flow.networks.vae import GaussianVAE, VAEConfig
 from scene4d.models.gaussian_flow.networks.vae_loss import cell_chamfer, kl_divergence, vae_loss
+from scene4d.models.tokens.latent import Latent
 from scene4d.render.losses import PictureLossConfig, picture_loss
 from scene4d.render.render import render
 from scene4d.types import Gaussians
