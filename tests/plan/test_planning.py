@@ -34,7 +34,7 @@ def hand_cost(shift):
 
 
 @pytest.mark.parametrize("search", [cem, mppi])
-def test_search_finds_the_way_that_arithmetic_knows(search):
+def test_search_finds_the_plan_that_arithmetic_knows(search):
     """The best end of 8 steps of at most 2 cm each is known; so is that it takes one call a round."""
     state, world = toy_world.toy_state(), toy_world.ToyWorld()
     config = SearchConfig(num_samples=128, num_iterations=6, min_spread=0.03)
@@ -120,7 +120,7 @@ def test_carried_points_are_those_of_advance():
 
 
 def test_approach_comes_from_above():
-    """Beside the place, lower is dearer; over it, lower is cheaper; every step of the way across and down pays."""
+    """Beside the place, lower is dearer; over it, lower is cheaper; every step across and down pays."""
     cost = PointCost(hand=None, approach=Approach(clearance=0.1, slope=15.0, radius=0.01))
     beside = cost._path_length(torch.tensor([[0.2, 0.0, 0.0], [0.2, 0.0, 0.1]]))
     over = cost._path_length(torch.tensor([[0.01, 0.0, 0.0], [0.01, 0.0, 0.1]]))

@@ -1,4 +1,4 @@
-"""What a perception tells the world model: the cameras that saw, what was done, and before that the action of rest."""
+"""What an observation builder gives the world model: cameras, past actions, and before them the action of rest."""
 
 from __future__ import annotations
 
