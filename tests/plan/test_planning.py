@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy_world
 
-from scene4d.errors import NumericsError
+from scene4d.errors import ConfigError, NumericsError
 from scene4d.plan.cost import Approach, ImageCost, MovingObject, PointCost, SuccessCost, carried_points
 from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, hand_response, register, tracked
 from scene4d.plan.goal_tracker import GoalTracker
@@ -257,3 +257,11 @@ def test_planning_reaches_a_goal_image():
     assert (end.skin.anchors[toy_world.HAND] - torch.tensor([0.05, 0.12, 0.08])).norm() < 0.03
     flat = closed_loop(toy_world.toy_state(), lambda state: ImageCost(goal.replace(depth=None)), plans=10)
     assert (flat.skin.anchors[toy_world.HAND] - torch.tensor([0.05, 0.12, 0.08])).norm() < 0.04
+
+
+def test_a_goal_that_no_state_was_compared_with_proposes_nothing():
+    tracker = GoalTracker(WORLD, toy_world.toy_state().memory)
+    with pytest.raises(ConfigError, match="call cost first"):
+        tracker.heuristic_proposals(hand_cost((0.1, 0.0, 0.0)), config=CONFIG)
+    with pytest.raises(ConfigError, match="hand"):
+        PointCost(hand=None).next_hand_shift()
