@@ -1,7 +1,6 @@
 """Fault 9 of the catalogue: times that cannot be are refused, and placed on an even grid where that is asked for."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,6 @@ from data_fixtures import FPS, HEIGHT, LENGTH, TABLE, WIDTH, K, assert_refused, 
 from PIL import Image
 
 from scene4d.apps.verbs.run_convert import ConvertOptions, run_convert
-from scene4d.data import detect
 from scene4d.data.detect import open_recordings
 from scene4d.data.timeline.resync import nearest_stamps, place_frames
 from scene4d.errors import EXIT_USAGE, ConfigError, DataFormatError, TimestampError

@@ -30,7 +30,6 @@ from scene4d.scene import Motion, Scene4D
 from scene4d.types import Gaussians
 
 
-
 def splats(num: int = 30) -> Gaussians:
     return Gaussians(
         means=torch.randn(num, 3),
