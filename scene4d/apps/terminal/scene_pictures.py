@@ -78,7 +78,7 @@ def read_cameras(path: Path) -> Cameras:
         ) from error
 
 
-def render_over_time(scene: Scene4D, cameras: Cameras, times: torch.Tensor, *, flow_step: float) -> Frames:
+def render_over_time(scene: Scene4D, cameras: Cameras, *, times: torch.Tensor, flow_step: float) -> Frames:
     """Frames [f] of the scene at `times` [f]; extras["flow"] = motion in m over the following `flow_step` s."""
     last = float(scene.times[-1])
     frames = []

@@ -55,7 +55,7 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     _rollout_config(options, models)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
-    jobs = [(options, task, seed) for task in options.tasks for seed in seeds]
+    jobs = [(options, (task, seed)) for task in options.tasks for seed in seeds]
     with counter_shown("planning") as count:
         progress = lambda done, total, _: count(done, total)
         played = in_processes(_play, jobs, num=options.processes, progress=progress)
@@ -81,7 +81,8 @@ class Played:
     expert_reached: bool
 
 
-def _play(options: EvalPlanOptions, task: str, seed: int) -> Played:
+def _play(options: EvalPlanOptions, start: tuple[str, int]) -> Played:
+    task, seed = start
     models = models_once(options.weights)
     config = _rollout_config(options, models)
     goal = goal_of_expert(task, seed=seed, config=config)

@@ -43,9 +43,11 @@ def run_demo(options: DemoOptions) -> dict:
         models = step("reading weights and episode", lambda: load_models(options.weights))
         episode = read_episode(options)
         stream = PastStream()
-        result = step("reconstructing, forecasting", lambda: forecast_episode(models, stream, episode, options))
+        result = step(
+            "reconstructing, forecasting", lambda: forecast_episode(models, episode, stream=stream, options=options)
+        )
         step("writing scenes, flow and points", lambda: write_scenes(out, result))
-        horizon = step("scoring against the recording", lambda: score(models, stream, episode, options))
+        horizon = step("scoring against the recording", lambda: score(models, episode, stream=stream, options=options))
         actions = step("choosing actions", lambda: choose_actions(models, result))
         videos = step("rendering videos", lambda: write_films(out, result))
         report: dict[str, Any] = {
@@ -57,7 +59,7 @@ def run_demo(options: DemoOptions) -> dict:
             "actions": actions,
             "seconds": seconds,
         }
-        step("writing the page", lambda: write_reports(out, result, report, videos))
+        step("writing the page", lambda: write_reports(out, result, report=report, videos=videos))
     report["seconds_total"] = round(time.monotonic() - start, 1)
     return {"output": str(out), **{k: v for k, v in report.items() if k != "actions"}, "files": _files(out)}
 
@@ -81,7 +83,7 @@ def read_episode(options: DemoOptions) -> Episode:
     return episode
 
 
-def forecast_episode(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> DemoResult:
+def forecast_episode(models: Models, episode: Episode, *, stream: PastStream, options: DemoOptions) -> DemoResult:
     """Reconstruct the past from the input cameras alone, then forecast under the recorded actions."""
     now = options.now
     past = past_of(episode, now)
@@ -101,7 +103,7 @@ def forecast_episode(models: Models, stream: PastStream, episode: Episode, optio
     return DemoResult(episode, now, known.scene, model.scene(state, forecast), known.background)
 
 
-def score(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> dict:
+def score(models: Models, episode: Episode, *, stream: PastStream, options: DemoOptions) -> dict:
     """{steps ahead: {metric: ours, copy_last: {...}, constant_velocity: {...}}} on this one episode."""
     forecasters = [ModelForecaster(models.dynamics, stream), CopyLast(stream), ConstantVelocity(stream)]
     config = ForecastEvalConfig(horizons=HORIZONS, novel=(NOVEL,))
@@ -160,7 +162,7 @@ def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
     return paths
 
 
-def write_reports(out: Path, result: DemoResult, report: dict, videos: dict[str, Path]) -> None:
+def write_reports(out: Path, result: DemoResult, *, report: dict, videos: dict[str, Path]) -> None:
     """actions.json, report.json and index.html."""
     for name, value in (("actions", report["actions"]), ("report", report)):
         with atomic_file(out / f"{name}.json") as temporary:

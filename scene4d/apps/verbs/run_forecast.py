@@ -52,7 +52,7 @@ def run_forecast(options: ForecastOptions) -> dict:
         scene, forecast = forecast_from(models.dynamics, past, actions=actions, seed=seed, steps=options.sampler_steps)
         path = _numbered(options.output, number)
         info = {"seed": seed, "weights": str(options.weights or "shipped"), "source": str(options.scene)}
-        write_future(path, scene, forecast, past=past, file=file, info=info)
+        write_future(path, scene, forecast=forecast, past=past, file=file, info=info)
         outputs.append((path, scene))
     path, scene = outputs[0]
     flow_path, points = path.with_suffix(".flow.npz"), path.with_suffix("").with_name(f"{path.stem}_points")
@@ -91,7 +91,7 @@ def forecast_from(
 
 
 def write_future(
-    path: Path, scene: Scene4D, forecast: Forecast, *, past: Past, file: S4DFile, info: Mapping[str, Any]
+    path: Path, scene: Scene4D, *, forecast: Forecast, past: Past, file: S4DFile, info: Mapping[str, Any]
 ) -> None:
     """Write now and h predicted steps as a .s4d that all can start from who start from a reconstructed one.
 

@@ -48,7 +48,7 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
             torch.set_num_threads(config.threads)
             stages = _do_stages(RunFolders(root), config, options=options)
             trained = {"dynamics", "policy"} & stages.keys()
-            weights = _export(options, RunFolders(root), config, stages) if trained else None
+            weights = _export(options, RunFolders(root), config=config, stages=stages) if trained else None
             if options.pixels:
                 weights = _export_pixels(options, RunFolders(root))
         finally:
@@ -144,7 +144,7 @@ def _export_pixels(options: TrainOptions, folders: RunFolders) -> dict[str, Any]
     return {"path": str(path), "bytes": save_pixels(path, model, info=info)}
 
 
-def _export(options: TrainOptions, folders: RunFolders, config: RunConfig, stages: dict[str, Any]) -> dict[str, Any]:
+def _export(options: TrainOptions, folders: RunFolders, *, config: RunConfig, stages: dict[str, Any]) -> dict[str, Any]:
     from scene4d import __version__
     from scene4d.apps.training.stages import export_stage
 
