@@ -91,7 +91,7 @@ def film_depth_and_flow(result: DemoResult) -> list[np.ndarray]:
     return [
         panels(
             {
-                "depth": depth_picture(frames.depth[i], near=near, far=far),
+                "depth": depth_picture(frames.known_depth[i], near=near, far=far),
                 "scene flow": flow_picture(flow[i], cameras.viewmats[i], longest=max(longest, 0.002)),
             },
             height=PIXELS,

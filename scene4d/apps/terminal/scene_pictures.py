@@ -101,7 +101,7 @@ def pictures_of(frames: Frames, what: str) -> list[np.ndarray]:
         return [colour_picture(frames.rgb[i]) for i in indices]
     if what == "depth":
         near, far = depth_range(frames)
-        return [depth_picture(frames.depth[i], near=near, far=far) for i in indices]
+        return [depth_picture(frames.known_depth[i], near=near, far=far) for i in indices]
     if what == "flow":
         flow = frames.extras["flow"]
         longest = float(flow.norm(dim=-1).max())

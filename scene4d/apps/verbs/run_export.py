@@ -189,8 +189,10 @@ def _write_depth(path: Path, scene: Scene4D, *, camera: Cameras, time: float) ->
     """Depth in mm as a 16-bit PNG; 0 where less than half is covered, or beyond 65.535 m."""
     with torch.no_grad():
         frames = render(scene.at(time), camera)
-    mm = (frames.depth.double() * 1000).round()
-    mm = torch.where((frames.alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM), mm, 0.0).numpy().astype(np.uint16)
+    mm = (frames.known_depth.double() * 1000).round()
+    mm = (
+        torch.where((frames.known_alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM), mm, 0.0).numpy().astype(np.uint16)
+    )
     with atomic_file(path) as temporary:
         Image.fromarray(mm).save(temporary, format="PNG")
     return {"num_rows": int((mm > 0).sum())}

@@ -200,7 +200,8 @@ def view_of(frames: Frames, *, name: str = "view") -> View:
         raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
     check_colours(frames.rgb, field=f"{name}.rgb")
     frames = frames.detach().to("cpu")
-    depth = frames.depth if frames.alpha is None else torch.where(frames.alpha > 0.5, frames.depth, 0.0)
+    depth = frames.known_depth
+    depth = depth if frames.alpha is None else torch.where(frames.alpha > 0.5, depth, 0.0)
     return View(
         rgb=(frames.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy(),
         depth=np.nan_to_num(depth.float().numpy(), nan=0.0, posinf=0.0, neginf=0.0),
