@@ -9,7 +9,11 @@ FIXED_BY_A_LIBRARY = {
 }
 
 # Modules of networks, whose names begin the names of the tensors in a weights file.
-KEYS_IN_WEIGHTS = {"scene4d/models/gaussian_flow/model.py:intent", "scene4d/policy/head.py:aim"}
+KEYS_IN_WEIGHTS = {
+    "scene4d/models/gaussian_flow/model.py:intent",
+    "scene4d/policy/head.py:aim",
+    "scene4d/policy/head.py:aimed",
+}
 
 # Known, to be mended: these sets only shrink.
 KNOWN: dict[str, set[str]] = {
@@ -87,7 +91,6 @@ KNOWN: dict[str, set[str]] = {
         "scene4d/models/gaussian_flow/networks/skin_head.py:Matter",
         "scene4d/models/gaussian_flow/scene/free_space.py:out_of_sight",
         "scene4d/models/pixel_transformer/model.py:told",
-        "scene4d/policy/head.py:aimed",
     },
     "rooms": set(),
     "file names": set(),
