@@ -70,7 +70,7 @@ class OffscreenRenderer:
         Raises:
             EnvError: the renderer has been closed.
         """
-        if self._mjr is None:
+        if self._mjr is None or self._gl is None:
             raise EnvError("the renderer has been closed", field="OffscreenRenderer")
         self._gl.make_current()
         groups = model.geom_group.copy()
@@ -107,7 +107,7 @@ class OffscreenRenderer:
         """Give the OpenGL context back; drawing afterwards is an error."""
         atexit.unregister(self.close)
         mjr, gl, self._mjr, self._gl = self._mjr, self._gl, None, None
-        if gl is not None:
+        if gl is not None and mjr is not None:
             with contextlib.suppress(Exception):  # nothing can be done about a context that is already gone
                 gl.make_current()
                 mjr.free()

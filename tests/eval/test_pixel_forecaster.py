@@ -25,7 +25,7 @@ SPEC = [{"name": str(i)} for i in range(4)]
 
 
 def recording(seed: int) -> Episode:
-    """Two cameras whose pictures tell the time by their brightness."""
+    """Two cameras whose images show the time by their brightness."""
     camera = Cameras(
         viewmats=torch.eye(4).expand(NUM, 4, 4), Ks=torch.eye(3).expand(NUM, 3, 3), width=SIZE, height=SIZE
     )
@@ -85,7 +85,7 @@ def trained(tmp_path_factory):
     return train_pixels_stage(folders, CONFIG), folders, windows
 
 
-def test_clips_are_the_pictures_and_actions_of_their_moment(tmp_path):
+def test_clips_are_the_images_and_actions_of_their_moment(tmp_path):
     windows = Windows(tmp_path, num=1)
     stage = dataclasses.replace(CONFIG.pixels, model=PixelsConfig(size=SIZE))
     clip = clips_of(windows, [1], config=stage)  # now is frame 5
@@ -122,7 +122,7 @@ def test_it_forecasts_beyond_its_horizon_in_any_size(trained):
     assert not torch.equal(forecaster.forecast(again)[0]["left"].rgb, frames["left"].rgb)
 
 
-def test_enlarged_it_adds_to_the_picture_as_it_is():
+def test_enlarged_it_adds_to_the_image_as_it_is():
     """An untrained model adds nothing, so a sharp picture stays sharp although the model sees it shrunk."""
     model = PixelModel(PixelsConfig(size=8, patch=4, num_views=1))
     rgb = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(0))
