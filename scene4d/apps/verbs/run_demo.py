@@ -46,7 +46,10 @@ def run_demo(options: DemoOptions) -> dict:
         models = step("reading weights and episode", lambda: load_models(options.weights))
         episode = read_episode(options)
         stream = PastStream()
-        result = step("reconstructing, forecasting", lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options))
+        result = step(
+            "reconstructing, forecasting",
+            lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options),
+        )
         step("writing the future, flow and points", lambda: write_future_files(out, result))
         horizon = step("scoring against the recording", lambda: score(models, episode, stream=stream, options=options))
         actions = step("choosing actions", lambda: choose_actions(models, result))
