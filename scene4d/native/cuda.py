@@ -5,7 +5,7 @@ comes back to the host, the one wait of a call, so that the tile lists have exac
 tile lists of a forward call that will be differentiated stay under the call's token until the graph is gone or
 KEPT_BYTES are passed; backward makes them again, to the same bits, when they are not there.
 
-A build without CUDA, a GPU it holds no code for, or a driver too old: the op runs on the CPU and says so once. Nothing
+A build without CUDA, a GPU it holds no code for, or a driver too old: the op runs on the CPU and warns once. Nothing
 is ever compiled at run time.
 """
 
@@ -204,7 +204,7 @@ def rasterize_backward_cuda(*args) -> list[Tensor]:
 
 
 def _on_cpu(function, args, *, reason: str):
-    """The CPU kernels on copies; says so once."""
+    """The CPU kernels on copies; warns once."""
     global _warned
     if not _warned:
         _warned = True

@@ -86,7 +86,7 @@ def _checked(points: Tensor, num: int, **tensors: tuple[Any, str]) -> None:
             found, expected = f"{x.dtype} on {x.device}", f"{dtype} on {points.device}"
             raise ShapeError("has the wrong dtype or device", field=name, found=found, expected=expected)
     if points.shape[2] < 1 or num < 0:
-        raise ShapeError("asks for less than nothing", field="points", found=dict(sizes, num=num))
+        raise ShapeError("needs at least one axis and no negative number", field="points", found=dict(sizes, num=num))
     if max(points.shape[1], tensors.get("queries", (points, ""))[0].shape[1]) > MAX_ROWS:
         raise ResourceError("too many rows in one set", field="points", found=dict(sizes), expected=f"<= {MAX_ROWS}")
 
@@ -195,7 +195,7 @@ def _place(x: Tensor) -> tuple[int, int]:
 
 
 def _on_cpu(function, args, *, reason: str) -> tuple[Tensor, Tensor]:
-    """The CPU kernels on copies; says so once."""
+    """The CPU kernels on copies; warns once."""
     global _warned
     if not _warned:
         _warned = True

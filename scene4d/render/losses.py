@@ -67,7 +67,7 @@ def image_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One number that says how far a render is from recorded frames [*b h w].
 
-    Colour counts where `target.alpha` says it is usable (and in `mask` [*b h w] if given), depth where the sensor
+    Colour counts where `target.alpha` marks it usable (and in `mask` [*b h w] if given), depth where the sensor
     measured one and the render covers the pixel, alpha (only when `alpha_weight` > 0) against `target.alpha`.
 
     Returns:

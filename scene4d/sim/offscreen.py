@@ -137,7 +137,7 @@ def _make_context(size: tuple[int, int]):
             return context
         except (
             Exception
-        ) as error:  # each backend fails in its own ways: ImportError, AttributeError, RuntimeError, GLError
+        ) as error:  # each backend has failures of its own: ImportError, AttributeError, RuntimeError, GLError
             problems.append(f"{backend}: {type(error).__name__}: {error}")
             if platform is None:
                 os.environ.pop("PYOPENGL_PLATFORM", None)  # set by a backend that then failed; it would block the next
