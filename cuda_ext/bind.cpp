@@ -1,4 +1,4 @@
-// Python's door to ops.h: addresses and sizes in, a status code out. Checks nothing: scene4d/native/ops.py does.
+// Python's binding of ops.h: addresses and sizes in, a status code out. Checks nothing: scene4d/native/ops.py does.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 

@@ -1,5 +1,5 @@
-// Python's door to cuda/ops_cuda.h: addresses and sizes in, a status code out. Checks nothing: scene4d/native/cuda.py
-// does.
+// Python's binding of cuda/ops_cuda.h: addresses and sizes in, a status code out. Checks nothing:
+// scene4d/native/cuda.py does.
 #include "bind_cuda.h"
 
 #include <nanobind/stl/array.h>

@@ -1,4 +1,4 @@
-// Python's door to neighbours.h, as bind.cpp is to ops.h. Checks nothing: scene4d/native/neighbours.py does.
+// Python's binding of neighbours.h, as bind.cpp is of ops.h. Checks nothing: scene4d/native/nearest.py does.
 #include "bind_neighbours.h"
 
 #include <nanobind/stl/array.h>

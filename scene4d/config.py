@@ -20,11 +20,14 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scene4d.errors import ConfigError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def load_config(path: str | Path, kind: type[T], *, overrides: Sequence[str] = ()) -> T:
@@ -59,7 +62,7 @@ def config_from_dict(
         raise ConfigError("must be a table", file=file, field=where, found=type(data).__name__)
     data = _renamed(data, kind, file=file, where=where)
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
     for key in data:
         if key not in fields:
             nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
@@ -68,7 +71,7 @@ def config_from_dict(
     above = {name: getattr(default, name) if default else _default_of(field) for name, field in fields.items()}
     values = {k: _value(v, hints[k], file=file, where=_join(where, k), default=above[k]) for k, v in data.items()}
     try:
-        return dataclasses.replace(default, **values) if default else kind(**values)  # type: ignore[type-var]
+        return dataclasses.replace(default, **values) if default else kind(**values)
     except TypeError as error:
         raise ConfigError(str(error), file=file, field=where or None) from error
 
@@ -145,9 +148,9 @@ def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None)
                 "is not one of the choices", file=file, field=where, found=repr(value), expected=list(args)
             )
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         given = default if isinstance(default, hint) else None
-        return config_from_dict(value, hint, file=file, where=where, default=given)  # type: ignore[arg-type]
+        return config_from_dict(value, hint, file=file, where=where, default=given)
     if origin in (tuple, list):
         return _sequence(value, hint, file=file, where=where)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
@@ -230,7 +233,7 @@ def _key(name: str) -> str:
 
 
 def _spell(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _join(where: str, key: str) -> str:

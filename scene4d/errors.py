@@ -103,7 +103,7 @@ class ResourceError(Scene4DError):
 
 
 class SecurityError(Scene4DError):
-    """Input asks for something unsafe (pickle, a path outside its root); it was not opened."""
+    """Input wants something unsafe (pickle, a path outside its root); it was not opened."""
 
 
 class VersionError(Scene4DError):
@@ -111,4 +111,4 @@ class VersionError(Scene4DError):
 
 
 class EnvError(Scene4DError):
-    """The machine or environment lacks something that was asked for."""
+    """The machine or environment lacks something that is needed."""

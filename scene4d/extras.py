@@ -1,4 +1,4 @@
-"""Libraries that only some inputs and outputs need: loaded when asked for, named with their extra when absent."""
+"""Libraries that only some inputs and outputs need: loaded when they are needed, named with their extra when absent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def optional(module: str, *, extra: str, what: str) -> ModuleType:
     """The module, imported now.
 
     Raises:
-        EnvError: it is not installed, or its native part does not load; says how to get it.
+        EnvError: it is not installed, or its native part does not load; the message tells how to get it.
     """
     try:
         return importlib.import_module(module)

@@ -47,6 +47,7 @@ class Rotary(nn.Module):
         for axis, (shortest, longest) in enumerate(wavelengths):
             ratio = torch.linspace(0, 1, pairs) if pairs > 1 else torch.zeros(pairs)
             table[axis, axis * pairs : (axis + 1) * pairs] = 2 * math.pi / (shortest * (longest / shortest) ** ratio)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", table, persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
@@ -143,12 +144,11 @@ class MLP(nn.Module):
 
     def __init__(self, dims: Sequence[int], *, zero_init: bool = False):
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(dims):
-            layers += [nn.Linear(before, after), nn.GELU()]
+        linears = [nn.Linear(before, after) for before, after in itertools.pairwise(dims)]
+        layers = [layer for linear in linears for layer in (linear, nn.GELU())]
         self.layers = nn.Sequential(*layers[:-1])
         if zero_init:
-            zero_(self.layers[-1])
+            zero_(linears[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

@@ -176,11 +176,30 @@ class Task(TensorStruct):
 class Recording(Protocol):
     """A recorded episode on disk: metadata at once, images when asked for."""
 
-    path: str
-    cameras: tuple[str, ...]
-    num_frames: int
-    fps: float
-    info: Mapping[str, Any]
+    @property
+    def path(self) -> str:
+        """The folder or file."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """How many there are to read."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        ...
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """JSON-ready: source, task, robot, specs."""
+        ...
 
     def read(
         self,

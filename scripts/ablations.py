@@ -58,7 +58,7 @@ def main() -> None:
             forecasters,
             config=config,
             past_stream=stream,
-            oracles=[functools.partial(exact_flow, stream, True)],
+            oracles=[functools.partial(exact_flow, stream, memory=True)],
             progress=progress,
         )
     for keys in PRINTED:

@@ -1,28 +1,45 @@
-"""The house rules that a machine can hold: sizes, names, docstrings, no pickle, no words that do not belong."""
+"""The house rules that a machine can hold: sizes, arguments, names, rooms, docstrings, ignored types, no pickle."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import itertools
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from house_offenders import FIXED_BY_A_LIBRARY, KEYS_IN_WEIGHTS, KNOWN
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "scene4d").rglob("*.py"))
 NATIVE = sorted(p for p in (ROOT / "cuda_ext").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".txt"})
 SCRIPTS = sorted((ROOT / "scripts").iterdir())
 FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "base", "core", "manager"}
-MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS, MAX_POSITIONAL = 400, 80, 8, 2
+FORBIDDEN_WORDS = {
+    *("told", "said", "matter", "thing", "things", "way", "ways", "door", "settle", "lining", "backdrop", "sweep"),
+    *("birth", "bury", "sight", "intent", "aim", "aimed", "eyes", "seek", "seeker", "worlds", "trust", "hang", "twins"),
+    "bear",
+}
+ALLOWED_PHRASES = ({"plane", "sweep"}, {"camera", "to", "worlds"})  # the second is nerfstudio's
+MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS, MAX_POSITIONAL, MAX_ROOM, MAX_IGNORED = 400, 80, 8, 2, 9, 20
+SHARED_FILE_NAMES = {"__init__", "model", "loss", "family"}
+FULL_ROOMS = {"scene4d", "scene4d/data/formats", "scene4d/gaussians/formats", "scene4d/apps/verbs"}
 
 
 def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _functions(path: Path):
-    tree = ast.parse(path.read_text())
-    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [n for n in ast.walk(_tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *NATIVE, *SCRIPTS], ids=_name)
@@ -36,10 +53,114 @@ def test_functions_are_short(path):
     assert not long
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_name)
-def test_functions_take_few_arguments(path):
-    many = [f.name for f in _functions(path) if len(f.args.args) + len(f.args.kwonlyargs) > MAX_ARGUMENTS + 1]
+def _arguments(path: Path) -> Iterator[tuple[str, int, int]]:
+    """(function, positional arguments, all arguments) of every function and method, self and cls not counted."""
+
+    def visit(node: ast.AST, in_class: bool) -> Iterator[tuple[str, int, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in child.decorator_list)
+                own = in_class and not static
+                positional = len(child.args.posonlyargs) + len(child.args.args) - own
+                yield f"{_name(path)}:{child.name}", positional, positional + len(child.args.kwonlyargs)
+            # An `if` in a class still holds methods; a function in a method is none.
+            scope = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from visit(child, isinstance(child, ast.ClassDef) or (in_class and not scope))
+
+    return visit(_tree(path), False)
+
+
+def _only_known(rule: str, found: set[str]) -> None:
+    """Nothing breaks a rule but what was known to, and what was mended is known no more: the lists only shrink."""
+    assert found - KNOWN[rule] == set(), rule
+    assert KNOWN[rule] - found == set(), f"mended: take it out of KNOWN[{rule!r}] in house_offenders.py"
+
+
+def test_functions_take_few_arguments():
+    many = {name for path in SOURCES for name, _, count in _arguments(path) if count > MAX_ARGUMENTS}
     assert not many, "a ninth argument means a missing noun"
+
+
+def test_at_most_two_arguments_are_positional():
+    found = {name for path in SOURCES for name, count, _ in _arguments(path) if count > MAX_POSITIONAL}
+    assert set(FIXED_BY_A_LIBRARY) <= found
+    _only_known("positional arguments", found - set(FIXED_BY_A_LIBRARY))
+
+
+def _words(name: str) -> list[str]:
+    parts = [word for part in name.split("_") for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part)]
+    return [part.lower() for part in parts]
+
+
+def _forbidden(name: str) -> bool:
+    words = _words(name)
+    if ("take", "in") in itertools.pairwise(words):
+        return True
+    bad = FORBIDDEN_WORDS.intersection(words)
+    return any(not any({word, *words} >= phrase and word in phrase for phrase in ALLOWED_PHRASES) for word in bad)
+
+
+def _named(path: Path) -> Iterator[str]:
+    """Names that others see: of the module, its classes and functions, their arguments and attributes.
+
+    Fields of configurations and options are left out: they are keys in the files of users.
+    """
+    yield path.stem
+    for node in ast.walk(_tree(path)):
+        match node:
+            case ast.ClassDef(name=name, body=body):
+                yield name
+                if not name.endswith(("Config", "Options")):
+                    yield from (
+                        n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+                    )
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.arg(arg=name):
+                yield name
+            case ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+
+
+def test_names_are_words_of_the_field():
+    found = {f"{_name(path)}:{name}" for path in SOURCES for name in _named(path) if _forbidden(name)}
+    assert found >= KEYS_IN_WEIGHTS
+    _only_known("words", found - KEYS_IN_WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "forbidden"),
+    [
+        ("told_goal", True), ("GoalSeeker", True), ("BearRight", True), ("take_in_stage", True), ("sweep_width", True),
+        ("plane_sweep", False), ("PlaneSweepConfig", False), ("bearing", False), ("camera_to_worlds", False),
+        ("intake", False), ("thinning", False),
+    ],
+)  # fmt: skip
+def test_a_word_is_found_in_a_name(name, forbidden):
+    assert _forbidden(name) == forbidden
+
+
+def test_no_room_is_crowded():
+    entries = Counter(str(path.parent.relative_to(ROOT)) for path in SOURCES if path.stem != "__init__")
+    rooms = {path.parent for path in SOURCES}
+    entries.update(str(room.parent.relative_to(ROOT)) for room in rooms if room != ROOT / "scene4d")
+    _only_known("rooms", {room for room, count in entries.items() if count > MAX_ROOM} - FULL_ROOMS)
+
+
+def test_no_two_modules_share_a_name():
+    counts = Counter(path.stem for path in SOURCES)
+    _only_known("file names", {name for name, count in counts.items() if count > 1} - SHARED_FILE_NAMES)
+
+
+def test_types_are_ignored_seldom_and_with_a_reason():
+    ignored = [
+        (_name(path), reason)
+        for path in SOURCES
+        for reason in re.findall(r"# (?:type|pyright): ignore(?:\[[\w, -]*\])?(.*)", path.read_text())
+    ]
+    bare = Counter(name for name, reason in ignored if not re.search(r"\w", reason))
+    _only_known("ignored types", {f"{name}: {count}" for name, count in bare.items()})
+    assert len(ignored) <= MAX_IGNORED
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
@@ -48,8 +169,8 @@ def test_file_names_mean_something(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
-def test_public_things_are_documented(path):
-    tree = ast.parse(path.read_text())
+def test_what_is_public_is_documented(path):
+    tree = _tree(path)
     bare = [] if ast.get_docstring(tree) else ["module"]
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
@@ -59,7 +180,7 @@ def test_public_things_are_documented(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_nothing_unpickles(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
             assert not names & {"pickle", "dill", "joblib", "shelve"}

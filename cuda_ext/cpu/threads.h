@@ -1,11 +1,11 @@
-// One way to run tasks: in order on this thread, or in any order on several. No task may write where another does.
+// Runs tasks: in order on this thread, or in any order on several. No task may write where another does.
 #pragma once
 
 #include <cstdint>
 
 namespace s4d {
 
-// False in a forked child, where the OpenMP threads of the parent do not exist and waiting for them would hang.
+// False in a forked child, where the OpenMP threads of the parent do not exist and waiting for them would never end.
 bool threads_allowed();
 
 template <class F>

@@ -1,4 +1,4 @@
-// One Gaussian seen by one camera: an ellipse in the image, and the way back.
+// One Gaussian seen by one camera: an ellipse in the image, and its gradient back.
 #pragma once
 
 #include "camera.h"

@@ -219,13 +219,13 @@ def _find(arguments: list[str]) -> tuple[Verb, str, list[str]] | None:
         second = arguments[1] if len(arguments) > 1 else "--help"
         if second in EVAL_VERBS:
             return EVAL_VERBS[second], f"eval {second}", arguments[2:]
-        return _usage(EVAL_VERBS, "eval ", second)
+        return _usage(EVAL_VERBS, prefix="eval ", asked=second)
     if first in VERBS:
         return VERBS[first], first, arguments[1:]
-    return _usage(VERBS, "", first)
+    return _usage(VERBS, prefix="", asked=first)
 
 
-def _usage(verbs: dict[str, Verb], prefix: str, asked: str) -> None:
+def _usage(verbs: dict[str, Verb], *, prefix: str, asked: str) -> None:
     wants_help = asked in ("-h", "--help")
     lines = [f"usage: scene4d {prefix}VERB ...   (scene4d {prefix}VERB --help for its options)", ""]
     lines += [f"  {prefix}{name:<12} {verb.help}" for name, verb in verbs.items()]

@@ -24,7 +24,6 @@ from scene4d.data.formats.transforms import is_transforms, open_transforms, open
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
-from scene4d.types import Recording
 
 LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
     (is_transforms, open_transforms),
@@ -61,25 +60,25 @@ def open_recordings(
     fov_deg: float | None = None,
     fit: str | None = None,
     resync: str | None = None,
-) -> list[Recording]:
+) -> list[TableReader]:
     """Every recording in a folder of a known layout (or in the folders inside it) or in a file, metadata only.
 
     Args:
         cameras: a cameras.json for formats that have no place for calibration, where it does not lie beside them.
         fov_deg: where there is no calibration, assume this horizontal field of view and cameras at the origin, so that
-            images can be used (info["calibration"] says so).
+            images can be used (info["calibration"] notes it).
         fit: what to do with calibration of another image size: "scale" or "crop"; None refuses it.
         resync: "nearest" puts every recording on an even grid at the rate of the first (`ResyncedRecording`); None
             takes times as they are, and refuses impossible ones.
     Raises:
-        ConfigError: `resync` is unknown, or the format cannot be resynced.
+        ConfigError: `resync` is unknown.
         DataFormatError: no such folder, or nothing known in it. CalibrationError, DepthError: images without what
             places them in space; each names what is missing and how to supply it. EnvError: a format whose library is
             not installed. What the readers raise.
     """
     root = Path(path)
     if resync not in (None, "nearest"):
-        raise ConfigError("is no way to place frames", field="resync", found=resync, expected=["nearest"])
+        raise ConfigError("is unknown", field="resync", found=resync, expected=["nearest"])
     supplied = Supplied(
         cameras=None if cameras is None else Path(cameras), fov_deg=fov_deg, fit=fit, loose_times=resync is not None
     )
@@ -87,16 +86,10 @@ def open_recordings(
     if resync is None:
         return recordings
     rate = float(f"{recordings[0].fps:.9g}")
-    fixed = [r for r in recordings if not isinstance(r, TableReader)]
-    if fixed:
-        raise ConfigError(
-            "cannot place frames of recordings of this format", file=fixed[0].path, field="resync", found=resync,
-            expected="None", fix="leave it out",
-        )  # fmt: skip
     return [ResyncedRecording(r, rate) for r in recordings]
 
 
-def _found(root: Path, supplied: Supplied) -> list[Recording]:
+def _found(root: Path, supplied: Supplied) -> list[TableReader]:
     if root.is_file():
         found = _open_file(root, supplied)
         if found is None:
@@ -106,7 +99,7 @@ def _found(root: Path, supplied: Supplied) -> list[Recording]:
     if not root.is_dir():
         raise DataFormatError("does not exist", file=root, expected=KNOWN, fix="check the path")
     folders, entries = _walk(root)
-    recordings: list[Recording] = []
+    recordings: list[TableReader] = []
     opened: list[Path] = []
     for folder in folders:
         if any(folder.is_relative_to(o) for o in opened):
@@ -120,7 +113,7 @@ def _found(root: Path, supplied: Supplied) -> list[Recording]:
     return recordings
 
 
-def _open_folder(folder: Path, supplied: Supplied) -> Sequence[Recording] | None:
+def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | None:
     """The recordings of exactly this folder, or None when its layout is unknown.
 
     The order matters where one layout could be taken for another: the stricter one comes first. Readers that need
@@ -143,7 +136,7 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[Recording] | None
     return [r for found in opened if found is not None for r in found] or None
 
 
-def _open_file(path: Path, supplied: Supplied) -> Sequence[Recording] | None:
+def _open_file(path: Path, supplied: Supplied) -> Sequence[TableReader] | None:
     """The recordings of a file, or None when its kind is unknown."""
     if path.suffix.lower() in (".h5", ".hdf5"):
         from scene4d.data.formats.hdf5_layouts import open_hdf5
@@ -211,7 +204,7 @@ def _what_is_missing(root: Path, files: Sequence[Path]) -> Exception:
 
 def _how_to_supply(root: Path) -> str:
     return (
-        "supply them in one of two ways: (1) for each camera a folder with images/NAME.png, depth/NAME.png (16-bit, "
+        "supply them as (1) for each camera a folder with images/NAME.png, depth/NAME.png (16-bit, "
         "millimetres, registered to colour), K.txt (3x3 in pixels) and poses.txt (16 numbers a line, camera-to-world, "
         f"OpenCV axes, metres); (2) a LeRobot v3 data set with a depth feature and {root.name}/meta/cameras.json, "
         f"filled in from the template {TEMPLATE}"

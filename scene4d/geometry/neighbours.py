@@ -109,8 +109,8 @@ def _nearest(points: Tensor, queries: Tensor, *, num: int, mask: Tensor | None, 
     """Squares [*b q num] and index [*b q num] as `nearest`, from any number of points."""
     check(points=(points, "*b n d"), queries=(queries, "*b q d"), mask=(mask, "*b n"), query_mask=(query_mask, "*b q"))
     dtype = torch.promote_types(_searched(points).dtype, _searched(queries).dtype)
-    sets, asked = (_flat(x.to(dtype), 2) for x in (points, queries))  # [b n d], [b q d]
-    squares, index = nearest_rows(sets, asked, num=num, mask=_flat_mask(mask), query_mask=_flat_mask(query_mask))
+    first, second = (_flat(x.to(dtype), 2) for x in (points, queries))  # [b n d], [b q d]
+    squares, index = nearest_rows(first, second, num=num, mask=_flat_mask(mask), query_mask=_flat_mask(query_mask))
     shape = (*queries.shape[:-1], num)
     return squares.to(_searched(points).dtype).view(shape), index.view(shape)
 

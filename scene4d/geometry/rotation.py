@@ -148,7 +148,7 @@ def matrix_from_pose(poses: Tensor) -> Tensor:
 def pose_about(points: Tensor, rotvec: Tensor, *, shift: Tensor) -> Tensor:
     """Poses [..., 7] that turn by `rotvec` [..., 3] about `points` [..., 3], then move by `shift` [..., 3].
 
-    The 6 numbers (rotvec, shift) are the motion of the matter at `points`: unlike a twist about the origin they are
+    The 6 numbers (rotvec, shift) are the motion of what lies at `points`: unlike a twist about the origin they are
     small wherever the motion is small, so they can be learned and averaged.
     """
     quats = quat_from_rotvec(rotvec)
@@ -156,9 +156,9 @@ def pose_about(points: Tensor, rotvec: Tensor, *, shift: Tensor) -> Tensor:
 
 
 def interpolate_pose(a: Tensor, b: Tensor, *, weight: Tensor, about: Tensor) -> Tensor:
-    """Poses [..., 7] from `a` (weight 0) to `b` (weight 1): matter at `about` [..., 3] goes straight, turned by slerp.
+    """Poses [..., 7] from `a` (weight 0) to `b` (weight 1): the point `about` [..., 3] goes straight, turned by slerp.
 
-    Interpolating the translation column instead would send matter far from the origin on a detour. Exact at 0 and 1.
+    Interpolating the translation column instead would send points far from the origin on a detour. Exact at 0 and 1.
     """
     quats = slerp(a[..., :4], b[..., :4], weight=weight)
     w = weight[..., None]
@@ -168,5 +168,5 @@ def interpolate_pose(a: Tensor, b: Tensor, *, weight: Tensor, about: Tensor) -> 
 
 
 def motion_about(points: Tensor, poses: Tensor) -> Tensor:
-    """(rotvec, shift) [..., 6] of the matter at `points` [..., 3] under `poses` [..., 7]; inverse of `pose_about`."""
+    """(rotvec, shift) [..., 6] of what lies at `points` [..., 3] under `poses` [..., 7]; inverse of `pose_about`."""
     return torch.cat([rotvec_from_quat(poses[..., :4]), apply_pose(poses, points) - points], -1)

@@ -117,7 +117,7 @@ def skinned_variance(
 ) -> Tensor:
     """Variance [*b n 3] m^2 of where rows [*b n 3] come to be, along x, y and z, from log_var [*b l 6] of anchors.
 
-    An anchor's turn moves a row by its arm, its shift as it is. Rows hang on anchors of one body, which err together,
+    An anchor's turn moves a row by its arm, its shift as it is. A row's anchors are of one body and err together,
     so variances are averaged by the weights [*b n j]; a row that follows none has variance 0.
     """
     turn, shift = gather_anchors(log_var.exp(), skin_index).split(3, -1)  # [*b n j 3]

@@ -36,21 +36,21 @@ class ReconstructConfig:
     """How a recording becomes a scene."""
 
     stream: StreamConfig = field(default_factory=StreamConfig)
-    """The path for fixed or several cameras and moving matter."""
+    """The path for fixed or several cameras and moving objects."""
     between: LayeredViewsConfig = field(default_factory=LayeredViewsConfig)
     """The path for one moving camera in a scene that is taken to be static."""
     fused: FuseConfig | None = None
     """Fuse such a scene to one set of Gaussians for all instants instead: less sharp, ten times smaller."""
     camera_travel: float = 0.03
-    """Way in m that a camera must go to count as moving."""
+    """Distance in m that a camera must travel to count as moving."""
     polish: RefineSceneConfig = field(default_factory=RefineSceneConfig)
-    """How the moving part of a streamed scene is polished, once all its instants are known."""
+    """How the moving part of a streamed scene is refined, once all its instants are known."""
     look_back: bool = True
-    """Let static matter that is seen late have been there before, as far as no camera looked through it."""
+    """Let static rows that are seen late exist before that too, as far as no camera looked through them."""
     num_backdrop: int = 2000
     """Gaussians of a far shell behind streamed scenes, so that holes show a likely colour; 0 = none."""
     fit: FitConfig | None = None
-    """Refine the static part by rendering (minutes); None = do not. Scenes tell in info["steps"] how far it came.
+    """Refine the static part by rendering (minutes); None = do not. info["steps"] of a scene counts the steps.
 
     For one moving camera that is not `fused` only max_seconds counts: rates and rounds are those of `between.fit`."""
     splats: SplatConfig = field(default_factory=SplatConfig)
@@ -66,8 +66,8 @@ def reconstruct(
 ) -> Scene4D:
     """The 4D scene of an episode [t] from its RGB-D views.
 
-    One moving camera says little about what moves by itself, so each instant is the mean of the frames round it. Fixed
-    cameras, and several, are streamed in time: static memory, moving matter on tracked anchors. Looking back, and
+    One moving camera shows little of what moves by itself, so each instant is the mean of the frames round it. Fixed
+    cameras, and several, are streamed in time: static rows stay, moving ones follow tracked anchors. Looking back, and
     closing the gaps between instants, happens only here: the stream itself is causal.
 
     Args:
@@ -89,8 +89,8 @@ def reconstruct(
     frames = episode.stacked(names).map(lambda x: x[instants])  # [t v]
     times = episode.times[instants].to(torch.float64)
     if len(names) == 1 and _travel(frames) > config.camera_travel:
-        still = _between if config.fused is None else _fused
-        return still(frames[:, 0], times, config=config, progress=progress)
+        static = _layered if config.fused is None else _fused
+        return static(frames[:, 0], times, config=config, progress=progress)
     scene = _streamed(frames, times, config=config, progress=progress)
     flat = frames.map(lambda x: x.flatten(0, 1))
     if config.num_backdrop:
@@ -163,13 +163,12 @@ def static_scene(gaussians: Gaussians, times: Tensor) -> Scene4D:
     return Scene4D(base=gaussians, motion=motion, alive=alive, times=times, observed=observed, info={"model": "static"})
 
 
-def _between(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
-    """A still scene whose Gaussians stand for the stretches between frames [m]."""
+def _layered(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
+    """A still scene whose Gaussians stand for the intervals between frames [m]."""
     between = config.between
     if config.fit is not None:
-        stretches = between.fit or LayeredViewsFitConfig()
-        stretches = dataclasses.replace(stretches, max_seconds=config.fit.max_seconds)
-        between = dataclasses.replace(between, fit=stretches)
+        fit = dataclasses.replace(between.fit or LayeredViewsFitConfig(), max_seconds=config.fit.max_seconds)
+        between = dataclasses.replace(between, fit=fit)
     taken = ProgressReporter(progress)
     gaussians, alive = fuse_layered_views(frames, times, config=between, progress=taken)
     # The fit comes last and counts from 0.
@@ -184,7 +183,7 @@ def _fused(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress
 
 
 def _travel(frames: Frames) -> float:
-    """Farthest way in m of any camera [t v] from where it began."""
+    """Farthest distance in m of any camera [t v] from where it began."""
     centres = invert_rigid(frames.cameras.viewmats)[..., :3, 3]
     return float((centres - centres[:1]).norm(dim=-1).max())
 
@@ -204,7 +203,7 @@ def _streamed(frames: Frames, times: Tensor, *, config: ReconstructConfig, progr
 
 
 def _looked_back(scene: Scene4D, frames: Frames, *, config: StreamConfig) -> Scene4D:
-    """Static rows live from the instant after the last one before their birth at which a camera looked through them."""
+    """Static rows exist from just after the last earlier instant at which a camera looked through them."""
     times = scene.times
     born = scene.alive[:, 0].clone()
     static = (scene.motion.skin_weights == 0).all(-1)
@@ -225,7 +224,7 @@ def _looked_back(scene: Scene4D, frames: Frames, *, config: StreamConfig) -> Sce
 
 
 def _without_gaps(alive: Tensor, times: Tensor) -> Tensor:
-    """Births and deaths moved half way to the neighbouring instant: between two instants something is always there."""
+    """Lifetimes extended to the middle between instants, so that something is always there."""
     if len(times) < 2:
         return alive
     middle = (times[1:] + times[:-1]) / 2
@@ -267,7 +266,7 @@ def _with_backdrop(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
 
 
 def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Progress | None) -> Scene4D:
-    """The scene with what is static and lasts refined on frames [m], pixels of moving matter left out."""
+    """The scene with what is static and lasts refined on frames [m], pixels of moving rows left out."""
     static = (scene.motion.skin_weights == 0).all(-1)
     chosen = static & torch.isinf(scene.alive[:, 1])
     if not bool(static.all()):
@@ -285,12 +284,12 @@ def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Prog
 
 
 def _static_pixels(scene: Scene4D, frames: Frames, *, static: Tensor) -> Tensor:
-    """[m h w] 1 where a recorded colour is usable and no moving matter covers it; m = times x views."""
+    """[m h w] 1 where a recorded colour is usable and no moving row covers it; m = times x views."""
     views = frames.batch_shape[0] // len(scene.times)
-    say = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else frames.alpha.clone()
+    usable = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else frames.alpha.clone()
     with torch.no_grad():
         for t, time in enumerate(scene.times.tolist()):
             now = scene.at(time).pick(~static).replace(extras={})
             rows = slice(t * views, (t + 1) * views)
-            say[rows] *= alpha_of(render(now, frames.cameras[rows])) < 0.05
-    return say
+            usable[rows] *= alpha_of(render(now, frames.cameras[rows])) < 0.05
+    return usable

@@ -5,7 +5,7 @@ comes back to the host, the one wait of a call, so that the tile lists have exac
 tile lists of a forward call that will be differentiated stay under the call's token until the graph is gone or
 KEPT_BYTES are passed; backward makes them again, to the same bits, when they are not there.
 
-A build without CUDA, a GPU it holds no code for, or a driver too old: the op runs on the CPU and says so once. Nothing
+A build without CUDA, a GPU it holds no code for, or a driver too old: the op runs on the CPU and warns once. Nothing
 is ever compiled at run time.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ TILE = 8
 ALIGNMENT = 16
 
 _NUM = len(ops._TENSORS)
-_told = False
+_warned = False
 _usable: dict[int, bool] = {}
 
 
@@ -71,7 +72,7 @@ class _Lists:
 class _Task:
     """One call: dense inputs, sizes, and what goes to the native side with them."""
 
-    inputs: tuple[Tensor | None, ...]
+    inputs: tuple[Any, ...]
     shape: tuple[int, ...]
     floats: tuple[float, float, float]
     antialiased: bool
@@ -203,10 +204,10 @@ def rasterize_backward_cuda(*args) -> list[Tensor]:
 
 
 def _on_cpu(function, args, *, reason: str):
-    """The CPU kernels on copies; says so once."""
-    global _told
-    if not _told:
-        _told = True
+    """The CPU kernels on copies; warns once."""
+    global _warned
+    if not _warned:
+        _warned = True
         warnings.warn(f"{reason}: Gaussians are drawn on the CPU", stacklevel=2)
     device = args[0].device
     results = function(*(x.cpu() if isinstance(x, Tensor) else x for x in args))

@@ -8,6 +8,7 @@ machine has no CUDA kernels for a tensor on a GPU, the CPU's work on a copy.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ _STATUS_CUDA_FAILED = 3
 MAX_CUDA_DIMS = 3072
 
 _search = -1
-_told = False
+_warned = False
 
 _LIBRARY = torch.library.Library("scene4d", "FRAGMENT")
 _LIBRARY.define("farthest_points(Tensor points, Tensor? mask, Tensor start, SymInt num) -> (Tensor, Tensor)")
@@ -74,7 +75,7 @@ def nearest_rows(
     return torch.ops.scene4d.nearest(points, mask, queries, query_mask, num)
 
 
-def _checked(points: Tensor, num: int, **tensors: tuple[Tensor | None, str]) -> None:
+def _checked(points: Tensor, num: int, **tensors: tuple[Any, str]) -> None:
     """Every tensor is what the kernels expect; those not named a mask or a start are of the dtype of `points`."""
     sizes = check(points=(points, "b n d"), **tensors)
     if points.dtype not in (torch.float32, torch.float64):
@@ -84,9 +85,9 @@ def _checked(points: Tensor, num: int, **tensors: tuple[Tensor | None, str]) -> 
         if x is not None and (x.dtype != dtype or x.device != points.device):
             found, expected = f"{x.dtype} on {x.device}", f"{dtype} on {points.device}"
             raise ShapeError("has the wrong dtype or device", field=name, found=found, expected=expected)
-    if sizes["d"] < 1 or num < 0:
-        raise ShapeError("asks for less than nothing", field="points", found=dict(sizes, num=num))
-    if max(sizes["n"], sizes.get("q", 0)) > MAX_ROWS:
+    if points.shape[2] < 1 or num < 0:
+        raise ShapeError("needs at least one axis and no negative number", field="points", found=dict(sizes, num=num))
+    if max(points.shape[1], tensors.get("queries", (points, ""))[0].shape[1]) > MAX_ROWS:
         raise ResourceError("too many rows in one set", field="points", found=dict(sizes), expected=f"<= {MAX_ROWS}")
 
 
@@ -108,10 +109,23 @@ def _raise_for(status: int, op: str) -> None:
         raise ResourceError("the GPU reported an error", field=op, fix=fix)
 
 
-def _farthest_points_cpu(points: Tensor, mask: Tensor | None, start: Tensor, num: int) -> tuple[Tensor, Tensor]:
+def _checked_farthest(args) -> tuple[Any, ...]:
+    """points, mask, start (dense) and num, once they are what the kernels expect."""
+    points, mask, start, num = args
     _checked(points, num, mask=(mask, "b n"), start=(start, "b"))
-    points, mask, start = ops._contiguous((points, mask, start))
-    index, squares = _farthest_points_fake(points, mask, start, num)
+    return (*ops._contiguous((points, mask, start)), num)
+
+
+def _checked_nearest(args) -> tuple[Any, ...]:
+    """points, mask, queries, query_mask (dense) and num, once they are what the kernels expect."""
+    points, mask, queries, query_mask, num = args
+    _checked(points, num, mask=(mask, "b n"), queries=(queries, "b q d"), query_mask=(query_mask, "b q"))
+    return (*ops._contiguous((points, mask, queries, query_mask)), num)
+
+
+def _farthest_points_cpu(*args) -> tuple[Tensor, Tensor]:
+    points, mask, start, num = _checked_farthest(args)
+    index, squares = _farthest_points_fake(*args)
     status = ops.native_module().farthest_points(
         (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask),
         ops._address(start), ops._address(index), ops._address(squares),
@@ -120,17 +134,15 @@ def _farthest_points_cpu(points: Tensor, mask: Tensor | None, start: Tensor, num
     return index, squares
 
 
-def _farthest_points_fake(points, mask, start, num):
+def _farthest_points_fake(*args) -> tuple[Tensor, Tensor]:
+    points, _, _, num = args
     shape = (points.shape[0], num)
     return points.new_empty(shape, dtype=torch.int64), points.new_empty(shape)
 
 
-def _nearest_cpu(
-    points: Tensor, mask: Tensor | None, queries: Tensor, query_mask: Tensor | None, num: int
-) -> tuple[Tensor, Tensor]:
-    _checked(points, num, mask=(mask, "b n"), queries=(queries, "b q d"), query_mask=(query_mask, "b q"))
-    points, mask, queries, query_mask = ops._contiguous((points, mask, queries, query_mask))
-    squares, index = _nearest_fake(points, mask, queries, query_mask, num)
+def _nearest_cpu(*args) -> tuple[Tensor, Tensor]:
+    points, mask, queries, query_mask, num = _checked_nearest(args)
+    squares, index = _nearest_fake(*args)
     status = ops.native_module().nearest(
         (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), _rows(queries, query_mask),
         ops._address(squares), ops._address(index),
@@ -139,18 +151,23 @@ def _nearest_cpu(
     return squares, index
 
 
+def _nearest_fake(*args) -> tuple[Tensor, Tensor]:
+    points, _, queries, _, num = args
+    shape = (*queries.shape[:2], num)
+    return points.new_empty(shape), points.new_empty(shape, dtype=torch.int64)
+
+
 def _why_not_cuda(points: Tensor) -> str | None:
     if points.shape[2] > MAX_CUDA_DIMS:
         return f"rows have more than {MAX_CUDA_DIMS} numbers"
     return cuda.why_not(points.device)
 
 
-def _farthest_points_cuda(points: Tensor, mask: Tensor | None, start: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    if reason := _why_not_cuda(points):
-        return _on_cpu(_farthest_points_cpu, (points, mask, start, num), reason=reason)
-    _checked(points, num, mask=(mask, "b n"), start=(start, "b"))
-    points, mask, start = ops._contiguous((points, mask, start))
-    index, squares = _farthest_points_fake(points, mask, start, num)
+def _farthest_points_cuda(*args) -> tuple[Tensor, Tensor]:
+    if reason := _why_not_cuda(args[0]):
+        return _on_cpu(_farthest_points_cpu, args, reason=reason)
+    points, mask, start, num = _checked_farthest(args)
+    index, squares = _farthest_points_fake(*args)
     gaps = points.new_empty(points.shape[:2])
     status = ops.native_module().cuda_farthest_points(
         (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), ops._address(start),
@@ -160,14 +177,11 @@ def _farthest_points_cuda(points: Tensor, mask: Tensor | None, start: Tensor, nu
     return index, squares
 
 
-def _nearest_cuda(
-    points: Tensor, mask: Tensor | None, queries: Tensor, query_mask: Tensor | None, num: int
-) -> tuple[Tensor, Tensor]:
-    if reason := _why_not_cuda(points):
-        return _on_cpu(_nearest_cpu, (points, mask, queries, query_mask, num), reason=reason)
-    _checked(points, num, mask=(mask, "b n"), queries=(queries, "b q d"), query_mask=(query_mask, "b q"))
-    points, mask, queries, query_mask = ops._contiguous((points, mask, queries, query_mask))
-    squares, index = _nearest_fake(points, mask, queries, query_mask, num)
+def _nearest_cuda(*args) -> tuple[Tensor, Tensor]:
+    if reason := _why_not_cuda(args[0]):
+        return _on_cpu(_nearest_cpu, args, reason=reason)
+    points, mask, queries, query_mask, num = _checked_nearest(args)
+    squares, index = _nearest_fake(*args)
     status = ops.native_module().cuda_nearest(
         (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), _rows(queries, query_mask),
         ops._address(squares), ops._address(index), _place(points),
@@ -180,19 +194,14 @@ def _place(x: Tensor) -> tuple[int, int]:
     return (cuda._index(x.device), cuda._stream(x.device))
 
 
-def _on_cpu(function, args, *, reason: str):
-    """The CPU kernels on copies; says so once."""
-    global _told
-    if not _told:
-        _told = True
+def _on_cpu(function, args, *, reason: str) -> tuple[Tensor, Tensor]:
+    """The CPU kernels on copies; warns once."""
+    global _warned
+    if not _warned:
+        _warned = True
         warnings.warn(f"{reason}: neighbours are found on the CPU", stacklevel=2)
-    results = function(*(x.cpu() if isinstance(x, Tensor) else x for x in args))
-    return tuple(x.to(args[0].device) for x in results)
-
-
-def _nearest_fake(points, mask, queries, query_mask, num):
-    shape = (*queries.shape[:2], num)
-    return points.new_empty(shape), points.new_empty(shape, dtype=torch.int64)
+    first, second = function(*(x.cpu() if isinstance(x, Tensor) else x for x in args))
+    return first.to(args[0].device), second.to(args[0].device)
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -156,26 +156,33 @@ _GRADS = ("means", "quats", "scales", "opacities", "sh", "extras", "viewmats", "
 _NUM = len(_TENSORS)
 
 
-def _checked_shape(tensors: dict[str, Tensor | None], *, width: int, height: int) -> tuple[int, ...]:
+def _checked_shape(tensors: dict[str, Any], *, width: int, height: int) -> tuple[int, ...]:
     """(b, v, n, k, e, width, height), once every tensor is what the kernels expect."""
     specs = dict(
         means="b n 3", quats="b n 4", scales="b n 3", opacities="b n", sh="b n k 3", extras="b n e", ids="b n",
         viewmats="b v 4 4", Ks="b v 3 3", background="b v 3", absgrads="b v n 2",
     )  # fmt: skip
-    sizes = check(**{name: (tensors[name], spec) for name, spec in specs.items()})
+    check(**{name: (tensors[name], spec) for name, spec in specs.items()})
+    shape = _shape(tensors, width=width, height=height)
+    num, bases, extras = shape[2:5]
     device = tensors["means"].device
     for name, x in tensors.items():
         dtype = torch.int64 if name == "ids" else torch.float32
         if x is not None and (x.dtype != dtype or x.device != device):
             found, expected = f"{x.dtype} on {x.device}", f"{dtype} on {device}"
             raise GaussianError("is of the wrong kind for the rasterizer", field=name, found=found, expected=expected)
-    if sizes["k"] not in NUM_BASES:
-        raise ShapeError("is no whole SH degree", field="sh", found=f"k={sizes['k']}", expected=NUM_BASES)
+    if bases not in NUM_BASES:
+        raise ShapeError("is no whole SH degree", field="sh", found=f"k={bases}", expected=NUM_BASES)
     if width < 1 or height < 1:
         raise ShapeError("image has no pixels", field="cameras", found=(width, height), expected="at least 1 x 1")
-    if sizes["n"] * 3 * max(sizes["k"], sizes["e"]) > MAX_FLOATS_PER_SET:
-        raise ResourceError("too many Gaussians in one set", field="means", found=sizes["n"])
-    return (*(sizes[name] for name in "bvnke"), width, height)
+    if num * 3 * max(bases, extras) > MAX_FLOATS_PER_SET:
+        raise ResourceError("too many Gaussians in one set", field="means", found=num)
+    return shape
+
+
+def _shape(tensors: dict[str, Any], *, width: int, height: int) -> tuple[int, ...]:
+    b, n, _ = tensors["means"].shape
+    return (b, tensors["viewmats"].shape[1], n, tensors["sh"].shape[2], tensors["extras"].shape[2], width, height)
 
 
 def _address(x: Tensor | None) -> int:
@@ -188,7 +195,7 @@ def _addresses(tensors, length: int) -> tuple[int, ...]:
     return given + (0,) * (length - len(given))
 
 
-def _contiguous(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _contiguous(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
     """Dense copies where needed; the caller keeps them alive while their addresses are in use."""
     return tuple(None if x is None else x.contiguous() for x in tensors)
 
@@ -207,7 +214,7 @@ def _raise_for(status: int) -> None:
         raise EnvError("no such instruction set here", field="rasterize")
 
 
-def _checked_inputs(args) -> tuple[tuple[Tensor | None, ...], tuple[int, ...], tuple]:
+def _checked_inputs(args) -> tuple[tuple[Any, ...], tuple[int, ...], tuple]:
     """Dense inputs, their sizes, and (floats, integers, token) for the native side."""
     inputs = _contiguous(args[:_NUM])
     width, height, eps2d, near, far, antialiased, _, _, token = args[_NUM : _NUM + 9]
@@ -234,10 +241,9 @@ def _empty_images(means: Tensor, shape: tuple[int, ...], *, median: bool, radii:
 
 
 def _rasterize_fake(*args):
-    means, sh, extras, viewmats = args[0], args[4], args[5], args[7]
-    (b, n, _), (width, height) = means.shape, args[_NUM : _NUM + 2]
-    shape = (b, viewmats.shape[1], n, sh.shape[2], extras.shape[2], width, height)
-    return _empty_images(means, shape, median=args[_NUM + 6], radii=args[_NUM + 7])
+    width, height = args[_NUM : _NUM + 2]
+    shape = _shape(dict(zip(_TENSORS, args[:_NUM], strict=True)), width=width, height=height)
+    return _empty_images(args[0], shape, median=args[_NUM + 6], radii=args[_NUM + 7])
 
 
 def _rasterize_backward_cpu(*args):

@@ -52,27 +52,17 @@ class Plan:
     costs: tuple[float, ...]
 
 
-def cem(
-    model: WorldModel,
-    state: State,
-    *,
-    cost: Cost,
-    config: SearchConfig | None = None,
-    start: Tensor | None = None,
-    proposals: Tensor | None = None,
-    seed: int = 0,
-) -> Plan:
-    """The cross-entropy method: sample about a mean, keep the elites, take their mean and spread, again.
+Refit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Knots [n k a] and costs [n] of a round -> mean and spread [k a] that the next one is drawn with."""
+Method = Callable[[SearchConfig], Refit]
+"""How a search goes from round to round: `cem` or `mppi`."""
 
-    Args:
-        state: []. cost: of futures. start: actions [h a] to begin about (the last plan, moved on), or None = rest.
-        proposals: [p k a] knots that the first round tries too, clipped to the bounds of the actions.
-        seed: of the samples and of the model; every sequence is judged under the same draw of the model.
-    Raises:
-        NumericsError: no future is finite. ConfigError: the action spec has impossible bounds.
+
+def cem(config: SearchConfig) -> Refit:
+    """The cross-entropy method: keep the elites, take their mean and spread.
+
     Source: Rubinstein 1999; elites are kept between rounds, as in iCEM (Pinneri et al. 2020).
     """
-    config = config or SearchConfig()
     elites: list[tuple[Tensor, Tensor]] = []
 
     def refit(knots: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,24 +72,14 @@ def cem(
         elites[:] = [(knots[best], costs[best])]
         return knots[best].mean(0), knots[best].std(0, unbiased=False)
 
-    return _search(model, state, cost=cost, config=config, start=start, proposals=proposals, seed=seed, refit=refit)
+    return refit
 
 
-def mppi(
-    model: WorldModel,
-    state: State,
-    *,
-    cost: Cost,
-    config: SearchConfig | None = None,
-    start: Tensor | None = None,
-    proposals: Tensor | None = None,
-    seed: int = 0,
-) -> Plan:
-    """Model-predictive path integral: the mean is every sample's, weighted by exp(-cost); arguments as `cem`.
+def mppi(config: SearchConfig) -> Refit:
+    """Model-predictive path integral: the mean is every sample's, weighted by exp(-cost).
 
     Source: Williams et al. 2017; costs are scaled by their spread, so that the temperature has no unit.
     """
-    config = config or SearchConfig()
 
     def refit(knots: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
         above = (costs - costs.min()) / (costs.std(unbiased=False) + 1e-9)
@@ -107,7 +87,63 @@ def mppi(
         mean = (weights * knots).sum(0)
         return mean, (weights * (knots - mean).square()).sum(0).sqrt()
 
-    return _search(model, state, cost=cost, config=config, start=start, proposals=proposals, seed=seed, refit=refit)
+    return refit
+
+
+def find_plan(
+    model: WorldModel,
+    state: State,
+    *,
+    cost: Cost,
+    method: Method = cem,
+    config: SearchConfig | None = None,
+    start: Tensor | None = None,
+    proposals: Tensor | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Rounds of sampling about a mean that the method moves; the best sequence ever seen wins.
+
+    What is tried lies within `action_bounds` of the state, as the learned simulator asks of its actions.
+
+    Args:
+        state: []. cost: of futures. start: actions [h a] to begin about (the last plan, moved on), or None = rest.
+        proposals: [p k a] knots that the first round tries too, clipped to the bounds of the actions.
+        seed: of the samples and of the model; every sequence is judged under the same draw of the model.
+    Raises:
+        NumericsError: no future is finite. ConfigError: the action spec has impossible bounds.
+    """
+    config = config or SearchConfig()
+    refit = method(config)
+    width, generator = state.robot.action.width, torch.Generator().manual_seed(seed)
+    rest = state.proprio.new_zeros(config.num_knots, width)
+    mean = rest if start is None else knots_of(start, num=config.num_knots)
+    low, high = (bound.to(rest) for bound in action_bounds(state.robot))
+    half_range = torch.where((high - low).isfinite(), (high - low) / 2, torch.ones_like(low))
+    spread = (config.spread * half_range).expand_as(mean)
+    best, least, trace = mean, math.inf, []
+    for i in range(config.num_iterations):
+        knots = mean + spread * _noise(config, width, generator=generator).to(mean)
+        if i == 0 and proposals is not None:
+            knots = torch.cat([proposals, knots])[: max(config.num_samples, len(proposals) + 1)]
+        knots = knots.clamp(low, high)
+        costs = scored(
+            model,
+            state,
+            actions=held(knots, horizon=config.horizon),
+            cost=cost,
+            sampler_steps=config.sampler_steps,
+            seed=seed,
+        )
+        winner = int(costs.argmin())
+        if float(costs[winner]) < least:
+            best, least = knots[winner], float(costs[winner])
+        trace.append(least)
+        known = costs.isfinite()
+        if not bool(known.any()):
+            break
+        mean, spread = refit(knots[known], costs[known])
+        spread = torch.maximum(spread, config.min_spread * half_range)
+    return _plan(held(best[None], horizon=config.horizon)[0], tuple(trace))
 
 
 def best_of(
@@ -142,56 +178,6 @@ def scored(
     costs = cost(state, prediction)
     sound = torch.stack([costs, *(x.flatten(1).sum(-1) for x in prediction.tensors())]).isfinite().all(0)
     return torch.where(sound, costs, torch.full_like(costs, torch.inf))
-
-
-Refit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def _search(
-    model: WorldModel,
-    state: State,
-    *,
-    cost: Cost,
-    config: SearchConfig,
-    start: Tensor | None,
-    proposals: Tensor | None,
-    seed: int,
-    refit: Refit,
-) -> Plan:
-    """Rounds of sampling about a mean that `refit(knots [n k a], costs [n])` moves; the best ever seen wins.
-
-    What is tried lies within `action_bounds` of the state, as the learned simulator asks of its actions.
-    """
-    width, generator = state.robot.action.width, torch.Generator().manual_seed(seed)
-    rest = state.proprio.new_zeros(config.num_knots, width)
-    mean = rest if start is None else knots_of(start, num=config.num_knots)
-    low, high = (bound.to(rest) for bound in action_bounds(state.robot))
-    half_range = torch.where((high - low).isfinite(), (high - low) / 2, torch.ones_like(low))
-    spread = (config.spread * half_range).expand_as(mean)
-    best, least, trace = mean, math.inf, []
-    for i in range(config.num_iterations):
-        knots = mean + spread * _noise(config, width, generator=generator).to(mean)
-        if i == 0 and proposals is not None:
-            knots = torch.cat([proposals, knots])[: max(config.num_samples, len(proposals) + 1)]
-        knots = knots.clamp(low, high)
-        costs = scored(
-            model,
-            state,
-            actions=held(knots, horizon=config.horizon),
-            cost=cost,
-            sampler_steps=config.sampler_steps,
-            seed=seed,
-        )
-        winner = int(costs.argmin())
-        if float(costs[winner]) < least:
-            best, least = knots[winner], float(costs[winner])
-        trace.append(least)
-        known = costs.isfinite()
-        if not bool(known.any()):
-            break
-        mean, spread = refit(knots[known], costs[known])
-        spread = torch.maximum(spread, config.min_spread * half_range)
-    return _plan(held(best[None], horizon=config.horizon)[0], tuple(trace))
 
 
 def _noise(config: SearchConfig, width: int, *, generator: torch.Generator) -> Tensor:

@@ -6,8 +6,10 @@ principal point and lets colour pull a Gaussian sideways through the view direct
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -15,13 +17,13 @@ from torch import Tensor
 from scene4d.errors import ConfigError, EnvError
 from scene4d.native.ops import Raster, RasterSettings
 from scene4d.render.reference import COVERAGE_MIN
-from scene4d.render.render import draw
+from scene4d.render.render import RenderOptions, draw, settings_of
 from scene4d.types import Cameras, Frames, Gaussians
 
 _FIX = "pip install 'scene4d[gsplat]' on a machine with a CUDA GPU"
 
 
-def gsplat_rasterization():
+def gsplat_rasterization() -> Callable[..., Any]:
     """gsplat's function, imported when it is first asked for.
 
     Raises:
@@ -30,10 +32,9 @@ def gsplat_rasterization():
     if not torch.cuda.is_available():
         raise EnvError("the gsplat backend needs a CUDA GPU", field="gsplat", fix=_FIX)
     try:
-        from gsplat import rasterization
+        return importlib.import_module("gsplat").rasterization
     except ImportError as error:
         raise EnvError("gsplat is not installed", field="gsplat", found=str(error), fix=_FIX) from error
-    return rasterization
 
 
 def rasterize_gsplat(
@@ -86,24 +87,15 @@ def _drawable(gaussians: dict[str, Tensor]) -> Tensor:
     return torch.stack([*finite, gaussians["opacities"].isfinite(), gaussians["ids"] >= 0]).all(0)
 
 
-def render_gsplat(
-    gaussians: Gaussians,
-    cameras: Cameras,
-    *,
-    background: Tensor | None = None,
-    extras: Sequence[str] = (),
-    **options,
-) -> Frames:
+def render_gsplat(gaussians: Gaussians, cameras: Cameras, **options: Unpack[RenderOptions]) -> Frames:
     """`scene4d.render.render.render` by gsplat: same arguments and result, on CUDA.
 
     Raises:
-        EnvError: without gsplat or without a GPU.
+        EnvError: without gsplat or without a GPU. ConfigError: as `rasterize_gsplat`.
     Source: Ye et al., gsplat: An Open-Source Library for Gaussian Splatting, 2024.
     """
     gsplat_rasterization()
-    settings = RasterSettings(cameras.width, cameras.height, **options)
-    frames, _ = draw(
-        gaussians, cameras, background=background, extras=extras, settings=settings,
-        rasterizer=lambda x: rasterize_gsplat,
-    )  # fmt: skip
-    return frames
+    return draw(
+        gaussians, cameras, background=options.get("background"), extras=options.get("extras", ()),
+        settings=settings_of(cameras, options), rasterizer=lambda x: rasterize_gsplat,
+    )[0]  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scene4d.check import check
 from scene4d.errors import ShapeError
+from scene4d.geometry.frame_images import alpha_of, depth_of
 from scene4d.types import Frames
 
 SSIM_WINDOW = 11
@@ -66,7 +67,7 @@ def image_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One number that says how far a render is from recorded frames [*b h w].
 
-    Colour counts where `target.alpha` says it is usable (and in `mask` [*b h w] if given), depth where the sensor
+    Colour counts where `target.alpha` marks it usable (and in `mask` [*b h w] if given), depth where the sensor
     measured one and the render covers the pixel, alpha (only when `alpha_weight` > 0) against `target.alpha`.
 
     Returns:
@@ -80,7 +81,7 @@ def image_loss(
     parts = {"l1": color}
     loss = color
     if ssim_weight > 0:
-        # Unusable pixels are made equal, so that they say nothing.
+        # Unusable pixels are made equal, so that they do not count.
         seen = pred.rgb if usable is None else torch.where(usable[..., None] > 0, pred.rgb, target.rgb)
         parts["ssim"] = ssim(seen, target.rgb).mean()
         loss = (1 - ssim_weight) * color + ssim_weight * (1 - parts["ssim"])
@@ -114,13 +115,13 @@ class PictureLossConfig:
 
 def picture_loss(rendered: Frames, targets: Frames, *, config: PictureLossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Colour, depth and coverage of rendered against recorded frames of one shape."""
-    measured = (targets.depth > 0).to(rendered.rgb)
-    # What lies beyond all measured matter has no Gaussians, so its colour is not asked for.
+    measured = (depth_of(targets) > 0).to(rendered.rgb)
+    # Beyond the measured surfaces there are no Gaussians, so colour does not count there.
     difference = (rendered.rgb - targets.rgb) * measured[..., None]
     rgb = difference.abs().mean() + 4 * difference.square().mean()
-    depth = ((rendered.depth - targets.depth).abs().clamp_max(0.5) * measured).mean()
-    alpha = ((rendered.alpha - 1).abs() * measured).mean()
-    empty = (rendered.alpha * (1 - measured)).mean()
+    depth = ((depth_of(rendered) - depth_of(targets)).abs().clamp_max(0.5) * measured).mean()
+    alpha = ((alpha_of(rendered) - 1).abs() * measured).mean()
+    empty = (alpha_of(rendered) * (1 - measured)).mean()
     loss = config.rgb * rgb + config.depth * depth + config.alpha * alpha + config.empty * empty
     quality = psnr(rendered.rgb.detach(), targets.rgb, mask=measured).nanmean()
     return loss, {"psnr": quality, "rgb": rgb.detach(), "depth": depth.detach(), "alpha": alpha.detach()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def _nothing(gaussians: dict[str, Tensor], *, num_sets: int, num_views: int, set
 
 
 def _draw_view(
-    gaussians: dict[str, Tensor], camera: dict[str, Tensor | None], *, settings: RasterSettings, probe: Tensor | None
+    gaussians: dict[str, Tensor], camera: dict[str, Any], *, settings: RasterSettings, probe: Tensor | None
 ) -> tuple[Tensor, ...]:
     """The members of a Raster for one set and one camera, without the leading axes."""
     splats = _project(gaussians, camera, settings=settings)
@@ -85,7 +86,7 @@ def _drawn_rows(g: dict[str, Tensor], viewmat: Tensor, *, settings: RasterSettin
     return rows[torch.argsort(z[rows], stable=True)]
 
 
-def _project(g: dict[str, Tensor], camera: dict[str, Tensor], *, settings: RasterSettings) -> dict[str, Tensor]:
+def _project(g: dict[str, Tensor], camera: dict[str, Any], *, settings: RasterSettings) -> dict[str, Any]:
     """One set seen by one camera: rows by depth, with means2d, conics, rgb, opacities, radii, extents (half sizes)."""
     viewmat, K = camera["viewmats"], camera["Ks"]
     rows = _drawn_rows(g, viewmat.detach(), settings=settings)
@@ -127,7 +128,7 @@ def _colors(means: Tensor, sh: Tensor, *, rotation: Tensor, translation: Tensor)
     return (torch.einsum("nk,nkc->nc", basis, sh) + 0.5).clamp_min(0.0)
 
 
-def blended_counts(gaussians: dict[str, Tensor], camera: dict[str, Tensor], *, settings: RasterSettings) -> Tensor:
+def blended_counts(gaussians: dict[str, Tensor], camera: dict[str, Any], *, settings: RasterSettings) -> Tensor:
     """How many splats each pixel of one view blends, [h w] int64: the work that a picture is, whatever draws it.
 
     Args as for `rasterize_reference`, without the axes b and v.
@@ -141,9 +142,7 @@ def blended_counts(gaussians: dict[str, Tensor], camera: dict[str, Tensor], *, s
         return _over_tiles(splats, count, width=settings.width, height=settings.height)
 
 
-def _composite(
-    splats: dict[str, Tensor], channels: Tensor, *, width: int, height: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _composite(splats: dict[str, Any], channels: Tensor, *, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
     """Channels [h w c], alpha [h w] and median depth [h w] of splats in depth order."""
 
     def tile(index: Tensor, box: tuple[int, int, int, int]) -> Tensor:
@@ -157,7 +156,7 @@ def _composite(
 
 
 def _over_tiles(
-    splats: dict[str, Tensor],
+    splats: dict[str, Any],
     draw_tile: Callable[[Tensor, tuple[int, int, int, int]], Tensor],
     *,
     width: int,
@@ -178,7 +177,7 @@ def _over_tiles(
     return torch.cat(bands, 0)
 
 
-def _tile_weights(splats: dict[str, Tensor], index: Tensor, *, box: tuple) -> tuple[Tensor, Tensor, Tensor]:
+def _tile_weights(splats: dict[str, Any], index: Tensor, *, box: tuple) -> tuple[Tensor, Tensor, Tensor]:
     """Blending weights [p n] of the splats `index` in the p pixels of a box, transmittance before and after each."""
     left, top, right, bottom = box
     like = splats["conics"]
@@ -201,9 +200,10 @@ class _AbsoluteGradients(torch.autograd.Function):
     """Passes dx, dy [p n] on; the gradient of `probe` [n 2] is the sum over pixels of theirs, each without its sign."""
 
     @staticmethod
-    def forward(ctx, dx: Tensor, dy: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
-        return dx.clone(), dy.clone()
+    def forward(ctx, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs[0].clone(), inputs[1].clone()
 
     @staticmethod
-    def backward(ctx, v_dx: Tensor, v_dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        v_dx, v_dy = grad_outputs
         return v_dx, v_dy, torch.stack([v_dx.abs().sum(0), v_dy.abs().sum(0)], -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -62,10 +63,29 @@ def render(
         Mip-Splatting, 2024.
     """
     settings = RasterSettings(cameras.width, cameras.height, eps2d, near, far, antialiased, median=MEDIAN in extras)
-    frames, _ = draw(
+    return draw(
         gaussians, cameras, background=background, extras=extras, settings=settings, rasterizer=best_rasterizer
-    )
-    return frames
+    )[0]
+
+
+class RenderOptions(TypedDict, total=False):
+    """The keyword arguments of `render`, for those that draw as it does."""
+
+    background: Tensor | None
+    extras: Sequence[str]
+    eps2d: float
+    near: float
+    far: float
+    antialiased: bool
+
+
+def settings_of(cameras: Cameras, options: RenderOptions, *, radii: bool = False) -> RasterSettings:
+    """The rasterizer's settings for these cameras and options, with the defaults of `render`."""
+    return RasterSettings(
+        cameras.width, cameras.height, eps2d=options.get("eps2d", 0.3), near=options.get("near", 0.01),
+        far=options.get("far", 1e10), antialiased=options.get("antialiased", False),
+        median=MEDIAN in options.get("extras", ()), radii=radii,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,37 +106,23 @@ class Footprints:
 
 
 def render_with_footprints(
-    gaussians: Gaussians,
-    cameras: Cameras,
-    *,
-    background: Tensor | None = None,
-    extras: Sequence[str] = (),
-    eps2d: float = 0.3,
-    near: float = 0.01,
-    far: float = 1e10,
-    antialiased: bool = False,
+    gaussians: Gaussians, cameras: Cameras, **options: Unpack[RenderOptions]
 ) -> tuple[Frames, Footprints]:
     """`render`, and where each Gaussian fell. Same arguments, errors and source as `render`."""
-    settings = RasterSettings(
-        cameras.width, cameras.height, eps2d, near, far, antialiased, median=MEDIAN in extras, radii=True
-    )
     shape = (*cameras.batch_shape, gaussians.num_gaussians, 2)
     absgrads = torch.zeros(shape, dtype=gaussians.means.dtype, device=gaussians.means.device, requires_grad=True)
     frames, raster = draw(
-        gaussians, cameras, background=background, extras=extras, settings=settings, rasterizer=best_rasterizer,
-        absgrads=absgrads,
+        gaussians, cameras, background=options.get("background"), extras=options.get("extras", ()),
+        settings=settings_of(cameras, options, radii=True), rasterizer=best_rasterizer, absgrads=absgrads,
     )  # fmt: skip
     return frames, Footprints(radii=raster.radii.reshape(shape), absgrads=absgrads)
 
 
-def render_reference(
-    gaussians: Gaussians, cameras: Cameras, *, extras: Sequence[str] = (), background: Tensor | None = None, **options
-) -> Frames:
+def render_reference(gaussians: Gaussians, cameras: Cameras, **options: Unpack[RenderOptions]) -> Frames:
     """`render` in plain torch: same arguments, same result, any float dtype, any device."""
-    settings = RasterSettings(cameras.width, cameras.height, median=MEDIAN in extras, **options)
     return draw(
-        gaussians, cameras, background=background, extras=extras, settings=settings,
-        rasterizer=lambda x: rasterize_reference,
+        gaussians, cameras, background=options.get("background"), extras=options.get("extras", ()),
+        settings=settings_of(cameras, options), rasterizer=lambda x: rasterize_reference,
     )[0]  # fmt: skip
 
 
@@ -145,7 +151,7 @@ def draw(
     if NORMALS in names and NORMALS not in sets.extras:
         sets, views = one_view_each(sets, views)
         sets = sets.replace(extras={**sets.extras, NORMALS: facing_normals(sets, views)})
-    backdrop = flat_background(background, cameras, num_sets=sets.batch_shape[0])
+    behind = flat_background(background, cameras, num_sets=sets.batch_shape[0])
     columns = stack_extras(sets, names)
     given = [*(getattr(sets, name) for name in FIELDS), columns, views.viewmats, views.Ks]
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in given) else torch.float32
@@ -155,7 +161,7 @@ def draw(
         {
             "viewmats": views.viewmats.to(dtype),
             "Ks": views.Ks.to(dtype),
-            "background": None if backdrop is None else backdrop.to(dtype),
+            "background": None if behind is None else behind.to(dtype),
         },
         settings=settings,
         absgrads=None if absgrads is None else absgrads.reshape(*views.batch_shape, -1, 2),

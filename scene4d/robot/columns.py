@@ -20,11 +20,11 @@ class Column:
     name: str
     """What it is called."""
     unit: str | None = None
-    """Unit, where the recording says."""
+    """Unit, where the recording names one."""
     frame: str | None = None
-    """Frame or meaning, where the recording says."""
+    """Frame or meaning, where the recording names one."""
     owner: str | None = None
-    """Robot and width where the name is but a number: then nothing says that another robot's means the same."""
+    """Robot and width where the name is but a number: then nothing tells that another robot's means the same."""
 
     @property
     def physical(self) -> bool:

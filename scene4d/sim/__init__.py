@@ -1,1 +1,1 @@
-"""Simulated worlds with exact truth: Meta-World behind the fixed camera rig, and an analytic scene."""
+"""Simulated scenes with exact truth: Meta-World behind the fixed camera rig, and an analytic scene."""

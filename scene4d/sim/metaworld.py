@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class MetaWorldSim:
         unknown = [name for name in cameras if name not in known]
         if unknown:
             raise ConfigError("no such camera", field="cameras", found=unknown, expected=known)
-        self.task, self.size, self.cameras, self.segments = task, tuple(size), tuple(cameras), segments
+        self.task, self.size, self.cameras, self.segments = task, (size[0], size[1]), tuple(cameras), segments
         self.turned_deg = turned_deg
         self._renderer = None
         self.reset(seed)
@@ -118,7 +119,7 @@ class MetaWorldSim:
         return torch.tensor([*data.body("hand").xpos, opening], dtype=torch.float32)
 
     def segment_poses(self) -> Tensor:
-        """World-from-segment [g 7] now: where the matter of each segment is; exact."""
+        """World-from-segment [g 7] now, exact."""
         data = self._env.data
         poses = np.concatenate([data.xquat[self._body_of_segment], data.xpos[self._body_of_segment]], -1)
         poses = torch.from_numpy(poses)
@@ -145,7 +146,7 @@ class MetaWorldSim:
             raise EnvError("is no action", field="action", found=values.tolist(), expected=expected)
         if self._env.curr_path_length + FRAME_SKIP > self._env.max_path_length:
             raise EnvError("the episode is over", field="step", found=f"{self.num_frames} frames", fix="call reset")
-        values, success = np.clip(values, -1, 1), False
+        values, success, reward = np.clip(values, -1, 1), False, 0.0
         for _ in range(FRAME_SKIP):
             self._obs, reward, _, _, info = self._env.step(values)
             success |= bool(info["success"])
@@ -264,7 +265,7 @@ def record_episode(
     )
 
 
-def _task_makers(task: str):
+def _task_makers(task: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The environment's and the expert's constructors."""
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as ENVIRONMENTS
@@ -275,7 +276,7 @@ def _task_makers(task: str):
         raise ConfigError(
             "no such task", field="task", found=task, expected=", ".join(rig.TASKS) + " or another v3 task"
         )
-    # The experts are told where the goal is; nothing that is recorded shows it.
+    # The experts know where the goal is; nothing that is recorded shows it.
     return ENVIRONMENTS[f"{task}-goal-observable"], ENV_POLICY_MAP[task]
 
 

@@ -70,7 +70,7 @@ class OffscreenRenderer:
         Raises:
             EnvError: the renderer has been closed.
         """
-        if self._mjr is None:
+        if self._mjr is None or self._gl is None:
             raise EnvError("the renderer has been closed", field="OffscreenRenderer")
         self._gl.make_current()
         groups = model.geom_group.copy()
@@ -107,7 +107,7 @@ class OffscreenRenderer:
         """Give the OpenGL context back; drawing afterwards is an error."""
         atexit.unregister(self.close)
         mjr, gl, self._mjr, self._gl = self._mjr, self._gl, None, None
-        if gl is not None:
+        if gl is not None and mjr is not None:
             with contextlib.suppress(Exception):  # nothing can be done about a context that is already gone
                 gl.make_current()
                 mjr.free()
@@ -137,7 +137,7 @@ def _make_context(size: tuple[int, int]):
             return context
         except (
             Exception
-        ) as error:  # each backend fails in its own ways: ImportError, AttributeError, RuntimeError, GLError
+        ) as error:  # each backend has failures of its own: ImportError, AttributeError, RuntimeError, GLError
             problems.append(f"{backend}: {type(error).__name__}: {error}")
             if platform is None:
                 os.environ.pop("PYOPENGL_PLATFORM", None)  # set by a backend that then failed; it would block the next

@@ -34,7 +34,7 @@ SKY_RGB = (127 / 255, 126 / 255, 122 / 255)  # what is drawn where no ray meets 
 
 TASKS = ("button-press-v3", "door-open-v3", "drawer-open-v3", "pick-place-v3", "push-v3", "reach-v3")
 HIDDEN_GOALS = ("pick-place", "push", "reach")
-"""Beginnings of the names of tasks whose goal is a place that no picture shows: whoever acts must be told it."""
+"""Beginnings of the names of tasks whose goal is a place that no picture shows: a policy needs it as an input."""
 NOISE = (0.1, 0.3, 0.5)  # Gaussian action noise of the scripted expert, one level an episode in turn
 SEEDS = {"train": (0, 999), "val": (1000, 1099), "test": (2000, 2099)}  # both ends included
-MOVING_THRESHOLD = 0.005  # m: a pixel moves if the matter seen there is displaced by more than this
+MOVING_THRESHOLD = 0.005  # m: a pixel moves if the surface seen there is displaced by more than this

@@ -21,9 +21,9 @@ class RobotConfig:
     base: str = "base"
     """Body that stands still and carries the arm."""
     hand: str = "hand"
-    """Body whose place proprio tells."""
+    """Body whose place is in proprio."""
     fingers: tuple[str, str] = ("rightclaw", "leftclaw")
-    """Bodies whose distance proprio tells as the gripper's opening; each slides on one joint."""
+    """Bodies whose distance is the gripper's opening in proprio; each slides on one joint."""
     iterations: int = 12
     """Steps of the solver for one state."""
     damping: float = 0.02
@@ -144,7 +144,7 @@ class MujocoRobot:
             mujoco.mj_jacBody(self._model, self._data, shift, turn, self._hand)
             off = np.zeros(3)
             mujoco.mju_subQuat(off, self._attitude, self._data.xquat[self._hand])
-            off = self._data.xmat[self._hand].reshape(3, 3) @ off  # subQuat speaks of the body's own axes
+            off = self._data.xmat[self._hand].reshape(3, 3) @ off  # subQuat is in the body's own axes
             error = np.concatenate([place - self._data.xpos[self._hand], weight * off])
             jacobian = np.concatenate([shift, weight * turn])[:, self._dofs]
             square = jacobian @ jacobian.T + self.config.damping**2 * np.eye(6)
@@ -178,7 +178,7 @@ class MujocoRobot:
         mujoco.mj_comPos(self._model, self._data)
 
     def _is_below(self, body: int, ancestor: int) -> bool:
-        """Whether `ancestor` is on the way from `body` to the world, `body` itself included."""
+        """Whether `ancestor` is on the path from `body` to the world, `body` itself included."""
         while body not in (0, ancestor):
             body = int(self._model.body_parentid[body])
         return body == ancestor

@@ -131,7 +131,7 @@ def refuse_other_files(path: Path) -> None:
         raise CheckpointError("is a scene, not weights", file=path, expected=".safetensors")
     if path.suffix.lower() in PICKLE_SUFFIXES or pickled or head[:4] == b"PK\x03\x04":
         convert = "safetensors.torch.save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')"
-        fix = f"convert it where you trust it: {convert}"
+        fix = f"convert it if its source is trusted: {convert}"
         raise SecurityError("is a pickle, which can run code when opened", file=path, expected=".safetensors", fix=fix)
 
 

@@ -19,7 +19,7 @@ def training_device(wanted: Device) -> torch.device:
     """The device to train on; "auto": a GPU that torch and our kernels can use, if there is one.
 
     Raises:
-        ConfigError: "cuda" cannot be used; says why.
+        ConfigError: "cuda" cannot be used; the message gives the reason.
     """
     if wanted == "cpu":
         return torch.device("cpu")

@@ -34,9 +34,9 @@ def test_processes_change_nothing(weights):
     options = EvalPolicyOptions(weights=weights, forecast=False, **QUICK)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    here = evaluate_policy._rollouts(options, TASKS[:1], (1000, 1001))
+    here = evaluate_policy._rollouts(options, tasks=TASKS[:1], seeds=(1000, 1001))
     torch.set_num_threads(threads)
-    there = evaluate_policy._rollouts(dataclasses.replace(options, processes=2), TASKS[:1], (1000, 1001))
+    there = evaluate_policy._rollouts(dataclasses.replace(options, processes=2), tasks=TASKS[:1], seeds=(1000, 1001))
     assert [(r.seed, r.success) for r in here] == [(r.seed, r.success) for r in there]
     assert all(torch.equal(a.actions, b.actions) for a, b in zip(here, there, strict=True))
 

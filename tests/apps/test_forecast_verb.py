@@ -82,8 +82,8 @@ def test_all_verbs_go_on_from_it(future, models):
     known, actions = observation_and_actions(open_s4d(future), actions="recorded", start=2, num_steps=2)
     assert known.actions.shape == actions.shape == (2, 4) and known.proprio.shape == (3, 4)
     file = open_s4d(future)
-    rollout = _rollout(ViewOptions(future, weights=weights), file, file.scene())
-    assert len(next(iter(rollout("open the door", 2, 0))).times) == 3
+    rollout = _rollout(ViewOptions(future, weights=weights), file, scene=file.scene())
+    assert len(next(iter(rollout("open the door", num_steps=2, seed=0))).times) == 3
 
 
 def test_the_simulator_starts_from_it(future, models):

@@ -69,7 +69,7 @@ def test_panels_have_even_sizes_and_hold_every_picture():
 
 def test_rendered_flow_is_the_motion(sliding):
     cameras = choose_cameras(sliding, {}, camera="orbit", times=sliding.times, size=(64, 48))
-    frames = render_over_time(sliding, cameras, sliding.times, flow_step=1.0)
+    frames = render_over_time(sliding, cameras, times=sliding.times, flow_step=1.0)
     lengths = frames.extras["flow"][0].norm(dim=-1)
     assert lengths.max() == pytest.approx(0.1, abs=0.01)
     assert len(pictures_of(frames, "flow")) == 2

@@ -202,7 +202,7 @@ def test_rollouts_and_act_begin_alike(models, boxes, tmp_path, monkeypatch):
     observe, act = kind.observe, type(models.policy).act
     monkeypatch.setattr(kind, "observe", lambda model, known: seen.append(known) or observe(model, known))
     monkeypatch.setattr(type(models.policy), "act", lambda *a, **k: goals.append(k["goal"]) or act(*a, **k))
-    next(_rollout(options, file, file.scene())("open the door", 2, 0))
+    next(_rollout(options, file, scene=file.scene())("open the door", num_steps=2, seed=0))
     acted = ActOptions(path, task="open the door", weights=options.weights, goal=options.goal)
     run_act(acted)
     rolled, planned = seen
@@ -220,11 +220,15 @@ def test_a_rollout_of_another_robot_is_refused(models, boxes, tmp_path):
     write_s4d(tmp_path / "m.s4d", boxes, actions=torch.zeros(2, 4), action_spec=metres, info=values)
     file = open_s4d(tmp_path / "m.s4d")
     with pytest.raises(ConfigError, match=r"action_spec\[0\]: .*dx \[m\].*dx \[0.02 m\]"):
-        _rollout(ViewOptions(file.path, weights=tmp_path / "w.safetensors"), file, boxes)("open the door", 2, 0)
+        _rollout(ViewOptions(file.path, weights=tmp_path / "w.safetensors"), file, scene=boxes)(
+            "open the door", num_steps=2, seed=0
+        )
     knows_seven = {**models.info, "context": {"action_spec": [*SPEC, *SPEC[:3]]}}
     save_models(tmp_path / "7.safetensors", models, info=knows_seven)
     with pytest.raises(ConfigError, match="7 numbers"):
-        _rollout(ViewOptions(file.path, weights=tmp_path / "7.safetensors"), file, boxes)("open the door", 2, 0)
+        _rollout(ViewOptions(file.path, weights=tmp_path / "7.safetensors"), file, scene=boxes)(
+            "open the door", num_steps=2, seed=0
+        )
 
 
 def test_the_label_never_stays_at_work(models, boxes, tmp_path):
@@ -238,7 +242,7 @@ def test_the_label_never_stays_at_work(models, boxes, tmp_path):
         with open_view(dataclasses.replace(options, proprio=given)) as opened:
             opened.panel.roll_out_and_report("open the door", label)
             assert label.content.startswith("stopped: ") and reply in label.content
-            opened.panel.rollout = lambda *_: 1 / 0
+            opened.panel.rollout = lambda *_, **__: 1 / 0
             with pytest.raises(ZeroDivisionError):
                 opened.panel.roll_out_and_report("open the door", label)
             assert "internal error (ZeroDivisionError)" in label.content

@@ -108,7 +108,7 @@ def test_columns_that_change_half_way_are_refused(whole, tmp_path):
         second = whole[4:8]
         yield second.replace(views={n: f.replace(depth=None) for n, f in second.views.items()})
 
-    with pytest.raises(DataFormatError, match="half way"):
+    with pytest.raises(DataFormatError, match="columns change within it"):
         write_lerobot(tmp_path / "set", [parts()], fps=10)
     assert not (tmp_path / "set").exists() and not list(tmp_path.iterdir())
 

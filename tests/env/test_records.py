@@ -1,4 +1,4 @@
-"""Records of episodes: none replaces another, whoever wrote it, and they tell what their actions mean."""
+"""Records of episodes: none replaces another, whoever wrote it, and they say what their actions mean."""
 
 from __future__ import annotations
 
@@ -108,6 +108,6 @@ def test_a_record_that_could_not_be_put_there_is_not_reported_as_written(tmp_pat
     assert log.write(tmp_path) == 0
 
 
-def test_records_tell_what_their_actions_mean(tmp_path):
+def test_records_hold_what_their_actions_mean(tmp_path):
     run(tmp_path, seed=0)
     assert open_s4d(tmp_path / "episode_0000.s4d").info["action_meaning"] == "change of the hand's place"

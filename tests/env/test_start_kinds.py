@@ -12,7 +12,7 @@ import toy_world
 from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
-from scene4d.errors import ConfigError
+from scene4d.errors import ConfigError, EnvError
 
 QUICK = WorldConfig(size=8, max_steps=2)
 ABSOLUTE = [*({"name": n, "unit": "m"} for n in ("x", "y", "z")), {"name": "gripper", "unit": "1"}]
@@ -134,3 +134,9 @@ def test_facts_that_only_some_starts_have_make_no_difference():
     sim.start({0: (full, 0), 1: (bare, 0)})
     sim.start({0: (bare, 0)})
     assert sim.state.context["seen"].tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_simulator_that_nothing_was_begun_in_has_no_state():
+    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
+    with pytest.raises(EnvError, match="call start"):
+        sim.state  # noqa: B018

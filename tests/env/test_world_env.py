@@ -109,7 +109,7 @@ def test_one_forecast_serves_all_worlds():
     assert env.sim.model.num_calls == 1
 
 
-def test_pictures_show_what_the_law_says():
+def test_images_show_what_the_law_says():
     """Pushed for long enough, the block is where arithmetic puts it, in the pictures too."""
     env = world_env(world=toy_world.ToyWorld(goal_x=9.0))
     env.reset(seed=0, options={"start": toy_world.toy_state()})
@@ -194,7 +194,7 @@ def test_chunks_end_where_the_model_ends():
     assert world_env(world=toy_world.ToyWorld(horizon=9), config=WorldConfig(size=16, chunk=9)).config.chunk == 9
 
 
-def test_reset_tells_what_steps_tell():
+def test_reset_has_the_infos_of_steps():
     """The keys of info are there from the first moment on, also where a world begins anew beside others."""
     env = vector_env(2, config=WorldConfig(size=16, max_steps=2))
     _, first = env.reset(seed=0)

@@ -43,9 +43,9 @@ def models():
 def recorded(tmp_path_factory):
     """A .s4d of three frames with actions, proprio and cameras."""
     torch.set_num_threads(1)
-    eyes = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
+    centres = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
     K = intrinsics_from_fov(0.8, width=24, height=24)
-    cameras = Cameras(viewmats=look_at(eyes, torch.zeros(2, 3)), Ks=K.expand(2, 3, 3), width=24, height=24)
+    cameras = Cameras(viewmats=look_at(centres, torch.zeros(2, 3)), Ks=K.expand(2, 3, 3), width=24, height=24)
     frames, stream = cast_boxes(cameras).replace(extras={}), SceneStream()
     for t in range(3):
         stream.update(frames, time=0.025 * t)

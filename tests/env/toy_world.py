@@ -97,9 +97,9 @@ class ToyPrediction(Prediction):
 def cameras(size: int = 24) -> dict[str, Cameras]:
     """Two cameras [] that see the table."""
     K = intrinsics_from_fov(0.9, width=size, height=size)
-    eyes = {"left": (0.2, -0.9, 0.7), "right": (0.2, 0.9, 0.7)}
+    centres = {"left": (0.2, -0.9, 0.7), "right": (0.2, 0.9, 0.7)}
     make = lambda eye: look_at(torch.tensor(eye), torch.tensor((0.2, 0.0, 0.0)))
-    return {n: Cameras(viewmats=make(eye), Ks=K, width=size, height=size) for n, eye in eyes.items()}
+    return {n: Cameras(viewmats=make(eye), Ks=K, width=size, height=size) for n, eye in centres.items()}
 
 
 @dataclass

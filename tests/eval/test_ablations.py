@@ -1,4 +1,4 @@
-"""Each ablation takes out what it says and nothing else."""
+"""Each ablation takes out one part and nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from scene4d.world.evaluated import ForecastQuestion
 
 PLAIN = StreamConfig(polish=0, polish_first=0)
 SHIFT = 0.05
-"""Metres along x that the stub says everything moves, every step."""
+"""Metres along x that everything moves every step in the stub's forecast."""
 TOKEN = torch.tensor([-0.05, 0.0, 0.05])
 """Where its only token is."""
 

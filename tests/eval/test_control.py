@@ -44,7 +44,7 @@ def test_pairs_are_compared_seed_by_seed():
             paired_success(ours, other)
 
 
-def test_failures_are_told_apart():
+def test_failures_are_of_several_kinds():
     walk = torch.arange(30.0)[:, None] * torch.tensor([0.01, 0, 0, 0])
     rollout = lambda proprio, **kw: Rollout(
         TASK, 1, kw.pop("success", False), 30, 0.1, torch.zeros(30, 4), proprio, **kw
@@ -82,7 +82,7 @@ def test_idle_agent_fails_and_its_video_is_kept():
     assert rollout.actions.shape == (5, 4) and rollout.proprio.shape == (5, 4)
 
 
-def test_who_acts_is_told_the_goal_that_no_picture_shows():
+def test_an_agent_gets_the_goal_that_no_image_shows():
     """It is where success is: the hand that was put there has reached it."""
     pytest.importorskip("metaworld", reason="the simulator is not installed")
     agent = Player([torch.zeros(4)])

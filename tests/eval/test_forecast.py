@@ -145,11 +145,11 @@ def test_other_actions_cost_those_who_listen(result):
     assert result["horizon"]["1"]["controllability"] is None
 
 
-def test_labels_change_nothing_but_what_the_judge_knows():
+def test_labels_change_nothing_but_what_the_scores_use():
     episode = slide()
-    told, untold = PastStream(config=PLAIN), PastStream(config=PLAIN)
-    labels = labels_of(episode, 4, inputs=told.inputs)
-    one, two = told.remember(past_of(episode, 4), labels=labels), untold.remember(past_of(episode, 4))
+    labelled, plain = PastStream(config=PLAIN), PastStream(config=PLAIN)
+    labels = labels_of(episode, 4, inputs=labelled.inputs)
+    one, two = labelled.remember(past_of(episode, 4), labels=labels), plain.remember(past_of(episode, 4))
     assert torch.equal(one.memory.means, two.memory.means) and torch.equal(one.memory.ids, two.memory.ids)
     assert one.memory.extras.keys() == two.memory.extras.keys() and "segments" not in one.scene.base.extras
     on_box = one.segments == 1

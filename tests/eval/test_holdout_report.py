@@ -26,9 +26,9 @@ SIZE = 48
 def _frames(azimuths):
     target = torch.tensor([0.0, 0.0, 0.08])
     turn = torch.tensor(azimuths).deg2rad()
-    eyes = target + torch.stack([0.7 * turn.cos(), 0.7 * turn.sin(), torch.full_like(turn, 0.7)], -1)
+    centres = target + torch.stack([0.7 * turn.cos(), 0.7 * turn.sin(), torch.full_like(turn, 0.7)], -1)
     K = intrinsics_from_fov(math.radians(40), width=SIZE, height=SIZE).expand(len(azimuths), 3, 3)
-    return cast_boxes(Cameras(viewmats=look_at(eyes, target.expand_as(eyes)), Ks=K, width=SIZE, height=SIZE))
+    return cast_boxes(Cameras(viewmats=look_at(centres, target.expand_as(centres)), Ks=K, width=SIZE, height=SIZE))
 
 
 def _episode(views):
@@ -65,14 +65,14 @@ def test_report_of_a_sequence():
     episode = _episode({"camera": _frames([0.0, 5.0, 10.0, 15.0, 20.0, 25.0])})
     training, _ = split_frames(6, every=3)
     scene = lift_frames(episode.views["camera"][torch.tensor(training)])
-    told = []
-    report = holdout_report(lambda time: scene, episode, holdout=3, progress=lambda *x: told.append(x))
+    calls = []
+    report = holdout_report(lambda time: scene, episode, holdout=3, progress=lambda *x: calls.append(x))
     assert set(report) == {"holdout", "baseline"} and set(report["baseline"]) == {"three_nearest", "lift"}
     for table in (report["holdout"], *report["baseline"].values()):
         assert set(table) == {*KEYS, "views"} and set(table["views"]) == {"camera/000002", "camera/000005"}
         mean = sum(v["psnr"] for v in table["views"].values()) / 2
         assert table["psnr"] == pytest.approx(mean) and table["psnr"] > 15 and table["depth_absrel"] < 0.1
-    assert told == [(1, 2), (2, 2)] and json.loads(json.dumps(report, allow_nan=False)) == report
+    assert calls == [(1, 2), (2, 2)] and json.loads(json.dumps(report, allow_nan=False)) == report
     nothing = scene.replace(opacities=torch.zeros_like(scene.opacities))
     worse = holdout_report(lambda time: nothing, episode, holdout=3)["holdout"]
     assert worse["psnr"] < report["holdout"]["psnr"] - 5 and worse["depth_absrel"] is None

@@ -109,14 +109,14 @@ class Still:
         return list(range(len(seeds)))
 
 
-def calibration(said_m: float, came_m: float, *, speed: float = 0.02) -> dict:
-    """The report for errors of spread `came_m` where `said_m` was said, along each axis."""
+def calibration(predicted_m: float, true_m: float, *, speed: float = 0.02) -> dict:
+    """The report for errors of spread `true_m` where `predicted_m` was predicted, along each axis."""
     num, torch_seed = 4000, torch.Generator().manual_seed(3)
     means = points(num)
     truth = torch.tensor([speed * STEPS, 0.0, 0.0]).expand(num, 3)
-    error = came_m * torch.randn(num, 3, generator=torch_seed)
+    error = true_m * torch.randn(num, 3, generator=torch_seed)
     variance = torch.cat(
-        [torch.full((STEPS + 1, num, 3), -40.0), torch.full((STEPS + 1, num, 3), 2 * math.log(said_m))], -1
+        [torch.full((STEPS + 1, num, 3), -40.0), torch.full((STEPS + 1, num, 3), 2 * math.log(predicted_m))], -1
     )
     scene = scene_of(means, truth + error, log_var=variance)
     rows = VisibleRows(scene.base.ids, means, torch.ones(num, dtype=torch.int64))
@@ -187,7 +187,7 @@ def test_both_futures_must_be_among_the_samples():
         both_futures_found(Still(means, [go(0.0)]), [branches[0]] * 2, now=1, horizon=STEPS, num_samples=1)
 
 
-def test_who_must_be_told_the_actions_has_no_futures_to_choose_among():
+def test_a_model_that_needs_the_actions_has_no_futures_to_choose_among():
     given = SimpleNamespace(spec=None, predict=lambda state, *, actions, seeds=(0,): None)
     given.observe = given.advance = lambda *_, **options: None
     assert check_futures(given, None) is None

@@ -34,7 +34,7 @@ SPEC = [{"name": str(i)} for i in range(4)]
 
 
 def recording(seed: int) -> Episode:
-    """Two cameras whose pictures tell the time by their brightness."""
+    """Two cameras whose images show the time by their brightness."""
     camera = Cameras(
         viewmats=torch.eye(4).expand(NUM, 4, 4), Ks=torch.eye(3).expand(NUM, 3, 3), width=SIZE, height=SIZE
     )
@@ -110,7 +110,7 @@ def trained(tmp_path_factory):
     return result, path
 
 
-def test_clips_are_the_pictures_and_actions_of_their_moment(tmp_path):
+def test_clips_are_the_images_and_actions_of_their_moment(tmp_path):
     windows = Windows(tmp_path, num=1)
     clip = clips_of(windows, [1], config=PixelsConfig(size=SIZE))  # now is frame 5
     level = lambda x: (x[0, :, 0].mean((-3, -2, -1)) * 51).round().tolist()
@@ -157,7 +157,7 @@ def test_it_forecasts_beyond_its_horizon_in_any_size(trained):
     assert not torch.equal(forecaster.forecast(again)[0]["left"].rgb, frames["left"].rgb)
 
 
-def test_enlarged_it_adds_to_the_picture_as_it_is():
+def test_enlarged_it_adds_to_the_image_as_it_is():
     """An untrained model adds nothing, so a sharp picture stays sharp although the model sees it shrunk."""
     network = PixelModel(PixelsConfig(size=8, patch=4, num_views=1))
     model = PixelTransformer(network, cameras=["left"], robot=RobotSpec.from_info({}))

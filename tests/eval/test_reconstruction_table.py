@@ -135,16 +135,16 @@ def test_normals_of_a_tilted_plane_are_off_by_the_tilt():
 
 
 def test_the_table_of_a_moving_scene(episode):
-    told = []
+    calls = []
     source = Source("slide", episode, GIVEN, ("front",))
     table = evaluate_reconstruction(
         [source],
         config=QUICK,
         rebuild=lambda given, names: exact_scene(episode),
-        progress=lambda *x: told.append(x),
+        progress=lambda *x: calls.append(x),
     )
     assert json.loads(json.dumps(table, allow_nan=False)) == table
-    assert told == [("slide", k, COUNT) for k in range(1, COUNT + 1)]
+    assert calls == [("slide", k, COUNT) for k in range(1, COUNT + 1)]
     entry = table["sources"]["slide"]
     assert set(entry["methods"]) == {"ours", "three_nearest", "lift", "instant", "first"}
     assert all(set(row) == set(KEYS) for row in entry["methods"].values())

@@ -29,8 +29,6 @@ from scene4d.gaussians.s4d.s4d import load_s4d, write_s4d
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Gaussians
 
-EXPORT = cli.Verb("export", "ExportOptions", "run_export", "")
-
 
 def splats(num: int = 30) -> Gaussians:
     return Gaussians(
@@ -63,9 +61,8 @@ def tree_hash(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def verb(monkeypatch, capsys, tmp_path):
+def verb(capsys, tmp_path):
     """`scene4d export` as a user runs it: its exit code and, of a failure, the JSON; nothing may be left or changed."""
-    monkeypatch.setitem(cli.VERBS, "export", EXPORT)
 
     def run(source: Path, output: str = "out.ply", *flags: str) -> tuple[int, dict]:
         target = tmp_path / "outputs" / output

@@ -18,7 +18,7 @@ from scene4d.lift.reconstruct import reconstruct
 from scene4d.models.flow import seeded_noise
 from scene4d.models.pixel_transformer.network import Clip, PixelModel, PixelsConfig
 from scene4d.plan.cost import SuccessCost
-from scene4d.plan.search import SearchConfig, cem
+from scene4d.plan.search import SearchConfig, find_plan
 from scene4d.render.render import render
 from scene4d.world.observation import Observation
 from scene4d.world.rollout import predict_long
@@ -68,7 +68,7 @@ def _forecasts(models, episode) -> dict[str, Tensor]:
     own = model.propose(state.expand(2), seeds=(6, 7))
     out["own_actions"], out["own_motion"] = own.actions, own.world_from_now
     config = SearchConfig(num_samples=8, num_iterations=2, num_elites=3)
-    out["plan"] = cem(model, state, cost=SuccessCost(), config=config, seed=1).actions
+    out["plan"] = find_plan(model, state, cost=SuccessCost(), config=config, seed=1).actions
     return out
 
 

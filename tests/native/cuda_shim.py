@@ -13,7 +13,7 @@ SCHEDULES = {"forward": 0, "reverse": 1, "random": 2}
 
 
 class Call(ctypes.Structure):
-    """The struct of the same name in shim/door.cpp."""
+    """The struct of the same name in shim/binding.cpp."""
 
     _fields_ = (
         ("shape", ctypes.c_int64 * 7),

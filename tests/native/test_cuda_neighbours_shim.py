@@ -19,8 +19,8 @@ COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
-# ctypes' door to neighbours.h, as bind_neighbours.cpp is Python's.
-DOOR = """
+# ctypes' binding of neighbours.h, as bind_neighbours.cpp is Python's.
+BINDING = """
 #include "../neighbours.h"
 #include "shim.h"
 using namespace s4d;
@@ -45,7 +45,7 @@ int nearest(const int64_t* counts, int is_double, const Rows* points, const Rows
 
 
 class Rows(ctypes.Structure):
-    """The struct of the same name in DOOR."""
+    """The struct of the same name in BINDING."""
 
     _fields_ = (("rows", ctypes.c_void_p), ("mask", ctypes.c_void_p), ("num_rows", ctypes.c_int64))
 
@@ -85,9 +85,9 @@ class ShimModule:
 @pytest.fixture(scope="session")
 def neighbour_library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cuda_neighbours_shim")
-    (folder / "door.cpp").write_text(DOOR)
+    (folder / "binding.cpp").write_text(BINDING)
     library = folder / "libneighbours_shim.so"
-    sources = [folder / "door.cpp", SHIM / "shim.cpp", ROOT / "cuda_ext" / "cuda" / "neighbours.cu"]
+    sources = [folder / "binding.cpp", SHIM / "shim.cpp", ROOT / "cuda_ext" / "cuda" / "neighbours.cu"]
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", f"-I{SHIM}", f"-I{ROOT}/cuda_ext/cuda"]
     command = [COMPILER, *flags, "-x", "c++", *map(str, sources), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -49,7 +49,7 @@ def test_the_verb_runs_and_reports(weights):
 
 
 @pytest.mark.parametrize(("search", "goal"), [("cem", "scene"), ("mppi", "image"), ("policy", "scene")])
-def test_agent_plans_in_every_way_and_replans(weights, search, goal):
+def test_agent_plans_by_every_search_and_replans(weights, search, goal):
     """Actions are in range, follow the seed alone, and a new plan is made when the last one is used up."""
     torch.set_num_threads(1)
     frames = pictures()
@@ -85,9 +85,9 @@ def test_a_long_episode_does_not_grow(weights):
 
 def pictures():
     """Two views of an analytic scene."""
-    eyes = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
+    centres = torch.tensor([[-0.8, -0.6, 0.7], [0.8, -0.6, 0.7]])
     Ks = intrinsics_from_fov(0.8, width=24, height=24).expand(2, 3, 3)
-    cameras = Cameras(viewmats=look_at(eyes, torch.zeros(2, 3)), Ks=Ks, width=24, height=24)
+    cameras = Cameras(viewmats=look_at(centres, torch.zeros(2, 3)), Ks=Ks, width=24, height=24)
     return cast_boxes(cameras).replace(extras={})
 
 

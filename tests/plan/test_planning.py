@@ -8,11 +8,11 @@ import pytest
 import torch
 import toy_world
 
-from scene4d.errors import NumericsError
+from scene4d.errors import ConfigError, NumericsError
 from scene4d.plan.cost import Approach, ImageCost, MovingObject, PointCost, SuccessCost, carried_points
 from scene4d.plan.goal import GoalConfig, clusters, compare_goal, features_of, hand_response, register, tracked
 from scene4d.plan.goal_tracker import GoalTracker
-from scene4d.plan.search import SearchConfig, best_of, cem, held, knots_of, moved_on, mppi
+from scene4d.plan.search import SearchConfig, best_of, cem, find_plan, held, knots_of, moved_on, mppi
 from scene4d.render.render import render
 from scene4d.types import Cameras
 
@@ -33,30 +33,30 @@ def hand_cost(shift):
     return PointCost(hand=torch.tensor(shift))
 
 
-@pytest.mark.parametrize("search", [cem, mppi])
-def test_search_finds_the_way_that_arithmetic_knows(search):
+@pytest.mark.parametrize("method", [cem, mppi])
+def test_search_finds_the_plan_that_arithmetic_knows(method):
     """The best end of 8 steps of at most 2 cm each is known; so is that it takes one call a round."""
     state, world = toy_world.toy_state(), toy_world.ToyWorld()
     config = SearchConfig(num_samples=128, num_iterations=6, min_spread=0.03)
-    plan = search(world, state, cost=hand_cost((-0.08, 0.06, 0.03)), config=config)
+    plan = find_plan(world, state, method=method, cost=hand_cost((-0.08, 0.06, 0.03)), config=config)
     end = 0.02 * plan.actions[:, :3].sum(0)
     assert (end - torch.tensor([-0.08, 0.06, 0.03])).norm() < 0.02
     assert world.num_calls == config.num_iterations
     assert list(plan.costs) == sorted(plan.costs, reverse=True) and plan.costs[-1] < 0.7 * plan.costs[0]
-    far = search(world, state, cost=hand_cost((-9.0, 0.0, 0.0)), config=config)
+    far = find_plan(world, state, method=method, cost=hand_cost((-9.0, 0.0, 0.0)), config=config)
     assert float(far.actions[:, 0].mean()) < -0.9 and float(far.actions.abs().max()) <= 1
 
 
 def test_search_repeats_by_seed_and_starts_from_a_plan():
     state, cost = toy_world.toy_state(), hand_cost((-0.1, 0.05, 0.0))
-    one, two, other = (cem(WORLD, state, cost=cost, config=CONFIG, seed=s) for s in (1, 1, 2))
+    one, two, other = (find_plan(WORLD, state, cost=cost, config=CONFIG, seed=s) for s in (1, 1, 2))
     assert torch.equal(one.actions, two.actions) and not torch.equal(one.actions, other.actions)
-    again = cem(WORLD, state, cost=cost, config=CONFIG, start=other.actions, seed=1)
+    again = find_plan(WORLD, state, cost=cost, config=CONFIG, start=other.actions, seed=1)
     assert again.cost <= other.cost + 1e-6  # the mean of the start is itself tried
 
 
-@pytest.mark.parametrize("search", [cem, mppi])
-def test_search_keeps_to_the_bounds_of_the_actions(search):
+@pytest.mark.parametrize("method", [cem, mppi])
+def test_search_keeps_to_the_bounds_of_the_actions(method):
     """The spec decides: narrow, wide or none; starts and proposals are held to it, and they are used."""
     state, cost = toy_world.toy_state(), hand_cost((-9.0, 0.0, 0.0))
     config = SearchConfig(num_samples=128, num_iterations=6, min_spread=0.03)
@@ -64,7 +64,7 @@ def test_search_keeps_to_the_bounds_of_the_actions(search):
 
     def least(row, *, proposals=None, start=None):
         bounded = state.replace(context={**state.context, "action_spec": [row, *rows]})
-        plan = search(WORLD, bounded, cost=cost, config=config, start=start, proposals=proposals)
+        plan = find_plan(WORLD, bounded, method=method, cost=cost, config=config, start=start, proposals=proposals)
         assert float(plan.actions[:, 1:].abs().max()) <= 1
         return float(plan.actions[:, 0].min()), float(plan.actions[:, 0].mean())
 
@@ -86,16 +86,16 @@ def test_knots_hold_and_move_on():
 
 def test_futures_that_are_not_finite_are_never_chosen():
     world = toy_world.ToyWorld(breaks_at=0.06)
-    plan = cem(world, toy_world.toy_state(), cost=hand_cost((0.16, 0.0, 0.0)), config=CONFIG)
+    plan = find_plan(world, toy_world.toy_state(), cost=hand_cost((0.16, 0.0, 0.0)), config=CONFIG)
     assert 0.02 * float(plan.actions[:, 0].sum()) <= 0.0601 and plan.cost < float("inf")
 
 
 def test_no_finite_future_is_no_plan():
     """Where the model answers NaN whatever is done, nothing is returned that looks like a plan."""
     broken, state = toy_world.ToyWorld(breaks_at=-1.0), toy_world.toy_state()
-    for search in (cem, mppi):
+    for method in (cem, mppi):
         with pytest.raises(NumericsError, match="finite"):
-            search(broken, state, cost=hand_cost((0.1, 0.0, 0.0)), config=CONFIG)
+            find_plan(broken, state, method=method, cost=hand_cost((0.1, 0.0, 0.0)), config=CONFIG)
     with pytest.raises(NumericsError, match="finite"):
         best_of(broken, state, proposals=torch.zeros(3, 8, 4), cost=hand_cost((0.1, 0.0, 0.0)))
 
@@ -120,7 +120,7 @@ def test_carried_points_are_those_of_advance():
 
 
 def test_approach_comes_from_above():
-    """Beside the place, lower is dearer; over it, lower is cheaper; every step of the way across and down pays."""
+    """Beside the place, lower is dearer; over it, lower is cheaper; every step across and down pays."""
     cost = PointCost(hand=None, approach=Approach(clearance=0.1, slope=15.0, radius=0.01))
     beside = cost._path_length(torch.tensor([[0.2, 0.0, 0.0], [0.2, 0.0, 0.1]]))
     over = cost._path_length(torch.tensor([[0.01, 0.0, 0.0], [0.01, 0.0, 0.1]]))
@@ -162,13 +162,20 @@ def test_tracking_finds_an_object_that_went_on_and_one_that_stayed():
         torch.testing.assert_close(tracked(part, now, shifts=begins, limit=0.04), shift, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("search", [cem, mppi])
-def test_what_is_proposed_is_tried(search):
+@pytest.mark.parametrize("method", [cem, mppi])
+def test_what_is_proposed_is_tried(method):
     """With no luck of its own to speak of, a search finds the proposal that leads where the cost wants it."""
     config = SearchConfig(num_samples=4, num_iterations=1, spread=1e-3, min_spread=1e-3)
     proposals = torch.zeros(2, config.num_knots, 4)
     proposals[1, :, 0] = -0.5
-    plan = search(WORLD, toy_world.toy_state(), cost=hand_cost((-0.08, 0.0, 0.0)), config=config, proposals=proposals)
+    plan = find_plan(
+        WORLD,
+        toy_world.toy_state(),
+        method=method,
+        cost=hand_cost((-0.08, 0.0, 0.0)),
+        config=config,
+        proposals=proposals,
+    )
     torch.testing.assert_close(plan.actions[:, 0], torch.full((8,), -0.5), atol=0.01, rtol=0)
 
 
@@ -226,7 +233,7 @@ def closed_loop(state, make_cost, *, plans, propose=None):
         start = None if plan is None else moved_on(plan.actions, 4)
         cost = make_cost(state)
         proposals = None if propose is None else propose(cost, config=CONFIG)
-        plan = cem(WORLD, state, cost=cost, config=CONFIG, start=start, proposals=proposals, seed=i)
+        plan = find_plan(WORLD, state, cost=cost, config=CONFIG, start=start, proposals=proposals, seed=i)
         forecast = WORLD.predict(state.expand(1), actions=plan.actions[None])
         state = WORLD.advance(state.expand(1), forecast, num_steps=4)[0]
     return state
@@ -250,3 +257,11 @@ def test_planning_reaches_a_goal_image():
     assert (end.skin.anchors[toy_world.HAND] - torch.tensor([0.05, 0.12, 0.08])).norm() < 0.03
     flat = closed_loop(toy_world.toy_state(), lambda state: ImageCost(goal.replace(depth=None)), plans=10)
     assert (flat.skin.anchors[toy_world.HAND] - torch.tensor([0.05, 0.12, 0.08])).norm() < 0.04
+
+
+def test_a_goal_that_no_state_was_compared_with_proposes_nothing():
+    tracker = GoalTracker(WORLD, toy_world.toy_state().memory)
+    with pytest.raises(ConfigError, match="call cost first"):
+        tracker.heuristic_proposals(hand_cost((0.1, 0.0, 0.0)), config=CONFIG)
+    with pytest.raises(ConfigError, match="hand"):
+        PointCost(hand=None).next_hand_shift()

@@ -42,7 +42,7 @@ def test_an_image_policy_sees_colour_alone():
     assert not torch.allclose(encoder(seen.replace(rgb=seen.rgb.flip(-1)), hand=HAND), tokens)
 
 
-def test_points_do_not_tell_which_camera_saw_them_and_stay_with_the_hand():
+def test_points_do_not_show_which_camera_saw_them_and_stay_with_the_hand():
     encoder, seen = encoder_of("points"), frames()
     tokens = encoder(seen, hand=HAND)
     swapped = seen.map(lambda x: x.flip(1))

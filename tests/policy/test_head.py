@@ -27,7 +27,7 @@ def random_views(*batch: int, count: int = SMALL.num_views, size: int = SMALL.vi
 
 
 def awake(config: ActionHeadConfig = SMALL) -> ActionHead:
-    """A head whose last layer is not zero, so that its inputs matter."""
+    """A head whose last layer is not zero, so that its inputs count."""
     head = ActionHead(config).eval()
     for parameter in head.decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -62,7 +62,7 @@ def test_a_sample_depends_on_its_own_seed_only():
     assert torch.equal(again[:2], together[:2]) and not torch.allclose(again[2], together[2], atol=1e-3)
 
 
-def test_forecast_task_proprio_and_features_matter():
+def test_forecast_task_proprio_and_features_count():
     head = awake(ActionHeadConfig(**{**vars(SMALL), "feature_dim": 6}))
     views, proprio, features = random_views(2, count=2 * SMALL.num_views), torch.randn(2, 4), torch.randn(2, 5, 6)
     row = lambda v, **changed: head.act(

@@ -1,12 +1,13 @@
-"""What a perception tells the world model: the cameras that saw, what was done, and before that the action of rest."""
+"""What an observation builder gives the world model: cameras, past actions, and before them the action of rest."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from scene4d.errors import ConfigError
 from scene4d.lift.rgbd.unproject import lift_frames
-from scene4d.policy.observation import ObservationBuilder
+from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder
 from scene4d.policy.virtual_cameras import virtual_cameras
 from scene4d.robot.spec import RobotSpec
 from scene4d.sim.synthetic import cast_boxes
@@ -67,3 +68,10 @@ def test_the_world_model_hears_of_cameras_and_of_rest_first():
     assert torch.equal(later.actions, torch.zeros(1, 3)) and len(later.proprio) == 2
     builder.reset()
     assert builder.cameras == {}
+
+
+def test_what_a_builder_needs_is_asked_for_at_once():
+    with pytest.raises(ConfigError, match="resting"):
+        ObservationBuilder(lambda: None, world_model=SimpleNamespace())
+    with pytest.raises(ConfigError, match="nothing was observed"):
+        CameraObservationBuilder().views()

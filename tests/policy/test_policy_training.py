@@ -207,7 +207,7 @@ def test_demonstrations_that_fail_are_made_anew_elsewhere(monkeypatch):
     assert last.seed == 34 and not last.success
 
 
-def test_a_hand_that_nothing_is_asked_of_opens():
+def test_a_gripper_that_the_expert_leaves_alone_opens():
     assert with_open_gripper(torch.tensor([0.3, 0.0, 0.1, 0.0])).tolist() == pytest.approx([0.3, 0.0, 0.1, -1.0])
     assert with_open_gripper(torch.tensor([0.3, 0.0, 0.1, 0.6])).tolist() == pytest.approx([0.3, 0.0, 0.1, 0.6])
 

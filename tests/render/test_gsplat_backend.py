@@ -69,4 +69,4 @@ def test_says_what_is_missing(monkeypatch):
 def test_refuses_what_gsplat_does_not_have(monkeypatch):
     monkeypatch.setattr(gsplat_backend, "gsplat_rasterization", lambda: gsplat_in_torch)
     with pytest.raises(ConfigError, match="median"):
-        render_gsplat(some_gaussians(5), some_cameras(), median=True)
+        render_gsplat(some_gaussians(5), some_cameras(), extras=("depth_median",))

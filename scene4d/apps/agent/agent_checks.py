@@ -97,7 +97,7 @@ def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: 
         raise DataFormatError("no such camera", field="cameras", found=list(frames), expected=list(names))
     chosen = [_checked_frames(frames[name], name=name) for name in names]
     if size is not None:
-        chosen = [_resized(f, *size) for f in chosen]
+        chosen = [_resized(f, width=size[0], height=size[1]) for f in chosen]
     sizes = {name: (f.cameras.width, f.cameras.height) for name, f in zip(names, chosen, strict=True)}
     if len(set(sizes.values())) != 1:
         raise DataFormatError(
@@ -119,7 +119,7 @@ def _checked_frames(frames: Frames, *, name: str) -> Frames:
     return frames.replace(depth=torch.where(measured, frames.depth, 0.0), alpha=alpha, extras={})
 
 
-def _resized(frames: Frames, width: int, height: int) -> Frames:
+def _resized(frames: Frames, *, width: int, height: int) -> Frames:
     """Frames [] in another size: colour by area, depth and what is usable from the nearest pixel, K with them."""
     if (frames.cameras.width, frames.cameras.height) == (width, height):
         return frames

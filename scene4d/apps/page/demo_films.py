@@ -57,7 +57,9 @@ def film_forecast(result: DemoResult, *, novel: str) -> list[np.ndarray]:
         observed = offset <= 0
         scene = result.past if observed else result.future
         gaussians = scene.at(float(result.episode.times[index]))
-        images = [_picture(result, gaussians, result.cameras[name][index]) for name in (INPUT, novel)]
+        images = [
+            _picture(gaussians, result.cameras[name][index], background=result.background) for name in (INPUT, novel)
+        ]
         label = "reconstructed" if observed else "predicted"
         pictures.append(
             panels(
@@ -84,21 +86,21 @@ def film_orbit(result: DemoResult, *, turn: float = 0.9) -> list[np.ndarray]:
         center, radius=1.3, elevation=0.6, num_views=len(azimuths), width=384, height=288, azimuths=azimuths
     )
     sets = [result.future.at(float(t)) for t in result.future.times]
-    return [_picture(result, sets[i], cameras[k]) for k, i in enumerate(there_and_back)]
+    return [_picture(sets[i], cameras[k], background=result.background) for k, i in enumerate(there_and_back)]
 
 
 def film_depth_and_flow(result: DemoResult) -> list[np.ndarray]:
     """Predicted depth and scene flow, seen by the input camera."""
     cameras = result.cameras[INPUT][result.now : result.now + len(result.future.times)].resized(PIXELS, PIXELS)
     times = result.future.times
-    frames = render_over_time(result.future, cameras, times, flow_step=float(times[1] - times[0]))
+    frames = render_over_time(result.future, cameras, times=times, flow_step=float(times[1] - times[0]))
     near, far = depth_range(frames)
     flow = frames.extras["flow"]
     longest = float(flow.norm(dim=-1).flatten().quantile(0.999)) if flow.numel() < 1 << 24 else float(flow.abs().max())
     return [
         panels(
             {
-                "depth": depth_picture(frames.depth[i], near=near, far=far),
+                "depth": depth_picture(frames.known_depth[i], near=near, far=far),
                 "scene flow": flow_picture(flow[i], cameras.viewmats[i], longest=max(longest, 0.002)),
             },
             height=PIXELS,
@@ -108,7 +110,7 @@ def film_depth_and_flow(result: DemoResult) -> list[np.ndarray]:
     ]
 
 
-def _picture(result: DemoResult, gaussians: Gaussians, camera: Cameras) -> np.ndarray:
+def _picture(gaussians: Gaussians, camera: Cameras, *, background: Tensor) -> np.ndarray:
     """The set as this camera sees it, at least PIXELS high, over the recording's background.
 
     The Gaussians are as fine as the recording's pixels; the low-pass grows with the enlargement, so no gaps show.
@@ -116,5 +118,5 @@ def _picture(result: DemoResult, gaussians: Gaussians, camera: Cameras) -> np.nd
     scale = max(1.0, PIXELS / camera.height)
     camera = camera.resized(round(camera.width * scale), round(camera.height * scale))
     with torch.no_grad():
-        frames = render(gaussians, camera, background=result.background, eps2d=0.3 * scale**2)
+        frames = render(gaussians, camera, background=background, eps2d=0.3 * scale**2)
     return colour_picture(frames.rgb)

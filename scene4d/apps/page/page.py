@@ -98,12 +98,12 @@ def _table(horizon: dict) -> str:
             values = [(horizon[step].get(method, {}) if method else horizon[step]).get(metric) for method, _ in METHODS]
             known = [v for v in values if v is not None]
             best = (max if more else min)(known) if known else None
-            cells += [_cell(v, best, decimals, 1000 if label.endswith("mm") else 1) for v in values]
+            cells += [_cell(v, best, decimals=decimals, scale=1000 if label.endswith("mm") else 1) for v in values]
         rows.append(f"<tr><td>{label}</td>{''.join(cells)}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
 
 
-def _cell(value: float | None, best: float | None, decimals: int, scale: float) -> str:
+def _cell(value: float | None, best: float | None, *, decimals: int, scale: float) -> str:
     if value is None:
         return "<td>-</td>"
     return f"<td{' class=best' if value == best else ''}>{value * scale:.{decimals}f}</td>"

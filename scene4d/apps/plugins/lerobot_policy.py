@@ -65,7 +65,10 @@ class LeRobotPolicy:
         Raises:
             CheckpointError: the weights hold no action head. CalibrationError: no camera, or a whole batch of one.
         """
-        self.config, self.depth_unit = agent_config(models, _with_cameras(config, models, cameras)), depth_unit
+        self.config, self.depth_unit = (
+            agent_config(models, _with_cameras(config, models=models, cameras=cameras)),
+            depth_unit,
+        )
         missing = [name for name in self.config.input_cameras if name not in cameras]
         bad = [name for name, camera in cameras.items() if camera.batch_shape]
         if not cameras or bad or missing:
@@ -197,7 +200,7 @@ class LeRobotPolicy:
         return Frames(rgb=rgb.movedim(0, -1), depth=metres, alpha=None, cameras=camera)
 
 
-def _with_cameras(config: AgentConfig | None, models: Models, cameras: Mapping[str, Cameras]) -> AgentConfig:
+def _with_cameras(config: AgentConfig | None, *, models: Models, cameras: Mapping[str, Cameras]) -> AgentConfig:
     """The configuration with the cameras that are there, where it names none."""
     config, learnt = config if config is not None else AgentConfig(), models.policy_cameras
     if config.input_cameras is not None:

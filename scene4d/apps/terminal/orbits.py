@@ -60,7 +60,7 @@ def stillest(stored: dict[str, Cameras]) -> Cameras:
 def focus_of(scene: Scene4D, camera: Cameras) -> Tensor:
     """The point [3] that the middle of the camera's image shows: its axis at the median depth there."""
     with torch.no_grad():
-        depth = render(scene.at(float(scene.times[0])), camera).depth
+        depth = render(scene.at(float(scene.times[0])), camera).known_depth
     height, width = depth.shape
     middle = depth[height // 4 : -(height // 4), width // 4 : -(width // 4)]
     seen = middle[middle > 0]

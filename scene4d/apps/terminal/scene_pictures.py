@@ -78,7 +78,7 @@ def read_cameras(path: Path) -> Cameras:
         ) from error
 
 
-def render_over_time(scene: Scene4D, cameras: Cameras, times: torch.Tensor, *, flow_step: float) -> Frames:
+def render_over_time(scene: Scene4D, cameras: Cameras, *, times: torch.Tensor, flow_step: float) -> Frames:
     """Frames [f] of the scene at `times` [f]; extras["flow"] = motion in m over the following `flow_step` s."""
     last = float(scene.times[-1])
     frames = []
@@ -101,7 +101,7 @@ def pictures_of(frames: Frames, what: str) -> list[np.ndarray]:
         return [colour_picture(frames.rgb[i]) for i in indices]
     if what == "depth":
         near, far = depth_range(frames)
-        return [depth_picture(frames.depth[i], near=near, far=far) for i in indices]
+        return [depth_picture(frames.known_depth[i], near=near, far=far) for i in indices]
     if what == "flow":
         flow = frames.extras["flow"]
         longest = float(flow.norm(dim=-1).max())

@@ -44,7 +44,7 @@ def run_eval_forecast(options: EvalForecastOptions) -> dict:
         recordings = [r for path in options.episodes for r in open_recordings(path)]
         config = dataclasses.replace(config, tasks=("recorded",), seeds=tuple(range(len(recordings))))
         record = functools.partial(read_recorded, recordings)
-    oracles = [functools.partial(exact_flow, stream, memory) for memory in (False, True)]
+    oracles = [functools.partial(exact_flow, stream, memory=memory) for memory in (False, True)]
     with counter_shown("forecasting") as progress:
         result = evaluate_forecast(
             forecasters, config=config, past_stream=stream, oracles=oracles, record=record, progress=progress
@@ -142,6 +142,6 @@ def read_recorded(
     return episode.replace(info={**episode.info, "seed": seed})
 
 
-def exact_flow(stream: PastStream, memory: bool, episode: Episode) -> ExactFlow:
+def exact_flow(stream: PastStream, episode: Episode, *, memory: bool) -> ExactFlow:
     """The forecaster that knows how everything in an episode moves, with or without the memory."""
     return ExactFlow(stream, episode=episode, memory=memory)

@@ -22,7 +22,7 @@ from scene4d.eval.control.closed_loop import Rollout, RolloutConfig, roll_out, s
 from scene4d.eval.metrics.seeds import seed_range
 from scene4d.plan.cost import ImageCost, PointCost
 from scene4d.plan.goal_tracker import GoalTracker
-from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, moved_on, mppi
+from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, find_plan, moved_on, mppi
 from scene4d.policy.encoders import views_for
 from scene4d.robot.slots import hand_position
 from scene4d.sim.metaworld import MetaWorldSim
@@ -58,7 +58,7 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     _rollout_config(options, models)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
-    jobs = [(options, task, seed) for task in options.tasks for seed in seeds]
+    jobs = [(options, (task, seed)) for task in options.tasks for seed in seeds]
     with counter_shown("planning") as count:
         progress = lambda done, total, _: count(done, total)
         played = in_processes(_play, jobs, num=options.processes, progress=progress)
@@ -84,7 +84,8 @@ class Played:
     expert_reached: bool
 
 
-def _play(options: EvalPlanOptions, task: str, seed: int) -> Played:
+def _play(options: EvalPlanOptions, start: tuple[str, int]) -> Played:
+    task, seed = start
     models = models_once(options.weights)
     config = _rollout_config(options, models)
     goal = goal_of_expert(task, seed=seed, config=config)
@@ -176,12 +177,21 @@ class PlanningAgent:
         world_model, cost = self.world, self._cost(state)
         if options.search == "policy":
             return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
-        search = {"cem": cem, "mppi": mppi}[options.search]
+        method = {"cem": cem, "mppi": mppi}[options.search]
         start = None if self.plan is None else moved_on(self.plan.actions, options.replan_every)
         proposals = None
         if isinstance(cost, PointCost):
             proposals = self.goal_tracker.heuristic_proposals(cost, config=self.config)
-        return search(world_model, state, cost=cost, config=self.config, start=start, proposals=proposals, seed=seed)
+        return find_plan(
+            world_model,
+            state,
+            cost=cost,
+            method=method,
+            config=self.config,
+            start=start,
+            proposals=proposals,
+            seed=seed,
+        )
 
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""

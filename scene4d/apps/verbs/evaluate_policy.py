@@ -31,11 +31,13 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict[str, Any]:
     """
     models = load_models(options.weights)
     tasks, seeds = _asked(options, models)
-    rollouts = _rollouts(options, tasks, seeds)
+    rollouts = _rollouts(options, tasks=tasks, seeds=seeds)
     asked = {"seeds": list(options.seeds), "forecast": options.forecast, "turned": options.turned}
     if not options.paired:
         return {**report(rollouts), **asked}
-    without = _rollouts(dataclasses.replace(options, forecast=False, paired=False, videos=None), tasks, seeds)
+    without = _rollouts(
+        dataclasses.replace(options, forecast=False, paired=False, videos=None), tasks=tasks, seeds=seeds
+    )
     difference = paired_success(rollouts, without)
     return {**report(rollouts), "without_forecast": report(without), "difference": difference, **asked}
 
@@ -55,18 +57,19 @@ def _asked(options: EvalPolicyOptions, models: Models) -> tuple[tuple[str, ...],
     return tasks, seed_range(options.seeds)
 
 
-def _rollouts(options: EvalPolicyOptions, tasks: Sequence[str], seeds: Sequence[int]) -> list[Rollout]:
+def _rollouts(options: EvalPolicyOptions, *, tasks: Sequence[str], seeds: Sequence[int]) -> list[Rollout]:
     """One rollout for each task and seed, in that order."""
     with counter_shown("rolling out") as count:
         return in_processes(
             _rollout,
-            [(options, task, seed) for task in tasks for seed in seeds],
+            [(options, (task, seed)) for task in tasks for seed in seeds],
             num=options.processes,
             progress=lambda done, total, _: count(done, total),
         )
 
 
-def _rollout(options: EvalPolicyOptions, task: str, seed: int) -> Rollout:
+def _rollout(options: EvalPolicyOptions, start: tuple[str, int]) -> Rollout:
+    task, seed = start
     models = models_once(options.weights)
     config = _rollout_config(options, models)
     agent = agent_maker(models, forecast=options.forecast)(task)

@@ -34,16 +34,16 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
     recordings, refused = _opened(options)
     findings: dict[Finding, list[int]] = {f: [] for f in refused}
     for k, recording in enumerate(recordings):
-        _note(findings, k, note_findings(recording.info))
+        _note(findings, note_findings(recording.info), index=k)
     described: list[dict[str, Any]] = []
     for k in _spread(len(recordings), options.samples):
         facts, found = _looked_into(recordings[k], calibration=options.calibration)
         described.append({"index": k, **facts})
-        _note(findings, k, found)
+        _note(findings, found, index=k)
     if options.deep:
         _decode(findings, recordings)
     form = _format(recordings[0]) if recordings else None
-    print(_text(options.source, form, recordings, described, findings))
+    print(_text(options.source, form, recordings=recordings, described=described, findings=findings))
     return {
         "source": str(options.source),
         "format": form,
@@ -54,7 +54,7 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
     }
 
 
-def _note(findings: dict[Finding, list[int]], index: int, found: Sequence[Finding]) -> None:
+def _note(findings: dict[Finding, list[int]], found: Sequence[Finding], *, index: int) -> None:
     """Note which recordings a finding was made in."""
     for finding in found:
         where = findings.setdefault(finding, [])
@@ -110,9 +110,9 @@ def _decode(findings: dict[Finding, list[int]], recordings: Sequence[Recording])
         for k, recording in enumerate(recordings):
             try:
                 for found in read_through(recording):
-                    _note(findings, k, found)
+                    _note(findings, found, index=k)
             except Scene4DError as error:
-                _note(findings, k, [finding_of(error)])
+                _note(findings, [finding_of(error)], index=k)
             count(k + 1, len(recordings))
 
 
@@ -132,7 +132,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _text(
-    source: Path, form: str | None, recordings: Sequence[Recording], described: list[dict[str, Any]],
+    source: Path, form: str | None, *, recordings: Sequence[Recording], described: list[dict[str, Any]],
     findings: Mapping[Finding, Sequence[int]],
 ) -> str:  # fmt: skip
     frames = sum(r.num_frames for r in recordings)

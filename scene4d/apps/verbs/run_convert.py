@@ -118,25 +118,25 @@ def _write_parts(options: ConvertOptions, count: int) -> dict[int, dict[str, Any
         done = count - len(left)
         # The first fixes cameras, columns and the depth unit for all others.
         while left and not any(_part(options, k).is_dir() for k in range(count)):
-            note(left[0], _write_part(options, left[0], None))
+            note(left[0], _write_part(options, left[0], first=None))
             left, done = left[1:], done + 1
             shown(done, count)
         first = next((_part(options, k) for k in range(count) if _part(options, k).is_dir()), None)
-        for k, error in _each(options, left, first):
+        for k, error in _each(options, left, first=first):
             note(k, error)
             done += 1
             shown(done, count)
     return failures
 
 
-def _each(options: ConvertOptions, left: list[int], first: Path | None) -> Iterator[tuple[int, Scene4DError | None]]:
+def _each(options: ConvertOptions, left: list[int], *, first: Path | None) -> Iterator[tuple[int, Scene4DError | None]]:
     if options.workers == 1 or len(left) < 2:
-        yield from ((k, _write_part(options, k, first)) for k in left)
+        yield from ((k, _write_part(options, k, first=first)) for k in left)
         return
     # Started afresh: a forked child that inherits torch's threads hangs.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(options.workers, len(left)), mp_context=context) as pool:
-        futures = {k: pool.submit(_write_part_alone, options, k, first) for k in left}
+        futures = {k: pool.submit(_write_part_alone, options, k, first=first) for k in left}
         try:
             yield from ((k, future.result()) for k, future in futures.items())
         except BrokenProcessPool as error:
@@ -146,18 +146,18 @@ def _each(options: ConvertOptions, left: list[int], first: Path | None) -> Itera
             pool.shutdown(cancel_futures=True)
 
 
-def _write_part_alone(options: ConvertOptions, index: int, first: Path | None) -> Scene4DError | None:
+def _write_part_alone(options: ConvertOptions, index: int, *, first: Path | None) -> Scene4DError | None:
     torch.set_num_threads(1)
-    return _write_part(options, index, first)
+    return _write_part(options, index, first=first)
 
 
-def _write_part(options: ConvertOptions, index: int, first: Path | None) -> Scene4DError | None:
+def _write_part(options: ConvertOptions, index: int, *, first: Path | None) -> Scene4DError | None:
     """Write one recording as a data set of its own, which appears whole or not at all; returns why it could not."""
     part = _part(options, index)
     draft = part.with_name(f"draft-{part.name}")
     try:
         recording = _opened(options)[index]
-        fps, unit = options.fps or _rate(options), _depth_unit(options, recording, first)
+        fps, unit = options.fps or _rate(options), _depth_unit(options, recording, first=first)
         shutil.rmtree(draft, ignore_errors=True)
         try:
             write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=unit)
@@ -194,7 +194,7 @@ def _stretches(recording: Recording, options: ConvertOptions) -> Iterator[Episod
         yield episode
 
 
-def _depth_unit(options: ConvertOptions, recording: Recording, first: Path | None) -> float:
+def _depth_unit(options: ConvertOptions, recording: Recording, *, first: Path | None) -> float:
     if options.depth_unit:
         return options.depth_unit
     if first is not None:

@@ -46,9 +46,12 @@ def run_demo(options: DemoOptions) -> dict:
         models = step("reading weights and episode", lambda: load_models(options.weights))
         episode = read_episode(options)
         stream = PastStream()
-        result = step("reconstructing, forecasting", lambda: reconstruct_and_forecast(models, stream, episode, options))
+        result = step(
+            "reconstructing, forecasting",
+            lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options),
+        )
         step("writing the future, flow and points", lambda: write_future_files(out, result))
-        horizon = step("scoring against the recording", lambda: score(models, stream, episode, options))
+        horizon = step("scoring against the recording", lambda: score(models, episode, stream=stream, options=options))
         actions = step("choosing actions", lambda: choose_actions(models, result))
         videos = step("rendering videos", lambda: write_films(out, result))
         report: dict[str, Any] = {
@@ -60,7 +63,7 @@ def run_demo(options: DemoOptions) -> dict:
             "actions": actions,
             "seconds": seconds,
         }
-        step("writing the page", lambda: write_reports(out, result, report, videos))
+        step("writing the page", lambda: write_reports(out, result, report=report, videos=videos))
     report["seconds_total"] = round(time.monotonic() - start, 1)
     return {"output": str(out), **{k: v for k, v in report.items() if k != "actions"}, "files": _files(out)}
 
@@ -84,7 +87,9 @@ def read_episode(options: DemoOptions) -> Episode:
     return episode
 
 
-def reconstruct_and_forecast(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> DemoResult:
+def reconstruct_and_forecast(
+    models: Models, episode: Episode, *, stream: PastStream, options: DemoOptions
+) -> DemoResult:
     """Reconstruct the past from the input cameras alone into scene.s4d, then forecast from that file.
 
     So `scene4d forecast scene.s4d` under the same actions gives the same future, bit for bit.
@@ -110,7 +115,7 @@ def reconstruct_and_forecast(models: Models, stream: PastStream, episode: Episod
     return DemoResult(episode, now, known, future, memory.background)
 
 
-def score(models: Models, stream: PastStream, episode: Episode, options: DemoOptions) -> dict:
+def score(models: Models, episode: Episode, *, stream: PastStream, options: DemoOptions) -> dict:
     """{steps ahead: {metric: ours, copy_last: {...}, constant_velocity: {...}}} on this one episode."""
     forecasters = [ModelForecaster(models.world, stream), CopyLast(stream), ConstantVelocity(stream)]
     config = ForecastEvalConfig(horizons=HORIZONS, novel=(NOVEL,))
@@ -161,7 +166,7 @@ def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
     return paths
 
 
-def write_reports(out: Path, result: DemoResult, report: dict, videos: dict[str, Path]) -> None:
+def write_reports(out: Path, result: DemoResult, *, report: dict, videos: dict[str, Path]) -> None:
     """actions.json, report.json and index.html."""
     for name, value in (("actions", report["actions"]), ("report", report)):
         with atomic_file(out / f"{name}.json") as temporary:

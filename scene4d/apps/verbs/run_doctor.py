@@ -70,7 +70,7 @@ def _native() -> dict:
             sh=torch.zeros(1, 1, 3),
         )
         camera = Cameras(viewmats=torch.eye(4), Ks=torch.tensor([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]), width=8, height=8)
-        visible = float(render(one, camera).alpha.max()) > 0.5
+        visible = float(render(one, camera).known_alpha.max()) > 0.5
         return {"native": "ok" if visible else "renders nothing: reinstall scene4d"}
     except Exception as error:
         return {"native": f"{type(error).__name__}: {error}"}

@@ -71,17 +71,17 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
     if suffix == ".npz":
         write_flow_npz(output, source.scene, times=times)
     elif suffix == ".mp4":
-        times = _export_film(options, source, times)
+        times = _export_film(options, source, times=times)
     elif not options.every:
         times = [source.times[0] if options.time is None else options.time]
-        counts = _export_still(output, options, source, times[0])
+        counts = _export_still(output, source, options=options, time=times[0])
     else:
         output = output.with_suffix("")
-        cameras = _cameras(options, source, times) if suffix == ".png" else None
+        cameras = _cameras(options, source, times=times) if suffix == ".png" else None
         with atomic_folder(output) as folder, counter_shown("exporting") as count:
             for index, time in enumerate(times):
                 path = folder / f"{index * options.every:04d}{suffix}"
-                found = _export_still(path, options, source, time, camera=cameras and cameras[index])
+                found = _export_still(path, source, options=options, time=time, camera=cameras and cameras[index])
                 counts = {k: counts.get(k, 0) + v for k, v in found.items()}
                 count(index + 1, len(times))
             if cameras:
@@ -150,7 +150,7 @@ def scene_mesh(
 
 
 def _export_still(
-    path: Path, options: ExportOptions, source: Source, time: float, camera: Cameras | None = None
+    path: Path, source: Source, *, options: ExportOptions, time: float, camera: Cameras | None = None
 ) -> dict[str, int]:
     """One instant as one file; how much of what there is in it."""
     scene = source.scene
@@ -165,7 +165,7 @@ def _export_still(
             write_ply(path, gaussians)
             return {"num_rows": gaussians.num_gaussians}
         case ".png":
-            return _write_depth(path, scene, camera or _cameras(options, source, [time])[0], time=time)
+            return _write_depth(path, scene, camera=camera or _cameras(options, source, times=[time])[0], time=time)
     mesh = scene_mesh(
         scene, _mesh_cameras(options, source), time=time, voxel=options.voxel, reach=options.reach, tsdf=options.tsdf
     )
@@ -173,24 +173,26 @@ def _export_still(
     return {"num_faces": len(mesh.faces)}
 
 
-def _export_film(options: ExportOptions, source: Source, times: list[float]) -> list[float]:
+def _export_film(options: ExportOptions, source: Source, *, times: list[float]) -> list[float]:
     """Write the .mp4; returns the seconds of its frames."""
     if options.camera in ("", "orbit"):
         # As `scene4d render` does: once round over a few instants would be over at once.
         times = torch.linspace(times[0], times[-1], max(len(times), 48), dtype=torch.float64).tolist()
     step = source.times[1] - source.times[0] if len(source.times) > 1 else 0.0
     when = torch.tensor(times, dtype=torch.float64)
-    frames = render_over_time(source.scene, _cameras(options, source, times), when, flow_step=step)
+    frames = render_over_time(source.scene, _cameras(options, source, times=times), times=when, flow_step=step)
     write_pictures(options.output, pictures_of(frames, options.what), fps=options.fps)
     return times
 
 
-def _write_depth(path: Path, scene: Scene4D, camera: Cameras, *, time: float) -> dict[str, int]:
+def _write_depth(path: Path, scene: Scene4D, *, camera: Cameras, time: float) -> dict[str, int]:
     """Depth in mm as a 16-bit PNG; 0 where less than half is covered, or beyond 65.535 m."""
     with torch.no_grad():
         frames = render(scene.at(time), camera)
-    mm = (frames.depth.double() * 1000).round()
-    mm = torch.where((frames.alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM), mm, 0.0).numpy().astype(np.uint16)
+    mm = (frames.known_depth.double() * 1000).round()
+    mm = (
+        torch.where((frames.known_alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM), mm, 0.0).numpy().astype(np.uint16)
+    )
     with atomic_file(path) as temporary:
         Image.fromarray(mm).save(temporary, format="PNG")
     return {"num_rows": int((mm > 0).sum())}
@@ -202,7 +204,7 @@ def _write_cameras(path: Path, cameras: Cameras) -> None:
     path.write_text(json.dumps({**numbers, "width": cameras.width, "height": cameras.height}))
 
 
-def _cameras(options: ExportOptions, source: Source, times: list[float]) -> Cameras:
+def _cameras(options: ExportOptions, source: Source, *, times: list[float]) -> Cameras:
     """One camera for each of `times`: where cameras move, their pose at the instant nearest."""
     stored = source.cameras
     if len(source.scene.times) < len(source.times):  # instants were left unread, so cameras are looked up here
@@ -220,7 +222,7 @@ def _mesh_cameras(options: ExportOptions, source: Source) -> Cameras:
     if named and options.camera.endswith(".json"):
         chosen = [read_cameras(Path(options.camera))]
     elif named:
-        _cameras(options, source, source.times[:1])  # says which there are when there is no such one
+        _cameras(options, source, times=source.times[:1])  # names those there are when there is no such one
         chosen = [source.cameras[options.camera]]
     elif source.cameras and options.camera != "orbit":
         chosen = list(source.cameras.values())

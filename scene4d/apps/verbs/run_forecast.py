@@ -47,7 +47,7 @@ def run_forecast(options: ForecastOptions) -> dict:
         scene, prediction = predicted_scene(model, known, actions=actions, seed=seed)
         path = _numbered(options.output, number)
         info = {"seed": seed, "weights": str(options.weights or "shipped"), "source": str(options.scene)}
-        write_future(path, scene, prediction, known=known, file=file, info=info)
+        write_future(path, scene, prediction=prediction, known=known, file=file, info=info)
         outputs.append((path, scene))
     path, scene = outputs[0]
     flow_path, points = path.with_suffix(".flow.npz"), path.with_suffix("").with_name(f"{path.stem}_points")
@@ -86,7 +86,7 @@ def predicted_scene(
 
 
 def write_future(
-    path: Path, scene: Scene4D, prediction: Prediction, *, known: Observation, file: S4DFile, info: Mapping[str, Any]
+    path: Path, scene: Scene4D, *, prediction: Prediction, known: Observation, file: S4DFile, info: Mapping[str, Any]
 ) -> None:
     """Write now and h predicted steps as a .s4d that all can start from who start from a reconstructed one.
 

@@ -49,7 +49,7 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     episode = read_chosen(recording, options)
     if options.depth_weights is not None:
         episode = episode_with_depth(episode, DepthEstimator(str(options.depth_weights)))
-    usable = _usable_cameras(recording, episode, options)
+    usable = _usable_cameras(recording, episode, options=options)
     training = episode
     if every:
         index = torch.tensor(split_frames(len(episode.times), every=every)[0])
@@ -77,7 +77,7 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
             if options.from_pictures:  # the baseline may not look at depth either
                 seen = {n: f.replace(depth=None) for n, f in seen.items()}
             report = holdout_report(scene, episode.replace(views=seen), holdout=kept_camera or every, progress=count)
-    _write(options.output, scene, training, inputs=names, recording=recording, whole=not every)
+    _write(options.output, scene, episode=training, inputs=names, recording=recording, whole=not every)
     moving = (scene.motion.skin_weights != 0).any(-1)
     return {
         "output": str(options.output),
@@ -96,7 +96,7 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     }
 
 
-def _usable_cameras(recording: Recording, episode: Episode, options: ReconstructOptions) -> list[str]:
+def _usable_cameras(recording: Recording, episode: Episode, *, options: ReconstructOptions) -> list[str]:
     """The cameras to reconstruct from, the held-out one included."""
     if options.from_pictures:
         return list(options.cameras or episode.views)
@@ -163,7 +163,7 @@ def _holdout(text: str, cameras: Sequence[str]) -> tuple[str, int]:
 
 
 def _write(
-    path: Path, scene: Scene4D, episode: Episode, *, inputs: Sequence[str], recording: Recording, whole: bool
+    path: Path, scene: Scene4D, *, episode: Episode, inputs: Sequence[str], recording: Recording, whole: bool
 ) -> None:
     """The scene with the recording's cameras and, where no frame was left out, its actions and robot states."""
     valid = episode.valid

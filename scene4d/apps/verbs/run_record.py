@@ -66,7 +66,7 @@ def _episodes(
                     sim=sim,
                     progress=lambda _, task=task, seed=seed: advance(task, seed),
                 )
-                wins[task].append(bool(episode.success.any()))
+                wins[task].append(_succeeded(episode))
                 yield episode
 
 
@@ -74,6 +74,10 @@ def _announced(episodes: Iterator[Episode], *, console: Console) -> Iterator[Epi
     """A plain line an episode where there is no terminal for a bar."""
     for episode in episodes:
         if not console.is_terminal:
-            info, done = episode.info, "success" if bool(episode.success.any()) else "failure"
+            info, done = episode.info, "success" if _succeeded(episode) else "failure"
             console.print(f"recorded {info['task']} seed {info['seed']} noise {info['noise']}: {done}", highlight=False)
         yield episode
+
+
+def _succeeded(episode: Episode) -> bool:
+    return episode.success is not None and bool(episode.success.any())

@@ -19,7 +19,7 @@ def run_render(options: RenderOptions) -> dict:
     cameras = choose_cameras(
         scene, file.cameras, camera=options.camera, times=times, size=options.size, scale=options.scale
     )
-    frames = render_over_time(scene, cameras, times, flow_step=_step(scene))
+    frames = render_over_time(scene, cameras, times=times, flow_step=_step(scene))
     write_pictures(options.output, pictures_of(frames, options.what), fps=options.fps)
     return {
         "output": str(options.output),

@@ -54,7 +54,7 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
             run = Run(root, config)
             stages = _do_stages(run, options=options)
             if run.last_part in stages or "policy" in stages:
-                weights = _export(options, run, stages)
+                weights = _export(options, run, stages=stages)
         finally:
             torch.set_num_threads(before)
     return {
@@ -144,7 +144,7 @@ def _do_stages(run: Run, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
     return done
 
 
-def _export(options: TrainOptions, run: Run, stages: dict[str, Any]) -> dict[str, Any]:
+def _export(options: TrainOptions, run: Run, *, stages: dict[str, Any]) -> dict[str, Any]:
     provenance = {
         "scene4d": __version__,
         "torch": torch.__version__,

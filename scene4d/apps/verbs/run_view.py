@@ -68,7 +68,7 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
         raise DataFormatError(
             "holds nothing to look at", file=options.scene, field="times, means", expected="one scene, not empty"
         )
-    rollout = _rollout(options, file, scene)
+    rollout = _rollout(options, file, scene=scene)
     server = start_viser(access, port=options.port, label=f"scene4d {options.scene.name}")
     stop = threading.Event()
     try:
@@ -91,7 +91,7 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
         stop_viser(server)
 
 
-def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | None:
+def _rollout(options: ViewOptions, file: S4DFile, *, scene: Scene4D) -> Rollout | None:
     """The agent's button, where the robot's state is known; models are loaded when it is first pressed."""
     if not options.task and options.proprio is None and file.info.get("proprio") is None:
         return None
@@ -101,7 +101,7 @@ def _rollout(options: ViewOptions, file: S4DFile, scene: Scene4D) -> Rollout | N
         name = task_from_text(task, models.tasks)
         return models, start_of_file(models, file, scene=scene, task=name, proprio=options.proprio, goal=options.goal)
 
-    def roll(task: str, num_steps: int, seed: int) -> Iterator[Scene4D]:
+    def roll(task: str, *, num_steps: int, seed: int) -> Iterator[Scene4D]:
         models, start = begun(task)
         return roll_forward(models, start, num_steps=num_steps, seed=seed)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,8 +36,13 @@ WIDEST = 2.0
 OBSERVED, PREDICTED = (40, 120, 220), (235, 120, 20)
 BACKGROUND_SIDE = 320
 
-Rollout = Callable[[str, int, int], Iterable[Scene4D]]
-"""(task, num_steps, seed) -> the future, chunk by chunk."""
+
+class Rollout(Protocol):
+    """The agent at work."""
+
+    def __call__(self, task: str, *, num_steps: int, seed: int) -> Iterable[Scene4D]:
+        """The future, chunk by chunk."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Panel:
         while len(instants) > 1 and not instants[-1].observed:
             instants.pop()  # the agent's future takes the place of one that was stored
         try:
-            for chunk in self.rollout(task, num_steps or self.config.num_steps, seed):
+            for chunk in self.rollout(task, num_steps=num_steps or self.config.num_steps, seed=seed):
                 instants = instants_of(chunk, past=instants)
                 self._extend(instants)
         except Scene4DError as error:

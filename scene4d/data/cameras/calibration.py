@@ -82,7 +82,7 @@ def checked_poses(matrices: np.ndarray, *, names: Sequence[str], file: Path) -> 
     Raises:
         CalibrationError: a matrix is no rigid motion, or more than a fifth are not finite.
     """
-    usable = np.isfinite(matrices).all((1, 2))
+    usable = np.asarray(np.isfinite(matrices).all((1, 2)))
     if (~usable).sum() > MAX_BAD_POSES * len(usable):
         raise CalibrationError(
             f"{(~usable).sum()} of {len(usable)} poses are not finite",
@@ -126,7 +126,7 @@ def inverse_poses(matrices: np.ndarray) -> np.ndarray:
 
 def _ranges(mask: np.ndarray, names: Sequence[str]) -> str:
     """Names of the marked frames as "a..b, c", at most five stretches."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]]))).tolist()
     spans = [(names[a], names[b - 1]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     text = [a if a == b else f"{a}..{b}" for a, b in spans[:5]]
     return ", ".join(text) + (" ..." if len(spans) > 5 else "")

@@ -49,7 +49,7 @@ class Supplied:
 
     def __post_init__(self) -> None:
         if self.fit is not None and self.fit not in FITS:
-            raise ConfigError("is no way to fit a calibration", field="fit", found=self.fit, expected=list(FITS))
+            raise ConfigError("is no known fit of a calibration", field="fit", found=self.fit, expected=list(FITS))
         if self.fov_deg is not None and not 1 < self.fov_deg < 170:
             raise ConfigError("is no field of view", field="fov_deg", found=self.fov_deg, expected="1..170")
 
@@ -59,16 +59,16 @@ NOTHING_SUPPLIED = Supplied()
 
 @dataclass(frozen=True)
 class CameraEntry:
-    """What cameras.json says of one camera.
+    """One camera in cameras.json.
 
-    viewmat is None when the camera moves: `viewmats` then names what holds [4 4] a frame.
+    viewmat is None when the camera moves: `viewmats` then names what holds [4 4] a frame (else it is empty).
     """
 
     width: int
     height: int
     K: np.ndarray
     viewmat: np.ndarray | None
-    viewmats: str | None
+    viewmats: str
     rgb: str
     depth: str | None = None
     depth_unit: float = DEPTH_UNIT
@@ -90,14 +90,14 @@ def find_cameras(
     places: Sequence[Path], *, sizes: Mapping[str, tuple[int, int]], columns: Collection[str],
     supplied: Supplied = NOTHING_SUPPLIED, what: str = "the format",
 ) -> tuple[dict[str, CameraEntry], dict[str, Any]]:  # fmt: skip
-    """Cameras by name, and what to say of their calibration in `info`.
+    """Cameras by name, and what `info` records of their calibration.
 
     Args:
         places: where cameras.json may lie, first the one to name when there is none.
         sizes: (width, height) px of everything that holds colour.
         columns: names of everything that may hold depth, segments or poses.
     Raises:
-        CalibrationError: there is none (says how to supply one), or an entry is impossible.
+        CalibrationError: there is none (the message tells how to supply one), or an entry is impossible.
     """
     file = supplied.cameras or next((path for path in places if path.is_file()), None)
     if file is not None:
@@ -146,7 +146,7 @@ def short_names(sources: Collection[str]) -> list[tuple[str, str]]:
 def _guess(rgb: str, *, size: tuple[int, int], fov_deg: float) -> CameraEntry:
     focal = 0.5 * size[0] / math.tan(math.radians(fov_deg) / 2)
     K = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
-    return CameraEntry(width=size[0], height=size[1], K=K, viewmat=np.eye(4), viewmats=None, rgb=rgb)
+    return CameraEntry(width=size[0], height=size[1], K=K, viewmat=np.eye(4), viewmats="", rgb=rgb)
 
 
 def _entry(
@@ -184,7 +184,7 @@ def _entry(
         height=size[1],
         K=K,
         viewmat=viewmat,
-        viewmats=entry.get("viewmats"),
+        viewmats=entry.get("viewmats") or "",
         rgb=entry["rgb"],
         depth=entry.get("depth"),
         depth_unit=float(unit),
@@ -201,7 +201,7 @@ def _fitted(
     width, height, K = entry.get("width"), entry.get("height"), matrix_of(entry.get("K"))
     if (width, height) == tuple(actual) or K.shape != (3, 3):
         return actual, K
-    if not all(isinstance(v, int) and v > 0 for v in (width, height)) or fit not in FITS:
+    if not (isinstance(width, int) and width > 0 and isinstance(height, int) and height > 0) or fit not in FITS:
         padded = (width, height) == tuple(16 * -(-side // 16) for side in actual)
         fix = "scale K, width and height to the images" + (
             ', or give "fit": "crop": the calibrated size is the images\' size rounded up to 16, as video codecs pad it'

@@ -25,7 +25,7 @@ def check_holes(windows: list[Episode] | tuple[Episode, ...]) -> list[Finding]:
     shares: dict[str, float] = {}
     names = [n for n, f in windows[0].views.items() if f.depth is not None]
     for name in names:
-        depth = torch.cat([w.views[name].depth.flatten() for w in windows])
+        depth = torch.cat([w.views[name].known_depth.flatten() for w in windows])
         for value, share in _codes_in(depth):
             known = next((v for v in found if math.isclose(v, value, rel_tol=HOLE_TOLERANCE)), value)
             found.setdefault(known, []).append(name)

@@ -70,7 +70,7 @@ def open_array_folder(folder: Path) -> TableRecording:
             raise DataFormatError("holds no images", file=folder / f"{name}_color", expected="0.png, 1.png, ...")
         K = _array(folder / f"intrinsic_{name}.npy", shape=(3, 3))
         poses = _array(folder / f"extrinsic_{name}.npy", shape=(None, 4, 4))
-        # The poses begin where the images end: the earlier ones are history whose place in time is not told.
+        # The poses begin where the images end: the earlier ones are history whose place in time is not recorded.
         views[name] = _view(images[-1], K, pose=poses[0], folder=folder, camera=name)
         history = max(history, len(images) - 1)
     return _recording(folder, views, notes={"history_images": f"{history} a camera, of untold times: left out"})

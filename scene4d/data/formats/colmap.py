@@ -118,7 +118,7 @@ def _recording(
 
 
 def _viewmat(image: Any) -> np.ndarray:
-    pose = image.cam_from_world() if callable(image.cam_from_world) else image.cam_from_world
+    pose: Any = image.cam_from_world() if callable(image.cam_from_world) else image.cam_from_world
     matrix = np.eye(4)
     matrix[:3] = pose.matrix()
     return matrix

@@ -68,7 +68,7 @@ class GuardedFile:
 
     def _start(self) -> None:
         paths = os.pathsep.join(p for p in sys.path if p)
-        # A session of its own: an interrupt at the terminal is for the process that asked.
+        # A session of its own: an interrupt at the terminal is for the process that started it.
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(SERVER), os.fspath(self.path), str(self.memory)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -92,7 +92,8 @@ class GuardedFile:
         process.kill()
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+                if pipe is not None:
+                    pipe.close()
         return process.wait()
 
     def _answer(self, question: dict[str, Any], *, into: np.ndarray | None = None) -> dict[str, Any]:
@@ -114,10 +115,10 @@ class GuardedFile:
                 process.stdin.write(json.dumps(question).encode() + b"\n")
                 process.stdin.flush()
             reply = json.loads(process.stdout.readline(MAX_ANSWER))
-            whole = "error" in reply or into is None or _filled(into, process.stdout, told=reply.get("bytes"))
+            whole = "error" in reply or into is None or _filled(into, process.stdout, num_bytes=reply.get("bytes"))
         except (OSError, ValueError):  # a broken pipe, or an answer that stops short
             reply, whole = {}, False
-        except BaseException:  # interrupted half way: what is still in the pipe answers no other question
+        except BaseException:  # interrupted: what is still in the pipe answers no other question
             self._end()
             raise
         finally:
@@ -132,8 +133,9 @@ class GuardedFile:
 
     def _failure(self, field: str | None, *, late: bool) -> Scene4DError:
         """Why there was no answer; the process is ended."""
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it may be ending by itself: its status says why
-            self._process.wait(1)  # type: ignore[union-attr]
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may be ending by itself: its status shows why
+                self._process.wait(1)
         status = self._end()
         where = {"file": self.path, "field": field, "fix": FIX}
         if late:
@@ -142,11 +144,11 @@ class GuardedFile:
         return DataFormatError("makes the HDF5 library fail", **where, found=found)
 
 
-def _filled(values: np.ndarray, stream: Any, *, told: Any) -> bool:
+def _filled(values: np.ndarray, stream: Any, *, num_bytes: Any) -> bool:
     """Whether as many bytes followed as the rows have."""
-    if told != values.nbytes:
+    if num_bytes != values.nbytes:
         return False
-    view, done = memoryview(values.reshape(-1).view(np.uint8)) if values.size else memoryview(b""), 0
+    view, done = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b""), 0
     while done < len(view):
         count = stream.readinto(view[done:])
         if not count:
@@ -157,7 +159,7 @@ def _filled(values: np.ndarray, stream: Any, *, told: Any) -> bool:
 
 @dataclass(frozen=True)
 class H5Array:
-    """An array of a guarded file: facts, and rows when asked for."""
+    """An array of a guarded file: facts, and rows when they are read."""
 
     file: GuardedFile
     name: str
@@ -215,18 +217,18 @@ class H5Group:
     def arrays(self, most: int = MAX_ARRAYS) -> dict[str, H5Array]:
         """The first arrays below, by name; those that links lead to are not among them."""
         found = self.file.ask("arrays", self.name, most=most)["arrays"]
-        below = {name: _object(self.file, f"{self.name}/{name}".strip("/"), told) for name, told in found.items()}
+        below = {name: _object(self.file, f"{self.name}/{name}".strip("/"), facts) for name, facts in found.items()}
         return {name: item for name, item in below.items() if isinstance(item, H5Array)}
 
 
-def _object(file: GuardedFile, name: str, told: dict[str, Any]) -> H5Group | H5Array | None:
-    match told["kind"]:
+def _object(file: GuardedFile, name: str, facts: dict[str, Any]) -> H5Group | H5Array | None:
+    match facts["kind"]:
         case "group":
-            return H5Group(file, name, keys=tuple(told["keys"]))
+            return H5Group(file, name, keys=tuple(facts["keys"]))
         case "array":
-            chunks = None if told["chunks"] is None else tuple(told["chunks"])
-            dtype = np.dtype(told["dtype"])
-            return H5Array(file, name, shape=tuple(told["shape"]), dtype=dtype, chunks=chunks)
+            chunks = None if facts["chunks"] is None else tuple(facts["chunks"])
+            dtype = np.dtype(facts["dtype"])
+            return H5Array(file, name, shape=tuple(facts["shape"]), dtype=dtype, chunks=chunks)
     return None
 
 

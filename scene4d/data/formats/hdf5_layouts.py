@@ -47,7 +47,7 @@ def open_hdf5(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     """The episodes of an HDF5 file; only shapes and calibration are read.
 
     Raises:
-        DataFormatError: damaged, or of no known layout (says what is in it and how to describe it).
+        DataFormatError: damaged, or of no known layout (the message names what is in it and how to describe it).
         CalibrationError: no calibration, or an impossible one. SecurityError: it links to other files.
         EnvError: h5py is not installed.
     """
@@ -79,7 +79,9 @@ def _group(file: H5Group, name: str, *, path: Path) -> H5Group:
 
 
 def _number(name: str) -> int:
-    return int(DEMO.match(name).group(2))  # type: ignore[union-attr]
+    match = DEMO.match(name)
+    assert match is not None, "the caller chose names that match"
+    return int(match.group(2))
 
 
 def _contents(file: H5Group) -> list[str]:
@@ -149,15 +151,15 @@ def _maniskill(file: H5Group, path: Path, *, name: str) -> TableRecording:
         len(array(group, "actions", path=path)), *(len(array(group, e.rgb, path=path)) for e in cameras.values())
     )
     proprio = [f"obs/agent/{k}" for k in ("qpos", "qvel") if group.get(f"obs/agent/{k}") is not None]
-    told = path.with_suffix(".json")
-    facts = read_json(told, fix="copy it again") if told.is_file() else {}
-    env = facts.get("env_info") if isinstance(facts.get("env_info"), dict) else {}
-    kwargs = env.get("env_kwargs") if isinstance(env.get("env_kwargs"), dict) else {}
+    beside = path.with_suffix(".json")
+    facts = read_json(beside, fix="copy it again") if beside.is_file() else {}
+    env = _table_in(facts, "env_info")
+    kwargs = _table_in(env, "env_kwargs")
     episode = H5Episode(
         path=path,
         group=name,
         length=length,
-        fps=number_in(kwargs, "control_freq", file=told, default=CONTROL_FPS),
+        fps=number_in(kwargs, "control_freq", file=beside, default=CONTROL_FPS),
         cameras=cameras,
         actions="actions",
         proprio=proprio,
@@ -166,6 +168,11 @@ def _maniskill(file: H5Group, path: Path, *, name: str) -> TableRecording:
     )
     specs = _specs(group, path, actions="actions", proprio=proprio, frame=kwargs.get("control_mode"))
     return _recording(episode, source="ManiSkill", info={"task": str(env.get("env_id", "")), **specs})
+
+
+def _table_in(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = facts.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _specs(
@@ -246,7 +253,7 @@ def _model_cameras(
             height=height,
             K=checked_intrinsics(K, width=width, height=height, file=file, camera=name),
             viewmat=camera.viewmat,
-            viewmats=None,
+            viewmats="",
             rgb=rgb,
             depth=depth,
             near_far=near_far if coded else None,
@@ -263,7 +270,7 @@ def _mapped(
     proprio = [proprio] if isinstance(proprio, str) else list(proprio)
     recordings = []
     for name in _matching(file, pattern):
-        group = file.group(name)
+        group = _group(file, name, path=path)
         arrays = group.arrays()
         images = {k for k, item in arrays.items() if item.dtype == np.uint8 and item.ndim in (2, 4)}
         sizes = {k: frame_size(group, k, path=path) for k in images}

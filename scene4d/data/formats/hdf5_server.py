@@ -2,7 +2,7 @@
 
 HDF5's own library parses the file, in C; a damaged or hostile file can make it crash, hang or ask for all memory. Then
 this process ends and the one that asked goes on (see `hdf5_guard`, which starts it). One JSON line a question on
-standard input; one JSON line an answer, followed by as many bytes as it says. Links into other files are not followed.
+standard input; one JSON line an answer, followed by as many bytes as it names. Links into other files are not followed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeErro
 
 
 class Refusal(Exception):
-    """What is wrong with the file, as the answer that says so."""
+    """What is wrong with the file, as the answer that is sent."""
 
     def __init__(self, kind: str, problem: str, **more: Any):
         super().__init__(problem)
@@ -29,7 +29,7 @@ class Refusal(Exception):
 
 
 def resolve(file: h5py.File, name: str, *, start: Any = None, links: int = 0) -> Any:
-    """The object of that name, each step of the way inside this file; None where there is none.
+    """The object of that name, each step towards it inside this file; None where there is none.
 
     Raises:
         Refusal: it leads into another file, nowhere, or in a circle.
@@ -95,7 +95,7 @@ def answer(file: h5py.File, question: dict[str, Any]) -> tuple[dict[str, Any], n
         case "rows":
             rows = np.ascontiguousarray(item[question["start"] : question["stop"]])
             return {"bytes": rows.nbytes}, rows
-    return {"error": "format", "problem": "was asked something unknown"}, None
+    return {"error": "format", "problem": "is an unknown question"}, None
 
 
 def guarded(act: Any) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -128,20 +128,20 @@ def main() -> None:
     limit_memory(int(sys.argv[2]))
     opened: list[h5py.File] = []
 
-    def say(reply: dict[str, Any], rows: np.ndarray | None = None) -> None:
+    def send(reply: dict[str, Any], rows: np.ndarray | None = None) -> None:
         out.write(json.dumps(reply).encode() + b"\n")
         if rows is not None:
-            out.write(memoryview(rows.reshape(-1).view(np.uint8)) if rows.size else b"")
+            out.write(rows.reshape(-1).view(np.uint8).data if rows.size else b"")
         out.flush()
 
     def start() -> tuple[dict[str, Any], None]:
         opened.append(h5py.File(sys.argv[1], "r"))
         return {"opened": True}, None
 
-    say(*guarded(start))
+    send(*guarded(start))
     for line in sys.stdin.buffer if opened else ():
         question = json.loads(line)
-        say(*guarded(lambda question=question: answer(opened[0], question)))
+        send(*guarded(lambda question=question: answer(opened[0], question)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LeRobot data sets v2.0 to v3.0 with meta/cameras.json, read lazily: metadata at once, images when asked for."""
+"""LeRobot data sets v2.0 to v3.0 with meta/cameras.json, read lazily: metadata at once, images when they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from scene4d.data.cameras.calibration import checked_poses
 from scene4d.data.cameras.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied, find_cameras
@@ -25,6 +25,8 @@ from scene4d.data.video.images import checked_depth
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import iterate_frames
 from scene4d.errors import DataFormatError, DepthError
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported, so no type is known of them
 
 __all__ = ["LeRobotRecording", "open_lerobot", "write_lerobot"]
 
@@ -40,7 +42,7 @@ def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLI
     Raises:
         DataFormatError: meta/ is incomplete or contradicts itself or the tables.
         VersionError: another version of the format.
-        CalibrationError: meta/cameras.json is missing (says how to supply it) or impossible.
+        CalibrationError: meta/cameras.json is missing (the message tells how to supply it) or impossible.
         SecurityError: a path leads out of the folder.
     """
     root = Path(path)
@@ -71,7 +73,7 @@ class LeRobotRecording(TableReader):
     _row: int = field(repr=False)
 
     @property
-    def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
+    def cameras(self) -> tuple[str, ...]:
         """Calibrated cameras."""
         return tuple(self._data.cameras)
 
@@ -86,18 +88,18 @@ class LeRobotRecording(TableReader):
         return tuple(name for name, entry in self._data.cameras.items() if entry.depth)
 
     @property
-    def num_frames(self) -> int:  # type: ignore[override]
+    def num_frames(self) -> int:
         """Frames of this episode."""
         return int(self._data.index.value(self._row, "length"))
 
     @property
-    def fps(self) -> float:  # type: ignore[override]
+    def fps(self) -> float:
         """Frames a second."""
         return float(self._data.index.info["fps"])
 
     @property
-    def info(self) -> dict[str, Any]:  # type: ignore[override]
-        """What was written with the episode, else what the format itself says."""
+    def info(self) -> dict[str, Any]:
+        """What was written with the episode, else what the format itself holds."""
         return self._data.episode_info(self._row)
 
     def table(self, cameras: Sequence[str]) -> FrameTable:
@@ -172,7 +174,7 @@ class _Dataset:
         file = self.index.data_file(row)
         source = open_parquet(file)
         wanted = [*_WANTED, *(entry.viewmats for entry in entries.values())]
-        pictures = [n for entry in entries.values() for n in (entry.rgb, entry.depth, entry.segments)]
+        pictures = [n for entry in entries.values() for n in (entry.rgb, entry.depth, entry.segments) if n is not None]
         stored = [n for n in wanted if n in self.features]
         needed = stored + [n for n in pictures if n in self.features and not self._is_video(n)]
         missing = [name for name in needed if name not in source.schema_arrow.names]
@@ -190,8 +192,8 @@ class _Dataset:
             table = source.read_row_groups(groups, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise DataFormatError("cannot be read", file=file, found=error, fix="copy the file again") from error
-        told = source.metadata
-        sizes = np.array([told.row_group(k).num_rows for k in range(told.num_row_groups)], np.int64)
+        metadata = source.metadata
+        sizes = np.array([metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)], np.int64)
         places = np.repeat(np.isin(np.arange(len(sizes)), groups), sizes).nonzero()[0]
         if "episode_index" in columns:
             chosen = pc.equal(table["episode_index"], number)
@@ -218,7 +220,7 @@ class _Dataset:
         column = lambda name: _Column(name, rows, kind="color", size=size)
         depth = None
         if entry.depth is not None:
-            depth = self._depth(row, entry, rows=rows, notes=notes)
+            depth = self._depth(row, entry.depth, size=size, unit=entry.depth_unit, rows=rows, notes=notes)
         return View(
             size=size,
             Ks=entry.K,
@@ -239,22 +241,23 @@ class _Dataset:
             notes[name] = {**notes.get(name, {}), **values}
         return frames
 
-    def _depth(self, row: int, entry: CameraEntry, *, rows: _Rows, notes: dict[str, Any]) -> Pictures:
-        if not self._is_video(entry.depth):
-            size = (entry.width, entry.height)
-            return _Column(entry.depth, rows, kind="depth", size=size, unit=entry.depth_unit)
-        said = layout.video_entry(self.features[entry.depth])
-        values = {k: said[k] for k in ("depth_min", "depth_max", "shift", "use_log") if k in said}
-        if not layout.is_depth_map(self.features[entry.depth]):
-            where = {"file": self.index.root / layout.INFO, "field": f"features.{entry.depth}"}
+    def _depth(
+        self, row: int, key: str, *, size: tuple[int, int], unit: float, rows: _Rows, notes: dict[str, Any]
+    ) -> Pictures:
+        if not self._is_video(key):
+            return _Column(key, rows, kind="depth", size=size, unit=unit)
+        entry = layout.video_entry(self.features[key])
+        values = {k: entry[k] for k in ("depth_min", "depth_max", "shift", "use_log") if k in entry}
+        if not layout.is_depth_map(self.features[key]):
+            where = {"file": self.index.root / layout.INFO, "field": f"features.{key}"}
             fix = 'name a depth feature in cameras.json, or write "is_depth_map": true if it is one'
             raise DepthError("is a video but no depth map", **where, fix=fix)
-        raw = str(said.get("pix_fmt", "")).startswith("gray16")
+        raw = str(entry.get("pix_fmt", "")).startswith("gray16")
         codec = None if raw else LogDepth(**values)
         if codec is not None and not (0 <= codec.depth_min < codec.depth_max and codec.depth_min + codec.shift > 0):
-            where = {"file": self.index.root / layout.INFO, "field": f"features.{entry.depth}.depth_min"}
+            where = {"file": self.index.root / layout.INFO, "field": f"features.{key}.depth_min"}
             raise DepthError("is no range of depth", **where, found=values, expected="0 <= depth_min < depth_max")
-        return DepthVideo(self._video(row, entry.depth, notes=notes), codec=codec, unit=entry.depth_unit)
+        return DepthVideo(self._video(row, key, notes=notes), codec=codec, unit=unit)
 
 
 @dataclass(frozen=True)
@@ -283,7 +286,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Column:
-    """Encoded images of a table, read from it group by group as they are asked for."""
+    """Encoded images of a table, read from it group by group as they are needed."""
 
     name: str
     rows: _Rows

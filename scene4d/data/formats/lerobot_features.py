@@ -1,4 +1,4 @@
-"""What a LeRobot v3.0 data set says of its columns, and columns as it stores them."""
+"""How a LeRobot v3.0 data set describes its columns, and columns as it stores them."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def features_of(episode: Episode, *, cameras: Mapping[str, CameraEntry], fps: fl
         for name in (camera.depth, camera.segments):
             if name is not None:
                 features[name] = {"dtype": "image", "shape": [*size, 1], "names": axes}
-        if camera.viewmats is not None:
+        if camera.viewmats:
             features[camera.viewmats] = {"dtype": "float32", "shape": [4, 4], "names": ["row", "column"]}
     return features
 
 
 def camera_entry(name: str, cameras: Cameras, *, unit: float, depth: bool, segments: bool) -> CameraEntry:
-    """What cameras.json says of a camera [t]; it stands still when its pose never changes."""
+    """The entry of cameras.json for a camera [t]; it stands still when its pose never changes."""
     viewmats = cameras.viewmats.detach().cpu()
     fixed = bool((viewmats == viewmats[:1]).all())
     return CameraEntry(
@@ -69,7 +69,7 @@ def camera_entry(name: str, cameras: Cameras, *, unit: float, depth: bool, segme
         height=cameras.height,
         K=cameras.Ks[0].detach().cpu().double().numpy(),
         viewmat=viewmats[0].double().numpy() if fixed else None,
-        viewmats=None if fixed else f"observation.extrinsic.{name}",
+        viewmats="" if fixed else f"observation.extrinsic.{name}",
         rgb=f"observation.images.{name}",
         depth=f"observation.depth.{name}" if depth else None,
         depth_unit=unit,
@@ -111,7 +111,7 @@ def task_table(tasks: list[str]) -> pa.Table:
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
-def stats_of(values: np.ndarray) -> dict[str, list[float]]:
+def stats_of(values: np.ndarray) -> dict[str, Any]:
     """The "stats" of a column [n c]."""
     values = values.astype(np.float64)
     moments = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}

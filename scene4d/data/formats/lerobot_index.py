@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from scene4d.data.formats import lerobot_layout as layout
 from scene4d.data.formats.lerobot_tables import open_parquet
@@ -19,6 +19,8 @@ from scene4d.data.paths import inside_folder
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import count_frames
 from scene4d.errors import DataFormatError, TimestampError
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported, so no type is known of them
 
 EPISODES_V2, TASKS_V2 = "meta/episodes.jsonl", "meta/tasks.jsonl"
 _PLACE = ("chunk_index", "file_index")
@@ -56,7 +58,7 @@ class EpisodeIndex:
         if None in values.values():
             where = {"file": self.root / layout.EPISODES, "field": f"{prefix}/{_PLACE[0]}"}
             number = self.value(row, "episode_index")
-            raise DataFormatError("an episode does not say where its video is", **where, frame=number)
+            raise DataFormatError("an episode does not name its video", **where, frame=number)
         return values | ({"video_key": video_key} if video_key else {})
 
     def data_file(self, row: int) -> Path:
@@ -77,7 +79,7 @@ class EpisodeIndex:
         return int(self._lengths(self._sharing(row, "data")).sum())
 
     def video(self, row: int, key: str) -> tuple[VideoFrames, dict[str, Any]]:
-        """An episode's frames in the video that holds them, and what there is to say of them.
+        """An episode's frames in the video that holds them, and notes on them.
 
         Frames are found by counting those of the episodes before, not by their time stamps, whose rounding adds up.
 
@@ -104,7 +106,7 @@ class EpisodeIndex:
             drift = 1e3 * (starts[mine] - counted[mine] / fps)
             notes = {"video_drift_ms": {key: round(drift, 3)}} if abs(drift) > 0.5e3 / fps else {}
             return VideoFrames(file, first=int(counted[mine])), notes
-        # Videos from which episodes were taken out keep their frames: the time stamps then say where the others are.
+        # Videos from which episodes were taken out keep their frames: the time stamps then show where the others are.
         if stamped[mine] > found:
             raise TimestampError(
                 "an episode starts beyond the end of its video",
@@ -174,7 +176,7 @@ def read_index(root: Path, info: Mapping[str, Any]) -> EpisodeIndex:
         index.data_file(0)  # refuses templates that lead out before any is looked for
     there = _present(root, [info["data_path"].format(**place) for place in _places(index)])
     if lengths.sum() != info["total_frames"]:
-        files = sorted({index.data_file(row) for row in np.flatnonzero(there)})
+        files = sorted({index.data_file(row) for row in np.flatnonzero(there).tolist()})
         rows = sum(open_parquet(file).metadata.num_rows for file in files)
         found = f"total_frames {info['total_frames']}, sum of lengths {lengths.sum()}, rows of the tables {rows}"
         raise DataFormatError(

@@ -74,7 +74,7 @@ def image_sizes(info: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def video_entry(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """What info.json says of a feature's video, without the prefix that some versions write."""
+    """The entry of info.json for a feature's video, without the prefix that some versions write."""
     entry: dict[str, Any] = {}
     for key in ("video_info", "info"):
         values = feature.get(key)
@@ -83,7 +83,7 @@ def video_entry(feature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_depth_map(feature: Mapping[str, Any]) -> bool:
-    """Whether a feature says that it holds depth."""
+    """Whether a feature is marked as depth."""
     return video_entry(feature).get("is_depth_map") is True
 
 

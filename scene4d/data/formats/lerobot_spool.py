@@ -89,7 +89,7 @@ class Spool:
             images |= self._image_columns(frames, name=name)
         if self._lengths and (list(stretch.views) != self._names or tuple(images) != self._columns):
             found = sorted({*images} ^ {*self._columns})
-            raise DataFormatError("its columns change half way", field="episode", frame=self._number, found=found)
+            raise DataFormatError("its columns change within it", field="episode", frame=self._number, found=found)
         if images:
             table = pa.table(images)
             if self._images is None:

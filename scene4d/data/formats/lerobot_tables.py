@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,9 @@ from scene4d.errors import DataFormatError, TimestampError
 
 
 def times_of(table: pa.Table, *, fps: float, file: Path, loose: bool = False) -> np.ndarray:
-    """Seconds from the episode's start, float64: exactly k / fps where the single-precision column says so.
+    """Seconds from the episode's start, float64: exactly k / fps where the single-precision column agrees.
 
-    Where `loose`, as the column says, in whatever order (for `ResyncedRecording`).
+    Where `loose`, as the column has them, in whatever order (for `ResyncedRecording`).
 
     Raises:
         TimestampError: times do not increase, or leave the grid of the data set's rate, on which videos are written.
@@ -33,7 +34,7 @@ def times_of(table: pa.Table, *, fps: float, file: Path, loose: bool = False) ->
         frame = int((~(steps > 0)).argmax()) + 1
         raise TimestampError("times do not increase", **where, frame=frame, found=stamps[frame], fix=RESYNC_FIX)
     apart = np.abs(stamps - stamps[0] - even)
-    # Seconds since 1970 in single precision are two minutes coarse: nothing can be told from them.
+    # Seconds since 1970 in single precision are two minutes coarse: nothing can be learned from them.
     if not (apart < 0.5 / fps).all():
         frame = int((~(apart < 0.5 / fps)).argmax())
         coarse, fix = _coarse(table, stamps), "write seconds from the episode's start, one row a frame of video"
@@ -76,11 +77,11 @@ def numbers_of(table: pa.Table, name: str, *, shape: Sequence[int], file: Path) 
 
 def images_of(column: pa.ChunkedArray | pa.Array, *, name: str, file: Path) -> list[bytes]:
     """The encoded images of a column."""
+    rows: list[Any] = [None]
     if pa.types.is_struct(column.type) and "bytes" in [f.name for f in column.type]:
-        images = [row and row["bytes"] for row in column.to_pylist()]
-    else:
-        images = [None]
-    if any(data is None for data in images):
+        rows = [row and row["bytes"] for row in column.to_pylist()]
+    images = [data for data in rows if data is not None]
+    if len(images) < len(rows):
         raise DataFormatError(
             "holds no encoded images",
             file=file,

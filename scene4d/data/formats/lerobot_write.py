@@ -66,8 +66,8 @@ def write_lerobot(
     with atomic_folder(path) as root:
         writer = _Writer(root, fps=fps, depth_unit=depth_unit, crf=crf)
         for number, episode in enumerate(episodes):
-            if writer.fps is None and not isinstance(episode, Episode):
-                raise ConfigError("is not told by a stretch", file=path, field="fps", fix="give the frame rate")
+            if not writer.fps and not isinstance(episode, Episode):
+                raise ConfigError("is not known from a stretch", file=path, field="fps", fix="give the frame rate")
             writer.add([episode] if isinstance(episode, Episode) else episode)
             if progress is not None:
                 progress(number + 1)
@@ -83,7 +83,7 @@ class _Writer:
 
     def __init__(self, root: Path, *, fps: float | None, depth_unit: float, crf: int):
         self.root, self.crf, self.unit = root, crf, depth_unit
-        self.fps = None if fps is None else float(fps)
+        self.fps = 0.0 if fps is None else float(fps)  # 0: that of the first episode
         self.cameras: dict[str, CameraEntry] = {}
         self.features: dict[str, dict[str, Any]] = {}
         self.robot: Any = None
@@ -100,12 +100,12 @@ class _Writer:
         how = {"where": where, "number": number, "unit": self.unit, "crf": self.crf, "moments": self.pictures}
         with Spool(self.root, **how) as spool:
             for stretch in stretches:
-                if self.fps is None:
+                if not self.fps:
                     self.fps = _fps_of(stretch.times)
                 spool.add(stretch, fps=self.fps)
             spooled = spool.finish()
             numbers, length = spooled.numbers, len(spooled.numbers.times)
-            _check_times(numbers.times, fps=self.fps, number=number)  # type: ignore[arg-type]
+            _check_times(numbers.times, fps=self.fps, number=number)
             if not self.rows:
                 self._begin(spooled)
             columns = self._columns(numbers, number=number)
@@ -161,7 +161,7 @@ class _Writer:
         for name, cameras in first.cameras.items():
             depth, segments = (f"observation.{kind}.{name}" in first.images for kind in ("depth", "segments"))
             self.cameras[name] = camera_entry(name, cameras, unit=self.unit, depth=depth, segments=segments)
-        self.features = features_of(first.numbers, cameras=self.cameras, fps=self.fps)  # type: ignore[arg-type]
+        self.features = features_of(first.numbers, cameras=self.cameras, fps=self.fps)
         self.robot = first.numbers.info.get("robot")
 
     def _write_table(self, spool: Spool, columns: Mapping[str, pa.Array], *, where: Mapping[str, int]) -> None:
@@ -232,7 +232,7 @@ class _Writer:
             if changed:
                 problem, fix = f"the {changed} of a camera changes", "write such episodes to a data set of their own"
                 raise CalibrationError(problem, field=f"cameras.{name}", frame=number, fix=fix)
-            if camera.viewmats is not None:
+            if camera.viewmats:
                 columns[camera.viewmats] = number_column(viewmats.numpy(), name=camera.viewmats)
         return columns
 

@@ -45,7 +45,7 @@ class _Camera:
 
 @dataclass(frozen=True)
 class Bag:
-    """A file with the topics that matter; callable as a table's `load`."""
+    """A file with the topics that are read; callable as a table's `load`."""
 
     path: Path
     cameras: Mapping[str, _Camera]
@@ -70,7 +70,8 @@ class Bag:
         color, near = self._matched(camera.color, ticks)
         depth = None
         if camera.depth is not None:
-            depth, together = self._matched(camera.depth, ticks)
+            times, together = self._matched(camera.depth, ticks)
+            depth = _Messages(self.path, camera.depth, times, depth=True)
             near &= together
         root = tree.root_of(camera.frame_id, file=self.path)
         poses, known = tree.world_from(camera.frame_id, ticks, root=root, file=self.path)
@@ -91,7 +92,7 @@ class Bag:
             Ks=camera.K,
             viewmats=inverse_poses(poses[0] if still else poses),
             color=_Messages(self.path, camera.color, color, depth=False),
-            depth=None if depth is None else _Messages(self.path, camera.depth, depth, depth=True),
+            depth=depth,
             lens=camera.lens,
             usable=None if usable.all() else usable,
         )
@@ -182,20 +183,21 @@ def _cameras(path: Path, kinds: Mapping[str, str], *, images: Sequence[str]) -> 
             continue
         folder = _folder(topic)
         info = f"{folder}/camera_info"
-        told = _first(path, info) if kinds.get(info) == INFO else None
+        calibration = _first(path, info) if kinds.get(info) == INFO else None
         name = folder.strip("/").replace("/", ".") or "camera"
-        if told is None or name in cameras:
+        if calibration is None or name in cameras:
             left_out.append(topic)
             continue
         size = size_of(message, file=path, topic=topic)
-        if (told.width, told.height) != size:
+        actual = (calibration.width, calibration.height)
+        if actual != size:
             raise CalibrationError(
-                "the calibration is for another image size", file=path, field=info, found=(told.width, told.height),
-                expected=size, fix="record images and camera_info of one mode of the camera",
+                "the calibration is for another image size", file=path, field=info, found=actual, expected=size,
+                fix="record images and camera_info of one mode of the camera",
             )  # fmt: skip
-        K, lens = camera_of(told, rectified="rect" in topic.rsplit("/", 1)[-1], file=path, topic=info)
+        K, lens = camera_of(calibration, rectified="rect" in topic.rsplit("/", 1)[-1], file=path, topic=info)
         K = checked_intrinsics(K, width=size[0], height=size[1], file=path, camera=info)
-        frame_id = message.header.frame_id.lstrip("/")
+        frame_id = calibration.header.frame_id.lstrip("/")
         registered = [
             t
             for t, m in depths.items()
@@ -286,7 +288,7 @@ def _stamps_of(path: Path, topic: str, *, changed: int, loose: bool) -> tuple[np
     stamps, logged = [], []
     with _reader(path) as reader:
         for _, _, message in reader.iter_messages(topics=[topic]):
-            # CDR: four bytes say the byte order, then the header's stamp.
+            # CDR: four bytes give the byte order, then the header's stamp.
             order = "<" if message.data[1] & 1 else ">"
             sec, nanosec = struct.unpack_from(f"{order}iI", message.data, 4)
             stamps.append(sec + 1e-9 * nanosec)

@@ -38,7 +38,7 @@ class ModelCamera:
 def fixed_cameras(text: Any, *, file: Path) -> tuple[dict[str, ModelCamera], tuple[float, float] | None]:
     """The world's cameras of a model by name, and its near and far plane in m where it states its extent.
 
-    Cameras that hang on a body are left out: where they are depends on the robot's state.
+    Cameras that are fixed to a body are left out: where they are depends on the robot's state.
 
     Raises:
         CalibrationError: no XML, or numbers that are none. SecurityError: it defines entities.
@@ -61,8 +61,8 @@ def fixed_cameras(text: Any, *, file: Path) -> tuple[dict[str, ModelCamera], tup
     size = None if extent is None or not extent.get("extent") else extent.get("extent")
     if size is None:
         return cameras, None
-    told = {} if planes is None else planes.attrib
-    near, far = (_numbers(told, key, count=1, file=file)[0] for key in ("znear", "zfar"))
+    attributes = {} if planes is None else planes.attrib
+    near, far = (_numbers(attributes, key, count=1, file=file)[0] for key in ("znear", "zfar"))
     size = _numbers({"extent": size}, "extent", count=1, file=file)[0]
     if not 0 < near * size < far * size:
         raise CalibrationError("near and far are no range", file=file, field="model_file", found=(near, far, size))

@@ -66,7 +66,7 @@ def rgbd_recording(
     size = files.depth_size or colored
     K = checked_intrinsics(K, width=size[0], height=size[1], file=K_file)
     poses, usable = checked_poses(files.world_from_cam, names=files.names, file=folder)
-    kept = np.flatnonzero(usable)
+    kept = np.flatnonzero(usable).tolist()
     colors, depths = [files.colors[i] for i in kept], [files.depths[i] for i in kept]
     resize = None if size == colored else size
     view = View(
@@ -81,7 +81,7 @@ def rgbd_recording(
     info: dict[str, Any] = {"source": source, "units": "m", "depth": f"16-bit images, {files.unit:.6g} m a step"}
     if files.times is None:
         info["times"] = f"nominal: frame numbers at {NOMINAL_FPS:g} a second"
-    info["skipped_frames"] = [files.names[i] for i in np.flatnonzero(~usable)]
+    info["skipped_frames"] = [files.names[i] for i in np.flatnonzero(~usable).tolist()]
     times = times[kept] - times[kept[0]]
     table = FrameTable(views={"camera": view}, times=times, names=tuple(files.names[i] for i in kept))
     return recording_of(table, path=folder, info=info)
@@ -89,8 +89,8 @@ def rgbd_recording(
 
 def nominal_times(names: Sequence[str]) -> np.ndarray:
     """Seconds [t] from the numbers that end the names (their order, where those do not increase)."""
-    numbers = [int(m.group()) if (m := re.search(r"\d+$", n)) else None for n in names]
-    counted = all(n is not None for n in numbers) and all(a < b for a, b in itertools.pairwise(numbers))
+    numbers = [int(m.group()) for n in names if (m := re.search(r"\d+$", n))]
+    counted = len(numbers) == len(names) and all(a < b for a, b in itertools.pairwise(numbers))
     return np.asarray(numbers if counted else range(len(names)), np.float64) / NOMINAL_FPS
 
 
@@ -143,7 +143,7 @@ def open_images_depth(folder: Path) -> TableRecording:
     parts = {"intrinsics": K_file is not None, "poses": (folder / "poses.txt").is_file()}
     parts["depth"] = (folder / "depth").is_dir()
     missing = [part for part, there in parts.items() if not there]
-    if missing:
+    if missing or K_file is None:
         problem, fix = ", ".join(f"no {m}" for m in missing), "; ".join(SUPPLY[m] for m in missing)
         raise (DepthError if missing == ["depth"] else CalibrationError)(problem, file=folder, field="camera", fix=fix)
     rows = read_numbers(folder / "poses.txt", what="16 numbers a line")

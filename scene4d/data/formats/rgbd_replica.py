@@ -1,6 +1,6 @@
 """Replica renderings as SLAM benchmarks have them: results/frameN.jpg, results/depthN.png, traj.txt, cam_params.json.
 
-Depth is 16-bit PNG at 6553.5 steps a metre (or as cam_params.json says). Poses are camera-to-world, OpenCV axes. K
+Depth is 16-bit PNG at 6553.5 steps a metre (or as in cam_params.json). Poses are camera-to-world, OpenCV axes. K
 counts pixels by their index, so half a pixel is added.
 """
 

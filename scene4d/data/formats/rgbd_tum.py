@@ -7,6 +7,7 @@ x y z w. K counts pixels by their index (ROS), so half a pixel is added. World z
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,7 @@ def open_tum(folder: Path) -> TableRecording:
         times=times[kept],
     )
     recording = rgbd_recording(folder, files, K=K, K_file=K_file, source="TUM RGB-D", lens=lens)
-    recording.info["unmatched_images"] = int((~together).sum())  # type: ignore[index]
-    return recording
+    return replace(recording, info={**recording.info, "unmatched_images": int((~together).sum())})
 
 
 def _intrinsics(folder: Path) -> tuple[np.ndarray, Path, Lens | None]:

@@ -42,7 +42,7 @@ def open_rig(folder: Path, *, supplied: Supplied) -> TableRecording:
     """Open the videos of a folder as one recording; it ends with the shortest (by at most one frame).
 
     Raises:
-        CalibrationError: no calibration (says how to supply one), one of another image size, or impossible.
+        CalibrationError: no calibration (with how to supply one), one of another image size, or impossible.
         VideoError: a video cannot be opened, or rates differ. DataFormatError: numbers of frames differ.
     """
     videos = _videos(folder)
@@ -57,7 +57,7 @@ def open_rig(folder: Path, *, supplied: Supplied) -> TableRecording:
         name: View(
             size=(entry.width, entry.height),
             Ks=entry.K,
-            viewmats=entry.viewmat,
+            viewmats=np.eye(4) if entry.viewmat is None else entry.viewmat,
             color=VideoFrames(videos[entry.rgb]),
             lens=entry.lens,
         )

@@ -151,7 +151,7 @@ def _calibration(
         )
     matrices = np.broadcast_to(matrices, (len(table["gripper_pose"]), 4, 4))[steps]
     if K[0, 0] < 0 and K[1, 1] < 0:
-        # Pixels keep their place: (-f) X / Z = f (-X) / Z, which is the same camera turned half way about z.
+        # Pixels keep their place: (-f) X / Z = f (-X) / Z, which is the same camera turned half round about z.
         K = K @ np.diag([-1.0, -1.0, 1.0])
         matrices = matrices @ HALF_TURN
     width, height = image_size(image)

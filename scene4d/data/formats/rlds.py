@@ -120,7 +120,7 @@ def open_rlds(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     """The episodes of one TFRecord file; images are not decoded.
 
     Raises:
-        DataFormatError: damaged, or no RLDS episodes. CalibrationError: no calibration (says how to supply it).
+        DataFormatError: damaged, or no RLDS episodes. CalibrationError: no calibration (with how to supply it).
     """
     places = record_places(path)
     beside = [path.with_name(f"{path.name}.cameras.json"), path.with_name("cameras.json")]

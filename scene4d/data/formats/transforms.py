@@ -1,7 +1,7 @@
 """transforms.json: nerfstudio and instant-ngp captures, Blender's NeRF scenes (train / val / test), D-NeRF (timed).
 
 What is foreign here ends here: poses are camera-to-world with OpenGL axes (x right, y up, z back), lenses are removed
-when pictures are read, depth is 16-bit in millimetres (or as integer_depth_scale says). The scale of the world is that
+when pictures are read, depth is 16-bit in millimetres (or as in integer_depth_scale). The scale of the world is that
 of the file, often arbitrary; its z is up. Images that are listed and not there are left out and named in `info`.
 """
 
@@ -153,7 +153,7 @@ def _recording(
 
 
 def _tracks(path: Path, shots: list[_Shot]) -> tuple[dict[str, list[_Shot]], np.ndarray, str]:
-    """Frames by camera, all at the same times, the times, and what to say of them.
+    """Frames by camera, all at the same times, the times, and notes on them.
 
     Without times every image is one more instant of a camera that moves. With times, folders of images that share their
     times are cameras of a rig.

@@ -15,7 +15,7 @@ from scene4d.types import Frames, Gaussians
 
 @dataclass(frozen=True)
 class Window(TensorStruct):
-    """One moment t (batch axes `*b`; a batch is a stack): h future steps, and as many past ones as each field says.
+    """One moment t (batch axes `*b`; a batch is a stack): h future steps, and as many past ones as each field names.
 
     memory: Gaussians [*b n] at t, what a stream over the input cameras knows; ids < 0 are padding; extras
         `segments` [*b n 1] float (segment id, -1 = none) and whatever the stream carries (`confidence`, ...).
@@ -24,7 +24,7 @@ class Window(TensorStruct):
     past_actions [*b p a]: oldest first, the last one led to t. past_proprio [*b p+1 q]: oldest first, the last is now.
     past_valid [*b p] bool: False before the episode began, where actions are 0 and proprio is repeated.
     actions [*b h a]: actions[0] leads from t to t + 1. proprio [*b h q]: truth at t + 1 .. t + h (a target, no input).
-    displacement [*b h n 3] m: truth, position at t + 1 + i minus position at t of the matter of each memory row;
+    displacement [*b h n 3] m: truth, position at t + 1 + i minus position at t of what each memory row shows;
         displacement_valid [*b n] bool.
     frames: Frames [*b v] at t; targets: Frames [*b h v] at t + 1 .. t + h (or none of them: [*b 0 v]); cameras in the
         order of `WindowCache.cameras` (the inputs first); depth in m, 0 = not measured; extras {}.

@@ -42,8 +42,8 @@ class ShuffledBatches(Generic[T]):
         Args:
             read: window numbers [b] int64 -> batch.
             numbers: those to draw from.
-            workers: processes that read ahead; 0 reads when asked.
-            timeout: s after which a worker that gives nothing is taken to hang.
+            workers: processes that read ahead; 0 reads in this process.
+            timeout: s after which a worker that gives nothing is taken to be stuck.
             max_gigabytes: most memory of the batches read ahead.
         Raises:
             ConfigError: there is nothing to draw from, or a number that cannot be.
@@ -65,7 +65,7 @@ class ShuffledBatches(Generic[T]):
         """The batch of a step; steps in a row are what workers are fast at.
 
         Raises:
-            ResourceError: batches ahead take too much memory, or a worker died or hangs. What `read` raises.
+            ResourceError: batches ahead take too much memory, or a worker died or is stuck. What `read` raises.
         """
         if self.workers and self._ahead is not None and step == self._next:
             batch = self._taken()
@@ -86,7 +86,7 @@ class ShuffledBatches(Generic[T]):
         self._ahead = None
 
     def _start(self, step: int, batch: T) -> None:
-        """Let the workers read from `step` on; `batch` says how large one is."""
+        """Let the workers read from `step` on; `batch` shows how large one is."""
         size = self.workers * AHEAD * _num_bytes(batch) / 1e9
         if size > self.max_gigabytes:
             raise ResourceError(
@@ -113,7 +113,7 @@ class ShuffledBatches(Generic[T]):
         assert self._ahead is not None
         try:
             found = next(self._ahead)
-        except RuntimeError as error:  # which is how torch reports a worker that died or hangs
+        except RuntimeError as error:  # which is how torch reports a worker that died or is stuck
             self.close()
             fix = "free memory (lower batch_size or workers), or set workers = 0 to see it here"
             numbers = self.numbers_of(self._next).tolist()

@@ -1,4 +1,4 @@
-"""An episode as one compact file: small columns in memory, pictures read from disk when asked for."""
+"""An episode as one compact file: small columns in memory, pictures read from disk when they are needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scene4d.files import save_safetensors
 from scene4d.types import Episode, Recording
 
 PICTURES = ("rgb", "depth", "segments")
-"""Columns that are read from disk when asked for."""
+"""Columns that are read from disk when they are needed."""
 DEPTH_STEP_M = 1e-4
 """Depth is kept as uint16 in steps of 0.1 mm, up to 6.5 m; farther counts as not measured."""
 PIECE = 64
@@ -32,8 +32,7 @@ def save_episode(path: Path, episode: Episode) -> None:
     Segments and their exact motion are there in simulation only; rewards and success may be unknown.
     """
     frames = episode.stacked()
-    assert frames.depth is not None
-    depth = (frames.depth / DEPTH_STEP_M).round()
+    depth = (frames.known_depth / DEPTH_STEP_M).round()
     depth = torch.where(depth < 65535, depth, torch.zeros_like(depth))
     tensors = {
         "rgb": (frames.rgb * 255).round().to(torch.uint8),

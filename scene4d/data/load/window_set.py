@@ -1,4 +1,4 @@
-"""Windows over recordings of any format: enumerated from metadata alone, read when asked for."""
+"""Windows over recordings of any format: enumerated from metadata alone, read when they are needed."""
 
 from __future__ import annotations
 
@@ -173,18 +173,19 @@ class WindowSet(Generic[R]):
     def _open(self, k: int) -> Recording:
         """The recording with its table in memory, where it has one."""
         if k not in self._opened:
-            recording: Recording = self.recordings[k]
-            if isinstance(recording, TableReader):
-                table = recording.table(self.cameras)
-                recording = recording_of(table, path=recording.path, info={}, fps=recording.fps)
+            recording = self.recordings[k]
             if len(self._opened) >= KEPT_OPEN:
                 del self._opened[next(iter(self._opened))]
-            self._opened[k] = recording
+            self._opened[k] = _with_table(recording, self.cameras) if isinstance(recording, TableReader) else recording
         return self._opened[k]
 
 
+def _with_table(recording: TableReader, cameras: Sequence[str]) -> TableReader:
+    return recording_of(recording.table(cameras), path=recording.path, info={}, fps=recording.fps)
+
+
 def task_of(recording: Recording) -> str:
-    """The text of what is done in a recording; empty where it does not say."""
+    """The text of what is done in a recording; empty where there is none."""
     return str(recording.info.get("task") or "")
 
 
@@ -252,7 +253,7 @@ def _spread(values: Tensor, recording: Recording, spec: str, *, columns: tuple[C
     own = columns_of(recording.info, spec)
     if len(own) != values.shape[-1]:
         raise ConfigError(
-            "has another number of columns than it says",
+            "has another number of columns than its metadata",
             file=recording.path,
             field=spec,
             found=values.shape[-1],

@@ -1,6 +1,6 @@
 """What every reader builds: a table of frames (pictures, poses, K, times, actions), and the one loop that reads it.
 
-A reader finds out where things are and turns foreign conventions round; how frames become an `Episode` is written here
+A reader finds out where everything is and converts foreign conventions; how frames become an `Episode` is written here
 and nowhere else.
 """
 
@@ -77,8 +77,8 @@ class FrameTable:
     """Row t of `actions` is the state at t: what leads from one frame read to the next is the next one's row."""
 
 
-class TableReader:
-    """`read` for anything with path, cameras, num_frames, info, and `table(cameras)`."""
+class RecordingReader:
+    """`read` for recordings that know how to give chosen frames of chosen cameras."""
 
     path: str
     cameras: tuple[str, ...]
@@ -86,9 +86,9 @@ class TableReader:
     fps: float
     info: Mapping[str, Any]
 
-    def table(self, cameras: Sequence[str]) -> FrameTable:
-        """The table with the columns of these cameras."""
-        raise TypeError(f"{type(self).__name__} must say where its table is")
+    def read_chosen(self, frames: range, cameras: Sequence[str], *, size: tuple[int, int] | None) -> Episode:
+        """Existing frames (at least one) of existing cameras."""
+        raise TypeError(f"{type(self).__name__} must give its frames")
 
     def read(
         self,
@@ -102,16 +102,27 @@ class TableReader:
         """Frames start, start + stride, ... below stop, of the named cameras, resized to `size` = (width, height) px.
 
         Colour is averaged when resized; depth and segments are taken at the nearest pixel centre. Distorted pictures
-        are undistorted, and alpha says where there is nothing under them.
+        are undistorted, and alpha is 0 where there is nothing under them.
 
         Raises:
             DataFormatError: no such frames or camera, or a damaged file. DepthError: depth of another kind or unit.
             CalibrationError: pictures of another size. TimestampError, VideoError, SecurityError: as the file deserves.
         """
-        chosen = chosen_frames(self.num_frames, start=start, stop=stop, stride=stride, path=self.path)
-        names = chosen_cameras(self.cameras, cameras, path=self.path)
-        table = self.table(names)
-        following = [*chosen[1:], min(chosen[-1] + stride, self.num_frames - 1)]
+        frames = chosen_frames(self.num_frames, start=start, stop=stop, stride=stride, path=self.path)
+        return self.read_chosen(frames, chosen_cameras(self.cameras, cameras, path=self.path), size=size)
+
+
+class TableReader(RecordingReader):
+    """A recording that has a `table(cameras)`."""
+
+    def table(self, cameras: Sequence[str]) -> FrameTable:
+        """The table with the columns of these cameras."""
+        raise TypeError(f"{type(self).__name__} must give its table")
+
+    def read_chosen(self, frames: range, cameras: Sequence[str], *, size: tuple[int, int] | None) -> Episode:
+        """Existing frames (at least one) of existing cameras."""
+        chosen, names, table = list(frames), list(cameras), self.table(cameras)
+        following = [*chosen[1:], min(chosen[-1] + frames.step, self.num_frames - 1)]
         named = {"frames": [table.names[i] for i in chosen]} if table.names else {}
         lost = [view.usable[chosen] for n in names if (view := table.views[n]).usable is not None]
         return Episode(
@@ -129,14 +140,14 @@ class TableReader:
 
 @dataclass(frozen=True)
 class TableRecording(TableReader):
-    """A `Recording` on disk: metadata at once, its table and pictures when asked for."""
+    """A `Recording` on disk: metadata at once, its table and pictures when they are read."""
 
     path: str
     """The folder or file."""
     num_frames: int
     """Usable frames."""
     fps: float
-    """Frames a second (nominal where info["times"] says so)."""
+    """Frames a second (nominal where info["times"] notes it)."""
     sizes: Mapping[str, tuple[int, int]]
     """(width, height) px of each camera."""
     info: Mapping[str, Any]
@@ -147,7 +158,7 @@ class TableRecording(TableReader):
     """Cameras with depth."""
 
     @property
-    def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
+    def cameras(self) -> tuple[str, ...]:
         """Camera names."""
         return tuple(self.sizes)
 

@@ -30,33 +30,33 @@ class ResyncedRecording(TableReader):
     """Frames a second of the grid."""
 
     @property
-    def path(self) -> str:  # type: ignore[override]
+    def path(self) -> str:
         """The folder or file."""
         return self.recording.path
 
     @property
-    def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
+    def cameras(self) -> tuple[str, ...]:
         """Camera names."""
         return self.recording.cameras
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, int]]:
         """(width, height) px of each camera."""
-        return self.recording.sizes  # type: ignore[attr-defined]
+        return getattr(self.recording, "sizes", {})
 
     @property
     def depth_cameras(self) -> tuple[str, ...]:
         """Cameras with depth."""
-        return self.recording.depth_cameras  # type: ignore[attr-defined]
+        return getattr(self.recording, "depth_cameras", ())
 
     @property
-    def num_frames(self) -> int:  # type: ignore[override]
+    def num_frames(self) -> int:
         """Instants of the grid."""
         return len(self.index)
 
     @property
-    def info(self) -> dict[str, Any]:  # type: ignore[override]
-        """What the recording says; resync: how frames were moved."""
+    def info(self) -> dict[str, Any]:
+        """The recording's own, and resync: how frames were moved."""
         return {**self.recording.info, "resync": self._placed[1]}
 
     @property

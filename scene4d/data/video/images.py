@@ -91,7 +91,7 @@ def sample_nearest(values: np.ndarray, size: tuple[int, int] | None) -> np.ndarr
     return values[rows[:, None], cols[None]]
 
 
-def chosen_frames(num_frames: int, *, start: int, stop: int | None, stride: int, path: str) -> list[int]:
+def chosen_frames(num_frames: int, *, start: int, stop: int | None, stride: int, path: str) -> range:
     """start, start + stride, ... below stop.
 
     Raises:
@@ -101,7 +101,7 @@ def chosen_frames(num_frames: int, *, start: int, stop: int | None, stride: int,
         raise DataFormatError(
             "no such frames", file=path, field="start, stride", found=(start, stride), expected=">= 0, >= 1"
         )
-    frames = list(range(start, num_frames if stop is None else min(stop, num_frames), stride))
+    frames = range(start, num_frames if stop is None else min(stop, num_frames), stride)
     if not frames:
         found = f"{start}:{stop}:{stride}"
         raise DataFormatError(

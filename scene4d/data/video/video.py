@@ -11,12 +11,13 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from scene4d.errors import DepthError, VideoError
 from scene4d.files import atomic_file
 
 _GOP_SIZE = 10  # frames between key frames: what a lookup decodes in vain at most
-_UNEVEN = 0.3  # of a frame: further from the even grid, an index no longer says which frame is meant
+_UNEVEN = 0.3  # of a frame: further from the even grid, an index no longer tells which frame is meant
 _REMAKE = "write it again at an even rate and upright: ffmpeg -i IN -fps_mode cfr -r RATE OUT.mp4"
 
 
@@ -70,7 +71,7 @@ class VideoEncoder:
         if kind is None:
             self.finish()
         else:
-            with contextlib.suppress(av.error.FFmpegError, OSError):
+            with contextlib.suppress(FFmpegError, OSError):
                 self._container.close()
 
 
@@ -100,7 +101,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: f
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a container says of its video, nothing decoded."""
+    """What a container declares of its video, nothing decoded."""
 
     width: int
     height: int
@@ -111,7 +112,7 @@ class VideoFacts:
 
 
 def video_facts(path: str | os.PathLike) -> VideoFacts:
-    """Size, rate, codec and number of frames that the container declares (or holds, where it does not say).
+    """Size, rate, codec and number of frames that the container declares (or holds, where it declares none).
 
     Raises:
         VideoError: the file cannot be opened, has no video or no frame rate.
@@ -131,7 +132,7 @@ def video_facts(path: str | os.PathLike) -> VideoFacts:
 
 
 def count_frames(path: str | os.PathLike) -> int:
-    """Frames that the container declares (or holds, where it does not say).
+    """Frames that the container declares (or holds, where it declares none).
 
     Raises:
         VideoError: the file cannot be opened or has no video.
@@ -170,7 +171,7 @@ def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bo
             for frame in container.decode(stream):
                 if done == len(wanted):
                     break
-                exact = (frame.pts - first_pts) * base * rate
+                exact = ((frame.pts or 0) - first_pts) * base * rate
                 if abs(exact - round(exact)) > _UNEVEN or frame.rotation:
                     found = f"{stream.codec_context.name}, frame at {float(exact):.2f} of the mean rate"
                     problem = "is turned by its metadata" if frame.rotation else "has an uneven frame rate"
@@ -178,7 +179,7 @@ def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bo
                 if round(exact) == wanted[done]:
                     yield _plane(frame, path) if codes else frame.to_ndarray(format="rgb24")
                     done += 1
-        except (av.error.FFmpegError, ValueError, TypeError) as error:
+        except (FFmpegError, ValueError, TypeError) as error:
             at = wanted[done] if done < len(wanted) else None
             raise VideoError("cannot be decoded", file=path, frame=at, found=error, fix="copy it again") from error
     if done < len(wanted):
@@ -192,14 +193,14 @@ def _plane(frame: av.VideoFrame, path: str | os.PathLike) -> np.ndarray:
         found = f"{frame.format.name} ({frame.width}x{frame.height})"
         fix = "8 bits a pixel hold no depth: record it with a 12-bit codec (HEVC Main 12, FFV1) or as 16-bit PNG"
         raise DepthError("is no depth video", file=path, field="pix_fmt", found=found, expected="gray12le", fix=fix)
-    rows = np.frombuffer(frame.planes[0], np.uint16).reshape(-1, frame.planes[0].line_size // 2)
+    rows = np.frombuffer(memoryview(frame.planes[0]), np.uint16).reshape(-1, frame.planes[0].line_size // 2)
     return rows[: frame.height, : frame.width].copy()
 
 
 def _open(path: str | os.PathLike):
     try:
         container = av.open(os.fspath(path))
-    except (av.error.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         fix = "was it copied whole? a file that was never finished has no index"
         raise VideoError("cannot be opened as video", file=path, found=error, fix=fix) from error
     if not container.streams.video:

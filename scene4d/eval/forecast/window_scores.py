@@ -140,7 +140,9 @@ def recorded_pairs(
         )
         for seed in config.seeds
     )
-    previous = next(episodes)
+    previous = next(episodes, None)
+    if previous is None:
+        return
     first = previous.actions
     for episode in episodes:
         yield previous, episode.actions

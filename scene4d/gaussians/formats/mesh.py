@@ -76,7 +76,7 @@ def fuse_depth(frames: Frames, *, voxel: float | None = None) -> Tsdf:
         ShapeError: there is no depth. ResourceError: the grid would be too large.
     """
     views = flat_views(frames)
-    points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.depth > 0]
+    points = unproject(views.known_depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.known_depth > 0]
     low, high = _bounds(points)
     voxel = voxel or fitting_voxel(frames)
     reach = TRUNCATION * voxel
@@ -101,10 +101,10 @@ def fitting_voxel(frames: Frames) -> float:
         ShapeError: there is no depth.
     """
     views = flat_views(frames)
-    points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.depth > 0]
+    points = unproject(views.known_depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.known_depth > 0]
     low, high = _bounds(points)
     focal = 0.5 * (views.cameras.Ks[:, 0, 0] + views.cameras.Ks[:, 1, 1])
-    width = (views.depth / focal[:, None, None])[views.depth > 0].median()
+    width = (views.known_depth / focal[:, None, None])[views.known_depth > 0].median()
     return max(float((high - low).max()) / 256, float(width), 1e-6)
 
 
@@ -120,7 +120,7 @@ def mesh_from_tsdf(tsdf: Tsdf, *, min_weight: float = 1.0, min_faces: int = 64) 
     cubes = seen[1:, 1:, 1:].copy()
     for corner in np.ndindex(2, 2, 2):
         cubes &= seen[tuple(slice(c, c - 1 or None) for c in corner)]
-    mask = np.pad(cubes, ((1, 0),) * 3)  # scikit-image asks for the mask of a cube at its far corner
+    mask = np.pad(cubes, ((1, 0),) * 3)  # scikit-image wants the mask of a cube at its far corner
     if min(distances.shape) < 2 or not mask.any() or not distances[seen].min() < 0 < distances[seen].max():
         return Mesh(vertices=torch.zeros(0, 3), faces=torch.zeros(0, 3, dtype=torch.int64), colors=torch.zeros(0, 3))
     corners, faces, _, _ = measure.marching_cubes(distances, 0.0, mask=mask, gradient_direction="descent")
@@ -200,7 +200,7 @@ def _averages(
         inside = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
         rows = inside.nonzero()[:, 0]
         pixel = row[rows].long() * cameras.width + column[rows].long()
-        depth = views.depth[index].flatten()[pixel]
+        depth = views.known_depth[index].flatten()[pixel]
         slant = (centres @ rays[index].T).norm(dim=-1)[pixel]
         gap = (depth - z[rows]) * slant / reach
         counts = (gap > -1) & (depth > 0)

@@ -56,7 +56,7 @@ def read_placement(path: str | os.PathLike, *, recording: str | os.PathLike | No
     """The placement that a dataparser_transforms.json tells.
 
     Args:
-        recording: the transforms.json that was trained on (or its folder). Where it says "applied_transform" or
+        recording: the transforms.json that was trained on (or its folder). Where it holds "applied_transform" or
             "applied_scale", the run's file counts from the world before those; the placement counts from the world that
             its transform_matrix entries are in, which is the one scene4d reads.
     Raises:
@@ -67,13 +67,13 @@ def read_placement(path: str | os.PathLike, *, recording: str | os.PathLike | No
     matrix, scale = _matrix(table.get("transform"), file=path, field="transform"), table.get("scale", 1.0)
     applied, applied_scale = torch.eye(4, dtype=torch.float64), 1.0
     if recording is not None:
-        told = Path(recording)
-        told = told / "transforms.json" if told.is_dir() else told
-        known = _json(told)
+        source = Path(recording)
+        source = source / "transforms.json" if source.is_dir() else source
+        known = _json(source)
         if "applied_transform" in known:
-            applied = _matrix(known["applied_transform"], file=told, field="applied_transform")
+            applied = _matrix(known["applied_transform"], file=source, field="applied_transform")
         applied_scale = known.get("applied_scale", 1.0)
-        _check_scale(applied_scale, file=told, field="applied_scale")
+        _check_scale(applied_scale, file=source, field="applied_scale")
     _check_scale(scale, file=path, field="scale")
     return Placement(matrix @ invert_rigid(applied), float(scale) / float(applied_scale))
 

@@ -1,4 +1,4 @@
-"""Where Open3D and scene4d meet: meshes and coloured points both ways, and its TSDF over our depth images."""
+"""Open3D and scene4d: meshes and coloured points both ways, and its TSDF over our depth images."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def mesh_from_depth_open3d(frames: Frames, *, voxel: float | None = None) -> Mes
     )  # fmt: skip
     Ks = cameras.Ks.double().clone()
     Ks[:, :2, 2] -= 0.5  # Open3D counts pixel centres from 0, we from 1/2
-    reach = float(views.depth.max()) + 1
+    reach = float(views.known_depth.max()) + 1
     for index in range(views.batch_shape[0]):
-        color, depth = (o3d.t.geometry.Image(x[index].contiguous().numpy()) for x in (views.rgb, views.depth))
+        color, depth = (o3d.t.geometry.Image(x[index].contiguous().numpy()) for x in (views.rgb, views.known_depth))
         lens, pose = (o3d.core.Tensor(x[index].double().numpy()) for x in (Ks, cameras.viewmats))
         blocks = grid.compute_unique_block_coordinates(depth, lens, pose, 1.0, reach, TRUNCATION)
         grid.integrate(blocks, depth, color, lens, lens, pose, 1.0, reach, TRUNCATION)

@@ -117,7 +117,7 @@ def _gaussians_from_table(table: np.ndarray, *, num_rest: int) -> Gaussians:
             picked[:, i] = table[name]
         return torch.from_numpy(picked)
 
-    if DC[0] in table.dtype.names:
+    if DC[0] in (table.dtype.names or ()):
         dc = columns(*DC)[:, None]
     else:
         dc = sh_from_rgb(columns(*RGB) / (255 if table.dtype["red"].kind == "u" else 1))

@@ -47,22 +47,27 @@ def unpack_gaussians(tables: dict[str, np.ndarray], *, file: Path) -> Gaussians:
         bytes_ = vertex["packed_color"][:, None] >> np.array([24, 16, 8, 0], np.uint32) & 0xFF
         colour = bytes_.astype(np.float32) / 255
         rgb = colour[:, :3]
-        if set(COLOUR_LIMITS) <= set(chunk.dtype.names):
+        if set(COLOUR_LIMITS) <= set(chunk.dtype.names or ()):
             rgb = between(rgb, ("r", "g", "b"))
     sh = np.concatenate([((rgb - 0.5) / SH_C0)[:, None], rest], 1)
-    fields = {"means": means, "quats": _quats(vertex["packed_rotation"]), "scales": scales, "sh": sh}
-    tensors = {k: torch.from_numpy(np.ascontiguousarray(v, np.float32)) for k, v in fields.items()}
-    return Gaussians(**tensors, opacities=torch.from_numpy(np.ascontiguousarray(colour[:, 3])))
+    tensor = lambda values: torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    return Gaussians(
+        means=tensor(means),
+        quats=tensor(_quats(vertex["packed_rotation"])),
+        scales=tensor(scales),
+        sh=tensor(sh),
+        opacities=tensor(colour[:, 3]),
+    )
 
 
 def _checked(tables: dict[str, np.ndarray], file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of vertices and chunks, and SH above degree 0 [n k 3]."""
     vertex, chunk = tables["vertex"], tables["chunk"]
     columns = {"vertex": (PACKED, "<u4"), "chunk": (LIMITS, "<f4")}
-    if "min_r" in chunk.dtype.names:
+    if "min_r" in (chunk.dtype.names or ()):
         columns["chunk"] = ([*LIMITS, *COLOUR_LIMITS], "<f4")
     for name, (needed, dtype) in columns.items():
-        have = tables[name].dtype.fields
+        have = tables[name].dtype.fields or {}
         wrong = [n for n in needed if n not in have or have[n][0] != np.dtype(dtype)]
         if wrong:
             expected = "uint" if dtype == "<u4" else "float"

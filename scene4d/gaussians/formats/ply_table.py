@@ -1,4 +1,4 @@
-"""The tables of a binary .ply file: the header is believed only as far as the file's own size bears it out."""
+"""The tables of a binary .ply file: the header is believed only as far as the file's own size confirms it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _end_of_rows(name: str, element: Element, *, path: Path, start: int) -> int:
     end, size = start + element.count * element.dtype.itemsize, path.stat().st_size
     if end > size:
         raise DataFormatError(
-            "the file is shorter than its header says",
+            "the file is shorter than its header declares",
             **where,
             found=f"{size} bytes",
             expected=f"{end} bytes for {element.count} rows of {name}",

@@ -1,12 +1,13 @@
-"""Where PyTorch3D and scene4d meet: cameras and coloured points, both ways.
+"""PyTorch3D and scene4d: cameras and coloured points, both ways.
 
 PyTorch3D's view space has x left, y up, z forward; points are rows, so x_view = x_world @ R + T. Its screen space,
-asked for with `in_ndc=False`, is that of an image: x right, y down, (0, 0) the top left corner of the top left pixel,
+set with `in_ndc=False`, is that of an image: x right, y down, (0, 0) the top left corner of the top left pixel,
 as here. In its NDC the principal point is `(size / 2 - px) * 2 / min(size)` and the focal length `f * 2 / min(size)`.
 """
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -178,11 +179,9 @@ def _spacing(points: Tensor) -> Tensor:
 def _pytorch3d(part: str) -> ModuleType:
     """`pytorch3d.<part>`. It is compiled against one torch: another one shows as any of three errors."""
     try:
-        import pytorch3d.renderer
-        import pytorch3d.structures
+        return importlib.import_module(f"pytorch3d.{part}")
     except (ImportError, RuntimeError, OSError) as error:
         raise EnvError(
             "PyTorch3D does not load", field="pytorch3d", found=f"{type(error).__name__}: {error}",
             fix="pip install the pytorch3d that was built for this torch, or build it (its INSTALL.md)",
         ) from error  # fmt: skip
-    return {"renderer": pytorch3d.renderer, "structures": pytorch3d.structures}[part]

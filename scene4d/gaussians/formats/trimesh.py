@@ -1,4 +1,4 @@
-"""Where trimesh and scene4d meet: meshes and coloured points both ways, and mesh files (.glb, .obj, .ply)."""
+"""trimesh and scene4d: meshes and coloured points both ways, and mesh files (.glb, .obj, .ply)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scene4d.types import Gaussians
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 # glTF is y up: world x stays, world z becomes y.
 Y_UP_FROM_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-COLOR = "_COLOR_0"  # as trimesh lets it pass; the file says COLOR_0
+COLOR = "_COLOR_0"  # as trimesh lets it pass; the file has COLOR_0
 
 
 def trimesh_from_mesh(mesh: Mesh) -> Any:
@@ -50,13 +50,14 @@ def mesh_from_trimesh(mesh: Any) -> Mesh:
     if not parts:
         raise ShapeError("has no triangles", field="mesh", found=type(mesh).__name__, expected="trimesh.Trimesh")
     colors = [_colors_of(part) for part, _ in parts]
+    known = [color for color in colors if color is not None]
     starts = np.cumsum([0, *(len(part.vertices) for part, _ in parts)])
     faces = [np.array(part.faces, np.int64) + start for (part, _), start in zip(parts, starts, strict=False)]
     vertices = [np.asarray(part.vertices) @ pose[:3, :3].T + pose[:3, 3] for part, pose in parts]
     return Mesh(
         vertices=torch.from_numpy(np.concatenate(vertices).astype(np.float32)),
         faces=torch.from_numpy(np.concatenate(faces)),
-        colors=None if any(c is None for c in colors) else torch.cat(colors),
+        colors=torch.cat(known) if len(known) == len(colors) else None,
     )
 
 

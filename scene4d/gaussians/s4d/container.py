@@ -132,7 +132,7 @@ def write_archive(
 ) -> None:
     """Write a stored zip, whole or not at all, with `manifest.json` first; the same members give the same bytes.
 
-    Every member is asked for its bytes twice, once to be hashed and once to be written, so that none is held whole.
+    Every member gives its bytes twice, once to be hashed and once to be written, so that none is held whole.
 
     Args:
         members: {name: function that yields its bytes in pieces, the same each time}.

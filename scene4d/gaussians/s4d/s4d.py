@@ -50,7 +50,7 @@ MAX_SIDE = 1 << 16
 
 @dataclass(frozen=True)
 class S4DFile:
-    """An opened .s4d: the manifest is read and checked, tensors are read (and their hashes checked) when asked for."""
+    """An opened .s4d: the manifest is read and checked, tensors (and their hashes) when they are needed."""
 
     path: Path
     """Where it is."""
@@ -126,16 +126,14 @@ class S4DFile:
         check_instants(instants, base)
         axis = base["times"].ndim - 1  # of t, after the batch
 
-        def over_time(name: str, *, if_none: Tensor | None = None) -> Tensor | None:
-            if not instants:
-                return if_none
-            return torch.stack([f[name] for f in instants], axis) if name in instants[0] else None
+        def over_time(name: str) -> Tensor:
+            return torch.stack([f[name] for f in instants], axis)
 
         no_poses = base["anchors"].new_zeros(*base["anchors"].shape[:-2], 0, base["anchors"].shape[-2], 7)
         motion = Motion(
             **{k: base[k] for k in SKIN},
-            world_from_rest=over_time("world_from_rest", if_none=no_poses),
-            log_var=over_time("log_var"),
+            world_from_rest=over_time("world_from_rest") if instants else no_poses,
+            log_var=over_time("log_var") if instants and "log_var" in instants[0] else None,
         )
         names = [k.removeprefix("residual/") for k in (instants[0] if instants else {}) if k.startswith("residual/")]
         pick = torch.tensor(list(chosen), dtype=torch.int64)

@@ -27,7 +27,7 @@ CHUNK = 1 << 20
 
 
 class GrowingS4D:
-    """History of a stream on its way into a .s4d.
+    """History of a stream that becomes a .s4d.
 
     `append` takes pieces of the past: instants in order, and rows that will not change any more. They wait, a column a
     file, in a folder beside the target. `save` writes them and what lives now as one .s4d, which appears whole or not

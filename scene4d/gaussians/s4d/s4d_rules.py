@@ -45,7 +45,8 @@ def check_instants(instants: Sequence[Mapping[str, Tensor]], base: Mapping[str, 
     Raises:
         ShapeError: names the tensor.
     """
-    expected = {"world_from_rest": (*base["anchors"].shape[:-1], 7), "log_var": (*base["anchors"].shape[:-1], 6)}
+    lead = tuple(base["anchors"].shape[:-1])
+    expected: dict[str, tuple[int, ...]] = {"world_from_rest": (*lead, 7), "log_var": (*lead, 6)}
     for instant in instants:
         if instant.keys() != instants[0].keys() or "world_from_rest" not in instant:
             raise ShapeError("instants hold different tensors", field="frames", found=sorted(instant)[:8])

@@ -86,7 +86,7 @@ def align_depth(
     groups: Tensor | None = None,
     config: AlignConfig | None = None,
 ) -> Aligned:
-    """Depth [v h w] in m from what an estimator said [v h w].
+    """Depth [v h w] in m from an estimator's predictions [v h w].
 
     A view is aligned by its own depth sensor where at least `min_points` pixels measured something, else by `points`
     that project into it, else by matching its picture with neighbouring views: a search over all scales (and shifts),
@@ -128,7 +128,7 @@ def align_depth(
 def _inverse_like(prediction: Tensor, kind: Kind) -> Tensor:
     prediction = prediction.float()
     if not bool(prediction.isfinite().all()):
-        raise DepthError("the estimator said something that is no number", field="prediction")
+        raise DepthError("the estimator predicted something that is no number", field="prediction")
     return prediction if kind == "relative" else 1 / prediction.clamp_min(1e-6)
 
 
@@ -184,8 +184,8 @@ def _agreement(values: Tensor, known: list[Measured | None], *, solution: Tensor
         if measured is None or len(measured.pixels) == 0:
             shares.append(math.nan)
             continue
-        said = solution[i, 0] * values[i].flatten()[measured.pixels] + solution[i, 1]
-        shares.append(float(((said / measured.inverse - 1).abs() < 0.1).float().mean()))
+        inverse = solution[i, 0] * values[i].flatten()[measured.pixels] + solution[i, 1]
+        shares.append(float(((inverse / measured.inverse - 1).abs() < 0.1).float().mean()))
     return torch.tensor(shares)
 
 
@@ -337,7 +337,7 @@ def _add_pair(
     there: int,
     config: AlignConfig,
 ) -> None:
-    """Add what view `here` and view `there` say of one another: a point of one must lie on the surface of the other."""
+    """Add that view `here` and view `there` agree: a point of one must lie on the surface of the other."""
     x = values[here]
     inverse = (solution[here, 0] * x + solution[here, 1]).clamp(1 / config.far, 1 / config.near)
     warp = warp_between(pictures.cameras, here=here, there=there)

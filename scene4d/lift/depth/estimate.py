@@ -28,7 +28,7 @@ Estimator = Callable[[Tensor], Tensor]
 class DepthEstimator:
     """A Hugging Face depth-estimation model, called with rgb [v h w 3] in [0, 1], giving predictions [v h w].
 
-    Weights are read from safetensors only. Nothing is fetched from anywhere unless `download` says so.
+    Weights are read from safetensors only. Nothing is fetched from anywhere unless `download` is set.
 
     Args:
         weights: a folder with config.json, preprocessor_config.json and model.safetensors, or the name of a model.
@@ -37,7 +37,7 @@ class DepthEstimator:
         download: look a name up and fetch it, rather than in what was fetched before.
         device: where the model runs.
     Raises:
-        ConfigError: no weights are named, or it cannot be told whether they are relative or metric.
+        ConfigError: no weights are named, or it is not known whether they are relative or metric.
         EnvError: transformers is missing. CheckpointError: the folder holds no such model. SecurityError: its weights
             are a pickle.
     """
@@ -70,11 +70,11 @@ class DepthEstimator:
         size = tuple(rgb.shape[1:3])
         predictions = []
         for picture in (rgb.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy():
-            said = self._pipeline(Image.fromarray(np.ascontiguousarray(picture)))["predicted_depth"]
-            said = said.detach().float().cpu().reshape(1, 1, *said.shape[-2:])
-            if said.shape[-2:] != size:
-                said = torch.nn.functional.interpolate(said, size=size, mode="bilinear", align_corners=False)
-            predictions.append(said[0, 0])
+            depth = self._pipeline(Image.fromarray(np.ascontiguousarray(picture)))["predicted_depth"]
+            depth = depth.detach().float().cpu().reshape(1, 1, *depth.shape[-2:])
+            if depth.shape[-2:] != size:
+                depth = torch.nn.functional.interpolate(depth, size=size, mode="bilinear", align_corners=False)
+            predictions.append(depth[0, 0])
         return torch.stack(predictions) if predictions else rgb.new_zeros(rgb.shape[:3])
 
 
@@ -102,7 +102,7 @@ def estimate_depth(
 
     Args:
         estimator: a `DepthEstimator`, or any function from rgb [v h w 3] to predictions [v h w].
-        kind: what it predicts, "relative" or "metric"; by default what the estimator says of itself.
+        kind: what it predicts, "relative" or "metric"; by default the estimator's own `kind`.
         points, visible, groups: as `align_depth` takes them.
     Raises:
         ConfigError: the kind is not known. DepthError: a view cannot be brought to scale, or no view agrees with it.
@@ -142,7 +142,7 @@ def episode_with_depth(
 ) -> Episode:
     """An unbatched episode [t] whose named cameras (by default those without depth) have estimated depth.
 
-    Several cameras are brought to scale against one another at each instant; a single moving one along its own way,
+    Several cameras are brought to scale against one another at each instant; a single moving one along its own path,
     as if nothing else moved.
 
     Raises:
@@ -200,14 +200,14 @@ def _pipeline(transformers: Any, name: str, *, download: bool, device: str) -> A
 
 
 def _kind_of(config: Any, *, file: str) -> Kind:
-    said = getattr(config, "depth_estimation_type", None)
-    if said in ("relative", "metric"):
-        return said
+    declared = getattr(config, "depth_estimation_type", None)
+    if declared in ("relative", "metric"):
+        return declared
     if config.model_type in METRIC_MODELS:
         return "metric"
     if config.model_type in RELATIVE_MODELS:
         return "relative"
     raise ConfigError(
         "does not say whether it predicts metres or inverse depth", file=file, field="kind", found=config.model_type,
-        fix="say relative or metric",
+        fix="give the kind: relative or metric",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What known cameras say about depth: how well pictures agree once one is warped into another by a guess of it."""
+"""Depth from known cameras: how well pictures agree once one is warped into another by a guess of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scene4d.geometry.camera import invert_rigid, pixel_centres
 from scene4d.types import Cameras, Frames
 
 GRAY = (0.299, 0.587, 0.114)
-TEXTURE = 0.01  # standard deviation of brightness in a patch below which it says little
+TEXTURE = 0.01  # standard deviation of brightness in a patch below which it is not compared
 
 
 @dataclass(frozen=True)

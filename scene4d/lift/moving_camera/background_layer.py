@@ -1,4 +1,4 @@
-"""What stands behind clear layers: the mean picture of two neighbouring frames, seen from half way between them."""
+"""The background layer behind nearly transparent ones: the mean picture of two frames, from the middle between them."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def interpolated_camera(cameras: Cameras, place: float = 0.5, *, margin: int = 0
 
 
 def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerConfig) -> Frames:
-    """The mean picture [] of frames [1..2] from half way between them, with a depth at every pixel.
+    """The mean picture [] of frames [1..2] from the middle between them, with a depth at every pixel.
 
-    The clear layers, drawn, say how far each pixel is; its colour is looked up in the pictures themselves, which is
+    The transparent layers, drawn, give the depth of each pixel; its colour is looked up in the pictures, which are
     sharper. What neither frame shows takes the nearest colour and depth, but where they look and have no usable colour
     (alpha) there is nothing: depth 0.
     """
@@ -70,10 +70,10 @@ def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerCon
             usable = with_colour(inside, pixels, alpha=frame.alpha)
             blind, seen, inside = blind | (inside & ~usable), seen | usable, usable
         there = sample_image(depth_of(frame)[..., None], pixels)[:, 0]
-        # A frame that the place is hidden from still says more than nothing: it counts a thousandth.
-        say = (torch.where((there - z).abs() < config.tolerance * z, 1.0, 1e-3) * inside)[:, None]
-        total += say * sample_image(frame.rgb, pixels)
-        weight += say
+        # A frame that the place is hidden from is still better than none: it counts a thousandth.
+        share = (torch.where((there - z).abs() < config.tolerance * z, 1.0, 1e-3) * inside)[:, None]
+        total += share * sample_image(frame.rgb, pixels)
+        weight += share
     rgb = (total / weight).reshape(drawn.rgb.shape)
     if frames.alpha is not None:
         blind, seen = blind.reshape(known.shape), seen.reshape(known.shape)

@@ -1,4 +1,4 @@
-"""One moving camera, still matter: each instant is shown as the two frames round it measured it, averaged."""
+"""One moving camera in a static scene: each instant is shown as the two frames round it measured it, averaged."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ TURN = 2 * ALIVE_TOLERANCE  # s: what ends at an instant ends so much earlier, a
 
 @dataclass(frozen=True)
 class LayeredViewsConfig:
-    """How frames of one moving camera become Gaussians that live for a stretch of time."""
+    """How frames of one moving camera become Gaussians that exist for an interval of time."""
 
     lift: LiftConfig = field(
         default_factory=lambda: LiftConfig(
             footprint=0.6, opacity=0.2, thickness=1.0, drop_flying=False, keep_pixels=True, max_stretch=1.0
         )
     )
-    """The splats: so wide and so clear that layers of two frames blend instead of hiding one another."""
+    """The splats: so wide and so transparent that layers of two frames blend instead of hiding one another."""
     cells: LevelOfDetailConfig = field(default_factory=LevelOfDetailConfig)
     """How smooth parts are merged."""
     lining: BackgroundLayerConfig = field(default_factory=BackgroundLayerConfig)
-    """What lies behind the clear layers."""
+    """The opaque layer behind the transparent ones."""
     settle: PoseRefinementConfig | None = field(default_factory=PoseRefinementConfig)
     """How the poses are freed of jitter first (None = taken as they are)."""
     sweep: PlaneSweepConfig = field(default_factory=PlaneSweepConfig)
@@ -61,11 +61,11 @@ class LayeredViewsConfig:
     hidden: float = 0.05
     """A place this fraction behind what a frame measured is hidden from it."""
     sweep_width: int = 200
-    """Widest image in px that depth is swept on."""
+    """Widest image in px for the plane sweep."""
     settle_width: int = 400
-    """Widest image in px that poses are settled on."""
+    """Widest image in px for the refinement of poses."""
     num_backdrop: int = 4000
-    """Gaussians of the far shell, for directions in which nobody ever looked."""
+    """Gaussians of the far shell, for directions in which no camera ever looked."""
 
 
 Progress = Callable[[int, int], None]
@@ -78,9 +78,9 @@ def fuse_layered_views(
 
     A tracked camera drifts, a sensor's depth is off by its noise, cameras set their own exposure: fusing everything
     gives doubled surfaces and blur. Two neighbouring frames hardly disagree, and the mean of both is nearer to what a
-    camera between them sees than either. So each frame's splats are nearly clear and live while one of its neighbours
-    in time is the nearest frame, and behind each pair stands an opaque picture of their mean. A place that the frames
-    round an instant do not see is shown by the nearest in time that do: nothing that was seen is forgotten.
+    camera between them sees than either. So each frame's splats are nearly transparent and exist while one of its
+    neighbours in time is the nearest frame, and behind each pair stands an opaque picture of their mean. A place that
+    the frames round an instant do not see is shown by the nearest in time that do: nothing that was seen is forgotten.
 
     Args:
         times: [m] s, increasing.
@@ -128,7 +128,7 @@ def fuse_layered_views(
 
 
 def _prepared(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
-    """The frames with settled cameras and a depth at every pixel whose colour is usable, 0 elsewhere."""
+    """The frames with refined cameras and a depth at every pixel whose colour is usable, 0 elsewhere."""
     frames = _cleaned(frames)
     while frames.rgb[..., 0].numel() > config.max_pixels:
         frames = halved(frames)
@@ -171,12 +171,12 @@ def _levelled(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
 
 
 def _limit(frames: Frames, *, config: LayeredViewsConfig) -> float:
-    """How rough a cell may be, so that all layers and linings fit."""
+    """How rough a cell may be, so that all layers and background layers fit."""
     count, height, width = frames.rgb.shape[:3]
     saved = torch.zeros_like(histogram([]))
     for frame in (frames[k] for k in range(count)):
         saved += histogram(roughness(frame, depth_of(frame) > 0, config=config.cells))
-    # Linings are pictures of the same places, a margin larger.
+    # Background layers are pictures of the same places, a margin larger.
     margin = 2 * round(config.lining.margin * width)
     more = 1 + (width + margin) * (height + margin) / (width * height)
     room = config.max_gaussians - config.num_backdrop
@@ -216,8 +216,8 @@ def _neighbours(means: Tensor, home: int, *, views: list[Frames], hidden: float)
 def layer_lifetimes(means: Tensor, home: int, *, frames: Frames, times: Tensor, config: LayeredViewsConfig) -> Tensor:
     """[n 2] s: when places [n] of frame `home` are shown by it.
 
-    While it is one of the two frames round the instant; on to the stretch whose end, and back to the stretch whose
-    beginning, is a frame that sees the place too. An instant at the border belongs to the stretch that it begins.
+    While it is one of the two frames round the instant; on to the interval whose end, and back to the interval whose
+    beginning, is a frame that sees the place too. An instant at the border belongs to the interval that it begins.
     """
     count = len(times)
     before, after = _neighbours(means, home, views=[frames[j] for j in range(count)], hidden=config.hidden)
@@ -229,10 +229,10 @@ def layer_lifetimes(means: Tensor, home: int, *, frames: Frames, times: Tensor, 
 
 
 def interval_lifetimes(means: Tensor, home: int, *, views: list[Frames], times: Tensor, hidden: float) -> Tensor:
-    """[n 2] s: when places [n] of stretch `home` are the nearest in time that is known of them; `views` [m - 1].
+    """[n 2] s: when places [n] of interval `home` are the nearest in time that is known of them; `views` [m - 1].
 
-    In their own stretch, and on to the next (and back to the last) that sees them; what lies between two such
-    stretches is shared half and half. An instant at the border belongs to the stretch that it begins.
+    In their own interval, and on to the next (and back to the last) that sees them; what lies between two such
+    intervals is shared half and half. An instant at the border belongs to the interval that it begins.
     """
     count = len(views)
     before, after = _neighbours(means, home, views=views, hidden=hidden)

@@ -1,4 +1,4 @@
-"""Refinement of Gaussians that live for stretches of time: each stretch learns the mean picture of its two frames."""
+"""Refinement of Gaussians that exist for intervals of time: each interval learns the mean of its two frames."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from scene4d.types import Cameras, Frames, Gaussians
 
 @dataclass(frozen=True)
 class LayeredViewsFitConfig:
-    """How long and how fast the stretches are refined."""
+    """How long and how fast the intervals are refined."""
 
     rounds: int = 12
-    """Gradient steps a stretch."""
+    """Gradient steps an interval."""
     max_seconds: float | None = None
     """Stop after so long even if rounds are left; None = never, and the result is the same on every machine."""
     lift: LiftConfig = field(
@@ -34,7 +34,7 @@ class LayeredViewsFitConfig:
     )
     """The splats of every pixel whose mean, divided by coverage, is the picture to be learned."""
     reach: tuple[float, float] = (0.3, 0.7)
-    """Part of the way from the first frame to the second from which the picture is looked at."""
+    """Where between the first frame (0) and the second (1) the picture is looked at from."""
     means_rate: float = 0.03
     """Learning rate of centres, in units of each Gaussian's mean scale."""
     scales_rate: float = 0.01
@@ -48,7 +48,7 @@ class LayeredViewsFitConfig:
     alpha_weight: float = 0.05
     """Weight of missing coverage."""
     seed: int = 0
-    """Order of the stretches and places of the cameras."""
+    """Order of the intervals and places of the cameras."""
 
 
 class _Rows:
@@ -92,12 +92,13 @@ def fit_layered_views(
 ) -> Gaussians:
     """Refine Gaussians [n], alive [n 2] s, of a still scene against its frames [m] of one moving camera, in time order.
 
-    Rows that stand for a stretch of time cannot be held against the frames at its ends alone: they would learn both
-    jitters. What a camera between them is likely to see is the mean of both, drawn with every pixel as a nearly clear
-    splat and divided by its coverage. A display cannot divide; opaque rows that draw the same can be learned.
+    Rows that stand for an interval of time cannot be held against the frames at its ends alone: they would learn both
+    jitters. What a camera between them is likely to see is the mean of both, drawn with every pixel as a nearly
+    transparent splat and divided by its coverage. A display cannot divide; opaque rows that draw the same can be
+    learned.
 
     Args:
-        frames: [m >= 2] with settled cameras, a common exposure and a depth wherever colour is usable.
+        frames: [m >= 2] with refined cameras, a common exposure and a depth wherever colour is usable.
         progress: called with (steps done, steps), from 0 on.
     Returns:
         The same rows with refined centres, scales, opacities and colours.

@@ -1,4 +1,4 @@
-"""Depth where no sensor measured: planes are swept through the view until its neighbours show the same picture."""
+"""Depth where no sensor measured: a plane sweep through the view until its neighbours show the same picture."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def plane_sweep_depth(frames: Frames, *, config: PlaneSweepConfig | None = None)
     """Depth [m h w] of frames [m] in time order: measured pixels as they are, the others by plane sweep.
 
     Each pixel takes the plane on which the better half of its neighbours in time (the others may be hidden) show its
-    patch, and the depth of the nearest measured pixel where the pictures do not say. Pixels without a usable colour
-    (alpha) do not say. Frames that measured nothing stay 0.
+    patch, and the depth of the nearest measured pixel where the pictures do not decide. Pixels without a usable
+    colour (alpha) are not compared. Frames that measured nothing stay 0.
 
     Source: Collins, A Space-Sweep Approach to True Multi-Image Matching, 1996.
     """
@@ -92,7 +92,7 @@ def _cost(frames: Frames, index: int, *, other: int, planes: Tensor, config: Pla
     theirs = grid_sample(picture, there / size * 2 - 1, align_corners=False, padding_mode="border")
     difference = (theirs - frames.rgb[index].movedim(-1, 0)).abs().mean(1).clamp_max(config.clip)
     if frames.alpha is not None:
-        # What has no usable colour says nothing for or against a plane.
+        # What has no usable colour counts neither for nor against a plane.
         usable = frames.alpha[other].expand(len(planes), 1, -1, -1)
         usable = grid_sample(usable, there / size * 2 - 1, align_corners=False, padding_mode="border")[:, 0]
         inside = inside & (usable > 0.5) & (frames.alpha[index] > 0.5)

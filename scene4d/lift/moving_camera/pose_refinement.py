@@ -1,4 +1,4 @@
-"""Camera poses freed of their jitter: every frame is brought into line with its neighbours by their pictures."""
+"""Camera poses without jitter: every frame is aligned with its neighbours by their pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PoseRefinementConfig:
     reach: int = 2
     """Neighbours in time, before and after, that a frame is compared with."""
     stride: int = 2
-    """Every how many-th pixel, each way, is compared."""
+    """Every how many-th pixel, in rows and columns, is compared."""
     blurs: tuple[float, ...] = (2.5, 1.0)
     """Blur in px of the pictures, one a step, the last for all further steps."""
     colour_scale: float = 0.08
@@ -38,7 +38,7 @@ class PoseRefinementConfig:
     drift_frames: float = 1.5
     """Corrections averaged over so many frames (a Gaussian's deviation) must come to none."""
     min_pixels: int = 200
-    """Fewer common pixels than this say nothing about a pair."""
+    """A pair with fewer common pixels than this is left out."""
 
 
 def refined_cameras(frames: Frames, *, config: PoseRefinementConfig | None = None) -> Cameras:
@@ -46,7 +46,7 @@ def refined_cameras(frames: Frames, *, config: PoseRefinementConfig | None = Non
 
     Pixels with a depth are looked up in the neighbours' pictures; Gauss-Newton on the robust colour difference solves
     for all corrections at once. What is smooth in time stays, because only neighbours decide and the local mean of the
-    corrections is held at none: a camera between two frames, which nobody corrects, stands as well as it can.
+    corrections is held at none: a camera between two frames, which nothing corrects, stands as well as it can.
 
     Source: Kerl et al., Robust Odometry Estimation for RGB-D Cameras, 2013, section 3, for all frames jointly.
     """
@@ -78,7 +78,7 @@ def _misfit(
     chosen: list[tuple[Tensor, Tensor]],
     config: PoseRefinementConfig,
 ) -> float:
-    """How badly cameras [m] predict what a frame between them shows from where it was said to stand, 0..1.
+    """How badly cameras [m] predict what a frame between them shows from where its given pose puts it, 0..1.
 
     Jitter that is taken away makes every neighbour predict better, even a frame that keeps its own; noise does not.
     """
@@ -208,7 +208,7 @@ def _solved(matrix: Tensor, right: Tensor, *, corrections: Tensor, config: PoseR
     near = near / near.sum(1, keepdim=True)
     stiff = matrix.flatten(2).flatten(0, 1).diagonal().unflatten(0, (count, 6)).mean(0)  # [6]
     likely = torch.tensor([config.turn] * 3 + [config.shift] * 3, dtype=torch.float64)
-    # Neighbouring pixels err alike: twenty of them say as much as one that errs by itself.
+    # Neighbouring pixels err alike: twenty of them count as one that errs by itself.
     pull = 20 * config.colour_scale**2 / likely**2
     prior = torch.zeros_like(matrix)
     for k in range(6):

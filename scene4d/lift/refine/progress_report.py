@@ -1,4 +1,4 @@
-"""How many gradient steps a fit took: with a bound on seconds that depends on the machine, and scenes tell it."""
+"""How many gradient steps a fit took: with a bound on seconds that depends on the machine, and scenes record it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 
 class ProgressReporter:
-    """A progress callback that hands on what it is told and remembers the steps done."""
+    """A progress callback that counts the steps and calls another one, if there is one."""
 
     def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
         """
         Args:
-            progress: who else is told, if anyone.
+            progress: called with the same numbers.
         """
         self.progress, self.done = progress, 0
 

@@ -17,7 +17,7 @@ from scene4d.types import Frames, Gaussians
 
 @dataclass(frozen=True)
 class RefineFrameConfig:
-    """How Gaussians are polished: splats overlap and spill over edges, so that a lift alone renders blurred."""
+    """How Gaussians are refined: splats overlap and spill over edges, so that a lift alone renders blurred."""
 
     shift_rate: float = 0.08
     """Step size of the position, in pixel spacings."""
@@ -51,7 +51,7 @@ def refine_frame(
 
     Args:
         gaussians: where to start; the same rows as `measured`, whose means and scales bound the change.
-        frames: what was seen at this instant; pixels without colour have no say.
+        frames: what was seen at this instant; pixels without colour do not count.
         spacing: size in m of a pixel at each Gaussian, [n].
         free: the rows [n] that may change; what is hidden now had better stay as it was.
     """

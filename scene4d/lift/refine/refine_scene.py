@@ -19,7 +19,7 @@ from scene4d.types import Frames, Gaussians
 
 @dataclass(frozen=True)
 class RefineSceneConfig:
-    """How the moving part of a scene is polished once all its instants are known."""
+    """How the moving part of a scene is refined once all its instants are known."""
 
     passes: int = 3
     """Times that every instant is visited; 0 = leave the scene as it is."""
@@ -80,9 +80,9 @@ def refine_scene(
 
 
 def _misfit(drawn: Frames, seen: Frames, *, config: RefineSceneConfig) -> Tensor:
-    say = torch.ones_like(seen.rgb[..., 0]) if seen.alpha is None else (seen.alpha > 0.5).float()
+    usable = torch.ones_like(seen.rgb[..., 0]) if seen.alpha is None else (seen.alpha > 0.5).float()
     # Where nothing was measured there may be nothing to cover it with.
-    solid = say * (depth_of(seen) > 0)
+    solid = usable * (depth_of(seen) > 0)
     loss = 3 * (solid[..., None] * (drawn.rgb - seen.rgb) ** 2).mean()
     return loss + config.coverage * (solid * (1 - alpha_of(drawn)) ** 2).mean()
 
@@ -118,7 +118,7 @@ def _optimizer(moving: Gaussians, *, config: RefineSceneConfig) -> SparseAdam:
 
 
 def _put(base: Gaussians, moving: Tensor, *, leaves: Mapping[str, Tensor]) -> Gaussians:
-    """`base` with its `moving` rows as the leaves say."""
+    """`base` with the values of the leaves in its `moving` rows."""
     index = moving.nonzero()[:, 0]
     size = base.scales[index].median(-1, keepdim=True).values
     changed = {

@@ -27,7 +27,7 @@ class PhotometricTrackConfig:
     turn_rate: float = 0.01
     """Learning rate of rotations in rad."""
     colour_rate: float = 0.01
-    """Learning rate of colours: matter in view keeps its own, but light changes and new matter comes into view."""
+    """Learning rate of colours: objects keep theirs, but light changes and new ones come into view."""
     changed: float = 0.04
     """Colour difference from the instant before at which a pixel has changed."""
     share: float = 0.15
@@ -41,7 +41,7 @@ class PhotometricTrackConfig:
 
 
 def changed_pixels(now: Frames, before: Frames, *, shown: Frames, config: PhotometricTrackConfig) -> Tensor:
-    """[v h w] where pictures show other matter than an instant before.
+    """[v h w] where pictures show something else than an instant before.
 
     A camera that stood still is compared with its picture before, the others, if none did, with what was shown.
     """

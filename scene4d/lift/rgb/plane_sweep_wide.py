@@ -1,4 +1,4 @@
-"""A first guess of depth between cameras that are far apart: planes swept through every view, level ones too."""
+"""A first guess of depth between cameras that are far apart: a plane sweep in every view, with level planes too."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def scene_of_states(states: Sequence[Gaussians], times: Tensor) -> Scene4D:
     means, quats = torch.stack([s.means for s in states]), torch.stack([s.quats for s in states])  # [t n ...]
     moves = ((means != means[:1]).any(-1) | (quats != quats[:1]).any(-1)).any(0)
     rows = moves.nonzero()[:, 0]
-    rows = rows if len(rows) else rows.new_zeros(1)  # an anchor that nothing hangs on
+    rows = rows if len(rows) else rows.new_zeros(1)  # an anchor without rows
     turn = multiply_quat(quats[:, rows], invert_quat(quats[:1, rows]).expand(count, -1, -1))
     shift = means[:, rows] - rotate(turn, means[:1, rows].expand(count, -1, -1))
     index = torch.zeros(len(moves), 1, dtype=torch.int64)

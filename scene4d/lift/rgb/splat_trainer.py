@@ -119,7 +119,7 @@ def focus_and_extent(frames: Frames) -> tuple[Tensor, float]:
     """The point [3] nearest to all viewing axes, and the cameras' median distance to it in m.
 
     Raises:
-        CalibrationError: the axes do not say where: fewer than three cameras, or all in one place.
+        CalibrationError: the axes do not determine it: fewer than three cameras, or all in one place.
     """
     world = invert_rigid(frames.cameras.viewmats)
     places, axes = world[:, :3, 3], world[:, :3, 2]
@@ -130,7 +130,7 @@ def focus_and_extent(frames: Frames) -> tuple[Tensor, float]:
             expected="three or more", fix="add pictures, or record depth",
         )  # fmt: skip
     across = torch.eye(3) - axes[:, :, None] * axes[:, None]
-    # A weak pull to a point before the middle camera settles axes that are nearly parallel.
+    # A weak pull to a point before the middle camera decides where axes are nearly parallel.
     guess = (places + 2 * spread * axes).mean(0)
     normal = across.sum(0) + 1e-2 * torch.eye(3) * len(places)
     focus = torch.linalg.solve(normal, (across @ places[..., None]).sum(0)[:, 0] + 1e-2 * len(places) * guess)
@@ -201,7 +201,7 @@ def _loss(
         top, left = (int(torch.randint(0, n - side + 1, (), generator=random)) for n in (height, width))
         box = (slice(top, top + side), slice(left, left + side))
         seen = drawn[box]
-        if usable is not None:  # what cannot be used is made equal, so that it says nothing
+        if usable is not None:  # what cannot be used is made equal, so that it does not count
             seen = torch.where(usable[box][..., None] > 0, seen, target.rgb[box])
         loss = loss + config.ssim_weight * (1 - ssim(seen, target.rgb[box]))
     faint = config.opacity_weight * gaussians.opacities.mean()

@@ -32,7 +32,7 @@ class DeblurConfig:
     eps2d: float = 0.3
     """Blur in px^2 of the renders that the colours are meant for."""
     min_alpha: float = 0.5
-    """Coverage from which a pixel has a say."""
+    """Coverage from which a pixel counts."""
 
 
 def deblur_colours(
@@ -49,7 +49,7 @@ def deblur_colours(
 
     Args:
         gaussians: [n].
-        frames: [v] recorded of the same scene at the same instant; pixels with alpha <= 0.5 have no say.
+        frames: [v] recorded of the same scene at the same instant; pixels with alpha <= 0.5 do not count.
         progress: called with (done, total) renders.
     Returns:
         The same Gaussians with another sh.
@@ -71,15 +71,15 @@ def deblur_colours(
             sh[:, 0] += LEVEL / SH_C0
             sh.requires_grad_()
             drawn = render(bare.replace(sh=sh), frame.cameras, eps2d=config.eps2d)
-            say = (alpha_of(drawn) > config.min_alpha).to(drawn.rgb)
+            usable = (alpha_of(drawn) > config.min_alpha).to(drawn.rgb)
             if frame.alpha is not None:
-                say = say * (frame.alpha > 0.5)
+                usable = usable * (frame.alpha > 0.5)
             # sh 0 means mid grey to a renderer; here x is a colour itself at first and a change of colour later.
             image = (drawn.rgb - (LEVEL + 0.5 * (not first)) * alpha_of(drawn)[..., None]).detach()
             target = frame.rgb - image if first else image
-            back += torch.autograd.grad(drawn.rgb, sh, target * say[..., None], retain_graph=first)[0]
+            back += torch.autograd.grad(drawn.rgb, sh, target * usable[..., None], retain_graph=first)[0]
             if first:
-                ones += torch.autograd.grad(drawn.rgb, sh, say[..., None].expand_as(target))[0]
+                ones += torch.autograd.grad(drawn.rgb, sh, usable[..., None].expand_as(target))[0]
             done[0] += 1
             if progress is not None:
                 progress(done[0], total)

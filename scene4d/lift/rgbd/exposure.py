@@ -17,7 +17,7 @@ def exposure_gains(frames: Frames, *, num_neighbours: int = 6, stride: int = 8, 
 
     Surface points of every frame are looked up in the frames nearest to it; the median log ratio of what both saw
     there is one equation, and least squares (with a pull of `prior` towards 1) solves for all log gains at once.
-    Dark, clipped and occluded points have no say.
+    Dark, clipped and occluded points do not count.
     """
     count = frames.batch_shape[0]
     centres = invert_rigid(frames.cameras.viewmats)

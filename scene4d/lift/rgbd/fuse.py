@@ -40,17 +40,17 @@ class FuseConfig:
     max_through: float = 0.5
     """Rows that were seen through more often than this, per time seen in place, are carved away."""
     fill_holes: bool = True
-    """Give pixels that no sensor ever measured a surface of low confidence, and a far backdrop behind all."""
+    """Give pixels that no sensor ever measured a surface of low confidence, and a far sky shell behind all."""
     fill_confidence: float = 0.02
     """Confidence of such rows."""
     num_backdrop: int = 4000
-    """Gaussians of the far backdrop."""
+    """Gaussians of the sky shell."""
     colour: DeblurConfig | None = field(default_factory=lambda: DeblurConfig(num_steps=1, degree=1))
     """How colours are solved for once the geometry stands (None = left as averaged)."""
     polish_rounds: int = 3
     """Passes of gradient descent over all frames at the end."""
     polish_width: int = 360
-    """Widest image in px that colours and polish work on; larger frames are halved."""
+    """Widest image in px that colours and the final fit work on; larger frames are halved."""
 
 
 @dataclass
@@ -171,9 +171,9 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
     """One frame [1] more."""
     surface = surface_from_depth(frame, config=config.lift)
     usable = _inner(surface, rim=config.rim)
-    say = _say(surface, frame, config=config)
+    weights = _pixel_weights(surface, frame, config=config)
     if surfels is None:
-        return _new(surface, frame, chosen=usable, say=say, gain=gain)
+        return _new(surface, frame, chosen=usable, weights=weights, gain=gain)
     camera, depth = frame.cameras[0], depth_of(frame)[0]
     pixels, z, inside = pixels_of_points(surfels.points, camera)
     rows = inside.nonzero()[:, 0]
@@ -183,7 +183,7 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
     tolerance = config.tolerance * z
     agree = known & ((there - z).abs() < tolerance)
     rows, column, line, z, there = rows[agree], column[agree], line[agree], z[agree], there[agree]
-    share = say[line, column]
+    share = weights[line, column]
     share, weight = share / (surfels.weight[rows] + share), surfels.weight[rows] + share
     colour = sample_image(frame.rgb[0], pixels[rows])
     surfels.colours[rows] += (colour - surfels.colours[rows]) * share[:, None]
@@ -197,7 +197,7 @@ def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: Fus
     surfels.log_gain[rows] += (gain.log() - surfels.log_gain[rows]) * share[:, None]
     cover = torch.zeros_like(depth).index_put_((line, column), torch.ones_like(z), accumulate=True)
     cover = avg_pool2d(cover[None, None], 3, 1, 1)[0, 0]
-    return surfels.grow(_new(surface, frame, chosen=usable & (cover < config.density), say=say, gain=gain))
+    return surfels.grow(_new(surface, frame, chosen=usable & (cover < config.density), weights=weights, gain=gain))
 
 
 def _inner(surface: Surface, *, rim: int) -> Tensor:
@@ -216,19 +216,19 @@ def _fill(surfels: Surfels, frame: Frames, *, gain: Tensor, config: FuseConfig) 
         return surfels
     full = frame.replace(depth=complete_depth(depth[None]))
     surface = surface_from_depth(full, config=config.lift)
-    say = _say(surface, full, config=config) * config.fill_confidence
-    return surfels.grow(_new(surface, full, chosen=hole & surface.valid[0], say=say, gain=gain))
+    weights = _pixel_weights(surface, full, config=config) * config.fill_confidence
+    return surfels.grow(_new(surface, full, chosen=hole & surface.valid[0], weights=weights, gain=gain))
 
 
-def _say(surface: Surface, frame: Frames, *, config: FuseConfig) -> Tensor:
+def _pixel_weights(surface: Surface, frame: Frames, *, config: FuseConfig) -> Tensor:
     """Weight [h w] of each pixel: facing, fine, near and away from depth edges counts more."""
     facing = surface.cosine[0].clamp_min(0.05) * torch.where(surface.edge[0], config.lift.edge_confidence, 1.0)
     return facing / (1 + (depth_of(frame)[0] / config.lift.noise_depth) ** 2)
 
 
-def _new(surface: Surface, frame: Frames, *, chosen: Tensor, say: Tensor, gain: Tensor) -> Surfels:
+def _new(surface: Surface, frame: Frames, *, chosen: Tensor, weights: Tensor, gain: Tensor) -> Surfels:
     """Surfels of the chosen pixels [h w] of a frame [1]."""
-    weight = say[chosen]
+    weight = weights[chosen]
     return Surfels(
         points=surface.points[0][chosen],
         normals=surface.normals[0][chosen],

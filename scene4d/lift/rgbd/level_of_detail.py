@@ -112,5 +112,5 @@ def _coarse(frame: Frames, level: int) -> Frames:
 
 
 def _bare(gaussians: Gaussians) -> Gaussians:
-    """The rows without the numbers of their cells, which say nothing beyond one level."""
+    """The rows without the numbers of their cells, which mean nothing beyond one level."""
     return gaussians.replace(extras={name: gaussians.extras[name] for name in ("confidence", "normals")})

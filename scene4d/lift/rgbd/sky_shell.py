@@ -20,8 +20,9 @@ GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 def sky_shell(frames: Frames, *, reach: float, num: int = 4000, stride: int = 4) -> Gaussians:
     """A shell of `num` Gaussians with radius `reach` m round the mean centre of cameras [m].
 
-    Each has the mean colour of the unmeasured pixels that look its way; directions without any take it from their
-    neighbours, and those that nothing ever looked at from all pixels. A guess that beats a hole, hence confidence 0.
+    Each has the mean colour of the unmeasured pixels that look in its direction; directions without any take it from
+    their neighbours, and those that nothing ever looked at from all pixels. A guess that beats a hole, hence confidence
+    0.
     """
     world_from_cam = invert_rigid(frames.cameras.viewmats)
     centre = world_from_cam[:, :3, 3].mean(0)

@@ -42,7 +42,7 @@ class LiftConfig:
 
 @dataclass(frozen=True)
 class Surface:
-    """What the depth images say about the surface at each pixel, all [v h w] (normals [v h w 3])."""
+    """The surface at each pixel as the depth images measure it, all [v h w] (normals [v h w 3])."""
 
     points: Tensor
     normals: Tensor

@@ -160,8 +160,8 @@ def _matches(moved: Cloud, targets: Cloud, *, tree: KDTree, front: np.ndarray, s
     if len(back) > config.max_points:
         back = back[np.linspace(0, len(back) - 1, config.max_points).astype(np.int64)]
     if len(back):
-        asked = _features(targets.pick(back), spacing=spacing, config=config)
-        _, found = nearest_in(quick_tree(features), asked, limit=4.0)
+        queries = _features(targets.pick(back), spacing=spacing, config=config)
+        _, found = nearest_in(quick_tree(features), queries, limit=4.0)
         hit = found < len(features)
         source = np.concatenate([source, found[hit]])
         target = np.concatenate([target, back[hit]])

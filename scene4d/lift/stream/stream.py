@@ -89,8 +89,7 @@ class SceneStream:
     their ids. Pixels that nothing explains become rows with new ids. The past is never revised: what existed when, and
     how it moved, is after k frames what every later scene holds; only living rows look as they were refined last.
 
-    `update` alone changes anything: `gaussians` and `scene` say the same however often, and whenever before, they were
-    candidates.
+    `update` alone changes anything: `gaussians` and `scene` return the same however often they are called.
     """
 
     def __init__(self, config: StreamConfig | None = None, *, history: GrowingS4D | None = None) -> None:

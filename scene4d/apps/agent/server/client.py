@@ -71,7 +71,7 @@ class PolicyClient:
             ResourceError: nobody answers, the server is busy, or the answer was lost on the way: no step is asked for
                 twice, since the server may have taken it.
         """
-        answer = self._ask("POST", f"{self._place(task)}/step", _packed(frames, proprio, goal=goal))
+        answer = self._ask("POST", f"{self._place(task)}/step", body=_packed(frames, proprio, goal=goal))
         return torch.tensor(answer["action"])
 
     def step_chunk(
@@ -88,7 +88,7 @@ class PolicyClient:
         Raises:
             as `step`.
         """
-        answer = self._ask("POST", f"{self._place(task)}/chunk", _packed(frames, proprio, done, goal))
+        answer = self._ask("POST", f"{self._place(task)}/chunk", body=_packed(frames, proprio, done=done, goal=goal))
         return torch.tensor(answer["actions"])
 
     def close(self) -> None:
@@ -101,18 +101,18 @@ class PolicyClient:
 
     def _place(self, task: str) -> str:
         if self._episode is None:
-            began = self._ask("POST", "/v1/episodes", json.dumps({"task": task, "seed": self.seed}).encode())
+            began = self._ask("POST", "/v1/episodes", body=json.dumps({"task": task, "seed": self.seed}).encode())
             self._episode, self._task = began["episode"], task
         if task != self._task:
             raise ConfigError("changed within an episode", field="task", found=task, expected=self._task, fix="reset()")
         return f"/v1/episodes/{self._episode}"
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, *, body: bytes | None = None) -> dict[str, Any]:
         kind = "application/json" if path == "/v1/episodes" else MEDIA_TYPE
         headers = {} if body is None else {"Content-Type": kind}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
-        status, text = self._exchange(method, path, body, headers)
+        status, text = self._exchange(method, path, body=body, headers=headers)
         try:
             answer = json.loads(text or b"{}")
         except ValueError as error:
@@ -121,7 +121,7 @@ class PolicyClient:
             raise _failure(status, answer)
         return answer
 
-    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _exchange(self, method: str, path: str, *, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         """Status and body of the answer. A connection that rested may be over: then the request goes out on a new one.
 
         What went out whole and got no answer may have been done, and goes out again only if that changes nothing.
@@ -139,7 +139,7 @@ class PolicyClient:
             connection.close()
             in_doubt = sent and method == "POST"
             if rested and isinstance(error, ConnectionError) and not in_doubt:
-                return self._exchange(method, path, body, headers)  # once: the connection is a new one now
+                return self._exchange(method, path, body=body, headers=headers)  # once: the connection is a new one now
             raise self._silence(error, in_doubt=in_doubt) from error
 
     def _silence(self, error: Exception, *, in_doubt: bool) -> ResourceError:
@@ -178,7 +178,7 @@ def _is_over(resting: socket.socket) -> bool:
 
 
 def _packed(
-    frames: Mapping[str, Frames], proprio: Tensor, done: Tensor | None = None, goal: Tensor | None = None
+    frames: Mapping[str, Frames], proprio: Tensor, *, done: Tensor | None = None, goal: Tensor | None = None
 ) -> bytes:
     return pack(
         ObservationMessage(
@@ -200,7 +200,8 @@ def view_of(frames: Frames, *, name: str = "view") -> View:
         raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
     check_colours(frames.rgb, field=f"{name}.rgb")
     frames = frames.detach().to("cpu")
-    depth = frames.depth if frames.alpha is None else torch.where(frames.alpha > 0.5, frames.depth, 0.0)
+    depth = frames.known_depth
+    depth = depth if frames.alpha is None else torch.where(frames.alpha > 0.5, depth, 0.0)
     return View(
         rgb=(frames.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy(),
         depth=np.nan_to_num(depth.float().numpy(), nan=0.0, posinf=0.0, neginf=0.0),

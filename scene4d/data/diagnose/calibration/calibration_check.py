@@ -227,7 +227,7 @@ def _axes_in_words(mends: Sequence[Mend]) -> str:
 
 def _unit_in_words(sample: Sample, mend: Mend) -> tuple[str, str, tuple[Mend, ...]]:
     factor, names = float(mend.value[0]), mend.cameras or sample.depth_cameras
-    depth = torch.cat([w.views[n].depth.flatten() for w in sample.windows for n in names])
+    depth = torch.cat([w.views[n].known_depth.flatten() for w in sample.windows for n in names])
     median = float(depth[depth > 0].median())
     # Depth and positions in different units agree whichever of the two is changed.
     if not mend.cameras and PLAUSIBLE_DEPTH[0] < median < PLAUSIBLE_DEPTH[1]:

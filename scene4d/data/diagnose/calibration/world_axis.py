@@ -1,4 +1,4 @@
-"""Which way is up in a recording's world: pictures are mostly taken upright, by cameras that look down on things."""
+"""Which axis of a recording's world points up: pictures are mostly taken upright, by cameras that look down."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def up_axis(sample: Sample) -> str | None:
 
 
 def _lies_beyond(sample: Sample) -> bool:
-    """Whether what cameras see has larger z than they: then z points down, or they hang upside down and look up."""
+    """Whether what cameras see has larger z than they: then z points down, or they are upside down and look up."""
     frames = [w.views[n] for w in sample.windows for n in sample.depth_cameras]
     if not frames:
         return True
     below = 0.0
     for frame in frames:
-        depth = frame.depth
+        depth = frame.known_depth
         points = unproject(depth, frame.cameras.viewmats, Ks=frame.cameras.Ks)[..., 2]
         offset = points - centres_of(frame.cameras.viewmats)[:, None, None, 2]
         below += float(torch.where(depth > 0, offset.sign(), 0).sum())

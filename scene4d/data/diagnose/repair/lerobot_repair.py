@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from scene4d.data.diagnose.repair.video_cut import copy_video, whole_frames
@@ -26,6 +26,8 @@ from scene4d.data.paths import inside_folder
 from scene4d.data.video.pictures import picture_from_bytes
 from scene4d.errors import DataFormatError, Scene4DError, VersionError
 from scene4d.files import atomic_folder
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported, so no type is known of them
 
 _TABLE = layout.EPISODES + "/chunk-000/file-000.parquet"
 
@@ -94,13 +96,13 @@ def _listed(root: Path) -> tuple[pa.Table, _Damage | None]:
         try:
             parts.append(open_parquet(file).read())
         except (Scene4DError, pa.ArrowException, OSError) as error:
-            damage = _Damage(sum(map(len, parts)), str(file.relative_to(root)), _said(error))
+            damage = _Damage(sum(map(len, parts)), str(file.relative_to(root)), _message(error))
             break
     needed = {"episode_index", "length", "data/chunk_index", "data/file_index"}
     if not parts or not needed <= set(parts[0].column_names):
         where = {"file": root / layout.EPISODES, "field": "episode_index"}
         found = "no file" if not files else (damage.problem if damage else parts[0].column_names)
-        fix = "without the list of episodes nothing says which frames belong together"
+        fix = "without the list of episodes nothing tells which frames belong together"
         raise DataFormatError("the list of episodes cannot be read", **where, found=found, fix=fix)
     table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
     table = table.take(pc.sort_indices(table["episode_index"]))
@@ -159,7 +161,7 @@ class _Source:
         return cut, reencoded
 
     def _problem(self, number: int) -> _Damage | None:
-        file = layout.file_path(self.root, self.info["data_path"], **self._where(number, "data"))
+        file = layout.file_path(self.root, self.info["data_path"], **(self._where(number, "data") or {}))
         name = str(file.relative_to(self.root))
         table, ended = self._table(file)
         length = self.episodes["length"][number].as_py()
@@ -173,10 +175,10 @@ class _Source:
         try:
             self._check_values(rows, file=file)
         except Scene4DError as error:
-            return _Damage(number, name, _said(error))
+            return _Damage(number, name, _message(error))
         for key in self.videos:
             if not self.info.get("video_path") or self._where(number, f"videos/{key}") is None:
-                return _Damage(number, layout.EPISODES, f"does not say where its video of {key} is")
+                return _Damage(number, layout.EPISODES, f"does not name its video of {key}")
             video, first = self._place(number, key)
             found, ended = self._whole(video)
             # The reader shows the last frame twice where a finished video lacks one.
@@ -195,7 +197,7 @@ class _Source:
                     groups.append(source.read_row_group(k))
                 ended = None
             except (Scene4DError, pa.ArrowException, OSError) as error:
-                ended = _said(error)
+                ended = _message(error)
             # One table at a time: episodes come file after file.
             self._tables = {file: (pa.concat_tables(groups) if groups else pa.table({}), ended)}
         return self._tables[file]
@@ -287,7 +289,7 @@ class _Source:
                 yield file
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, Scene4DError):
         return f"{error.problem}" + (f" (found {error.found})" if error.found is not None else "")
     return " ".join(str(error).split())[:160]

@@ -82,7 +82,7 @@ def repair_mcap(
 def _begun(writer: Any, records: Iterator[Any]) -> Iterator[Any]:
     """The records after the header, with which the writer starts."""
     first = next(records, None)
-    if type(first).__name__ == "Header":
+    if first is not None and type(first).__name__ == "Header":
         writer.start(profile=first.profile, library=first.library)
     else:
         writer.start()

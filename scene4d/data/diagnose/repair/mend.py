@@ -6,14 +6,14 @@ A mend is spelled NAME, NAME=VALUE or NAME=VALUE@CAMERA,CAMERA (all cameras wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scene4d.data.video.images import chosen_cameras, chosen_frames
+from scene4d.data.timeline.frame_table import RecordingReader
+from scene4d.data.video.images import chosen_cameras
 from scene4d.errors import ConfigError
 from scene4d.geometry.camera import CV_FROM_GL, invert_rigid, pixel_centres
 from scene4d.geometry.rotation import multiply_quat, quat_from_matrix
@@ -53,17 +53,21 @@ def parse_mend(text: str) -> Mend:
         fix = "; ".join(f"{n}: {k.meaning}" for n, k in MENDS.items())
         raise ConfigError("no such mend", field="fix", found=name, expected=list(MENDS), fix=fix)
     parts = tuple(p for p in value.split("/" if name == "swap" else ",") if p)
-    values: tuple[float | str, ...] = parts
-    if name not in ("swap", "up"):
+    words: tuple[str, ...] = parts if name in ("swap", "up") else ()
+    numbers: tuple[float, ...] = ()
+    wrong = ConfigError("has another value", field=f"fix {name}", found=text, expected=kind.spelling)
+    if not words:
         try:
-            values = tuple(float(p) for p in parts)
+            numbers = tuple(float(p) for p in parts)
         except ValueError:
-            values = ("",) * 9
-    if len(values) not in kind.counts or (name == "up" and parts[0] not in AXES) or (name == "lag" and values[0] % 1):
-        raise ConfigError("has another value", field=f"fix {name}", found=text, expected=kind.spelling)
-    if name.endswith("_scale") and not all(isinstance(v, float) and 0 < v < float("inf") for v in values):
+            raise wrong from None
+    if len(parts) not in kind.counts or (name == "up" and parts[0] not in AXES):
+        raise wrong
+    if name == "lag" and any(number % 1 for number in numbers):
+        raise wrong
+    if name.endswith("_scale") and not all(0 < v < float("inf") for v in numbers):
         raise ConfigError("is no factor", field=f"fix {name}", found=text, expected=kind.spelling)
-    return Mend(name, values, tuple(c for c in cameras.split(",") if c))
+    return Mend(name, words or numbers, tuple(c for c in cameras.split(",") if c))
 
 
 def apply_mend(mend: Mend, episode: Episode) -> Episode:
@@ -79,7 +83,7 @@ def apply_mend(mend: Mend, episode: Episode) -> Episode:
     if mend.name == "lag":
         return episode
     if mend.name == "swap":
-        first, second = mend.value
+        first, second = map(str, mend.value)
         views = dict(episode.views)
         placed = {first: views[second].cameras, second: views[first].cameras}
         views |= {n: _seen_by(views[n], cameras) for n, cameras in placed.items()}
@@ -92,79 +96,43 @@ def apply_mend(mend: Mend, episode: Episode) -> Episode:
     return episode.replace(views=views)
 
 
-@dataclass(frozen=True)
-class MendedRecording:
-    """A recording as it was meant: `mends` are applied in order to what is read."""
+class MendedRecording(RecordingReader):
+    """A recording as it was meant: `mends` are applied in order to what is read.
 
-    recording: Recording
-    """As it is on disk."""
-    mends: tuple[Mend, ...]
-    """What to mend."""
-    lags: Mapping[str, int] = field(init=False, repr=False)
+    A lag costs some frames at the ends: those that are left have a pose.
+    """
 
-    def __post_init__(self) -> None:
-        lags = dict.fromkeys(self.recording.cameras, 0)
-        for mend in self.mends:
-            chosen_cameras(self.recording.cameras, mend.cameras or None, path=str(self.recording.path))
+    def __init__(self, recording: Recording, mends: tuple[Mend, ...]):
+        self.recording, self.mends, self.lags = recording, mends, dict.fromkeys(recording.cameras, 0)
+        for mend in mends:
+            chosen_cameras(recording.cameras, mend.cameras or None, path=str(recording.path))
             if mend.name == "lag":
-                for name in mend.cameras or self.recording.cameras:
-                    lags[name] += int(mend.value[0])
-        object.__setattr__(self, "lags", lags)
+                for name in mend.cameras or recording.cameras:
+                    self.lags[name] += int(mend.value[0])
+        self.path, self.cameras, self.fps = recording.path, recording.cameras, recording.fps
+        self.info = {**recording.info, "mends": [str(m) for m in mends]}
+        self.num_frames = recording.num_frames - max(0, *self.lags.values()) + min(0, *self.lags.values())
         if self.num_frames < 1:
-            raise ConfigError("leaves no frame", field="fix lag", found=lags, expected=self.recording.num_frames)
+            raise ConfigError("leaves no frame", field="fix lag", found=self.lags, expected=recording.num_frames)
 
-    @property
-    def path(self) -> str:
-        """The folder or file."""
-        return self.recording.path
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Camera names."""
-        return self.recording.cameras
-
-    @property
-    def fps(self) -> float:
-        """Frames a second."""
-        return self.recording.fps
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What the recording says, and what was mended."""
-        return {**self.recording.info, "mends": [str(m) for m in self.mends]}
-
-    @property
-    def num_frames(self) -> int:
-        """Frames whose pose is there: a lag costs some at the ends."""
-        return self.recording.num_frames - max(0, *self.lags.values()) + min(0, *self.lags.values())
-
-    def read(
-        self,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        stride: int = 1,
-        cameras: Sequence[str] | None = None,
-        size: tuple[int, int] | None = None,
-    ) -> Episode:
-        """As the recording itself reads, mended.
+    def read_chosen(self, frames: range, cameras: Sequence[str], *, size: tuple[int, int] | None) -> Episode:
+        """Existing frames of existing cameras, as the recording itself reads them, mended.
 
         Raises:
             ConfigError: a mend does not go with what the recording holds. What the recording raises.
         """
-        chosen_frames(self.num_frames, start=start, stop=stop, stride=stride, path=str(self.path))
-        wanted = chosen_cameras(self.cameras, cameras, path=str(self.path))
         # What a swap exchanges must be read even where only one of the two is wanted.
         swapped = {str(n) for m in self.mends if m.name == "swap" for n in m.value}
-        names = [*wanted, *(n for n in self.cameras if n in swapped and n not in wanted)]
+        names = [*cameras, *(n for n in self.cameras if n in swapped and n not in cameras)]
         offset = -min(0, *self.lags.values())
-        stop = min(self.num_frames, self.num_frames if stop is None else stop)
-        episode = self.recording.read(start + offset, stop + offset, stride=stride, cameras=names, size=size)
+        read = lambda later, names: self.recording.read(
+            frames.start + later, frames.stop + later, stride=frames.step, cameras=names, size=size
+        )
+        episode = read(offset, names)
         views = dict(episode.views)
         for lag in {self.lags[n] for n in names} - {0}:
             late = [n for n in names if self.lags[n] == lag]
-            first, last = start + offset + lag, stop + offset + lag
-            posed = self.recording.read(first, last, stride=stride, cameras=late, size=size)
+            posed = read(offset + lag, late)
             views |= {n: views[n].replace(cameras=posed.views[n].cameras) for n in late}
         episode = episode.replace(views=views)
         for mend in self.mends:
@@ -173,7 +141,7 @@ class MendedRecording:
                 episode = apply_mend(Mend(mend.name, mend.value, kept), episode)
         info = {**episode.info, "mends": [str(m) for m in self.mends]}
         times = episode.times - self._first_time(offset) if offset else episode.times
-        return episode.replace(views={n: episode.views[n] for n in wanted}, times=times, info=info)
+        return episode.replace(views={n: episode.views[n] for n in cameras}, times=times, info=info)
 
     def _first_time(self, offset: int) -> Tensor:
         """Seconds at which the first frame that is left was taken."""

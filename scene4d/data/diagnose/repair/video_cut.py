@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from scene4d.data.video.video import encode_video
 from scene4d.errors import VideoError
@@ -28,7 +29,7 @@ def whole_frames(path: str | os.PathLike) -> tuple[int, str | None]:
                 if frame.is_corrupt:
                     return count, f"frame {count} is damaged"
                 count += 1
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         return count, " ".join(f"cannot be decoded from frame {count} on ({error})".split())[:200]
     if declared and count < declared:
         return count, f"ends after {count} of {declared} frames"
@@ -49,7 +50,7 @@ def copy_video(path: str | os.PathLike, target: str | os.PathLike, *, num_frames
         # Frames that refer to later ones lose them at the cut: only what decodes to the same pictures counts.
         if [_digest(frame) for frame in _first_frames(target, num_frames + 1)] == wanted:
             return True
-    except (av.error.FFmpegError, OSError, ValueError):
+    except (FFmpegError, OSError, ValueError):
         pass
     pictures = (frame.to_ndarray(format="rgb24") for frame in _eight_bit(_first_frames(path, num_frames), path))
     encode_video(target, pictures, fps=fps, crf=0)
@@ -59,11 +60,11 @@ def copy_video(path: str | os.PathLike, target: str | os.PathLike, *, num_frames
 def _copy_packets(path: str | os.PathLike, target: str | os.PathLike, *, num_frames: int) -> None:
     with av.open(os.fspath(path)) as source, av.open(os.fspath(target), "w", options={"movflags": "faststart"}) as copy:
         stream = source.streams.video[0]
-        twin = copy.add_stream_from_template(stream)
+        target_stream = copy.add_stream_from_template(stream)
         for taken, packet in enumerate(source.demux(stream)):
             if packet.dts is None or taken == num_frames:
                 break
-            packet.stream = twin
+            packet.stream = target_stream
             copy.mux(packet)
 
 
@@ -87,6 +88,6 @@ def _digest(frame: av.VideoFrame) -> bytes:
     digest = hashlib.blake2b(frame.format.name.encode(), digest_size=16)
     size = 2 if max(component.bits for component in frame.format.components) > 8 else 1
     for plane in frame.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         digest.update(np.ascontiguousarray(rows[:, : plane.width * size]).tobytes())
     return digest.digest()

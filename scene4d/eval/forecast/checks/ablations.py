@@ -18,7 +18,7 @@ from scene4d.world.capabilities import Decodes
 from scene4d.world.evaluated import ForecastQuestion
 
 LAST_FRAMES = 3
-"""Frames that a model without memory is left with: enough for the two past steps of motion that it looks at."""
+"""Frames that a model without memory is left with: enough for the two past steps of motion that it uses."""
 
 
 class LastFrames(PastStream):

@@ -1,4 +1,4 @@
-// ctypes' door to ops_cuda.h in the shim build, as bind_cuda.cpp is Python's: addresses and sizes in, a status code
+// ctypes' binding of ops_cuda.h in the shim build, as bind_cuda.cpp is Python's: addresses and sizes in, a status code
 // out.
 #include "ops_cuda.h"
 #include "shim.h"

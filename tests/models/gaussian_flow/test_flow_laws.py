@@ -1,0 +1,48 @@
+"""The laws of world models, for gaussian_flow."""
+
+from __future__ import annotations
+
+import small_world
+import torch
+from world_model_laws import WorldModelLaws
+
+from scene4d.apps.compose.models import Models, load_models, make_models, save_models
+
+
+class TestGaussianFlow(WorldModelLaws):
+    """A little scene with a moving block."""
+
+    def make_model(self):
+        model = small_world.world_model()
+        model.robot = small_world.ROBOT
+        return model
+
+    def make_observation(self, kind: int = 0):
+        scene = small_world.block_scene(num_floor=160 if kind == 0 else 120)
+        known = small_world.observation(scene)
+        return known if kind == 0 else known.replace(proprio=known.proprio + 0.01)
+
+
+class TestStoredGaussianFlow(WorldModelLaws):
+    """The same with the autoencoder of the family, which is stored with it."""
+
+    def make_model(self):
+        torch.manual_seed(0)
+        info = {"context": small_world.ROBOT.as_info(), "step_seconds": 0.025}
+        models = make_models({"dynamics": small_world.CONFIG}, info=info)
+        with torch.no_grad():
+            for parameter in models.world.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+            models.world.denoiser.out.bias[12] += 6.0
+        self.models = models
+        for part in models.parts().values():
+            part.eval()
+        return models.world
+
+    def make_observation(self, kind: int = 0):
+        return TestGaussianFlow.make_observation(self, kind)
+
+    def reloaded(self, model, folder):
+        models = Models(family=self.models.family, world=model, policy=None, info=self.models.info)
+        save_models(folder / "weights.safetensors", models, info=models.info, half=False)
+        return load_models(folder / "weights.safetensors").world
