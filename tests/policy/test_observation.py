@@ -71,7 +71,7 @@ def test_the_world_model_hears_of_cameras_and_of_rest_first():
 
 
 def test_what_a_builder_needs_is_asked_for_at_once():
-    with pytest.raises(ConfigError, match="resting"):
-        ObservationBuilder(lambda: None, world_model=SimpleNamespace())
+    with pytest.raises(TypeError, match="robot"):
+        ObservationBuilder(Newest, world_model=Listener())
     with pytest.raises(ConfigError, match="nothing was observed"):
         CameraObservationBuilder().views()
