@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from scene4d.apps.cli import main
 from scene4d.apps.compose.models import make_models, save_models
 from scene4d.apps.verbs import evaluate_forecast
 from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
@@ -46,7 +47,7 @@ def test_a_recording_too_short_is_named():
 
 def test_recordings_are_named_and_get_no_seeds(monkeypatch, tmp_path):
     """The JSON says what was forecast: seeds of episodes that were simulated, paths of those that were read."""
-    monkeypatch.setattr(evaluate_forecast, "load_models", lambda path: SimpleNamespace(world=None))
+    monkeypatch.setattr(evaluate_forecast, "load_models", lambda path: make_models({}))
     monkeypatch.setattr(evaluate_forecast, "evaluate_forecast", lambda *_, **options: {"horizon": {}, "windows": 1})
     monkeypatch.setattr(evaluate_forecast, "open_recordings", lambda path: [path])
     monkeypatch.setattr(evaluate_forecast, "printed_table", lambda *_, **options: "")
@@ -54,6 +55,29 @@ def test_recordings_are_named_and_get_no_seeds(monkeypatch, tmp_path):
     assert "seeds" not in read and read["episodes"] == [str(tmp_path / "a"), str(tmp_path / "b")]
     simulated = evaluate_forecast.run_eval_forecast(EvalForecastOptions(seeds=(2000, 2001)))
     assert simulated["seeds"] == [2000, 2001] and "episodes" not in simulated
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "forecast"),
+        ("eval", "plan"),
+        ("act", "scene.s4d", "--task", "push"),
+        ("forecast", "scene.s4d", "--output", "future.s4d"),
+        ("demo", "--output", "demo"),
+        ("serve",),
+    ],
+)
+def test_weights_that_predict_images_alone_are_refused(tmp_path, monkeypatch, capsys, words):
+    """In one line, by whatever asks for scenes."""
+    monkeypatch.chdir(tmp_path)
+    info = {"cameras": ["left", "right"]}
+    models = make_models({"pixels": PixelsConfig(size=8)}, family="pixel_transformer", info=info)
+    save_models(tmp_path / "p.safetensors", models, info=info)
+    code = main([*words, "--weights", "p.safetensors"])
+    lines = capsys.readouterr().err.strip().splitlines()
+    (error,) = [line for line in lines if not line.endswith(" s)")]  # steps that are done
+    assert code in (2, 3) and ("PixelTransformer" in error or "action head" in error)
 
 
 def test_a_baseline_of_other_cameras_is_refused(tmp_path):

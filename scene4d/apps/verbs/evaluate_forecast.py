@@ -38,7 +38,8 @@ def run_eval_forecast(options: EvalForecastOptions) -> dict:
     models = load_models(options.weights)
     config = forecast_config(options)
     stream = PastStream(options.inputs)
-    forecasters = forecasters_of(models.world, stream, options=options)
+    world = require(models.world, RobotWorldModel, what="forecasts of scenes")
+    forecasters = forecasters_of(world, stream, options=options)
     record = None
     if options.episodes:
         recordings = [r for path in options.episodes for r in open_recordings(path)]

@@ -55,6 +55,7 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     """
     seeds = seed_range(options.seeds)
     models = load_models(options.weights)
+    require(models.world, MovesAnchors, what="planning")
     _rollout_config(options, models)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")

@@ -94,6 +94,7 @@ def reconstruct_and_forecast(
 
     So `scene4d forecast scene.s4d` under the same actions gives the same future, bit for bit.
     """
+    model = require(models.world, Decodes, what="the demo")
     now, path = options.now, options.output / "scene.s4d"
     memory = stream.remember(past_of(episode, now))
     robot = RobotSpec.from_info(episode.info)
@@ -109,7 +110,6 @@ def reconstruct_and_forecast(
     file = open_s4d(path)
     scene = file.scene()
     known = Observation.from_s4d(file, scene=scene, start=scene.times.shape[-1] - 1)
-    model = require(models.world, Decodes, what="the demo")
     actions = episode.actions[now : now + options.num_steps]
     future, _ = predicted_scene(model, known, actions=actions, seed=options.seed)
     return DemoResult(episode, now, known, future, memory.background)

@@ -35,12 +35,12 @@ def run_forecast(options: ForecastOptions) -> dict:
     for number in range(options.samples):
         check_output(_numbered(options.output, number), suffixes=(".s4d",), inputs=(options.scene,))
     models = load_models(options.weights)
+    model = sampled(require(models.world, Decodes, what="a forecast of scenes"), options.sampler_steps)
     file = open_s4d(options.scene)
     known, actions = observation_and_actions(
         file, actions=options.actions, start=options.start, num_steps=options.steps
     )
     models.robot.check_same(known.robot, file=options.scene)
-    model = sampled(require(models.world, Decodes, what="a forecast of scenes"), options.sampler_steps)
     seeds = list(range(options.seed, options.seed + options.samples))
     outputs = []
     for number, seed in enumerate(seeds):
