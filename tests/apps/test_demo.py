@@ -107,7 +107,7 @@ def test_forecast_of_the_demo_scene_is_the_demo_future(open_weights, tmp_path, m
     episode = read_episode(options)
     rows = [{"name": name, "unit": ""} for name in ("x", "y", "z", "gripper")]
     episode = episode.replace(info={**episode.info, "action_spec": rows, "action_meaning": meaning})
-    result = reconstruct_and_forecast(load_models(open_weights), PastStream(), episode, options)
+    result = reconstruct_and_forecast(load_models(open_weights), episode, stream=PastStream(), options=options)
     write_future_files(options.output, result)
     np.save(tmp_path / "actions.npy", episode.actions[5:15].numpy())
     words = ["--actions", tmp_path / "actions.npy", "--steps", 10, "--seed", 3, "--weights", open_weights]
@@ -132,8 +132,8 @@ def test_what_actions_mean_decides_the_future(open_weights, tmp_path):
     episode, models, stream, futures = read_episode(options), load_models(open_weights), PastStream(), []
     rows = [{"name": name, "unit": ""} for name in ("x", "y", "z", "gripper")]
     for meaning in ("relative", "absolute"):
-        info = {**episode.info, "action_spec": rows, "action_meaning": meaning}
-        futures.append(reconstruct_and_forecast(models, stream, episode.replace(info=info), options).future)
+        episode = episode.replace(info={**episode.info, "action_spec": rows, "action_meaning": meaning})
+        futures.append(reconstruct_and_forecast(models, episode, stream=stream, options=options).future)
     assert not torch.equal(futures[0].motion.world_from_rest, futures[1].motion.world_from_rest)
 
 
