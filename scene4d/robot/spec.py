@@ -205,9 +205,9 @@ class RobotSpec:
             return "action_meaning", self.meaning.text, other.meaning.text
         if self.name and other.name and self.name != other.name:
             return "robot", self.name, other.name
-        seconds = self.step_seconds, other.step_seconds
-        if None not in seconds and not math.isclose(*seconds, rel_tol=STEP_TOLERANCE):
-            return "step_seconds", f"{seconds[0]:g}", f"{seconds[1]:g}"
+        own, theirs = self.step_seconds, other.step_seconds
+        if own and theirs and not math.isclose(own, theirs, rel_tol=STEP_TOLERANCE):
+            return "step_seconds", f"{own:g}", f"{theirs:g}"
         return None
 
     def check_same(self, other: RobotSpec, *, file: str | Path | None = None, frame: int | None = None) -> None:

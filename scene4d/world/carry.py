@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class AnchoredGaussians(TensorStruct):
             pick(self.gaussians.means), poses, skin_index=pick(self.skin_index), skin_weights=pick(self.skin_weights)
         )
 
-    def padded(self, num_rows: int) -> AnchoredGaussians:
+    def padded(self, num_rows: int) -> Self:
         """Filled up to `num_rows` rows by empty slots, which follow no anchor."""
         missing = num_rows - self.gaussians.num_gaussians
         if missing == 0:
@@ -64,7 +65,7 @@ class AnchoredGaussians(TensorStruct):
         )
 
     @classmethod
-    def stack(cls, items: Sequence[AnchoredGaussians], dim: int = 0) -> AnchoredGaussians:
+    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
         """Stack sets of any number of rows; shorter ones get empty slots."""
         num_rows = max(item.gaussians.num_gaussians for item in items)
         return super().stack([item.padded(num_rows) for item in items], dim)

@@ -145,6 +145,6 @@ def put(old: Any, rows: Tensor, new: Any) -> Any:
 
 
 def _joined(first: Any, later: Any, *, axis: int) -> Any:
-    if isinstance(first, Tensor) and isinstance(later, Tensor):
-        return torch.cat([first, later], axis)
-    return None if first is None or later is None else first.followed_by(later)
+    if first is None or later is None:
+        return None
+    return torch.cat([first, later], axis) if isinstance(first, Tensor) else first.followed_by(later)

@@ -12,7 +12,7 @@ from scene4d.apps.compose.models import Models
 from scene4d.apps.compose.perception import new_memory, perception
 from scene4d.errors import CheckpointError, ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
-from scene4d.policy.observation import HeadWorldModel, Stream
+from scene4d.policy.observation_builder import HeadWorldModel, Stream
 from scene4d.robot.actions import resting_action
 from scene4d.robot.spec import RobotSpec, VectorSpec
 from scene4d.types import Frames

@@ -10,7 +10,7 @@ from scene4d.apps.compose.scene_start import chosen_actions, head_of, head_start
 from scene4d.apps.verbs.options.agents import ActOptions
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
-from scene4d.policy.observation import HeadWorldModel, predicted_instant
+from scene4d.policy.observation_builder import HeadWorldModel, predicted_instant
 from scene4d.policy.virtual_cameras import concat_views
 from scene4d.robot.slots import hand_position
 from scene4d.types import Task

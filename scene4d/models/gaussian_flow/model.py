@@ -62,6 +62,11 @@ class GaussianWorldModel(nn.Module):
         codec: encodes and decodes; frozen here. channels: its latent channels, c. robot: that it learned from.
     """
 
+    token_mean: Tensor
+    token_std: Tensor
+    reward_scale: Tensor
+    log_var_shift: Tensor
+
     def __init__(
         self, codec: Codec, config: DynamicsConfig | None = None, *, channels: int, robot: RobotSpec = NO_ROBOT
     ):

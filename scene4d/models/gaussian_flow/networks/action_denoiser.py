@@ -56,6 +56,10 @@ class ActionDenoiser(nn.Module):
     Actions are in units of their spread over the training set; slots that no robot used stay 0.
     """
 
+    mean: Tensor
+    std: Tensor
+    temperature: Tensor
+
     def __init__(self, config: IntentConfig = IntentConfig(), *, channels: int, horizon: int):
         super().__init__()
         self.config, self.horizon = config, horizon

@@ -53,6 +53,8 @@ class Completion(nn.Module):
     fills what is missing and shows nowhere else.
     """
 
+    centres: Tensor
+
     def __init__(self, config: CompletionConfig = CompletionConfig(), *, channels: int):
         super().__init__()
         self.config = c = config

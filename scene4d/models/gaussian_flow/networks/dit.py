@@ -174,7 +174,7 @@ class DiT(nn.Module):
             outcome=self.outcome(x.mean(-2)),  # [b h 3]
         )
 
-    def _products(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    def _products(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if self.training or self.precision == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.precision)

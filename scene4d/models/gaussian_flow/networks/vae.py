@@ -93,6 +93,9 @@ class GaussianVAE(nn.Module):
     `denormalize` use them. Latents are never clamped or quantised.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, config: VAEConfig | None = None):
         super().__init__()
         self.config = c = VAEConfig() if config is None else config
