@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,8 @@ from scene4d.geometry.frame_images import alpha_of
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.moving_camera.layered_views import LayeredViewsConfig, fuse_layered_views
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig
+from scene4d.lift.refine.adam_loop import Progress, ProgressReporter
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians
-from scene4d.lift.refine.progress_report import ProgressReporter
 from scene4d.lift.refine.refine_scene import RefineSceneConfig, refine_scene
 from scene4d.lift.rgb.splat_trainer import SplatConfig, splats_from_images
 from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static
@@ -27,8 +27,6 @@ from scene4d.lift.stream.visibility import VIOLATED, observe_frames, visibility_
 from scene4d.render.render import render
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Episode, Frames, Gaussians
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
