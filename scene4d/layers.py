@@ -64,7 +64,7 @@ def turn_pairs(x: Tensor, table: Tensor) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * angles).flatten(-2).to(x.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, *, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of heads [b heads l d]; mask [b heads l s] or what broadcasts to it."""
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q.dtype)
@@ -119,7 +119,7 @@ class Attention(nn.Module):
         if mask is not None:
             mask = mask.unsqueeze(-3).expand(*lead, 1, q.shape[-2], k.shape[-2]).flatten(0, len(lead) - 1)
         q, k, v = (y.reshape(-1, *y.shape[-3:]) for y in (q, k, v))  # [b heads l d]
-        mixed = attend(q, k, v, mask=mask)  # [b heads l d]
+        mixed = attend(q, k=k, v=v, mask=mask)  # [b heads l d]
         if mask is not None and mask.dtype == torch.bool:
             mixed = torch.where(mask.any(-1, keepdim=True), mixed, torch.zeros_like(mixed))
         return self.out(mixed.transpose(-2, -3).flatten(-2).reshape(x.shape))
@@ -204,16 +204,18 @@ class Block(nn.Module):
             x = x + self.attend(self.norm_attend(x), mask=mask, rotary=rotary)
         else:
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition)
-            attended = self.attend(modulate(self.norm_attend(x), shift_a, scale_a), mask=mask, rotary=rotary)
+            attended = self.attend(
+                modulate(self.norm_attend(x), shift=shift_a, scale=scale_a), mask=mask, rotary=rotary
+            )
             x = torch.addcmul(x, gate_a, attended)
         if context is not None:
             x = x + self.cross(self.norm_cross(x), context, mask=context_mask)
         if self.modulation is None:
             return x + self.feed(self.norm_feed(x))
-        return torch.addcmul(x, gate_f, self.feed(modulate(self.norm_feed(x), shift_f, scale_f)))
+        return torch.addcmul(x, gate_f, self.feed(modulate(self.norm_feed(x), shift=shift_f, scale=scale_f)))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, *, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift."""
     return torch.addcmul(shift, x, 1 + scale)
 
