@@ -92,7 +92,7 @@ def reconstruct(
     scene = _streamed(frames, times, config=config, progress=progress)
     flat = frames.map(lambda x: x.flatten(0, 1))
     if config.num_backdrop:
-        scene = _with_backdrop(scene, flat, num=config.num_backdrop)
+        scene = _with_sky_shell(scene, flat, num=config.num_backdrop)
     return scene if config.fit is None else _fitted(scene, flat, config=config.fit, progress=progress)
 
 
@@ -213,7 +213,7 @@ def _looked_back(scene: Scene4D, frames: Frames, *, config: StreamConfig) -> Sce
         earlier = open_rows[(born[open_rows] > times[t]).numpy()]
         if len(earlier) == 0:
             continue
-        observation = observe_frames(frames[t], config=stream.lift_config, backdrop=config.backdrop)
+        observation = observe_frames(frames[t], config=stream.lift_config, sky_depth=config.backdrop)
         visibility = visibility_of(points[earlier], observation, colours=colours[earlier], tolerances=stream.tolerances)
         through = (visibility.status == VIOLATED).any(0)
         born[torch.from_numpy(earlier[~through])] = times[t]
@@ -236,7 +236,7 @@ def _without_gaps(alive: Tensor, times: Tensor) -> Tensor:
     return torch.stack([born, died], -1)
 
 
-def _with_backdrop(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
+def _with_sky_shell(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
     """The scene with a far shell behind everything, static and always there, so that holes show a likely colour."""
     centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
     distance = (scene.base.means - centre).norm(dim=-1)
