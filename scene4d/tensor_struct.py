@@ -68,7 +68,7 @@ class TensorStruct:
         return self.map(lambda x: x[index])
 
     @classmethod
-    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack equal-shaped items along a new batch axis; structs inside are stacked by their own `stack`."""
         each = lambda name: stack_all([getattr(item, name) for item in items], dim)
         return cls(**{f.name: each(f.name) for f in dataclasses.fields(cls)})

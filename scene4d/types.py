@@ -281,7 +281,7 @@ class Gaussians(TensorStruct):
         def pad(x: Tensor, value: float) -> Tensor:
             return torch.cat([x, x.new_full((*x.shape[:axis], extra, *x.shape[axis + 1 :]), value)], dim=axis)
 
-        return Gaussians(
+        return self.replace(
             means=pad(self.means, 0.0),
             quats=torch.cat(
                 [self.quats, self.quats.new_tensor([1.0, 0, 0, 0]).expand(*self.batch_shape, extra, 4)], axis
@@ -294,7 +294,7 @@ class Gaussians(TensorStruct):
         )
 
     @classmethod
-    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack sets of any sizes; shorter ones get empty slots (id -1, opacity 0)."""
         rows = max(g.num_gaussians for g in items)
         return super().stack([g.padded(rows) for g in items], dim)

@@ -101,14 +101,14 @@ class PointCost:
             # Axis by axis: a centimetre beside the place counts in full even while the hand is still far above it.
             cost = cost + self.hand_weight * self._path_length(hand + left + self._behind(like=left))
         if self.grip is not None:
-            cost = cost + self.grip_weight * (prediction.proprio[..., beside_hand_index(state.robot)] - self.grip).norm(
-                dim=-1
-            )
+            cost = cost + self.grip_weight * (
+                prediction.robot_states[..., beside_hand_index(state.robot)] - self.grip
+            ).norm(dim=-1)
         return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
 
     def _hand_moved(self, state: State, prediction: Prediction) -> Tensor:
         """The predicted motion [n h 3] of the hand since now."""
-        return hand_position(prediction.proprio, state.robot) - hand_position(state.proprio, state.robot)
+        return hand_position(prediction.robot_states, state.robot) - hand_position(state.proprio, state.robot)
 
     def next_hand_shift(self) -> Tensor:
         """How the hand moves next [3]: to its place on the object as it is now, or above that while it is beside it.

@@ -65,7 +65,7 @@ class AnchoredGaussians(TensorStruct):
         )
 
     @classmethod
-    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack sets of any number of rows; shorter ones get empty slots."""
         num_rows = max(item.gaussians.num_gaussians for item in items)
         return super().stack([item.padded(num_rows) for item in items], dim)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scene4d.check import check
-from scene4d.errors import DataFormatError
+from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
@@ -42,6 +42,17 @@ class Observation(TensorStruct):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return ()
+
+    @property
+    def known_scene(self) -> Scene4D:
+        """The scene up to now.
+
+        Raises:
+            ConfigError: the observation is of pictures alone.
+        """
+        if self.scene is None:
+            raise ConfigError("holds no scene", field="Observation.scene", fix="reconstruct the recording first")
+        return self.scene
 
     @property
     def step_seconds(self) -> float | None:
@@ -92,10 +103,7 @@ class Observation(TensorStruct):
             DataFormatError: the file holds no actions, or no robot state up to `start`. ConfigError: its specs are no
             specs.
         """
-        actions, proprio = file.actions, file.info.get("proprio")
-        if actions is None:
-            fix = "reconstruct, without --holdout, a recording with actions (lerobot, rlbench or `scene4d record`)"
-            raise DataFormatError("holds no actions", file=file.path, field="actions", fix=fix)
+        actions, proprio = actions_of_s4d(file), file.info.get("proprio")
         if proprio is None or len(proprio) <= start:
             fix = "reconstruct it from a recording that has the robot's state"
             raise DataFormatError("holds no proprio", file=file.path, field="info.proprio", fix=fix)
@@ -108,6 +116,18 @@ class Observation(TensorStruct):
             cameras=file.input_cameras(start),
             task=Task(str(file.info.get("task", ""))),
         )
+
+
+def actions_of_s4d(file: S4DFile) -> Tensor:
+    """The recorded actions [t-1 a] or [t a] of a .s4d.
+
+    Raises:
+        DataFormatError: the file holds none.
+    """
+    if file.actions is None:
+        fix = "reconstruct, without --holdout, a recording with actions (lerobot, rlbench or `scene4d record`)"
+        raise DataFormatError("holds no actions", file=file.path, field="actions", fix=fix)
+    return file.actions
 
 
 def robot_of_s4d(file: S4DFile, *, num_proprio: int | None = None, step_seconds: float | None = None) -> RobotSpec:

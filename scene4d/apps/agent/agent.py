@@ -279,6 +279,6 @@ def check_head(head: ActionHead, *, robot: RobotSpec) -> None:
 
 def robot_of_head(models: Models) -> RobotSpec:
     """The robot of an action head: that of its weights, numbers without names where they do not say."""
-    head, robot = models.policy.config, models.robot
+    head, robot = head_of(models).config, models.robot
     bare = lambda spec, width: spec if spec.width else VectorSpec.from_rows(None, width=width)
     return replace(robot, action=bare(robot.action, head.action_dim), proprio=bare(robot.proprio, head.proprio_dim))

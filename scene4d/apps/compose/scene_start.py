@@ -85,7 +85,7 @@ def head_start(models: Models, known: Observation, *, file: Path | None = None) 
     """
     head = head_of(models)
     robot = robot_of_head(models)
-    past = observed_part(known.scene)
+    past = observed_part(known.known_scene)
     states = checked_states(known.proprio, width=head.config.proprio_dim, file=file)
     num_past, actions = past.times.shape[-1] - 1, known.actions
     if len(actions):

@@ -64,7 +64,7 @@ def plan_actions(
 
 def _planned(models: Models, start: Observation, *, seed: int, forecast: bool) -> dict[str, Any]:
     """What `plan_actions` returns, from where it begins."""
-    head, past = head_of(models), start.scene
+    head, past = head_of(models), start.known_scene
     hand, now = hand_position(start.proprio[-1], start.robot), float(past.times[-1])
     views, features = views_for(head.config, past.at(now), hand=hand), None
     if forecast:

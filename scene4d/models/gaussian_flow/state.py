@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -47,14 +47,14 @@ class GaussianState(State):
         """Places of the anchors now, [*b l 3] m."""
         return self.anchored.anchors
 
-    def put(self, rows: Tensor, new: Self) -> Self:
+    def put(self, rows: Tensor, new: Any) -> Self:
         """A state [b] with the elements that `rows` [r] names replaced by `new` [r], filled up to as many Gaussians."""
         num_rows = max(self.gaussians.num_gaussians, new.gaussians.num_gaussians)
         old = self.replace(anchored=self.anchored.padded(num_rows))
         return put(old, rows, new.replace(anchored=new.anchored.padded(num_rows)))
 
     @classmethod
-    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack states; those with fewer Gaussians are filled up with empty slots.
 
         Raises:

@@ -108,7 +108,7 @@ class ActionDenoiser(nn.Module):
         for block in self.blocks:
             x = block(x, condition, context=context)
         shift, gain = self.final(nn.functional.silu(condition)).chunk(2, -1)
-        return self.out(modulate(self.norm(x), shift, gain))
+        return self.out(modulate(self.norm(x), shift=shift, scale=gain))
 
     @torch.no_grad()
     def draw(self, noise: Tensor, *, given: ActionEvidence, steps: int) -> Tensor:
