@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scene4d.apps.agent.agent import robot_of_head
+from scene4d.apps.compose.action_head import robot_of_head
 from scene4d.apps.compose.models import load_models, save_models
 from scene4d.apps.compose.perception import perception
 from scene4d.apps.training.processes import in_processes

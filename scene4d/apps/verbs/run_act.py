@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from scene4d.apps.agent.task_names import names_and_units, task_from_text
+from scene4d.apps.compose.action_head import head_of
 from scene4d.apps.compose.models import Models, load_models
-from scene4d.apps.compose.scene_start import chosen_actions, head_of, head_start, start_of_file
+from scene4d.apps.compose.scene_start import chosen_actions, head_start, start_of_file
 from scene4d.apps.verbs.options.agents import ActOptions
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for

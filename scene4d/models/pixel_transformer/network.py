@@ -179,7 +179,7 @@ class PixelModel(nn.Module):
             else:
                 x = block(x.transpose(1, 2), condition[:, None], rotary=time, mask=mask).transpose(1, 2)
         shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
-        return self.out(modulate(self.norm(x[:, 1:]), shift, gain))  # [b h l c]
+        return self.out(modulate(self.norm(x[:, 1:]), shift=shift, scale=gain))  # [b h l c]
 
     def _drive_features(self, levels: Tensor, clip: Clip) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, task, level, number."""
