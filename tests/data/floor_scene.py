@@ -8,8 +8,10 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from scene4d.data.detect import open_recordings
 from scene4d.geometry.camera import look_at, project
 from scene4d.types import Episode, Frames
 
@@ -88,3 +90,14 @@ def fingerprint(folder: Path) -> dict[str, str]:
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
     digest = lambda p: hashlib.sha256(p.read_bytes()).hexdigest() + str(p.stat().st_mtime_ns)
     return {str(p.relative_to(folder)): digest(p) for p in files}
+
+
+def assert_refused_when_spoiled(folder: Path, fault: tuple, *, codes: tuple[int, ...] = (3,)) -> None:
+    """After `fault` = (spoil, kind of error, words) reading must fail so, name the file, and leave the folder alone."""
+    spoil, kind, words = fault
+    spoil(folder)
+    before = fingerprint(folder)
+    with pytest.raises(kind, match=words) as caught:
+        open_recordings(folder)[0].read()
+    error = caught.value
+    assert error.exit_code in codes and str(folder) in error.file and fingerprint(folder) == before
