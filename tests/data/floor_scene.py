@@ -5,6 +5,7 @@ World z is up, the floor is z = 0; its colour and the depth of every pixel are k
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from scene4d.data.detect import open_recordings
+from scene4d.data.video.video import iterate_frames
 from scene4d.geometry.camera import look_at, project
 from scene4d.types import Episode, Frames
 
@@ -83,6 +85,11 @@ def assert_true_to_the_floor(episode: Episode, *, tolerance: float = 0.02) -> No
     points = torch.tensor([[0.1, -0.1, 0.0]])
     pixels, z = project(points, frames.cameras.viewmats[0], Ks=frames.cameras.Ks[0])
     assert z > 0 and (pixels > 0).all(), "the target lies in front"
+
+
+def decode_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
+    """Frames of a video [n h w 3] uint8."""
+    return np.stack(list(iterate_frames(path, indices)))
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

@@ -269,7 +269,7 @@ def test_a_clock_that_was_set_back_is_sorted_where_asked(tmp_path):
 
 
 def test_doubled_stamps_are_counted_as_left_out(tmp_path):
-    """Two pictures with one stamp: the first is shown, the other is told."""
+    """Two pictures with one stamp: the first is shown, the other is noted."""
     record(tmp_path, tick=lambda i: [0, 1, 2, 2, 3, 4][i] / 10)
     with pytest.raises(TimestampError, match="--resync nearest"):
         open_recordings(tmp_path)
