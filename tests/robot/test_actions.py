@@ -62,9 +62,7 @@ def test_ways_turns_and_what_is_said_to_be_relative_are_no_places(names):
     assert torch.equal(
         from_action_slots(action_slots(actions, robot, proprio=proprio), robot, proprio=proprio), actions
     )
-    assert torch.equal(
-        action_slots(actions, robot, proprio=proprio), action_slots(actions, robot, proprio=proprio + 1)
-    )
+    assert torch.equal(action_slots(actions, robot, proprio=proprio), action_slots(actions, robot, proprio=proprio + 1))
 
 
 def test_what_the_recording_says_of_its_actions_counts():
