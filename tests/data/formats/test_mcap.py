@@ -134,7 +134,7 @@ def record(folder, *, compressed=False, info=True, tf=lambda i: True, tick=lambd
             bag.image("/head/aligned/image_raw", time + 0.011, depth, encoding=encoding, padding=0)
             bag.image("/head/infra/image_raw", time, metres.astype(np.float32), encoding="32FC1", frame="infra")
         bag.write(
-            "/joint_states", "JointState", time, name=["a", "b"], position=[float(i), -1.0], velocity=[], effort=[]
+            "/joint_states", "JointState", time, name=["a", "finger"], position=[i / 1, -1.0], velocity=[], effort=[]
         )
     bag.close()
     return folder
@@ -152,7 +152,8 @@ def test_floor(tmp_path, compressed):
         "wall-clock stamps keep their ms"
     )
     assert episode.proprio[:, 0].tolist() == list(range(COUNT)) and episode.valid.all()
-    assert recording.info["proprio_spec"][1]["name"] == "b"
+    rows = recording.info["proprio_spec"]
+    assert [(row["name"], row["unit"]) for row in rows] == [("a", "rad"), ("finger", None)], "a finger is no angle"
     if not compressed:
         assert recording.info["uncalibrated"] == ["/head/infra/image_raw"], "depth of another frame is not registered"
 
