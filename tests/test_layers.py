@@ -86,7 +86,7 @@ def test_causal_attention_never_looks_ahead():
 
 @pytest.mark.parametrize("few", [True, False])
 def test_attention_in_half_the_bits_is_attention(few):
-    """Against float64, with both kinds of mask, on both sides of the number of keys at which the way changes."""
+    """Against float64, with both kinds of mask, on both sides of the number of keys at which the method changes."""
     torch.manual_seed(0)
     keys = FEW_KEYS if few else FEW_KEYS + 1
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (5, keys, keys))

@@ -61,7 +61,8 @@ class VectorSpec:
         """The rows {name, unit, frame, low, high} as recordings store them, without what is not declared."""
         rows = zip(self.names, self.units, self.frames, self.bounds, strict=True)
         columns = [{"name": n, "unit": u, "frame": f, "low": b[0], "high": b[1]} for n, u, f, b in rows]
-        return [{k: v for k, v in row.items() if v not in ("", None)} for row in columns] if self.known else []
+        declared = [{k: v for k, v in row.items() if v not in ("", None)} for row in columns]
+        return declared if any(declared) else []
 
     def difference(self, other: VectorSpec) -> tuple[str, str, str] | None:
         """(place, ours, theirs) of the first number that differs, place such as "[2]"; "" where the widths do.

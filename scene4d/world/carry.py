@@ -108,7 +108,8 @@ def scene_of_motion(
     poses, log_var = motion.world_from_now, motion.log_var
     identity = identity_pose(*lead, 1, poses.shape[-2], like=poses)
     if log_var is not None:
-        log_var = torch.cat([torch.full_like(log_var[..., :1, :, :], KNOWN_LOG_VAR), log_var], -3)
+        known = log_var.new_full((*lead, 1, *log_var.shape[-2:]), KNOWN_LOG_VAR)
+        log_var = torch.cat([known, log_var], -3)
     if alive is None:
         alive = torch.stack([times[..., :1], times[..., -1:]], -1).expand(*lead, num_rows, 2)
     observed = torch.zeros(times.shape, dtype=torch.bool, device=times.device)

@@ -25,6 +25,7 @@ class Observation(TensorStruct):
     last, or None. proprio [k+1 q], now last; actions [p a], the last one led to now: both may reach back less far than
     the scene. cameras {name: Cameras []} that saw the scene. memory: the Gaussians now as measured last, where there is
     something sharper than `scene.at(now)`; the same ids.
+    A robot that has another number of numbers than its vectors is a ConfigError.
     """
 
     actions: Tensor
@@ -38,6 +39,13 @@ class Observation(TensorStruct):
 
     def __post_init__(self) -> None:
         check(actions=(self.actions, "p a"), proprio=(self.proprio, "k q"))
+        for key, spec, values in (
+            ("action_spec", self.robot.action, self.actions),
+            ("proprio_spec", self.robot.proprio, self.proprio),
+        ):
+            if spec.width not in (0, values.shape[-1]):
+                found = f"{values.shape[-1]} numbers"
+                raise ConfigError("is of another vector", field=key, found=found, expected=spec.width)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

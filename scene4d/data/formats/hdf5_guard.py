@@ -1,4 +1,4 @@
-"""HDF5 files seen through a guarded process: a file that crashes its library, hangs or asks for all memory is refused.
+"""HDF5 files read in a guarded process: a file that crashes or stops its library, or takes all memory, is refused.
 
 Groups and arrays here are facts and questions; the file itself is only ever open in `hdf5_server`. The few processes
 used last are kept, so that reading on costs no new start; each belongs to the process that started it.
