@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scene4d.apps.agent.agent_checks import checked_goal, checked_vector, stacked_frames
-from scene4d.apps.compose.action_head import check_head
+from scene4d.apps.compose.action_head import check_head, robot_of_head
 from scene4d.apps.compose.models import Models
 from scene4d.apps.compose.perception import new_memory, perception
 from scene4d.errors import CheckpointError, ConfigError, NumericsError
