@@ -64,6 +64,10 @@ class VectorSpec:
         declared = [{k: v for k, v in row.items() if v not in ("", None)} for row in columns]
         return declared if any(declared) else []
 
+    def filled_from(self, other: VectorSpec) -> VectorSpec:
+        """This spec, or `other` where it declares nothing and `other` does; never none where one has numbers."""
+        return other if not self.width or (other.known and not self.known) else self
+
     def difference(self, other: VectorSpec) -> tuple[str, str, str] | None:
         """(place, ours, theirs) of the first number that differs, place such as "[2]"; "" where the widths do.
 
@@ -178,8 +182,8 @@ class RobotSpec:
     def filled_from(self, other: RobotSpec) -> RobotSpec:
         """This spec with what it leaves open taken from `other`, a spec of the same robot."""
         return RobotSpec(
-            action=self.action if self.action.known else other.action,
-            proprio=self.proprio if self.proprio.known else other.proprio,
+            action=self.action.filled_from(other.action),
+            proprio=self.proprio.filled_from(other.proprio),
             meaning=self.meaning if self.meaning.text else other.meaning,
             step_seconds=self.step_seconds or other.step_seconds,
             name=self.name or other.name,

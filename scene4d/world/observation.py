@@ -69,6 +69,21 @@ class Observation(TensorStruct):
             return self.robot.step_seconds
         return float(self.scene.times[-1] - self.scene.times[-2])
 
+    def check_robot(self, robot: RobotSpec) -> None:
+        """Refuse what is known of another robot than `robot`, or numbers that are not as its own spec says.
+
+        Raises:
+            ConfigError: one line that says what differs.
+        """
+        robot.check_same(self.robot)
+        for name, values in (("action", self.actions), ("proprio", self.proprio)):
+            for spec in (getattr(robot, name), getattr(self.robot, name)):
+                if spec.width not in (0, values.shape[-1]):
+                    raise ConfigError(
+                        "is of another robot", field=f"observation.{name}", found=f"{values.shape[-1]} numbers",
+                        expected=str(spec), fix="take weights that were trained for this robot",
+                    )  # fmt: skip
+
     @classmethod
     def from_episode(
         cls,
@@ -176,5 +191,5 @@ def known_at(scene: Scene4D, last: int) -> Scene4D:
 
 
 def _step(times: Tensor) -> float | None:
-    """Seconds between the last two of times [t]; None where there is one."""
-    return float(times[-1] - times[-2]) if len(times) > 1 else None
+    """Usual seconds between times [t]; None where there is one. Clocks of real cameras jitter."""
+    return float(times.diff().median()) if len(times) > 1 else None

@@ -5,21 +5,24 @@ import json
 
 import pytest
 import torch
+from tiny_agent import with_info
 
 from scene4d.apps.agent.agent import AgentConfig, agent_maker
-from scene4d.apps.agent.task_names import spec_columns, task_from_text
+from scene4d.apps.agent.task_names import names_and_units, task_from_text
 from scene4d.apps.cli import main
 from scene4d.apps.compose.models import make_models, save_models
-from scene4d.apps.compose.scene_start import observed_part, scene_start, start_of_file
+from scene4d.apps.compose.scene_start import head_start, observed_part, start_of_file
 from scene4d.apps.verbs.run_act import ActOptions, plan_actions, run_act
-from scene4d.errors import CheckpointError, ConfigError, DataFormatError, NumericsError
+from scene4d.errors import CheckpointError, ConfigError, DataFormatError, NumericsError, ShapeError
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
+from scene4d.robot.spec import RobotSpec, VectorSpec
 from scene4d.sim.synthetic import cast_boxes
-from scene4d.types import Cameras
+from scene4d.types import Cameras, Task
+from scene4d.world.observation import Observation
 
 SPEC = [
     {"name": n, "unit": u} for n, u in (("dx", "0.02 m"), ("dy", "0.02 m"), ("dz", "0.02 m"), ("gripper", "effort"))
@@ -55,14 +58,27 @@ def models():
 
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
     head = ActionHeadConfig(**size, view_size=16, goal_conditioned=True)
-    made = make_models(VAEConfig(), DynamicsConfig(), head)
+    info = {"tasks": TASKS, "policy_tasks": TASKS, "context": {"action_spec": SPEC}}
+    made = make_models({"vae": VAEConfig(), "dynamics": DynamicsConfig()}, head, info=info)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         for parameter in made.policy.decoder.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-    for part in (made.vae, made.dynamics, made.policy):
+    for part in made.parts().values():
         part.eval()
-    return dataclasses.replace(made, info={"tasks": TASKS, "policy_tasks": TASKS, "context": {"action_spec": SPEC}})
+    return made
+
+
+def known(scene, **changes) -> Observation:
+    """What is known of the scene now: the robot's state, and nothing of its past or of what its numbers mean."""
+    seen = Observation(
+        actions=torch.zeros(0, 4),
+        proprio=torch.tensor([PROPRIO]),
+        robot=RobotSpec(VectorSpec.from_rows(None, width=4), VectorSpec.from_rows(None, width=4)),
+        scene=scene,
+        task=Task(TASKS[0]),
+    )
+    return seen.replace(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +134,9 @@ def test_tasks_are_understood_by_words():
 
 
 def test_missing_names_are_numbered():
-    assert spec_columns([{"name": "dx", "unit": "m"}], width=2) == (["dx", "a1"], ["m", ""])
-    assert spec_columns([{"name": "dx", "unit": None}], width=1) == (["dx"], [""])  # as LeRobot's are read
+    columns = lambda rows, width: names_and_units(VectorSpec.from_rows(rows), width=width)
+    assert columns([{"name": "dx", "unit": "m"}], 2) == (["dx", "a1"], ["m", ""])
+    assert columns([{"name": "dx", "unit": None}], 1) == (["dx"], [""])  # as LeRobot's are read
 
 
 OTHER_SPECS = {
@@ -140,7 +157,7 @@ def test_a_scene_of_another_robot_is_refused(files, scene, models, other, foreca
     path = files / f"{other}.s4d"
     write_s4d(path, scene, actions=torch.zeros(3, len(spec)), action_spec=spec, info={"proprio": [list(PROPRIO)] * 3})
     options = ActOptions(path, task="door open", weights=files / "framed.safetensors", forecast=forecast)
-    with pytest.raises(ConfigError, match=f"action_spec: .*{reply}.*dx \\[0.02 m, world\\]") as caught:
+    with pytest.raises(ConfigError, match=f"action_spec(\\[0\\])?: .*{reply}.*dx \\[0.02 m, world\\]") as caught:
         run_act(options)
     assert caught.value.file == str(path) and caught.value.fix
 
@@ -148,20 +165,20 @@ def test_a_scene_of_another_robot_is_refused(files, scene, models, other, foreca
 def test_what_a_spec_leaves_out_is_no_difference(files, scene, models):
     """LeRobot's rows have no units, and bare numbers for names where there are none."""
     for spec in ([{"name": row["name"], "unit": None} for row in SPEC], [{"name": str(i)} for i in range(4)]):
-        start = scene_start(models, scene, task=TASKS[0], proprio=torch.tensor(PROPRIO), info={"action_spec": spec})
-        assert start.context["action_spec"] == SPEC
+        robot = RobotSpec.from_info({"action_spec": spec}, num_proprio=4)
+        assert head_start(models, known(scene, robot=robot)).robot.action.rows() == SPEC
     strangers = [{"name": n, "unit": "rad"} for n in "abcd"]
     write_s4d(files / "joints.s4d", scene, info={"proprio": [list(PROPRIO)] * 3, "proprio_spec": strangers})
-    known = {"proprio_spec": [{"name": n, "unit": "m"} for n in ("hand_x", "hand_y", "hand_z", "gripper_opening")]}
-    knowing = dataclasses.replace(models, info={**models.info, "context": known})
+    states = [{"name": n, "unit": "m"} for n in ("hand_x", "hand_y", "hand_z", "gripper_opening")]
+    knowing = with_info(models, context={"proprio_spec": states})
     given = {"scene": scene, "task": TASKS[0]}
     with pytest.raises(ConfigError, match="proprio_spec"):
         start_of_file(knowing, open_s4d(files / "joints.s4d"), **given)
     # What is typed in is in the numbers of the head.
     start = start_of_file(knowing, open_s4d(files / "joints.s4d"), **given, proprio=PROPRIO)
-    assert start.context["proprio_spec"] == known["proprio_spec"]
-    with pytest.raises(DataFormatError, match="spec"):
-        scene_start(models, scene, task=TASKS[0], proprio=torch.tensor(PROPRIO), info={"action_spec": ["dx"] * 4})
+    assert start.robot.proprio.rows() == states
+    with pytest.raises(ConfigError, match="action_spec"):
+        RobotSpec.from_info({"action_spec": ["dx"] * 4}, num_actions=4)
 
 
 def test_a_head_that_is_none_is_refused(files, models):
@@ -213,10 +230,11 @@ def test_a_broken_robot_state_in_the_file_is_one_line(files, scene, capsys, prop
 
 
 def test_past_actions_of_another_robot_are_refused(models, scene):
-    given = {"task": TASKS[0], "proprio": torch.tensor(PROPRIO)}
-    for actions in (torch.zeros(3, 7), torch.full((3, 4), torch.nan), torch.zeros(3), torch.zeros(0, 4)):
+    for actions in (torch.zeros(3, 7), torch.full((3, 4), torch.nan)):
         with pytest.raises(DataFormatError, match="actions"):
-            scene_start(models, scene, **given, past_actions=actions)
+            head_start(models, known(scene, actions=actions))
+    with pytest.raises(ShapeError, match="actions"):
+        known(scene, actions=torch.zeros(3))
     with pytest.raises(DataFormatError, match="batch"):
         observed_part(scene.map(lambda x: x[None]))
 
@@ -226,23 +244,18 @@ def test_actions_that_are_not_finite_are_refused(models, scene):
     with torch.no_grad():
         broken.task.weight.fill_(torch.nan)
     with pytest.raises(NumericsError, match="actions: are not finite"):
-        plan_actions(
-            dataclasses.replace(models, policy=broken),
-            scene,
-            task="open the door",
-            proprio=torch.tensor(PROPRIO),
-            forecast=False,
-        )
+        plan_actions(dataclasses.replace(models, policy=broken), known(scene), task="open the door", forecast=False)
 
 
 def test_a_robot_of_unknown_past_rests_where_it_is(models, scene):
     """Its last action, which the forecast goes on with, names the place of its hand now, not of where it was once."""
     spec = [{"name": n, "unit": "m"} for n in ("x", "y", "z")] + [{"name": "gripper", "unit": "1"}]
     places = [{"name": f"hand_{n}", "unit": "m"} for n in "xyz"] + [{"name": "gripper", "unit": "1"}]
-    absolute = dataclasses.replace(models, info={**models.info, "context": {"action_spec": spec}})
+    absolute = with_info(models, context={"action_spec": spec})
     path = torch.tensor([[0.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.0]])
-    start = scene_start(absolute, scene, task=TASKS[0], proprio=path, info={"proprio_spec": places})
-    torch.testing.assert_close(start.past_actions[:, :3], path[1:, :3])
+    robot = RobotSpec.from_info({"proprio_spec": places}, num_actions=4)
+    start = head_start(absolute, known(scene, proprio=path, robot=robot))
+    torch.testing.assert_close(start.actions[:, :3], path[1:, :3])
 
 
 def test_scene_without_robot_state_says_what_to_add(files, scene):
@@ -275,7 +288,7 @@ def test_agent_plans_as_act_does_and_replans(models, frames):
     assert agent.num_plans == 2
     stream = SceneStream()
     stream.update(frames, time=0.0)
-    plan = plan_actions(models, stream.scene(), task="door-open-v3", proprio=proprio, forecast=False)
+    plan = plan_actions(models, known(stream.scene()), task="door-open-v3", forecast=False)
     assert (actions[:2] - torch.tensor(plan["actions"])[:2]).abs().max() < 0.05
     agent.reset()
     assert torch.equal(agent.step(views, proprio=proprio, task="door-open-v3"), actions[0])

@@ -7,13 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
+from tiny_agent import PROPRIO, SIDE, box_views, tiny_models, with_info
 
 from scene4d.apps.agent.agent import AgentConfig, FilledAgentConfig, agent_config, agent_maker
 from scene4d.apps.compose.models import load_models, make_models
 from scene4d.errors import CalibrationError, CheckpointError, ConfigError, DataFormatError, DepthError, NumericsError
 from scene4d.lift.stream.stream import SceneStream
-from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.robot.track import track_of
 from scene4d.sim.synthetic import Box, cast_boxes
@@ -54,10 +53,10 @@ def moved(views, name, *, mirror=False, last_row=(0, 0, 0, 1), K=None):
 
 def with_horizon(models, horizon):
     """The same head beside a world model that looks `horizon` steps ahead."""
-    made = make_models(VAEConfig(), DynamicsConfig(horizon=horizon), None)
-    for part in (made.vae, made.dynamics):
+    made = make_models({"dynamics": DynamicsConfig(horizon=horizon)}, info=models.info)
+    for part in made.parts().values():
         part.eval().requires_grad_(False)
-    return dataclasses.replace(models, vae=made.vae, dynamics=made.dynamics)
+    return dataclasses.replace(models, world=made.world)
 
 
 def failing_once(models, monkeypatch):
@@ -144,7 +143,7 @@ def test_frames_that_are_only_observed_are_steps_of_rest(models):
     spec = [{"name": name, "unit": "m"} for name in ("x", "y", "z")] + [{"name": "gripper", "unit": "effort"}]
     state = [{"name": f"hand_{name}", "unit": "m"} for name in ("x", "y", "z")] + [{"name": "opening", "unit": "m"}]
     context = {"action_spec": spec, "proprio_spec": state}
-    agent = make(dataclasses.replace(models, info={**models.info, "context": context}))
+    agent = make(with_info(models, context=context))
     for step in range(3):
         agent.observe(box_views(step), proprio=PROPRIO + step)
     rest = torch.stack([PROPRIO, PROPRIO + 1])
@@ -170,7 +169,7 @@ def test_a_chunk_begins_as_the_steps_do_and_time_goes_on_by_what_was_done(models
 
 def test_several_actions_at_once_are_not_told_as_one(models):
     """Robot states between them were not seen: the world model's track begins anew behind them, then grows again."""
-    agent, model = make(models), models.dynamics
+    agent, model = make(models), models.world
     chunk = agent.step_chunk(box_views(0), proprio=PROPRIO, task=TASK)
 
     def track():
@@ -241,7 +240,7 @@ def test_pictures_are_brought_to_size_with_their_calibration(models):
 
 def test_settings_come_from_the_weights_unless_they_are_given(models):
     stored = {"policy_cameras": ["wrist", "top"], "policy_size": 32, "step_seconds": 0.1 + 1e-16}
-    learnt = with_horizon(dataclasses.replace(models, info={**models.info, **stored}), 4)
+    learnt = with_horizon(with_info(models, **stored), 4)
     expected = FilledAgentConfig(input_cameras=("wrist", "top"), size=(32, 32), seconds_per_frame=0.1, horizon=4)
     assert agent_config(learnt) == agent_config(learnt, AgentConfig()) == expected
     assert agent_maker(learnt)(TASK).config == expected
@@ -263,13 +262,15 @@ def test_shipped_weights_run_as_they_always_did(name):
 @pytest.mark.parametrize("horizon", [4, 16])
 def test_the_forecast_is_as_long_as_the_world_model_was_trained(models, horizon):
     other = with_horizon(models, horizon)
-    agent, asked, model = agent_maker(other)(TASK), [], other.dynamics
+    agent, asked, model = agent_maker(other)(TASK), [], other.world
 
-    def predict(state, *, actions, steps):
+    def predict(state, *, actions):
         asked.append(len(actions))
-        return model.predict(state, actions=actions, steps=steps)
+        return model.with_sampler(1).predict(state, actions=actions)
 
-    agent.observation_builder.world_model = SimpleNamespace(observe=model.observe, predict=predict, scene=model.scene)
+    agent.observation_builder.world_model = SimpleNamespace(
+        observe=model.observe, predict=predict, scene=model.scene, embed=model.embed
+    )
     action = agent.step(box_views(0), proprio=PROPRIO, task=TASK)
     assert bool(action.isfinite().all()) and asked == [horizon]
     with pytest.raises(ConfigError, match="horizon"):
@@ -278,7 +279,7 @@ def test_the_forecast_is_as_long_as_the_world_model_was_trained(models, horizon)
 
 
 def test_pictures_of_any_size_are_brought_to_what_the_head_learned_at(models):
-    learnt = dataclasses.replace(models, info={**models.info, "policy_size": SIDE})
+    learnt = with_info(models, policy_size=SIDE)
     large = box_views(0, side=2 * SIDE)
     answer = make(learnt).step(large, proprio=PROPRIO, task=TASK)
     assert torch.equal(answer, make(models, size=(SIDE, SIDE)).step(large, proprio=PROPRIO, task=TASK))
@@ -286,7 +287,7 @@ def test_pictures_of_any_size_are_brought_to_what_the_head_learned_at(models):
 
 
 def test_unfit_heads_are_refused_before_they_act(models):
-    short = dataclasses.replace(models, info={"context": {"action_spec": [{"name": "dx"}]}})
+    short = with_info(models, context={"action_spec": [{"name": "dx"}]})
     with pytest.raises(ConfigError, match="action_spec"):
         agent_maker(short)
     broken = tiny_models()

@@ -7,14 +7,24 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_agent import with_info
 
+from scene4d.apps.cli import main
+from scene4d.apps.compose.models import load_models, save_models
 from scene4d.apps.verbs.run_act import ActOptions, run_act
-from scene4d.apps.verbs.run_demo import DemoOptions, run_demo
+from scene4d.apps.verbs.run_demo import (
+    DemoOptions,
+    read_episode,
+    reconstruct_and_forecast,
+    run_demo,
+    write_future_files,
+)
 from scene4d.apps.verbs.run_forecast import ForecastOptions, run_forecast
 from scene4d.apps.verbs.run_render import RenderOptions, run_render
 from scene4d.data.video.video import count_frames
 from scene4d.errors import ConfigError
-from scene4d.gaussians.s4d.s4d import load_s4d
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
+from scene4d.gaussians.s4d.s4d import load_s4d, open_s4d
 
 FILES = ("scene.s4d", "future.s4d", "forecast.mp4", "flow.npz", "actions.json", "report.json", "index.html")
 
@@ -77,6 +87,54 @@ def test_the_verbs_go_on_from_the_demo_files(demo, tmp_path):
     video = tmp_path / "orbit.mp4"
     run_render(RenderOptions(scene=future, output=video, camera="front", num_frames=5, what="flow"))
     assert count_frames(video) == 5
+
+
+@pytest.fixture(scope="module")
+def open_weights(tmp_path_factory):
+    """Trained weights that do not say which robot they learned from, so that any may be forecast."""
+    path, models = tmp_path_factory.mktemp("weights") / "open.safetensors", with_info(load_models("tiny"), context={})
+    save_models(path, models, info=models.info)
+    return path
+
+
+@pytest.mark.parametrize(
+    "meaning", ["relative: how far the hand is to go, in steps of 0.02 m", "place of the hand, absolute"]
+)
+def test_forecast_of_the_demo_scene_is_the_demo_future(open_weights, tmp_path, meaning):
+    """Bit for bit, for actions named x, y, z too: only the words of the recording say whether these are places."""
+    torch.set_num_threads(1)
+    options = DemoOptions(output=tmp_path / "demo", now=5, num_steps=10, seed=3, weights=open_weights)
+    episode = read_episode(options)
+    rows = [{"name": name, "unit": ""} for name in ("x", "y", "z", "gripper")]
+    episode = episode.replace(info={**episode.info, "action_spec": rows, "action_meaning": meaning})
+    result = reconstruct_and_forecast(load_models(open_weights), PastStream(), episode, options)
+    write_future_files(options.output, result)
+    np.save(tmp_path / "actions.npy", episode.actions[5:15].numpy())
+    words = ["--actions", tmp_path / "actions.npy", "--steps", 10, "--seed", 3, "--weights", open_weights]
+    again = tmp_path / "again.s4d"
+    assert main(["forecast", *map(str, [options.output / "scene.s4d", *words, "--output", again])]) == 0
+    ours, theirs = open_s4d(options.output / "future.s4d"), open_s4d(again)
+    for file in (ours, theirs):
+        assert file.info["action_meaning"] == meaning and file.action_spec[0]["name"] == "x"
+    ours, theirs = ours.scene(), theirs.scene()
+    assert torch.equal(ours.motion.world_from_rest, theirs.motion.world_from_rest)
+    assert torch.equal(ours.alive, theirs.alive) and torch.equal(ours.times, theirs.times)
+    for name in ("means", "quats", "scales", "opacities", "sh", "ids"):
+        assert torch.equal(getattr(ours.base, name), getattr(theirs.base, name)), name
+    shift = ours.motion.world_from_rest[-1, :, 4:].norm(dim=-1)
+    assert 0.001 < float(shift.max()) < 1.0  # something moves, by no more than there is room
+
+
+def test_what_actions_mean_decides_the_future(open_weights, tmp_path):
+    """The same numbers as steps and as places are two futures, so the words must reach the file."""
+    torch.set_num_threads(1)
+    options = DemoOptions(output=tmp_path, now=5, num_steps=8, weights=open_weights)
+    episode, models, stream, futures = read_episode(options), load_models(open_weights), PastStream(), []
+    rows = [{"name": name, "unit": ""} for name in ("x", "y", "z", "gripper")]
+    for meaning in ("relative", "absolute"):
+        info = {**episode.info, "action_spec": rows, "action_meaning": meaning}
+        futures.append(reconstruct_and_forecast(models, stream, episode.replace(info=info), options).future)
+    assert not torch.equal(futures[0].motion.world_from_rest, futures[1].motion.world_from_rest)
 
 
 def test_a_future_that_the_recording_does_not_hold_is_refused(tmp_path):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from scene4d.apps.training.pixel_stage import save_pixels
 
+from scene4d.apps.compose.models import make_models, save_models
 from scene4d.apps.verbs import evaluate_forecast
 from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, forecast_config, forecasters_of, read_recorded
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
-from scene4d.models.pixel_transformer.network import PixelModel, PixelsConfig
+from scene4d.models.pixel_transformer.network import PixelsConfig
 
 
 def test_windows_spread_over_the_episode():
@@ -46,7 +46,7 @@ def test_a_recording_too_short_is_named():
 
 def test_recordings_are_named_and_get_no_seeds(monkeypatch, tmp_path):
     """The JSON says what was forecast: seeds of episodes that were simulated, paths of those that were read."""
-    monkeypatch.setattr(evaluate_forecast, "load_models", lambda path: SimpleNamespace(dynamics=None))
+    monkeypatch.setattr(evaluate_forecast, "load_models", lambda path: SimpleNamespace(world=None))
     monkeypatch.setattr(evaluate_forecast, "evaluate_forecast", lambda *_, **options: {"horizon": {}, "windows": 1})
     monkeypatch.setattr(evaluate_forecast, "open_recordings", lambda path: [path])
     monkeypatch.setattr(evaluate_forecast, "printed_table", lambda *_, **options: "")
@@ -58,7 +58,9 @@ def test_recordings_are_named_and_get_no_seeds(monkeypatch, tmp_path):
 
 def test_a_baseline_of_other_cameras_is_refused(tmp_path):
     path = tmp_path / "p.safetensors"
-    save_pixels(path, PixelModel(PixelsConfig(size=8)), info={"cameras": ["left", "gripper"]})
+    info = {"cameras": ["left", "gripper"]}
+    models = make_models({"pixels": PixelsConfig(size=8)}, family="pixel_transformer", info=info)
+    save_models(path, models, info=info)
     with pytest.raises(ConfigError, match="left gripper"):
         forecasters_of(None, PastStream(), options=EvalForecastOptions(pixels_weights=path))
     stream = PastStream(("left", "gripper"))

@@ -5,8 +5,9 @@ import torch
 from tiny_agent import PROPRIO, SPEC, box_views, tiny_models
 
 from scene4d.apps.compose.models import save_models
+from scene4d.apps.compose.recorded_actions import observation_and_actions
 from scene4d.apps.verbs.run_act import ActOptions, run_act
-from scene4d.apps.verbs.run_forecast import ForecastOptions, past_from_file, run_forecast
+from scene4d.apps.verbs.run_forecast import ForecastOptions, run_forecast
 from scene4d.apps.verbs.run_view import ViewOptions, _rollout
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.lift.stream.stream import SceneStream
@@ -21,8 +22,8 @@ def models():
     """A model whose robot answers actions."""
     made = tiny_models()
     with torch.no_grad():
-        made.dynamics.proprio.effect.copy_(0.5 * torch.eye(*made.dynamics.proprio.effect.shape))
-        torch.nn.init.normal_(made.dynamics.proprio.straight.weight, std=0.1)
+        made.world.proprio.effect.copy_(0.5 * torch.eye(*made.world.proprio.effect.shape))
+        torch.nn.init.normal_(made.world.proprio.straight.weight, std=0.1)
     return made
 
 
@@ -78,8 +79,8 @@ def test_all_verbs_go_on_from_it(future, models):
     assert len(acted["actions"]) == 8 and acted["time"] == pytest.approx(0.075)
     again = ForecastOptions(future, start=2, steps=2, output=future.with_name("again.s4d"), weights=weights)
     assert run_forecast(again)["start"] == 2
-    past, actions = past_from_file(open_s4d(future), actions="recorded", start=2, num_steps=2)
-    assert past.past_actions.shape == actions.shape == (2, 4) and past.proprio.shape == (3, 4)
+    known, actions = observation_and_actions(open_s4d(future), actions="recorded", start=2, num_steps=2)
+    assert known.actions.shape == actions.shape == (2, 4) and known.proprio.shape == (3, 4)
     file = open_s4d(future)
     rollout = _rollout(ViewOptions(future, weights=weights), file, scene=file.scene())
     assert len(next(iter(rollout("open the door", num_steps=2, seed=0))).times) == 3

@@ -1,10 +1,8 @@
 """The LeRobot interface is the agent: same actions from LeRobot's dictionaries, each robot with a memory of its own."""
 
-import dataclasses
-
 import pytest
 import torch
-from tiny_agent import PROPRIO, SIDE, box_views, tiny_models
+from tiny_agent import PROPRIO, SIDE, box_views, tiny_models, with_info
 
 from scene4d.apps.agent.agent import AgentConfig, agent_maker
 from scene4d.apps.plugins.lerobot_policy import LeRobotPolicy
@@ -181,7 +179,7 @@ def test_what_does_not_fit_the_batch_is_named(policy, kind, field, break_it):
 
 def test_settings_come_from_the_weights_unless_they_are_given(models):
     given = {"policy_cameras": ["right", "left"], "policy_size": 32, "step_seconds": 0.1}
-    learnt = dataclasses.replace(models, info={**models.info, **given})
+    learnt = with_info(models, **given)
     cameras = {name: f.cameras for name, f in box_views(0).items()}
     config = LeRobotPolicy(learnt, cameras=cameras).config
     assert (config.input_cameras, config.size, config.seconds_per_frame) == (("right", "left"), (32, 32), 0.1)

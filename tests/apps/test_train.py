@@ -1,5 +1,6 @@
 """Stages are done once, resumed and redone as they should; weights survive the file; slips in a run are named."""
 
+import copy
 import dataclasses
 import os
 import time
@@ -18,6 +19,7 @@ from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pos
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.train.checkpoint import load_tensors, save_tensors
 
 
 def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
@@ -85,7 +87,7 @@ def test_displacement_is_the_rigid_motion_of_the_segment():
 def models():
     dynamics = DynamicsConfig()
     vae = VAEConfig(width=32, cell_width=16, num_heads=2)
-    return make_models(vae, dynamics, ActionHeadConfig())
+    return make_models({"vae": vae, "dynamics": dynamics}, ActionHeadConfig())
 
 
 def test_weights_come_back_and_are_small(models, tmp_path):
@@ -93,16 +95,19 @@ def test_weights_come_back_and_are_small(models, tmp_path):
     size = save_models(path, models, info={"tasks": ["a"]})
     assert size < 8_000_000
     back = load_models(path)
-    assert back.info["tasks"] == ["a"] and back.vae.config == models.vae.config
-    for name in ("vae", "dynamics", "policy"):
-        before, after = getattr(models, name).state_dict(), getattr(back, name).state_dict()
+    assert back.info["tasks"] == ["a"] and back.world.codec.config == models.world.codec.config
+    assert list(back.parts()) == ["vae", "dynamics", "policy"]
+    for name, module in models.parts().items():
+        before, after = module.state_dict(), back.parts()[name].state_dict()
         assert all(torch.allclose(before[k].float(), after[k].float(), atol=2e-3, rtol=2e-3) for k in before)
 
 
 def test_weights_of_other_models_are_refused(models, tmp_path):
     path = tmp_path / "w.safetensors"
-    narrow = dataclasses.replace(models.vae.config, channels=16)
-    save_models(path, dataclasses.replace(models, vae=type(models.vae)(narrow)), info={})
+    codec = models.world.codec
+    other = copy.copy(models.world)
+    other._codec = (type(codec)(dataclasses.replace(codec.config, channels=16)),)
+    save_models(path, dataclasses.replace(models, world=other), info={})
     with pytest.raises(CheckpointError) as error:
         load_models(path)
     assert "dynamics" in str(error.value) or "token" in str(error.value)
@@ -111,6 +116,35 @@ def test_weights_of_other_models_are_refused(models, tmp_path):
         load_models(tmp_path / "w.pt")
     with pytest.raises(CheckpointError):
         load_models(tmp_path / "absent.safetensors")
+
+
+def test_weights_name_their_family_and_old_ones_need_not(models, tmp_path):
+    path, old = tmp_path / "w.safetensors", tmp_path / "old.safetensors"
+    save_models(path, models, info={"tasks": ["a"]}, half=False)
+    tensors, state = load_tensors(path)
+    assert state["family"] == "gaussian_flow" and set(state["configs"]) == {"vae", "dynamics", "policy"}
+    save_tensors(old, tensors, state={key: value for key, value in state.items() if key != "family"})
+    made, back = load_models(path), load_models(old)
+    assert back.family is made.family and back.info == made.info and type(back.world) is type(models.world)
+    for name, module in back.parts().items():
+        assert all(torch.equal(v, made.parts()[name].state_dict()[k]) for k, v in module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_shipped_weights_are_of_the_flagship_family(name):
+    models = load_models(name)
+    assert models.family.name == "gaussian_flow" and models.robot.name == "sawyer" and not models.world.training
+
+
+@pytest.mark.parametrize("family", ["diffusion_of_clouds", "", None, 3, ["gaussian_flow"]])
+def test_weights_of_an_unknown_family_are_refused(models, tmp_path, family):
+    path = tmp_path / "w.safetensors"
+    save_models(path, models, info={})
+    tensors, state = load_tensors(path)
+    save_tensors(path, tensors, state={**state, "family": family})
+    with pytest.raises(CheckpointError, match=r"family: is of no known family.*pixel_transformer") as error:
+        load_models(path)
+    assert error.value.file == str(path) and error.value.exit_code == 3 and "\n" not in error.value.line()
 
 
 @pytest.mark.parametrize("name", ["smoke", "tiny", "small", "base", "large", "finetune", "policy"])
@@ -161,7 +195,7 @@ def test_unknown_stage_is_named(tmp_path):
 def test_record_cache_and_resume_end_to_end(tmp_path, request):
     """Two stages for real: what is cached tells the truth about the pictures, and a second call has nothing to do."""
     pytest.importorskip("metaworld")
-    from scene4d.apps.training.prepare import RunFolders
+    from scene4d.apps.training.run import Run
 
     path = request.config.rootpath / "configs" / "smoke.toml"
     settings = ("record.episodes=1", "record.num_frames=13", "processes=1")
@@ -171,7 +205,7 @@ def test_record_cache_and_resume_end_to_end(tmp_path, request):
     assert all(stage["skipped"] for stage in run_train(options)["stages"].values())
     config = load_config(tmp_path / "run" / "config.toml", RunConfig)
     assert config.record == RecordConfig(tasks=("button-press-v3",), episodes=1, num_frames=13)
-    window = RunFolders(tmp_path / "run").windows(config).window(0)
+    window = Run(tmp_path / "run", config).windows().window(0)
     assert window.targets.batch_shape == (8, 4) and window.displacement_valid.all()
     moved = window.displacement[-1].norm(dim=-1)
     assert (moved[window.memory.extras["segments"][:, 0] <= 0] == 0).all()
@@ -195,6 +229,6 @@ def test_a_head_alone_is_trained_on_a_given_world_model(tmp_path):
     assert made.tasks == ["reach-v3"] and made.policy_size == 32 and made.policy.config.modality == "images"
     assert made.info["provenance"]["start"] == start.info["provenance"]
     for part in ("vae", "dynamics"):
-        theirs = getattr(start, part).state_dict()
-        for name, value in getattr(made, part).state_dict().items():
+        theirs = start.parts()[part].state_dict()
+        for name, value in made.parts()[part].state_dict().items():
             assert torch.equal(value, theirs[name]), name

@@ -14,7 +14,7 @@ from tiny_agent import PROPRIO, SPEC, TASKS, box_views, tiny_models
 
 from scene4d.apps.agent.server.access import access_to, is_plain_path
 from scene4d.apps.compose.models import save_models
-from scene4d.apps.compose.scene_start import scene_start
+from scene4d.apps.compose.scene_start import head_start
 from scene4d.apps.verbs.run_act import ActOptions, run_act
 from scene4d.apps.verbs.run_view import ViewOptions, _rollout, open_view, run_view
 from scene4d.apps.viewer.arrays import (
@@ -33,8 +33,10 @@ from scene4d.geometry.camera import intrinsics_from_fov, invert_rigid, look_at
 from scene4d.geometry.rotation import matrix_from_quat
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.lift.stream.stream import SceneStream
+from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Motion, Scene4D
-from scene4d.types import Cameras, Gaussians
+from scene4d.types import Cameras, Gaussians, Task
+from scene4d.world.observation import Observation
 
 CONTROLS = 550
 """Column of the picture where the viewer's controls begin."""
@@ -142,8 +144,14 @@ def boxes():
     return stream.scene()
 
 
+def known(scene, *, task: str, **info) -> Observation:
+    """What is known of the scene now: the robot's state and what its numbers mean, nothing of its past."""
+    robot = RobotSpec.from_info(info, num_actions=4, num_proprio=4)
+    return Observation(actions=torch.zeros(0, 4), proprio=PROPRIO[None], robot=robot, scene=scene, task=Task(task))
+
+
 def test_the_agent_acts_on_in_its_own_prediction(models, boxes):
-    start = scene_start(models, boxes, task="drawer-open-v3", proprio=PROPRIO, info={"action_spec": SPEC})
+    start = head_start(models, known(boxes, task="drawer-open-v3", action_spec=SPEC))
     chunks = list(roll_forward(models, start, num_steps=5, replan_every=2))
     assert [len(c.times) for c in chunks] == [3, 3, 2]
     instants = instants_of(boxes)
@@ -159,11 +167,10 @@ def test_the_agent_acts_on_in_its_own_prediction(models, boxes):
 @pytest.mark.parametrize(("share", "way"), [(1.0, 99.0), (1.0, math.nan), (0.45, 1e6), (0.02, 1e6), (0.02, math.inf)])
 def test_a_prediction_that_leaves_the_scene_is_refused(models, boxes, share, way):
     """However few of the anchors run off, and whenever: the median of all Gaussians does not tell."""
-    start = scene_start(models, boxes, task=TASKS[0], proprio=PROPRIO)
-    state = models.dynamics.observe(boxes, actions=start.past_actions, proprio=PROPRIO, context=start.context)
-    forecast = models.dynamics.predict(state, actions=torch.zeros(3, 4))
-    centre, radius = robust_bounds(state.memory)
-    scene = models.dynamics.scene(state, forecast)
+    state = models.world.observe(head_start(models, known(boxes, task=TASKS[0])))
+    prediction = models.world.predict(state, actions=torch.zeros(3, 4))
+    centre, radius = robust_bounds(state.gaussians)
+    scene = models.world.scene(state, prediction)
     _refuse_wild(scene, centre=centre, radius=radius, step=0)
     poses = scene.motion.world_from_rest.clone()
     used = scene.motion.skin_index[scene.motion.skin_weights > 0.5].unique()
@@ -190,19 +197,19 @@ def test_rollouts_and_act_begin_alike(models, boxes, tmp_path, monkeypatch):
     path = tmp_path / "boxes.s4d"
     write_s4d(path, boxes, cameras=cameras, actions=torch.full((2, 4), 0.25), action_spec=SPEC, info=values)
     options = ViewOptions(path, weights=tmp_path / "w.safetensors", goal=(0.1, 0.2, 0.3))
-    file, kind = open_s4d(path), type(models.dynamics)
+    file, kind = open_s4d(path), type(models.world)
     seen, goals = [], []
     observe, act = kind.observe, type(models.policy).act
-    monkeypatch.setattr(kind, "observe", lambda *a, **k: seen.append(k) or observe(*a, **k))
+    monkeypatch.setattr(kind, "observe", lambda model, known: seen.append(known) or observe(model, known))
     monkeypatch.setattr(type(models.policy), "act", lambda *a, **k: goals.append(k["goal"]) or act(*a, **k))
     next(_rollout(options, file, scene=file.scene())("open the door", num_steps=2, seed=0))
     acted = ActOptions(path, task="open the door", weights=options.weights, goal=options.goal)
     run_act(acted)
     rolled, planned = seen
-    assert list(rolled["context"]["cameras"]) == ["left"] and rolled["context"]["action_meaning"] == "ways"
-    assert rolled["context"].keys() == planned["context"].keys() and rolled["context"]["task"] == "door-open-v3"
-    assert rolled["actions"].tolist() == planned["actions"].tolist() == [[0.25] * 4]
-    assert torch.equal(rolled["proprio"], planned["proprio"])
+    assert list(rolled.cameras) == list(planned.cameras) == ["left"] and rolled.robot.meaning.text == "ways"
+    assert rolled.robot == planned.robot and rolled.task.text == planned.task.text == "door-open-v3"
+    assert rolled.actions.tolist() == planned.actions.tolist() == [[0.25] * 4]
+    assert torch.equal(rolled.proprio, planned.proprio)
     assert [g.tolist() for g in goals] == [pytest.approx((0.1, 0.2, 0.3))] * 2
 
 
@@ -212,7 +219,7 @@ def test_a_rollout_of_another_robot_is_refused(models, boxes, tmp_path):
     values = {"proprio": [PROPRIO.tolist()] * 2}
     write_s4d(tmp_path / "m.s4d", boxes, actions=torch.zeros(2, 4), action_spec=metres, info=values)
     file = open_s4d(tmp_path / "m.s4d")
-    with pytest.raises(ConfigError, match=r"action_spec: .*dx \[m\].*dx \[0.02 m\]"):
+    with pytest.raises(ConfigError, match=r"action_spec\[0\]: .*dx \[m\].*dx \[0.02 m\]"):
         _rollout(ViewOptions(file.path, weights=tmp_path / "w.safetensors"), file, scene=boxes)(
             "open the door", num_steps=2, seed=0
         )

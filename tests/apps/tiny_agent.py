@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
 
-from scene4d.apps.compose.models import Models, make_models
+from scene4d.apps.compose.models import Models, make_models, robot_of_info
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
@@ -26,14 +27,23 @@ def tiny_models() -> Models:
     """Untrained models whose head does not answer zeros."""
     size = {"width": 32, "hidden": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stem": (8, 12)}
     head = ActionHeadConfig(**size, view_size=16, goal_conditioned=True)
-    made = make_models(VAEConfig(), DynamicsConfig(), head)
+    info = {"tasks": TASKS, "policy_tasks": TASKS, "context": {"action_spec": SPEC}}
+    made = make_models({"vae": VAEConfig(), "dynamics": DynamicsConfig()}, head, info=info)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         for parameter in made.policy.decoder.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-    for part in (made.vae, made.dynamics, made.policy):
+    for part in made.parts().values():
         part.eval().requires_grad_(False)
-    return dataclasses.replace(made, info={"tasks": TASKS, "policy_tasks": TASKS, "context": {"action_spec": SPEC}})
+    return made
+
+
+def with_info(models: Models, **info) -> Models:
+    """The same models, had their weights said this too of what they learned from."""
+    info = {**models.info, **info}
+    world = copy.copy(models.world)
+    world.robot = robot_of_info(info)
+    return dataclasses.replace(models, world=world, info=info)
 
 
 def box_views(step: int = 0, *, side: int = SIDE) -> dict[str, Frames]:

@@ -18,11 +18,14 @@ from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import StreamConfig
+from scene4d.models.gaussian_flow.state import GaussianPrediction, GaussianState, past_poses
 from scene4d.models.tokens.latent import Latent
-from scene4d.scene import Motion, Scene4D
+from scene4d.robot.spec import RobotSpec
+from scene4d.scene import Scene4D
 from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames, Gaussians
-from scene4d.world.contract import Forecast, State
+from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
+from scene4d.world.contract import WorldModelSpec
 from scene4d.world.evaluated import ForecastQuestion
 
 PLAIN = StreamConfig(polish=0, polish_first=0)
@@ -35,46 +38,47 @@ TOKEN = torch.tensor([-0.05, 0.0, 0.05])
 class StubModel:
     """Moves every row along x; decodes one red Gaussian where the token is; adds a row behind the memory."""
 
-    horizon = 4
+    spec = WorldModelSpec(4, 0.025, RobotSpec.from_info({}))
 
     @property
     def codec(self):
         return self
 
-    def observe(self, scene, *, actions, proprio, context, memory):
+    def observe(self, observation, *, state=None):
+        memory = observation.memory
         num = memory.num_gaussians
-        skin = Motion(
-            anchors=TOKEN[None],
-            world_from_rest=torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(3, 1, 1),
-            skin_index=torch.zeros(num, 1, dtype=torch.int64),
-            skin_weights=torch.ones(num, 1),
+        skin = torch.zeros(num, 1, dtype=torch.int64), torch.ones(num, 1)
+        return GaussianState(
+            time=observation.scene.times[-1].double(),
+            proprio=observation.proprio[-1],
+            robot=observation.robot,
+            anchored=AnchoredGaussians(memory, TOKEN[None], *skin),
+            recent=past_poses(torch.zeros(1, 6)),
+            latent=self._latent(TOKEN[None]),
+            anchor_rgb=torch.zeros(1, 3),
+            unseen_rows=torch.ones(1, dtype=torch.bool),
+            past_actions=observation.actions,
+            past_proprio=observation.proprio[:-1],
+            past_valid=torch.ones(len(observation.actions), dtype=torch.bool),
+            task_vector=torch.zeros(32),
         )
-        past = self._latent(TOKEN.expand(1, 1, 3))
-        return State(memory, skin, past, actions, proprio[-1], scene.times[-1].double(), context=context)
 
-    def predict(self, state, *, actions=None, future=None, steps=4, seeds=(0,)):
+    def predict(self, state, *, actions, seeds=(0,)):
         h = len(actions)
         poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(h, 1, 1)
         poses[:, 0, 4] = SHIFT * torch.arange(1, h + 1)
-        latent = self._latent(TOKEN + poses[..., 4:])
-        return Forecast(latent, poses, None, torch.ones(h, 1), actions)
+        return GaussianPrediction(actions=actions, motion=AnchorMotion(poses))
 
-    def advance(self, state, forecast, *, num_steps):
+    def advance(self, state, prediction, *, num_steps):
         return state
 
-    def scene(self, state, forecast):
-        h, rows = len(forecast.actions), state.memory
+    def scene(self, state, prediction):
+        h, rows = len(prediction.actions), state.gaussians
         rows = rows.pick(torch.arange(rows.num_gaussians + 1).clamp_max(rows.num_gaussians - 1))
         num = rows.num_gaussians
-        times = state.time + 0.025 * torch.arange(h + 1, dtype=torch.float64)
-        now = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).expand(1, 1, 7)
-        motion = state.skin.replace(
-            world_from_rest=torch.cat([now, forecast.world_from_now]),
-            skin_index=torch.zeros(num, 1, dtype=torch.int64),
-            skin_weights=torch.ones(num, 1),
-        )
-        alive = torch.stack([times[0], times[-1]]).expand(num, 2)
-        return Scene4D(base=rows, motion=motion, alive=alive, times=times, observed=torch.arange(h + 1) == 0)
+        now = AnchoredGaussians(rows, state.anchors, torch.zeros(num, 1, dtype=torch.int64), torch.ones(num, 1))
+        times = later_times(state.time, num_steps=h, step_seconds=0.025)
+        return scene_of_motion(now, prediction.motion, times=times)
 
     def decode(self, latent):
         num = latent.anchors.shape[-2]

@@ -87,16 +87,25 @@ class Still:
         self.scenes = [scene_of(means, shift) for shift in samples]
         known = SimpleNamespace(memory=self.scenes[0].base)
         self.past_stream = SimpleNamespace(inputs=("left",), remember=lambda past: known)
-        self.model, self.sampler_steps = self, 4
+        self.model, self.spec = self, None
 
-    def scene(self, past, forecast=None, *, actions=None, seed=0):
-        return self.scenes[forecast if forecast is not None else 0]
+    def observe(self, observation, *, state=None):
+        raise AssertionError("it is given its states")
+
+    def predict(self, state, *, actions, seeds=(0,)):
+        raise AssertionError("nobody gives it actions")
+
+    def advance(self, state, prediction, *, num_steps):
+        raise AssertionError("one chunk is enough")
+
+    def scene(self, past, prediction=None, *, actions=None, seed=0):
+        return self.scenes[prediction if prediction is not None else 0]
 
     def state(self, past):
         return SimpleNamespace(expand=lambda num: num)
 
-    def predict(self, state, *, actions=None, future=None, steps=4, seeds=(0,)):
-        assert actions is None and future is None and state == len(seeds)
+    def propose(self, state, *, seeds=(0,)):
+        assert state == len(seeds)
         return list(range(len(seeds)))
 
 
@@ -179,8 +188,9 @@ def test_both_futures_must_be_among_the_samples():
 
 
 def test_a_model_that_needs_the_actions_has_no_futures_to_choose_among():
-    needs_actions = SimpleNamespace(predict=lambda state, *, actions, steps=4, seeds=(0,): None)
-    assert check_futures(needs_actions, None) is None
+    given = SimpleNamespace(spec=None, predict=lambda state, *, actions, seeds=(0,): None)
+    given.observe = given.advance = lambda *_, **options: None
+    assert check_futures(given, None) is None
 
 
 def test_a_codec_that_keeps_everything_is_perfect_and_one_that_shifts_it_is_not():
@@ -190,9 +200,10 @@ def test_a_codec_that_keeps_everything_is_perfect_and_one_that_shifts_it_is_not(
         def __init__(self, shift):
             self.codec, self.shift = self, torch.tensor([shift, 0.0, 0.0])
 
-        def observe(self, scene, *, memory, **_):
+        def observe(self, observation):
+            memory = observation.memory
             self.shown = memory.pick(memory.extras["confidence"][:, 0] > 0)
-            return SimpleNamespace(past=[None])
+            return SimpleNamespace(latent=None)
 
         def decode(self, latent):
             return self.shown.replace(means=self.shown.means + self.shift)

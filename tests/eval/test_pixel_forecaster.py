@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from scene4d.apps.training.pixel_stage import clips_of, load_pixels, train_pixels_stage
-from scene4d.eval.forecast.forecasters.pixel_forecaster import PixelForecaster, resized
 
-from scene4d.apps.training.run_config import CacheConfig, PixelsStageConfig, RecordConfig, RunConfig
+from scene4d.apps.compose.models import load_models, make_models, save_models
+from scene4d.apps.training.policy_stage import export_stage
+from scene4d.apps.training.run import Run
+from scene4d.apps.training.run_config import CacheConfig, RecordConfig, RunConfig
+from scene4d.apps.verbs.evaluate_forecast import EvalForecastOptions, forecasters_of
+from scene4d.config import dict_from_config
 from scene4d.data.load.stored_episode import StoredEpisode, save_episode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
-from scene4d.errors import CheckpointError
+from scene4d.errors import CheckpointError, ConfigError
+from scene4d.eval.forecast.forecasters.image_forecaster import ImageForecaster
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
+from scene4d.models.pixel_transformer.family import PixelsStageConfig, clips_of
+from scene4d.models.pixel_transformer.model import PixelTransformer, resized
 from scene4d.models.pixel_transformer.network import PixelModel, PixelsConfig
-from scene4d.train.checkpoint import save_tensors
+from scene4d.robot.spec import RobotSpec
+from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.train.loop import LoopConfig
 from scene4d.types import Cameras, Episode, Frames
 from scene4d.world.evaluated import ForecastQuestion
@@ -57,11 +66,26 @@ class Windows(WindowSet):
         for seed, path in enumerate(paths):
             save_episode(path, recording(seed))
         super().__init__([StoredEpisode(path) for path in paths], WindowConfig(context=4, horizon=8, stride=2))
-        self.tasks = ["reach-v3", "push-v3"]
-        self.context = {"action_spec": SPEC, "proprio_spec": SPEC}
+        self.tasks, self.num_inputs, self.num_past_actions, self.horizon = ["reach-v3", "push-v3"], 2, 8, 8
+        self.robot = RobotSpec.from_info(recording(0).info, num_actions=4, num_proprio=4, step_seconds=0.025)
+
+    def frames(self, number, *, horizon=0):
+        episode, t = self.moment(number)
+        return episode.read(t, t + 1 + horizon, cameras=self.cameras).stacked()
+
+
+@dataclass(frozen=True)
+class RunOn(Run):
+    """A run whose cache is there already."""
+
+    cache: Any = None
+
+    def windows(self, *, only=None):
+        return self.cache
 
 
 CONFIG = RunConfig(
+    family="pixel_transformer",
     record=RecordConfig(tasks=("reach-v3", "push-v3"), size=SIZE, num_frames=NUM),
     cache=CacheConfig(num_inputs=2),
     pixels=PixelsStageConfig(
@@ -76,19 +100,19 @@ CONFIG = RunConfig(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What the stage returned, and where."""
+    """What the stage returned, and the weights that `scene4d train --pixels` leaves."""
     folder = tmp_path_factory.mktemp("run")
-    windows = Windows(folder, num=9)
-    folders = SimpleNamespace(
-        windows=lambda config: windows, pixels=folder / "pixels", pixels_weights=folder / "pixels.safetensors"
-    )
-    return train_pixels_stage(folders, CONFIG), folders, windows
+    run = RunOn(folder, CONFIG, cache=Windows(folder, num=9))
+    (stage,) = run.family_stages()
+    (folder / stage.name).mkdir()
+    result, path = stage.build(folder / stage.name), folder / "pixels.safetensors"
+    assert stage.name == "pixels" and export_stage(run, path=path, provenance={"name": "run"}, head=False)["bytes"] > 0
+    return result, path
 
 
 def test_clips_are_the_images_and_actions_of_their_moment(tmp_path):
     windows = Windows(tmp_path, num=1)
-    stage = dataclasses.replace(CONFIG.pixels, model=PixelsConfig(size=SIZE))
-    clip = clips_of(windows, [1], config=stage)  # now is frame 5
+    clip = clips_of(windows, [1], config=PixelsConfig(size=SIZE))  # now is frame 5
     level = lambda x: (x[0, :, 0].mean((-3, -2, -1)) * 51).round().tolist()
     assert level(clip.pictures) == [4, 5] and level(clip.future) == list(range(6, 14))
     # The last past action led from frame 4 to 5; before the episode there was none.
@@ -98,20 +122,31 @@ def test_clips_are_the_images_and_actions_of_their_moment(tmp_path):
 
 
 def test_the_better_rate_is_found_and_its_weights_come_back(trained):
-    result, folders, _ = trained
+    result, path = trained
     assert result["lr"] == 1e-2 and result["trials"]["0.01"] < result["trials"]["1e-06"] and result["steps"] == 8
-    model, info = load_pixels(folders.pixels_weights)
-    assert info["cameras"] == ["left", "right"] and model.config.tasks == ("reach-v3", "push-v3")
-    assert model.config.size == SIZE and model.config.horizon == CONFIG.dynamics.model.horizon
+    models = load_models(path)
+    world = models.world
+    assert world.cameras == ("left", "right") and world.config.tasks == ("reach-v3", "push-v3")
+    assert world.config.size == SIZE and world.config.horizon == CONFIG.dynamics.model.horizon
+    assert models.policy is None and models.robot.action.names == ("0", "1", "2", "3")
+    assert models.world.spec.step_seconds == pytest.approx(0.025) and models.info["provenance"] == {"name": "run"}
+    tensors, state = load_tensors(path.parent / "pixels" / "pixels.safetensors")
+    assert state == {} and tensors.keys() == world.network.state_dict().keys()
+    for name, value in world.network.state_dict().items():  # matrices are stored in half precision
+        torch.testing.assert_close(value, tensors[name], atol=2e-3, rtol=2e-3)
 
 
-def test_it_forecasts_beyond_its_horizon_in_any_size(trained):
-    model, info = load_pixels(trained[1].pixels_weights)
+def asked():
+    """A past, three cameras, and what will be seen by them 1, 8 and 12 steps later."""
     episode = recording(0)
     past = episode[:6]
     cameras = {name: episode.views["left"].cameras[:3] for name in ("left", "right", "front")}
-    question = ForecastQuestion(past, torch.zeros(12, 4), cameras=cameras, steps=(1, 8, 12))
-    forecaster = PixelForecaster(model, info["cameras"])
+    return past, cameras, ForecastQuestion(past, torch.zeros(12, 4), cameras=cameras, steps=(1, 8, 12))
+
+
+def test_it_forecasts_beyond_its_horizon_in_any_size(trained):
+    past, cameras, question = asked()
+    forecaster = ImageForecaster(load_models(trained[1]).world)
     frames, scene = forecaster.forecast(question)
     assert scene is None and set(frames) == {"left", "right"} and frames["left"].rgb.shape == (3, SIZE, SIZE, 3)
     fewer = {name: c[:2] for name, c in cameras.items()}
@@ -124,18 +159,51 @@ def test_it_forecasts_beyond_its_horizon_in_any_size(trained):
 
 def test_enlarged_it_adds_to_the_image_as_it_is():
     """An untrained model adds nothing, so a sharp picture stays sharp although the model sees it shrunk."""
-    model = PixelModel(PixelsConfig(size=8, patch=4, num_views=1))
+    network = PixelModel(PixelsConfig(size=8, patch=4, num_views=1))
+    model = PixelTransformer(network, cameras=["left"], robot=RobotSpec.from_info({}))
     rgb = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(0))
     camera = Cameras(viewmats=torch.eye(4).expand(3, 4, 4), Ks=torch.eye(3).expand(3, 3, 3), width=16, height=16)
     past = recording(0)[:3].replace(views={"left": Frames(rgb=rgb, depth=None, alpha=None, cameras=camera)})
     question = ForecastQuestion(past, torch.zeros(2, 4), cameras={"left": camera[:2]})
-    frames, _ = PixelForecaster(model, ["left"]).forecast(question)
+    frames, _ = ImageForecaster(model).forecast(question)
     torch.testing.assert_close(frames["left"].rgb, rgb[-1].expand(2, 16, 16, 3), atol=1e-6, rtol=0)
     flat = torch.full((1, 1, 16, 16, 3), 0.3)
     torch.testing.assert_close(resized(flat, (8, 8)), torch.full((1, 1, 8, 8, 3), 0.3))
 
 
+def test_it_is_a_row_of_the_table(trained):
+    stream = PastStream(("left", "right"))
+    rows = forecasters_of(None, stream, options=EvalForecastOptions(pixels_weights=trained[1]))
+    assert [row.name for row in rows] == ["ours", "copy_last", "constant_velocity", "pixels_2d"]
+    frames, scene = rows[-1].forecast(asked()[-1])
+    assert scene is None and frames["right"].rgb.shape == (3, SIZE, SIZE, 3)
+    assert torch.equal(
+        frames["left"].rgb, ImageForecaster(load_models(trained[1]).world).forecast(asked()[-1])[0]["left"].rgb
+    )
+
+
+def test_a_file_from_before_there_were_families_is_read(trained, tmp_path):
+    """Such a file has the key "pixels" for its configuration, and tensors without a prefix."""
+    models, path = load_models(trained[1]), tmp_path / "old.safetensors"
+    network = models.world.network
+    learned = {key for key, parameter in network.named_parameters() if parameter.ndim >= 2}
+    tensors = {k: v.half() if k in learned else v for k, v in network.state_dict().items()}
+    save_tensors(
+        path, tensors, state={"pixels": dict_from_config(network.config), "info": {"cameras": ["left", "right"]}}
+    )
+    old = load_models(path)
+    assert old.family.name == "pixel_transformer" and old.world.cameras == ("left", "right")
+    assert not old.world.training and old.policy is None
+    frames, before = (ImageForecaster(m.world).forecast(asked()[-1])[0] for m in (old, models))
+    assert torch.equal(frames["left"].rgb, before["left"].rgb)
+
+
 def test_other_weights_are_refused(tmp_path):
     save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, state={"configs": {}})
-    with pytest.raises(CheckpointError, match="--pixels"):
-        load_pixels(tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="holds no world model"):
+        load_models(tmp_path / "w.safetensors")
+    models = make_models({})
+    save_models(tmp_path / "scenes.safetensors", models, info={})
+    options = EvalForecastOptions(pixels_weights=tmp_path / "scenes.safetensors")
+    with pytest.raises(ConfigError, match=r"2D baseline.*Renders"):
+        forecasters_of(None, PastStream(), options=options)

@@ -13,9 +13,11 @@ from scene4d.policy.head import ActionHead
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
 from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder, observation_builder_for
 from scene4d.policy.virtual_cameras import virtual_cameras
+from scene4d.robot.spec import RobotSpec
 from scene4d.types import Frames
 
 HAND = torch.tensor([[0.05, 0.6, 0.2]])
+ROBOT = RobotSpec.from_info({}, num_actions=4, num_proprio=4)
 
 
 def frames(num: int = 2) -> Frames:
@@ -74,7 +76,7 @@ def test_a_head_with_other_eyes_acts_on_the_newest_frames(kind):
         modality=kind, num_views=2, width=32, heads=2, hidden=32, encoder_depth=1, decoder_depth=1
     )
     torch.manual_seed(0)
-    head, builder = ActionHead(config).eval(), observation_builder_for(config, make_stream=lambda: None)
+    head, builder = ActionHead(config).eval(), observation_builder_for(config, lambda: None, robot=ROBOT)
     with torch.no_grad():
         head.decoder.leave.weight.add_(0.1 * torch.randn_like(head.decoder.leave.weight))
     assert isinstance(builder, CameraObservationBuilder)
@@ -91,7 +93,7 @@ def test_a_head_with_other_eyes_acts_on_the_newest_frames(kind):
 
 
 def test_a_head_of_views_gets_the_scene():
-    assert isinstance(observation_builder_for(ActionHeadConfig(), make_stream=lambda: None), ObservationBuilder)
+    assert isinstance(observation_builder_for(ActionHeadConfig(), lambda: None, robot=ROBOT), ObservationBuilder)
 
 
 def test_settings_of_earlier_versions_are_read_under_their_former_names():

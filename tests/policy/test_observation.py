@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -11,10 +9,18 @@ from scene4d.errors import ConfigError
 from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder
 from scene4d.policy.virtual_cameras import virtual_cameras
+from scene4d.robot.spec import RobotSpec
 from scene4d.sim.synthetic import cast_boxes
+from scene4d.world.observation import Observation
 
 HAND = torch.tensor([0.0, 0.1, 0.2, 0.08])
-REST = torch.tensor([1.0, 2.0, 3.0])
+ROBOT = RobotSpec.from_info(
+    {
+        "action_spec": [{"name": name, "unit": "m"} for name in ("x", "y", "z")],
+        "proprio_spec": [{"name": name} for name in ("hand_x", "hand_y", "hand_z", "gripper_opening")],
+    }
+)
+"""Its actions name places, so that rest is the place of the hand."""
 
 
 class Heard(Exception):
@@ -24,8 +30,8 @@ class Heard(Exception):
 class Listener:
     """A world model that only listens."""
 
-    def observe(self, scene, *, actions, proprio, context, memory):
-        raise Heard(SimpleNamespace(actions=actions, proprio=proprio, context=context))
+    def observe(self, observation):
+        raise Heard(observation)
 
 
 class Newest:
@@ -41,21 +47,19 @@ class Newest:
         return None
 
 
-def asked(builder) -> SimpleNamespace:
+def asked(builder) -> Observation:
     with pytest.raises(Heard) as heard:
         builder.views()
     return heard.value.args[0]
 
 
 def test_the_world_model_hears_of_cameras_and_of_rest_first():
-    builder = ObservationBuilder(
-        Newest, world_model=Listener(), context={"task": "t"}, view_size=16, resting=lambda proprio: REST + proprio[:3]
-    )
+    builder = ObservationBuilder(Newest, robot=ROBOT, task="t", world_model=Listener(), view_size=16)
     frames = cast_boxes(virtual_cameras(HAND[:3], size=16)).replace(extras={})[:2]
     builder.observe(frames, proprio=HAND, time=0.0)
     first = asked(builder)
-    assert torch.equal(first.actions, (REST + HAND[:3])[None]) and first.context["task"] == "t"
-    cameras = list(first.context["cameras"].values())
+    assert torch.equal(first.actions, HAND[None, :3]) and first.task.text == "t" and first.robot == ROBOT
+    cameras = list(first.cameras.values())
     assert [c.batch_shape for c in cameras] == [(), ()]
     assert torch.equal(torch.stack([c.viewmats for c in cameras]), frames.cameras.viewmats)
     builder.acted(torch.zeros(3))
@@ -67,7 +71,7 @@ def test_the_world_model_hears_of_cameras_and_of_rest_first():
 
 
 def test_what_a_builder_needs_is_asked_for_at_once():
-    with pytest.raises(ConfigError, match="resting"):
-        ObservationBuilder(lambda: None, world_model=SimpleNamespace())
+    with pytest.raises(TypeError, match="robot"):
+        ObservationBuilder(Newest, world_model=Listener())
     with pytest.raises(ConfigError, match="nothing was observed"):
         CameraObservationBuilder().views()

@@ -31,11 +31,13 @@ from scene4d.policy.learning.samples import (
 from scene4d.policy.loss import batch_from_samples, policy_batches, policy_loss, set_head_statistics
 from scene4d.policy.observation_builder import ObservationBuilder
 from scene4d.policy.virtual_cameras import MAX_TURN
+from scene4d.robot.spec import RobotSpec
 
 DATA = PolicyDataConfig(num_demonstrations=1, tries=1, num_camera_offsets=0, num_frames=6, image_size=32)
 HEAD = ActionHeadConfig(
     width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16, chunk=4
 )
+ROBOT = RobotSpec.from_info({}, num_actions=4, num_proprio=4)
 
 
 class LastFrames:
@@ -49,7 +51,7 @@ class LastFrames:
 
 
 def builder(_task: str = "") -> ObservationBuilder:
-    return ObservationBuilder(LastFrames, view_size=HEAD.view_size)
+    return ObservationBuilder(LastFrames, robot=ROBOT, view_size=HEAD.view_size)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,9 @@ def test_tokens_of_another_width_are_refused(demonstration):
 
     head = dataclasses.replace(HEAD, feature_dim=9)
     with pytest.raises(ConfigError, match="feature_dim"):
-        samples_from_demonstration(demonstration, Counting(LastFrames, view_size=HEAD.view_size), head=head)
+        samples_from_demonstration(
+            demonstration, Counting(LastFrames, robot=ROBOT, view_size=HEAD.view_size), head=head
+        )
 
 
 def test_holes_hold_nothing_and_leave_most_of_every_view(samples):

@@ -121,7 +121,7 @@ def load_models(path: str | Path | None = None) -> Models:
         state = {"family": "pixel_transformer", "configs": {"pixels": state["pixels"]}, "info": state.get("info", {})}
     configs, info = state.get("configs", {}), state.get("info", {})
     name = state.get("family", "gaussian_flow")  # what files were before they named it
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError("is of no known family", file=path, field="family", found=name, expected=list(FAMILIES))
     kinds = {**FAMILIES[name].configs, "policy": ActionHeadConfig}
     if not configs.keys() >= FAMILIES[name].configs.keys():
@@ -136,7 +136,8 @@ def load_models(path: str | Path | None = None) -> Models:
         raise CheckpointError("holds tensors of no known model", file=path, found=", ".join(stray[:8]))
     for part, module in parts.items():
         assign_weights(module, _own(tensors, part), source=path)
-        module.eval().requires_grad_(False)
+        module.requires_grad_(False).eval()
+    models.world.eval()  # which may be more than its parts
     return models
 
 

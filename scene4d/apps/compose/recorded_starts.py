@@ -103,12 +103,14 @@ def make_world_env(
         scenes: .s4d files as `scene4d reconstruct` writes them. num_envs: a vector env of so many, else a single one.
         record_to: folder for one .s4d an episode; files that are there stay.
     Raises:
-        ConfigError: there is no scene, or they differ in what an action is.
+        ConfigError: there is no scene, they differ in what an action is, or are of another robot than the weights.
         DataFormatError: one cannot be started from.
     """
     if not scenes:
         raise ConfigError("there is nothing to start from", field="scenes", found=0, expected="at least 1")
     world = require(models.world, MovesAnchors, what="the learned simulator")
+    for path in scenes:
+        models.robot.check_same(robot_of_s4d(open_s4d(path)), file=path)
     starts = recorded_starts(scenes)
     cameras = cameras_of(open_s4d(scenes[0]))
     if num_envs is None:

@@ -42,10 +42,11 @@ def start_of_file(
         as `head_start`; DataFormatError: the file holds no robot state, or none of now.
     """
     width = head_of(models).config.proprio_dim
+    robot = robot_of_s4d(file)
+    if proprio is not None or not robot.proprio.width:  # what is typed in is in the numbers of the head
+        robot = replace(robot, proprio=VectorSpec.from_rows(None, width=width))
+    robot_of_head(models).check_same(robot, file=file.path)
     states = states_of_file(file, scene, given=proprio, width=width)
-    robot = robot_of_s4d(file, num_proprio=None if proprio is not None else width)
-    if proprio is not None:
-        robot = replace(robot, proprio=VectorSpec.from_rows(None, width=width))  # the file speaks of what it holds
     actions = file.actions if file.actions is not None else states.new_zeros(0, robot.action.width)
     known = Observation(
         actions=actions.float(),

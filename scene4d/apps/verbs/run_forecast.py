@@ -25,6 +25,10 @@ def run_forecast(options: ForecastOptions) -> dict:
     """Forecast and write.
 
     Returns {output, flow, points, samples, start, num_steps, num_gaussians, num_new, moved_mm}.
+
+    Raises:
+        ConfigError: the scene is of another robot than the weights, or they cannot forecast scenes.
+        DataFormatError: the scene or the actions are not as they should be.
     """
     from scene4d.apps.compose.models import load_models
 
@@ -35,6 +39,7 @@ def run_forecast(options: ForecastOptions) -> dict:
     known, actions = observation_and_actions(
         file, actions=options.actions, start=options.start, num_steps=options.steps
     )
+    models.robot.check_same(known.robot, file=options.scene)
     model = sampled(require(models.world, Decodes, what="a forecast of scenes"), options.sampler_steps)
     seeds = list(range(options.seed, options.seed + options.samples))
     outputs = []

@@ -116,7 +116,7 @@ class GaussianWorldModel(nn.Module):
         """
         if observation.scene is None:
             raise DataFormatError("has no scene", field="observation.scene", fix="reconstruct one, or stream it")
-        self.robot.check_same(observation.robot)
+        observation.check_robot(self.robot)
         scene = observation.scene
         if scene.batch_shape:
             raise ShapeError(

@@ -87,7 +87,7 @@ class PixelTransformer(nn.Module):
         Raises:
             DataFormatError: pictures of a camera are missing. ConfigError: of another robot than the model's.
         """
-        self.robot.check_same(observation.robot)
+        observation.check_robot(self.robot)
         frames, c = observation.frames or {}, self.config
         missing = [name for name in self.cameras if name not in frames]
         if missing:

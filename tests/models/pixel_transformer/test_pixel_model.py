@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scene4d.models.flow import FlowConfig, draw_levels, sample, seeded_noise
+from scene4d.models.flow import FlowConfig, draw_levels, seeded_noise
 from scene4d.models.pixel_transformer.loss import loss, mean_error, set_scale
+from scene4d.models.pixel_transformer.model import PixelState, PixelTransformer
 from scene4d.models.pixel_transformer.network import (
     Clip,
     PixelModel,
     PixelsConfig,
-    continued,
     patches_from_pictures,
     pictures_from_patches,
 )
+from scene4d.robot.spec import RobotSpec
 
 CONFIG = PixelsConfig(
     size=12,
@@ -28,6 +29,9 @@ CONFIG = PixelsConfig(
     hidden=32,
     condition=32,
 )
+
+
+ROBOT = RobotSpec.from_info({}, num_actions=1, num_proprio=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,7 +66,7 @@ def bars(num: int, *, seed: int) -> Clip:
         past_actions=torch.nn.functional.pad(actions[:, : c.num_past - 1], (0, 0, 1, 0)),
         actions=actions[:, c.num_past - 1 :],
         past_proprio=torch.zeros(num, 3, 1),
-        told=torch.ones(num),
+        known=torch.ones(num),
         task=torch.zeros(num, dtype=torch.int64),
         future=pictures[:, c.num_past :],
     )
@@ -70,7 +74,22 @@ def bars(num: int, *, seed: int) -> Clip:
 
 def predicted(net: PixelModel, clip: Clip, *, seeds=(0,)) -> torch.Tensor:
     noise = seeded_noise(seeds, (clip.actions.shape[1], len(net.places), CONFIG.channels), like=clip.pictures)
-    return net.predict(clip, noise=noise, sampler=lambda predict, start: sample(predict, start, steps=2))
+    return net.draw(clip, noise=noise, steps=2)
+
+
+def state_of(clip: Clip) -> PixelState:
+    """The state [b] that a world model is in at the moment of a clip."""
+    return PixelState(
+        time=torch.zeros(len(clip.known), dtype=torch.float64),
+        proprio=clip.past_proprio[:, -1],
+        robot=ROBOT,
+        pictures=clip.pictures,
+        shown=clip.pictures[:, -1],
+        past_actions=clip.past_actions,
+        past_proprio=clip.past_proprio,
+        known=clip.known,
+        task=clip.task,
+    )
 
 
 def test_patches_come_back():
@@ -101,13 +120,18 @@ def test_later_actions_change_nothing_before_them():
 
 def test_a_chunk_goes_on_from_its_own_pictures():
     net, clip = model(), bars(1, seed=2)
-    future = predicted(net, clip)
-    later = continued(clip, future, clip.actions)
-    assert torch.equal(later.pictures, future[:, -2:].clamp(0, 1)) and not later.told.any()
+    world = PixelTransformer(net, cameras=("left", "right"), robot=ROBOT).with_sampler(2)
+    state = state_of(clip)
+    prediction = world.predict(state, actions=clip.actions)
+    future = prediction.pictures
+    assert torch.equal(future, predicted(net, clip))
+    later = world.advance(state, prediction, num_steps=CONFIG.horizon)
+    assert torch.equal(later.pictures, future[:, -2:].clamp(0, 1)) and not later.known.any()
     assert torch.equal(later.past_actions, clip.actions[:, -2:])
-    shaken = later.past_proprio + torch.rand(3, 1)
-    unknown = predicted(net, later.replace(past_proprio=shaken))
-    assert torch.equal(unknown, predicted(net, later))  # what is not known is not looked at
+    assert later.time.tolist() == pytest.approx([0.075])
+    shaken = later.replace(past_proprio=later.past_proprio + torch.rand(3, 1))
+    unknown, known = (world.predict(s, actions=clip.actions).pictures for s in (shaken, later))
+    assert torch.equal(unknown, known)  # what is not known is not looked at
 
 
 def test_it_learns_what_actions_do():
