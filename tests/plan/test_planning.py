@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -143,6 +144,19 @@ def test_an_object_is_believed_to_follow_only_the_hand_that_stays_at_it():
     hands = torch.stack([lifts, along, ahead]) - cost.hand
     believed = cost._believed(moved.expand(3, -1, -1), hands, object_shift=cost.moving.shift)[:, -1, 0]
     assert believed[0] < 1e-4 and believed[1] == pytest.approx(0.04) and 0.035 < believed[2] < 0.04
+
+
+def test_a_grip_whose_angle_wraps_is_kept():
+    """A wrist at half a turn that the sensor reads from the other side has hardly turned."""
+    rows = [*toy_world.PROPRIO[:3], {"name": "yaw", "unit": "rad"}]
+    cost = PointCost(hand=None, grip=torch.tensor([3.14]))
+    costs = []
+    for yaw in (-3.14, 3.1368, 0.0):
+        start = toy_world.toy_start(proprio_spec=rows)
+        state = WORLD.observe(start.replace(proprio=torch.cat([start.proprio[:, :3], torch.full((4, 1), yaw)], 1)))
+        costs.append(float(cost(state, WORLD.predict(state.expand(1), actions=torch.zeros(1, 8, 4)))))
+    assert costs[0] == pytest.approx(0.3 * (2 * math.pi - 6.28), abs=1e-5)
+    assert costs[1] == pytest.approx(0.3 * 0.0032, abs=1e-5) and costs[2] == pytest.approx(0.3 * 3.14, abs=1e-5)
 
 
 def test_the_hand_comes_behind_what_it_shall_move():

@@ -29,6 +29,7 @@ from scene4d.models.gaussian_flow.state import GaussianPrediction, GaussianState
 from scene4d.models.tokens.anchors import anchor_past, choose_anchors, focus_of
 from scene4d.models.tokens.motion_targets import MotionScale
 from scene4d.robot.actions import action_slots, from_action_slots
+from scene4d.robot.angles import wrapped
 from scene4d.robot.slots import (
     NUM_ACTION_SLOTS,
     proprio_slot_index,
@@ -282,7 +283,7 @@ class GaussianWorldModel(nn.Module):
         return GaussianPrediction(
             actions=actions,
             motion=AnchorMotion(poses, log_var),
-            proprio=state.proprio[:, None] + change,
+            proprio=wrapped(state.proprio[:, None] + change, state.robot.proprio),
             reward=denoised.outcome[..., 0] * self.reward_scale,
             success=denoised.outcome[..., 1].sigmoid(),
             done=denoised.outcome[..., 2].sigmoid(),
