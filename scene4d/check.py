@@ -24,7 +24,7 @@ def check(**tensors: tuple[torch.Tensor | None, str]) -> dict[str, int | tuple[i
             continue
         if not isinstance(tensor, torch.Tensor):
             raise ShapeError("is not a tensor", field=name, found=type(tensor).__name__, expected=f"[{spec}]")
-        if not _bind(tuple(tensor.shape), spec.split(), sizes):
+        if not _bind(tuple(tensor.shape), spec.split(), sizes=sizes):
             known = ", ".join(f"{k}={v}" for k, v in sizes.items())
             raise ShapeError(
                 "has the wrong shape",
@@ -35,7 +35,7 @@ def check(**tensors: tuple[torch.Tensor | None, str]) -> dict[str, int | tuple[i
     return sizes
 
 
-def _bind(shape: tuple[int, ...], words: list[str], sizes: dict) -> bool:
+def _bind(shape: tuple[int, ...], words: list[str], *, sizes: dict) -> bool:
     if words and words[0].startswith("*"):
         lead = len(shape) - (len(words) - 1)
         if lead < 0 or sizes.setdefault(words[0], shape[:lead]) != shape[:lead]:

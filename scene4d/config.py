@@ -1,6 +1,6 @@
 """TOML -> nested frozen dataclasses and back, with exact types and helpful errors.
 
-A configuration is a frozen dataclass in the file of the thing it builds. A TOML holds the differences from its
+A configuration is a frozen dataclass in the file of what it builds. A TOML holds the differences from its
 defaults; `toml_from_config` writes the whole, which runs again.
 
 A class whose fields or choices were renamed says so, and files that hold the former ones still load:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class Rotary(nn.Module):
     Source: RoFormer (Su et al. 2021), extended to several continuous axes.
     """
 
+    frequencies: Tensor
+
     def __init__(self, head_dim: int, *, wavelengths: Sequence[tuple[float, float]]):
         super().__init__()
         pairs = head_dim // 2 // len(wavelengths)
@@ -64,7 +67,7 @@ def turn_pairs(x: Tensor, table: Tensor) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * angles).flatten(-2).to(x.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, *, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of heads [b heads l d]; mask [b heads l s] or what broadcasts to it."""
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q.dtype)
@@ -119,7 +122,7 @@ class Attention(nn.Module):
         if mask is not None:
             mask = mask.unsqueeze(-3).expand(*lead, 1, q.shape[-2], k.shape[-2]).flatten(0, len(lead) - 1)
         q, k, v = (y.reshape(-1, *y.shape[-3:]) for y in (q, k, v))  # [b heads l d]
-        mixed = attend(q, k, v, mask=mask)  # [b heads l d]
+        mixed = attend(q, k=k, v=v, mask=mask)  # [b heads l d]
         if mask is not None and mask.dtype == torch.bool:
             mixed = torch.where(mask.any(-1, keepdim=True), mixed, torch.zeros_like(mixed))
         return self.out(mixed.transpose(-2, -3).flatten(-2).reshape(x.shape))
@@ -149,6 +152,11 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
         if zero_init:
             zero_(linears[-1])
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that makes the output."""
+        return cast(nn.Linear, self.layers[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -200,20 +208,17 @@ class Block(nn.Module):
         context_mask: Tensor | None = None,
     ) -> Tensor:
         """x [*b l dim]; condition broadcasts to [*b l condition_dim]; mask [*b l l]; context [*b s context_dim]."""
+        across = lambda x: x if context is None else x + self.cross(self.norm_cross(x), context, mask=context_mask)
         if self.modulation is None:
-            x = x + self.attend(self.norm_attend(x), mask=mask, rotary=rotary)
-        else:
-            shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition)
-            attended = self.attend(modulate(self.norm_attend(x), shift_a, scale_a), mask=mask, rotary=rotary)
-            x = torch.addcmul(x, gate_a, attended)
-        if context is not None:
-            x = x + self.cross(self.norm_cross(x), context, mask=context_mask)
-        if self.modulation is None:
+            x = across(x + self.attend(self.norm_attend(x), mask=mask, rotary=rotary))
             return x + self.feed(self.norm_feed(x))
-        return torch.addcmul(x, gate_f, self.feed(modulate(self.norm_feed(x), shift_f, scale_f)))
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition)
+        attended = self.attend(modulate(self.norm_attend(x), shift=shift_a, scale=scale_a), mask=mask, rotary=rotary)
+        x = across(torch.addcmul(x, gate_a, attended))
+        return torch.addcmul(x, gate_f, self.feed(modulate(self.norm_feed(x), shift=shift_f, scale=scale_f)))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, *, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift."""
     return torch.addcmul(shift, x, 1 + scale)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from scene4d.errors import ShapeError
 class TensorStruct:
     """What the nouns share: `map`, `to`, `[index]`, `stack`, `replace`. Fields that hold no tensor pass through."""
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # every subclass is a dataclass
+
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Sizes of the leading axes that `[index]` may touch."""
@@ -22,11 +24,11 @@ class TensorStruct:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed (checked again)."""
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return dataclasses.replace(self, **changes)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
         """Apply `fn` to every tensor, inside dictionaries and nested nouns too."""
-        return self.replace(**{f.name: _map(getattr(self, f.name), fn) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
+        return self.replace(**{f.name: _map(getattr(self, f.name), fn) for f in dataclasses.fields(self)})
 
     def tensors(self) -> list[Tensor]:
         """All tensors, inside dictionaries and nested structs too."""
@@ -36,7 +38,7 @@ class TensorStruct:
             found.append(x)
             return x
 
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]  # a dataclass
+        for f in dataclasses.fields(self):
             _map(getattr(self, f.name), note)
         return found
 
@@ -66,10 +68,10 @@ class TensorStruct:
         return self.map(lambda x: x[index])
 
     @classmethod
-    def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack equal-shaped items along a new batch axis; structs inside are stacked by their own `stack`."""
         each = lambda name: stack_all([getattr(item, name) for item in items], dim)
-        return cls(**{f.name: each(f.name) for f in dataclasses.fields(cls)})  # type: ignore[arg-type]  # a dataclass
+        return cls(**{f.name: each(f.name) for f in dataclasses.fields(cls)})
 
     @classmethod
     def cat(cls, items: Sequence[Self], dim: int = 0) -> Self:
@@ -109,7 +111,7 @@ def cat_all(items: list[Any], dim: int) -> Any:
     if isinstance(first, Tensor):
         return torch.cat(items, dim)
     if isinstance(first, TensorStruct):
-        fields = dataclasses.fields(first)  # type: ignore[arg-type]  # a dataclass
+        fields = dataclasses.fields(first)
         return type(first)(**{f.name: cat_all([getattr(i, f.name) for i in items], dim) for f in fields})
     if isinstance(first, Mapping) and _holds_tensors(first):
         return {k: cat_all([i[k] for i in items], dim) for k in first}

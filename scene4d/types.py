@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -256,7 +256,7 @@ class Gaussians(TensorStruct):
         """Rows, empty slots included."""
         return self.means.shape[-2]
 
-    def pick(self, index: Tensor) -> Gaussians:
+    def pick(self, index: Tensor) -> Self:
         """The rows that a [n] mask or an index list names, of an unbatched set."""
         if self.batch_shape:
             raise ShapeError(
@@ -264,7 +264,7 @@ class Gaussians(TensorStruct):
             )
         return self.map(lambda x: x[index])
 
-    def padded(self, num_gaussians: int) -> Gaussians:
+    def padded(self, num_gaussians: int) -> Self:
         """The set with empty slots (id -1, opacity 0) added up to `num_gaussians` rows."""
         extra = num_gaussians - self.num_gaussians
         if extra < 0:
@@ -281,7 +281,7 @@ class Gaussians(TensorStruct):
         def pad(x: Tensor, value: float) -> Tensor:
             return torch.cat([x, x.new_full((*x.shape[:axis], extra, *x.shape[axis + 1 :]), value)], dim=axis)
 
-        return Gaussians(
+        return self.replace(
             means=pad(self.means, 0.0),
             quats=torch.cat(
                 [self.quats, self.quats.new_tensor([1.0, 0, 0, 0]).expand(*self.batch_shape, extra, 4)], axis
@@ -294,7 +294,7 @@ class Gaussians(TensorStruct):
         )
 
     @classmethod
-    def stack(cls, items: Sequence[Gaussians], dim: int = 0) -> Gaussians:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack sets of any sizes; shorter ones get empty slots (id -1, opacity 0)."""
         rows = max(g.num_gaussians for g in items)
         return super().stack([g.padded(rows) for g in items], dim)

@@ -69,7 +69,6 @@ KNOWN: dict[str, set[str]] = {
         "scene4d/models/pixel_transformer/model.py:continued",
         "scene4d/scene.py:_between",
         "scene4d/scene.py:_moved",
-        "scene4d/train/log.py:progress",
     },
     "words": {
         "scene4d/apps/compose/scene_start.py:_said",
@@ -78,8 +77,6 @@ KNOWN: dict[str, set[str]] = {
         "scene4d/apps/training/import_recordings.py:take_in_one",
         "scene4d/apps/training/import_recordings.py:take_in_stage",
         "scene4d/apps/training/world_parts.py:train_intent",
-        "scene4d/lift/reconstruct.py:_with_backdrop",
-        "scene4d/lift/stream/visibility.py:backdrop",
         "scene4d/models/gaussian_flow/loss.py:said",
         "scene4d/models/gaussian_flow/model.py:said",
         "scene4d/models/gaussian_flow/motion/rollout_training.py:_last_ways",
@@ -96,7 +93,6 @@ KNOWN: dict[str, set[str]] = {
     "file names": set(),
     "ignored types": {
         "scene4d/tensor_struct.py: 3",
-        "scene4d/train/distributed.py: 3",
         "scene4d/types.py: 1",
     },
 }

@@ -1,4 +1,4 @@
-"""A configuration survives the way to TOML and back, and a slip is named."""
+"""A configuration survives being written as TOML and read, and a slip is named."""
 
 from __future__ import annotations
 

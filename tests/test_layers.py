@@ -86,14 +86,14 @@ def test_causal_attention_never_looks_ahead():
 
 @pytest.mark.parametrize("few", [True, False])
 def test_attention_in_half_the_bits_is_attention(few):
-    """Against float64, with both kinds of mask, on both sides of the number of keys at which the way changes."""
+    """Against float64, with both kinds of mask, on both sides of the number of keys at which the method changes."""
     torch.manual_seed(0)
     keys = FEW_KEYS if few else FEW_KEYS + 1
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (5, keys, keys))
     may = torch.rand(5, keys) > 0.3
     for mask in (None, may, torch.where(may, 0.0, -torch.inf), torch.randn(5, keys)):
-        exact = attend(q, k, v, mask=mask)
-        half = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask=mask)
+        exact = attend(q, k=k, v=v, mask=mask)
+        half = attend(q.bfloat16(), k=k.bfloat16(), v=v.bfloat16(), mask=mask)
         assert half.dtype == torch.bfloat16
         assert (half.double() - exact).abs().max() < 0.03
         seen = torch.zeros(5, keys) if mask is None else mask

@@ -116,7 +116,7 @@ def _found(root: Path, supplied: Supplied) -> list[TableReader]:
 def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | None:
     """The recordings of exactly this folder, or None when its layout is unknown.
 
-    The order matters where one layout could be taken for another: the stricter one comes first. Readers that need
+    Where one layout could be taken for another, the stricter one comes first. Readers that need
     libraries of their own load only where they are needed.
     """
     if (folder / "meta" / "info.json").is_file():

@@ -104,8 +104,8 @@ def orbit(
         ],
         -1,
     )
-    eyes = center + radius * ring
+    places = center + radius * ring
     K = intrinsics_from_fov(fov_y, width=width, height=height).to(center)
     return Cameras(
-        viewmats=look_at(eyes, center.expand_as(eyes)), Ks=K.expand(num_views, 3, 3), width=width, height=height
+        viewmats=look_at(places, center.expand_as(places)), Ks=K.expand(num_views, 3, 3), width=width, height=height
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,8 @@ from scene4d.geometry.frame_images import alpha_of
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.moving_camera.layered_views import LayeredViewsConfig, fuse_layered_views
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig
+from scene4d.lift.refine.adam_loop import Progress, ProgressReporter
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians
-from scene4d.lift.refine.progress_report import ProgressReporter
 from scene4d.lift.refine.refine_scene import RefineSceneConfig, refine_scene
 from scene4d.lift.rgb.splat_trainer import SplatConfig, splats_from_images
 from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static
@@ -27,8 +27,6 @@ from scene4d.lift.stream.visibility import VIOLATED, observe_frames, visibility_
 from scene4d.render.render import render
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Episode, Frames, Gaussians
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def reconstruct(
     scene = _streamed(frames, times, config=config, progress=progress)
     flat = frames.map(lambda x: x.flatten(0, 1))
     if config.num_backdrop:
-        scene = _with_backdrop(scene, flat, num=config.num_backdrop)
+        scene = _with_sky_shell(scene, flat, num=config.num_backdrop)
     return scene if config.fit is None else _fitted(scene, flat, config=config.fit, progress=progress)
 
 
@@ -215,7 +213,7 @@ def _looked_back(scene: Scene4D, frames: Frames, *, config: StreamConfig) -> Sce
         earlier = open_rows[(born[open_rows] > times[t]).numpy()]
         if len(earlier) == 0:
             continue
-        observation = observe_frames(frames[t], config=stream.lift_config, backdrop=config.backdrop)
+        observation = observe_frames(frames[t], config=stream.lift_config, sky_depth=config.backdrop)
         visibility = visibility_of(points[earlier], observation, colours=colours[earlier], tolerances=stream.tolerances)
         through = (visibility.status == VIOLATED).any(0)
         born[torch.from_numpy(earlier[~through])] = times[t]
@@ -238,7 +236,7 @@ def _without_gaps(alive: Tensor, times: Tensor) -> Tensor:
     return torch.stack([born, died], -1)
 
 
-def _with_backdrop(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
+def _with_sky_shell(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
     """The scene with a far shell behind everything, static and always there, so that holes show a likely colour."""
     centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
     distance = (scene.base.means - centre).norm(dim=-1)

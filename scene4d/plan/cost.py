@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scene4d.errors import ConfigError
 from scene4d.render.render import render
+from scene4d.robot.angles import unwrapped
 from scene4d.robot.slots import beside_hand_index, hand_position
 from scene4d.types import Frames
 from scene4d.world.capabilities import MovesAnchors
@@ -101,14 +102,19 @@ class PointCost:
             # Axis by axis: a centimetre beside the place counts in full even while the hand is still far above it.
             cost = cost + self.hand_weight * self._path_length(hand + left + self._behind(like=left))
         if self.grip is not None:
-            cost = cost + self.grip_weight * (prediction.proprio[..., beside_hand_index(state.robot)] - self.grip).norm(
-                dim=-1
-            )
+            cost = cost + self.grip_weight * self._grip_change(state, prediction, grip=self.grip).norm(dim=-1)
         return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
 
     def _hand_moved(self, state: State, prediction: Prediction) -> Tensor:
         """The predicted motion [n h 3] of the hand since now."""
-        return hand_position(prediction.proprio, state.robot) - hand_position(state.proprio, state.robot)
+        return hand_position(prediction.robot_states, state.robot) - hand_position(state.proprio, state.robot)
+
+    def _grip_change(self, state: State, prediction: Prediction, *, grip: Tensor) -> Tensor:
+        """How far [n h q-3] the robot's state behind the hand's place is from `grip`; an angle that wraps is near."""
+        beside, kept = beside_hand_index(state.robot), state.proprio.clone()
+        kept[beside] = grip
+        start = kept.expand(len(prediction.actions), -1)
+        return unwrapped(prediction.robot_states, state.robot.proprio, start=start)[..., beside] - grip
 
     def next_hand_shift(self) -> Tensor:
         """How the hand moves next [3]: to its place on the object as it is now, or above that while it is beside it.

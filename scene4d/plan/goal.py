@@ -68,7 +68,7 @@ def hand_response(model: MovesAnchors, state: State, *, steps: int = 8, seed: in
     poses = model.anchor_motion(prediction).world_from_now[:, -1:]
     moved = model.anchored(state).displacement(poses)[:, 0]  # [6 n 3]
     response = (moved[0::2] - moved[1::2]).transpose(0, 1) / 2  # [n 3 3]
-    hand = hand_position(prediction.proprio[:, -1], state.robot)
+    hand = hand_position(prediction.robot_states[:, -1], state.robot)
     wanted = (hand[0::2] - hand[1::2]) / 2  # [3 3]
     return HandResponse((response - wanted).flatten(1).norm(dim=-1) < 0.5 * wanted.norm(), wanted / steps)
 

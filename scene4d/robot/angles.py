@@ -8,6 +8,7 @@ import re
 import torch
 from torch import Tensor
 
+from scene4d.robot.columns import joint_unit
 from scene4d.robot.spec import VectorSpec
 
 PERIODS = {"rad": 2 * math.pi, "radian": 2 * math.pi, "radians": 2 * math.pi, "deg": 360.0, "degrees": 360.0}
@@ -16,8 +17,13 @@ _ORIENTATION = re.compile(r"(^|[_. ])(roll|pitch|yaw|euler|r[xyz]|rot_?[xyz])([_
 
 
 def periods_of(spec: VectorSpec, *, like: Tensor) -> Tensor:
-    """A full turn [d] in the unit of each number of a vector; inf for those that are no angles."""
-    return like.new_tensor([PERIODS.get(unit.lower(), math.inf) for unit in spec.units])
+    """A full turn [d] in the unit of each number of a vector; inf for those that are no angles.
+
+    The opening of a gripper is none, whatever unit its recording gives it.
+    """
+    turns = zip(spec.names, (PERIODS.get(unit.lower(), math.inf) for unit in spec.units), strict=True)
+    angle = lambda name: _ORIENTATION.search(name) or joint_unit(name)
+    return like.new_tensor([turn if angle(name) else math.inf for name, turn in turns])
 
 
 def unwrapped(values: Tensor, spec: VectorSpec, *, start: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from scene4d.errors import ConfigError
 
 _NUMBERED = re.compile(r"(.*\D)?\d+")
+_GRIPPER = re.compile(r"gripper|finger|jaw|prismatic", re.I)
 _PHYSICAL = re.compile(r"(\d+(\.\d+)? )?(m|mm|cm|rad|deg|N|Nm)(/s)?")
 
 
@@ -37,6 +38,14 @@ class Column:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"name": self.name, "unit": self.unit, "frame": self.frame, "owner": self.owner}
+
+
+def joint_unit(name: str) -> str | None:
+    """Unit of a joint's position that only its name tells of: "rad", or None for grippers and others that may slide.
+
+    A gripper counts in metres, shares or steps, and never in angles that wrap.
+    """
+    return None if _GRIPPER.search(name) else "rad"
 
 
 def columns_of(info: Mapping[str, Any], key: str) -> tuple[Column, ...]:

@@ -61,7 +61,8 @@ class VectorSpec:
         """The rows {name, unit, frame, low, high} as recordings store them, without what is not declared."""
         rows = zip(self.names, self.units, self.frames, self.bounds, strict=True)
         columns = [{"name": n, "unit": u, "frame": f, "low": b[0], "high": b[1]} for n, u, f, b in rows]
-        return [{k: v for k, v in row.items() if v not in ("", None)} for row in columns] if self.known else []
+        declared = [{k: v for k, v in row.items() if v not in ("", None)} for row in columns]
+        return declared if any(declared) else []
 
     def filled_from(self, other: VectorSpec) -> VectorSpec:
         """This spec, or `other` where it declares nothing and `other` does; never none where one has numbers."""
@@ -209,9 +210,9 @@ class RobotSpec:
             return "action_meaning", self.meaning.text, other.meaning.text
         if self.name and other.name and self.name != other.name:
             return "robot", self.name, other.name
-        seconds = self.step_seconds, other.step_seconds
-        if None not in seconds and not math.isclose(*seconds, rel_tol=STEP_TOLERANCE):
-            return "step_seconds", f"{seconds[0]:g}", f"{seconds[1]:g}"
+        own, theirs = self.step_seconds, other.step_seconds
+        if own and theirs and not math.isclose(own, theirs, rel_tol=STEP_TOLERANCE):
+            return "step_seconds", f"{own:g}", f"{theirs:g}"
         return None
 
     def check_same(self, other: RobotSpec, *, file: str | Path | None = None, frame: int | None = None) -> None:

@@ -12,13 +12,16 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, distributed, nn
 
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.tensor_struct import TensorStruct
+
+if TYPE_CHECKING:  # its import takes seconds
+    from torch.distributed.tensor import DTensor
 
 BUCKET_ELEMENTS = 4_000_000
 """Gradients that travel in one message: large enough to hide the delay, small enough beside the weights."""
@@ -207,7 +210,7 @@ def shard(module: nn.Module) -> None:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 
-def is_part(tensor: Tensor) -> bool:
+def is_part(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether other ranks hold the rest of this tensor."""
     if num_ranks() == 1:
         return False
@@ -218,7 +221,7 @@ def is_part(tensor: Tensor) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor with the parts of all ranks put together; every rank must ask for it."""
-    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.full_tensor() if is_part(tensor) else tensor
 
 
 def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
@@ -228,7 +231,7 @@ def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _grouped() -> bool:
@@ -241,7 +244,7 @@ def _patient_group() -> Any:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
 def _sizes(batch: Any) -> Iterator[int]:

@@ -60,12 +60,12 @@ def line_progress(name: str, *, every_s: float = 2.0, stream=None) -> Progress:
     """A progress function that prints "name 120/900 loss 0.031" to standard error, at most once `every_s` seconds."""
     last = [0.0]
 
-    def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
+    def progress(done: int, total: int, *metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
         if now - last[0] < every_s and done < total:
             return
         last[0] = now
-        text = " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, int | float))
+        text = " ".join(f"{k} {v:.4g}" for m in metrics for k, v in m.items() if isinstance(v, int | float))
         print(f"{name} {done}/{total} {text}".rstrip(), file=stream or sys.stderr, flush=True)
 
     return progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class AnchoredGaussians(TensorStruct):
             pick(self.gaussians.means), poses, skin_index=pick(self.skin_index), skin_weights=pick(self.skin_weights)
         )
 
-    def padded(self, num_rows: int) -> AnchoredGaussians:
+    def padded(self, num_rows: int) -> Self:
         """Filled up to `num_rows` rows by empty slots, which follow no anchor."""
         missing = num_rows - self.gaussians.num_gaussians
         if missing == 0:
@@ -64,7 +65,7 @@ class AnchoredGaussians(TensorStruct):
         )
 
     @classmethod
-    def stack(cls, items: Sequence[AnchoredGaussians], dim: int = 0) -> AnchoredGaussians:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack sets of any number of rows; shorter ones get empty slots."""
         num_rows = max(item.gaussians.num_gaussians for item in items)
         return super().stack([item.padded(num_rows) for item in items], dim)
@@ -107,7 +108,8 @@ def scene_of_motion(
     poses, log_var = motion.world_from_now, motion.log_var
     identity = identity_pose(*lead, 1, poses.shape[-2], like=poses)
     if log_var is not None:
-        log_var = torch.cat([torch.full_like(log_var[..., :1, :, :], KNOWN_LOG_VAR), log_var], -3)
+        known = log_var.new_full((*lead, 1, *log_var.shape[-2:]), KNOWN_LOG_VAR)
+        log_var = torch.cat([known, log_var], -3)
     if alive is None:
         alive = torch.stack([times[..., :1], times[..., -1:]], -1).expand(*lead, num_rows, 2)
     observed = torch.zeros(times.shape, dtype=torch.bool, device=times.device)

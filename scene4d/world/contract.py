@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scene4d.check import check
+from scene4d.errors import ConfigError
 from scene4d.robot.spec import RobotSpec
 from scene4d.tensor_struct import TensorStruct
 from scene4d.world.observation import Observation
@@ -47,7 +48,7 @@ class State(TensorStruct):
         """The same state `num_copies` times along a new leading axis (views, no copy)."""
         return self.map(lambda x: x.expand(num_copies, *x.shape))
 
-    def put(self, rows: Tensor, new: Self) -> Self:
+    def put(self, rows: Tensor, new: Any) -> Self:
         """A state [b] with the elements that `rows` [r] names replaced by `new` [r]."""
         return put(self, rows, new)
 
@@ -81,6 +82,21 @@ class Prediction(TensorStruct):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.actions.shape[:-2])
+
+    @property
+    def robot_states(self) -> Tensor:
+        """The predicted states [*b h q] of the robot.
+
+        Raises:
+            ConfigError: the model predicts none.
+        """
+        if self.proprio is None:
+            raise ConfigError(
+                "predicts no states of the robot",
+                field=type(self).__name__,
+                fix="take a world model that predicts them",
+            )
+        return self.proprio
 
     @property
     def num_steps(self) -> int:
@@ -145,6 +161,6 @@ def put(old: Any, rows: Tensor, new: Any) -> Any:
 
 
 def _joined(first: Any, later: Any, *, axis: int) -> Any:
-    if isinstance(first, Tensor) and isinstance(later, Tensor):
-        return torch.cat([first, later], axis)
-    return None if first is None or later is None else first.followed_by(later)
+    if first is None or later is None:
+        return None
+    return torch.cat([first, later], axis) if isinstance(first, Tensor) else first.followed_by(later)

@@ -21,18 +21,37 @@ S = TypeVar("S", bound=TensorStruct)
 
 
 class Windows(Protocol):
-    """The windows of a run's episodes, with the scene memory at each: what a family trains on.
+    """The windows of a run's episodes, with the scene memory at each: what a family trains on."""
 
-    tasks: texts that `Window.task` counts in. cameras: names, inputs first; num_inputs of them are inputs;
-    horizon: steps after now.
-    """
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The texts that `Window.task` counts in."""
+        ...
 
-    tasks: Sequence[str]
-    cameras: Sequence[str]
-    num_inputs: int
-    num_past_actions: int
-    horizon: int
-    robot: RobotSpec
+    @property
+    def cameras(self) -> Sequence[str]:
+        """Names, inputs first."""
+        ...
+
+    @property
+    def num_inputs(self) -> int:
+        """How many of the cameras are inputs."""
+        ...
+
+    @property
+    def num_past_actions(self) -> int:
+        """Actions before now."""
+        ...
+
+    @property
+    def horizon(self) -> int:
+        """Steps after now."""
+        ...
+
+    @property
+    def robot(self) -> RobotSpec:
+        """The robot of all episodes."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -58,17 +77,32 @@ class Windows(Protocol):
 
 
 class TrainingRun(Protocol):
-    """What the trainer gives a family: where the run lies, its windows and its settings.
+    """What the trainer gives a family: where the run lies, its windows and its settings."""
 
-    settings: of the family, as its `Family.settings` class. start: weights to go on from, or ""; start_digest: a hash
-    of them. device, threads.
-    """
+    @property
+    def settings(self) -> Any:
+        """The family's settings, as its `Family.settings` class."""
+        ...
 
-    settings: Any
-    start: str
-    start_digest: str
-    device: Device
-    threads: int
+    @property
+    def start(self) -> str:
+        """Weights to go on from, or nothing: an empty text."""
+        ...
+
+    @property
+    def start_digest(self) -> str:
+        """A hash of these weights."""
+        ...
+
+    @property
+    def device(self) -> Device:
+        """Where it trains."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads of torch."""
+        ...
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""

@@ -25,6 +25,7 @@ class Observation(TensorStruct):
     last, or None. proprio [k+1 q], now last; actions [p a], the last one led to now: both may reach back less far than
     the scene. cameras {name: Cameras []} that saw the scene. memory: the Gaussians now as measured last, where there is
     something sharper than `scene.at(now)`; the same ids.
+    A robot that has another number of numbers than its vectors is a ConfigError.
     """
 
     actions: Tensor
@@ -38,10 +39,28 @@ class Observation(TensorStruct):
 
     def __post_init__(self) -> None:
         check(actions=(self.actions, "p a"), proprio=(self.proprio, "k q"))
+        for key, spec, values in (
+            ("action_spec", self.robot.action, self.actions),
+            ("proprio_spec", self.robot.proprio, self.proprio),
+        ):
+            if spec.width not in (0, values.shape[-1]):
+                found = f"{values.shape[-1]} numbers"
+                raise ConfigError("is of another vector", field=key, found=found, expected=spec.width)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return ()
+
+    @property
+    def known_scene(self) -> Scene4D:
+        """The scene up to now.
+
+        Raises:
+            ConfigError: the observation is of pictures alone.
+        """
+        if self.scene is None:
+            raise ConfigError("holds no scene", field="Observation.scene", fix="reconstruct the recording first")
+        return self.scene
 
     @property
     def step_seconds(self) -> float | None:
@@ -107,10 +126,7 @@ class Observation(TensorStruct):
             DataFormatError: the file holds no actions, or no robot state up to `start`. ConfigError: its specs are no
             specs.
         """
-        actions, proprio = file.actions, file.info.get("proprio")
-        if actions is None:
-            fix = "reconstruct, without --holdout, a recording with actions (lerobot, rlbench or `scene4d record`)"
-            raise DataFormatError("holds no actions", file=file.path, field="actions", fix=fix)
+        actions, proprio = actions_of_s4d(file), file.info.get("proprio")
         if proprio is None or len(proprio) <= start:
             fix = "reconstruct it from a recording that has the robot's state"
             raise DataFormatError("holds no proprio", file=file.path, field="info.proprio", fix=fix)
@@ -123,6 +139,18 @@ class Observation(TensorStruct):
             cameras=file.input_cameras(start),
             task=Task(str(file.info.get("task", ""))),
         )
+
+
+def actions_of_s4d(file: S4DFile) -> Tensor:
+    """The recorded actions [t-1 a] or [t a] of a .s4d.
+
+    Raises:
+        DataFormatError: the file holds none.
+    """
+    if file.actions is None:
+        fix = "reconstruct, without --holdout, a recording with actions (lerobot, rlbench or `scene4d record`)"
+        raise DataFormatError("holds no actions", file=file.path, field="actions", fix=fix)
+    return file.actions
 
 
 def robot_of_s4d(file: S4DFile, *, num_proprio: int | None = None, step_seconds: float | None = None) -> RobotSpec:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from floor_scene import decode_frames
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from data_fixtures import EPISODES, KEY, LENGTH, assert_refused, episode, tree_hash
@@ -18,7 +19,7 @@ from data_fixtures import EPISODES, KEY, LENGTH, assert_refused, episode, tree_h
 from scene4d.apps.verbs.run_repair import RepairOptions, run_repair
 from scene4d.data.diagnose.repair.video_cut import copy_video, whole_frames
 from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
-from scene4d.data.video.video import decode_frames, encode_video
+from scene4d.data.video.video import encode_video
 from scene4d.errors import ConfigError, DataFormatError, ResourceError, VersionError
 
 NUM = 4

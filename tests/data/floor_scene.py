@@ -5,11 +5,15 @@ World z is up, the floor is z = 0; its colour and the depth of every pixel are k
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from scene4d.data.detect import open_recordings
+from scene4d.data.video.video import iterate_frames
 from scene4d.geometry.camera import look_at, project
 from scene4d.types import Episode, Frames
 
@@ -83,8 +87,24 @@ def assert_true_to_the_floor(episode: Episode, *, tolerance: float = 0.02) -> No
     assert z > 0 and (pixels > 0).all(), "the target lies in front"
 
 
+def decode_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
+    """Frames of a video [n h w 3] uint8."""
+    return np.stack(list(iterate_frames(path, indices)))
+
+
 def fingerprint(folder: Path) -> dict[str, str]:
     """SHA-256 and time of change of every file of a tree."""
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
     digest = lambda p: hashlib.sha256(p.read_bytes()).hexdigest() + str(p.stat().st_mtime_ns)
     return {str(p.relative_to(folder)): digest(p) for p in files}
+
+
+def assert_refused_when_spoiled(folder: Path, fault: tuple, *, codes: tuple[int, ...] = (3,)) -> None:
+    """After `fault` = (spoil, kind of error, words) reading must fail so, name the file, and leave the folder alone."""
+    spoil, kind, words = fault
+    spoil(folder)
+    before = fingerprint(folder)
+    with pytest.raises(kind, match=words) as caught:
+        open_recordings(folder)[0].read()
+    error = caught.value
+    assert error.exit_code in codes and str(folder) in error.file and fingerprint(folder) == before

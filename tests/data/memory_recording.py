@@ -1,4 +1,4 @@
-"""Recordings in memory, and ways to spoil them, written without the package's own mends."""
+"""Recordings in memory, and how to spoil them, written without the package's own mends."""
 
 from dataclasses import dataclass, field
 
@@ -58,7 +58,7 @@ def episode_of(cameras: dict[str, Cameras], *, fps: float = 10.0) -> Episode:
 
 
 def camera_walk(length: int, *, start: float = 0.0, turn: float = 1.2, fov: float = 0.9) -> Cameras:
-    """A hand-held walk [t] round the table: uneven in speed, height and aim, as hands are."""
+    """A hand-held walk [t] round the table: uneven in speed, height and direction, as hands are."""
     t = torch.linspace(0, 1, length, dtype=torch.float64)
     angle = start + turn * (t + 0.12 * (9 * t).sin())
     eye = torch.stack([0.8 * angle.cos(), 0.7 * angle.sin(), 0.5 + 0.12 * (7 * t).sin()], -1)
@@ -91,7 +91,7 @@ def as_opengl(frames: Frames) -> Frames:
 
 
 def as_inverse(frames: Frames) -> Frames:
-    """Matrices read the wrong way round."""
+    """Matrices read as their inverse."""
     return posed(frames, torch.linalg.inv(frames.cameras.viewmats.double()).float())
 
 

@@ -123,7 +123,7 @@ def test_stretches_need_a_frame_rate(whole, tmp_path):
     with pytest.raises(ConfigError, match="fps"):
         write_lerobot(tmp_path / "set", [pieces(whole, each=1)])
     assert not list(tmp_path.iterdir())
-    write_lerobot(tmp_path / "set", [whole, pieces(whole, each=1)])  # the first episode told it
+    write_lerobot(tmp_path / "set", [whole, pieces(whole, each=1)])  # the first episode gave it
     first, second = open_lerobot(tmp_path / "set")
     assert_equal(first.read(), second.read())
 

@@ -26,8 +26,7 @@ QUICK = WorldConfig(size=8, max_steps=2)
 
 
 def start():
-    state = toy_world.toy_state(num_floor=8)
-    return state.replace(context={**state.context, "action_meaning": "change of the hand's place"})
+    return toy_world.toy_start(num_floor=8, action_meaning="change of the hand's place")
 
 
 def run(folder, *, seed):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -13,19 +15,22 @@ from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, EnvError
+from scene4d.robot.slots import task_embedding
+from scene4d.robot.spec import VectorSpec
+from scene4d.types import Task
 
 QUICK = WorldConfig(size=8, max_steps=2)
 ABSOLUTE = [*({"name": n, "unit": "m"} for n in ("x", "y", "z")), {"name": "gripper", "unit": "1"}]
 
 
-def toy_start(**context):
-    state = toy_world.toy_state()
-    return state.replace(context={**state.context, **context})
+def toy_start(**facts):
+    """A start that says how long its steps take; `facts` of its recording to change."""
+    return toy_world.toy_start(**{"step_seconds": 0.025, **facts})
 
 
 def wide(*, spec=None):
     """A start whose robot has seven numbers an action."""
-    return toy_start(action_spec=spec).replace(past_actions=torch.zeros(3, 7))
+    return toy_start(action_spec=spec, num_actions=7)
 
 
 OTHERS = {
@@ -37,21 +42,36 @@ OTHERS = {
 }
 
 
+@dataclass(frozen=True)
+class TaskState(toy_world.ToyState):
+    """A state that holds the task too."""
+
+    task_vector: torch.Tensor
+
+
+class TaskWorld(toy_world.ToyWorld):
+    """A world whose states hold the task."""
+
+    def observe(self, observation, *, state=None):
+        seen = super().observe(observation, state=state)
+        return TaskState(**vars(seen), task_vector=task_embedding(observation.task.text))
+
+
 def envs(starts):
     yield lambda: WorldEnv(toy_world.ToyWorld(), starts, cameras=toy_world.cameras(), config=QUICK)
     yield lambda: WorldVectorEnv(toy_world.ToyWorld(), starts, num_envs=2, cameras=toy_world.cameras(), config=QUICK)
 
 
-def drawing(*states):
+def drawing(*starts):
     """A function of starts that gives these in turn, the last one for ever."""
-    left = list(states)
+    left = list(starts)
     return lambda generator: left.pop(0) if len(left) > 1 else left[0]
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_listed_starts_of_two_kinds_make_no_env(name):
     other, field = OTHERS[name]
-    for make in envs([toy_world.toy_state(), other]):
+    for make in envs([toy_start(), other]):
         with pytest.raises(ConfigError, match=field) as raised:
             make()
         assert raised.value.fix and raised.value.found is not None
@@ -68,7 +88,7 @@ def test_drawn_starts_of_another_kind_are_refused_at_reset(name):
     for options in (None, None, {"start": other}):
         with pytest.raises(ConfigError, match=field):
             env.reset(options=options)
-    assert env.sim.state.context["action_spec"] == toy_world.SPEC  # and the world is as it was
+    assert env.sim.state.robot.action == VectorSpec.from_rows(toy_world.SPEC)  # and the world is as it was
     env.step(torch.zeros(4))
 
 
@@ -105,11 +125,13 @@ def test_two_meanings_of_an_action_are_two_kinds_and_one_without_meaning_is_none
 
 
 def test_a_refused_start_decides_nothing():
-    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
-    with pytest.raises(ConfigError):
-        sim.start({0: (toy_start(action_spec=toy_world.SPEC[:3]), 0)})
-    sim.start({0: (toy_start(action_meaning="change"), 0)})
-    assert sim.kind["action_meaning"] == "change"
+    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK)
+    place, change = (toy_start(action_meaning=text) for text in ("the gripper's place", "change"))
+    with pytest.raises(ConfigError, match="action_spec"):
+        sim.start({0: (place, 0), 1: (toy_start(action_spec=toy_world.SPEC[:3]), 0)})
+    assert sim.robot is None and not sim.logs
+    sim.start({0: (change, 0), 1: (toy_start(), 0)})
+    assert sim.robot.meaning.text == "change"
 
 
 def test_what_is_left_open_and_what_is_null_are_the_same():
@@ -120,20 +142,23 @@ def test_what_is_left_open_and_what_is_null_are_the_same():
 
 
 def test_a_single_episode_has_the_task_of_its_start():
-    """The text belongs to the episode, unlike what an action is; contexts need not have the same facts in them."""
-    env = WorldEnv(toy_world.ToyWorld(), [toy_start()], cameras=toy_world.cameras(), config=QUICK)
+    """The text belongs to the episode, unlike what an action is."""
+    env = WorldEnv(TaskWorld(), [toy_start()], cameras=toy_world.cameras(), config=QUICK)
     env.reset(seed=0)
-    env.reset(options={"start": toy_start(task="pull", note="drawn by hand")})
-    assert env.sim.state.context["task"] == "pull"
+    env.reset(options={"start": toy_start().replace(task=Task("pull"))})
+    assert torch.equal(env.sim.state.task_vector, task_embedding("pull")[None])
+    assert env.sim.logs[0].start.task.text == "pull"
 
 
 def test_facts_that_only_some_starts_have_make_no_difference():
-    """Also where contexts hold tensors, which are put in row by row."""
-    full, bare = toy_start(seen=torch.zeros(2), note="by hand"), toy_start(seen=torch.ones(2))
-    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK)
+    """Also where states hold tensors of their own, which are put in row by row."""
+    full, bare = toy_start(robot="arm").replace(task=Task("pull")), toy_start(proprio_spec=None)
+    sim = BatchedSim(TaskWorld(), toy_world.cameras(), num=2, config=QUICK)
     sim.start({0: (full, 0), 1: (bare, 0)})
+    sim.start({1: (full, 0)})
     sim.start({0: (bare, 0)})
-    assert sim.state.context["seen"].tolist() == [[1, 1], [1, 1]]
+    assert torch.equal(sim.state.task_vector, torch.stack([task_embedding("push"), task_embedding("pull")]))
+    assert sim.robot.name == "arm" and sim.robot.proprio.names == tuple(row["name"] for row in toy_world.PROPRIO)
 
 
 def test_a_simulator_that_nothing_was_begun_in_has_no_state():

@@ -12,7 +12,6 @@ gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed"
 
 import toy_world
 from gymnasium.utils.env_checker import check_env
-from scene4d.env.state_batch import stack_states
 
 from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.termination import TerminationLimits
@@ -35,7 +34,7 @@ def _one_thread():
 
 
 def starts():
-    return [toy_world.toy_state(), toy_world.toy_state(hand=(-0.1, 0.0, 0.05), num_floor=90)]
+    return [toy_world.toy_start(), toy_world.toy_start(hand=(-0.1, 0.0, 0.05), num_floor=90)]
 
 
 def world_env(*, config=QUICK, world=None, **options):
@@ -112,23 +111,23 @@ def test_one_forecast_serves_all_worlds():
 def test_images_show_what_the_law_says():
     """Pushed for long enough, the block is where arithmetic puts it, in the pictures too."""
     env = world_env(world=toy_world.ToyWorld(goal_x=9.0))
-    env.reset(seed=0, options={"start": toy_world.toy_state()})
+    env.reset(seed=0, options={"start": toy_world.toy_start()})
     for _ in range(12):
         seen, *_ = env.step(RIGHT)
     hand_x = 12 * toy_world.STEP_M
     assert seen["agent_pos"][0] == pytest.approx(hand_x, abs=1e-5)
-    pushed = toy_world.toy_state(hand=(hand_x, 0.0, 0.05), block=(hand_x + toy_world.REACH, 0.0, 0.05))
+    pushed = toy_world.toy_start(hand=(hand_x, 0.0, 0.05), block=(hand_x + toy_world.REACH, 0.0, 0.05))
     other = world_env()
     wanted = other.reset(options={"start": pushed})[0]["pixels"]
     for name, picture in wanted.items():
         assert np.abs(seen["pixels"][name].astype(int) - picture).max() <= 2
-    first = env.reset(options={"start": toy_world.toy_state()})[0]["pixels"]["left"]
+    first = env.reset(options={"start": toy_world.toy_start()})[0]["pixels"]["left"]
     assert np.abs(first.astype(int) - wanted["left"]).max() > 50
 
 
 def test_reward_is_the_gain_in_success_and_episodes_terminate_on_it():
     env = world_env()
-    env.reset(seed=0, options={"start": toy_world.toy_state()})
+    env.reset(seed=0, options={"start": toy_world.toy_start()})
     total, steps, terminated, infos = 0.0, 0, False, []
     while not terminated:
         _, reward, terminated, truncated, info = env.step(RIGHT)
@@ -146,7 +145,7 @@ def test_reward_is_the_gain_in_success_and_episodes_terminate_on_it():
 def test_heads_for_reward_and_done_are_used_where_there_are():
     world = toy_world.ToyWorld(heads=("success", "proprio", "reward", "done"))
     env = world_env(world=world)
-    env.reset(options={"start": toy_world.toy_state(block=(0.39, 0.0, 0.05), hand=(0.31, 0.0, 0.05))})
+    env.reset(options={"start": toy_world.toy_start(block=(0.39, 0.0, 0.05), hand=(0.31, 0.0, 0.05))})
     _, reward, terminated, _, info = env.step(RIGHT)
     assert reward == pytest.approx(-abs(0.31 + 0.02 + 0.07 - 0.4), abs=1e-6) and not terminated
     _, _, terminated, _, info = env.step(RIGHT)
@@ -174,16 +173,15 @@ def test_fault_50_bad_actions_stop_before_the_model(action):
 
 def test_what_differs_between_starts_is_refused_or_makes_no_difference():
     """Cameras of other names make no difference, steps of another length do; a refused episode has not begun."""
-    state = toy_world.toy_state()
-    changed = lambda **context: state.replace(context={**state.context, **context})
-    other = changed(cameras={"elsewhere": toy_world.cameras()["left"]}, step_seconds=0.025)
+    lasting = lambda seconds: toy_world.toy_start(step_seconds=seconds)
+    other = lasting(0.025).replace(cameras={"elsewhere": toy_world.cameras()["left"]})
     sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK)
-    sim.start({0: (changed(step_seconds=0.025 + 1e-9), 0), 1: (other, 0)})
-    assert "cameras" not in sim.state.context and set(sim.logs[1].start.context["cameras"]) == {"elsewhere"}
+    sim.start({0: (lasting(0.025 + 1e-9), 0), 1: (other, 0)})
+    assert set(sim.logs[1].start.cameras) == {"elsewhere"}
     with pytest.raises(ConfigError, match="step_seconds"):
-        stack_states([other, changed(step_seconds=0.1)])
+        other.robot.check_same(lasting(0.1).robot)
     with pytest.raises(ConfigError, match="step_seconds"):
-        sim.start({1: (changed(step_seconds=0.1), 0)})
+        sim.start({1: (lasting(0.1), 0)})
     assert sim.logs[1].start is other
 
 
@@ -203,18 +201,16 @@ def test_reset_has_the_infos_of_steps():
     assert infos[1]["ended"].tolist() == ["time"] * 2 and infos[2]["ended"].tolist() == [""] * 2
     assert all(first.keys() == info.keys() and info["_uncertainty"].all() for info in infos)
     assert env.metadata["render_fps"] == 40
-    state = toy_world.toy_state()
-    slow = [state.replace(context={**state.context, "step_seconds": 0.1})]
+    slow = [toy_world.toy_start(step_seconds=0.1)]
     single = WorldEnv(toy_world.ToyWorld(), slow, cameras=toy_world.cameras(), config=QUICK)
     assert single.metadata["render_fps"] == 10 and single.reset()[1].keys() == {"success", "uncertainty", "ended"}
 
 
 def test_action_space_follows_the_spec():
-    state = toy_world.toy_state()
     spec = [{"name": "dx", "low": -0.5, "high": 0.25}, *toy_world.SPEC[1:]]
     env = WorldEnv(
         toy_world.ToyWorld(),
-        [state.replace(context={**state.context, "action_spec": spec})],
+        [toy_world.toy_start(action_spec=spec)],
         cameras=toy_world.cameras(),
         config=QUICK,
     )
@@ -225,14 +221,16 @@ def test_action_space_follows_the_spec():
 
 
 def test_fault_49_actions_that_are_not_of_the_spec():
-    state = toy_world.toy_state()
-    wrong = state.replace(context={**state.context, "action_spec": toy_world.SPEC[:3]})
-    sim = BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), config=QUICK)
+    start = toy_world.toy_start()
+    with pytest.raises(ConfigError, match="action_spec") as raised:
+        toy_world.toy_start(action_spec=toy_world.SPEC[:3], num_actions=4)
+    assert raised.value.found == "4 numbers" and raised.value.expected == 3
+    short = toy_world.toy_start(action_spec=toy_world.SPEC[:3])
     with pytest.raises(ConfigError, match="action_spec"):
-        sim.start({0: (wrong, 0)})
-    other = state.replace(context={**state.context, "action_spec": [{"name": n} for n in "abcd"]})
+        start.replace(robot=short.robot)
+    other = toy_world.toy_start(action_spec=[{"name": n} for n in "abcd"])
     with pytest.raises(ConfigError, match="action_spec"):
-        BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK).start({0: (state, 0), 1: (other, 0)})
+        BatchedSim(toy_world.ToyWorld(), toy_world.cameras(), num=2, config=QUICK).start({0: (start, 0), 1: (other, 0)})
     with pytest.raises(ConfigError, match="start"):
         WorldEnv(toy_world.ToyWorld(), [], cameras=toy_world.cameras())
 
@@ -253,7 +251,7 @@ def test_fault_52_divergence_is_flagged_truncated_and_saved(tmp_path):
     """NaN from the model: truncated, the last good picture stays, the record ends there and can be read."""
     world = toy_world.ToyWorld(goal_x=9.0, breaks_at=0.1)
     env = world_env(world=world, record_to=tmp_path)
-    env.reset(seed=0, options={"start": toy_world.toy_state()})
+    env.reset(seed=0, options={"start": toy_world.toy_start()})
     truncated = False
     while not truncated:
         seen, _, terminated, truncated, info = env.step(RIGHT)
@@ -267,7 +265,7 @@ def test_fault_52_divergence_is_flagged_truncated_and_saved(tmp_path):
 def test_leaving_the_workspace_and_uncertainty_truncate():
     near = WorldConfig(size=16, limits=TerminationLimits(margin=0.1))
     env = world_env(config=near)
-    env.reset(seed=0, options={"start": toy_world.toy_state()})
+    env.reset(seed=0, options={"start": toy_world.toy_start()})
     for _ in range(5):
         *_, truncated, info = env.step(-RIGHT)
         assert not truncated
@@ -276,7 +274,7 @@ def test_leaving_the_workspace_and_uncertainty_truncate():
     # Each chunk of 8 steps adds 8 std^2 in each of x, y, z to what moves.
     unsure = WorldConfig(size=16, limits=TerminationLimits(max_uncertainty=0.05))
     env = world_env(config=unsure, world=toy_world.ToyWorld(std=0.01))
-    env.reset(seed=0, options={"start": toy_world.toy_state()})
+    env.reset(seed=0, options={"start": toy_world.toy_start()})
     steps, truncated, back = 0, False, np.array([0, 0.1, 0, 0], np.float32)
     while not truncated:
         *_, truncated, info = env.step(back if steps % 2 else -2 * back)
@@ -288,7 +286,7 @@ def test_leaving_the_workspace_and_uncertainty_truncate():
 def test_records_can_be_read_forecast_and_started_from(tmp_path):
     env = world_env(config=WorldConfig(size=16, max_steps=13), record_to=tmp_path)
     for _ in range(2):
-        env.reset(seed=0, options={"start": toy_world.toy_state(time=1.5)})
+        env.reset(seed=0, options={"start": toy_world.toy_start(time=1.5)})
         truncated = False
         while not truncated:
             seen, _, _, truncated, _ = env.step(0.5 * RIGHT)
@@ -318,4 +316,4 @@ def test_memory_stays_flat():
             gc.collect()
             counts.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
     assert counts[-1] - counts[0] < 100
-    assert env.sim.state.memory.num_gaussians == 64 + 64 + 150
+    assert env.sim.state.anchored.gaussians.num_gaussians == 64 + 64 + 150

@@ -11,7 +11,7 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 import toy_world
 
 from scene4d.apps.compose.models import make_models
-from scene4d.apps.compose.recorded_starts import make_world_env, recorded_starts, state_at
+from scene4d.apps.compose.recorded_starts import make_world_env, recorded_starts, start_at
 from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, DataFormatError
@@ -23,19 +23,20 @@ from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.robot.bounds import action_bounds
 from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
-from scene4d.world.rollout import forecast_long
+from scene4d.world.capabilities import sampled
+from scene4d.world.rollout import predict_long
 
 
 @pytest.fixture(scope="module")
 def models():
-    made = make_models(VAEConfig(), DynamicsConfig(), None)
+    made = make_models({"vae": VAEConfig(), "dynamics": DynamicsConfig()}, None)
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in made.dynamics.parameters():
+        for parameter in made.world.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
-        made.dynamics.denoiser.out.bias[12] += 6.0  # anchors move, so that laws about motion are not empty
-    made.vae.eval()
-    made.dynamics.eval()
+        made.world.denoiser.out.bias[12] += 6.0  # anchors move, so that laws about motion are not empty
+    made.world.codec.eval()
+    made.world.eval()
     return made
 
 
@@ -63,24 +64,22 @@ def recorded(tmp_path_factory):
 
 
 def test_steps_are_those_of_one_long_forecast(models, recorded):
-    """Twenty actions, given one by one, have the poses, variances and proprio of `forecast_long` given all at once."""
-    state = recorded_starts(models.dynamics, [recorded])(np.random.default_rng(1))
+    """Twenty actions, given one by one, have the poses, variances and proprio of `predict_long` given all at once."""
+    start = recorded_starts([recorded])(np.random.default_rng(1))
     actions = torch.rand(20, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
     config = WorldConfig(size=8)
-    sim = BatchedSim(models.dynamics, toy_world.cameras(), config=config)
-    sim.start({0: (state, 5)})
+    sim = BatchedSim(models.world, toy_world.cameras(), config=config)
+    sim.start({0: (start, 5)})
     for action in actions:
         sim.step(action[None])
-    log, wanted = (
-        sim.logs[0],
-        forecast_long(models.dynamics, state, actions=actions, horizon=8, steps=sim.config.sampler_steps, seeds=(5,)),
-    )
+    model = sampled(models.world, config.sampler_steps)
+    log, wanted = sim.logs[0], predict_long(model, model.observe(start), actions=actions, seeds=(5,))
     assert float((wanted.world_from_now[-1, :, 4:]).abs().max()) > 1e-3
     torch.testing.assert_close(torch.stack(log.poses), wanted.world_from_now, atol=2e-4, rtol=1e-3)
-    torch.testing.assert_close(torch.stack(log.proprio), wanted.heads["proprio"], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.stack(log.proprio), wanted.proprio, atol=1e-4, rtol=1e-3)
     moved = torch.stack(log.log_var) > -15
     # Rounding grows from chunk to chunk, and how sure an odd anchor is hangs on it.
-    apart = (torch.stack(log.log_var) - wanted.log_var)[moved].abs()
+    apart = (torch.stack(log.log_var) - wanted.motion.log_var)[moved].abs()
     assert float(apart.quantile(0.99)) < 0.02 and float(apart.max()) < 0.2
 
 
@@ -124,7 +123,7 @@ def test_recordings_of_other_cameras_share_worlds_and_are_read_once(models, reco
     env = make_world_env(models, [recorded, tmp_path / "other.s4d"], num_envs=4, config=WorldConfig(size=8))
     env.reset(seed=1)
     env.step(env.action_space.sample())
-    assert {tuple(log.start.context["cameras"]) for log in env.sim.logs} == {("left", "right"), ("elsewhere",)}
+    assert {tuple(log.start.cameras) for log in env.sim.logs} == {("left", "right"), ("elsewhere",)}
     assert len(reads) == len(set(reads)) == 2
 
 
@@ -156,7 +155,7 @@ def test_actions_of_recordings_bound_those_that_nothing_else_bounds(models, reco
     for action in (angles[0], angles[1] - 2):
         env.reset(seed=0)
         env.step(action)
-    bounds = action_bounds(env.sim.state.context, width=4)
+    bounds = action_bounds(env.sim.state.robot)
     assert [b.tolist() for b in bounds] == [env.action_space.low.tolist(), env.action_space.high.tolist()]
-    alone = state_at(models.dynamics, open_s4d(paths[0]), open_s4d(paths[0]).scene(), start=1)
-    assert action_bounds(alone.context, width=4)[0][0] == pytest.approx(1.4)
+    alone = start_at(open_s4d(paths[0]), open_s4d(paths[0]).scene(), start=1)
+    assert action_bounds(alone.robot)[0][0] == pytest.approx(1.4)

@@ -22,9 +22,10 @@ from data_fixtures import (
     lerobot_set,
     tree_hash,
 )
+from floor_scene import decode_frames
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.video.video import decode_frames, encode_video, video_facts
+from scene4d.data.video.video import encode_video, video_facts
 from scene4d.errors import (
     CalibrationError,
     DataFormatError,

@@ -1,4 +1,4 @@
-"""Faults 57 and 59 of the catalogue: HDF5 that takes its reader down, hangs or eats memory; MCAP cut anywhere."""
+"""Faults 57 and 59 of the catalogue: HDF5 that takes its reader down, stops or takes all memory; MCAP cut anywhere."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def reading(folder):
 
 
 def with_server(monkeypatch, tmp_path_factory, body):
-    """Replace what answers questions by the real thing with `body` run before each answer about rows."""
+    """Replace what answers questions by the real server with `body` run before each answer about rows."""
     source = hdf5_guard.SERVER.read_text()
     marked = '        case "rows":\n'
     assert marked in source
@@ -103,8 +103,8 @@ def test_57_odd_attributes_and_names_do_no_harm(folder, kind):
 
 def test_57_a_soft_link_through_an_external_one_is_refused(folder):
     def change(file, h5py):
-        file["door"] = h5py.ExternalLink("/etc/hostname", "/x")
-        file["action"] = h5py.SoftLink("/door/action")
+        file["link"] = h5py.ExternalLink("/etc/hostname", "/x")
+        file["action"] = h5py.SoftLink("/link/action")
 
     assert_refused(
         edited(folder, change), reading(folder), kind=SecurityError, file="run.hdf5", field="action", words="not opened"

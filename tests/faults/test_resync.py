@@ -54,8 +54,8 @@ def test_9_every_instant_shows_the_nearest_frame(root, tmp_path, name):
     assert torch.equal(read.views["front"].depth, truth.views["front"].depth[expected]), "and so do pictures"
     apart = (read.views["front"].rgb - truth.views["front"].rgb[expected]).abs()
     assert float(apart.mean()) < 0.01
-    told = recording.info["resync"]
-    assert told["left_out"] == LENGTH - len(set(expected)) and told["repeated"] == len(expected) - len(set(expected))
+    notes = recording.info["resync"]
+    assert notes["left_out"] == LENGTH - len(set(expected)) and notes["repeated"] == len(expected) - len(set(expected))
 
 
 def test_9_even_times_stay_as_they_are(root):

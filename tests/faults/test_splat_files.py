@@ -336,7 +336,7 @@ def test_55_folders_that_cannot_be_written(tmp_path):
     with tempfile.TemporaryDirectory() as outer:
         closed = Path(outer) / "closed"
         for name, write in writers().items():
-            write(closed / name)  # what is imported on the way is there now
+            write(closed / name)  # what is imported meanwhile is there now
         os.chmod(outer, 0o755)
         closed.chmod(0o555)
         before = tree_hash(closed)

@@ -19,13 +19,13 @@ def ball_frames(*, num_views: int = 6, size: int = 72) -> Frames:
         for e in (-0.9, 0.0, 0.9)
     ]
     viewmats, Ks = torch.cat([c.viewmats for c in rings]), torch.cat([c.Ks for c in rings])
-    eyes = invert_rigid(viewmats)[:, None, None, :3, 3]
-    rays = unproject(torch.ones(len(viewmats), size, size), viewmats, Ks=Ks) - eyes  # z = 1 along each
-    offset = eyes - center
+    centres = invert_rigid(viewmats)[:, None, None, :3, 3]
+    rays = unproject(torch.ones(len(viewmats), size, size), viewmats, Ks=Ks) - centres  # z = 1 along each
+    offset = centres - center
     a, b = (rays * rays).sum(-1), (rays * offset).sum(-1)
     root = b * b - a * ((offset * offset).sum(-1) - RADIUS**2)
     depth = torch.where(root > 0, (-b - root.clamp_min(0).sqrt()) / a, 0.0)
-    rgb = ball_colors(eyes + rays * depth[..., None]) * (depth > 0)[..., None]
+    rgb = ball_colors(centres + rays * depth[..., None]) * (depth > 0)[..., None]
     return Frames(rgb=rgb, depth=depth, alpha=None, cameras=Cameras(viewmats=viewmats, Ks=Ks, width=size, height=size))
 
 

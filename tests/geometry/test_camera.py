@@ -63,7 +63,7 @@ def test_fov_spans_the_image(width, height, fov):
 def test_orbit_looks_at_its_centre_from_its_radius():
     center = torch.tensor([0.3, -0.2, 0.7], dtype=torch.float64)
     cameras = c.orbit(center, radius=2.0, elevation=0.5, num_views=6, width=64, height=48)
-    eyes = c.invert_rigid(cameras.viewmats)[:, :3, 3]
-    torch.testing.assert_close((eyes - center).norm(dim=-1), torch.full((6,), 2.0, dtype=torch.float64))
+    places = c.invert_rigid(cameras.viewmats)[:, :3, 3]
+    torch.testing.assert_close((places - center).norm(dim=-1), torch.full((6,), 2.0, dtype=torch.float64))
     pixels, _ = c.project(center.expand(6, 1, 3), cameras.viewmats, Ks=cameras.Ks)
     torch.testing.assert_close(pixels[:, 0], torch.tensor([32.0, 24.0], dtype=torch.float64).expand(6, 2))

@@ -35,7 +35,7 @@ def test_fit_repeats_itself(table):
     assert torch.equal(a.means, b.means) and torch.equal(a.sh, b.sh)
 
 
-def test_progress_is_told_and_time_is_kept(table):
+def test_progress_is_reported_and_time_is_kept(table):
     frames = table(0.0, size=32)
     calls = []
     fit_gaussians(_rough(frames), frames, config=FitConfig(steps=3), progress=lambda *x: calls.append(x))

@@ -84,7 +84,7 @@ def test_the_nearest_point_wins_a_pixel(table):
     assert depth.max().item() == pytest.approx(0.5, abs=1e-4)
 
 
-def test_backdrop_has_the_colour_of_each_direction(table):
+def test_sky_shell_has_the_colour_of_each_direction(table):
     frames = table(0.0, 90.0, 180.0, 270.0, elevation=0.1)
     frames = frames.replace(rgb=torch.full_like(frames.rgb, 0.25), depth=torch.zeros_like(frames.depth))
     shell = sky_shell(frames, reach=5.0, num=500)

@@ -66,12 +66,12 @@ def test_a_view_between_two_frames_is_close(walk, table):
     assert psnr(drawn.rgb, target.rgb).item() > 27
 
 
-def test_linings_of_one_place_take_turns(walk):
+def test_background_layers_of_one_place_take_turns(walk):
     """A place that every frame sees is backed by exactly one stretch at any instant; one that no other sees, always."""
     views = [walk[k] for k in range(len(TIMES) - 1)]
     place = torch.tensor([[0.05, -0.2, 0.0]])
-    eyes = invert_rigid(walk.cameras.viewmats)[:, :3, 3]
-    behind = eyes.mean(0, keepdim=True) * 5
+    centres = invert_rigid(walk.cameras.viewmats)[:, :3, 3]
+    behind = centres.mean(0, keepdim=True) * 5
     alive = torch.cat([interval_lifetimes(place, k, views=views, times=TIMES, hidden=0.05) for k in range(len(views))])
     for time in torch.linspace(-0.2, 0.9, 56, dtype=torch.float64) + 1e-4:
         assert int(((alive[:, 0] <= time) & (time <= alive[:, 1])).sum()) == 1 or not 0 <= time <= 0.6
@@ -80,10 +80,10 @@ def test_linings_of_one_place_take_turns(walk):
 
 
 def test_an_instant_shows_two_frames_and_no_moment_shows_less(walk):
-    """At a frame and just before it two layers and one lining of a place that all see are there."""
+    """At a frame and just before it two layers and one background layer of a place that all see are there."""
     place, views = torch.tensor([[0.05, -0.2, 0.0]]), [walk[k] for k in range(len(TIMES) - 1)]
     layers = torch.cat([layer_lifetimes(place, k, frames=walk, times=TIMES, config=PLAIN) for k in range(len(TIMES))])
-    linings = torch.cat(
+    backgrounds = torch.cat(
         [interval_lifetimes(place, k, views=views, times=TIMES, hidden=0.05) for k in range(len(views))]
     )
     for time in TIMES.tolist():
@@ -91,7 +91,7 @@ def test_an_instant_shows_two_frames_and_no_moment_shows_less(walk):
             now = time - early
             shown = [
                 int(((x[:, 0] - ALIVE_TOLERANCE <= now) & (now <= x[:, 1] + ALIVE_TOLERANCE)).sum())
-                for x in (layers, linings)
+                for x in (layers, backgrounds)
             ]
             assert shown == [2, 1], (time, early)
 
@@ -116,13 +116,13 @@ def test_no_row_comes_from_where_there_is_no_usable_colour(walk):
     for name in ("means", "sh", "scales", "opacities"):
         assert torch.equal(getattr(black[0], name), getattr(bright[0], name)), name
     assert torch.equal(black[1], bright[1])
-    assert rgb_from_sh(black[0].sh).min() > 0.9 * walk.rgb.min() > 0.01, "no black splat, no black lining"
+    assert rgb_from_sh(black[0].sh).min() > 0.9 * walk.rgb.min() > 0.01, "no black splat, no black background layer"
     drawn = render(_at(black, 0.25), walk.cameras[2])
     assert psnr(drawn.rgb[8:-8, 8:-8], walk.rgb[2, 8:-8, 8:-8]) > 25
 
 
 def test_of_one_frame_nothing_lies_in_its_border(walk):
-    """Neither splats nor the lining behind them; what no frame sees is left to the far shell."""
+    """Neither splats nor the background layer behind them; what no frame sees is left to the far shell."""
     gaussians, _ = fuse_layered_views(_framed(walk[:1], colour=0.0, depth=0.0), TIMES[:1], config=PLAIN)
     near = gaussians.pick(gaussians.extras["confidence"][:, 0] > 0)
     pixels, _, _ = pixels_of_points(near.means, walk.cameras[0])
@@ -164,7 +164,7 @@ def _disagreement(frames, truth):
     return float((placed[1:] - placed[:-1]).norm(dim=-1).mean())
 
 
-def test_settling_shrinks_jitter(table):
+def test_pose_refinement_shrinks_jitter(table):
     walk = table(*AZIMUTHS, size=96, wavelength=0.3)
     jittered = _jittered(walk, turn=0.004, shift=0.004)
     before = _disagreement(jittered.cameras, walk.cameras)
@@ -175,7 +175,7 @@ def test_settling_shrinks_jitter(table):
     assert refined_cameras(jittered, config=PoseRefinementConfig(rounds=0)) is jittered.cameras
 
 
-def test_sweeping_finds_depth_that_no_sensor_measured(table):
+def test_plane_sweep_finds_depth_that_no_sensor_measured(table):
     walk = table(0.0, 6.0, 12.0, size=96, wavelength=0.1)
     hole = torch.zeros_like(walk.depth, dtype=torch.bool)
     hole[:, 55:85, 20:70] = True
@@ -202,14 +202,14 @@ def test_smooth_parts_are_merged_and_still_look_the_same(table):
 def test_the_fit_comes_nearer_to_the_mean_of_both_frames(table):
     walk, fit = table(*AZIMUTHS[:2], wavelength=0.12), LayeredViewsFitConfig(rounds=16, max_seconds=None)
     start, alive = fuse_layered_views(walk, TIMES[:2], config=PLAIN)
-    told = []
-    progress = lambda done, total: told.append((done, total))
+    calls = []
+    progress = lambda done, total: calls.append((done, total))
     fitted = fit_layered_views(start, alive, frames=walk, times=TIMES[:2], config=fit, progress=progress)
     camera = interpolated_camera(walk.cameras)
     target, known = mean_picture(walk, camera, config=fit)
     before, after = (psnr(render(_at((g, alive), 0.05), camera).rgb, target.rgb, mask=known) for g in (start, fitted))
     assert after > before + 2
-    assert told[-1] == (16, 16) and (fitted.scales > 0).all() and not fitted.means.requires_grad
+    assert calls[-1] == (16, 16) and (fitted.scales > 0).all() and not fitted.means.requires_grad
 
 
 def test_the_fit_keeps_its_time(walk):

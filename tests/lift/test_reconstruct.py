@@ -1,4 +1,4 @@
-"""Episodes to scenes: the right path is taken, gaps close, matter seen late was there before, errors are plain."""
+"""Episodes to scenes: the right path is taken, gaps close, rows seen late existed before, errors are plain."""
 
 from __future__ import annotations
 

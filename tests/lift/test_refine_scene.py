@@ -1,4 +1,4 @@
-"""Polishing through motion: every instant comes nearer to what was seen, and nothing but the moving look changes."""
+"""Refinement through motion: every instant comes nearer to what was seen, and nothing but the moving look changes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def streamed():
 
 
 @pytest.fixture(scope="module")
-def polished(streamed):
-    told = []
-    scene = refine_scene(*streamed, progress=lambda done, total: told.append((done, total)))
-    return scene, told
+def refined(streamed):
+    calls = []
+    scene = refine_scene(*streamed, progress=lambda done, total: calls.append((done, total)))
+    return scene, calls
 
 
 def errors(scene, frames):
@@ -40,13 +40,13 @@ def errors(scene, frames):
     return torch.stack([(a - b).square().mean() for a, b in zip(drawn, frames.rgb, strict=True)])
 
 
-def test_every_instant_comes_nearer_to_what_was_seen(streamed, polished):
-    before, after = (errors(scene, streamed[1]) for scene in (streamed[0], polished[0]))
+def test_every_instant_comes_nearer_to_what_was_seen(streamed, refined):
+    before, after = (errors(scene, streamed[1]) for scene in (streamed[0], refined[0]))
     assert bool((after < before).all()) and float(after.mean()) < 0.9 * float(before.mean())
 
 
-def test_only_the_look_of_what_moves_changes(streamed, polished):
-    old, new = streamed[0], polished[0]
+def test_only_the_look_of_what_moves_changes(streamed, refined):
+    old, new = streamed[0], refined[0]
     moves = (old.motion.skin_weights != 0).any(-1)
     assert 0 < int(moves.sum()) < len(moves)
     for name in ("means", "scales", "opacities", "sh"):
@@ -65,13 +65,13 @@ def test_only_the_look_of_what_moves_changes(streamed, polished):
     assert bool(((new.base.scales / old.base.scales).log().abs() <= torch.tensor(config.max_scale).log() + 1e-5).all())
 
 
-def test_it_repeats_itself_and_tells_how_far_it_is(streamed, polished):
-    first, told = polished
+def test_it_repeats_itself_and_reports_progress(streamed, refined):
+    first, calls = refined
     again = refine_scene(*streamed)
     for name in ("means", "scales", "opacities", "sh"):
         assert torch.equal(getattr(first.base, name), getattr(again.base, name)), name
     total = RefineSceneConfig().passes * COUNT
-    assert told == [(k + 1, total) for k in range(total)]
+    assert calls == [(k + 1, total) for k in range(total)]
 
 
 def test_nothing_to_do_changes_nothing(streamed):

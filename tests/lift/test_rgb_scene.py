@@ -120,11 +120,11 @@ def test_only_what_pictures_contradict_may_move(cameras):
 def test_a_box_that_slides_is_followed_and_the_table_rests(cameras):
     episode = BOX.episode(4, cameras=cameras)
     bare = episode.replace(views={n: blind(f) for n, f in episode.views.items()})
-    told = []
+    calls = []
     scene = reconstruct_rgb_episode(
-        bare, config=RgbConfig(fit=QUICK), progress=lambda done, total: told.append((done, total))
+        bare, config=RgbConfig(fit=QUICK), progress=lambda done, total: calls.append((done, total))
     )
-    assert told[-1] == (4, 4) and torch.equal(scene.times, episode.times)
+    assert calls[-1] == (4, 4) and torch.equal(scene.times, episode.times)
     assert scene.info["steps"] == QUICK.steps
     start, stop = (float(episode.times[i]) for i in (0, 3))
     flow, valid = scene.flow(start, stop)

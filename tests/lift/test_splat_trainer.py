@@ -19,9 +19,9 @@ SIZE = 48
 
 def ring_of_cameras(num: int, *, radius: float = 2.0) -> Cameras:
     angles = torch.linspace(0, 1.4, num)
-    eyes = torch.stack([radius * angles.cos(), radius * angles.sin(), 0.5 + 0.3 * (3 * angles).sin()], -1)
+    places = torch.stack([radius * angles.cos(), radius * angles.sin(), 0.5 + 0.3 * (3 * angles).sin()], -1)
     K = intrinsics_from_fov(0.7, width=SIZE, height=SIZE)
-    viewmats = look_at(eyes, torch.zeros_like(eyes))
+    viewmats = look_at(places, torch.zeros_like(places))
     return Cameras(viewmats=viewmats, Ks=K.expand(num, 3, 3), width=SIZE, height=SIZE)
 
 

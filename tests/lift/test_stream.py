@@ -32,22 +32,22 @@ def _psnr(a, b) -> float:
 
 @pytest.fixture(scope="module")
 def watched():
-    """The stream after all frames, with what it said on the way."""
-    said = []
+    """The stream after all frames, with what it returned meanwhile."""
+    returned = []
 
     def watch(t, stream):
-        said.append((stream.gaussians(), stream.scene()))
+        returned.append((stream.gaussians(), stream.scene()))
 
-    return _stream(BOX, NUM_FRAMES, watch=watch), said
+    return _stream(BOX, NUM_FRAMES, watch=watch), returned
 
 
 def test_flow_is_the_motion_of_the_box(watched):
-    _, said = watched
+    _, returned = watched
     errors, kept = [], []
     for t in range(2, NUM_FRAMES - 1):
-        now = said[t][0]
-        flow, valid = said[-1][1].flow(STEP * t, STEP * (t + 1))
-        row = {int(i): r for r, i in enumerate(said[-1][1].base.ids)}
+        now = returned[t][0]
+        flow, valid = returned[-1][1].flow(STEP * t, STEP * (t + 1))
+        row = {int(i): r for r, i in enumerate(returned[-1][1].base.ids)}
         index = torch.tensor([row[int(i)] for i in now.ids])
         on_box = (now.extras["segments"][:, 0] == 1) & (BOX.clearance(now.means, t) < 0.01)
         truth = BOX.truth(now.means, t, t + 1) - now.means
@@ -59,60 +59,60 @@ def test_flow_is_the_motion_of_the_box(watched):
 
 
 def test_the_table_stands_still(watched):
-    _, said = watched
-    scene = said[-1][1]
+    _, returned = watched
+    scene = returned[-1][1]
     flow, valid = scene.flow(STEP, STEP * (NUM_FRAMES - 1))
     table = valid & (scene.base.extras["segments"][:, 0] == 0)
     assert float((flow[table].norm(dim=-1) > 0.002).float().mean()) < 0.01
 
 
 def test_the_present_is_sharp_from_its_own_views(watched):
-    _, said = watched
+    _, returned = watched
     for t in (0, 5, NUM_FRAMES - 1):
         frames = BOX.frames(t)
-        assert _psnr(render(said[t][0], frames.cameras).rgb, frames.rgb) > 29
-        # What is saved is what is shown: the scene holds the polished rows.
-        assert _psnr(render(said[t][1].at(STEP * t), frames.cameras).rgb, frames.rgb) > 28
+        assert _psnr(render(returned[t][0], frames.cameras).rgb, frames.rgb) > 29
+        # What is saved is what is shown: the scene holds the refined rows.
+        assert _psnr(render(returned[t][1].at(STEP * t), frames.cameras).rgb, frames.rgb) > 28
 
 
 def test_asking_changes_nothing(watched):
     """Streams that were asked after every frame, and only at the end, say the same to the bit."""
-    asked, said = watched
+    asked, returned = watched
     silent = _stream(BOX, 3)
-    for a, b in ((silent.gaussians(), said[2][0]), (silent.scene().base, said[2][1].base)):
+    for a, b in ((silent.gaussians(), returned[2][0]), (silent.scene().base, returned[2][1].base)):
         assert torch.equal(a.ids, b.ids) and torch.equal(a.sh, b.sh) and torch.equal(a.means, b.means)
     again = asked.gaussians()
     assert again is asked.gaussians()
-    assert torch.equal(again.sh, said[-1][0].sh)
+    assert torch.equal(again.sh, returned[-1][0].sh)
 
 
 def test_no_ghosts(watched):
-    _, said = watched
+    _, returned = watched
     for t in (3, NUM_FRAMES - 1):
-        clearance = BOX.clearance(said[t][0].means, t)
+        clearance = BOX.clearance(returned[t][0].means, t)
         assert float((clearance > 0.03).float().mean()) < 0.005
 
 
 def test_hidden_background_is_remembered(watched):
-    _, said = watched
-    first, last = said[0][0], said[-1][0]
+    _, returned = watched
+    first, last = returned[0][0], returned[-1][0]
     table = first.ids[first.extras["segments"][:, 0] == 0]
     assert float(torch.isin(table, last.ids).float().mean()) > 0.97
 
 
 def test_ids_are_unique_and_match_the_scene(watched):
-    _, said = watched
-    for now, scene in (said[4], said[-1]):
+    _, returned = watched
+    for now, scene in (returned[4], returned[-1]):
         assert len(now.ids.unique()) == len(now.ids)
         assert len(scene.base.ids.unique()) == len(scene.base.ids)
         assert torch.isin(now.ids, scene.base.ids).all()
 
 
 def test_the_past_is_never_revised(watched):
-    _, said = watched
-    late = said[-1][1]
+    _, returned = watched
+    late = returned[-1][1]
     for k in (1, 4, 9):
-        early = said[k][1]
+        early = returned[k][1]
         now = STEP * k
         born = late.alive[:, 0] <= now + 1e-9
         assert torch.equal(late.base.ids[born], early.base.ids)

@@ -130,6 +130,6 @@ def test_a_history_that_could_not_be_written_loses_nothing(tmp_path):
 def test_rows_that_wait_for_the_history_are_not_forgotten(tmp_path):
     config = dataclasses.replace(QUICK, keep_instants=3)
     expected, _ = told_by(tmp_path / "a.s4d", config)
-    assert int(torch.isfinite(expected.alive[:, 1]).sum()) > 10, "rows end on the way"
+    assert int(torch.isfinite(expected.alive[:, 1]).sum()) > 10, "rows end meanwhile"
     found, _ = told_by(tmp_path / "b.s4d", dataclasses.replace(config, max_past=1))
     assert_same_history(found, expected)

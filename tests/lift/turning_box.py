@@ -31,9 +31,9 @@ class TurningBox:
 
     def cameras(self, *, azimuths: tuple[float, ...] = (-2.2, -0.9)) -> Cameras:
         """Cameras [v] that look down at the middle of the table."""
-        eyes = torch.tensor([[1.1 * math.cos(a), 1.1 * math.sin(a), 0.8] for a in azimuths], dtype=torch.float64)
+        places = torch.tensor([[1.1 * math.cos(a), 1.1 * math.sin(a), 0.8] for a in azimuths], dtype=torch.float64)
         K = intrinsics_from_fov(0.7, width=self.size, height=self.size).double().expand(len(azimuths), 3, 3)
-        viewmats = look_at(eyes, torch.tensor([0.0, 0.0, 0.05], dtype=torch.float64).expand(len(azimuths), 3))
+        viewmats = look_at(places, torch.tensor([0.0, 0.0, 0.05], dtype=torch.float64).expand(len(azimuths), 3))
         return Cameras(viewmats=viewmats, Ks=K, width=self.size, height=self.size)
 
     def frames(self, step: float, cameras: Cameras | None = None) -> Frames:

@@ -29,7 +29,7 @@ def _no_leftovers():
     torch.set_num_threads(before)
 
 
-def every_way():
+def every_variant():
     """Each search on each instruction set of this machine."""
     for kind in ops.INSTRUCTION_SETS[: ops.native_module().best_instruction_set() + 1]:
         for search in SEARCHES:
@@ -62,10 +62,10 @@ def squares_between(queries: torch.Tensor, points: torch.Tensor) -> torch.Tensor
 def test_nearest_breaks_ties_by_row(dims, dtype):
     points, queries = lattice(2, 300, dims, dtype=dtype), lattice(2, 70, dims, dtype=dtype, seed=1)
     order = squares_between(queries, points).sort(dim=-1, stable=True)
-    for way in every_way():
+    for variant in every_variant():
         squares, index = nearest_rows(points, queries, num=9)
-        assert torch.equal(index, order.indices[..., :9]), way
-        assert torch.equal(squares.double(), order.values[..., :9]), way
+        assert torch.equal(index, order.indices[..., :9]), variant
+        assert torch.equal(squares.double(), order.values[..., :9]), variant
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -76,19 +76,19 @@ def test_nearest_is_that_of_scipy(dims, dtype):
     rounding = 64 * torch.finfo(dtype).eps
     clear = (distance.diff(dim=-1) > rounding * distance[:, 1:]).all(-1)
     assert clear.double().mean() > 0.9
-    for way in every_way():
+    for variant in every_variant():
         squares, index = nearest_rows(points, queries, num=5)
         torch.testing.assert_close(squares[0].sqrt().double(), distance[:, :5], rtol=rounding, atol=0)
-        assert torch.equal(index[0][clear], wanted[clear, :5]), way
+        assert torch.equal(index[0][clear], wanted[clear, :5]), variant
 
 
-def test_all_ways_give_the_same_bits():
+def test_all_variants_give_the_same_bits():
     points, queries = cloud(2, 3000, 3), cloud(2, 900, 3, seed=1)
     mask = torch.rand(2, 3000, generator=torch.Generator().manual_seed(2)) < 0.7
     start = torch.tensor([5, 11])
     found = [
         (*nearest_rows(points, queries, num=4, mask=mask), *farthest_rows(points, 200, start=start, mask=mask))
-        for _ in every_way()
+        for _ in every_variant()
     ]
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
@@ -108,9 +108,9 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 def test_a_set_among_itself_is_as_two_sets():
     points = cloud(2, 2500, 3)
-    for way in every_way():
+    for variant in every_variant():
         ours, other = nearest_rows(points, points, num=3), nearest_rows(points, points.clone(), num=3)
-        assert torch.equal(ours[0], other[0]) and torch.equal(ours[1], other[1]), way
+        assert torch.equal(ours[0], other[0]) and torch.equal(ours[1], other[1]), variant
 
 
 def test_rows_that_do_not_exist_are_never_found():
@@ -123,29 +123,31 @@ def test_rows_that_do_not_exist_are_never_found():
     asks = query_mask[0] & queries[0].isfinite().all(-1)
     rows = exists.nonzero()[:, 0]
     start = torch.tensor([int((~mask[0]).nonzero()[0, 0])])
-    for way in every_way():
+    for variant in every_variant():
         squares, index = nearest_rows(points, queries, num=4, mask=mask, query_mask=query_mask)
         alone = nearest_rows(points[:, exists], queries[:, asks], num=4)
-        assert torch.equal(squares[:, asks], alone[0]) and torch.equal(index[:, asks], rows[alone[1]]), way
-        assert (index[:, ~asks] == -1).all() and squares[:, ~asks].isinf().all(), way
+        assert torch.equal(squares[:, asks], alone[0]) and torch.equal(index[:, asks], rows[alone[1]]), variant
+        assert (index[:, ~asks] == -1).all() and squares[:, ~asks].isinf().all(), variant
         index, gaps = farthest_rows(points, 50, start=start, mask=mask)
         alone = farthest_rows(points[:, exists], 50, start=torch.zeros(1, dtype=torch.int64))
-        assert torch.equal(index, rows[alone[0]]) and torch.equal(gaps, alone[1]), way
+        assert torch.equal(index, rows[alone[0]]) and torch.equal(gaps, alone[1]), variant
 
 
 def test_too_few_points():
     points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [3, 0, 0]]])
     mask = torch.tensor([[True, False, True]])
-    for way in every_way():
+    for variant in every_variant():
         squares, index = nearest_rows(points, points[:, 1:2], num=4, mask=mask)
-        assert index.tolist() == [[[0, 2, -1, -1]]] and squares.tolist() == [[[1.0, 4.0, torch.inf, torch.inf]]], way
+        assert index.tolist() == [[[0, 2, -1, -1]]] and squares.tolist() == [[[1.0, 4.0, torch.inf, torch.inf]]], (
+            variant
+        )
         index, squares = farthest_rows(points, 4, start=torch.tensor([2]), mask=mask)
-        assert index.tolist() == [[2, 0, -1, -1]] and squares.tolist() == [[torch.inf, 9.0, 0.0, 0.0]], way
+        assert index.tolist() == [[2, 0, -1, -1]] and squares.tolist() == [[torch.inf, 9.0, 0.0, 0.0]], variant
         squares, index = nearest_rows(points[:, :0], points, num=1)
-        assert (index == -1).all() and squares.isinf().all(), way
-        assert farthest_rows(points[:, :0], 2, start=torch.tensor([0]))[0].tolist() == [[-1, -1]], way
-        assert nearest_rows(points, points[:, :0], num=2)[1].shape == (1, 0, 2), way
-        assert nearest_rows(points[:0], points[:0], num=2)[1].shape == (0, 3, 2), way
+        assert (index == -1).all() and squares.isinf().all(), variant
+        assert farthest_rows(points[:, :0], 2, start=torch.tensor([0]))[0].tolist() == [[-1, -1]], variant
+        assert nearest_rows(points, points[:, :0], num=2)[1].shape == (1, 0, 2), variant
+        assert nearest_rows(points[:0], points[:0], num=2)[1].shape == (0, 3, 2), variant
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -164,9 +166,9 @@ def test_farthest_rows_are_those_of_the_definition(make, dims, dtype):
             gap = gap + (x[:, c] - x[row, c]).square()
         gaps = torch.minimum(gaps, gap)
         row = int(torch.where(free, gaps, -1).argmax())
-    for way in every_way():
+    for variant in every_variant():
         index, found = farthest_rows(points, 150, start=torch.tensor([13]))
-        assert index[0].tolist() == wanted and torch.equal(found[0], torch.stack(squares)), way
+        assert index[0].tolist() == wanted and torch.equal(found[0], torch.stack(squares)), variant
 
 
 DEGENERATE = {
@@ -184,13 +186,13 @@ def test_degenerate_sets(name):
     points = DEGENERATE[name].contiguous()
     squares = ((points[0, :, None] - points[0]) ** 2).sum(-1)  # infinite where float overflows: never found
     wanted = squares.sort(dim=-1, stable=True)
-    for way in every_way():
+    for variant in every_variant():
         found, index = nearest_rows(points, points, num=3)
-        assert torch.equal(found[0], wanted.values[:, :3]), way
+        assert torch.equal(found[0], wanted.values[:, :3]), variant
         far = wanted.values[:, :3].isinf()
-        assert torch.equal(index[0], wanted.indices[:, :3].masked_fill(far, -1)), way
+        assert torch.equal(index[0], wanted.indices[:, :3].masked_fill(far, -1)), variant
         rows, _ = farthest_rows(points, points.shape[1], start=torch.tensor([0]))
-        assert sorted(rows[0].tolist()) == list(range(points.shape[1])), way
+        assert sorted(rows[0].tolist()) == list(range(points.shape[1])), variant
 
 
 def test_gradients():

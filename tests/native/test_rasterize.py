@@ -136,7 +136,7 @@ def test_kept_tile_lists_change_no_bit():
 
 
 def test_kept_tile_lists_are_those_of_their_own_call():
-    """Two graphs alive at once, differentiated in the order they were made and not the other way round."""
+    """Two graphs alive at once, differentiated in the order they were made and not in reverse."""
     settings = RasterSettings(width=90, height=70)
     alone = []
     for num in (2000, 3000):

@@ -29,7 +29,7 @@ CONTEXT = {"action_spec": [dict(s) for s in ACTION_SPEC], "proprio_spec": [dict(
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     head = ActionHeadConfig(width=32, hidden=32, heads=2, encoder_depth=1, decoder_depth=1, stem=(8, 12), view_size=16)
-    models = make_models(VAEConfig(), DynamicsConfig(), head)
+    models = make_models({"vae": VAEConfig(), "dynamics": DynamicsConfig()}, head)
     path = tmp_path_factory.mktemp("plan") / "weights.safetensors"
     save_models(path, models, info={"context": CONTEXT})
     save_models(

@@ -11,7 +11,7 @@ from scene4d.geometry.camera import unproject
 from scene4d.policy.encoders import ActionHeadConfig, encoder_for
 from scene4d.policy.head import ActionHead
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
-from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder, observation_builder_for
+from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder, observation_builder_for
 from scene4d.policy.virtual_cameras import virtual_cameras
 from scene4d.robot.spec import RobotSpec
 from scene4d.types import Frames

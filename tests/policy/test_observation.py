@@ -7,7 +7,7 @@ import torch
 
 from scene4d.errors import ConfigError
 from scene4d.lift.rgbd.unproject import lift_frames
-from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder
+from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder
 from scene4d.policy.virtual_cameras import virtual_cameras
 from scene4d.robot.spec import RobotSpec
 from scene4d.sim.synthetic import cast_boxes

@@ -29,7 +29,7 @@ from scene4d.policy.learning.samples import (
     train_policy_samples,
 )
 from scene4d.policy.loss import batch_from_samples, policy_batches, policy_loss, set_head_statistics
-from scene4d.policy.observation import ObservationBuilder
+from scene4d.policy.observation_builder import ObservationBuilder
 from scene4d.policy.virtual_cameras import MAX_TURN
 from scene4d.robot.spec import RobotSpec
 

@@ -31,10 +31,10 @@ def some_gaussians(num: int = 300, *, batch: tuple[int, ...] = (), degree: int =
 def some_cameras(width: int = 70, height: int = 45, *, num: int = 2) -> Cameras:
     """Cameras a metre and a half away; the size is no multiple of a tile, the principal point off centre."""
     angles = torch.arange(num) * 0.7
-    eyes = torch.stack([1.5 * angles.cos(), 1.5 * angles.sin(), 0.4 + 0 * angles], -1)
+    places = torch.stack([1.5 * angles.cos(), 1.5 * angles.sin(), 0.4 + 0 * angles], -1)
     K = intrinsics_from_fov(0.8, width=width, height=height)
     K = K + torch.tensor([[0.0, 0.5, 1.3], [0.0, 2.0, -0.8], [0.0, 0.0, 0.0]])
-    viewmats = look_at(eyes, torch.zeros_like(eyes))
+    viewmats = look_at(places, torch.zeros_like(places))
     return Cameras(viewmats=viewmats, Ks=K.expand(num, 3, 3), width=width, height=height)
 
 

@@ -18,6 +18,7 @@ from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, EnvError
 from scene4d.robot.bounds import action_bounds, action_range
+from scene4d.robot.spec import RobotSpec
 from scene4d.sim.metaworld import ACTION_SPEC
 
 QUICK = WorldConfig(size=8, max_steps=20)
@@ -26,14 +27,15 @@ REACHED = torch.tensor([[1.0, -2.5, 0.0, 0.4], [2.0, 0.5, 3.0, 0.6]])
 RANGE = action_range([REACHED])
 
 
-def bounds(width=4, **context):
-    low, high = action_bounds(context, width=width)
+def bounds(width=4, *, recorded=None, **info):
+    """Bounds of a robot of which `info` is recorded."""
+    low, high = action_bounds(RobotSpec.from_info(info, num_actions=width).with_recorded(recorded))
     return low.tolist(), high.tolist()
 
 
-def start(**context):
-    state = toy_world.toy_state()
-    return state.replace(context={**state.context, **context})
+def start(*, recorded=None, **info):
+    start = toy_world.toy_start(**info)
+    return start.replace(robot=start.robot.with_recorded(recorded))
 
 
 def env_of(starts, **options):
@@ -43,10 +45,10 @@ def env_of(starts, **options):
 def test_what_is_scaled_goes_from_minus_one_to_one():
     """Meta-World's spec counts in steps of 2 cm; what was recorded does not narrow that, but may lie beyond."""
     still = action_range([torch.zeros(5, 4)])
-    for known in ({}, {"action_range": still}):
-        assert bounds(action_spec=ACTION_SPEC, **known) == ([-1] * 4, [1] * 4)
-    low, high = bounds(action_spec=ACTION_SPEC, action_range=RANGE)
-    assert low == [min(-1, x) for x in RANGE["low"]] and high == [max(1, x) for x in RANGE["high"]]
+    for recorded in (None, still):
+        assert bounds(action_spec=ACTION_SPEC, recorded=recorded) == ([-1] * 4, [1] * 4)
+    low, high = bounds(action_spec=ACTION_SPEC, recorded=RANGE)
+    assert low == [min(-1, x) for x, _ in RANGE] and high == [max(1, x) for _, x in RANGE]
     assert (low, high) != ([-1] * 4, [1] * 4)
     for unit in ("-1..1", "-1 to 1", "[-1, 1]", "-1.0 to 1.0", "normalised", "normalized torque", "1", "0.05 rad"):
         assert bounds(1, action_spec=[{"name": "a", "unit": unit}]) == ([-1], [1]), unit
@@ -56,57 +58,57 @@ def test_what_is_scaled_goes_from_minus_one_to_one():
 
 
 def test_what_is_measured_goes_as_far_as_was_recorded_and_a_little_further():
-    low, high = bounds(action_spec=JOINTS, action_range=RANGE)
+    low, high = bounds(action_spec=JOINTS, recorded=RANGE)
     assert low == pytest.approx([0.9, -2.8, -0.3, 0.38]) and high == pytest.approx([2.1, 0.8, 3.3, 0.62])
-    low, high = bounds(8, action_spec=POSE_SPEC, action_range=action_range([torch.full((2, 8), 0.5)]))
+    low, high = bounds(8, action_spec=POSE_SPEC, recorded=action_range([torch.full((2, 8), 0.5)]))
     assert low[:3] == pytest.approx([0.499] * 3) and low[3:] == [-1] * 5 and high[3:] == [1] * 5
     assert bounds(action_spec=JOINTS) == ([-math.inf] * 4, [math.inf] * 4)
 
 
 def test_where_nothing_is_said_what_was_recorded_decides():
     vague = [{"name": str(i), "unit": None} for i in range(4)]
-    low, high = bounds(action_spec=vague, action_range=RANGE)
+    low, high = bounds(action_spec=vague, recorded=RANGE)
     assert low == pytest.approx([0.9, -2.8, -0.3, -1]) and high == pytest.approx([2.1, 0.8, 3.3, 1])
-    assert bounds(action_range=action_range([REACHED / 3])) == ([-1] * 4, [1] * 4)
+    assert bounds(recorded=action_range([REACHED / 3])) == ([-1] * 4, [1] * 4)
     assert bounds() == ([-math.inf] * 4, [math.inf] * 4)
 
 
 def test_what_is_declared_comes_first():
     spec = [{**JOINTS[0], "low": -3.1, "high": 3.1}, {**JOINTS[1], "low": -4.0, "high": None}, *JOINTS[2:]]
-    low, high = bounds(action_spec=spec, action_range=RANGE)
+    low, high = bounds(action_spec=spec, recorded=RANGE)
     assert low == pytest.approx([-3.1, -4.0, -0.3, 0.38]) and high == pytest.approx([3.1, 0.8, 3.3, 0.62])
 
 
 @pytest.mark.parametrize(
-    "context",
+    "known",
     [
         {"action_spec": [{"low": "far"}]},
         {"action_spec": [{"low": 2.0, "high": 1.0}]},
         {"action_spec": [{"high": math.nan}]},
         {"action_spec": JOINTS},
-        {"action_range": RANGE},
+        {"recorded": RANGE},
     ],
     ids=["text", "order", "nan", "long spec", "long range"],
 )
-def test_impossible_bounds_are_refused(context):
+def test_impossible_bounds_are_refused(known):
     with pytest.raises(ConfigError, match=r"action_(spec|range)") as raised:
-        bounds(1, **context)
+        bounds(1, **known)
     assert raised.value.found is not None and raised.value.expected is not None
 
 
 def test_range_leaves_out_what_is_not_finite():
     rows = torch.tensor([[[math.nan, 1.0], [math.nan, math.inf]], [[math.nan, -2.0], [math.nan, 0.5]]])
     found = action_range([rows, torch.zeros(0, 2), torch.full((3, 2), math.nan)])
-    assert found == {"low": [math.inf, -2.0], "high": [-math.inf, 1.0]}
-    low, _ = bounds(2, action_spec=JOINTS[:2], action_range=found)
+    assert found == ((math.inf, -math.inf), (-2.0, 1.0))
+    low, _ = bounds(2, action_spec=JOINTS[:2], recorded=found)
     assert low == pytest.approx([-math.inf, -2.3])
 
 
 def test_a_recording_can_be_stepped_with_its_own_actions():
     """Absolute joint angles beyond 1 rad, from starts that each know but their own recording."""
-    parts = [start(action_spec=JOINTS, action_range=action_range([part])) for part in REACHED.split(1)]
-    for states in ([parts[0].replace(context={**parts[0].context, "action_range": RANGE})], parts):
-        env = env_of(states)
+    parts = [start(action_spec=JOINTS, recorded=action_range([part])) for part in REACHED.split(1)]
+    for starts in ([start(action_spec=JOINTS, recorded=RANGE)], parts):
+        env = env_of(starts)
         env.reset(seed=0)
         for action in REACHED:
             env.step(action.numpy())

@@ -63,17 +63,17 @@ def test_camera_matrices_are_those_the_renderer_used(moved):
     sim = moved[0]
     for name in rig.CAMERAS:
         frames = sim._frames(name)
-        eyes = sim._renderer._scene.camera
-        centre = torch.tensor((eyes[0].pos + eyes[1].pos) / 2, dtype=torch.float64)
+        centres = sim._renderer._scene.camera
+        centre = torch.tensor((centres[0].pos + centres[1].pos) / 2, dtype=torch.float64)
         viewmat = frames.cameras.viewmats.double()
         assert torch.allclose(viewmat[:3, :3] @ centre + viewmat[:3, 3], torch.zeros(3).double(), atol=1e-5)
-        assert torch.allclose(viewmat[2, :3], torch.tensor(eyes[0].forward).double(), atol=1e-6)
-        assert torch.allclose(viewmat[1, :3], -torch.tensor(eyes[0].up).double(), atol=1e-6)
+        assert torch.allclose(viewmat[2, :3], torch.tensor(centres[0].forward).double(), atol=1e-6)
+        assert torch.allclose(viewmat[1, :3], -torch.tensor(centres[0].up).double(), atol=1e-6)
         slope = 64 / frames.cameras.Ks[1, 1]
-        assert math.isclose(float(slope), eyes[0].frustum_top / eyes[0].frustum_near, rel_tol=1e-5)
+        assert math.isclose(float(slope), centres[0].frustum_top / centres[0].frustum_near, rel_tol=1e-5)
 
 
-def test_matter_moves_with_its_segment(moved):
+def test_points_move_with_their_segment(moved):
     sim, (before, poses_before), (after, poses_after) = moved
     motion = compose_pose(poses_after.double(), invert_pose(poses_before.double()))
     seen = set()
@@ -99,10 +99,10 @@ def test_turned_cameras_see_the_same_scene_from_elsewhere():
             frames = sim.observe()["left"]
         points = unproject(frames.depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
         clouds.append((points[frames.depth > 0], frames))
-    eyes = [-f.cameras.viewmats[:3, :3].mT @ f.cameras.viewmats[:3, 3] for _, f in clouds]
+    centres = [-f.cameras.viewmats[:3, :3].mT @ f.cameras.viewmats[:3, 3] for _, f in clouds]
     target = torch.tensor([0.0, 0.6, 0.12])
-    assert abs(float((eyes[0] - target).norm() - (eyes[1] - target).norm())) < 1e-5
-    assert 0.3 < float((eyes[0] - eyes[1]).norm()) < 0.5
+    assert abs(float((centres[0] - target).norm() - (centres[1] - target).norm())) < 1e-5
+    assert 0.3 < float((centres[0] - centres[1]).norm()) < 0.5
     distance, _ = nearest(clouds[0][0], clouds[1][0], num=1)
     assert float(distance.median()) < 0.015
 

@@ -51,9 +51,9 @@ def test_motion_of_the_arm_is_most_of_it_explained(course):
     found = pose_from_matrix(robot.link_poses(proprio)[:, columns])
     moved = lambda p: compose_pose(p[8:], invert_pose(p[:-8]))
     at = poses[:-8, :, 4:] + torch.tensor([0.06, 0.06, 0.06])
-    truth, said = (apply_pose(moved(p), at) - at for p in (poses, found))
+    truth, predicted = (apply_pose(moved(p), at) - at for p in (poses, found))
     assert float(truth.norm(dim=-1).mean()) > 0.03
-    assert float((said - truth).norm(dim=-1).mean()) < 0.25 * float(truth.norm(dim=-1).mean())
+    assert float((predicted - truth).norm(dim=-1).mean()) < 0.25 * float(truth.norm(dim=-1).mean())
 
 
 def test_batches_are_solved_alone(course):

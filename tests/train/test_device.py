@@ -1,4 +1,4 @@
-"""The device of a training: what cannot be used is said, batches follow their module, a GPU learns what a CPU does."""
+"""The device of a training: what cannot be used is named, batches follow their module, a GPU learns what a CPU does."""
 
 from __future__ import annotations
 

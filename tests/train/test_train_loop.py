@@ -53,7 +53,7 @@ def test_resume_is_bit_equal(tmp_path, stop_at):
         run(model(), tmp_path / "cut", batches=breaking)
     resumed = model()
     with torch.no_grad():
-        resumed[0].weight.fill_(7.0)  # what it held before must not matter
+        resumed[0].weight.fill_(7.0)  # what it held before must not count
     run(resumed, tmp_path / "cut")
     assert torch.equal(weights(whole), weights(resumed))
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut")]
@@ -86,9 +86,9 @@ def test_bfloat16_learns_as_well_with_weights_in_float32(tmp_path):
         net, seen = model(), []
 
         def fit(x, net=net, seen=seen):
-            said = net(x)
-            seen.append(said.dtype)
-            error = (said.squeeze(-1) - x.sum(-1)).square().mean()
+            predicted = net(x)
+            seen.append(predicted.dtype)
+            error = (predicted.squeeze(-1) - x.sum(-1)).square().mean()
             return error, {"error": error.detach()}
 
         losses[precision] = run(net, tmp_path / precision, config=config, loss=fit)["loss"]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from scene4d.apps.agent.agent_checks import checked_goal, checked_vector, stacked_frames
+from scene4d.apps.compose.action_head import check_head, robot_of_head
 from scene4d.apps.compose.models import Models
 from scene4d.apps.compose.perception import new_memory, perception
 from scene4d.errors import CheckpointError, ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
-from scene4d.policy.observation import HeadWorldModel, Stream
+from scene4d.policy.observation_builder import HeadWorldModel, Stream
 from scene4d.robot.actions import resting_action
-from scene4d.robot.spec import RobotSpec, VectorSpec
+from scene4d.robot.spec import RobotSpec
 from scene4d.types import Frames
 from scene4d.world.capabilities import require
 
@@ -251,34 +252,3 @@ def agent_maker(
         return agent
 
     return make
-
-
-def check_head(head: ActionHead, *, robot: RobotSpec) -> None:
-    """Refuse a head whose numbers are not those of its robot, or whose normaliser is none.
-
-    Raises:
-        ConfigError: an action or a state of the robot has another number of numbers than the head has.
-        CheckpointError: a mean is not finite, or a deviation is not positive.
-    """
-    for name, spec, width in (
-        ("action", robot.action, head.config.action_dim),
-        ("proprio", robot.proprio, head.config.proprio_dim),
-    ):
-        if spec.width not in (0, width):
-            raise ConfigError(
-                "differs from the head", field=f"{name}_spec", found=f"{spec.width} numbers", expected=f"{width}",
-                fix="take the weights that were trained for this robot",
-            )  # fmt: skip
-        mean, std = getattr(head, f"{name}_mean"), getattr(head, f"{name}_std")
-        if not (bool(mean.isfinite().all()) and bool(std.isfinite().all()) and bool((std > 0).all())):
-            raise CheckpointError(
-                "is no normaliser", field=f"policy.{name}_std", found=std.tolist(), expected="finite, > 0",
-                fix="train the head again",
-            )  # fmt: skip
-
-
-def robot_of_head(models: Models) -> RobotSpec:
-    """The robot of an action head: that of its weights, numbers without names where they do not say."""
-    head, robot = models.policy.config, models.robot
-    bare = lambda spec, width: spec if spec.width else VectorSpec.from_rows(None, width=width)
-    return replace(robot, action=bare(robot.action, head.action_dim), proprio=bare(robot.proprio, head.proprio_dim))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.observation import (
+from scene4d.policy.observation_builder import (
     CameraObservationBuilder,
     HeadWorldModel,
     ObservationBuilder,

@@ -13,7 +13,7 @@ from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.robot.bounds import action_bounds
 from scene4d.scene import Scene4D
-from scene4d.world.observation import Observation, robot_of_s4d
+from scene4d.world.observation import Observation, actions_of_s4d, robot_of_s4d
 
 
 def observation_and_actions(
@@ -27,10 +27,8 @@ def observation_and_actions(
         DataFormatError: the file lacks actions or proprio, or there are no actions after `start`.
         ConfigError: there is no such frame, or its specs are no specs.
     """
-    scene, stored = file.scene() if scene is None else scene, file.actions
+    scene, stored = file.scene() if scene is None else scene, actions_of_s4d(file)
     last = scene.times.shape[-1] - 1
-    if stored is None:
-        Observation.from_s4d(file, scene=scene, start=0)  # which says what is missing
     given = None if actions == "recorded" else read_actions(Path(actions), width=stored.shape[-1])
     if given is not None:
         check_actions(given, file=file, path=Path(actions))

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.apps.agent.agent import check_head, robot_of_head
 from scene4d.apps.agent.agent_checks import checked_goal
+from scene4d.apps.compose.action_head import head_of, robot_of_head
 from scene4d.apps.compose.models import Models
-from scene4d.errors import CheckpointError, DataFormatError, NumericsError
+from scene4d.errors import DataFormatError, NumericsError
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.policy.head import ActionHead
 from scene4d.robot.actions import resting_action
@@ -21,19 +21,6 @@ from scene4d.robot.spec import VectorSpec
 from scene4d.scene import Scene4D
 from scene4d.types import Frames, Task
 from scene4d.world.observation import Observation, robot_of_s4d
-
-
-def head_of(models: Models, *, file: str | Path | None = None) -> ActionHead:
-    """The action head of weights, which `file` holds.
-
-    Raises:
-        CheckpointError: there is none, or its statistics cannot be divided by.
-        ConfigError: it has other numbers than the robot that it was trained with.
-    """
-    if models.policy is None:
-        raise CheckpointError("holds no action head", file=file, field="policy", fix="train with a [policy] section")
-    check_head(models.policy, robot=models.robot)
-    return models.policy
 
 
 def start_of_file(
@@ -86,7 +73,7 @@ def head_start(models: Models, known: Observation, *, file: Path | None = None) 
     """
     head = head_of(models)
     robot = robot_of_head(models)
-    past = observed_part(known.scene)
+    past = observed_part(known.known_scene)
     states = checked_states(known.proprio, width=head.config.proprio_dim, file=file)
     num_past, actions = past.times.shape[-1] - 1, known.actions
     if len(actions):

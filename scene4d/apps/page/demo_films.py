@@ -39,7 +39,7 @@ class DemoResult:
     @property
     def past(self) -> Scene4D:
         """The reconstructed past."""
-        return self.known.scene
+        return self.known.known_scene
 
     @property
     def cameras(self) -> dict[str, Cameras]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scene4d.apps.agent.agent import robot_of_head
+from scene4d.apps.compose.action_head import robot_of_head
 from scene4d.apps.compose.models import load_models, save_models
 from scene4d.apps.compose.perception import perception
 from scene4d.apps.training.processes import in_processes
@@ -18,7 +18,7 @@ from scene4d.policy.head import ActionHead
 from scene4d.policy.learning.demonstrations import demonstration_jobs
 from scene4d.policy.learning.samples import PolicySamples, join_samples, save_samples, train_policy_samples
 from scene4d.policy.loss import policy_batches, policy_loss, set_head_statistics
-from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder
+from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder
 from scene4d.train.checkpoint import load_weights, save_tensors
 from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import line_progress

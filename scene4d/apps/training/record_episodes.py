@@ -44,4 +44,4 @@ def record_one(folder: Path, config: RecordConfig, task: str, seed: int, noise: 
         task, seed=seed, noise=noise, num_frames=config.num_frames, size=size, cameras=config.cameras
     )
     save_episode(path, episode)
-    return bool(episode.success.any())
+    return episode.success is not None and bool(episode.success.any())

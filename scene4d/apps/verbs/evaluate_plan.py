@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scene4d.apps.compose.action_head import head_of
 from scene4d.apps.compose.models import Models, load_models, models_once
 from scene4d.apps.compose.perception import new_memory
-from scene4d.apps.compose.scene_start import head_of
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.verbs.options.evaluation import EvalPlanOptions

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from scene4d.apps.agent.task_names import names_and_units, task_from_text
+from scene4d.apps.compose.action_head import head_of
 from scene4d.apps.compose.models import Models, load_models
-from scene4d.apps.compose.scene_start import chosen_actions, head_of, head_start, start_of_file
+from scene4d.apps.compose.scene_start import chosen_actions, head_start, start_of_file
 from scene4d.apps.verbs.options.agents import ActOptions
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
-from scene4d.policy.observation import HeadWorldModel, predicted_instant
+from scene4d.policy.observation_builder import HeadWorldModel, predicted_instant
 from scene4d.policy.virtual_cameras import concat_views
 from scene4d.robot.slots import hand_position
 from scene4d.types import Task
@@ -64,7 +65,7 @@ def plan_actions(
 
 def _planned(models: Models, start: Observation, *, seed: int, forecast: bool) -> dict[str, Any]:
     """What `plan_actions` returns, from where it begins."""
-    head, past = head_of(models), start.scene
+    head, past = head_of(models), start.known_scene
     hand, now = hand_position(start.proprio[-1], start.robot), float(past.times[-1])
     views, features = views_for(head.config, past.at(now), hand=hand), None
     if forecast:

@@ -62,7 +62,7 @@ def run_forecast(options: ForecastOptions) -> dict:
         "flow": str(flow_path),
         "points": str(points),
         "samples": options.samples,
-        "start": int(known.scene.times.shape[-1]) - 1,
+        "start": int(known.known_scene.times.shape[-1]) - 1,
         "num_steps": int(actions.shape[0]),
         "num_gaussians": scene.base.num_gaussians,
         "num_new": int((scene.alive[:, 0] > now + 1e-6).sum()),
@@ -92,7 +92,7 @@ def write_future(
 
     Robot states and cameras are those of its own instants; a camera that moves stays where its recording ends.
     """
-    now, num = known.scene.times.shape[-1] - 1, scene.times.shape[-1]
+    now, num = known.known_scene.times.shape[-1] - 1, scene.times.shape[-1]
     ahead = now + torch.arange(num)
     cameras = {n: c[ahead.clamp_max(len(c.Ks) - 1)] if c.batch_shape else c for n, c in file.cameras.items()}
     described, states = known.robot.as_info(), known.proprio[-1:]

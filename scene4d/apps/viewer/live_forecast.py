@@ -8,8 +8,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from scene4d.apps.compose.action_head import head_of
 from scene4d.apps.compose.models import Models
-from scene4d.apps.compose.scene_start import chosen_actions, head_of
+from scene4d.apps.compose.scene_start import chosen_actions
 from scene4d.errors import NumericsError
 from scene4d.gaussians.formats.points import robust_bounds
 from scene4d.policy.encoders import views_for

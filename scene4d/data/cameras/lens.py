@@ -79,11 +79,11 @@ def checked_lens(lens: Lens | None, K: np.ndarray, *, size: tuple[int, int], fil
             "is no known distortion", **where, found=f"{lens.model} {lens.coefficients.tolist()}", expected=list(MODELS)
         )
     corners = np.array([[0, 0], [size[0], 0], [0, size[1]], list(size)], np.float64)
-    reach = np.linalg.norm((corners - K[:2, 2]) / [K[0, 0], K[1, 1]], axis=1).max()
-    radius = np.linspace(0, reach, 257)[:, None] * [1.0, 0.0]
+    max_radius = np.linalg.norm((corners - K[:2, 2]) / [K[0, 0], K[1, 1]], axis=1).max()
+    radius = np.linspace(0, max_radius, 257)[:, None] * [1.0, 0.0]
     for row in np.atleast_2d(lens.coefficients):
         bent = _distort(radius, Lens(lens.model, row))
-        if not (np.diff(bent[:, 0]) > 0).all() or not np.abs(bent[:, 0] - radius[:, 0]).max() < reach:
+        if not (np.diff(bent[:, 0]) > 0).all() or not np.abs(bent[:, 0] - radius[:, 0]).max() < max_radius:
             raise CalibrationError(
                 "folds the image: it has no inverse inside the picture",
                 **where,

@@ -129,8 +129,7 @@ def entries_of(
     """
     if not isinstance(entries, dict) or not entries:
         raise CalibrationError("names no camera", file=file, field="cameras", fix=f"write it as {SCHEMA}")
-    known = {"sizes": sizes, "columns": columns, "fit": fit}
-    return {name: _entry(name, entry, file=file, **known) for name, entry in entries.items()}
+    return {n: _entry(n, entry, file=file, sizes=sizes, columns=columns, fit=fit) for n, entry in entries.items()}
 
 
 def short_names(sources: Collection[str]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from scene4d.errors import Scene4DError
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and how to mend it."""
+    """One fault, and how to mend it."""
 
     kind: str
     """Stable word for scripts, such as "depth_unit", "camera_axes", "lag"; or the code of the reader's error."""

@@ -197,15 +197,15 @@ class H5Episode:
         group = open_h5(self.path).get(self.group)
         if not isinstance(group, H5Group):
             raise DataFormatError("is missing", file=self.path, field=self.group)
-        rows = {"path": self.path, "count": self.length}
-        proprio = [numbers(group, name, **rows) for name in self.proprio]
+        rows = lambda name: numbers(group, name, path=self.path, count=self.length)
+        proprio = [rows(name) for name in self.proprio]
         return FrameTable(
             views={name: self._view(group, name, entry=self.cameras[name]) for name in cameras},
             times=np.arange(self.length) / self.fps,
-            actions=None if self.actions is None else numbers(group, self.actions, **rows),
+            actions=None if self.actions is None else rows(self.actions),
             proprio=np.concatenate(proprio, 1) if proprio else None,
-            rewards=None if self.rewards is None else numbers(group, self.rewards, **rows)[:, 0],
-            success=None if self.success is None else numbers(group, self.success, **rows)[:, 0] > 0,
+            rewards=None if self.rewards is None else rows(self.rewards)[:, 0],
+            success=None if self.success is None else rows(self.success)[:, 0] > 0,
             notes=self.notes,
         )
 

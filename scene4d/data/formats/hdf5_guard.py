@@ -1,4 +1,4 @@
-"""HDF5 files seen through a guarded process: a file that crashes its library, hangs or asks for all memory is refused.
+"""HDF5 files read in a guarded process: a file that crashes or stops its library, or takes all memory, is refused.
 
 Groups and arrays here are facts and questions; the file itself is only ever open in `hdf5_server`. The few processes
 used last are kept, so that reading on costs no new start; each belongs to the process that started it.
@@ -203,7 +203,7 @@ class H5Group:
     def get(self, name: str) -> H5Group | H5Array | None:
         """What has that name (steps joined by /), None where there is nothing."""
         whole = f"{self.name}/{name}".strip("/")
-        return _object(self.file, whole, self.file.ask("facts", whole))
+        return _object(self.file, whole, facts=self.file.ask("facts", whole))
 
     def group(self, name: str) -> H5Group | None:
         """The group of that name ("" is this one), None where there is none."""
@@ -217,11 +217,11 @@ class H5Group:
     def arrays(self, most: int = MAX_ARRAYS) -> dict[str, H5Array]:
         """The first arrays below, by name; those that links lead to are not among them."""
         found = self.file.ask("arrays", self.name, most=most)["arrays"]
-        below = {name: _object(self.file, f"{self.name}/{name}".strip("/"), facts) for name, facts in found.items()}
+        below = {n: _object(self.file, f"{self.name}/{n}".strip("/"), facts=facts) for n, facts in found.items()}
         return {name: item for name, item in below.items() if isinstance(item, H5Array)}
 
 
-def _object(file: GuardedFile, name: str, facts: dict[str, Any]) -> H5Group | H5Array | None:
+def _object(file: GuardedFile, name: str, *, facts: dict[str, Any]) -> H5Group | H5Array | None:
     match facts["kind"]:
         case "group":
             return H5Group(file, name, keys=tuple(facts["keys"]))
@@ -254,7 +254,7 @@ def guarded_root(path: Path) -> H5Group:
         (owner, *_), oldest = _open.popitem(last=False)
         if owner == os.getpid():
             oldest.close()
-    root = _object(file, "", file.ask("facts", ""))
+    root = _object(file, "", facts=file.ask("facts", ""))
     if not isinstance(root, H5Group):
         raise DataFormatError("has no root", file=path, fix=FIX)
     return root

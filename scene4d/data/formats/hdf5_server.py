@@ -1,6 +1,6 @@
 """Reads one HDF5 file in a process of its own: run by its path, asked through pipes, free of everything else here.
 
-HDF5's own library parses the file, in C; a damaged or hostile file can make it crash, hang or ask for all memory. Then
+HDF5's own library parses the file, in C; a damaged or hostile file can make it crash, stop or take all memory. Then
 this process ends and the one that asked goes on (see `hdf5_guard`, which starts it). One JSON line a question on
 standard input; one JSON line an answer, followed by as many bytes as it names. Links into other files are not followed.
 """

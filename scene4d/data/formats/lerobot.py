@@ -295,15 +295,15 @@ class _Column:
     unit: float = 1.0
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
-        pixels = {"size": self.size, "file": self.rows.file}
+        size, file = self.size, self.rows.file
         for data in self._encoded(self.rows.places[list(frames)]):
             match self.kind:
                 case "color":
-                    yield decode_color(data, **pixels)
+                    yield decode_color(data, size=size, file=file)
                 case "depth":
-                    yield decode_depth(data, unit=self.unit, **pixels)
+                    yield decode_depth(data, unit=self.unit, size=size, file=file)
                 case _:
-                    yield decode_segments(data, **pixels)
+                    yield decode_segments(data, size=size, file=file)
 
     def _encoded(self, wanted: np.ndarray) -> Iterator[bytes]:
         """The encoded images of rows of the file, in order; each group is read once."""

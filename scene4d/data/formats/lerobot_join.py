@@ -55,7 +55,7 @@ def join_lerobot(path: str | os.PathLike, parts: Sequence[Path], *, report: Mapp
         frames = rows[-1]["dataset_to_index"]
         info |= {"total_episodes": len(rows), "total_frames": frames, "total_tasks": len(tasks)}
         info |= {"splits": {"train": f"0:{len(rows)}"}, "chunks_size": CHUNK_SIZE}
-        _write_meta(root, info, cameras, rows=rows, tasks=tasks, like=parts[0], stats=stats)
+        _write_meta(root, info, cameras=cameras, rows=rows, tasks=tasks, like=parts[0], stats=stats)
         counted = {**report, "episodes": len(rows), "frames": frames}
         (root / REPORT).write_text(json.dumps(counted, indent=2) + "\n", encoding="utf-8")
         size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
@@ -128,7 +128,7 @@ def _copy(root: Path, part: Path, *, row: Mapping[str, Any], task_index: int, vi
 
 
 def _write_meta(
-    root: Path, info: Mapping[str, Any], cameras: Mapping[str, Any], *, rows: list[dict[str, Any]], tasks: list[str],
+    root: Path, info: Mapping[str, Any], *, cameras: Mapping[str, Any], rows: list[dict[str, Any]], tasks: list[str],
     like: Path, stats: list[dict[str, Any]],
 ) -> None:  # fmt: skip
     folder = root / layout.EPISODES / "chunk-000"

@@ -97,8 +97,8 @@ class _Writer:
         """Write one episode's files."""
         number = len(self.rows)
         where = {"chunk_index": number // CHUNK_SIZE, "file_index": number % CHUNK_SIZE}
-        how = {"where": where, "number": number, "unit": self.unit, "crf": self.crf, "moments": self.pictures}
-        with Spool(self.root, **how) as spool:
+        spool = Spool(self.root, where=where, number=number, unit=self.unit, crf=self.crf, moments=self.pictures)
+        with spool:
             for stretch in stretches:
                 if not self.fps:
                     self.fps = _fps_of(stretch.times)

@@ -25,6 +25,7 @@ from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
 from scene4d.data.timeline.resync import RESYNC_FIX, nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, Scene4DError, TimestampError
 from scene4d.extras import optional
+from scene4d.robot.columns import joint_unit
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFO, TF, JOINTS = "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage", "sensor_msgs/msg/JointState"
@@ -163,7 +164,7 @@ def open_mcap(path: Path, *, loose_times: bool = False) -> list[TableRecording]:
                 "units": "m",
                 "started": float(ticks[0]),
                 "action_spec": [],
-                "proprio_spec": [{"name": name, "unit": "rad", "frame": "joint"} for name in names],
+                "proprio_spec": [{"name": name, "unit": joint_unit(name), "frame": "joint"} for name in names],
                 "topics": {name: [c.color, *([c.depth] if c.depth else [])] for name, c in cameras.items()},
                 **({"uncalibrated": left_out} if left_out else {}),
             },

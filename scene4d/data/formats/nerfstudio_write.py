@@ -25,7 +25,7 @@ from scene4d.files import atomic_folder
 from scene4d.types import Frames, Recording
 
 TRANSFORMS = "transforms.json"
-MILLIMETRE, REACH = 1e-3, 65.535  # m a step, and what 16 bits of them reach
+MILLIMETRE, MAX_DEPTH = 1e-3, 65.535  # m a step, and the most that 16 bits of them hold
 
 
 def write_nerfstudio(
@@ -82,7 +82,7 @@ def _write_frame(root: Path, frames: Frames, *, camera: str, index: int) -> dict
     _save(_place(root, names["images"]), (frames.rgb.clamp(0, 1) * 255).round().byte().numpy())
     if frames.depth is not None:
         metres = frames.depth.numpy()
-        data = encode_depth(np.where(metres <= REACH, metres, 0), unit=MILLIMETRE)
+        data = encode_depth(np.where(metres <= MAX_DEPTH, metres, 0), unit=MILLIMETRE)
         _place(root, names["depth"]).write_bytes(data)
         row["depth_file_path"] = names["depth"]
     if frames.alpha is not None:

@@ -73,18 +73,18 @@ def open_rlbench(folder: Path) -> TableRecording:
     """
     table = _read_table(folder / "low_dim.npz")
     cameras = tuple(sorted(p.name.removesuffix("_rgb") for p in folder.glob("*_rgb") if p.is_dir()))
-    steps = _column(table, "kept_frames", folder, shape=(None,)).astype(np.int64)
+    steps = _column(table, "kept_frames", folder=folder, shape=(None,)).astype(np.int64)
     files = sorted((p.name for p in (folder / f"{cameras[0]}_rgb").glob("*.png")), key=lambda n: (len(n), n))
-    grip = _column(table, "gripper_pose", folder, shape=(None, 7))
+    grip = _column(table, "gripper_pose", folder=folder, shape=(None, 7))
     num_steps = len(grip)
     if not files or len(files) != len(steps) or not (steps.min() >= 0 and steps.max() < num_steps):
         found = f"{len(files)} images, {len(steps)} kept_frames, {num_steps} steps"
         raise DataFormatError("images and steps differ", file=folder / "low_dim.npz", field="kept_frames", found=found)
     views = {camera: _view(camera, table, folder=folder, files=files, steps=steps) for camera in cameras}
     xyz_xyzw = grip[steps]
-    opening = _column(table, "gripper_open", folder, shape=(num_steps,))[steps, None]
+    opening = _column(table, "gripper_open", folder=folder, shape=(num_steps,))[steps, None]
     gripper = np.concatenate([xyz_xyzw[:, :3], _same_sign(xyz_xyzw[:, [6, 3, 4, 5]]), opening], 1)
-    joints = _column(table, "joint_positions", folder, shape=(num_steps, 7))[steps]
+    joints = _column(table, "joint_positions", folder=folder, shape=(num_steps, 7))[steps]
     instruction = folder / "instruction.txt"
     info = {
         "source": "RLBench",
@@ -120,8 +120,8 @@ def _view(
     if missing:
         found = f"{len(missing)}: {missing[:3]}"
         raise DataFormatError("images are missing", file=folder, field=camera, found=found)
-    poses, K = _calibration(table, camera, steps, folder=folder, image=paths["rgb"][0])
-    near_far = _column(table, f"{camera}_near_far", folder, shape=(2,))
+    poses, K = _calibration(table, camera, steps=steps, folder=folder, image=paths["rgb"][0])
+    near_far = _column(table, f"{camera}_near_far", folder=folder, shape=(2,))
     if not 0 <= near_far[0] < near_far[1]:
         found = near_far.tolist()
         raise CalibrationError("near and far are no range", file=folder / "low_dim.npz", field=camera, found=found)
@@ -136,13 +136,13 @@ def _view(
 
 
 def _calibration(
-    table: Mapping[str, np.ndarray], camera: str, steps: np.ndarray, *, folder: Path, image: Path
+    table: Mapping[str, np.ndarray], camera: str, *, steps: np.ndarray, folder: Path, image: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """World-from-camera [t 4 4] and K [3 3] with positive focal lengths."""
     if f"{camera}_intrinsics" not in table or f"{camera}_extrinsics_c2w" not in table:
         fix = f"low_dim.npz needs {camera}_intrinsics [3 3] and {camera}_extrinsics_c2w [steps 4 4]"
         raise CalibrationError("no calibration", file=folder / "low_dim.npz", field=camera, fix=fix)
-    K = _column(table, f"{camera}_intrinsics", folder, shape=(3, 3)).astype(np.float64)
+    K = _column(table, f"{camera}_intrinsics", folder=folder, shape=(3, 3)).astype(np.float64)
     matrices = table[f"{camera}_extrinsics_c2w"]
     if matrices.shape not in ((4, 4), (len(table["gripper_pose"]), 4, 4)) or matrices.dtype.kind != "f":
         found = f"{matrices.dtype} {matrices.shape}"
@@ -206,7 +206,7 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
         raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix=fix) from error
 
 
-def _column(table: Mapping[str, np.ndarray], name: str, folder: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
+def _column(table: Mapping[str, np.ndarray], name: str, *, folder: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     """A finite numeric array of the table; None in `shape` is any size above 0."""
     where = {"file": folder / "low_dim.npz", "field": name}
     values = table.get(name)

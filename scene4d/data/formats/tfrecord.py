@@ -81,11 +81,11 @@ def parse_example(data: bytes, *, file: Path) -> dict[str, Feature]:
     """
     try:
         features: dict[str, Feature] = {}
-        for field, start, stop in _fields(data, 0, len(data)):
+        for field, start, stop in _fields(data, start=0, stop=len(data)):
             if field == 1:
-                for entry, a, b in _fields(data, start, stop):
+                for entry, a, b in _fields(data, start=start, stop=stop):
                     if entry == 1:
-                        name, feature = _entry(data, a, b)
+                        name, feature = _entry(data, start=a, stop=b)
                         features[name] = feature
         return features
     except (IndexError, ValueError, UnicodeDecodeError) as error:
@@ -103,38 +103,38 @@ def values_of(data: bytes, feature: Feature, *, file: Path) -> np.ndarray | list
     try:
         if feature.kind == "float":
             return np.frombuffer(b"".join([data[a:b] for a, b in feature.parts]), "<f4")
-        numbers = [value for a, b in feature.parts for value in _varints(data, a, b)]
+        numbers = [value for a, b in feature.parts for value in _varints(data, start=a, stop=b)]
         return np.array(numbers, np.uint64).astype(np.int64)
     except ValueError as error:
         raise DataFormatError("a record is no tf.train.Example", file=file, found=str(error)[:80]) from error
 
 
-def _entry(data: bytes, start: int, stop: int) -> tuple[str, Feature]:
+def _entry(data: bytes, *, start: int, stop: int) -> tuple[str, Feature]:
     """One entry of the map: its name and its feature."""
     name, feature = "", Feature("bytes", ())
-    for field, a, b in _fields(data, start, stop):
+    for field, a, b in _fields(data, start=start, stop=stop):
         if field == 1:
             name = data[a:b].decode("utf-8")
         elif field == 2:
-            for kind, c, d in _fields(data, a, b):
+            for kind, c, d in _fields(data, start=a, stop=b):
                 if kind in (1, 2, 3):
-                    parts = [(e, f) for number, e, f in _fields(data, c, d) if number == 1]
+                    parts = [(e, f) for number, e, f in _fields(data, start=c, stop=d) if number == 1]
                     feature = Feature(("bytes", "float", "int64")[kind - 1], parts)
     return name, feature
 
 
-def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+def _fields(data: bytes, *, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
     """(field number, start, stop) of each field of a message; numbers have the place of their bytes."""
     at = start
     while at < stop:
-        key, at = _varint(data, at, stop)
+        key, at = _varint(data, at, stop=stop)
         match key & 7:
             case 0:
-                end = _varint(data, at, stop)[1]
+                end = _varint(data, at, stop=stop)[1]
             case 1:
                 end = at + 8
             case 2:
-                length, at = _varint(data, at, stop)
+                length, at = _varint(data, at, stop=stop)
                 end = at + length
             case 5:
                 end = at + 4
@@ -146,7 +146,7 @@ def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]
         at = end
 
 
-def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int, *, stop: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= stop or shift > 63:
@@ -159,9 +159,9 @@ def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
         shift += 7
 
 
-def _varints(data: bytes, start: int, stop: int) -> Iterator[int]:
+def _varints(data: bytes, *, start: int, stop: int) -> Iterator[int]:
     while start < stop:
-        value, start = _varint(data, start, stop)
+        value, start = _varint(data, start, stop=stop)
         yield value
 
 

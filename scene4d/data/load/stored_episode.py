@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ class StoredEpisode(TableReader):
 
     def _view(self, name: str) -> View:
         k = self.cameras.index(name)
-        pictures = lambda column: functools.partial(_pictures, self.path, column, k)
+        pictures = lambda column: _StoredPictures(self.path, column, k)
         return View(
             size=self.sizes[name],
             Ks=self._Ks[:, k],
@@ -123,13 +124,20 @@ class StoredEpisode(TableReader):
         )
 
 
-def _pictures(path: str, column: str, camera: int, frames: Sequence[int]) -> Iterable[np.ndarray]:
-    """Pictures of one camera, read at once."""
-    first = min(frames)
-    with safe_open(path, framework="pt") as file:
-        values = file.get_slice(column)[first : max(frames) + 1, camera]
-    if column == "depth":
-        values = values.to(torch.float32) * DEPTH_STEP_M
-    elif column == "segments":
-        values = values.long()[..., 0]
-    return values.numpy()[[frame - first for frame in frames]]
+@dataclass(frozen=True)
+class _StoredPictures:
+    """One of `PICTURES` of one camera, all frames read at once."""
+
+    path: str
+    column: str
+    camera: int
+
+    def __call__(self, frames: Sequence[int], /) -> Iterable[np.ndarray]:
+        first = min(frames)
+        with safe_open(self.path, framework="pt") as file:
+            values = file.get_slice(self.column)[first : max(frames) + 1, self.camera]
+        if self.column == "depth":
+            values = values.to(torch.float32) * DEPTH_STEP_M
+        elif self.column == "segments":
+            values = values.long()[..., 0]
+        return values.numpy()[[frame - first for frame in frames]]

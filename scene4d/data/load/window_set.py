@@ -158,8 +158,8 @@ class WindowSet(Generic[R]):
             frames=Frames.stack([_complete(episode.views[name]) for name in names], dim=1),
             times=episode.times,
             valid=episode.valid,
-            actions=_spread(episode.actions, recording, "action_spec", columns=self.actions),
-            proprio=_spread(episode.proprio, recording, "proprio_spec", columns=self.proprio),
+            actions=_spread(episode.actions, recording, spec="action_spec", columns=self.actions),
+            proprio=_spread(episode.proprio, recording, spec="proprio_spec", columns=self.proprio),
             rewards=unknown if episode.rewards is None else episode.rewards,
             success=unknown if episode.success is None else episode.success.float(),
             task=torch.tensor(self.tasks.index(task_of(recording))),
@@ -248,7 +248,7 @@ def _complete(view: Frames) -> Frames:
     return view.replace(depth=depth, alpha=alpha, extras={})
 
 
-def _spread(values: Tensor, recording: Recording, spec: str, *, columns: tuple[Column, ...]) -> Tensor:
+def _spread(values: Tensor, recording: Recording, *, spec: str, columns: tuple[Column, ...]) -> Tensor:
     """Values [t a] of a recording's own columns at the places of `columns`; NaN where it lacks one."""
     own = columns_of(recording.info, spec)
     if len(own) != values.shape[-1]:

@@ -27,7 +27,7 @@ def encode_depth(depth: np.ndarray, *, unit: float = DEPTH_UNIT) -> bytes:
     steps = np.rint(np.where(valid, depth, 0).astype(np.float64) / unit)
     if steps.max(initial=0) > _LARGEST:
         enough = 10.0 ** np.ceil(np.log10(depth[valid].max() / _LARGEST))
-        fix = f"write with depth_unit={enough:g}, or mask what is too far to matter"
+        fix = f"write with depth_unit={enough:g}, or mask what is too far to be used"
         raise DepthError(
             "is too large for the depth unit",
             field="depth",

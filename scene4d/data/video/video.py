@@ -141,15 +141,6 @@ def count_frames(path: str | os.PathLike) -> int:
         return container.streams.video[0].frames or sum(1 for packet in container.demux(video=0) if packet.size)
 
 
-def decode_frames(path: str | os.PathLike, indices: Sequence[int]) -> np.ndarray:
-    """Frames of the given increasing indices, uint8 [n h w 3]; decodes from the key frame before the first one.
-
-    Raises:
-        VideoError: the file cannot be decoded, or holds no frame of some index.
-    """
-    return np.stack(list(iterate_frames(path, indices)))
-
-
 def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bool = False) -> Iterator[np.ndarray]:
     """Frames of the given increasing indices one by one, uint8 [h w 3], or with `codes` the first plane's [h w] uint16.
 

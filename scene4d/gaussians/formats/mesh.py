@@ -79,9 +79,9 @@ def fuse_depth(frames: Frames, *, voxel: float | None = None) -> Tsdf:
     points = unproject(views.known_depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.known_depth > 0]
     low, high = _bounds(points)
     voxel = voxel or fitting_voxel(frames)
-    reach = TRUNCATION * voxel
-    origin = low - 2 * reach
-    shape = (((high + 2 * reach - origin) / voxel / BLOCK).ceil().long().clamp_min(1) * BLOCK).tolist()
+    truncation = TRUNCATION * voxel
+    origin = low - 2 * truncation
+    shape = (((high + 2 * truncation - origin) / voxel / BLOCK).ceil().long().clamp_min(1) * BLOCK).tolist()
     if shape[0] * shape[1] * shape[2] > MAX_VOXELS:
         raise ResourceError(
             "the grid would be too large", field="voxel", found=f"{shape} voxels of {voxel:.3g} m",
@@ -161,15 +161,15 @@ def _bounds(points: Tensor) -> tuple[Tensor, Tensor]:
 def _voxels_near(points: Tensor, *, origin: Tensor, voxel: float, shape: list[int]) -> Tensor:
     """Flat indices [a], increasing, of the voxels in every block within the truncation of a point."""
     blocks = torch.tensor([n // BLOCK for n in shape])
-    # One point a voxel is enough, and far fewer than pixels; the half voxel it may be off goes onto the reach.
+    # One point a voxel is enough, and far fewer than pixels; the half voxel it may be off is added to the truncation.
     place = ((points - origin) / voxel).round().long()
     place = place[((place >= 0) & (place < torch.tensor(shape))).all(-1)]
     flat = (place[:, 0] * shape[1] + place[:, 1]) * shape[2] + place[:, 2]
     place = torch.stack(torch.unravel_index(flat.unique(), shape), -1)
-    reach = math.ceil(TRUNCATION + 0.5)
+    truncation = math.ceil(TRUNCATION + 0.5)
     cells = []
     # Steps shorter than a block from one face of the cube to the other meet every block that it touches.
-    for offset in itertools.product((-reach, 0, reach), repeat=3):
+    for offset in itertools.product((-truncation, 0, truncation), repeat=3):
         cell = (place + torch.tensor(offset)).div(BLOCK, rounding_mode="floor")
         inside = ((cell >= 0) & (cell < blocks)).all(-1)
         cells.append(((cell[:, 0] * blocks[1] + cell[:, 1]) * blocks[2] + cell[:, 2])[inside].unique())
@@ -186,7 +186,7 @@ def _averages(
 
     Distances are taken along the ray rather than along z, so that a surface seen at a slant is not pushed back.
     """
-    reach = TRUNCATION * voxel
+    truncation = TRUNCATION * voxel
     places = torch.stack(torch.unravel_index(known, shape)).to(origin) * voxel + origin[:, None]  # [3 a]
     cameras, count = views.cameras, len(known)
     distance, weight, color = places.new_zeros(count), places.new_zeros(count), places.new_zeros(count, 4)
@@ -202,7 +202,7 @@ def _averages(
         pixel = row[rows].long() * cameras.width + column[rows].long()
         depth = views.known_depth[index].flatten()[pixel]
         slant = (centres @ rays[index].T).norm(dim=-1)[pixel]
-        gap = (depth - z[rows]) * slant / reach
+        gap = (depth - z[rows]) * slant / truncation
         counts = (gap > -1) & (depth > 0)
         rows, pixel, gap = rows[counts], pixel[counts], gap[counts]
         distance[rows] += gap.clamp_max(1.0)

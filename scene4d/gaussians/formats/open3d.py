@@ -1,4 +1,4 @@
-"""Open3D and scene4d: meshes and coloured points both ways, and its TSDF over our depth images."""
+"""Open3D and scene4d: meshes and coloured points in both directions, and its TSDF over our depth images."""
 
 from __future__ import annotations
 

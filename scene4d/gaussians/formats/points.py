@@ -133,7 +133,7 @@ def write_flow_npz(path: str | os.PathLike, scene: Scene4D, *, times: Sequence[f
     pairs = [scene.flow(a, b) for a, b in itertools.pairwise(seconds.tolist())]
     num_kept = int(kept.sum())
 
-    def stacked(items: list[Tensor], shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    def stacked(items: list[Tensor], *, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         arrays = [x[kept].detach().cpu().numpy().astype(dtype) for x in items]
         return np.stack(arrays) if arrays else np.zeros(shape, dtype)
 
@@ -142,10 +142,10 @@ def write_flow_npz(path: str | os.PathLike, scene: Scene4D, *, times: Sequence[f
     arrays = {
         "times": seconds,
         "ids": scene.base.ids[kept].cpu().numpy(),
-        "positions": stacked([s.means for s in states], (0, num_kept, 3), np.float32),
-        "alive": stacked(lives, (0, num_kept), bool),
-        "flow": stacked([f for f, _ in pairs], (0, num_kept, 3), np.float32),
-        "valid": stacked([v for _, v in pairs], (0, num_kept), bool),
+        "positions": stacked([s.means for s in states], shape=(0, num_kept, 3), dtype=np.float32),
+        "alive": stacked(lives, shape=(0, num_kept), dtype=bool),
+        "flow": stacked([f for f, _ in pairs], shape=(0, num_kept, 3), dtype=np.float32),
+        "valid": stacked([v for _, v in pairs], shape=(0, num_kept), dtype=bool),
     }
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)

@@ -1,4 +1,4 @@
-"""PyTorch3D and scene4d: cameras and coloured points, both ways.
+"""PyTorch3D and scene4d: cameras and coloured points, in both directions.
 
 PyTorch3D's view space has x left, y up, z forward; points are rows, so x_view = x_world @ R + T. Its screen space,
 set with `in_ndc=False`, is that of an image: x right, y down, (0, 0) the top left corner of the top left pixel,

@@ -1,4 +1,4 @@
-"""trimesh and scene4d: meshes and coloured points both ways, and mesh files (.glb, .obj, .ply)."""
+"""trimesh and scene4d: meshes and coloured points in both directions, and mesh files (.glb, .obj, .ply)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The .s4d file: a Scene4D with its cameras and actions in one stored zip, read lazily and trusted in nothing.
+"""The .s4d file: a Scene4D with its cameras and actions in one stored zip, read lazily, every part of it checked.
 
 docs/s4d.md is its specification.
 
@@ -14,11 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -30,6 +30,7 @@ from scene4d.gaussians.s4d.s4d_rules import check_base, check_instants
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Cameras, Gaussians
 
+T = TypeVar("T")
 FORMAT, VERSION = "s4d", 1
 CONVENTIONS = {
     "length": "m",
@@ -73,7 +74,7 @@ class S4DFile:
         if "cameras.json" not in self.manifest["members"]:
             return {}
         stored = parse_json(self._bytes(["cameras.json"])[0], file=self.path, field="cameras.json")
-        return _guarded(self.path, "cameras.json", lambda: {k: _camera_from_json(v) for k, v in stored.items()})
+        return _guarded(self.path, lambda: {k: _camera_from_json(v) for k, v in stored.items()}, field="cameras.json")
 
     def input_cameras(self, index: int = 0) -> dict[str, Cameras]:
         """The cameras [] that the scene was reconstructed from (all where it does not tell) at an instant."""
@@ -86,7 +87,7 @@ class S4DFile:
         """Actions [*b t a], or None."""
         if "actions.safetensors" not in self.manifest["members"]:
             return None
-        return _guarded(self.path, "actions", lambda: self._tensors("actions.safetensors")[0]["actions"])
+        return _guarded(self.path, lambda: self._tensors("actions.safetensors")[0]["actions"], field="actions")
 
     @property
     def action_spec(self) -> list[dict[str, Any]]:
@@ -96,11 +97,11 @@ class S4DFile:
     @property
     def times(self) -> Tensor:
         """Instants [*b t] s (no frame is read)."""
-        return _guarded(self.path, "times", lambda: self._checked_base()["times"])
+        return _guarded(self.path, lambda: self._checked_base()["times"], field="times")
 
     def base(self) -> Gaussians:
         """The Gaussians at rest (no frame is read)."""
-        return _guarded(self.path, "base", lambda: _gaussians(self._checked_base()))
+        return _guarded(self.path, lambda: _gaussians(self._checked_base()), field="base")
 
     def frame(self, index: int) -> Gaussians:
         """The Gaussians at instant `index`; reads base and that one frame."""
@@ -118,7 +119,7 @@ class S4DFile:
             raise DataFormatError(
                 "no such frame", file=self.path, found=list(chosen), expected=f"0..{self.num_frames - 1}"
             )
-        return _guarded(self.path, "scene", lambda: self._scene(chosen))
+        return _guarded(self.path, lambda: self._scene(chosen), field="scene")
 
     def _scene(self, chosen: Sequence[int]) -> Scene4D:
         base, *instants = self._tensors("base.safetensors", *(frame_member(i) for i in chosen))
@@ -275,14 +276,14 @@ def manifest_bytes(
         DataFormatError: `info` is not JSON-ready.
     """
     head = {"format": FORMAT, "version": VERSION, "conventions": CONVENTIONS}
-    return _json({**head, **counts, "info": dict(info), "members": dict(members)}, path, "info")
+    return _json({**head, **counts, "info": dict(info), "members": dict(members)}, path, field="info")
 
 
 def camera_member(cameras: Mapping[str, Cameras] | None, *, path: str | os.PathLike) -> dict[str, Chunks]:
     """{cameras.json: its bytes}, or nothing without cameras."""
     if not cameras:
         return {}
-    data = _json({name: _json_from_camera(c) for name, c in cameras.items()}, path, "cameras")
+    data = _json({name: _json_from_camera(c) for name, c in cameras.items()}, path, field="cameras")
     return {"cameras.json": lambda: [data]}
 
 
@@ -301,7 +302,7 @@ def _gaussians(tensors: Mapping[str, Tensor]) -> Gaussians:
     return Gaussians(**{name: tensors[name] for name in FIELDS}, extras=extras)
 
 
-def _json(value: Any, path: str | os.PathLike, field: str) -> bytes:
+def _json(value: Any, path: str | os.PathLike, *, field: str) -> bytes:
     try:
         data = json.dumps(value, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -327,7 +328,7 @@ def _camera_from_json(fields: Mapping[str, Any]) -> Cameras:
     return Cameras(viewmats=viewmats, Ks=Ks, width=int(fields["width"]), height=int(fields["height"]))
 
 
-def _guarded(path: Path, field: str, make: Any) -> Any:
+def _guarded(path: Path, make: Callable[[], T], *, field: str) -> T:
     """What `make()` returns; tensors that are missing or do not fit each other are the file's fault."""
     try:
         return make()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +17,7 @@ from scene4d.lift.moving_camera.background_layer import BackgroundLayerConfig, m
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig, fit_layered_views
 from scene4d.lift.moving_camera.plane_sweep import PlaneSweepConfig, plane_sweep_depth
 from scene4d.lift.moving_camera.pose_refinement import PoseRefinementConfig, refined_cameras
+from scene4d.lift.refine.adam_loop import Progress
 from scene4d.lift.refine.fit import halved
 from scene4d.lift.rgbd.depth_images import close_gaps, fill_nearest, pixels_of_points, with_colour
 from scene4d.lift.rgbd.exposure import exposure_gains
@@ -66,9 +66,6 @@ class LayeredViewsConfig:
     """Widest image in px for the refinement of poses."""
     num_backdrop: int = 4000
     """Gaussians of the far shell, for directions in which no camera ever looked."""
-
-
-Progress = Callable[[int, int], None]
 
 
 def fuse_layered_views(

@@ -15,6 +15,23 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps)."""
 
 
+class ProgressReporter:
+    """Counts the steps done, which under a bound on seconds depend on the machine, and passes them on."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        """
+        Args:
+            progress: called with the same numbers.
+        """
+        self.progress, self.done = progress, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Of `total` steps `done` are done."""
+        self.done = done
+        if self.progress is not None:
+            self.progress(done, total)
+
+
 class Optimizer(Protocol):
     """What `descend` steps."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,13 +10,11 @@ from torch import Tensor
 
 from scene4d.errors import DataFormatError, ShapeError
 from scene4d.geometry.rotation import invert_quat, multiply_quat, rotate
-from scene4d.lift.refine.progress_report import ProgressReporter
+from scene4d.lift.refine.adam_loop import Progress, ProgressReporter
 from scene4d.lift.rgb.photometric_track import PhotometricTrackConfig, track_step
 from scene4d.lift.rgb.sparse_view_fit import SparseViewFitConfig, fit_sparse_views
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Episode, Gaussians
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

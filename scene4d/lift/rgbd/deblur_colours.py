@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from scene4d.geometry.frame_images import alpha_of
 from scene4d.geometry.sh import SH_C0
+from scene4d.lift.refine.adam_loop import Progress
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
 
@@ -40,7 +40,7 @@ def deblur_colours(
     frames: Frames,
     *,
     config: DeblurConfig | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Gaussians:
     """The Gaussians with the colours whose renders are nearest to the frames, in the least-squares sense.
 

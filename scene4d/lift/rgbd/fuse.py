@@ -14,6 +14,7 @@ from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import sh_from_rgb
+from scene4d.lift.refine.adam_loop import Progress
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians, halved
 from scene4d.lift.rgbd.deblur_colours import DeblurConfig, deblur_colours
 from scene4d.lift.rgbd.depth_images import close_gaps, complete_depth, nearest_point_map, pixels_of_points, sample_image
@@ -74,9 +75,7 @@ class Surfels:
         return Surfels(**{name: torch.cat([x, getattr(other, name)]) for name, x in vars(self).items()})
 
 
-def fuse_static(
-    frames: Frames, *, config: FuseConfig | None = None, progress: Callable[[int, int], None] | None = None
-) -> Gaussians:
+def fuse_static(frames: Frames, *, config: FuseConfig | None = None, progress: Progress | None = None) -> Gaussians:
     """One set of Gaussians of a static scene from RGB-D frames [m], taken in order.
 
     Each frame moves the surfels that it sees in place towards what it measured (means weighted by confidence), counts

@@ -119,7 +119,7 @@ class SceneStream:
             raise TimestampError(
                 "time does not increase", field="time", frame=self._count, found=time, expected=expected
             )
-        observation = observe_frames(frames, config=self.lift_config, backdrop=self.config.backdrop)
+        observation = observe_frames(frames, config=self.lift_config, sky_depth=self.config.backdrop)
         if len(self.memory) == 0:
             if len(observation.points) == 0:
                 raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")

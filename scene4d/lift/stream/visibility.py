@@ -108,10 +108,10 @@ class Visibility:
         return (self.status == VIOLATED).any(0) & ~seen.any(0)
 
 
-def observe_frames(frames: Frames, *, config: LiftConfig, backdrop: float) -> FrameObservation:
-    """Lift frames [v] and lay everything out as arrays; sky lies `backdrop` m away with confidence 0 (0 = unknown)."""
-    sky = sky_mask(frames) if backdrop > 0 else torch.zeros_like(depth_of(frames), dtype=torch.bool)
-    frames = frames.replace(depth=torch.where(sky, torch.full_like(depth_of(frames), backdrop), depth_of(frames)))
+def observe_frames(frames: Frames, *, config: LiftConfig, sky_depth: float) -> FrameObservation:
+    """Lift frames [v] and lay everything out as arrays; sky lies `sky_depth` m away with confidence 0 (0 = unknown)."""
+    sky = sky_mask(frames) if sky_depth > 0 else torch.zeros_like(depth_of(frames), dtype=torch.bool)
+    frames = frames.replace(depth=torch.where(sky, torch.full_like(depth_of(frames), sky_depth), depth_of(frames)))
     lifted = lift_frames(frames, config=config)
     pixel = lifted.extras["pixel"][:, 0].numpy()
     extras = {k: v for k, v in lifted.extras.items() if k != "pixel"}
@@ -153,7 +153,8 @@ def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.
     for view in range(len(hole)):
         if not bool(hole[view].any()):
             continue
-        labels = np.asarray(label(hole[view].numpy())[0])  # type: ignore[index]  # scipy's stub leaves out the pair
+        labels = np.zeros(hole[view].shape, dtype=np.int32)
+        label(hole[view].numpy(), output=labels)
         border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
         for part in border[border > 0]:
             inside = torch.from_numpy(labels == part)

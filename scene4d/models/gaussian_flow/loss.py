@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def loss(
     parts = _motion_losses(said, target, moving=moving, known=known)
     parts["points"], metrics = _point_loss(model, said, batch)
     parts["outcome"] = _outcome_loss(said.outcome, batch, scale=model.reward_scale)
-    total = sum(getattr(config, name) * value for name, value in parts.items())
+    total = functools.reduce(torch.add, [getattr(config, name) * value for name, value in parts.items()])
     hand = (drive.proprio_change - batch.proprio_change)[:, -1, :3].norm(dim=-1).mean()
     return total, {**{k: v.detach() for k, v in parts.items()}, **metrics, "hand_mm": 1e3 * hand.detach()}
 

@@ -21,14 +21,15 @@ from scene4d.models.gaussian_flow.networks.completion import Completion
 from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, Denoised, DiT, Drive, SceneTokens
 from scene4d.models.gaussian_flow.networks.proprio import ProprioForecast
 from scene4d.models.gaussian_flow.networks.skin_head import Matter, SkinHead
+from scene4d.models.gaussian_flow.networks.vae import GaussianVAE
 from scene4d.models.gaussian_flow.scene.decode import advanced_gaussians, decoded_scene
 from scene4d.models.gaussian_flow.scene.free_space import out_of_sight
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.state import GaussianPrediction, GaussianState, past_poses
 from scene4d.models.tokens.anchors import anchor_past, choose_anchors, focus_of
-from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_targets import MotionScale
 from scene4d.robot.actions import action_slots, from_action_slots
+from scene4d.robot.angles import wrapped
 from scene4d.robot.slots import (
     NUM_ACTION_SLOTS,
     proprio_slot_index,
@@ -62,8 +63,13 @@ class GaussianWorldModel(nn.Module):
         codec: encodes and decodes; frozen here. channels: its latent channels, c. robot: that it learned from.
     """
 
+    token_mean: Tensor
+    token_std: Tensor
+    reward_scale: Tensor
+    log_var_shift: Tensor
+
     def __init__(
-        self, codec: Codec, config: DynamicsConfig | None = None, *, channels: int, robot: RobotSpec = NO_ROBOT
+        self, codec: GaussianVAE, config: DynamicsConfig | None = None, *, channels: int, robot: RobotSpec = NO_ROBOT
     ):
         super().__init__()
         self.config, self.robot = config or DynamicsConfig(), robot
@@ -82,7 +88,7 @@ class GaussianWorldModel(nn.Module):
         self.register_buffer("log_var_shift", torch.zeros(config.horizon))  # see `calibrate`
 
     @property
-    def codec(self) -> Codec:
+    def codec(self) -> GaussianVAE:
         """The Gaussian VAE."""
         return self._codec[0]
 
@@ -277,7 +283,7 @@ class GaussianWorldModel(nn.Module):
         return GaussianPrediction(
             actions=actions,
             motion=AnchorMotion(poses, log_var),
-            proprio=state.proprio[:, None] + change,
+            proprio=wrapped(state.proprio[:, None] + change, state.robot.proprio),
             reward=denoised.outcome[..., 0] * self.reward_scale,
             success=denoised.outcome[..., 1].sigmoid(),
             done=denoised.outcome[..., 2].sigmoid(),
@@ -334,7 +340,7 @@ class GaussianWorldModel(nn.Module):
         now = recent[..., -1, :, :]
         done = prediction.actions[..., :num_steps, :]
         proprio = torch.cat([state.past_proprio, state.proprio[..., None, :]], -2)
-        proprio = torch.cat([proprio, prediction.proprio[..., :num_steps, :]], -2)[..., num_steps:, :]
+        proprio = torch.cat([proprio, prediction.robot_states[..., :num_steps, :]], -2)[..., num_steps:, :]
         valid = torch.cat([state.past_valid, torch.ones_like(done[..., 0], dtype=torch.bool)], -1)
         anchors = apply_pose(now, state.anchors)
         recent = torch.stack([compose_pose(pose, invert_pose(now)) for pose in recent.unbind(-3)], -3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from scene4d.geometry.rotation import identity_pose
 from scene4d.models.tokens.latent import Latent
 from scene4d.types import Gaussians
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion
-from scene4d.world.contract import Prediction, State
+from scene4d.world.contract import Prediction, State, put
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class GaussianState(State):
         """Places of the anchors now, [*b l 3] m."""
         return self.anchored.anchors
 
-    def put(self, rows: Tensor, new: GaussianState) -> GaussianState:
+    def put(self, rows: Tensor, new: Any) -> Self:
         """A state [b] with the elements that `rows` [r] names replaced by `new` [r], filled up to as many Gaussians."""
         num_rows = max(self.gaussians.num_gaussians, new.gaussians.num_gaussians)
         old = self.replace(anchored=self.anchored.padded(num_rows))
-        return State.put(old, rows, new.replace(anchored=new.anchored.padded(num_rows)))
+        return put(old, rows, new.replace(anchored=new.anchored.padded(num_rows)))
 
     @classmethod
-    def stack(cls, items: Sequence[GaussianState], dim: int = 0) -> GaussianState:
+    def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:
         """Stack states; those with fewer Gaussians are filled up with empty slots.
 
         Raises:

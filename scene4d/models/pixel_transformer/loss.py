@@ -16,7 +16,7 @@ HIDDEN_STATE = 0.2
 @torch.no_grad()
 def set_scale(model: PixelModel, clips: Sequence[Clip]) -> None:
     """Take the spread of what is added at each step from training clips [b]; once, before training."""
-    added = torch.cat([c.future - c.pictures[:, -1:] for c in clips])
+    added = torch.cat([c.known_future - c.pictures[:, -1:] for c in clips])
     model.scale.copy_(added.square().mean((0, 2, 3, 4, 5)).sqrt().clamp_min(1e-3))
 
 

@@ -159,9 +159,8 @@ class PixelTransformer(nn.Module):
 def _enlarged(added: Tensor, shown: Tensor) -> Tensor:
     """What was added to pictures [*b v y x 3], at the size of `shown`."""
     lead = added.shape[:-4]
-    return resized(added.reshape(-1, *added.shape[-4:]), tuple(shown.shape[-3:-1])).reshape(
-        *lead, -1, *shown.shape[-3:]
-    )
+    size = (shown.shape[-3], shown.shape[-2])
+    return resized(added.reshape(-1, *added.shape[-4:]), size).reshape(*lead, -1, *shown.shape[-3:])
 
 
 def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:

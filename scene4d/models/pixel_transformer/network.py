@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scene4d.check import check
-from scene4d.errors import ConfigError
+from scene4d.errors import ConfigError, ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, sinusoidal_embedding, zero_
 from scene4d.models.flow import sample
 from scene4d.tensor_struct import TensorStruct
@@ -89,6 +89,17 @@ class Clip(TensorStruct):
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.task.shape)
 
+    @property
+    def known_future(self) -> Tensor:
+        """The future, which training has.
+
+        Raises:
+            ShapeError: there is none.
+        """
+        if self.future is None:
+            raise ShapeError("is not known", field="clip.future", expected="[*b h v y x 3]")
+        return self.future
+
 
 def patches_from_pictures(pictures: Tensor, patch: int) -> Tensor:
     """Pictures [*b v y x 3] cut into patches [*b l c], view by view, row by row; l = v (y / patch) (x / patch)."""
@@ -146,7 +157,7 @@ class PixelModel(nn.Module):
 
     def residual(self, clip: Clip) -> Tensor:
         """The target [b h l c]: future less now, in units of its spread at each step."""
-        added = clip.future - clip.pictures[:, -1:]
+        added = clip.known_future - clip.pictures[:, -1:]
         patches = patches_from_pictures(added, self.config.patch)
         return patches / self.scale[: patches.shape[1], None, None]
 
@@ -168,7 +179,7 @@ class PixelModel(nn.Module):
             else:
                 x = block(x.transpose(1, 2), condition[:, None], rotary=time, mask=mask).transpose(1, 2)
         shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
-        return self.out(modulate(self.norm(x[:, 1:]), shift, gain))  # [b h l c]
+        return self.out(modulate(self.norm(x[:, 1:]), shift=shift, scale=gain))  # [b h l c]
 
     def _drive_features(self, levels: Tensor, clip: Clip) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, task, level, number."""

@@ -20,7 +20,7 @@ from scene4d.policy.learning.demonstrations import (
     successful_demonstration,
 )
 from scene4d.policy.learning.keyposes import keyposes_ahead
-from scene4d.policy.observation import CameraObservationBuilder, ObservationBuilder
+from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder
 from scene4d.policy.virtual_cameras import CameraOffset, random_camera_offset
 from scene4d.tensor_struct import TensorStruct
 from scene4d.train.checkpoint import load_tensors, save_tensors

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from floor_scene import K, assert_true_to_the_floor, fingerprint, photograph, pose
+from floor_scene import K, assert_refused_when_spoiled, assert_true_to_the_floor, fingerprint, photograph, pose
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
@@ -87,9 +87,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults(listed, name):
-    spoil, error, words = FAULTS[name]
-    spoil(listed)
-    before = fingerprint(listed)
-    with pytest.raises(error, match=words) as caught:
-        open_recordings(listed)
-    assert caught.value.exit_code == 3 and str(listed) in caught.value.file and fingerprint(listed) == before
+    assert_refused_when_spoiled(listed, FAULTS[name])

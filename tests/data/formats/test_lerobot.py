@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from floor_scene import decode_frames
 
 from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
-from scene4d.data.video.video import decode_frames, encode_video
+from scene4d.data.video.video import encode_video
 from scene4d.errors import (
     CalibrationError,
     DataFormatError,
@@ -40,9 +41,9 @@ def _episode(seed: int = 0, *, length: int = LENGTH, segments: int = 3) -> Episo
         depth[:, :3] = 0
         ids = torch.randint(-1, segments, (length, height, width, 1), generator=generator)
         angle = torch.full((length,), 0.3) if name == "fixed" else torch.linspace(0, 2, length)
-        eyes = torch.stack([angle.cos(), angle.sin(), torch.full((length,), 0.8)], -1)
+        positions = torch.stack([angle.cos(), angle.sin(), torch.full((length,), 0.8)], -1)
         K = intrinsics_from_fov(0.8, width=width, height=height).expand(length, 3, 3)
-        cameras = Cameras(viewmats=look_at(eyes, torch.zeros(length, 3)), Ks=K, width=width, height=height)
+        cameras = Cameras(viewmats=look_at(positions, torch.zeros(length, 3)), Ks=K, width=width, height=height)
         views[name] = Frames(rgb=rgb, depth=depth, alpha=None, cameras=cameras, extras={"segments": ids})
     random = lambda *shape: torch.randn(*shape, generator=generator)
     return Episode(

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from floor_scene import assert_refused_when_spoiled
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
@@ -125,11 +126,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults(episode_folder, name):
-    spoil, error, words = FAULTS[name]
-    spoil(episode_folder)
-    with pytest.raises(error, match=words) as caught:
-        open_recordings(episode_folder)
-    assert caught.value.exit_code == 3 and str(episode_folder) in str(caught.value)
+    assert_refused_when_spoiled(episode_folder, FAULTS[name])
 
 
 def test_depth_of_the_wrong_kind(episode_folder):

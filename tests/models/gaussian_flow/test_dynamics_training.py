@@ -53,7 +53,15 @@ def block_window(small, *, push: float) -> Window:
 
 def batch_of(small, model, pushes) -> TokenWindows:
     ready = [
-        prepare(model, block_window(small, push=p), robot=small.ROBOT, tasks=["door-open-v3"], num_rows=64, seed=i)
+        prepare(
+            model.codec,
+            block_window(small, push=p),
+            anchors=model.config.anchors,
+            robot=small.ROBOT,
+            tasks=["door-open-v3"],
+            num_rows=64,
+            seed=i,
+        )
         for i, p in enumerate(pushes)
     ]
     set_statistics(model, ready)

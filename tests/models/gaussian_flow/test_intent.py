@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from test_dynamics_training import batch_of
@@ -10,7 +12,7 @@ from scene4d.errors import ConfigError, ShapeError
 from scene4d.models.flow import FlowConfig
 from scene4d.models.gaussian_flow.loss import scene_tokens, track_of_batch
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
-from scene4d.models.gaussian_flow.networks.action_denoiser import blurred, intent_loss
+from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
 from scene4d.models.gaussian_flow.networks.dit import SceneTokens
 from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
@@ -38,23 +40,18 @@ def test_a_given_future_is_kept_and_its_actions_are_found(small):
 
 
 def test_it_learns_which_push_it_was_and_that_there_are_several(small):
-    """Told the motion, the push is found; told nothing, samples differ as the demonstrations do."""
+    """Given the motion, the push is found; given nothing, samples differ as the demonstrations do."""
     torch.manual_seed(0)
     model, pushes = small.world_model(), [-0.015, -0.005, 0.005, 0.015]
     intent = model.intent
     batch = batch_of(small, model, pushes)
     intent.set_statistics(batch.actions)
     scene = SceneTokens(tokens=batch.tokens, anchors=batch.anchors, rgb=batch.anchor_rgb, past=batch.anchor_past)
-    told = {
-        "scene": scene,
-        "track": track_of_batch(batch),
-        "task": batch.task,
-        "motion": model.scale.normalize(batch.motion),
-    }
+    given = ActionEvidence(scene, track_of_batch(batch), batch.task, model.scale.normalize(batch.motion))
     optimizer = torch.optim.AdamW(intent.parameters(), lr=5e-3)
     errors = {"inverse": 0.0, "policy": 0.0}
     for step in range(250):
-        value, metrics = intent_loss(intent, batch.actions, config=FlowConfig(), **told)
+        value, metrics = action_loss(intent, batch.actions, given=given, config=FlowConfig())
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(intent.parameters(), 1.0)
@@ -63,10 +60,11 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
             errors[name] += float(metrics[name])
     with torch.no_grad():
         start = torch.zeros(4, 8, 16)
-        found = intent.denormalize(intent(start, torch.zeros(4), **told))[..., 0].mean(1)
-        blind = intent.denormalize(intent(start, torch.zeros(4), **{**told, "motion": None}))[..., 0].mean(1)
+        found = intent.denormalize(intent(start, torch.zeros(4), given=given))[..., 0].mean(1)
+        alone = dataclasses.replace(given, motion=None)
+        blind = intent.denormalize(intent(start, torch.zeros(4), given=alone))[..., 0].mean(1)
     truth = batch.actions[:, 0, 0]
-    # One step from noise gives the mean of what it may be: told nothing, the middle of all pushes, which is 0.
+    # One step from noise gives the mean of what it may be: given nothing, the middle of all pushes, which is 0.
     assert float((found - truth).abs().mean()) < 0.4 * float((blind - truth).abs().mean())
     assert float(blind.abs().max()) < 0.35
     assert errors["inverse"] < 0.7 * errors["policy"]
@@ -78,11 +76,11 @@ def test_training_shows_the_same_anchors_of_scene_and_motion(small):
     model.intent.set_statistics(batch.actions)
     scene, track = scene_tokens(model, batch), track_of_batch(batch)
     motion = batch.anchors[:, None].expand(-1, 8, -1, -1).repeat(1, 1, 1, 2)  # says where its anchor is
-    told = blurred(model.intent, scene=scene, track=track, motion=motion)
-    assert told["scene"].anchors.shape[1] == scene.anchors.shape[1] // 2
-    assert torch.equal(told["motion"][:, 0, :, :3], told["scene"].anchors)
-    assert not (told["track"].actions - track.actions)[..., 4:].any(), "slots that no robot used stay 0"
-    assert float((told["track"].actions - track.actions)[..., 0].std()) > 0.1
+    shown = augmented(model.intent, ActionEvidence(scene, track, batch.task, motion))
+    assert shown.scene.anchors.shape[1] == scene.anchors.shape[1] // 2
+    assert torch.equal(shown.motion[:, 0, :, :3], shown.scene.anchors)
+    assert not (shown.track.actions - track.actions)[..., 4:].any(), "slots that no robot used stay 0"
+    assert float((shown.track.actions - track.actions)[..., 0].std()) > 0.1
 
 
 def test_temperature_undoes_samples_that_are_too_much_alike(small, monkeypatch):
@@ -93,7 +91,7 @@ def test_temperature_undoes_samples_that_are_too_much_alike(small, monkeypatch):
     batch, intent = batch.replace(actions=done), model.intent
     intent.set_statistics(done)
 
-    def alike(noise, **told):
+    def alike(noise, **_):
         return intent.denormalize(intent.temperature * noise / 1.4)
 
     monkeypatch.setattr(intent, "draw", alike)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from scene4d.errors import GaussianError, ShapeError
+from scene4d.robot.spec import VectorSpec
 
 
 def test_actions_act_forwards_in_time_only(small):
@@ -175,3 +179,18 @@ def test_half_precision_says_nearly_the_same(small):
     assert 0 < apart < 0.02 * whole.world_from_now[..., 4:].norm()
     model.train()
     torch.testing.assert_close(model.predict(state, actions=actions).world_from_now, whole.world_from_now)
+
+
+def test_orientations_are_predicted_as_the_robot_reports_them(small):
+    """Within half a turn, to whichever side the hand turns."""
+    model, actions, crossed = small.world_model(), small.some_actions(), []
+    spec = lambda unit: VectorSpec.from_rows([*({"name": n} for n in "xyz"), {"name": "yaw", "unit": unit}])
+    for yaw in (math.pi - 1e-4, -math.pi + 1e-4):
+        proprio = torch.tensor([[0.33, 0.35, 0.15, yaw]]).expand(2, 4)
+        robots = [replace(small.ROBOT, proprio=spec(unit)) for unit in (None, "rad")]
+        states = [small.observed(model, proprio=proprio, robot=robot) for robot in robots]
+        plain, wrapping = (model.predict(state, actions=actions).proprio[:, 3] for state in states)
+        assert float(wrapping.abs().max()) <= math.pi
+        torch.testing.assert_close(wrapping, plain - 2 * math.pi * (plain / (2 * math.pi)).round())
+        crossed.append(bool((plain.abs() > math.pi).any()))
+    assert any(crossed)

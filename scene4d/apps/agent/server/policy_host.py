@@ -17,8 +17,8 @@ from torch import Tensor
 from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
 from scene4d.apps.agent.server.messages import VERSION, ObservationMessage, View
 from scene4d.apps.agent.task_names import names_and_units, task_from_text
+from scene4d.apps.compose.action_head import head_of
 from scene4d.apps.compose.models import Models
-from scene4d.apps.compose.scene_start import head_of
 from scene4d.errors import DataFormatError, ResourceError
 from scene4d.types import Cameras, Frames
 

@@ -37,11 +37,11 @@ PLAUSIBLE_DEPTH = (0.05, 30.0)
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What carrying views into each other says."""
+    """What carrying views into each other shows."""
 
     findings: tuple[Finding, ...]
     num_pairs: int
-    """Pairs of views compared; 0: nothing could be tested, `untested` says why."""
+    """Pairs of views compared; 0: nothing could be tested, `untested` holds why."""
     agreement: float | None = None
     """Share of the pixels seen twice that agree, as recorded."""
     median_mm: float | None = None
@@ -78,10 +78,10 @@ def check_calibration(sample: Sample) -> CalibrationReport:
     before = agreement(views_of(sample, shades), pairs)
     for _ in range(MAX_MISTAKES):
         mended = sample.mended(mends)
-        found = _worst_mistake(mended, rows, shades, pairs=pairs)
+        found = _worst_mistake(mended, rows, shades=shades, pairs=pairs)
         if found is None:
             break
-        findings.append(_finding(mended, *found))
+        findings.append(_finding(mended, found[0], gain=found[1]))
         mends += findings[-1].mends
     findings += check_world_axis(sample.mended(mends), tested=True)
     covered = before.covered
@@ -124,12 +124,12 @@ def _thinned(pairs: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     return [pairs[i] for i in torch.linspace(0, len(pairs) - 1, count).round().long().tolist()]
 
 
-def _worst_mistake(sample: Sample, rows: Rows, shades: Tensor, *, pairs: Tensor) -> tuple[Hypothesis, _Gain] | None:
+def _worst_mistake(sample: Sample, rows: Rows, *, shades: Tensor, pairs: Tensor) -> tuple[Hypothesis, _Gain] | None:
     """The hypothesis that explains most of what differs, if any does so clearly."""
     base = agreement(views_of(sample, shades), pairs)
 
     def tried(hypothesis: Hypothesis, *, most: int) -> _Gain:
-        concerned = _concerned(hypothesis, rows, pairs).nonzero()[:, 0]
+        concerned = _concerned(hypothesis, rows, pairs=pairs).nonzero()[:, 0]
         few = concerned[torch.linspace(0, len(concerned) - 1, min(most, len(concerned))).round().long()]
         views = views_of(sample.mended(hypothesis.mends), shades)
         gain = _gain(_pairs_at(base, few), agreement(views, pairs[few]))
@@ -147,7 +147,7 @@ def _worst_mistake(sample: Sample, rows: Rows, shades: Tensor, *, pairs: Tensor)
     return max(clear, key=lambda item: item[1].total * item[0].likely) if clear else None
 
 
-def _concerned(hypothesis: Hypothesis, rows: Rows, pairs: Tensor) -> Tensor:
+def _concerned(hypothesis: Hypothesis, rows: Rows, *, pairs: Tensor) -> Tensor:
     """Which pairs [p] a hypothesis can change."""
     if not hypothesis.cameras:
         return torch.ones(len(pairs), dtype=torch.bool)
@@ -175,7 +175,7 @@ def _gain(base: Agreement, changed: Agreement) -> _Gain:
     )
 
 
-def _finding(sample: Sample, hypothesis: Hypothesis, gain: _Gain) -> Finding:
+def _finding(sample: Sample, hypothesis: Hypothesis, *, gain: _Gain) -> Finding:
     found, expected, mends = _in_words(sample, hypothesis)
     cameras = hypothesis.cameras
     return Finding(
@@ -220,7 +220,7 @@ def _in_words(sample: Sample, hypothesis: Hypothesis) -> tuple[str, str, tuple[M
 def _axes_in_words(mends: Sequence[Mend]) -> str:
     words = {
         "opengl": "OpenGL axes (y up, z back)",
-        "inverted": "poses the wrong way round (camera-from-world for world-from-camera, or the reverse)",
+        "inverted": "poses inverted (camera-from-world for world-from-camera, or the reverse)",
     }
     return " and ".join(words[m.name] for m in mends)
 

@@ -1,4 +1,4 @@
-"""Ways in which calibration and depth are commonly wrong, each with the mend that would put it right."""
+"""How calibration and depth are commonly wrong, each with the mend that would put it right."""
 
 from __future__ import annotations
 

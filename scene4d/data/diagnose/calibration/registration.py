@@ -1,6 +1,6 @@
 """Does depth lie on colour? Where depth jumps, colour tends to change: the shift that makes most of that is right.
 
-Needs neither poses nor a second view, but pictures with outlines; where there are too few, it says nothing.
+Needs neither poses nor a second view, but pictures with outlines; where there are too few, it finds nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scene4d.data.diagnose.repair.mend import Mend
 JUMP = 0.06  # relative: neighbours further apart than this belong to two surfaces
 SLOPE = 0.05  # of grey a pixel, where the answer to an edge is half
 REACH = 6  # px of the sample
-MIN_PEAK = 2.5  # standard deviations over all shifts: below it, the outlines say nothing
+MIN_PEAK = 2.5  # standard deviations over all shifts: below it, the outlines mean nothing
 MIN_LOST = 0.3  # of the peak's height must be lost where depth is now
 MIN_SHIFT = 2  # px of the sample: one is the grid's own uncertainty
 MIN_OUTLINE = 200  # px of outline over all pictures

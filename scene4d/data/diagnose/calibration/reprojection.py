@@ -31,7 +31,7 @@ class Agreement:
     """How q pixels of the first view of p pairs fare in the second.
 
     cost [p q] in 0..1: 0 = there is the same surface of the same shade, 1 = not, or the pixel left the image;
-    covered [p q]: the second view measured depth there; known [p q]: the cost says something (the first view measured
+    covered [p q]: the second view measured depth there; known [p q]: the cost means something (the first view measured
     depth, and the second one too where the pixel landed inside); metres [p q]: difference of depth where covered.
     """
 
@@ -110,6 +110,6 @@ def _sampled(views: Views, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             closer = share > nearest
             nearest, nearest_depth = torch.where(closer, share, nearest), torch.where(closer, value, nearest_depth)
     mixed = weight / depth.clamp_min(1e-12)  # the inverse of depth is linear across a plane's image
-    # Between two surfaces there is none half way: take the nearest pixel's.
+    # Between two surfaces there is none between: take the nearest pixel's.
     broken = (mixed - nearest_depth).abs() > 0.03 * nearest_depth
     return torch.where(broken & (nearest_depth > 0), nearest_depth, mixed), weight, shade

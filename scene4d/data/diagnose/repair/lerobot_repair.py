@@ -64,7 +64,7 @@ def repair_lerobot(
             "cannot be repaired", file=root / layout.INFO, found=info["codebase_version"], expected="v3", fix=fix
         )
     episodes, damage = _listed(root)
-    source = _Source(root, info, episodes)
+    source = _Source(root, info=info, episodes=episodes)
     kept, damage = source.whole_episodes(damage, progress=progress)
     if not kept:
         where = {"file": root, "field": "episodes"} if damage is None else {"file": damage.file, "field": "episode 0"}
@@ -117,7 +117,7 @@ def _listed(root: Path) -> tuple[pa.Table, _Damage | None]:
 class _Source:
     """The damaged data set: what of it is whole, and how to copy that."""
 
-    def __init__(self, root: Path, info: dict[str, Any], episodes: pa.Table):
+    def __init__(self, root: Path, *, info: dict[str, Any], episodes: pa.Table):
         self.root, self.info, self.episodes = root, info, episodes
         self.videos = [name for name, feature in info["features"].items() if feature.get("dtype") == "video"]
         self._tables: dict[Path, tuple[pa.Table, str | None]] = {}

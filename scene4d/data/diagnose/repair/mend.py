@@ -21,6 +21,7 @@ from scene4d.types import Cameras, Episode, Frames, Recording
 
 AXES = {f"{sign}{axis}": (k, 1.0 if sign == "+" else -1.0) for k, axis in enumerate("xyz") for sign in "+-"}
 HOLE_TOLERANCE = 1e-4
+Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def apply_mend(mend: Mend, episode: Episode) -> Episode:
         return _turned(episode, axis=str(mend.value[0]))
     change = MENDS[mend.name].change
     chosen = mend.cameras or tuple(episode.views)
-    views = {n: change(f, *mend.value) if n in chosen else f for n, f in episode.views.items()}
+    numbers = tuple(float(value) for value in mend.value)
+    views = {n: change(f, numbers) if n in chosen else f for n, f in episode.views.items()}
     return episode.replace(views=views)
 
 
@@ -160,30 +162,31 @@ def _with_depth(frames: Frames, change: Callable[[Tensor], Tensor]) -> Frames:
     return frames if frames.depth is None else frames.replace(depth=change(frames.depth))
 
 
-def _opengl(frames: Frames) -> Frames:
+def _opengl(frames: Frames, _: Numbers) -> Frames:
     flip = torch.diag(frames.cameras.viewmats.new_tensor([*CV_FROM_GL, 1.0]))
     return _with_viewmats(frames, flip @ frames.cameras.viewmats)
 
 
-def _inverted(frames: Frames) -> Frames:
+def _inverted(frames: Frames, _: Numbers) -> Frames:
     return _with_viewmats(frames, invert_rigid(frames.cameras.viewmats))
 
 
-def _position_scale(frames: Frames, factor: float) -> Frames:
+def _position_scale(frames: Frames, factors: Numbers) -> Frames:
     viewmats = frames.cameras.viewmats.clone()
-    viewmats[..., :3, 3] *= factor
+    viewmats[..., :3, 3] *= factors[0]
     return _with_viewmats(frames, viewmats)
 
 
-def _depth_scale(frames: Frames, factor: float) -> Frames:
-    return _with_depth(frames, lambda depth: depth * factor)
+def _depth_scale(frames: Frames, factors: Numbers) -> Frames:
+    return _with_depth(frames, lambda depth: depth * factors[0])
 
 
-def _depth_hole(frames: Frames, value: float) -> Frames:
+def _depth_hole(frames: Frames, values: Numbers) -> Frames:
+    (value,) = values
     return _with_depth(frames, lambda depth: torch.where((depth - value).abs() <= HOLE_TOLERANCE * value, 0, depth))
 
 
-def _ray_depth(frames: Frames) -> Frames:
+def _ray_depth(frames: Frames, _: Numbers) -> Frames:
     cameras = frames.cameras
     pixels = pixel_centres(cameras.width, cameras.height, like=cameras.Ks)
     K = cameras.Ks[..., None, None, :, :]
@@ -191,9 +194,9 @@ def _ray_depth(frames: Frames) -> Frames:
     return _with_depth(frames, lambda depth: depth / (1 + x * x + y * y).sqrt())
 
 
-def _depth_shift(frames: Frames, right: float, down: float) -> Frames:
+def _depth_shift(frames: Frames, shares: Numbers) -> Frames:
     height, width = frames.rgb.shape[-3:-1]
-    dx, dy = round(right * width), round(down * height)
+    dx, dy = round(shares[0] * width), round(shares[1] * height)
 
     def shifted(depth: Tensor) -> Tensor:
         moved = torch.zeros_like(depth)
@@ -205,9 +208,9 @@ def _depth_shift(frames: Frames, right: float, down: float) -> Frames:
     return _with_depth(frames, shifted)
 
 
-def _K_scale(frames: Frames, across: float, down: float | None = None) -> Frames:
-    factors = frames.cameras.Ks.new_tensor([[across], [across if down is None else down], [1.0]])
-    return frames.replace(cameras=frames.cameras.replace(Ks=frames.cameras.Ks * factors))
+def _K_scale(frames: Frames, factors: Numbers) -> Frames:
+    rows = frames.cameras.Ks.new_tensor([[factors[0]], [factors[-1]], [1.0]])  # one for both axes, or one for each
+    return frames.replace(cameras=frames.cameras.replace(Ks=frames.cameras.Ks * rows))
 
 
 def _turned(episode: Episode, *, axis: str) -> Episode:
@@ -235,7 +238,7 @@ class _Kind:
     meaning: str
     spelling: str
     counts: tuple[int, ...] = (0,)
-    change: Callable[..., Frames] = lambda frames: frames
+    change: Callable[[Frames, Numbers], Frames] = lambda frames, _: frames
 
 
 MENDS: dict[str, _Kind] = {

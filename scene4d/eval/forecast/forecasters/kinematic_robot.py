@@ -64,7 +64,7 @@ class KinematicRobotForecaster(ModelForecaster):
         link = self.link_of(scene.base.means, now)  # [n]
         # What the model adds where nothing was seen is not known to be the robot's.
         link[self.anchors_of.anchored(state).gaussians.num_gaussians :] = -1
-        ahead, hand_dims = prediction.proprio.clone(), hand_index(state.robot)  # [h q]
+        ahead, hand_dims = prediction.robot_states.clone(), hand_index(state.robot)  # [h q]
         hand_at = state.proprio[hand_dims]
         near = (link >= 0) & ((scene.base.means - hand_at).norm(dim=-1) < HAND_RADIUS_M)
         if int(near.sum()) >= MIN_ROWS:

@@ -56,6 +56,10 @@ class ActionDenoiser(nn.Module):
     Actions are in units of their spread over the training set; slots that no robot used stay 0.
     """
 
+    mean: Tensor
+    std: Tensor
+    temperature: Tensor
+
     def __init__(self, config: IntentConfig = IntentConfig(), *, channels: int, horizon: int):
         super().__init__()
         self.config, self.horizon = config, horizon
@@ -104,7 +108,7 @@ class ActionDenoiser(nn.Module):
         for block in self.blocks:
             x = block(x, condition, context=context)
         shift, gain = self.final(nn.functional.silu(condition)).chunk(2, -1)
-        return self.out(modulate(self.norm(x), shift, gain))
+        return self.out(modulate(self.norm(x), shift=shift, scale=gain))
 
     @torch.no_grad()
     def draw(self, noise: Tensor, *, given: ActionEvidence, steps: int) -> Tensor:

@@ -53,6 +53,8 @@ class Completion(nn.Module):
     fills what is missing and shows nowhere else.
     """
 
+    centres: Tensor
+
     def __init__(self, config: CompletionConfig = CompletionConfig(), *, channels: int):
         super().__init__()
         self.config = c = config
@@ -85,7 +87,7 @@ class Completion(nn.Module):
         x = self.norm(x)
         anchored = self.of_anchor(x[:, :lead], centres[:, :lead])
         placed = self.of_place(x[:, lead:], centres[:, lead:])
-        return Gaussians(**{k: torch.cat([anchored[k], placed[k]], 1) for k in anchored})
+        return Gaussians.cat([anchored, placed], 1)
 
     def skin(self, num_anchors: int, *, num_candidates: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Skin index [r j] and weights [r j] of the rows: an anchor's ride on it, a place's stand still."""
@@ -106,24 +108,23 @@ class _RowHead(nn.Module):
         self.num, self.reach = num, reach
         self.out = MLP([width, 2 * width, num * ROW_DIM])
         with torch.no_grad():
-            last = self.out.layers[-1]
+            last = self.out.last
             last.weight.mul_(0.3)
             rows = torch.zeros(num, ROW_DIM)
             rows[:, :3] = torch.nn.functional.normalize(torch.randn(num, 3), dim=-1) * torch.rand(num, 1)
             rows[:, 10] = FRESH_OPACITY
             last.bias.copy_(rows.flatten())
 
-    def forward(self, x: Tensor, centres: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, centres: Tensor) -> Gaussians:
         rows = self.out(x).unflatten(-1, (self.num, ROW_DIM))  # [b l j 14]
         offset, quats, log_scale, opacity, colour = rows.split((3, 4, 3, 1, 3), -1)
-        fields = {
-            "means": centres[..., None, :] + self.reach * offset,
-            "quats": normalize_quat(quats + quats.new_tensor([1.0, 0, 0, 0])),
-            "scales": 0.35 * self.reach * log_scale.clamp(-4, 2).exp(),
-            "opacities": opacity[..., 0].sigmoid(),
-            "sh": sh_from_rgb(colour.sigmoid()),
-        }
-        return {k: v.flatten(1, 2) for k, v in fields.items()}
+        return Gaussians(
+            means=(centres[..., None, :] + self.reach * offset).flatten(1, 2),
+            quats=normalize_quat(quats + quats.new_tensor([1.0, 0, 0, 0])).flatten(1, 2),
+            scales=(0.35 * self.reach * log_scale.clamp(-4, 2).exp()).flatten(1, 2),
+            opacities=opacity[..., 0].sigmoid().flatten(1, 2),
+            sh=sh_from_rgb(colour.sigmoid()).flatten(1, 2),
+        )
 
 
 def completion_loss(

@@ -161,7 +161,7 @@ class DiT(nn.Module):
         x = self.norm(x[:, 1:].to(noisy.dtype))  # [b h l c]
         if not crossed:
             shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
-            x = modulate(x, shift, gain)
+            x = modulate(x, shift=shift, scale=gain)
         clean, log_var, gate, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 2], -1)
         # Two motions that matter often takes a share of: going on as before, and going along with the hand.
         coasting, move = self._simple_motions(num_steps, scene, drive, scale)
@@ -174,7 +174,7 @@ class DiT(nn.Module):
             outcome=self.outcome(x.mean(-2)),  # [b h 3]
         )
 
-    def _products(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    def _products(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if self.training or self.precision == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.precision)

@@ -53,6 +53,8 @@ class ProprioForecast(nn.Module):
     and the box are learned) and given to a recurrent net, which runs over the track first and then over the future.
     """
 
+    scale: Tensor
+
     def __init__(self, config: ProprioConfig = ProprioConfig()):
         super().__init__()
         self.config = config

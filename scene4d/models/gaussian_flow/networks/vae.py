@@ -93,6 +93,9 @@ class GaussianVAE(nn.Module):
     `denormalize` use them. Latents are never clamped or quantised.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, config: VAEConfig | None = None):
         super().__init__()
         self.config = c = VAEConfig() if config is None else config
@@ -103,21 +106,23 @@ class GaussianVAE(nn.Module):
         self.cell_out = nn.Linear((c.cell_queries + 1) * c.cell_width, c.width)
         block = lambda: Block(c.width, num_heads=c.num_heads)
         self.encoder = nn.ModuleList([block() for _ in range(c.encoder_depth)])
-        self.latent_out = nn.Sequential(RMSNorm(c.width), nn.Linear(c.width, 2 * c.channels))
+        latent_out = nn.Linear(c.width, 2 * c.channels)
+        self.latent_out = nn.Sequential(RMSNorm(c.width), latent_out)
         self.latent_in = nn.Linear(c.channels, c.width)
         self.decoder = nn.ModuleList([block() for _ in range(c.decoder_depth)])
         rows = c.gaussians_per_token * ROW_DIM
-        self.rows_out = nn.Sequential(RMSNorm(c.width), MLP([c.width, 2 * c.width, rows + 1]))
+        rows_out = MLP([c.width, 2 * c.width, rows + 1])
+        self.rows_out = nn.Sequential(RMSNorm(c.width), rows_out)
         self.register_buffer("latent_mean", torch.zeros(c.channels))
         self.register_buffer("latent_std", torch.ones(c.channels))
-        self._start()
+        self._start(latent_out, rows_out)
 
-    def _start(self) -> None:
+    def _start(self, latent_out: nn.Linear, rows_out: MLP) -> None:
         """Small outputs at first: sharp posteriors, and rows spread round the anchor."""
         c = self.config
         with torch.no_grad():
-            self.latent_out[1].bias[c.channels :] = -4.0
-            last = self.rows_out[1].layers[-1]
+            latent_out.bias[c.channels :] = -4.0
+            last = rows_out.last
             last.weight.mul_(0.3)
             rows = torch.zeros(c.gaussians_per_token, ROW_DIM)
             rows[:, :3] = torch.nn.functional.normalize(torch.randn(len(rows), 3), dim=-1) * torch.rand(len(rows), 1)

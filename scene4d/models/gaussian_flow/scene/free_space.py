@@ -43,4 +43,4 @@ def _in_the_open(points: Tensor, frames: Frames) -> Tensor:
     column, row = pixels.floor().long().unbind(-1)
     inside = (depth > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
     at = row.clamp(0, cameras.height - 1), column.clamp(0, cameras.width - 1)
-    return inside & (frames.alpha[at] > 0.5) & (depth < frames.depth[at] - TOLERANCE_M)
+    return inside & (frames.known_alpha[at] > 0.5) & (depth < frames.known_depth[at] - TOLERANCE_M)

@@ -116,7 +116,7 @@ def _missed_points(windows: Windows, *, num_windows: int = 24, num_points: int =
     for number in torch.linspace(0, len(windows) - 1, min(num_windows, len(windows))).long().tolist():
         window = windows.window(number, futures=False)
         views = window.frames[windows.num_inputs :]
-        points = unproject(views.depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.depth > 0]
+        points = unproject(views.known_depth, views.cameras.viewmats, Ks=views.cameras.Ks)[views.known_depth > 0]
         distance, _ = nearest(window.memory.means, points, num=1)
         found.append(points[distance[:, 0] > far])
     points = torch.cat(found)

@@ -44,7 +44,7 @@ def train_vae(run: TrainingRun, model: Any, folder: Path) -> dict[str, Any]:
         for n in some:
             frames = pictures_to_code(windows, n)
             rendered = render(vae.decode(vae.encode_cells(cells[n])[0]), frames.cameras)
-            quality.append(psnr(rendered.rgb, frames.rgb, mask=frames.depth > 0).nanmean())
+            quality.append(psnr(rendered.rgb, frames.rgb, mask=frames.known_depth > 0).nanmean())
     save_tensors(folder / "vae.safetensors", vae.state_dict(), state={})
     return {**result, "psnr_decoded": rounded(torch.stack(quality).mean()), "parameters": num_parameters(vae)}
 
@@ -72,5 +72,7 @@ def pictures_to_code(windows: Windows, number: int) -> Frames:
     known = window.memory.pick(window.memory.extras["confidence"][:, 0] > 0)
     with torch.no_grad():
         seen = render(known, frames.cameras[num:])
-    depth = torch.where(seen.alpha > 0.5, seen.depth, 0.0)
-    return frames.replace(rgb=torch.cat([frames.rgb[:num], seen.rgb]), depth=torch.cat([frames.depth[:num], depth]))
+    depth = torch.where(seen.known_alpha > 0.5, seen.known_depth, 0.0)
+    return frames.replace(
+        rgb=torch.cat([frames.rgb[:num], seen.rgb]), depth=torch.cat([frames.known_depth[:num], depth])
+    )

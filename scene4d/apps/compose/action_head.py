@@ -1,0 +1,55 @@
+"""The action head of loaded weights, and the robot whose numbers it speaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from scene4d.apps.compose.models import Models
+from scene4d.errors import CheckpointError, ConfigError
+from scene4d.policy.head import ActionHead
+from scene4d.robot.spec import RobotSpec, VectorSpec
+
+
+def head_of(models: Models, *, file: str | Path | None = None) -> ActionHead:
+    """The action head of weights, which `file` holds.
+
+    Raises:
+        CheckpointError: there is none, or its statistics cannot be divided by.
+        ConfigError: it has other numbers than the robot that it was trained with.
+    """
+    if models.policy is None:
+        raise CheckpointError("holds no action head", file=file, field="policy", fix="train with a [policy] section")
+    check_head(models.policy, robot=models.robot)
+    return models.policy
+
+
+def robot_of_head(models: Models) -> RobotSpec:
+    """The robot of an action head: that of its weights, numbers without names where they do not say."""
+    config, robot = head_of(models).config, models.robot
+    bare = lambda spec, width: spec if spec.width else VectorSpec.from_rows(None, width=width)
+    return replace(robot, action=bare(robot.action, config.action_dim), proprio=bare(robot.proprio, config.proprio_dim))
+
+
+def check_head(head: ActionHead, *, robot: RobotSpec) -> None:
+    """Refuse a head whose numbers are not those of its robot, or whose normaliser is none.
+
+    Raises:
+        ConfigError: an action or a state of the robot has another number of numbers than the head has.
+        CheckpointError: a mean is not finite, or a deviation is not positive.
+    """
+    for name, spec, width in (
+        ("action", robot.action, head.config.action_dim),
+        ("proprio", robot.proprio, head.config.proprio_dim),
+    ):
+        if spec.width not in (0, width):
+            raise ConfigError(
+                "differs from the head", field=f"{name}_spec", found=f"{spec.width} numbers", expected=f"{width}",
+                fix="take the weights that were trained for this robot",
+            )  # fmt: skip
+        mean, std = getattr(head, f"{name}_mean"), getattr(head, f"{name}_std")
+        if not (bool(mean.isfinite().all()) and bool(std.isfinite().all()) and bool((std > 0).all())):
+            raise CheckpointError(
+                "is no normaliser", field=f"policy.{name}_std", found=std.tolist(), expected="finite, > 0",
+                fix="train the head again",
+            )  # fmt: skip
