@@ -33,7 +33,7 @@ def printed(program: str) -> str:
         ("codes = code(['--help']), code(['--version']), code([]), code(['eval', '--help'])", (0, 0, 0, 0)),
         ("codes = code(['nonsense']), code(['eval', 'nonsense'])", (2, 2)),
         ("codes = code(['doctor', '--nonsense']), code(['forecast', 'x', '--steps', 'many'])", (2, 2)),
-        ("codes = code(['train', 'x.toml', '--until', 'polcy']), code(['act', 'x.s4d'])", (2, 2)),
+        ("codes = code(['train', 'x.toml', '--pixels', '--until', 'cache']), code(['act', 'x.s4d'])", (2, 2)),
         (f"codes = (); {ALL_HELP}", ()),
     ],
 )

@@ -187,8 +187,11 @@ def test_slips_are_named_before_anything_runs(tmp_path, text, words):
 
 
 def test_unknown_stage_is_named(tmp_path):
-    with pytest.raises(ConfigError):
-        run_train(TrainOptions(config=tmp_path / "x.toml", until="polcy"))
+    path = tmp_path / "x.toml"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="until: is no stage") as error:
+        run_train(TrainOptions(config=path, out=tmp_path / "run", until="polcy"))
+    assert "dynamics" in str(error.value) and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     if config.policy_only and (options.pixels or options.until != "policy"):
         raise ConfigError("trains the action head alone", field="policy_only", fix="leave out --pixels and --until")
     root = options.out or Path("runs") / config.name
+    _plan(Run(root, config), until=options.until)  # an unknown stage is refused before anything is written
     start, stages, weights = time.monotonic(), {}, None
     before = torch.get_num_threads()
     with torchrun_group(), locked(root) if rank() == 0 else contextlib.nullcontext():
