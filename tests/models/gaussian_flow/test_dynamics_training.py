@@ -9,7 +9,7 @@ import torch
 
 from scene4d.data.load.scene_window import Window
 from scene4d.geometry.rotation import apply_pose
-from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss, scene_tokens, set_statistics
+from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss, scene_tokens
 from scene4d.models.gaussian_flow.motion import confidence as calibration
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
 from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, proprio_loss
@@ -56,7 +56,7 @@ def batch_of(small, model, pushes) -> TokenWindows:
         prepare(model, block_window(small, push=p), robot=small.ROBOT, tasks=["door-open-v3"], num_rows=64, seed=i)
         for i, p in enumerate(pushes)
     ]
-    set_statistics(model, ready)
+    model.set_statistics(ready)
     return TokenWindows.stack(ready)
 
 

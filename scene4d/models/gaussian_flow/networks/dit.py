@@ -19,6 +19,7 @@ from scene4d.layers import (
     sinusoidal_embedding,
     zero_,
 )
+from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
 from scene4d.tensor_struct import TensorStruct
 
@@ -82,21 +83,6 @@ class Drive(TensorStruct):
         return tuple(self.proprio.shape[:-1])
 
 
-@dataclass(frozen=True)
-class Denoised(TensorStruct):
-    """What the denoiser says: clean [b h l 6] scaled motion and log_var [b h l 6] of it; gate [b h l] logit of moving;
-    outcome [b h 3]: scaled reward, logit of success at the step, logit of having succeeded by then."""
-
-    clean: Tensor
-    gate: Tensor
-    log_var: Tensor
-    outcome: Tensor
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.outcome.shape[:-2])
-
-
 class DiT(nn.Module):
     """Alternating attention: among the anchors of one step (rotary in x, y, z), along the steps of one anchor (causal).
 
@@ -134,7 +120,9 @@ class DiT(nn.Module):
             told = {} if number % 2 else {"context_dim": c.condition // CONDITION_TOKENS}
         return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **told)
 
-    def forward(self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor) -> Denoised:
+    def forward(
+        self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor
+    ) -> MotionEstimate:
         """Denoise motion [b h l 6] at levels [b]; `scale` [h 6] turns scaled motion into rad and m."""
         num_steps = noisy.shape[1]
         static = self.embed_static(self._static_features(scene, drive))  # [b l c]
@@ -167,8 +155,8 @@ class DiT(nn.Module):
         coasting, move = self._simple_motions(num_steps, scene, drive, scale)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
         clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
-        return Denoised(
-            clean=clean,
+        return MotionEstimate(
+            motion=clean,
             gate=gate[..., 0] - 1.0,
             log_var=log_var - 2.0,
             outcome=self.outcome(x.mean(-2)),  # [b h 3]
