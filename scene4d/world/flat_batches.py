@@ -45,4 +45,4 @@ def flat_steps(given: Tensor, lead: tuple[int, ...], *, name: str, tail: tuple[i
 
 def unflat(made: P, lead: tuple[int, ...]) -> P:
     """A prediction or state [b] with the batch shape of the states that it is made of."""
-    return made if len(lead) == 1 else made.map(lambda y: y.reshape(*lead, *y.shape[1:]))
+    return made if len(lead) == 1 else made.map(lambda y: y.reshape((*lead, *y.shape[1:])))

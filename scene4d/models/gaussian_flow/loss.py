@@ -11,11 +11,10 @@ from scene4d.geometry.rotation import pose_about
 from scene4d.geometry.skinning import skinned_displacement
 from scene4d.models.flow import draw_levels, noised
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
-from scene4d.models.gaussian_flow.networks.dit import SceneTokens
 from scene4d.models.gaussian_flow.networks.skin_head import Matter
 from scene4d.models.tokens.motion_estimate import MotionEstimate, motion_losses, outcome_loss, weighted_mean
+from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.models.tokens.token_windows import MOVING_M, TokenWindows, is_moving
-from scene4d.robot.track import Track
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ def loss(
     """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
     with torch.no_grad():
-        drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
-    scene = _shaken(scene_tokens(model, batch), spread=config.context_noise)
+        drive = model.drive(actions=batch.actions, track=batch.track, task=batch.task)
+    scene = _shaken(model.window_tokens(batch), spread=config.context_noise)
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     moving = is_moving(batch.motion)  # [b h l]
     known = batch.known[:, None].expand_as(moving)
@@ -70,21 +69,6 @@ def _shaken(scene: SceneTokens, *, spread: float) -> SceneTokens:
     moved = scene.past.abs().amax(-1, keepdim=True) > 0  # what rests is known to
     return scene.replace(
         tokens=scene.tokens + spread * torch.randn_like(scene.tokens), past=(scene.past * gain + apart) * moved
-    )
-
-
-def track_of_batch(batch: TokenWindows) -> Track:
-    """How the robots of prepared windows [b] got to now."""
-    return Track(actions=batch.past_actions, proprio=batch.past_proprio, valid=batch.past_valid)
-
-
-def scene_tokens(model: GaussianWorldModel, batch: TokenWindows) -> SceneTokens:
-    """What is known of the anchors of prepared windows [b]."""
-    return SceneTokens(
-        tokens=model.scaled(batch.tokens),
-        anchors=batch.anchors,
-        rgb=batch.anchor_rgb,
-        past=batch.anchor_past,
     )
 
 

@@ -15,7 +15,7 @@ from scene4d.models.flow import seeded_noise
 from scene4d.models.gaussian_flow.motion.motion_sampler import sample_motion
 from scene4d.models.gaussian_flow.networks.action_denoiser import ACTION_STEPS, ActionDenoiser, ActionEvidence
 from scene4d.models.gaussian_flow.networks.completion import Completion
-from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT, Drive, SceneTokens
+from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT, Drive
 from scene4d.models.gaussian_flow.networks.proprio import ProprioForecast
 from scene4d.models.gaussian_flow.networks.skin_head import Matter, SkinHead
 from scene4d.models.gaussian_flow.scene.decode import decoded_scene
@@ -26,6 +26,7 @@ from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchored_state import AnchorPrediction
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_estimate import MotionEstimate
+from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.robot.actions import action_slots, from_action_slots
 from scene4d.robot.slots import (
     NUM_ACTION_SLOTS,
@@ -194,11 +195,6 @@ class GaussianWorldModel(AnchorModel):
         )
 
     # ---- what the networks are given
-
-    def scene_tokens(self, state: GaussianState) -> SceneTokens:
-        """What the denoiser is given of the anchors of a state [b]."""
-        tokens = self.scaled(state.latent.tokens)
-        return SceneTokens(tokens, anchors=state.anchors, rgb=state.anchor_rgb, past=state.anchor_past)
 
     def drive_of(self, state: GaussianState, actions: Tensor) -> Drive:
         """What the denoiser is given of the robot: actions [b h a] in slots and the predicted proprio."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scene4d.models.tokens.anchored_state import AnchoredState, AnchorPrediction
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_targets import MotionScale
+from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.models.tokens.token_windows import TokenWindows, is_moving
 from scene4d.robot.spec import RobotSpec
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion
@@ -50,6 +51,16 @@ class AnchorModel(nn.Module):
     def scaled(self, tokens: Tensor) -> Tensor:
         """Tokens [.. c] in units of their spread over the training windows."""
         return (tokens - self.token_mean) / self.token_std
+
+    def scene_tokens(self, state: AnchoredState) -> SceneTokens:
+        """What a network is given of the anchors of a state [b]."""
+        tokens = self.scaled(state.latent.tokens)
+        return SceneTokens(tokens, anchors=state.anchors, rgb=state.anchor_rgb, past=state.anchor_past)
+
+    def window_tokens(self, batch: TokenWindows) -> SceneTokens:
+        """The same of prepared windows [b]."""
+        tokens = self.scaled(batch.tokens)
+        return SceneTokens(tokens, anchors=batch.anchors, rgb=batch.anchor_rgb, past=batch.anchor_past)
 
     @torch.no_grad()
     def set_statistics(self, batches: Sequence[TokenWindows]) -> None:

@@ -60,6 +60,11 @@ class TokenWindows(TensorStruct):
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.anchors.shape[:-2])
 
+    @property
+    def track(self) -> Track:
+        """How the robots got to now, in slots."""
+        return Track(actions=self.past_actions, proprio=self.past_proprio, valid=self.past_valid)
+
 
 @torch.no_grad()
 def prepare(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from scene4d.models.flow import sample
-from scene4d.models.gaussian_flow.networks.dit import DiT, Drive, SceneTokens
+from scene4d.models.gaussian_flow.networks.dit import DiT, Drive
 from scene4d.models.tokens.motion_estimate import MotionEstimate, moving_anchors
+from scene4d.models.tokens.scene_tokens import SceneTokens
 
 PART = 8
 """Samples that the denoiser takes at once on a CPU: what its cache holds, which is half again as fast."""
