@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from scene4d.layers import MLP, Block, Modulation, RMSNorm, Rotary, fourier_features, modulate, zero_
+from scene4d.models.categorical import drawn, log_probabilities
 from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
 from scene4d.robot.track import Track
 from scene4d.tensor_struct import TensorStruct
-
-UNIMIX = 0.01
-"""Share of the uniform distribution in every categorical variable, so that no class is ever impossible."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,8 @@ class RSSMConfig:
     """Channels of an anchor."""
     hidden: int = 128
     """Channels of the recurrent state."""
-    groups: int = 16
-    """Categorical variables of the latent."""
-    classes: int = 16
-    """Classes of each."""
+    latent: tuple[int, int] = (16, 16)
+    """Categorical variables of the latent, and classes of each."""
     moving_thresholds: tuple[float, float] = (0.9, 0.5)
     """Probability of moving from which an anchor at rest sets out, and from which one that has moved goes on."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
@@ -43,8 +40,8 @@ class RSSMConfig:
 
 @dataclass(frozen=True)
 class Belief(TensorStruct):
-    """hidden [*b d]; latent [*b g*k], one-hot a group; of the robot in slots [*b 20] its place, speed a step, and goal:
-    the set point that its actions have moved."""
+    """hidden [*b d]; latent [*b g*k], one-hot a group; of the robot, in slots [*b 20], its place, its scaled speed a
+    step, and goal: the set point that its actions have moved."""
 
     hidden: Tensor
     latent: Tensor
@@ -62,7 +59,7 @@ class BeliefNetwork(nn.Module):
     def __init__(self, config: RSSMConfig, *, channels: int):
         super().__init__()
         self.config = c = config
-        num, latent = NUM_PROPRIO_SLOTS, c.groups * c.classes
+        num, latent = NUM_PROPRIO_SLOTS, math.prod(c.latent)
         known = NUM_ACTION_SLOTS + 5 * num + TASK_CHANNELS
         self.embed_anchors = MLP([channels + ANCHOR_FEATURES, c.width, c.width])
         self.blocks = nn.ModuleList([Block(c.width, num_heads=4) for _ in range(2)])
@@ -106,11 +103,10 @@ class BeliefNetwork(nn.Module):
             hidden, _, goal = self._step(belief, action, task)
             valid, place = track.valid[:, i, None], track.proprio[:, i + 1]
             hidden, goal = torch.where(valid, hidden, belief.hidden), torch.where(valid, goal, place)
-            speed = torch.where(valid, place - belief.place, 0.0)
+            speed = torch.where(valid, (place - belief.place) / self.robot_scale, 0.0)
             belief = Belief(hidden, latent=none, place=place, speed=speed, goal=goal)
-        still = torch.zeros_like(scene.anchors)[:, None]
-        seen = self.embed(scene, features, moved=still, hand=place[:, None, :3])[:, 0]
-        return belief.replace(latent=drawn(self._posterior(belief.hidden, seen, belief.speed), noise))
+        seen = self.embed(scene, features, moved=0 * scene.anchors[:, None], hand=place[:, None, :3])[:, 0]
+        return belief.replace(latent=drawn(self._logs(self.posterior, belief.hidden, seen, belief.speed), noise))
 
     def imagine(
         self, belief: Belief, actions: Tensor, *, task: Tensor, noise: Tensor, seen: tuple[Tensor, ...] = ()
@@ -126,13 +122,13 @@ class BeliefNetwork(nn.Module):
         steps = []
         for i, action in enumerate(actions.unbind(1)):
             hidden, speed, goal = self._step(belief, action, task)
-            place = imagined = belief.place + speed
-            prior = posterior = self._distribution(self.prior(hidden))
+            place = imagined = belief.place + speed * self.robot_scale
+            prior = posterior = self._logs(self.prior, hidden)
             if seen:
                 known, anchors, robot = seen[0][:, i, None], seen[1][:, i], seen[2][:, i]
                 place = torch.where(known, robot, place)
-                speed = torch.where(known, place - belief.place, speed)
-                posterior = torch.where(known[..., None], self._posterior(hidden, anchors, speed), prior)
+                speed = torch.where(known, (place - belief.place) / self.robot_scale, speed)
+                posterior = torch.where(known[..., None], self._logs(self.posterior, hidden, anchors, speed), prior)
             belief = Belief(hidden, latent=drawn(posterior, noise[:, i]), place=place, speed=speed, goal=goal)
             steps.append((belief.replace(place=imagined), prior, posterior))
         beliefs, priors, posteriors = zip(*steps, strict=True)
@@ -157,26 +153,12 @@ class BeliefNetwork(nn.Module):
     def _step(self, belief: Belief, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The recurrent state, the robot's speed and its set point after an action [b 16]."""
         goal = belief.goal + (action @ self.effect) * self.robot_scale
-        ahead, speed = (goal - belief.place) / self.robot_scale, 4 * belief.speed / self.robot_scale
-        known = torch.cat([action, belief.place, speed, ahead, torch.tanh(2 * ahead), torch.tanh(ahead / 2), task], -1)
+        ahead = (goal - belief.place) / self.robot_scale
+        robot = [belief.place, 4 * belief.speed, ahead, torch.tanh(2 * ahead), torch.tanh(ahead / 2)]
+        known = torch.cat([action, *robot, task], -1)
         hidden = self.cell(self.embed_known(torch.cat([belief.latent, known], -1)), belief.hidden)
-        change = 0.25 * self.robot_scale * (self.robot(hidden) + self.robot_straight(known))
-        return hidden, belief.speed + change, goal
+        return hidden, belief.speed + 0.25 * (self.robot(hidden) + self.robot_straight(known)), goal
 
-    def _posterior(self, hidden: Tensor, anchors: Tensor, speed: Tensor) -> Tensor:
-        return self._distribution(self.posterior(torch.cat([hidden, anchors, 4 * speed / self.robot_scale], -1)))
-
-    def _distribution(self, logits: Tensor) -> Tensor:
-        """Log-probabilities [b g k] of logits [b g*k], some of the uniform distribution mixed in."""
-        shares = logits.unflatten(-1, (self.config.groups, self.config.classes)).softmax(-1)
-        return ((1 - UNIMIX) * shares + UNIMIX / self.config.classes).log()
-
-
-def drawn(logs: Tensor, noise: Tensor) -> Tensor:
-    """One-hot draws [*b g*k] from log-probabilities [*b g k] by normal noise; gradients go straight through.
-
-    The noise becomes Gumbel noise; where it is minus infinity, the likeliest class is taken.
-    """
-    gumbel = -(-torch.special.ndtr(noise).clamp(1e-6, 1 - 1e-6).log()).log()
-    chosen, shares = nn.functional.one_hot((logs + gumbel).argmax(-1), logs.shape[-1]), logs.exp()
-    return (chosen + shares - shares.detach()).flatten(-2)
+    def _logs(self, head: nn.Module, *evidence: Tensor) -> Tensor:
+        """Log-probabilities [b g k] that a head gives by evidence."""
+        return log_probabilities(head(torch.cat(evidence, -1)), self.config.latent)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.models.categorical import balanced_divergence, divergence
 from scene4d.models.rssm.model import RSSMWorldModel
 from scene4d.models.tokens.motion_estimate import motion_losses, outcome_loss, weighted_mean
 from scene4d.models.tokens.token_windows import TokenWindows, is_moving
@@ -43,7 +44,7 @@ def loss(
     now, (num, horizon) = batch.past_proprio[:, -1:], batch.reward.shape
     robot = now + batch.proprio_change
     features = network.encode(scene, now[:, 0, :3])
-    noise = torch.randn(num, 1 + horizon, c.groups, c.classes).to(features)
+    noise = torch.randn(num, 1 + horizon, *c.latent).to(features)
     belief = network.believe(scene, features, track=batch.track, task=batch.task, noise=noise[:, 0])
     seen = torch.randint(1, horizon + 1, (num, 1)) * (torch.rand(num, 1) >= config.imagined)  # steps that are
     known = (torch.arange(horizon) < seen).to(features.device)  # [b h]
@@ -57,19 +58,13 @@ def loss(
     parts["outcome"] = outcome_loss(said.outcome, batch, scale=model.reward_scale)
     away = ((beliefs.place - robot) / network.robot_scale).square().sum(-1).add(1e-12).sqrt()  # [b h]
     parts["robot"] = torch.where(away < 0.3, away.square() / 0.6, away - 0.15).mean()
-    nats = [divergence(posterior.detach(), prior), divergence(posterior, prior.detach())]
-    each = [weighted_mean(x.clamp_min(config.free_nats), known) for x in nats]
-    apart = config.prior_share * each[0] + (1 - config.prior_share) * each[1]
-    total = config.divergence * apart + sum(weight * parts[name] for name, weight in WEIGHTS.items())
+    nats = balanced_divergence(posterior, prior, prior_share=config.prior_share, free_nats=config.free_nats)
+    total = config.divergence * weighted_mean(nats, known)
+    total = total + sum(weight * parts[name] for name, weight in WEIGHTS.items())
     with torch.no_grad():
         last = model.scale.denormalize(said.motion * said.gate.sigmoid()[..., None])[:, -1, :, 3:]
         error, imagined = (last - motion[:, -1, :, 3:]).norm(dim=-1), ~known[:, -1]  # [b l], [b]
-        parts["nats"] = weighted_mean(nats[0], known)
+        parts["nats"] = weighted_mean(divergence(posterior, prior), known)
         parts["epe_mm"] = 1e3 * weighted_mean(error, moving[:, -1] & batch.known & imagined[:, None])
         parts["hand_mm"] = 1e3 * weighted_mean((beliefs.place - robot)[:, -1, :3].norm(dim=-1), imagined)
     return total, {name: value.detach() for name, value in parts.items()}
-
-
-def divergence(posterior: Tensor, prior: Tensor) -> Tensor:
-    """Kullback-Leibler divergence [b h] in nats of log-probabilities [b h g k]."""
-    return (posterior.exp() * (posterior - prior)).sum((-1, -2))

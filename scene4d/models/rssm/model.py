@@ -20,8 +20,7 @@ from scene4d.models.tokens.token_windows import TokenWindows
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import proprio_slot_index
 from scene4d.robot.spec import RobotSpec
-from scene4d.scene import Scene4D
-from scene4d.world.carry import AnchorMotion, later_times, scene_of_motion
+from scene4d.world.carry import AnchorMotion
 from scene4d.world.flat_batches import flat_state, flat_steps, unflat
 from scene4d.world.observation import Observation
 
@@ -71,7 +70,7 @@ class RSSMWorldModel(AnchorModel):
         scene, belief, num_steps = self.scene_tokens(flat), flat.belief, actions.shape[1]
         slots = action_slots(actions, flat.robot, proprio=flat.proprio)
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
-        noise = seeded_noise(seeds, (c.horizon, c.groups, c.classes), like=actions)[:, :num_steps]
+        noise = seeded_noise(seeds, (c.horizon, *c.latent), like=actions)[:, :num_steps]
         beliefs, _, _ = self.network.imagine(belief, slots, task=flat.task_vector, noise=noise)
         said = self.network.decode(scene, flat.features, beliefs=beliefs, hand=belief.place[:, :3], scale=scale)
         moves = moving_anchors(said.gate, past=scene.past, thresholds=c.moving_thresholds)
@@ -95,12 +94,6 @@ class RSSMWorldModel(AnchorModel):
         flat, _, lead = flat_state(later, seeds=(0,))
         return unflat(self._believed(flat), lead)
 
-    def scene(self, state: RSSMState, prediction: AnchorPrediction) -> Scene4D:
-        """Now and the predicted steps: the known Gaussians carried; implements `Decodes`."""
-        seconds = state.robot.step_seconds or self.step_seconds
-        times = later_times(state.time, num_steps=prediction.num_steps, step_seconds=seconds)
-        return scene_of_motion(state.anchored, prediction.motion, times=times)
-
     def embed(self, state: RSSMState) -> tuple[Tensor, Tensor]:
         """Features [*b l w] and the places [*b l 3] of their anchors; implements `Embeds`."""
         return state.features, state.anchors
@@ -109,6 +102,6 @@ class RSSMWorldModel(AnchorModel):
         """States [b] with the likeliest belief of what they hold."""
         scene, track, c = self.scene_tokens(state), state.track, self.config
         features = self.network.encode(scene, track.proprio[:, -1, :3])
-        noise = features.new_full((len(features), c.groups, c.classes), -torch.inf)
+        noise = features.new_full((len(features), *c.latent), -torch.inf)
         belief = self.network.believe(scene, features, track=track, task=state.task_vector, noise=noise)
         return state.replace(features=features, belief=belief)

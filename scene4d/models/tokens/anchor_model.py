@@ -13,14 +13,15 @@ from scene4d.models.tokens.motion_targets import MotionScale
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.models.tokens.token_windows import TokenWindows, is_moving
 from scene4d.robot.spec import RobotSpec
-from scene4d.world.carry import AnchoredGaussians, AnchorMotion
+from scene4d.scene import Scene4D
+from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
 from scene4d.world.contract import WorldModelSpec
 
 STEP_SECONDS = 0.025
 
 
 class AnchorModel(nn.Module):
-    """The common part of world models that predict the motion of anchors; implements `MovesAnchors`.
+    """The common part of world models that predict the motion of anchors; implements `Decodes` and `MovesAnchors`.
 
     Args:
         codec: encodes Gaussians; frozen, its weights are stored elsewhere. channels: of its tokens, c.
@@ -73,6 +74,12 @@ class AnchorModel(nn.Module):
         self.reward_scale.copy_(rewards.nan_to_num().abs().max().clamp_min(1e-3))
         for batch in batches:
             self.scale.update(batch.motion[None], (is_moving(batch.motion) & batch.known[None])[None])
+
+    def scene(self, state: AnchoredState, prediction: AnchorPrediction) -> Scene4D:
+        """Now and the predicted steps: the known Gaussians carried."""
+        seconds = state.robot.step_seconds or self.step_seconds
+        times = later_times(state.time, num_steps=prediction.num_steps, step_seconds=seconds)
+        return scene_of_motion(state.anchored, prediction.motion, times=times)
 
     def anchored(self, state: AnchoredState) -> AnchoredGaussians:
         """The Gaussians of a state on their anchors."""

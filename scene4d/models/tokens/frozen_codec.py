@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.errors import ConfigError
+from scene4d.layers import num_parameters
+from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.models.tokens.token_windows import TokenWindows, prepare_all
 from scene4d.train.checkpoint import save_tensors
-from scene4d.train.stage import Stage
+from scene4d.train.stage import Fit, Stage, fit, rounded
 from scene4d.world.family import TrainingRun, Windows
 
 
@@ -35,7 +40,7 @@ def codec_stage(run: TrainingRun, anchors: AnchorConfig) -> Stage:
 
 
 def encoded_windows(run: TrainingRun, anchors: AnchorConfig, *, codec: Any) -> TokenWindows:
-    """All windows [w] of a run as tokens, those of the codec's stage where it is done."""
+    """All windows [w] of a run as tokens; those that the codec's stage left, where it is done."""
     make = functools.partial(_tokens_of_episode, codec.eval(), anchors)
     return run.prepared(TokenWindows, make, folder=run.folder("vae") / "ready")
 
@@ -47,5 +52,39 @@ def _tokens_of_episode(
     return prepare_all(codec, windows, first=first, anchors=anchors, num_rows=NUM_ROWS)
 
 
+def fit_on_tokens(
+    run: TrainingRun,
+    model: AnchorModel,
+    loss: Callable[[TokenWindows], tuple[Tensor, dict[str, Tensor]]],
+    *,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train a model on encoded windows, all but some episodes that judge it, and leave its weights in the folder.
+
+    The run's settings say `batch_size`, `train` and, of the model, `anchors`. The codec stays as it is.
+
+    Returns:
+        as `train.stage.fit`; each metric in mm as held_NAME, of the episodes kept apart; parameters.
+    """
+    settings = run.settings
+    ready = encoded_windows(run, settings.model.anchors, codec=model.codec)
+    model.codec.requires_grad_(False)
+    rest, held = (torch.tensor(x, dtype=torch.int64) for x in run.windows().split(every=JUDGED_EVERY))
+    trained = ready[rest]
+    model.set_statistics([trained[i] for i in range(len(rest))])
+    batches = ShuffledBatches(
+        trained.__getitem__, range(len(rest)), batch_size=settings.batch_size, seed=settings.train.seed
+    )
+    result = fit(Fit(model, loss, batches, settings.train), folder=folder, device=run.device, name=folder.name)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        judged = loss(ready[held])[1] if len(held) else {}
+    save_tensors(folder / f"{folder.name}.safetensors", model.state_dict(), state={})
+    kept_apart = {f"held_{k}": rounded(v) for k, v in judged.items() if k.endswith("_mm")}
+    return {**result, **kept_apart, "parameters": num_parameters(model)}
+
+
 NUM_ROWS = 256
 """Memory Gaussians of a window that are kept beside its anchors."""
+JUDGED_EVERY = 10
+"""One episode of each task in so many is kept from training, to judge by."""

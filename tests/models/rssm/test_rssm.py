@@ -15,16 +15,17 @@ from world_model_laws import WorldModelLaws
 from scene4d.apps.compose.models import load_models, make_models, save_models
 from scene4d.errors import ConfigError
 from scene4d.geometry.rotation import apply_pose
+from scene4d.models.categorical import balanced_divergence, divergence, drawn, log_probabilities
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
-from scene4d.models.rssm.belief import RSSMConfig, drawn
-from scene4d.models.rssm.loss import RSSMLossConfig, divergence, loss
+from scene4d.models.rssm.belief import RSSMConfig
+from scene4d.models.rssm.loss import RSSMLossConfig, loss
 from scene4d.models.rssm.model import RSSMWorldModel
 from scene4d.models.tokens.anchors import AnchorConfig, nearest_skin
 from scene4d.models.tokens.frozen_codec import codec_stage
 from scene4d.models.tokens.token_windows import TokenWindows, is_moving
 from scene4d.robot.slots import task_embedding
 
-CONFIG = RSSMConfig(width=32, hidden=32, groups=4, classes=4, anchors=AnchorConfig(num_anchors=16))
+CONFIG = RSSMConfig(width=32, hidden=32, latent=(4, 4), anchors=AnchorConfig(num_anchors=16))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -109,6 +110,15 @@ def test_divergence_is_that_of_categorical_variables():
     ).sum(-1)
     torch.testing.assert_close(divergence(a, b), expected)
     assert float(divergence(a, a).abs().max()) < 1e-6
+    balanced = balanced_divergence(a, b, prior_share=0.8, free_nats=0.0)
+    torch.testing.assert_close(balanced, expected)
+    assert float(balanced_divergence(a, a, prior_share=0.8, free_nats=1.0).max()) == 1.0
+
+
+def test_no_class_is_impossible():
+    logs = log_probabilities(torch.tensor([[0.0, 1e4, 5.0, 5.0]]), (2, 2))
+    torch.testing.assert_close(logs.exp().sum(-1), torch.ones(1, 2))
+    assert float(logs.exp().min()) == pytest.approx(0.005)
 
 
 def test_rows_follow_the_anchor_that_is_like_them():
