@@ -72,7 +72,7 @@ class BeliefNetwork(nn.Module):
         self.posterior = MLP([c.hidden + 2 * c.width + num, c.hidden, latent])
         self.robot, self.robot_straight = zero_(nn.Linear(c.hidden, num)), zero_(nn.Linear(known, num, bias=False))
         self.effect = nn.Parameter(torch.zeros(NUM_ACTION_SLOTS, num))  # of actions on the set point, scaled
-        self.register_buffer("robot_scale", torch.full((num,), 0.02))
+        self.robot_scale = nn.Parameter(torch.full((num,), 0.02), requires_grad=False)
         self.outcome = MLP([c.hidden + latent, c.hidden, 3])
         self.embed_step = nn.Linear(c.width + STEP_FEATURES, c.width)
         self.decoder = Block(c.width, num_heads=4, condition_dim=c.hidden + latent)

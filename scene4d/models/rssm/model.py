@@ -30,7 +30,7 @@ class RSSMState(AnchoredState):
     """The Gaussians of now on their anchors, features [*b l w] of these, and the belief [*b]."""
 
     features: Tensor = field(default_factory=lambda: torch.zeros(0))
-    belief: Belief | None = None
+    belief: Belief = field(default_factory=lambda: Belief(*[torch.zeros(0)] * 5))
 
 
 class RSSMWorldModel(AnchorModel):

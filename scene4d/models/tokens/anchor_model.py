@@ -28,6 +28,10 @@ class AnchorModel(nn.Module):
         robot: that it learned from. step_seconds: of a step where neither scene nor robot says.
     """
 
+    token_mean: Tensor
+    token_std: Tensor
+    reward_scale: Tensor
+
     def __init__(
         self, codec: Codec, *, channels: int, horizon: int, robot: RobotSpec, step_seconds: float = STEP_SECONDS
     ):

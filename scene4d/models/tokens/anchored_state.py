@@ -18,7 +18,7 @@ from scene4d.robot.slots import task_embedding
 from scene4d.robot.track import Track, track_in_slots, track_of
 from scene4d.types import Gaussians
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion
-from scene4d.world.contract import Prediction, State, WorldModelSpec
+from scene4d.world.contract import Prediction, State, WorldModelSpec, put
 from scene4d.world.current import PAST_FLOW, memory_of
 from scene4d.world.observation import Observation
 
@@ -155,7 +155,7 @@ class AnchoredState(State):
         """A state [b] with the elements that `rows` [r] names replaced by `new` [r], filled up to as many Gaussians."""
         num_rows = max(self.gaussians.num_gaussians, new.gaussians.num_gaussians)
         old = self.replace(anchored=self.anchored.padded(num_rows))
-        return State.put(old, rows, new.replace(anchored=new.anchored.padded(num_rows)))
+        return put(old, rows, new.replace(anchored=new.anchored.padded(num_rows)))
 
     @classmethod
     def stack(cls, items: Sequence[Self], dim: int = 0) -> Self:

@@ -68,7 +68,6 @@ def fit_on_tokens(
     """
     settings = run.settings
     ready = encoded_windows(run, settings.model.anchors, codec=model.codec)
-    model.codec.requires_grad_(False)
     rest, held = (torch.tensor(x, dtype=torch.int64) for x in run.windows().split(every=JUDGED_EVERY))
     trained = ready[rest]
     model.set_statistics([trained[i] for i in range(len(rest))])

@@ -81,6 +81,10 @@ class MotionScale(nn.Module):
     Motion is divided by the spread of *moving* matter, never clamped and never shifted, so that standing still is zero.
     """
 
+    scale: Tensor
+    square: Tensor
+    count: Tensor
+
     def __init__(self, horizon: int, *, dtype: torch.dtype = torch.float32):
         super().__init__()
         steps = torch.arange(1, horizon + 1, dtype=dtype)[:, None]
