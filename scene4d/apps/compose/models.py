@@ -164,15 +164,18 @@ def _own(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
 
 
+def sizes_of(start: str) -> dict[str, Any]:
+    """{part: configuration} of the models in the file `start`; nothing if it is empty."""
+    return {name: part.config for name, part in load_models(weights_file(start)).parts().items()} if start else {}
+
+
 def sized_as_start(config: RunConfig) -> RunConfig:
     """The configuration with the model sizes of the weights that it starts from, if it does.
 
     Raises:
         CheckpointError: the file is missing, truncated or holds no world model; ConfigError: its horizon is another.
     """
-    if not config.start:
-        return config
-    sizes = {name: part.config for name, part in load_models(weights_file(config.start)).parts().items()}
+    sizes = sizes_of(config.start)
     sections = {"vae": config.vae, "dynamics": config.dynamics}
     changes = {k: dataclasses.replace(v, model=sizes[k]) for k, v in sections.items() if k in sizes}
     return dataclasses.replace(config, **changes)

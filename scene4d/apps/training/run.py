@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from scene4d.apps.compose.assets import weights_file
-from scene4d.apps.compose.models import Models, go_on_from, save_models
+from scene4d.apps.compose.models import Models, go_on_from, save_models, sizes_of
 from scene4d.apps.training.cache import WindowCache
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RunConfig
@@ -90,8 +90,12 @@ class Run:
     def fresh(self, *, seed: int) -> Any:
         """A new model of the family for the run's robot; its first weights depend on `seed` alone."""
         windows = self.windows()
-        configs = self.family.part_configs(self.settings, windows)
-        return self.family.fresh(configs, robot=windows.robot, info=self.info(windows), seed=seed)
+        return self.family.fresh(self.part_configs(windows), robot=windows.robot, info=self.info(windows), seed=seed)
+
+    def part_configs(self, windows: WindowCache) -> dict[str, Any]:
+        """{part: configuration} of the family; parts that the start has too are of its sizes."""
+        own = self.family.part_configs(self.settings, windows)
+        return {**own, **{name: size for name, size in sizes_of(self.start).items() if name in own}}
 
     def start_from(self, model: Any, *parts: str) -> None:
         """Give parts of a model the weights that the run goes on from; nothing where it starts from nothing."""
@@ -128,8 +132,7 @@ class Run:
         """The trained world model, put together from the weights of its parts."""
         windows = self.windows()
         info = self.info(windows)
-        configs = self.family.part_configs(self.settings, windows)
-        world = self.family.fresh(configs, robot=windows.robot, info=info)
+        world = self.family.fresh(self.part_configs(windows), robot=windows.robot, info=info)
         for name, module in self.family.parts(world).items():
             load_weights(module, self.folder(name) / f"{name}.safetensors")
         return Models(family=self.family, world=world.eval(), policy=None, info=info)

@@ -23,7 +23,7 @@ from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_for
 from scene4d.eval.metrics.seeds import seed_range
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.types import Episode, Recording
-from scene4d.world.capabilities import Renders, require
+from scene4d.world.capabilities import Decodes, Renders, require
 from scene4d.world.evaluated import Forecaster
 
 FIRST_START, LAST_START = 8, 32
@@ -79,6 +79,13 @@ def forecasters_of(model: RobotWorldModel, stream: PastStream, *, options: EvalF
                 "sees other cameras", file=options.pixels_weights, found=wanted, fix=f"add --inputs {wanted}"
             )
         forecasters.append(ImageForecaster(pixels, steps=options.sampler_steps))
+    for path in options.also:
+        models = load_models(path)
+        world = require(models.world, Decodes, what="a row of forecast scenes")
+        forecasters.append(ModelForecaster(world, stream, steps=options.sampler_steps, name=models.family.name))
+    names = [f.name for f in forecasters]
+    if len(set(names)) < len(names):
+        raise ConfigError("names a row twice", field="also", found=names, expected="one file of each other family")
     if options.robot:
         from scene4d.sim.robot import metaworld_robot  # it needs MuJoCo, which no other row does
 

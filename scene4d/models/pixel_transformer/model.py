@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from scene4d.errors import DataFormatError, ShapeError
+from scene4d.errors import DataFormatError
 from scene4d.models.flow import seeded_noise
 from scene4d.models.pixel_transformer.network import Clip, PixelModel, PixelsConfig
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import track_of
 from scene4d.world.contract import Prediction, State, WorldModelSpec
+from scene4d.world.flat_batches import flat_state, flat_steps, unflat
 from scene4d.world.observation import Observation
 
 STEP_SECONDS = 0.025
@@ -112,26 +112,19 @@ class PixelTransformer(nn.Module):
     @torch.no_grad()
     def predict(self, state: PixelState, *, actions: Tensor, seeds: Sequence[int] = (0,)) -> PixelPrediction:
         """The next h <= horizon steps of states [*b] under actions [*b h a]; implements `WorldModel`."""
-        lead, num, c = state.batch_shape, math.prod(state.batch_shape), self.config
-        seeds = list(seeds) * (num if len(seeds) == 1 else 1)
-        if len(seeds) != num:
-            raise ShapeError("one seed for each sample", field="seeds", found=len(seeds), expected=num)
-        if not 1 <= actions.shape[-2] <= c.horizon or actions.shape[:-2] != lead:
-            expected = [*lead, f"1..{c.horizon}", c.num_actions]
-            raise ShapeError("has the wrong shape", field="actions", found=list(actions.shape), expected=expected)
-        flat = lambda x: x.reshape(num, *x.shape[len(lead) :])
+        (flat, seeds, lead), c = flat_state(state, seeds), self.config
         clip = Clip(
-            pictures=flat(state.pictures),
-            past_actions=flat(state.past_actions),
-            actions=flat(actions),
-            past_proprio=flat(state.past_proprio),
-            known=flat(state.known),
-            task=flat(state.task),
+            pictures=flat.pictures,
+            past_actions=flat.past_actions,
+            actions=flat_steps(actions, lead, name="actions", tail=(c.num_actions,), horizon=c.horizon),
+            past_proprio=flat.past_proprio,
+            known=flat.known,
+            task=flat.task,
         )
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         noise = seeded_noise(seeds, (c.horizon, len(self.network.places), c.channels), like=actions)
         pictures = self.network.draw(clip, noise=noise[:, : actions.shape[-2]], steps=self.sampler_steps)
-        return PixelPrediction(actions=actions, pictures=pictures.reshape(*lead, *pictures.shape[1:]))
+        return unflat(PixelPrediction(actions=clip.actions, pictures=pictures), lead)
 
     @torch.no_grad()
     def advance(self, state: PixelState, prediction: PixelPrediction, *, num_steps: int) -> PixelState:

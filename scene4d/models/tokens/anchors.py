@@ -9,10 +9,17 @@ from torch import Tensor
 
 from scene4d.geometry.neighbours import farthest_points, nearest
 from scene4d.geometry.sh import rgb_from_sh
+from scene4d.geometry.skinning import gather_anchors
 from scene4d.robot.slots import proprio_slots
 from scene4d.robot.spec import RobotSpec
 from scene4d.types import Gaussians
+from scene4d.world.carry import AnchoredGaussians
 from scene4d.world.current import PAST_FLOW
+
+SKIN_PLACE, SKIN_COLOUR, SKIN_MOTION = 0.03, 0.2, 0.004
+"""Differences (m, colour, m a step) between a row and an anchor that count the same in `nearest_skin`."""
+SKIN_REACH = 0.25
+"""Metres from which a row follows no anchor."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,21 @@ def anchor_past(memory: Gaussians, anchor_index: Tensor, *, config: AnchorConfig
         -0.5 * ((memory.means[rows] - memory.means[anchor_index][:, None]).norm(dim=-1) / 0.04) ** 2
     )
     return (weights[..., None] * flow[rows]).sum(-2) / weights.sum(-1, keepdim=True).clamp_min(1e-9)
+
+
+def nearest_skin(anchored: AnchoredGaussians, *, rgb: Tensor, past: Tensor) -> Tensor:
+    """Weights [*b n j] of rows on their candidates, by nearness in place, colour and last motion; far rows follow none.
+
+    Args:
+        rgb, past: of the anchors [*b l 3] and [*b l 6].
+    """
+    rows, index = anchored.gaussians, anchored.skin_index
+    offset = rows.means[..., None, :] - gather_anchors(anchored.anchors, index)  # [*b n j 3]
+    colour = rgb_from_sh(rows.sh)[..., None, :] - gather_anchors(rgb, index)
+    flow = rows.extras[PAST_FLOW][..., None, :3] - gather_anchors(past, index)[..., :3]
+    sizes = [x.norm(dim=-1) / unit for x, unit in ((offset, SKIN_PLACE), (colour, SKIN_COLOUR), (flow, SKIN_MOTION))]
+    weights = (-torch.stack(sizes).square().sum(0)).softmax(-1)
+    return weights * (offset.norm(dim=-1) < SKIN_REACH)
 
 
 def focus_of(memory: Gaussians, proprio: Tensor, robot: RobotSpec) -> Tensor:

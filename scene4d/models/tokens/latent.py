@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from scene4d.check import check
 from scene4d.tensor_struct import TensorStruct
@@ -39,13 +38,13 @@ class Latent(TensorStruct):
         return tuple(self.tokens.shape[:-2])
 
 
-class Codec(Protocol):
-    """What world models ask of the Gaussian VAE."""
+class Codec(nn.Module):
+    """What world models ask of an autoencoder of Gaussians: the base class of one."""
 
     def encode(self, gaussians: Gaussians, *, anchors: Tensor | None = None) -> tuple[Latent, Tensor]:
         """Latent [*b l c] about the rows that `anchors` [*b l] names, and its log-variance."""
-        ...
+        raise NotImplementedError
 
     def decode(self, latent: Latent) -> Gaussians:
         """Gaussians [*b l*J], the J of a token in a row."""
-        ...
+        raise NotImplementedError

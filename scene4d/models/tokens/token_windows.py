@@ -20,6 +20,7 @@ from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import Track, proprio_change, track_in_slots
 from scene4d.tensor_struct import TensorStruct
 from scene4d.world.current import PAST_FLOW
+from scene4d.world.family import Windows
 
 MOVING_M = 0.0015
 """Motion since now in m from which an anchor counts as moving; a turn counts at an arm of 5 cm."""
@@ -58,6 +59,11 @@ class TokenWindows(TensorStruct):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.anchors.shape[:-2])
+
+    @property
+    def track(self) -> Track:
+        """How the robots got to now, in slots."""
+        return Track(actions=self.past_actions, proprio=self.past_proprio, valid=self.past_valid)
 
 
 @torch.no_grad()
@@ -115,6 +121,24 @@ def prepare(
         reward=window.reward.to(motion),
         success=window.success.to(motion),
     )
+
+
+def prepare_all(
+    codec: Codec, windows: Windows, *, first: int, anchors: AnchorConfig, num_rows: int
+) -> list[TokenWindows]:
+    """The windows of one episode made ready; the choice of rows hangs on the number `first` of its first window."""
+    return [
+        prepare(
+            codec,
+            windows.window(n, futures=False),
+            anchors=anchors,
+            robot=windows.robot,
+            tasks=windows.tasks,
+            num_rows=num_rows,
+            seed=first + n,
+        )
+        for n in range(len(windows))
+    ]
 
 
 def is_moving(motion: Tensor) -> Tensor:

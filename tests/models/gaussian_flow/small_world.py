@@ -11,7 +11,7 @@ from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.tokens.anchors import AnchorConfig
-from scene4d.models.tokens.latent import Latent
+from scene4d.models.tokens.latent import Codec, Latent
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Cameras, Gaussians, Task
@@ -27,7 +27,7 @@ ROBOT = RobotSpec.from_info(
 CONFIG = DynamicsConfig(anchors=AnchorConfig(num_anchors=16), dit=DiTConfig(width=32, depth=4, hidden=32, condition=32))
 
 
-class PlainCodec:
+class PlainCodec(Codec):
     """Tokens are the colour and height of an anchor, padded; a token decodes to two Gaussians, above and below it."""
 
     def encode(self, gaussians, *, anchors=None):

@@ -6,7 +6,7 @@ import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.models.gaussian_flow.networks.completion import Completion, CompletionConfig, completion_loss, joined
-from scene4d.models.gaussian_flow.networks.dit import SceneTokens
+from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.render.losses import PictureLossConfig, psnr
 from scene4d.render.render import render
 from scene4d.types import Cameras, Frames, Gaussians

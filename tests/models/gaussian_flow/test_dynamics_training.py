@@ -9,7 +9,7 @@ import torch
 
 from scene4d.data.load.scene_window import Window
 from scene4d.geometry.rotation import apply_pose
-from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss, scene_tokens, set_statistics
+from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss
 from scene4d.models.gaussian_flow.motion import confidence as calibration
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
 from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, proprio_loss
@@ -64,7 +64,7 @@ def batch_of(small, model, pushes) -> TokenWindows:
         )
         for i, p in enumerate(pushes)
     ]
-    set_statistics(model, ready)
+    model.set_statistics(ready)
     return TokenWindows.stack(ready)
 
 
@@ -154,7 +154,7 @@ def test_own_rollouts_lead_to_the_same_truth(small, moves):
 
 def test_context_noise_leaves_what_rests_alone(small):
     model = small.world_model()
-    scene = scene_tokens(model, batch_of(small, model, [0.01]))
+    scene = model.window_tokens(batch_of(small, model, [0.01]))
     shaken = _shaken(scene, spread=0.2)
     rests = scene.past.abs().amax(-1) == 0
     assert bool(rests.any()) and not shaken.past[rests].any()

@@ -10,12 +10,11 @@ from test_dynamics_training import batch_of
 
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.models.flow import FlowConfig
-from scene4d.models.gaussian_flow.loss import scene_tokens, track_of_batch
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
-from scene4d.models.gaussian_flow.networks.dit import SceneTokens
 from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
+from scene4d.models.tokens.scene_tokens import SceneTokens
 
 
 def test_without_actions_a_seed_decides_what_is_done_and_what_follows(small):
@@ -47,7 +46,7 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
     batch = batch_of(small, model, pushes)
     intent.set_statistics(batch.actions)
     scene = SceneTokens(tokens=batch.tokens, anchors=batch.anchors, rgb=batch.anchor_rgb, past=batch.anchor_past)
-    given = ActionEvidence(scene, track_of_batch(batch), batch.task, model.scale.normalize(batch.motion))
+    given = ActionEvidence(scene, batch.track, batch.task, model.scale.normalize(batch.motion))
     optimizer = torch.optim.AdamW(intent.parameters(), lr=5e-3)
     errors = {"inverse": 0.0, "policy": 0.0}
     for step in range(250):
@@ -74,7 +73,7 @@ def test_training_shows_the_same_anchors_of_scene_and_motion(small):
     model = small.world_model()
     batch = batch_of(small, model, [-0.01, 0.01])
     model.intent.set_statistics(batch.actions)
-    scene, track = scene_tokens(model, batch), track_of_batch(batch)
+    scene, track = model.window_tokens(batch), batch.track
     motion = batch.anchors[:, None].expand(-1, 8, -1, -1).repeat(1, 1, 1, 2)  # says where its anchor is
     shown = augmented(model.intent, ActionEvidence(scene, track, batch.task, motion))
     assert shown.scene.anchors.shape[1] == scene.anchors.shape[1] // 2

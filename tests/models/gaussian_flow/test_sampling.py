@@ -2,7 +2,7 @@
 
 import torch
 
-from scene4d.models.gaussian_flow.motion.motion_sampler import moving_anchors
+from scene4d.models.tokens.motion_estimate import moving_anchors
 
 THRESHOLDS = (0.97, 0.5)
 

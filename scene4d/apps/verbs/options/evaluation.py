@@ -92,6 +92,8 @@ class EvalForecastOptions:
     """Cameras that are scored and never an input; training may have used their pictures as targets."""
     pixels_weights: Path | None = None
     """Weights of the 2D baseline (scene4d train CONFIG --pixels): adds its row."""
+    also: tuple[Path, ...] = ()
+    """More weights, of any family whose predictions are scenes: each adds a row under the name of its family."""
     robot: bool = False
     """Add the row of the model whose robot moves as its kinematic model says (simulated episodes only)."""
     deep: bool = False

@@ -11,7 +11,8 @@ from scene4d.eval.surface_render import render_instants
 from scene4d.geometry.rotation import apply_pose, identity_pose
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
-from scene4d.models.gaussian_flow.state import GaussianPrediction, GaussianState
+from scene4d.models.gaussian_flow.state import GaussianState
+from scene4d.models.tokens.anchored_state import AnchorPrediction
 from scene4d.scene import Scene4D
 from scene4d.types import Episode, Frames, Gaussians
 from scene4d.world.capabilities import Decodes
@@ -54,7 +55,7 @@ class WithoutTransport(ModelForecaster):
     def __init__(self, model: Decodes, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="no_transport")
 
-    def decoded(self, state: GaussianState, prediction: GaussianPrediction) -> Scene4D:
+    def decoded(self, state: GaussianState, prediction: AnchorPrediction) -> Scene4D:
         """The scene of a prediction."""
         poses = prediction.world_from_now
         still = identity_pose(*poses.shape[:-1], like=poses).contiguous()
@@ -67,7 +68,7 @@ class WithoutDecoding(ModelForecaster):
     def __init__(self, model: Decodes, past_stream: PastStream, *, steps: int = 4):
         super().__init__(model, past_stream, steps=steps, name="no_vae_decode")
 
-    def decoded(self, state: GaussianState, prediction: GaussianPrediction) -> Scene4D:
+    def decoded(self, state: GaussianState, prediction: AnchorPrediction) -> Scene4D:
         """The scene of a prediction without the rows that come after those of the memory."""
         scene, known = super().decoded(state, prediction), state.gaussians.num_gaussians
         motion = scene.motion

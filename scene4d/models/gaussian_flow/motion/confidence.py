@@ -8,7 +8,7 @@ from torch import Tensor
 from scene4d.geometry.rotation import pose_about
 from scene4d.geometry.skinning import skinned_displacement, skinned_variance
 from scene4d.models.flow import seeded_noise
-from scene4d.models.gaussian_flow.loss import scene_tokens, skin_logits, track_of_batch
+from scene4d.models.gaussian_flow.loss import skin_logits
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence
 from scene4d.models.tokens.token_windows import TokenWindows
@@ -68,7 +68,7 @@ def calibrate_actions(
     if len(batch.task) == 0:
         return float(intent.temperature)
     batch = batch[:: -(-len(batch.task) // MOST_JUDGED)]
-    given = ActionEvidence(scene_tokens(model, batch), track_of_batch(batch), batch.task, motion=None)
+    given = ActionEvidence(model.window_tokens(batch), batch.track, batch.task, motion=None)
     done = intent.normalize(batch.actions).sum(1)  # [b 16]
     seeds = [range(k * len(done), (k + 1) * len(done)) for k in range(num_samples)]
     noise = [seeded_noise(each, batch.actions.shape[1:], like=batch.actions) for each in seeds]
@@ -97,8 +97,8 @@ def _errors(model: GaussianWorldModel, batch: TokenWindows, *, seed: int, steps:
     """
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
-    drive = model.drive(actions=batch.actions, track=track_of_batch(batch), task=batch.task)
-    motion, said = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=steps)  # [b h l 6]
+    drive = model.drive(actions=batch.actions, track=batch.track, task=batch.task)
+    motion, said = model.draw_motion(noise, scene=model.window_tokens(batch), drive=drive, steps=steps)  # [b h l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     error = (

@@ -6,22 +6,12 @@ import torch
 from torch import Tensor
 
 from scene4d.models.flow import sample
-from scene4d.models.gaussian_flow.networks.dit import Denoised, DiT, Drive, SceneTokens
+from scene4d.models.gaussian_flow.networks.dit import DiT, Drive
+from scene4d.models.tokens.motion_estimate import MotionEstimate, moving_anchors
+from scene4d.models.tokens.scene_tokens import SceneTokens
 
 PART = 8
 """Samples that the denoiser takes at once on a CPU: what its cache holds, which is half again as fast."""
-
-
-def moving_anchors(gate: Tensor, *, past: Tensor, thresholds: tuple[float, float]) -> Tensor:
-    """Whether anchors move [b h l], from logits of that [b h l] and their past motion [b l 6]; 0 is at rest.
-
-    `thresholds`: probability from which one at rest sets out, and from which one that has moved goes on. The first is
-    high: a frame that once goes along with its door would be taken for what moves, for the rest of a long forecast.
-    """
-    setting_out, going_on = thresholds
-    likely = gate.sigmoid()
-    out = (past != 0).any(-1)[:, None] | (likely > setting_out).cummax(1).values
-    return out & (likely > going_on)
 
 
 @torch.no_grad()
@@ -34,19 +24,19 @@ def sample_motion(
     scale: Tensor,
     thresholds: tuple[float, float],
     steps: int,
-) -> tuple[Tensor, Denoised]:
+) -> tuple[Tensor, MotionEstimate]:
     """Scaled motion [b h l 6] from noise of that shape in `steps` steps, and what the denoiser says of it.
 
     `scale` [horizon 6] turns scaled motion into rad and m. What rests has motion 0: see `moving_anchors`.
     """
-    said: list[Denoised] = []
+    said: list[MotionEstimate] = []
 
     def clean(x: Tensor, levels: Tensor) -> Tensor:
         num = PART if x.device.type == "cpu" else len(x)
         parts = [slice(i, i + num) for i in range(0, len(x), num)]
         each = [denoiser(x[p], levels[p], scene=scene[p], drive=drive[p], scale=scale) for p in parts]
-        said.append(each[0] if len(each) == 1 else Denoised.cat(each))
-        return said[-1].clean
+        said.append(each[0] if len(each) == 1 else MotionEstimate.cat(each))
+        return said[-1].motion
 
     x = sample(clean, noise, steps=steps)
     # How sure it is, it says before it has seen its own guess: later steps take that for evidence.

@@ -6,7 +6,7 @@ import torch
 
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, motion_about, pose_about
 from scene4d.geometry.skinning import skinned_displacement
-from scene4d.models.gaussian_flow.loss import scene_tokens, skin_logits, track_of_batch
+from scene4d.models.gaussian_flow.loss import skin_logits
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.tokens.token_windows import TokenWindows
 
@@ -18,9 +18,9 @@ def rolled_out(model: GaussianWorldModel, batch: TokenWindows, *, num_steps: int
     Anchors, rows, their past and the hand are where the forecast has them; what is left of the targets says how matter
     gets from there to where it truly is. So a chunk learns to go on from the errors of the one before.
     """
-    drive = model.drive(actions=batch.actions[:, :num_steps], track=track_of_batch(batch), task=batch.task)
+    drive = model.drive(actions=batch.actions[:, :num_steps], track=batch.track, task=batch.task)
     noise = torch.randn_like(batch.motion[:, :num_steps])
-    motion, _ = model.draw_motion(noise, scene=scene_tokens(model, batch), drive=drive, steps=1)  # [b k l 6]
+    motion, _ = model.draw_motion(noise, scene=model.window_tokens(batch), drive=drive, steps=1)  # [b k l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b k l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     shift = skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights)  # [b k r 3]

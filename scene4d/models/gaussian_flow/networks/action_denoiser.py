@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from scene4d.layers import MLP, Block, RMSNorm, fourier_features, modulate, sinusoidal_embedding, zero_
 from scene4d.models.flow import FlowConfig, draw_levels, noised, sample
-from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, SceneTokens
+from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS
+from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
 from scene4d.robot.track import Track
 

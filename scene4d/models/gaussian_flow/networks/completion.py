@@ -11,7 +11,7 @@ from scene4d.geometry.neighbours import farthest_points
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.layers import MLP, Block, RMSNorm, Rotary
-from scene4d.models.gaussian_flow.networks.dit import SceneTokens
+from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.render.losses import PictureLossConfig, picture_loss
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians

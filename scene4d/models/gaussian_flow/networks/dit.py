@@ -14,11 +14,12 @@ from scene4d.layers import (
     RMSNorm,
     Rotary,
     causal_mask,
-    fourier_features,
     modulate,
     sinusoidal_embedding,
     zero_,
 )
+from scene4d.models.tokens.motion_estimate import MotionEstimate
+from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
 from scene4d.tensor_struct import TensorStruct
 
@@ -46,23 +47,6 @@ class DiTConfig:
 
 
 @dataclass(frozen=True)
-class SceneTokens(TensorStruct):
-    """What is known now about the anchors and the robot, batch [b].
-
-    tokens [b l c] scaled latent; anchors [b l 3] m; rgb [b l 3]; past [b l 6] m a step (last step, the one before).
-    """
-
-    tokens: Tensor
-    anchors: Tensor
-    rgb: Tensor
-    past: Tensor
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.anchors.shape[:-2])
-
-
-@dataclass(frozen=True)
 class Drive(TensorStruct):
     """What moves the scene, batch [b], step by step.
 
@@ -82,21 +66,6 @@ class Drive(TensorStruct):
         return tuple(self.proprio.shape[:-1])
 
 
-@dataclass(frozen=True)
-class Denoised(TensorStruct):
-    """What the denoiser says: clean [b h l 6] scaled motion and log_var [b h l 6] of it; gate [b h l] logit of moving;
-    outcome [b h 3]: scaled reward, logit of success at the step, logit of having succeeded by then."""
-
-    clean: Tensor
-    gate: Tensor
-    log_var: Tensor
-    outcome: Tensor
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.outcome.shape[:-2])
-
-
 class DiT(nn.Module):
     """Alternating attention: among the anchors of one step (rotary in x, y, z), along the steps of one anchor (causal).
 
@@ -110,10 +79,8 @@ class DiT(nn.Module):
         self.config = config
         self.precision = torch.float32
         """What the blocks multiply in while nothing is trained; bfloat16 is faster where the machine knows it."""
-        static = channels + 3 + 6 + 3 * (1 + 2 * 3) + 2
-        step = MOTION_CHANNELS + 3 * (1 + 2 * 3) + 3 + 3 + 1
-        self.embed_static = MLP([static, config.width, config.width])
-        self.embed_step = nn.Linear(step, config.width)
+        self.embed_static = MLP([channels + ANCHOR_FEATURES, config.width, config.width])
+        self.embed_step = nn.Linear(MOTION_CHANNELS + STEP_FEATURES, config.width)
         self.observed = nn.Parameter(torch.zeros(config.width))
         drive = NUM_ACTION_SLOTS * 2 + NUM_PROPRIO_SLOTS * 2 + TASK_CHANNELS + proprio_width + 32 + 16
         self.condition = MLP([drive, config.condition, config.condition])
@@ -134,11 +101,15 @@ class DiT(nn.Module):
             told = {} if number % 2 else {"context_dim": c.condition // CONDITION_TOKENS}
         return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **told)
 
-    def forward(self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor) -> Denoised:
+    def forward(
+        self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor
+    ) -> MotionEstimate:
         """Denoise motion [b h l 6] at levels [b]; `scale` [h 6] turns scaled motion into rad and m."""
         num_steps = noisy.shape[1]
-        static = self.embed_static(self._static_features(scene, drive))  # [b l c]
-        x = static[:, None] + self.embed_step(self._step_features(noisy, scene, drive, scale))  # [b h l c]
+        hand, change = drive.proprio[:, :3], drive.proprio_change[..., :3]
+        steps = scene.step_features(hand, change, scale=scale)
+        static = self.embed_static(scene.features(drive.proprio[:, :3]))  # [b l c]
+        x = static[:, None] + self.embed_step(torch.cat([noisy, steps], -1))  # [b h l c]
         x = torch.cat([(static + self.observed)[:, None], x], 1)  # [b 1+h l c]
         condition = self.condition(self._drive_features(levels, drive))  # [b 1+h c]
         space = self.rotary_space(scene.anchors)[:, None]  # [b 1 l f 2]
@@ -164,11 +135,11 @@ class DiT(nn.Module):
             x = modulate(x, shift=shift, scale=gain)
         clean, log_var, gate, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 2], -1)
         # Two motions that matter often takes a share of: going on as before, and going along with the hand.
-        coasting, move = self._simple_motions(num_steps, scene, drive, scale)
+        coasting, move = scene.simple_motions(change, scale=scale)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
         clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
-        return Denoised(
-            clean=clean,
+        return MotionEstimate(
+            motion=clean,
             gate=gate[..., 0] - 1.0,
             log_var=log_var - 2.0,
             outcome=self.outcome(x.mean(-2)),  # [b h 3]
@@ -178,29 +149,6 @@ class DiT(nn.Module):
         if self.training or self.precision == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.precision)
-
-    def _static_features(self, scene: SceneTokens, drive: Drive) -> Tensor:
-        """[b l f]: latent, colour, past motion, offset from the hand, height, distance."""
-        offset = scene.anchors - drive.proprio[:, None, :3]
-        extra = torch.cat([scene.anchors[..., 2:], offset.norm(dim=-1, keepdim=True)], -1)
-        place = fourier_features(offset, num_bands=3, longest=2.0)
-        return torch.cat([scene.tokens, scene.rgb - 0.5, torch.asinh(scene.past / 0.005), place, extra], -1)
-
-    def _simple_motions(self, num_steps: int, scene: SceneTokens, drive: Drive, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifts [b h l 3] at constant velocity and [b h 1 3] of the foreseen hand, in the units of the target."""
-        unit = scale[:num_steps, None, 3:]  # [h 1 3]
-        steps = torch.arange(1, num_steps + 1, device=unit.device, dtype=unit.dtype)[:, None, None]
-        return scene.past[:, None, :, :3] * steps / unit, drive.proprio_change[..., None, :3] / unit
-
-    def _step_features(self, noisy: Tensor, scene: SceneTokens, drive: Drive, scale: Tensor) -> Tensor:
-        """[b h l f]: noisy motion, offset from where the hand will be, and the two simple motions."""
-        num_steps, num_anchors = noisy.shape[1:3]
-        coasting, move = self._simple_motions(num_steps, scene, drive, scale)
-        hand = drive.proprio[:, None, None, :3] + drive.proprio_change[..., None, :3]  # [b h 1 3]
-        offset = scene.anchors[:, None] - hand  # [b h l 3]
-        near = torch.exp(-((offset.norm(dim=-1, keepdim=True) / 0.12) ** 2))
-        parts = [noisy, fourier_features(offset, num_bands=3, longest=1.0), move.expand_as(offset)]
-        return torch.cat([*parts, torch.asinh(coasting), near.expand(-1, -1, num_anchors, -1)], -1)
 
     def _drive_features(self, levels: Tensor, drive: Drive) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, level and step number."""

@@ -18,7 +18,7 @@ from scene4d.geometry.neighbours import farthest_points
 from scene4d.geometry.rotation import matrix_from_quat, normalize_quat
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
 from scene4d.layers import MLP, Attention, Block, RMSNorm, Rotary, fourier_features
-from scene4d.models.tokens.latent import Latent
+from scene4d.models.tokens.latent import Codec, Latent
 from scene4d.tensor_struct import TensorStruct
 from scene4d.types import Gaussians
 
@@ -86,7 +86,7 @@ class Cells(TensorStruct):
         return tuple(self.present.shape[:-1])
 
 
-class GaussianVAE(nn.Module):
+class GaussianVAE(Codec):
     """Encoder and decoder; latent statistics travel with the weights.
 
     `latent_mean` and `latent_std` [c] are those of the training set's tokens (`set_statistics`); `normalize` and

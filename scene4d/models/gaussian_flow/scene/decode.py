@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scene4d.geometry.rotation import compose_pose
 from scene4d.models.gaussian_flow.networks.completion import MIN_OPACITY, joined
 from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.scene import Scene4D
 from scene4d.types import Gaussians
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
-from scene4d.world.current import PAST_FLOW
 
 
 def decoded_scene(
@@ -50,21 +48,3 @@ def _visible_rows(new: Gaussians, skin: tuple[Tensor, Tensor]) -> tuple[Gaussian
     kept = visible.reshape(-1, visible.shape[-1]).any(0).nonzero()[:, 0]
     new = new.replace(opacities=new.opacities * visible, ids=torch.where(visible, new.ids, -1))
     return new.map(lambda x: x.index_select(len(visible.shape) - 1, kept)), (skin[0][kept], skin[1][kept])
-
-
-def advanced_gaussians(anchored: AnchoredGaussians, *, recent: Tensor, now: Tensor) -> Gaussians:
-    """The Gaussians [*b n] carried by the motion `now` [*b l 7] of their anchors, with their past flow.
-
-    Args:
-        recent: [*b 3 l 7] poses of the anchors at the last three instants against the last of them, oldest first.
-    """
-    before, was, last = (compose_pose(pose, now) for pose in recent.unbind(-3))
-    moved = anchored.moved(last)
-    places = [anchored.replace(gaussians=anchored.gaussians.replace(extras={})).moved(p).means for p in (before, was)]
-    flow = torch.cat([moved.means - places[1], places[1] - places[0]], -1)
-    return moved.replace(extras={**moved.extras, PAST_FLOW: flow * _exists(anchored.gaussians)})
-
-
-def _exists(gaussians: Gaussians) -> Tensor:
-    """[*b n 1]: 0 for empty slots."""
-    return (gaussians.ids >= 0)[..., None].to(gaussians.means)

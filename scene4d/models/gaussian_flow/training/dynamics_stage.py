@@ -11,14 +11,13 @@ import torch
 from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.layers import num_parameters
 from scene4d.models.gaussian_flow.loss import loss as dynamics_loss
-from scene4d.models.gaussian_flow.loss import set_statistics
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.confidence import calibrate
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
 from scene4d.models.gaussian_flow.networks.vae import GaussianVAE
 from scene4d.models.gaussian_flow.training.part_fits import fit_action_denoiser, fit_completion, fit_proprio
 from scene4d.models.gaussian_flow.training.stage_configs import DynamicsStageConfig
-from scene4d.models.tokens.token_windows import TokenWindows, prepare
+from scene4d.models.tokens.token_windows import TokenWindows, prepare_all
 from scene4d.train.checkpoint import load_weights, save_tensors
 from scene4d.train.distributed import rank_zero_first
 from scene4d.train.stage import Fit, fit, rounded
@@ -39,7 +38,7 @@ def train_dynamics(run: TrainingRun, model: GaussianWorldModel, folder: Path) ->
     rest, held = windows.split(every=JUDGED_EVERY)
     if not run.start:
         # The statistics that latents and motions are scaled by come from the training windows alone.
-        set_statistics(model, [ready[i] for i in rest])
+        model.set_statistics([ready[i] for i in rest])
     hand = fit_proprio(run, model, numbers=rest, folder=folder)
     for part in (model.proprio, model.intent, model.completion):
         part.requires_grad_(False)  # trained apart
@@ -74,18 +73,8 @@ def tokens_of_episode(run: TrainingRun, windows: Windows, first: int) -> list[To
     codec = GaussianVAE(run.settings.vae.model)
     load_weights(codec, run.folder("vae") / "vae.safetensors")
     codec.eval()
-    return [
-        prepare(
-            codec,
-            windows.window(n, futures=False),
-            anchors=run.settings.dynamics.model.anchors,
-            robot=windows.robot,
-            tasks=windows.tasks,
-            num_rows=run.settings.dynamics.num_rows,
-            seed=first + n,
-        )
-        for n in range(len(windows))
-    ]
+    config = run.settings.dynamics
+    return prepare_all(codec, windows, first=first, anchors=config.model.anchors, num_rows=config.num_rows)
 
 
 def step_loss(

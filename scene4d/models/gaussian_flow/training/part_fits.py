@@ -11,7 +11,6 @@ import torch
 from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import nearest
-from scene4d.models.gaussian_flow.loss import scene_tokens, track_of_batch
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
@@ -70,7 +69,7 @@ def fit_action_denoiser(
 
     def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         motion = model.scale.normalize(batch.motion)
-        given = ActionEvidence(scene_tokens(model, batch), track_of_batch(batch), batch.task, motion)
+        given = ActionEvidence(model.window_tokens(batch), batch.track, batch.task, motion)
         return action_loss(denoiser, batch.actions, given=augmented(denoiser, given), config=stage.model.flow)
 
     batches = ShuffledBatches(
@@ -98,7 +97,7 @@ def fit_completion(run: TrainingRun, model: GaussianWorldModel, *, ready: TokenW
         return ready[numbers], batch.memory, batch.frames
 
     def loss(batch: tuple[TokenWindows, Gaussians, Frames]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        tokens = scene_tokens(model, batch[0])
+        tokens = model.window_tokens(batch[0])
         return completion_loss(completion, tokens, memory=batch[1], targets=batch[2], config=stage.completion_loss)
 
     batches = ShuffledBatches(

@@ -1,0 +1,1 @@
+"""A recurrent state-space model on the tokens of a Gaussian autoencoder."""
