@@ -70,19 +70,19 @@ class Observation(TensorStruct):
         return float(self.scene.times[-1] - self.scene.times[-2])
 
     def check_robot(self, robot: RobotSpec) -> None:
-        """Refuse what is known of another robot than `robot`, or numbers that are not as its own spec says.
+        """Refuse what is known of another robot than `robot`: what its spec declares, and how many numbers there are.
 
         Raises:
             ConfigError: one line that says what differs.
         """
         robot.check_same(self.robot)
         for name, values in (("action", self.actions), ("proprio", self.proprio)):
-            for spec in (getattr(robot, name), getattr(self.robot, name)):
-                if spec.width not in (0, values.shape[-1]):
-                    raise ConfigError(
-                        "is of another robot", field=f"observation.{name}", found=f"{values.shape[-1]} numbers",
-                        expected=str(spec), fix="take weights that were trained for this robot",
-                    )  # fmt: skip
+            spec = getattr(robot, name)
+            if spec.width not in (0, values.shape[-1]):
+                raise ConfigError(
+                    "is of another robot", field=f"observation.{name}", found=f"{values.shape[-1]} numbers",
+                    expected=str(spec), fix="take weights that were trained for this robot",
+                )  # fmt: skip
 
     @classmethod
     def from_episode(

@@ -230,9 +230,13 @@ def test_a_broken_robot_state_in_the_file_is_one_line(files, scene, capsys, prop
 
 
 def test_past_actions_of_another_robot_are_refused(models, scene):
-    for actions in (torch.zeros(3, 7), torch.full((3, 4), torch.nan)):
-        with pytest.raises(DataFormatError, match="actions"):
-            head_start(models, known(scene, actions=actions))
+    with pytest.raises(DataFormatError, match="actions"):
+        head_start(models, known(scene, actions=torch.full((3, 4), torch.nan)))
+    seven = RobotSpec(VectorSpec.from_rows(None, width=7), VectorSpec.from_rows(None, width=4))
+    with pytest.raises(ConfigError, match="action_spec: is of another robot"):
+        head_start(models, known(scene, actions=torch.zeros(3, 7), robot=seven))
+    with pytest.raises(ConfigError, match="action_spec: is of another vector"):
+        known(scene, actions=torch.zeros(3, 7))
     with pytest.raises(ShapeError, match="actions"):
         known(scene, actions=torch.zeros(3))
     with pytest.raises(DataFormatError, match="batch"):

@@ -96,13 +96,11 @@ def test_planning_refuses_its_states_and_the_world_model_its_actions():
     goal = Goal(stream.gaussians(), stacked(views), reached=True)
     agent = PlanningAgent(models, goal, task="door-open-v3", options=EvalPlanOptions(samples=2, iterations=1))
     seen = {name: f.replace(alpha=torch.ones_like(f.depth)) for name, f in views.items()}
-    with pytest.raises(
-        ConfigError, match=r"observation.proprio: is of another robot \(found 7 numbers, expected hand_x"
-    ):
+    with pytest.raises(ConfigError, match=r"proprio_spec: is of another vector \(found 7 numbers, expected 4"):
         agent.step(seen, proprio=torch.zeros(7), task="door-open-v3")
     agent.reset()
     agent.actions = [torch.zeros(7)]
-    with pytest.raises(ConfigError, match=r"observation.action: is of another robot \(found 7 numbers, expected dx"):
+    with pytest.raises(ConfigError, match=r"action_spec: is of another vector \(found 7 numbers, expected 4"):
         agent.step(seen, proprio=torch.zeros(4), task="door-open-v3")
 
 
