@@ -33,7 +33,6 @@ KNOWN: dict[str, set[str]] = {
         "scene4d/apps/training/prepare.py:samples_of_demonstration",
         "scene4d/apps/training/record_episodes.py:episode_path",
         "scene4d/apps/training/record_episodes.py:record_one",
-        "scene4d/apps/verbs/evaluate_reconstruct.py:_print_scored",
         "scene4d/models/gaussian_flow/loss.py:_choose_rows",
         "scene4d/models/gaussian_flow/loss.py:_point_loss",
         "scene4d/models/gaussian_flow/model.py:_forecast",
