@@ -208,13 +208,13 @@ class Block(nn.Module):
         context_mask: Tensor | None = None,
     ) -> Tensor:
         """x [*b l dim]; condition broadcasts to [*b l condition_dim]; mask [*b l l]; context [*b s context_dim]."""
-        across = lambda x: x if context is None else x + self.cross(self.norm_cross(x), context, mask=context_mask)
+        cross = lambda x: x if context is None else x + self.cross(self.norm_cross(x), context, mask=context_mask)
         if self.modulation is None:
-            x = across(x + self.attend(self.norm_attend(x), mask=mask, rotary=rotary))
+            x = cross(x + self.attend(self.norm_attend(x), mask=mask, rotary=rotary))
             return x + self.feed(self.norm_feed(x))
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition)
-        attended = self.attend(modulate(self.norm_attend(x), shift=shift_a, scale=scale_a), mask=mask, rotary=rotary)
-        x = across(torch.addcmul(x, gate_a, attended))
+        shown = modulate(self.norm_attend(x), shift=shift_a, scale=scale_a)
+        x = cross(torch.addcmul(x, gate_a, self.attend(shown, mask=mask, rotary=rotary)))
         return torch.addcmul(x, gate_f, self.feed(modulate(self.norm_feed(x), shift=shift_f, scale=scale_f)))
 
 

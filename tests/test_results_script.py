@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
 from scene4d.apps.cli import EVAL_VERBS, VERBS
+from scene4d.apps.terminal.arguments import parse_options
 from scene4d.apps.training.run_config import RunConfig
 from scene4d.config import load_config
 
@@ -49,7 +49,7 @@ class _Parsed(Exception):
 def options_of(words: list[str]):
     """The options of a verb, as the command line makes them."""
     verb, rest = (EVAL_VERBS[words[1]], words[2:]) if words[0] == "eval" else (VERBS[words[0]], words[1:])
-    return tyro.cli(verb.options_class(), args=rest)
+    return parse_options(verb.options_class(), rest, prog="scene4d", description="")
 
 
 @pytest.mark.parametrize("command", [c for rows in COMMANDS.values() for c in rows])

@@ -5,12 +5,9 @@ JSON knows no NaN and no Infinity: in a verb's last line a number that is not fi
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
 import math
-import re
 import signal
 import sys
 import traceback
@@ -18,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scene4d.apps.terminal.arguments import parse_options
 from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, ConfigError, ResourceError, Scene4DError
 
 
@@ -33,7 +31,7 @@ class Verb:
     run: str
     help: str
 
-    def options_class(self) -> type:
+    def options_class(self) -> type[Any]:
         """The dataclass of its options."""
         module, name = self.options.split(".")
         return getattr(importlib.import_module(f"scene4d.apps.verbs.options.{module}"), name)
@@ -240,37 +238,8 @@ def _usage(verbs: dict[str, Verb], *, prefix: str, asked: str) -> None:
 
 
 def _run(verb: Verb, *, name: str, arguments: list[str]) -> dict[str, Any]:
-    import tyro  # takes twice as long as all else that `scene4d --help` needs
-
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            options = tyro.cli(verb.options_class(), prog=f"scene4d {name}", args=arguments, description=verb.help)
-    except SystemExit as stop:
-        if stop.code in (0, None):  # help
-            raise
-        raise _usage_error(message.getvalue(), name=name) from None
+    options = parse_options(verb.options_class(), arguments, prog=f"scene4d {name}", description=verb.help)
     return verb.runner()(options)
-
-
-def _usage_error(box: str, *, name: str) -> ConfigError:
-    """tyro's message of a usage error, a box of several lines, as our one line.
-
-    Under its title it names the error; the part behind the next rule may hold options that were perhaps meant. The box
-    is drawn with dashes where standard output takes no other.
-    """
-    parts: list[list[str]] = [[]]
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        line = line.strip(" │╯╰")
-        if line.startswith("╭") or (line and set(line) <= set("─-")):
-            parts.append([])
-        elif line:
-            parts[-1].append(line)
-    problem, hints = (*parts[1:3], [], [])[:2]
-    meant = [line.split()[0] for line in hints if line.startswith("--") and "Perhaps" in hints[0]]
-    fix = f"see: scene4d {name} --help"
-    fix = f"perhaps {' or '.join(meant)} was meant; {fix}" if meant else fix
-    return ConfigError(" ".join(problem) or "wrong usage", field=name, fix=fix)
 
 
 def _interrupt(signum: int, frame: object) -> None:

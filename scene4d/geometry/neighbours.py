@@ -13,12 +13,7 @@ from scene4d.native.nearest import farthest_rows, nearest_rows
 
 
 def farthest_points(
-    points: Tensor,
-    num: int,
-    *,
-    start: int | Tensor | None = 0,
-    mask: Tensor | None = None,
-    distinct: bool = False,
+    points: Tensor, num: int, *, start: int | Tensor | None = 0, mask: Tensor | None = None, distinct: bool = False
 ) -> Tensor:
     """Index [*b num] of points [*b n d], each the farthest from those before it, beginning with `start`.
 
@@ -51,12 +46,7 @@ def farthest_points(
 
 
 def nearest(
-    points: Tensor,
-    queries: Tensor,
-    *,
-    num: int,
-    mask: Tensor | None = None,
-    query_mask: Tensor | None = None,
+    points: Tensor, queries: Tensor, *, num: int, mask: Tensor | None = None, query_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Distance [*b q num] and index [*b q num] into points [*b n d] of the `num` nearest to queries [*b q d].
 

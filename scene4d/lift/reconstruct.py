@@ -115,10 +115,10 @@ def reconstruct_pictures(
     if len(instants) == 0:
         raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
     frames = episode.stacked(names).map(lambda x: x[instants].flatten(0, 1))  # [m]
-    taken = ProgressReporter(progress)
-    splats = splats_from_images(frames.replace(depth=None, extras={}), config=config.splats, progress=taken)
+    reporter = ProgressReporter(progress)
+    splats = splats_from_images(frames.replace(depth=None, extras={}), config=config.splats, progress=reporter)
     scene = static_scene(splats, episode.times[instants].to(torch.float64))
-    return scene.replace(info={"model": "pictures", "steps": taken.done})
+    return scene.replace(info={"model": "pictures", "steps": reporter.done})
 
 
 def _known(episode: Episode, cameras: Sequence[str]) -> list[str]:
@@ -167,10 +167,10 @@ def _layered(frames: Frames, times: Tensor, *, config: ReconstructConfig, progre
     if config.fit is not None:
         fit = dataclasses.replace(between.fit or LayeredViewsFitConfig(), max_seconds=config.fit.max_seconds)
         between = dataclasses.replace(between, fit=fit)
-    taken = ProgressReporter(progress)
-    gaussians, alive = fuse_layered_views(frames, times, config=between, progress=taken)
+    reporter = ProgressReporter(progress)
+    gaussians, alive = fuse_layered_views(frames, times, config=between, progress=reporter)
     # The fit comes last and counts from 0.
-    steps = {} if between.fit is None or len(times) < 2 else {"steps": taken.done}
+    steps = {} if between.fit is None or len(times) < 2 else {"steps": reporter.done}
     return static_scene(gaussians, times).replace(alive=alive, info={"model": "between", **steps})
 
 
@@ -270,9 +270,9 @@ def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Prog
     if not bool(static.all()):
         frames = frames.replace(alpha=_static_pixels(scene, frames, static=static))
         config = dataclasses.replace(config, degree=0)  # moving rows have one colour, and all rows one degree
-    taken = ProgressReporter(progress)
-    fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=taken)
-    scene = scene.replace(info={**scene.info, "steps": taken.done})
+    reporter = ProgressReporter(progress)
+    fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=reporter)
+    scene = scene.replace(info={**scene.info, "steps": reporter.done})
     if bool(chosen.all()):
         return scene.replace(base=fitted)
     fields = ("means", "quats", "scales", "opacities", "sh")

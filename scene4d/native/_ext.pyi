@@ -29,13 +29,7 @@ def rasterize_backward(
 def release(token: int, /) -> None: ...
 def last_stage_seconds() -> dict[str, float]: ...
 def farthest_points(
-    counts: Sequence[int],
-    options: Sequence[int],
-    points: Sequence[int],
-    start: int,
-    index: int,
-    squares: int,
-    /,
+    counts: Sequence[int], options: Sequence[int], points: Sequence[int], start: int, index: int, squares: int, /
 ) -> int: ...
 def nearest(
     counts: Sequence[int],

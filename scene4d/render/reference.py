@@ -156,11 +156,7 @@ def _composite(splats: dict[str, Any], channels: Tensor, *, width: int, height: 
 
 
 def _over_tiles(
-    splats: dict[str, Any],
-    draw_tile: Callable[[Tensor, tuple[int, int, int, int]], Tensor],
-    *,
-    width: int,
-    height: int,
+    splats: dict[str, Any], draw_tile: Callable[[Tensor, tuple[int, int, int, int]], Tensor], *, width: int, height: int
 ) -> Tensor:
     """The image that `draw_tile` gives piece by piece, which bounds memory; it gets the splats that touch its box."""
     bands = []

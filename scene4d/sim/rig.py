@@ -22,7 +22,7 @@ FIXED_CAMERAS = {
     "top": RigCamera(lookat=(0.0, 0.60, 0.10), distance=1.35, azimuth_deg=90, elevation_deg=-75),
 }
 SPARE_CAMERAS = {  # beside the rig: the fourth input where four cameras without depth are asked for
-    "corner": RigCamera(lookat=(0.0, 0.60, 0.12), distance=1.35, azimuth_deg=300, elevation_deg=-38),
+    "corner": RigCamera(lookat=(0.0, 0.60, 0.12), distance=1.35, azimuth_deg=300, elevation_deg=-38)
 }
 MODEL_CAMERAS = {
     "gripper": "gripperPOV"

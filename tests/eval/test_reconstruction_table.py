@@ -141,7 +141,7 @@ def test_the_table_of_a_moving_scene(episode):
         [source],
         config=QUICK,
         rebuild=lambda given, names: exact_scene(episode),
-        progress=lambda *x: calls.append(x),
+        progress=lambda name, *, done, total: calls.append((name, done, total)),
     )
     assert json.loads(json.dumps(table, allow_nan=False)) == table
     assert calls == [("slide", k, COUNT) for k in range(1, COUNT + 1)]

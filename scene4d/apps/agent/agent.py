@@ -32,7 +32,7 @@ class AgentConfig:
     """Time between two calls of `step`; None = that of the recordings that were learned from."""
     size: tuple[int, int] | None = None
     """Width and height in px that pictures are brought to first; None = the size that the head learned at, or as they
-    come where the weights do not say."""
+    come where the weights do not have it."""
     horizon: int | None = None
     """Steps ahead of the forecast; None = as far as the world model looks, which is what the head learned with."""
     seed: int = 0
@@ -41,7 +41,7 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class FilledAgentConfig(AgentConfig):
-    """An `AgentConfig` that leaves nothing open but the size, where the weights do not say it (`agent_config`)."""
+    """An `AgentConfig` that leaves nothing open but the size, where the weights do not have it (`agent_config`)."""
 
     input_cameras: tuple[str, ...] = ()
     seconds_per_frame: float = 0.0
@@ -205,7 +205,7 @@ class SceneAgent:
 def agent_config(models: Models, config: AgentConfig | None = None) -> FilledAgentConfig:
     """The configuration with what it leaves open taken from the weights, so that an agent runs as its head learned.
 
-    What the configuration says stands. Where weights do not say at which size the head learned, the size stays open.
+    What the configuration gives stands. Where weights do not have the size that the head learned at, it stays open.
     """
     config = config if config is not None else AgentConfig()
     # Measured as a difference of times: beyond nanoseconds it is their rounding.

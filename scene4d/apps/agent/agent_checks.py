@@ -107,7 +107,7 @@ def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: 
 
 
 def _checked_frames(frames: Frames, *, name: str) -> Frames:
-    """Frames without extras whose depth is 0 wherever it says nothing."""
+    """Frames without extras whose depth is 0 wherever it is unknown."""
     if frames.batch_shape:
         raise DataFormatError("is no picture", field=f"{name}.rgb", found=list(frames.rgb.shape), expected="[h w 3]")
     check_colours(frames.rgb, field=f"{name}.rgb")

@@ -8,7 +8,7 @@ sends `observation.extrinsic.NAME` with every batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,17 @@ STATE, GOAL, TASK, IMAGES, DEPTH, EXTRINSIC = (
     "observation.depth",
     "observation.extrinsic",
 )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """One robot's part of a batch."""
+
+    frames: Mapping[str, Frames]
+    proprio: Tensor
+    done: Tensor | None
+    task: str
+    goal: Tensor | None
 
 
 class LeRobotPolicy:
@@ -88,7 +99,7 @@ class LeRobotPolicy:
     def select_action(self, batch: Mapping[str, Any]) -> Tensor:
         """The next action [b a] (or [a] where the batch has no batch axis).
 
-        Where a plan fails, no robot of the batch is answered: all of them have taken the batch in, and the next one is
+        Where a plan fails, no robot of the batch is answered: all of them have the batch in memory, and the next one is
         a step of rest later.
 
         Raises:
@@ -115,15 +126,15 @@ class LeRobotPolicy:
                 "another number of robots than before", field=STATE, found=len(given), expected=len(agents),
                 fix="call reset() when the batch changes",
             )  # fmt: skip
-        # All are looked at before any remembers anything, and all have seen the batch before any plans: whatever fails,
+        # All are checked before any memory changes, and all have seen the batch before any plans: whatever fails,
         # none is ahead of the others. Where some cannot begin (no depth anywhere), none has begun.
         for agent, one in zip(agents, given, strict=True):
-            agent.checked(**one["seen"])
+            agent.checked(one.frames, proprio=one.proprio, done=one.done)
         for agent, one in zip(agents, given, strict=True):
-            agent.observe(**one["seen"])
+            agent.observe(one.frames, proprio=one.proprio, done=one.done)
         self._agents = agents
         try:
-            actions = [answer(agent, **one["asked"]) for agent, one in zip(agents, given, strict=True)]
+            actions = [answer(agent, one.task, goal=one.goal) for agent, one in zip(agents, given, strict=True)]
         except BaseException:  # an interrupt too: what some were to do reaches none of them
             for agent in agents:
                 agent.withdraw()
@@ -134,8 +145,8 @@ class LeRobotPolicy:
         config = replace(self.config, seed=self.config.seed + 1_000_003 * number)  # robots do not draw alike
         return agent_maker(self._models, forecast=self._forecast, config=config)("")
 
-    def _observations(self, batch: Mapping[str, Any], *, done: Tensor | None) -> tuple[list[dict[str, Any]], bool]:
-        """What each robot has `seen` and is `asked`, and whether the batch has no batch axis."""
+    def _observations(self, batch: Mapping[str, Any], *, done: Tensor | None) -> tuple[list[_Given], bool]:
+        """What each robot is given, and whether the batch has no batch axis."""
         state = _tensor(batch, STATE)
         num = None if state.ndim == 1 else len(state)
         if num == 0:
@@ -148,8 +159,7 @@ class LeRobotPolicy:
             one = {key: values[i] for key, values in parts.items()}
             frames = {name: self._frames(one, name) for name in self.cameras}
             goal = checked_goal(one.get(GOAL))
-            seen = {"frames": frames, "proprio": one[STATE].float(), "done": did[i]}
-            given.append({"seen": seen, "asked": {"task": task, "goal": goal}})
+            given.append(_Given(frames, proprio=one[STATE].float(), done=did[i], task=task, goal=goal))
         return given, num is None
 
     def _keys(self, batch: Mapping[str, Any]) -> list[str]:

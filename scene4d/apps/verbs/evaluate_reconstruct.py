@@ -92,7 +92,7 @@ def _simulated(task: str, options: EvalReconstructOptions) -> Iterator[Source]:
             yield Source(f"{task}/{seed}", episode, tuple(options.inputs), tuple(options.novel))
 
 
-def _print_scored(name: str, done: int, total: int) -> None:
+def _print_scored(name: str, *, done: int, total: int) -> None:
     """A line when a source is done."""
     if done == total:
         print(f"scene4d: scored {total} views of {name}", file=sys.stderr, flush=True)

@@ -246,8 +246,7 @@ class Panel:
             self.server.scene.remove_by_name("/flow")
             return
         colours = (rgbs * 255).astype(np.uint8)
-        size = {"shaft_radius": 0.0015, "head_radius": 0.004, "head_length": 0.01}
-        self.server.scene.add_arrows("/flow", points, colours, **size)
+        self.server.scene.add_arrows("/flow", points, colours, shaft_radius=0.0015, head_radius=0.004, head_length=0.01)
 
     def _draw_cameras(self, index: int, *, observed: bool) -> None:
         if not self.cameras:

@@ -154,13 +154,13 @@ class TableRecording(TableReader):
     """JSON-ready: source, task, robot, action_spec, proprio_spec, units, what was skipped."""
     load: Callable[[Sequence[str]], FrameTable] = field(repr=False)
     """The table with the columns of the named cameras."""
+    cameras: tuple[str, ...] = field(init=False)
+    """Their names."""
     depth_cameras: tuple[str, ...] = ()
     """Cameras with depth."""
 
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Camera names."""
-        return tuple(self.sizes)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cameras", tuple(self.sizes))
 
     def table(self, cameras: Sequence[str]) -> FrameTable:
         """The table with the columns of these cameras."""

@@ -68,7 +68,7 @@ def evaluate_reconstruction(
     *,
     config: ReconstructEvalConfig | None = None,
     rebuild: Rebuild | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct every source from its inputs and score what was held out, beside the baselines on the same views.
 
@@ -79,7 +79,7 @@ def evaluate_reconstruction(
     Args:
         sources: read one at a time, so a generator holds one recording in memory.
         rebuild: (episode with the inputs only, input names) -> scene; by default `lift.reconstruct`.
-        progress: called with (source name, views done, views).
+        progress: called with (source name, done=views so far, total=views).
     Returns:
         {sources: {name: {num_views, seconds_per_frame, num_gaussians, methods: {ours, three_nearest, ...: {KEYS}},
         paired: {baseline: {key: {mean, se, num}}}, motion: {"1": {...}} or None}}, mean: {method: {KEYS}} over
@@ -123,7 +123,7 @@ class _SourceEvaluation:
         self._first: Scene4D | None = None
         self._field: TsdfField | None = None
 
-    def result(self, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    def result(self, progress: Callable[..., None] | None) -> dict[str, Any]:
         """The entry of this source in the table; `views` holds every figure of every view."""
         source, config = self.source, self.config
         plans = [(holdout, self._cases(holdout)) for holdout in source.holdouts]
@@ -137,7 +137,7 @@ class _SourceEvaluation:
                         tables.setdefault(method, {})[case.name] = scores
                     done += 1
                     if progress is not None:
-                        progress(done, total)
+                        progress(done=done, total=total)
         motion = None
         if source.episode.segment_poses is not None:
             motion = motion_scores(self._scene(""), source.episode, cameras=source.inputs, config=config.motion)

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from scene4d.gaussians.edit import concatenate
-from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.moving_camera.background_layer import BackgroundLayerConfig, middle_view, pushed_back
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig, fit_layered_views
@@ -21,8 +20,9 @@ from scene4d.lift.refine.adam_loop import Progress
 from scene4d.lift.refine.fit import halved
 from scene4d.lift.rgbd.depth_images import close_gaps, fill_nearest, pixels_of_points, with_colour
 from scene4d.lift.rgbd.exposure import exposure_gains
+from scene4d.lift.rgbd.fuse import evenly_kept
 from scene4d.lift.rgbd.level_of_detail import LevelOfDetailConfig, histogram, lift_cells, limit_of, roughness
-from scene4d.lift.rgbd.sky_shell import sky_shell
+from scene4d.lift.rgbd.sky_shell import shell_radius, sky_shell
 from scene4d.lift.rgbd.unproject import LiftConfig, valid_pixels
 from scene4d.scene import ALIVE_TOLERANCE
 from scene4d.types import Frames, Gaussians
@@ -111,7 +111,7 @@ def fuse_layered_views(
         alive.append(interval_lifetimes(layers[-1].means, k, views=backs, times=times, hidden=config.hidden))
         tick((2 * count + k) // 3, count)
     room = config.max_gaussians - config.num_backdrop
-    kept = _kept(sum(p.num_gaussians for p in layers), max_rows=room)
+    kept = evenly_kept(sum(p.num_gaussians for p in layers), max_rows=room)
     gaussians, lifetimes = _thinned(concatenate(layers, renumber=True), kept), torch.cat(alive)[kept]
     shell = _shell(frames, gaussians, config=config)
     gaussians = concatenate([gaussians, shell], renumber=True)
@@ -240,13 +240,6 @@ def interval_lifetimes(means: Tensor, home: int, *, views: list[Frames], times: 
     return torch.stack([born, died - TURN], -1)
 
 
-def _kept(count: int, *, max_rows: int) -> Tensor:
-    """Index of at most `max_rows` of `count` rows, evenly left out."""
-    if count <= max_rows:
-        return torch.arange(count)
-    return torch.rand(count, generator=torch.Generator().manual_seed(0)).argsort()[:max_rows].sort().values
-
-
 def _thinned(gaussians: Gaussians, kept: Tensor) -> Gaussians:
     """The rows that are kept, enlarged to keep surfaces closed."""
     if len(kept) == gaussians.num_gaussians:
@@ -257,9 +250,7 @@ def _thinned(gaussians: Gaussians, kept: Tensor) -> Gaussians:
 
 def _shell(frames: Frames, gaussians: Gaussians, *, config: LayeredViewsConfig) -> Gaussians:
     """A far shell, without the directions in which a frame looked and saw: there something is known."""
-    centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
-    away = (gaussians.means - centre).norm(dim=-1)[:: max(1, gaussians.num_gaussians // 10000)]
-    shell = sky_shell(frames, reach=1.5 * float(away.quantile(0.99)) + 0.5, num=config.num_backdrop)
+    shell = sky_shell(frames, reach=shell_radius(gaussians.means, frames), num=config.num_backdrop)
     looked = torch.zeros(shell.num_gaussians, dtype=torch.bool)
     for j in range(frames.batch_shape[0]):
         pixels, _, inside = pixels_of_points(shell.means, frames.cameras[j])

@@ -57,11 +57,7 @@ class FitConfig:
 
 
 def fit_gaussians(
-    gaussians: Gaussians,
-    frames: Frames,
-    *,
-    config: FitConfig | None = None,
-    progress: Progress | None = None,
+    gaussians: Gaussians, frames: Frames, *, config: FitConfig | None = None, progress: Progress | None = None
 ) -> Gaussians:
     """Refine Gaussians [n] against frames [m] of one static scene.
 

@@ -42,11 +42,7 @@ class RefineSceneConfig:
 
 
 def refine_scene(
-    scene: Scene4D,
-    frames: Frames,
-    *,
-    config: RefineSceneConfig | None = None,
-    progress: Progress | None = None,
+    scene: Scene4D, frames: Frames, *, config: RefineSceneConfig | None = None, progress: Progress | None = None
 ) -> Scene4D:
     """A scene [n] whose moving rows render to what was seen at all of its instants, frames [t v].
 

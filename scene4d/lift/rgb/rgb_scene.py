@@ -57,8 +57,8 @@ def reconstruct_rgb_episode(
         raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
     views = episode.stacked(cameras).replace(depth=None, extras={}).map(lambda x: x[instants])  # [t v]
     count = len(instants)
-    taken = ProgressReporter()
-    now = fit_sparse_views(views[0], config=config.fit, progress=taken)
+    reporter = ProgressReporter()
+    now = fit_sparse_views(views[0], config=config.fit, progress=reporter)
     states, shift = [now], torch.zeros_like(now.means)
     for t in range(1, count):
         now, shift = track_step(now, views[t], before=views[t - 1], shift=shift, config=config.track)
@@ -66,7 +66,7 @@ def reconstruct_rgb_episode(
         if progress is not None:
             progress(t + 1, count)
     scene = scene_of_states(states, episode.times[instants].to(torch.float64))
-    return scene.replace(info={**scene.info, "steps": taken.done})
+    return scene.replace(info={**scene.info, "steps": reporter.done})
 
 
 def is_fixed_rig(episode: Episode, cameras: Sequence[str]) -> bool:

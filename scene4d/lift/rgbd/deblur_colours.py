@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene4d.gaussians.edit import with_sh_bases
 from scene4d.geometry.frame_images import alpha_of
 from scene4d.geometry.sh import SH_C0
 from scene4d.lift.refine.adam_loop import Progress
@@ -36,11 +37,7 @@ class DeblurConfig:
 
 
 def deblur_colours(
-    gaussians: Gaussians,
-    frames: Frames,
-    *,
-    config: DeblurConfig | None = None,
-    progress: Progress | None = None,
+    gaussians: Gaussians, frames: Frames, *, config: DeblurConfig | None = None, progress: Progress | None = None
 ) -> Gaussians:
     """The Gaussians with the colours whose renders are nearest to the frames, in the least-squares sense.
 
@@ -57,7 +54,7 @@ def deblur_colours(
     config = config or DeblurConfig()
     count = frames.batch_shape[0]
     total, done = count * (config.num_steps + 1), [0]
-    start = _at_degree(gaussians.sh, config.degree)
+    start = with_sh_bases(gaussians.sh, max((config.degree + 1) ** 2, gaussians.sh.shape[-2]))
     bare = gaussians.replace(sh=start, extras={})
     damping = torch.full_like(start, config.view_damping)
     damping[:, 0] = config.damping
@@ -99,9 +96,3 @@ def deblur_colours(
         before, energy = energy, (left * better).sum()
         step = better + (energy / before.clamp_min(1e-20)) * step
     return gaussians.replace(sh=start + solution / SH_C0)
-
-
-def _at_degree(sh: Tensor, degree: int) -> Tensor:
-    """Coefficients [n k 3] with bases of 0 added up to `degree`; never fewer than there are."""
-    missing = (degree + 1) ** 2 - sh.shape[-2]
-    return sh if missing <= 0 else torch.cat([sh, sh.new_zeros(sh.shape[0], missing, 3)], 1)

@@ -19,7 +19,7 @@ from scene4d.lift.refine.fit import FitConfig, fit_gaussians, halved
 from scene4d.lift.rgbd.deblur_colours import DeblurConfig, deblur_colours
 from scene4d.lift.rgbd.depth_images import close_gaps, complete_depth, nearest_point_map, pixels_of_points, sample_image
 from scene4d.lift.rgbd.exposure import exposure_gains
-from scene4d.lift.rgbd.sky_shell import sky_shell
+from scene4d.lift.rgbd.sky_shell import shell_radius, sky_shell
 from scene4d.lift.rgbd.unproject import LiftConfig, Surface, surface_from_depth, surface_quats
 from scene4d.types import Frames, Gaussians
 
@@ -110,7 +110,7 @@ def fuse_static(frames: Frames, *, config: FuseConfig | None = None, progress: P
     surfels = _thin(surfels, max_rows=config.max_gaussians - (config.num_backdrop if config.fill_holes else 0))
     gaussians = _gaussians_of_surfels(surfels, config=config)
     if config.fill_holes:
-        shell = sky_shell(frames, reach=_reach(surfels.points, level), num=config.num_backdrop)
+        shell = sky_shell(frames, reach=shell_radius(surfels.points, level), num=config.num_backdrop)
         gaussians = concatenate([gaussians, shell], renumber=True)
     return _refined(gaussians, frames, config=config)
 
@@ -160,10 +160,16 @@ def _thin(surfels: Surfels, *, max_rows: int) -> Surfels:
     count = len(surfels.points)
     if count <= max_rows:
         return surfels
-    order = torch.rand(count, generator=torch.Generator().manual_seed(0)).argsort()[:max_rows].sort().values
-    fewer = surfels.pick(order)
+    fewer = surfels.pick(evenly_kept(count, max_rows=max_rows))
     fewer.spacing *= (count / max_rows) ** 0.5
     return fewer
+
+
+def evenly_kept(count: int, *, max_rows: int) -> Tensor:
+    """Index of at most `max_rows` of `count` rows, evenly left out."""
+    if count <= max_rows:
+        return torch.arange(count)
+    return torch.rand(count, generator=torch.Generator().manual_seed(0)).argsort()[:max_rows].sort().values
 
 
 def _absorb(surfels: Surfels | None, frame: Frames, *, gain: Tensor, config: FuseConfig) -> Surfels:
@@ -254,9 +260,3 @@ def _gaussians_of_surfels(surfels: Surfels, *, config: FuseConfig) -> Gaussians:
         sh=sh_from_rgb(surfels.colours / surfels.log_gain.exp()),
         extras={"confidence": confidence[:, None], "normals": surfels.normals},
     )
-
-
-def _reach(points: Tensor, frames: Frames) -> float:
-    """Radius in m of a shell that lies behind nearly all points."""
-    centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
-    return 1.5 * float((points - centre).norm(dim=-1)[:: max(1, len(points) // 10000)].quantile(0.99)) + 0.5

@@ -60,6 +60,12 @@ def sky_shell(frames: Frames, *, reach: float, num: int = 4000, stride: int = 4)
     )
 
 
+def shell_radius(points: Tensor, frames: Frames) -> float:
+    """Radius in m of a shell round the mean centre of cameras [m] that lies behind nearly all points [n 3]."""
+    centre = invert_rigid(frames.cameras.viewmats)[:, :3, 3].mean(0)
+    return 1.5 * float((points - centre).norm(dim=-1)[:: max(1, len(points) // 10000)].quantile(0.99)) + 0.5
+
+
 def _sphere(num: int, *, like: Tensor) -> Tensor:
     """Evenly spread unit directions [num 3]."""
     index = torch.arange(num, dtype=like.dtype, device=like.device) + 0.5

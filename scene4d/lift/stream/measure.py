@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scene4d.lift.stream.row_store import RowStore
-from scene4d.lift.stream.visibility import (
-    AGREES,
-    HIDDEN,
-    RECOLOURED,
-    UNKNOWN,
-    VIOLATED,
-    FrameObservation,
-    Visibility,
-)
+from scene4d.lift.stream.visibility import AGREES, HIDDEN, RECOLOURED, UNKNOWN, VIOLATED, FrameObservation, Visibility
 
 
 def contradicted_rows(memory: RowStore, observation: FrameObservation, *, visibility: Visibility) -> np.ndarray:

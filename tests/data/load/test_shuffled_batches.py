@@ -41,6 +41,14 @@ def test_workers_change_nothing(windows, workers):
     ahead.close()
 
 
+def test_spawned_workers_change_nothing(windows, monkeypatch):
+    """FAULTS row 64: a parent that uses CUDA must not be forked."""
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    here, ahead = batches(windows), batches(windows, workers=1)
+    assert all(torch.equal(here(step).frames.rgb, ahead(step).frames.rgb) for step in range(3))
+    ahead.close()
+
+
 def test_what_cannot_be_is_refused(windows):
     for settings, field in (({"batch_size": 0}, "batch_size"), ({"workers": -1}, "workers")):
         with pytest.raises(ConfigError) as caught:

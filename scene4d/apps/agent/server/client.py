@@ -68,7 +68,7 @@ class PolicyClient:
             proprio: [p]. task: what is to be done, the same all through an episode. goal: [3] m, where it is to be.
         Raises:
             as `SceneAgent.step`; ConfigError: nothing was trained for the task, or it changed.
-            ResourceError: nobody answers, the server is busy, or the answer was lost on the way: no step is asked for
+            ResourceError: nobody answers, the server is busy, or the answer was lost: no step is asked for
                 twice, since the server may have taken it.
         """
         answer = self._ask("POST", f"{self._place(task)}/step", body=_packed(frames, proprio, goal=goal))
@@ -92,7 +92,7 @@ class PolicyClient:
         return torch.tensor(answer["actions"])
 
     def close(self) -> None:
-        """End the episode, if the server still hears us, and hang up."""
+        """End the episode, if the server still answers, and close the connection."""
         try:
             self.reset()
         except Scene4DError:
@@ -163,7 +163,7 @@ def _connection_to(url: str, *, seconds: float) -> http.client.HTTPConnection:
 
 
 def _is_over(resting: socket.socket) -> bool:
-    """Whether the other end has hung up on a connection that rests. One that speaks unasked is as good as over."""
+    """Whether the other end has closed a connection that rests. One that speaks unasked is as good as over."""
     seconds = resting.gettimeout()
     resting.setblocking(False)
     try:
@@ -217,5 +217,12 @@ def _failure(status: int, answer: Any) -> Scene4DError:
         return ResourceError("refused", field="server", found=f"HTTP {status}", fix="ask fewer at a time")
     kind = getattr(errors, str(problem.get("code")), Scene4DError)
     kind = kind if isinstance(kind, type) and issubclass(kind, Scene4DError) else Scene4DError
-    fields = {k: problem.get(k) for k in ("file", "field", "frame", "found", "expected", "fix")}
-    return kind(str(problem.get("problem")), **fields)
+    return kind(
+        str(problem.get("problem")),
+        file=problem.get("file"),
+        field=problem.get("field"),
+        frame=problem.get("frame"),
+        found=problem.get("found"),
+        expected=problem.get("expected"),
+        fix=problem.get("fix"),
+    )

@@ -216,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _refuse(self, status: int, error: Scene4DError) -> None:
-        """Answer and hang up: what is left of such a request is not read."""
+        """Answer and close the connection: what is left of such a request is not read."""
         self.policy_server.num_refused += 1
         self.close_connection = True
         with contextlib.suppress(OSError):  # it may have gone away by itself

@@ -146,4 +146,4 @@ def _view(camera: str, part: Mapping[str, np.ndarray]) -> View:
             raise DataFormatError(
                 "has the wrong shape", field=field, found=list(part[kind].shape), expected=list(wanted)
             )
-    return View(**part)
+    return View(rgb=part["rgb"], depth=part["depth"], viewmat=part["viewmat"], K=part["K"])

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
+from scene4d.apps.terminal.arguments import OUTPUT, POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least, check_positive, check_within
 from scene4d.errors import ConfigError
 
@@ -17,7 +16,7 @@ from scene4d.errors import ConfigError
 class DemoOptions:
     """Run the main job on a recorded episode."""
 
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/demo")
+    output: Annotated[Path, OUTPUT] = Path("out/demo")
     """Folder for the results."""
     episode: Path = DEMO_EPISODE
     """A recording with cameras left, right and front, as `scene4d record` makes them."""
@@ -35,11 +34,11 @@ class DemoOptions:
 class ForecastOptions:
     """Predict how a scene evolves."""
 
-    scene: tyro.conf.Positional[Path]
+    scene: Annotated[Path, POSITIONAL]
     """A .s4d file with the past, as `scene4d reconstruct` writes it."""
     actions: str = "recorded"
     """`recorded` (those stored in the scene), or a .json, .npy or .csv file of [h a] numbers."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("future.s4d")
+    output: Annotated[Path, OUTPUT] = Path("future.s4d")
     """Where the future goes; flow (.npz) and points (folder) go beside it."""
     start: int | None = None
     """Frame that is "now"; by default the last one with enough recorded actions after it."""
@@ -62,7 +61,7 @@ class ForecastOptions:
 class ActOptions:
     """The next actions for a task, from a scene."""
 
-    scene: Annotated[Path, tyro.conf.Positional]
+    scene: Annotated[Path, POSITIONAL]
     """A .s4d file; the actions start at its last observed instant."""
     task: str
     """What is to be done: the name of a task the head was trained on, or its words ("open the door")."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
-
+from scene4d.apps.terminal.arguments import POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least, check_within
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import seed_range
@@ -21,7 +20,7 @@ class EvalReconstructOptions:
     Without any source, the six tasks of the rig are recorded.
     """
 
-    sources: tyro.conf.Positional[tuple[Path, ...]] = ()
+    sources: Annotated[tuple[Path, ...], POSITIONAL] = ()
     """Folders of recordings (what `scene4d reconstruct` reads); a folder of several gives its first ones. Without any,
     and without --tasks, the six tasks of the rig are recorded (minutes)."""
     holdout: tuple[str, ...] = ("4", "overhead")

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
+from scene4d.apps.terminal.arguments import FILE, OUTPUT, POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import LARGEST_SEED
@@ -18,7 +17,7 @@ from scene4d.sim import rig
 class RecordOptions:
     """Record scripted experts with noise on their actions."""
 
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("episodes")
+    output: Annotated[Path, OUTPUT] = Path("episodes")
     """Folder of the new data set; must not exist or be empty."""
     tasks: tuple[str, ...] = ("door-open-v3",)
     """Meta-World tasks."""
@@ -55,13 +54,13 @@ class RecordOptions:
 class CheckOptions:
     """Look at a recording, or at a folder of recordings; nothing is written."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, POSITIONAL]
     """Folder or file."""
     calibration: bool = False
     """Test calibration: carry views into each other, and try the mistakes that are commonly made."""
     deep: bool = False
     """Decode every picture of every recording."""
-    cameras: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    cameras: Annotated[Path | None, FILE] = None
     """A cameras.json that lies elsewhere."""
     samples: int = 3
     """Recordings to look into, spread over all that there are; metadata is read of every one. 0 = only that."""
@@ -75,9 +74,9 @@ class CheckOptions:
 class ConvertOptions:
     """Convert every recording of a folder. A run that was stopped continues when it is started again."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, POSITIONAL]
     """Folder or file of recordings."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("converted")
+    output: Annotated[Path, OUTPUT] = Path("converted")
     """Folder of the new data set; must not exist or be empty, and not lie inside the source."""
     fix: tuple[str, ...] = ()
     """Mends, as `scene4d check --calibration` proposes them, applied in order."""
@@ -93,7 +92,7 @@ class ConvertOptions:
     """Take frames as evenly spaced at this rate; 0 = as recorded."""
     depth_unit: float = 0.0
     """Metres a step of depth; 0 = 0.0001 where it reaches far enough, else 0.001."""
-    calibration: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    calibration: Annotated[Path | None, FILE] = None
     """A cameras.json that lies elsewhere."""
     fit: Literal["none", "scale", "crop"] = "none"
     """What to do with calibration of another picture size: refuse it, or say how the pictures were made."""
@@ -127,9 +126,9 @@ class ConvertOptions:
 class RepairOptions:
     """Copy the longest run of whole episodes, or all messages before the cut; the input is only read."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, POSITIONAL]
     """Folder of the data set (the one that holds meta/, data/ and videos/), or an .mcap file."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    output: Annotated[Path, OUTPUT]
     """New folder (must not exist or be empty), or new .mcap file."""
 
     def __post_init__(self) -> None:

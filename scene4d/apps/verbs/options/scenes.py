@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
+from scene4d.apps.terminal.arguments import FILE, OUTPUT, POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least, check_positive, check_within, flag
 from scene4d.errors import ConfigError
 
@@ -20,9 +19,9 @@ LEAST_WIDTH = 16
 class ReconstructOptions:
     """Reconstruct a recording: static and moving Gaussians, persistent ids, motion over time."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, POSITIONAL]
     """A recording: folder or file of any format that `scene4d check` knows."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.s4d")
+    output: Annotated[Path, OUTPUT] = Path("scene.s4d")
     """File to write."""
     fit: bool = False
     """Refine the static part by rendering (minutes)."""
@@ -61,9 +60,9 @@ class ReconstructOptions:
 class RenderOptions:
     """Render a scene over its own time."""
 
-    scene: tyro.conf.Positional[Path]
+    scene: Annotated[Path, POSITIONAL]
     """A .s4d file."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("render.mp4")
+    output: Annotated[Path, OUTPUT] = Path("render.mp4")
     """out.mp4, or a folder name for a PNG sequence."""
     camera: str = "orbit"
     """A camera name stored in the scene, "orbit" (a swing round what the stillest stored camera shows; a full turn
@@ -88,9 +87,9 @@ class RenderOptions:
 class ExportOptions:
     """Export by the suffix of the output: .ply splats or points, .npz flow, .png depth, .mp4 film, .glb .obj mesh."""
 
-    scene: tyro.conf.Positional[Path]
+    scene: Annotated[Path, POSITIONAL]
     """A .s4d file, or splats as .ply (INRIA's columns, or compressed by SuperSplat)."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("scene.ply")
+    output: Annotated[Path, OUTPUT] = Path("scene.ply")
     """File to write; with --every, of .ply .png .glb .obj, a folder of that name without the suffix."""
     time: float | None = None
     """Second to export; by default the first."""
@@ -104,10 +103,10 @@ class ExportOptions:
     """Take the .ply that comes in for a plain point cloud or mesh, not for splats."""
     strict: bool = False
     """Refuse a .ply with impossible values instead of mending it with a count."""
-    nerfstudio: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    nerfstudio: Annotated[Path | None, FILE] = None
     """dataparser_transforms.json of the nerfstudio run that a .ply was exported from: its splats go back into the world
     of the recording."""
-    nerfstudio_data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    nerfstudio_data: Annotated[Path | None, FILE] = None
     """The transforms.json that run was trained on, where it says applied_transform."""
     camera: str = ""
     """A camera stored in the scene, "orbit", or a JSON file with viewmats, Ks, width, height. By default pictures are
@@ -150,7 +149,7 @@ class ExportOptions:
 class ViewOptions:
     """Look at a scene in the browser."""
 
-    scene: Annotated[Path, tyro.conf.Positional]
+    scene: Annotated[Path, POSITIONAL]
     """A .s4d file."""
     host: str = "127.0.0.1"
     """Address to listen at."""

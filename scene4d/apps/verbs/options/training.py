@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from scene4d.apps.terminal.arguments import POSITIONAL
 from scene4d.errors import ConfigError
 
 
@@ -15,7 +14,7 @@ from scene4d.errors import ConfigError
 class TrainOptions:
     """Train everything from one TOML file."""
 
-    config: Annotated[Path, tyro.conf.Positional]
+    config: Annotated[Path, POSITIONAL]
     """TOML with what differs from the defaults, such as configs/tiny.toml."""
     out: Path | None = None
     """Run folder; by default runs/NAME. A run found there goes on where it stopped."""

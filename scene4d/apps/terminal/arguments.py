@@ -1,0 +1,158 @@
+"""Arguments of the command line to a dataclass of options: one flag a field, the field's docstring as its help.
+
+Standard library only, so that help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from scene4d.apps.terminal.option_checks import flag
+from scene4d.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+HELP = ("-h", "--help")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """How a field is given where `--name VALUE` does not describe it: Annotated[Path, Argument(...)]."""
+
+    positional: bool = False
+    short: str | None = None
+    """Another flag, such as -o."""
+    metavar: str | None = None
+    """What the help calls the value."""
+
+
+POSITIONAL, OUTPUT, FILE = Argument(positional=True), Argument(short="-o"), Argument(metavar="FILE")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors that are raised."""
+
+    def __init__(self, *, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        # Any negative number is a value, also -1e-3, which argparse takes for a flag.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    @property
+    def verb(self) -> str:
+        """What the options belong to."""
+        return self.prog.removeprefix("scene4d ")
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, field=self.verb, fix=f"see: {self.prog} --help")
+
+
+def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, description: str) -> Options:
+    """The options that the arguments give; prints the help and exits where that is asked for.
+
+    Fields are bool (`--name` and `--no-name`), int, float, str, Path, Literal of str, tuples of one of these, or one
+    of these or None. `--some_name` and `--some-name` are the same.
+
+    Raises:
+        ConfigError: an option is unknown, missing or has a wrong value. SystemExit: the help was asked for.
+    """
+    parser = _Parser(prog=prog, description=description)
+    texts = docstrings_of(kind) if set(HELP) & set(arguments) else {}
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        _add_argument(parser, field, hint=hints[field.name], text=texts.get(field.name, ""))
+    values, unknown = parser.parse_known_args([_hyphenated(a) for a in arguments])
+    if unknown:
+        flags = [flag(name) for name, hint in hints.items() if POSITIONAL not in get_args(hint)]
+        _refuse(parser, unknown, flags=flags)
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in vars(values).items()})
+
+
+def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field, *, hint: Any, text: str) -> None:
+    hint, how = (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, Argument())
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(member for member in get_args(hint) if member is not type(None))
+    required = field.default is dataclasses.MISSING
+    settings: dict[str, Any] = {"default": None if required else field.default}
+    members = get_args(hint)
+    if get_origin(hint) is tuple:
+        settings |= {"type": members[0], "nargs": "*" if members[-1] is Ellipsis else len(members)}
+    elif get_origin(hint) is Literal:
+        settings["choices"] = members
+    elif hint is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    else:
+        settings["type"] = hint
+        settings |= {"nargs": "?"} if how.positional and not required else {}
+    settings["help"] = f"{' '.join(text.split())}{_suffix(field)}".replace("%", "%%")
+    if hint is not bool and get_origin(hint) is not Literal:
+        kinds = members[:-1] if members[-1:] == (Ellipsis,) else members or (hint,)
+        metavar = how.metavar or tuple(k.__name__.upper() for k in kinds)
+        settings["metavar"] = metavar[0] if isinstance(metavar, tuple) and len(metavar) == 1 else metavar
+    if how.positional:
+        parser.add_argument(field.name, **{**settings, "metavar": field.name.upper()})
+    else:
+        names = (flag(field.name), *([how.short] if how.short else []))
+        parser.add_argument(*names, dest=field.name, required=required, **settings)
+
+
+def _hyphenated(argument: str) -> str:
+    """--some_name=VALUE as --some-name=VALUE."""
+    name, equals, value = argument.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else argument
+
+
+def _suffix(field: dataclasses.Field) -> str:
+    """What the help adds to a field's text."""
+    if field.default is dataclasses.MISSING:
+        return " (required)"
+    default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return "" if default in (None, "") else f" (default: {default})"
+
+
+def _refuse(parser: _Parser, unknown: Sequence[str], *, flags: Sequence[str]) -> NoReturn:
+    """Raise for options that there are not, with those that were perhaps meant."""
+    asked = next((word.partition("=")[0] for word in unknown if word.startswith("-")), unknown[0])
+    meant: Sequence[str] = ()
+    if asked.startswith("--"):
+        # What is typed short begins a word of a name: --ste of --sampler-steps too.
+        begun = [name for name in flags if f"-{asked.lstrip('-')}" in name]
+        meant = begun or difflib.get_close_matches(asked, flags, n=2)
+    fix = f"see: {parser.prog} --help"
+    fix = f"perhaps {' or '.join(meant)} was meant; {fix}" if meant else fix
+    problem = "unknown option" if asked.startswith("-") else "one argument too many"
+    raise ConfigError(problem, field=parser.verb, found=asked, fix=fix)
+
+
+def docstrings_of(kind: type) -> dict[str, str]:
+    """The string below each field of a class."""
+    import ast  # only for the help
+    import inspect
+
+    (tree,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(tree, ast.ClassDef)
+    texts = {}
+    for field, below in zip(tree.body, tree.body[1:], strict=False):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = text
+    return texts
