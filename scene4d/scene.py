@@ -92,7 +92,7 @@ class Scene4D(TensorStruct):
             the times.
         """
         when = _when(self, time)
-        moved = _moved(self, _with_residual(self, when), when, turn=True)
+        moved = _moved(self, _with_residual(self, when), when=when, turn=True)
         alive = alive_at(self, time)
         return moved.replace(opacities=torch.where(alive, moved.opacities, torch.zeros_like(moved.opacities)))
 
@@ -104,7 +104,7 @@ class Scene4D(TensorStruct):
         places, alive = [], []
         for time in (start, stop):
             when = _when(self, time)
-            places.append(_moved(self, _with_residual(self, when), when, turn=False).means)
+            places.append(_moved(self, _with_residual(self, when), when=when, turn=False).means)
             alive.append(alive_at(self, time))
         valid = alive[0] & alive[1] & (self.base.ids >= 0)
         flow = places[1] - places[0]
@@ -140,7 +140,9 @@ def _bracket(scene: Scene4D, when: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return early, late, weight.clamp(0, 1)
 
 
-def _between(values: Tensor, bracket: tuple[Tensor, Tensor, Tensor], num_batch: int) -> tuple[Tensor, Tensor, Tensor]:
+def _between(
+    values: Tensor, bracket: tuple[Tensor, Tensor, Tensor], *, num_batch: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Values [*b t ...] at the two frames, [b ...] each, and the weight shaped to multiply them."""
     early, late, weight = bracket
     axis = num_batch
@@ -157,7 +159,7 @@ def _with_residual(scene: Scene4D, when: Tensor) -> Gaussians:
     bracket = _bracket(scene, when)
     changes, extras = {}, dict(base.extras)
     for name, values in scene.residual.items():
-        a, b, weight = _between(values, bracket, len(scene.batch_shape))
+        a, b, weight = _between(values, bracket, num_batch=len(scene.batch_shape))
         added = (1 - weight) * a + weight * b  # [b n c]
         if name in extras:
             extras[name] = extras[name] + added.reshape(extras[name].shape).to(extras[name].dtype)
@@ -175,12 +177,12 @@ def _with_residual(scene: Scene4D, when: Tensor) -> Gaussians:
     return base.replace(extras=extras, **changes)
 
 
-def _moved(scene: Scene4D, rest: Gaussians, when: Tensor, *, turn: bool) -> Gaussians:
+def _moved(scene: Scene4D, rest: Gaussians, *, when: Tensor, turn: bool) -> Gaussians:
     """`rest` carried by the anchors; with `turn`, what has a direction turns too (else only the means are right)."""
     motion = scene.motion
     if motion.anchors.shape[-2] == 0 or scene.times.shape[-1] == 0:
         return rest
-    a, b, weight = _between(motion.world_from_rest, _bracket(scene, when), len(scene.batch_shape))  # [b m 7]
+    a, b, weight = _between(motion.world_from_rest, _bracket(scene, when), num_batch=len(scene.batch_shape))  # [b m 7]
     about = motion.anchors.reshape(*a.shape[:-1], 3).to(a.dtype)
     poses = interpolate_pose(a, b, weight=weight.squeeze(-1), about=about)
     return skinned_gaussians(rest, poses, skin_index=motion.skin_index, skin_weights=motion.skin_weights, turn=turn)

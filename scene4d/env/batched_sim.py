@@ -170,8 +170,8 @@ class BatchedSim:
         rows = rows.to(device)
         num_rows = max(self.now.num_gaussians, gaussians.num_gaussians)
         self._state = self.state.put(rows, fresh)
-        self._since = put(self._since, rows, beginning)
-        self.now = put(self.now.padded(num_rows), rows, gaussians.padded(num_rows))
+        self._since = put(self._since, rows, new=beginning)
+        self.now = put(self.now.padded(num_rows), rows, new=gaussians.padded(num_rows))
         self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
         self.proprio = self.proprio.index_copy(0, rows, fresh.proprio)
 
@@ -293,7 +293,7 @@ class BatchedSim:
             variance=since.variance + since.chunk_variance,
             chunk_variance=torch.zeros_like(since.variance),
         )
-        self._since = put(self._since, rows, gone_on)
+        self._since = put(self._since, rows, new=gone_on)
         self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
 
 

@@ -50,7 +50,7 @@ class State(TensorStruct):
 
     def put(self, rows: Tensor, new: Any) -> Self:
         """A state [b] with the elements that `rows` [r] names replaced by `new` [r]."""
-        return put(self, rows, new)
+        return put(self, rows, new=new)
 
     def pick(self, rows: Tensor) -> Self:
         """The elements [r] that `rows` names of a state [b]."""
@@ -149,14 +149,14 @@ class WorldModel(Protocol):
         ...
 
 
-def put(old: Any, rows: Tensor, new: Any) -> Any:
+def put(old: Any, rows: Tensor, *, new: Any) -> Any:
     """`old` [b], a tensor, noun or mapping of them, with the elements that `rows` [r] names replaced by `new` [r]."""
     if isinstance(old, Tensor):
         return old.index_copy(0, rows, new.to(old.dtype))
     if isinstance(old, TensorStruct):
-        return old.replace(**{f.name: put(getattr(old, f.name), rows, getattr(new, f.name)) for f in fields(old)})
+        return old.replace(**{f.name: put(getattr(old, f.name), rows, new=getattr(new, f.name)) for f in fields(old)})
     if isinstance(old, Mapping) and any(isinstance(v, Tensor | TensorStruct) for v in old.values()):
-        return {key: put(value, rows, new[key]) for key, value in old.items()}
+        return {key: put(value, rows, new=new[key]) for key, value in old.items()}
     return old
 
 

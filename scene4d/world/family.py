@@ -18,6 +18,7 @@ from scene4d.train.stage import Stage
 from scene4d.types import Frames
 
 S = TypeVar("S", bound=TensorStruct)
+Made = TypeVar("Made", bound=TensorStruct, covariant=True)
 
 
 class Windows(Protocol):
@@ -76,6 +77,18 @@ class Windows(Protocol):
         ...
 
 
+class Make(Protocol[Made]):
+    """Makes of the windows of one episode what a family trains on; `first` is the number of the first of them."""
+
+    def __call__(self, run: TrainingRun, windows: Windows, *, first: int) -> list[Made]: ...
+
+
+class Build(Protocol):
+    """Makes a fresh model of the configurations of its parts, the robot, and the info of the weights."""
+
+    def __call__(self, configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any]) -> Any: ...
+
+
 class TrainingRun(Protocol):
     """What the trainer gives a family: where the run lies, its windows and its settings."""
 
@@ -112,8 +125,8 @@ class TrainingRun(Protocol):
         """The windows of all episodes."""
         ...
 
-    def prepared(self, kind: type[S], make: Callable[[TrainingRun, Windows, int], list[S]], *, folder: Path) -> S:
-        """What `make(run, windows of one episode, number of the first of them)` gives for every episode, as one [w].
+    def prepared(self, kind: type[S], make: Make[S], *, folder: Path) -> S:
+        """What `make` gives for every episode, as one [w].
 
         Done once, in several processes, and kept in `folder`; `make` is a function of a module.
         """
@@ -142,7 +155,7 @@ class Family:
 
     name: str
     configs: Mapping[str, type]
-    build: Callable[[Mapping[str, Any], RobotSpec, Mapping[str, Any]], Any]
+    build: Build
     parts: Callable[[Any], Mapping[str, nn.Module]]
     settings: type
     part_configs: Callable[[Any, Windows], Mapping[str, Any]]
@@ -152,4 +165,4 @@ class Family:
         """A new model whose first weights depend on `seed` alone; torch's generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.build(configs, robot, info)
+            return self.build(configs, robot=robot, info=info)

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("metaworld", reason="the simulator is not installed")
 
 from scene4d.apps.training.cache import WindowCache, cache_stage, displacement_of
-from scene4d.apps.training.import_recordings import take_in_stage, taken_in
+from scene4d.apps.training.import_recordings import import_stage, imported_episodes
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.data.formats.lerobot import write_lerobot
@@ -40,7 +40,7 @@ def source(episode, tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def cached(source, tmp_path_factory):
     folder, record = tmp_path_factory.mktemp("run"), RecordConfig(sources=(source,), cameras=CAMERAS)
-    taken = take_in_stage(folder / "record", record, least=11, processes=1)
+    taken = import_stage(folder / "record", record, least=11, processes=1)
     result = cache_stage(folder / "cache", CACHE, record=record, episodes=folder / "record", processes=1)
     return folder, WindowCache(folder / "cache", CACHE, record=record, episodes=folder / "record"), taken, result
 
@@ -48,7 +48,7 @@ def cached(source, tmp_path_factory):
 def test_pictures_actions_and_task_arrive(cached, episode):
     folder, cache, taken, _ = cached
     assert taken == {"episodes": 2, "frames": 50}
-    stored = StoredEpisode(taken_in(folder / "record")[0])
+    stored = StoredEpisode(imported_episodes(folder / "record")[0])
     assert torch.allclose(stored.actions, episode.actions) and torch.allclose(stored.proprio, episode.proprio)
     frames, truth = stored.read(3, 4).stacked()[0], episode.stacked(CAMERAS)[3]
     assert (frames.depth - truth.depth).abs().max() < 2e-3
@@ -65,7 +65,7 @@ def test_tracked_motion_agrees_with_the_exact_one(cached, episode):
     for number in range(4):
         window, (_, t) = cache.window(number, futures=False), cache.moment(number)
         rows, segments = nearest_segments(window.memory.means, episode, t=t)
-        exact = displacement_of(window.memory.means[rows], segments, episode.segment_poses[t : t + 9])[-1]
+        exact = displacement_of(window.memory.means[rows], segments, poses=episode.segment_poses[t : t + 9])[-1]
         known = window.displacement_valid[rows]
         assert known.float().mean() > 0.5
         error = (window.displacement[-1, rows] - exact).norm(dim=-1)[known]
@@ -108,12 +108,12 @@ def test_a_whole_run_on_recordings_from_the_shipped_weights(source, tmp_path):
 def test_recordings_that_do_not_serve_are_named(source, tmp_path, episode):
     record = RecordConfig(sources=(source,), cameras=CAMERAS)
     with pytest.raises(DataFormatError, match="too short"):
-        take_in_stage(tmp_path / "a", record, least=25, processes=1)
+        import_stage(tmp_path / "a", record, least=25, processes=1)
     with pytest.raises(DataFormatError, match="wrist"):
-        take_in_stage(tmp_path / "b", dataclasses.replace(record, cameras=("wrist",)), least=11, processes=1)
+        import_stage(tmp_path / "b", dataclasses.replace(record, cameras=("wrist",)), least=11, processes=1)
     bare = {n: f.replace(depth=None) for n, f in episode.views.items()}
     write_lerobot(tmp_path / "bare", [episode.replace(views=bare)])
     with pytest.raises(DepthError, match="left"):
-        take_in_stage(
+        import_stage(
             tmp_path / "c", dataclasses.replace(record, sources=(str(tmp_path / "bare"),)), least=11, processes=1
         )

@@ -74,7 +74,7 @@ def test_displacement_is_the_rigid_motion_of_the_segment():
     move = pose_about(centre, 0.1 * torch.randn(4, 2, 3), shift=0.1 * torch.randn(4, 2, 3))
     poses = torch.cat([now[None], compose_pose(move, now.expand(4, 2, 7))])
     points, segments = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, -1, 1])
-    found = displacement_of(points, segments, poses)
+    found = displacement_of(points, segments, poses=poses)
     for n in range(6):
         if segments[n] < 0:
             assert (found[:, n] == 0).all()

@@ -104,7 +104,9 @@ def read_nerf_scene(
     trained = [i for i in range(len(rows)) if not held[i]]
     Ks = torch.tensor([[[r["fl_x"], 0, r["cx"]], [0, r["fl_y"], r["cy"]], [0, 0, 1]] for r in rows])
     times = torch.tensor([row["time"] for row in rows], dtype=torch.float64)
-    points, colors = _points(folder, [rows[i] for i in trained], viewmats[trained], Ks[trained], most=num_points)
+    points, colors = _points(
+        folder, [rows[i] for i in trained], viewmats=viewmats[trained], Ks=Ks[trained], most=num_points
+    )
     listed = lambda key: [folder / rows[i][key] for i in chosen] if all(key in row for row in rows) else None
     return NerfScene(
         images=listed("file_path") or [],
@@ -121,7 +123,7 @@ def read_nerf_scene(
 
 
 def _points(
-    folder: Path, rows: list[dict[str, Any]], viewmats: Tensor, Ks: Tensor, *, most: int
+    folder: Path, rows: list[dict[str, Any]], *, viewmats: Tensor, Ks: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
     """Points [p 3] m of our world and colours [p 3] uint8, as many from each picture with depth."""
     points, colors = [torch.zeros(0, 3)], [torch.zeros(0, 3, dtype=torch.uint8)]

@@ -88,7 +88,7 @@ def head_start(models: Models, known: Observation, *, file: Path | None = None) 
 
 
 def chosen_actions(
-    head: ActionHead, start: Observation, views: Frames, *, proprio: Tensor, seed: int, features: Tensor | None = None
+    head: ActionHead, start: Observation, *, views: Frames, proprio: Tensor, seed: int, features: Tensor | None = None
 ) -> Tensor:
     """A chunk of actions [h a] for the task of `start`, from views [v] and the robot's state [p] of then.
 

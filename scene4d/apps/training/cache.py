@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from scene4d.apps.training.import_recordings import taken_in
+from scene4d.apps.training.import_recordings import imported_episodes
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.record_episodes import episode_path
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig
@@ -41,7 +41,8 @@ def cache_stage(
 ) -> dict[str, Any]:
     """Snapshot every episode of `episodes` that is not there yet; result: windows, rows (mean Gaussians a snapshot)."""
     paths = episode_paths(episodes, record)
-    counts = in_processes(snapshot_one, [(folder, config, path) for path in paths], num=processes, progress=progress)
+    jobs = [{"path": path, "folder": folder, "config": config} for path in paths]
+    counts = in_processes(snapshot_one, jobs, num=processes, progress=progress)
     rows = [n for each in counts for n in each]
     return {"windows": len(rows), "rows": round(sum(rows) / max(1, len(rows)))}
 
@@ -49,9 +50,9 @@ def cache_stage(
 def episode_paths(folder: Path, config: RecordConfig) -> list[Path]:
     """Files of the episodes that the record stage leaves: seed by seed, or source by source."""
     if config.sources:
-        return taken_in(folder)
+        return imported_episodes(folder)
     seeds = range(config.first_seed, config.first_seed + config.episodes)
-    return [episode_path(folder, task, seed) for seed in seeds for task in config.tasks]
+    return [episode_path(folder, task=task, seed=seed) for seed in seeds for task in config.tasks]
 
 
 def window_config(config: CacheConfig, *, cameras: Sequence[str]) -> WindowConfig:
@@ -61,7 +62,7 @@ def window_config(config: CacheConfig, *, cameras: Sequence[str]) -> WindowConfi
     )
 
 
-def snapshot_one(folder: Path, config: CacheConfig, path: Path) -> list[int]:
+def snapshot_one(path: Path, *, folder: Path, config: CacheConfig) -> list[int]:
     """Run one episode through the memory and keep what it knows at each window's start; returns rows a window."""
     target = folder / path.name
     if target.exists():
@@ -186,7 +187,7 @@ class WindowCache(WindowSet[StoredEpisode]):
         # What belongs to no segment is the sky behind everything: it stands still.
         segments = memory.extras["segments"][:, 0].long()
         poses = episode.segment_poses[t : t + 1 + self.config.horizon]
-        return displacement_of(memory.means, segments, poses), memory.ids >= 0
+        return displacement_of(memory.means, segments, poses=poses), memory.ids >= 0
 
     def scene_windows(self, numbers: Tensor, *, futures: bool = True) -> Window:
         """Windows [b]."""
@@ -198,7 +199,7 @@ class WindowCache(WindowSet[StoredEpisode]):
         return episode.read(t, t + 1 + horizon, cameras=self.cameras).stacked().replace(extras={})
 
 
-def displacement_of(points: Tensor, segments: Tensor, poses: Tensor) -> Tensor:
+def displacement_of(points: Tensor, segments: Tensor, *, poses: Tensor) -> Tensor:
     """Displacement [h n 3] m of points [n 3] that ride on segments [n]; poses [1+h g 7] are those of now and later."""
     motion = compose_pose(poses[1:], invert_pose(poses[:1]).expand_as(poses[1:]))  # [h g 7] later from now
     each = motion[:, segments.clamp_min(0)]  # [h n 7]
@@ -206,7 +207,7 @@ def displacement_of(points: Tensor, segments: Tensor, poses: Tensor) -> Tensor:
     return torch.where((segments >= 0)[:, None], moved, torch.zeros_like(moved))
 
 
-def _memory(path: Path, first: int, count: int, *, exact: bool) -> tuple[Gaussians, Tensor]:
+def _memory(path: Path, *, first: int, count: int, exact: bool) -> tuple[Gaussians, Tensor]:
     """Rows `first` and on of a snapshot, and their past flow [2 n 3]; their segments where those are exact."""
     with safe_open(path, framework="pt") as file:
         read = lambda name: file.get_slice(name)[first : first + count]

@@ -17,7 +17,7 @@ from scene4d.train.log import Progress
 from scene4d.types import Recording
 
 
-def take_in_stage(
+def import_stage(
     folder: Path, config: RecordConfig, *, least: int, processes: int, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Take in every recording of `config.sources` that is not there yet; result: episodes, frames.
@@ -38,8 +38,8 @@ def take_in_stage(
             raise DataFormatError(
                 "is too short to learn from", file=recording.path, found=found, expected=f">= {least}"
             )
-    jobs = [(folder, config, number) for number in range(len(recordings))]
-    frames = in_processes(take_in_one, jobs, num=processes, progress=progress)
+    jobs = [{"number": number, "folder": folder, "config": config} for number in range(len(recordings))]
+    frames = in_processes(import_one, jobs, num=processes, progress=progress)
     return {"episodes": len(frames), "frames": sum(frames)}
 
 
@@ -48,13 +48,13 @@ def listing(config: RecordConfig) -> list[tuple[str, int]]:
     return [(str(recording.path), recording.num_frames) for recording in _recordings(config.sources)]
 
 
-def taken_in(folder: Path) -> list[Path]:
-    """The episodes of `take_in_stage`, in the order of their sources."""
+def imported_episodes(folder: Path) -> list[Path]:
+    """The episodes of `import_stage`, in the order of their sources."""
     return sorted(folder.glob("*.safetensors"))
 
 
-def take_in_one(folder: Path, config: RecordConfig, number: int) -> int:
-    """Take in one recording unless its file is there; returns its frames."""
+def import_one(number: int, *, folder: Path, config: RecordConfig) -> int:
+    """Import one recording unless its file is there; returns its frames."""
     path = folder / f"{number:06d}.safetensors"
     if path.exists():
         return len(load_tensors(path)[0]["times"])

@@ -51,7 +51,7 @@ def prepared_samples(run: Run, folder: Path) -> tuple[PolicySamples, dict[str, i
     """What the action head trains on, [n], and {demonstrations: how many it is from, succeeded: of them}."""
     jobs, at = demonstration_jobs(run.config.policy.data), folder / "samples"
     names = [at / f"{task}_{seed:04d}.safetensors" for task, seed, _ in jobs]
-    each = [(run, job, name) for job, name in zip(jobs, names, strict=True)]
+    each = [{"job": job, "run": run, "target": name} for job, name in zip(jobs, names, strict=True)]
     in_processes(
         samples_of_demonstration, each, num=run.config.processes, progress=line_progress("policy demonstrations")
     )
@@ -59,7 +59,7 @@ def prepared_samples(run: Run, folder: Path) -> tuple[PolicySamples, dict[str, i
     return samples, {"demonstrations": len(names), "succeeded": wins}
 
 
-def samples_of_demonstration(run: Run, job: tuple[str, int, float], target: Path) -> None:
+def samples_of_demonstration(job: tuple[str, int, float], *, run: Run, target: Path) -> None:
     """Record one demonstration and write what the head is shown of it, unless it is there."""
     if target.exists():
         return

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -95,9 +95,9 @@ def _built(folder: Path, build: Callable[[Path], dict[str, Any]], *, digest: str
 
 
 def in_processes(
-    task: Callable[..., Any], jobs: Sequence[tuple], *, num: int, progress: Progress | None = None
+    task: Callable[..., Any], jobs: Sequence[Mapping[str, Any]], *, num: int, progress: Progress | None = None
 ) -> list[Any]:
-    """`task(*job)` for every job, in `num` fresh processes of one torch thread each; results in the order of the jobs.
+    """`task(**job)` for every job, in `num` fresh processes of one torch thread each; results in the order of the jobs.
 
     With num = 1 they run here, one after another.
 
@@ -108,7 +108,7 @@ def in_processes(
     report = progress or (lambda done, total, metrics: None)
     if num <= 1 or len(jobs) <= 1:
         for i, job in enumerate(jobs):
-            results[i] = task(*job)
+            results[i] = task(**job)
             report(i + 1, len(jobs), {})
         return results
     # Spawned, not forked: a forked child inherits locks of threads that do not exist in it.
@@ -116,7 +116,7 @@ def in_processes(
     pool = ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
     try:
         with _one_thread_each():
-            places = {pool.submit(task, *job): i for i, job in enumerate(jobs)}
+            places = {pool.submit(task, **job): i for i, job in enumerate(jobs)}
         for done, future in enumerate(as_completed(places)):
             results[places[future]] = future.result()
             report(done + 1, len(jobs), {})

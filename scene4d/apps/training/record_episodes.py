@@ -20,7 +20,10 @@ def record_stage(
     jobs = []
     for task in config.tasks:
         for i in range(config.episodes):
-            jobs.append((folder, config, task, config.first_seed + i, config.noise[i % len(config.noise)]))
+            noise = config.noise[i % len(config.noise)]
+            jobs.append(
+                {"task": task, "seed": config.first_seed + i, "noise": noise, "folder": folder, "config": config}
+            )
     wins = in_processes(record_one, jobs, num=processes, progress=progress)
     return {
         "episodes": len(jobs),
@@ -29,14 +32,14 @@ def record_stage(
     }
 
 
-def episode_path(folder: Path, task: str, seed: int) -> Path:
+def episode_path(folder: Path, *, task: str, seed: int) -> Path:
     """File of one episode."""
     return folder / f"{task}_{seed:04d}.safetensors"
 
 
-def record_one(folder: Path, config: RecordConfig, task: str, seed: int, noise: float) -> bool:
+def record_one(task: str, seed: int, *, noise: float, folder: Path, config: RecordConfig) -> bool:
     """Record one episode unless its file is there; returns whether the task was solved."""
-    path = episode_path(folder, task, seed)
+    path = episode_path(folder, task=task, seed=seed)
     if path.exists():
         return bool(load_tensors(path)[1]["success"])
     size = (config.size, config.size)

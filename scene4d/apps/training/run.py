@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +20,9 @@ from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.device import Device
 from scene4d.train.log import line_progress
 from scene4d.train.stage import Stage
-from scene4d.world.family import Family, TrainingRun, Windows
+from scene4d.world.family import Family, Make
 
 S = TypeVar("S", bound=TensorStruct)
-Make = Callable[[TrainingRun, Windows, int], list[S]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,14 @@ class Run:
         targets = [folder / f"{i:04d}.safetensors" for i in range(len(groups))]
         # A job reads its own episode only: with thousands of them, all would take too long to open in each.
         jobs = [
-            (self, kind, make, Path(windows.moment(group[0])[0].path), group[0], target)
+            {
+                "run": self,
+                "kind": kind,
+                "make": make,
+                "episode": Path(windows.moment(group[0])[0].path),
+                "first": group[0],
+                "target": target,
+            }
             for group, target in zip(groups, targets, strict=True)
         ]
         in_processes(_prepare_one, jobs, num=self.config.processes, progress=line_progress(folder.name))
@@ -148,9 +153,9 @@ class Run:
         }
 
 
-def _prepare_one(run: Run, kind: type[S], make: Make[S], episode: Path, first: int, target: Path) -> None:
+def _prepare_one(*, run: Run, kind: type[S], make: Make[S], episode: Path, first: int, target: Path) -> None:
     """Write what `make` gives for one episode, unless it is there."""
     if target.exists():
         return
-    values = kind.stack(make(run, run.windows(only=episode), first))
+    values = kind.stack(make(run, run.windows(only=episode), first=first))
     save_tensors(target, {name: getattr(values, name) for name in kind.__dataclass_fields__}, state={})

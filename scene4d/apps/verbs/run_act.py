@@ -72,7 +72,7 @@ def _planned(models: Models, start: Observation, *, seed: int, forecast: bool) -
         world = require(models.world, HeadWorldModel, what="an action head's forecast")
         future, features = predicted_instant(start, world_model=world, horizon=world.spec.horizon)
         views = concat_views([views, views_for(head.config, future, hand=hand)])
-    actions = chosen_actions(head, start, views, proprio=start.proprio[-1], seed=seed, features=features)
+    actions = chosen_actions(head, start, views=views, proprio=start.proprio[-1], seed=seed, features=features)
     # The numbers are the head's: its weights say what they mean.
     names, units = names_and_units(models.robot.action, width=head.config.action_dim)
     return {

@@ -15,7 +15,7 @@ import torch
 from scene4d import __version__
 from scene4d.apps.compose.models import sized_as_start
 from scene4d.apps.training.cache import cache_stage
-from scene4d.apps.training.import_recordings import listing, take_in_stage
+from scene4d.apps.training.import_recordings import import_stage, listing
 from scene4d.apps.training.policy_stage import export_stage, train_policy_stage
 from scene4d.apps.training.processes import locked, run_stage
 from scene4d.apps.training.record_episodes import record_stage
@@ -99,7 +99,7 @@ def _plan(run: Run, *, until: str) -> list[Stage]:
         record = Stage(
             "record",
             [config.record, listing(config.record), config.least_frames],
-            lambda folder: take_in_stage(
+            lambda folder: import_stage(
                 folder, config.record, least=config.least_frames, processes=num, progress=line_progress("recordings")
             ),
         )

@@ -46,7 +46,7 @@ def roll_forward(
     for number, step in enumerate(range(0, num_steps, replan_every)):
         hand = hand_position(state.proprio, state.robot)
         views = views_for(head.config, model.anchored(state).gaussians, hand=hand)
-        actions = chosen_actions(head, start, views, proprio=state.proprio, seed=seed + number)
+        actions = chosen_actions(head, start, views=views, proprio=state.proprio, seed=seed + number)
         actions = actions[: min(replan_every, num_steps - step)]
         prediction = model.predict(state, actions=actions, seeds=(seed + number,))
         scene = model.scene(state, prediction)

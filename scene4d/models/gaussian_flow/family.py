@@ -20,7 +20,7 @@ from scene4d.train.stage import Stage
 from scene4d.world.family import Family, TrainingRun
 
 
-def build(configs: Mapping[str, Any], robot: RobotSpec, info: Mapping[str, Any]) -> GaussianWorldModel:
+def build(configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any]) -> GaussianWorldModel:
     """A fresh model and its autoencoder; the first weights of each depend on torch's seed, and on nothing else."""
     seed = torch.initial_seed()
     codec = GaussianVAE(configs["vae"])
@@ -39,10 +39,10 @@ def stages(run: TrainingRun) -> list[Stage]:
     anchors = settings.dynamics.model.anchors
 
     def vae(folder: Path) -> dict[str, Any]:
-        return train_vae(run, run.fresh(seed=settings.vae.train.seed), folder)
+        return train_vae(run, run.fresh(seed=settings.vae.train.seed), folder=folder)
 
     def dynamics(folder: Path) -> dict[str, Any]:
-        return train_dynamics(run, run.fresh(seed=settings.dynamics.train.seed), folder)
+        return train_dynamics(run, run.fresh(seed=settings.dynamics.train.seed), folder=folder)
 
     return [
         Stage("vae", [settings.vae, anchors, run.threads, run.start_digest], vae),

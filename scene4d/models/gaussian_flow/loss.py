@@ -12,7 +12,7 @@ from scene4d.geometry.rotation import pose_about
 from scene4d.geometry.skinning import skinned_displacement
 from scene4d.models.flow import draw_levels, noised
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
-from scene4d.models.gaussian_flow.networks.skin_head import Matter
+from scene4d.models.gaussian_flow.networks.skin_head import AnchorFeatures
 from scene4d.models.tokens.motion_estimate import MotionEstimate, motion_losses, outcome_loss, weighted_mean
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.models.tokens.token_windows import MOVING_M, TokenWindows, is_moving
@@ -46,19 +46,19 @@ def loss(
     """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
     with torch.no_grad():
-        drive = model.drive(actions=batch.actions, track=batch.track, task=batch.task)
+        given = model.robot_condition(actions=batch.actions, track=batch.track, task=batch.task)
     scene = _shaken(model.window_tokens(batch), spread=config.context_noise)
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     moving = is_moving(batch.motion)  # [b h l]
     known = batch.known[:, None].expand_as(moving)
     levels = draw_levels(target.shape[0], config=model.config.flow, like=target)
     noisy = noised(target, torch.randn_like(target), levels=levels)
-    said = model.denoiser(noisy, levels, scene=scene, drive=drive, scale=model.scale.scale)
-    parts = motion_losses(said, target, moving=moving, known=known)
-    parts["points"], metrics = _point_loss(model, said, batch)
-    parts["outcome"] = outcome_loss(said.outcome, batch, scale=model.reward_scale)
+    estimate = model.denoiser(noisy, levels, scene=scene, given=given, scale=model.scale.scale)
+    parts = motion_losses(estimate, target, moving=moving, known=known)
+    parts["points"], metrics = _point_loss(model, estimate, batch=batch)
+    parts["outcome"] = outcome_loss(estimate.outcome, batch, scale=model.reward_scale)
     total = functools.reduce(torch.add, [getattr(config, name) * value for name, value in parts.items()])
-    hand = (drive.proprio_change - batch.proprio_change)[:, -1, :3].norm(dim=-1).mean()
+    hand = (given.proprio_change - batch.proprio_change)[:, -1, :3].norm(dim=-1).mean()
     return total, {**{k: v.detach() for k, v in parts.items()}, **metrics, "hand_mm": 1e3 * hand.detach()}
 
 
@@ -76,8 +76,8 @@ def _shaken(scene: SceneTokens, *, spread: float) -> SceneTokens:
 def skin_logits(model: GaussianWorldModel, batch: TokenWindows) -> Tensor:
     """What the skin says of the rows of prepared windows, [b r j+1]."""
     return model.skin(
-        Matter(batch.rows, past=batch.row_past, rgb=batch.row_rgb),
-        Matter(batch.anchors, past=batch.anchor_past, rgb=batch.anchor_rgb),
+        AnchorFeatures(batch.rows, past=batch.row_past, rgb=batch.row_rgb),
+        AnchorFeatures(batch.anchors, past=batch.anchor_past, rgb=batch.anchor_rgb),
         tokens=model.scaled(batch.tokens),
         hand=batch.past_proprio[:, -1, :3],
         skin_index=batch.skin_index,
@@ -85,11 +85,11 @@ def skin_logits(model: GaussianWorldModel, batch: TokenWindows) -> Tensor:
 
 
 def _point_loss(
-    model: GaussianWorldModel, said: MotionEstimate, batch: TokenWindows
+    model: GaussianWorldModel, estimate: MotionEstimate, *, batch: TokenWindows
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the displacement of memory rows in cm, moving and still rows in equal shares, and its metrics in mm."""
     logits = skin_logits(model, batch)
-    motion = model.scale.denormalize(said.motion) * said.gate.sigmoid()[..., None]
+    motion = model.scale.denormalize(estimate.motion) * estimate.gate.sigmoid()[..., None]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(logits, hard=False)
     moved = skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights)

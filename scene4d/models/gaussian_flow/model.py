@@ -15,11 +15,11 @@ from scene4d.models.flow import seeded_noise
 from scene4d.models.gaussian_flow.motion.motion_sampler import sample_motion
 from scene4d.models.gaussian_flow.networks.action_denoiser import ACTION_STEPS, ActionDenoiser, ActionEvidence
 from scene4d.models.gaussian_flow.networks.completion import Completion
-from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT, Drive
+from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT, RobotCondition
 from scene4d.models.gaussian_flow.networks.proprio import ProprioForecast
-from scene4d.models.gaussian_flow.networks.skin_head import Matter, SkinHead
+from scene4d.models.gaussian_flow.networks.skin_head import AnchorFeatures, SkinHead
 from scene4d.models.gaussian_flow.scene.decode import decoded_scene
-from scene4d.models.gaussian_flow.scene.free_space import out_of_sight
+from scene4d.models.gaussian_flow.scene.free_space import unseen_rows_of
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.models.tokens.anchor_model import AnchorModel
@@ -108,14 +108,14 @@ class GaussianWorldModel(AnchorModel):
         memory = state.gaussians
         state = state.skinned(self.skin_weights(state, past=past))
         new = self.completion(self.scene_tokens(state.map(lambda x: x[None])))[0]
-        return state.replace(unseen_rows=out_of_sight(new, memory=memory, cameras=observation.cameras.values()))
+        return state.replace(unseen_rows=unseen_rows_of(new, memory=memory, cameras=observation.cameras.values()))
 
     def skin_weights(self, state: GaussianState, *, past: Tensor) -> Tensor:
         """Weights [n j] for use, of the rows of a state [] on its anchors, whose past motion is `past` [l 6]."""
         memory = state.gaussians
         logits = self.skin(
-            Matter(memory.means, past=memory.extras[PAST_FLOW], rgb=rgb_from_sh(memory.sh)),
-            Matter(state.anchors, past=past, rgb=state.anchor_rgb),
+            AnchorFeatures(memory.means, past=memory.extras[PAST_FLOW], rgb=rgb_from_sh(memory.sh)),
+            AnchorFeatures(state.anchors, past=past, rgb=state.anchor_rgb),
             tokens=self.scaled(state.latent.tokens),
             hand=proprio_slots(state.proprio, state.robot)[:3],
             skin_index=state.anchored.skin_index,
@@ -153,14 +153,14 @@ class GaussianWorldModel(AnchorModel):
         return unflat(self._predicted(flat, actions, seeds=seeds), lead)
 
     def draw_motion(
-        self, noise: Tensor, *, scene: SceneTokens, drive: Drive, steps: int
+        self, noise: Tensor, *, scene: SceneTokens, given: RobotCondition, steps: int
     ) -> tuple[Tensor, MotionEstimate]:
         """Motion [b h l 6] of the anchors in rad and m from noise of that shape, and what the denoiser says of it."""
         x, denoised = sample_motion(
             self.denoiser,
             noise,
             scene=scene,
-            drive=drive,
+            given=given,
             scale=self.scale.scale,
             thresholds=(self.config.starting_threshold, self.config.moving_threshold),
             steps=steps,
@@ -182,15 +182,15 @@ class GaussianWorldModel(AnchorModel):
 
     def _predicted(self, state: GaussianState, actions: Tensor, *, seeds: Sequence[int]) -> AnchorPrediction:
         """What actions [b h a] do in states [b]."""
-        scene, drive, num_steps = self.scene_tokens(state), self.drive_of(state, actions), actions.shape[1]
+        scene, given, num_steps = self.scene_tokens(state), self.robot_condition_of(state, actions), actions.shape[1]
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
         noise = seeded_noise(seeds, shape, like=scene.anchors)[:, :num_steps]
-        motion, denoised = self.draw_motion(noise, scene=scene, drive=drive, steps=self.sampler_steps)
+        motion, denoised = self.draw_motion(noise, scene=scene, given=given, steps=self.sampler_steps)
         shift = self.scale.scale[:num_steps].log()
         log_var = denoised.log_var + (2 * shift + self.log_var_shift[:num_steps, None])[:, None]
         poses = pose_about(state.anchors[:, None], motion[..., :3], shift=motion[..., 3:])
-        change = drive.proprio_change[..., proprio_slot_index(state.robot)]  # [b h q]
+        change = given.proprio_change[..., proprio_slot_index(state.robot)]  # [b h q]
         return AnchorPrediction(
             actions=actions,
             motion=AnchorMotion(poses, log_var),
@@ -202,18 +202,18 @@ class GaussianWorldModel(AnchorModel):
 
     # ---- what the networks are given
 
-    def drive_of(self, state: GaussianState, actions: Tensor) -> Drive:
+    def robot_condition_of(self, state: GaussianState, actions: Tensor) -> RobotCondition:
         """What the denoiser is given of the robot: actions [b h a] in slots and the predicted proprio."""
-        return self.drive(
+        return self.robot_condition(
             actions=action_slots(actions, state.robot, proprio=state.proprio),
             track=state.track,
             task=state.task_vector,
         )
 
-    def drive(self, *, actions: Tensor, track: Track, task: Tensor) -> Drive:
+    def robot_condition(self, *, actions: Tensor, track: Track, task: Tensor) -> RobotCondition:
         """The same from slots: actions [b h 16], track [b p], task [b 32]."""
         change, hidden = self.proprio(actions, track=track, task=task)
-        return Drive(
+        return RobotCondition(
             actions=actions,
             last_action=track.actions[:, -1],
             proprio=track.proprio[:, -1],

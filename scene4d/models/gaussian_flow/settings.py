@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from scene4d.errors import ConfigError
 from scene4d.models.flow import FlowConfig
-from scene4d.models.gaussian_flow.networks.action_denoiser import RECENT, IntentConfig
+from scene4d.models.gaussian_flow.networks.action_denoiser import RECENT, ActionDenoiserConfig
 from scene4d.models.gaussian_flow.networks.completion import CompletionConfig
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
 from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig
@@ -32,7 +32,7 @@ class DynamicsConfig:
     """How anchors are chosen."""
     skin: SkinConfig = field(default_factory=SkinConfig)
     """The skinning head."""
-    intent: IntentConfig = field(default_factory=IntentConfig)
+    intent: ActionDenoiserConfig = field(default_factory=ActionDenoiserConfig)
     """The denoiser of actions."""
     completion: CompletionConfig = field(default_factory=CompletionConfig)
     """The decoder of new matter."""

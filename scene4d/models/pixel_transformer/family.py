@@ -64,7 +64,7 @@ def fitted(settings: PixelsStageConfig, windows: Windows) -> Mapping[str, Pixels
     return {"pixels": config}
 
 
-def build(configs: Mapping[str, Any], robot: RobotSpec, info: Mapping[str, Any]) -> PixelTransformer:
+def build(configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any]) -> PixelTransformer:
     """A fresh model for the first cameras that the info of the weights names."""
     config: PixelsConfig = configs["pixels"]
     names = [str(i) for i in range(config.num_views)]

@@ -169,7 +169,7 @@ class PixelModel(nn.Module):
         static = (static.unflatten(1, (self.config.num_views, -1)) + self.view).flatten(1, 2)
         x = static[:, None] + self.embed_step(noisy)  # [b h l w]
         x = torch.cat([(static + self.observed)[:, None], x], 1)  # [b 1+h l w]
-        condition = self.condition(self._drive_features(levels, clip))  # [b 1+h w]
+        condition = self.condition(self._robot_features(levels, clip))  # [b 1+h w]
         space = self.rotary_space(self.places)  # [l f 2]
         time = self.rotary_time(torch.arange(num_steps + 1.0, device=x.device)[:, None])  # [1+h f 2]
         mask = causal_mask(num_steps + 1, device=x.device)
@@ -181,7 +181,7 @@ class PixelModel(nn.Module):
         shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
         return self.out(modulate(self.norm(x[:, 1:]), shift=shift, scale=gain))  # [b h l c]
 
-    def _drive_features(self, levels: Tensor, clip: Clip) -> Tensor:
+    def _robot_features(self, levels: Tensor, clip: Clip) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, task, level, number."""
         num_steps = clip.actions.shape[1]
         actions = torch.cat([clip.past_actions[:, -1:], clip.actions], 1)  # [b 1+h a]

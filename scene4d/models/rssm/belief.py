@@ -100,7 +100,7 @@ class BeliefNetwork(nn.Module):
         none = torch.zeros_like(noise).flatten(1)  # no scene is known of the past
         belief = Belief(self.start(task), latent=none, place=place, speed=torch.zeros_like(place), goal=place)
         for i, action in enumerate(track.actions.unbind(1)):
-            hidden, _, goal = self._step(belief, action, task)
+            hidden, _, goal = self._step(belief, action, task=task)
             valid, place = track.valid[:, i, None], track.proprio[:, i + 1]
             hidden, goal = torch.where(valid, hidden, belief.hidden), torch.where(valid, goal, place)
             speed = torch.where(valid, (place - belief.place) / self.robot_scale, 0.0)
@@ -121,7 +121,7 @@ class BeliefNetwork(nn.Module):
         """
         steps = []
         for i, action in enumerate(actions.unbind(1)):
-            hidden, speed, goal = self._step(belief, action, task)
+            hidden, speed, goal = self._step(belief, action, task=task)
             place = imagined = belief.place + speed * self.robot_scale
             prior = posterior = self._logs(self.prior, hidden)
             if seen:
@@ -150,7 +150,7 @@ class BeliefNetwork(nn.Module):
         motion = motion + nn.functional.pad(share[..., :1] * coasting + share[..., 1:] * along, (3, 0))
         return MotionEstimate(motion, gate[..., 0] - 1.0, log_var=log_var - 2.0, outcome=self.outcome(condition))
 
-    def _step(self, belief: Belief, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, belief: Belief, action: Tensor, *, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The recurrent state, the robot's speed and its set point after an action [b 16]."""
         goal = belief.goal + (action @ self.effect) * self.robot_scale
         ahead = (goal - belief.place) / self.robot_scale

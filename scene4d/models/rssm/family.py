@@ -36,7 +36,7 @@ def family(make_codec: Callable[[Any], Any], codec_config: type) -> Family:
     return Family(
         name="rssm",
         configs={"vae": codec_config, "rssm": RSSMConfig},
-        build=lambda configs, robot, info: RSSMWorldModel(
+        build=lambda configs, *, robot, info: RSSMWorldModel(
             make_codec(configs["vae"]), configs["rssm"], channels=configs["vae"].channels, robot=robot
         ),
         parts=lambda model: {"vae": model.codec, "rssm": model},
@@ -55,4 +55,5 @@ def family(make_codec: Callable[[Any], Any], codec_config: type) -> Family:
 def train(run: TrainingRun, folder: Path) -> dict[str, Any]:
     """Train the model and leave its weights in the folder; result: as `fit_on_tokens`."""
     model = run.fresh(seed=run.settings.train.seed)
-    return fit_on_tokens(run, model, functools.partial(loss, model, config=run.settings.loss), folder=folder)
+    weighed = functools.partial(loss, model, config=run.settings.loss)
+    return fit_on_tokens(run, model, loss=weighed, folder=folder)

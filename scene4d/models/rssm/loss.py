@@ -52,17 +52,17 @@ def loss(
     beliefs, prior, posterior = network.imagine(
         belief, batch.actions, task=batch.task, noise=noise[:, 1:], seen=(known, sets, robot)
     )
-    said = network.decode(scene, features, beliefs=beliefs, hand=now[:, 0, :3], scale=model.scale.scale)
+    estimate = network.decode(scene, features, beliefs=beliefs, hand=now[:, 0, :3], scale=model.scale.scale)
     moving, of_known = is_moving(motion), batch.known[:, None].expand(motion.shape[:-1])  # [b h l]
-    parts = motion_losses(said, model.scale.normalize(motion), moving=moving, known=of_known)
-    parts["outcome"] = outcome_loss(said.outcome, batch, scale=model.reward_scale)
+    parts = motion_losses(estimate, model.scale.normalize(motion), moving=moving, known=of_known)
+    parts["outcome"] = outcome_loss(estimate.outcome, batch, scale=model.reward_scale)
     away = ((beliefs.place - robot) / network.robot_scale).square().sum(-1).add(1e-12).sqrt()  # [b h]
     parts["robot"] = torch.where(away < 0.3, away.square() / 0.6, away - 0.15).mean()
     nats = balanced_divergence(posterior, prior, prior_share=config.prior_share, free_nats=config.free_nats)
     total = config.divergence * weighted_mean(nats, known)
     total = total + sum(weight * parts[name] for name, weight in WEIGHTS.items())
     with torch.no_grad():
-        last = model.scale.denormalize(said.motion * said.gate.sigmoid()[..., None])[:, -1, :, 3:]
+        last = model.scale.denormalize(estimate.motion * estimate.gate.sigmoid()[..., None])[:, -1, :, 3:]
         error, imagined = (last - motion[:, -1, :, 3:]).norm(dim=-1), ~known[:, -1]  # [b l], [b]
         parts["nats"] = weighted_mean(divergence(posterior, prior), known)
         parts["epe_mm"] = 1e3 * weighted_mean(error, moving[:, -1] & batch.known & imagined[:, None])

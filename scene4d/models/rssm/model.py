@@ -72,18 +72,18 @@ class RSSMWorldModel(AnchorModel):
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         noise = seeded_noise(seeds, (c.horizon, *c.latent), like=actions)[:, :num_steps]
         beliefs, _, _ = self.network.imagine(belief, slots, task=flat.task_vector, noise=noise)
-        said = self.network.decode(scene, flat.features, beliefs=beliefs, hand=belief.place[:, :3], scale=scale)
-        moves = moving_anchors(said.gate, past=scene.past, thresholds=c.moving_thresholds)
-        motion = self.scale.denormalize(said.motion) * moves[..., None]
+        estimate = self.network.decode(scene, flat.features, beliefs=beliefs, hand=belief.place[:, :3], scale=scale)
+        moves = moving_anchors(estimate.gate, past=scene.past, thresholds=c.moving_thresholds)
+        motion = self.scale.denormalize(estimate.motion) * moves[..., None]
         poses = pose_about(flat.anchors[:, None], motion[..., :3], shift=motion[..., 3:])
         change = (beliefs.place - belief.place[:, None])[..., proprio_slot_index(flat.robot)]
         prediction = AnchorPrediction(
             actions=actions,
-            motion=AnchorMotion(poses, said.log_var + 2 * scale[:num_steps, None].log()),
+            motion=AnchorMotion(poses, estimate.log_var + 2 * scale[:num_steps, None].log()),
             proprio=flat.proprio[:, None] + change,
-            reward=said.outcome[..., 0] * self.reward_scale,
-            success=said.outcome[..., 1].sigmoid(),
-            done=said.outcome[..., 2].sigmoid(),
+            reward=estimate.outcome[..., 0] * self.reward_scale,
+            success=estimate.outcome[..., 1].sigmoid(),
+            done=estimate.outcome[..., 2].sigmoid(),
         )
         return unflat(prediction, lead)
 

@@ -76,7 +76,7 @@ class AnchoredState(State):
         seconds = observation.step_seconds or spec.step_seconds
         robot = replace(observation.robot.filled_from(spec.robot), step_seconds=seconds)
         proprio = track.proprio[-1]
-        index, candidates = choose_anchors(memory, focus=focus_of(memory, proprio, robot), config=anchors)
+        index, candidates = choose_anchors(memory, focus=focus_of(memory, proprio, robot=robot), config=anchors)
         past = anchor_past(memory, index, config=anchors)  # [l 6]
         latent, _ = codec.encode(memory, anchors=index)
         none = memory.means.new_zeros(candidates.shape)
@@ -154,7 +154,7 @@ class AnchoredState(State):
         """A state [b] with the elements that `rows` [r] names replaced by `new` [r], filled up to as many Gaussians."""
         num_rows = max(self.gaussians.num_gaussians, new.gaussians.num_gaussians)
         old = self.replace(anchored=self.anchored.padded(num_rows))
-        return put(old, rows, new.replace(anchored=new.anchored.padded(num_rows)))
+        return put(old, rows, new=new.replace(anchored=new.anchored.padded(num_rows)))
 
     @classmethod
     def stack(cls, items: Sequence[Any], dim: int = 0) -> Self:

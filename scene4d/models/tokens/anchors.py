@@ -101,7 +101,7 @@ def nearest_skin(anchored: AnchoredGaussians, *, rgb: Tensor, past: Tensor) -> T
     return weights * (offset.norm(dim=-1) < SKIN_REACH)
 
 
-def focus_of(memory: Gaussians, proprio: Tensor, robot: RobotSpec) -> Tensor:
+def focus_of(memory: Gaussians, proprio: Tensor, *, robot: RobotSpec) -> Tensor:
     """Where detail is wanted [3]: at the hand if the robot's state names its place, else amid the memory."""
     named = {name.lower()[-1:] for name in robot.proprio.names}
     if {"x", "y", "z"} <= named:

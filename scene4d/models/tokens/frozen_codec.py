@@ -41,13 +41,13 @@ def codec_stage(run: TrainingRun, anchors: AnchorConfig) -> Stage:
 
 def encoded_windows(run: TrainingRun, anchors: AnchorConfig, *, codec: Any) -> TokenWindows:
     """All windows [w] of a run as tokens; those that the codec's stage left, where it is done."""
-    make = functools.partial(_tokens_of_episode, codec.eval(), anchors)
+    make = functools.partial(_tokens_of_episode, codec=codec.eval(), anchors=anchors)
     return run.prepared(TokenWindows, make, folder=run.folder("vae") / "ready")
 
 
 @torch.no_grad()
 def _tokens_of_episode(
-    codec: Any, anchors: AnchorConfig, run: TrainingRun, windows: Windows, first: int
+    run: TrainingRun, windows: Windows, *, first: int, codec: Any, anchors: AnchorConfig
 ) -> list[TokenWindows]:
     return prepare_all(codec, windows, first=first, anchors=anchors, num_rows=NUM_ROWS)
 
@@ -55,8 +55,8 @@ def _tokens_of_episode(
 def fit_on_tokens(
     run: TrainingRun,
     model: AnchorModel,
-    loss: Callable[[TokenWindows], tuple[Tensor, dict[str, Tensor]]],
     *,
+    loss: Callable[[TokenWindows], tuple[Tensor, dict[str, Tensor]]],
     folder: Path,
 ) -> dict[str, Any]:
     """Train a model on encoded windows, all but some episodes that judge it, and leave its weights in the folder.

@@ -14,7 +14,7 @@ from scene4d.tensor_struct import TensorStruct
 
 @dataclass(frozen=True)
 class MotionEstimate(TensorStruct):
-    """What is said of anchors: motion [b h l 6], scaled, and log_var [b h l 6] of it; gate [b h l] logit of moving;
+    """What is estimated of anchors: motion [b h l 6], scaled, and log_var [b h l 6] of it; gate [b h l], a logit;
     outcome [b h 3]: scaled reward, logit of success at the step, logit of having succeeded by then."""
 
     motion: Tensor
@@ -39,17 +39,17 @@ def moving_anchors(gate: Tensor, *, past: Tensor, thresholds: tuple[float, float
     return out & (likely > going_on)
 
 
-def motion_losses(said: MotionEstimate, target: Tensor, *, moving: Tensor, known: Tensor) -> dict[str, Tensor]:
+def motion_losses(estimate: MotionEstimate, target: Tensor, *, moving: Tensor, known: Tensor) -> dict[str, Tensor]:
     """{flow_matching: squared error, likelihood: negative log-likelihood, gate} of scaled targets [b h l 6].
 
     What stands still teaches the motion little, the gate is there for it. moving, known: [b h l] bool.
     """
     weight = known * (0.1 + 0.9 * moving)  # [b h l]
     weight = weight / weight.sum().clamp_min(1.0)
-    square = (said.motion - target).square()  # [b h l 6]
-    log_var = said.log_var.clamp(-12, 6)
+    square = (estimate.motion - target).square()  # [b h l 6]
+    log_var = estimate.log_var.clamp(-12, 6)
     likelihood = 0.5 * (square.detach() / log_var.exp() + log_var).mean(-1)
-    gate = F.binary_cross_entropy_with_logits(said.gate, moving.to(said.gate), reduction="none")
+    gate = F.binary_cross_entropy_with_logits(estimate.gate, moving.to(estimate.gate), reduction="none")
     return {
         "flow_matching": (weight * square.mean(-1)).sum(),
         "likelihood": (weight * likelihood).sum(),

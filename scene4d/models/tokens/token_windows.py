@@ -93,12 +93,12 @@ def prepare(
     now = window.past_proprio[-1]
     track = Track(actions=window.past_actions, proprio=window.past_proprio, valid=window.past_valid)
     track = track_in_slots(track, robot)
-    focus = focus_of(memory, now, robot)
+    focus = focus_of(memory, now, robot=robot)
     index, candidates = choose_anchors(memory, focus=focus, config=anchors)
     latent, _ = codec.encode(memory, anchors=index)
     segments = memory.extras["segments"][:, 0].long() if "segments" in memory.extras else None
     motion, known = anchor_motion(memory.means, displacement, anchor_index=index, valid=valid, segments=segments)
-    rows = _choose_rows(displacement, valid, candidates, is_moving(motion), num=num_rows, seed=seed)
+    rows = _choose_rows(displacement, valid, candidates=candidates, moving=is_moving(motion), num=num_rows, seed=seed)
     rgb = rgb_from_sh(memory.sh)
     return TokenWindows(
         tokens=latent.tokens,
@@ -147,7 +147,7 @@ def is_moving(motion: Tensor) -> Tensor:
 
 
 def _choose_rows(
-    displacement: Tensor, valid: Tensor, candidates: Tensor, moving: Tensor, *, num: int, seed: int
+    displacement: Tensor, valid: Tensor, *, candidates: Tensor, moving: Tensor, num: int, seed: int
 ) -> Tensor:
     """Rows [num] for the point loss: half of them moving, a quarter still beside a moving anchor, the rest any."""
     generator = torch.Generator().manual_seed(seed)

@@ -168,7 +168,7 @@ def test_calibration_sets_intervals_right(small, monkeypatch, sigmas):
     model = small.world_model()
     batch = batch_of(small, model, [0.01, -0.015, 0.02] * 12)
 
-    def erring(noise, *, scene, drive, steps):
+    def erring(noise, *, scene, given, steps):
         target = model.scale.normalize(batch.motion)[: len(noise)]
         log_var = torch.full_like(target, -4.0)
         log_var[..., :3] = -40.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene4d.models.gaussian_flow.scene.free_space import out_of_sight
+from scene4d.models.gaussian_flow.scene.free_space import unseen_rows_of
 
 
 def model_with_new_matter(small):
@@ -67,6 +67,6 @@ def test_cameras_keep_new_matter_out_of_what_they_saw(small):
         return new.pick(new.ids >= 0), state.gaussians
 
     (freely, memory), (told, _) = new_matter(), new_matter(cameras={"eye": camera})
-    fits = out_of_sight(freely, memory=memory, cameras=[camera])
+    fits = unseen_rows_of(freely, memory=memory, cameras=[camera])
     assert 0 < int(fits.sum()) < len(fits)
     assert torch.equal(told.means, freely.means[fits])

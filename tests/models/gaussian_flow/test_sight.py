@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at, unproject
-from scene4d.models.gaussian_flow.scene.free_space import out_of_sight
+from scene4d.models.gaussian_flow.scene.free_space import unseen_rows_of
 from scene4d.types import Cameras, Gaussians
 
 
@@ -37,23 +37,23 @@ def at_depths(camera, *depths, pixel):
 
 def test_before_the_wall_nothing_behind_it_anything(camera):
     rows = at_depths(camera, 0.5, 1.0, 1.4, 1.495, 1.6, 3.0, pixel=(20, 33))
-    found = out_of_sight(rows, memory=wall(camera, depth=1.5), cameras=[camera])
+    found = unseen_rows_of(rows, memory=wall(camera, depth=1.5), cameras=[camera])
     assert found.tolist() == [False, False, False, True, True, True]
 
 
 def test_no_camera_and_no_surface_rule_nothing_out(camera):
     rows, half = at_depths(camera, 1.0, 2.0, pixel=(20, 70)), wall(camera, depth=1.5, columns=slice(0, 40))
-    assert out_of_sight(rows, memory=half, cameras=[]).all()
-    assert out_of_sight(rows, memory=half, cameras=[camera]).all()  # the wall ends before this column
+    assert unseen_rows_of(rows, memory=half, cameras=[]).all()
+    assert unseen_rows_of(rows, memory=half, cameras=[camera]).all()  # the wall ends before this column
     behind = gaussians(torch.tensor([[2.0, 1.0, 4.0]]))  # behind the camera, in line with the wall
-    assert out_of_sight(behind, memory=half, cameras=[camera]).all()
+    assert unseen_rows_of(behind, memory=half, cameras=[camera]).all()
 
 
 def test_one_camera_is_enough(camera):
     rows, memory = at_depths(camera, 1.0, pixel=(24, 40)), wall(camera, depth=1.5)
     away = camera.replace(viewmats=look_at(torch.tensor([1.0, 0.5, 2.0]), torch.tensor([1.0, 5.0, 9.0])))
-    assert out_of_sight(rows, memory=memory, cameras=[away]).all()
-    assert not out_of_sight(rows, memory=memory, cameras=[away, camera]).any()
+    assert unseen_rows_of(rows, memory=memory, cameras=[away]).all()
+    assert not unseen_rows_of(rows, memory=memory, cameras=[away, camera]).any()
 
 
 def test_what_sticks_out_from_behind_is_seen(camera):
@@ -61,7 +61,7 @@ def test_what_sticks_out_from_behind_is_seen(camera):
     near, far = wall(camera, depth=1.5, columns=slice(0, 40)), wall(camera, depth=3.0, columns=slice(40, 80))
     memory, row = gaussians(torch.cat([near.means, far.means])), at_depths(camera, 1.7, pixel=(24, 30))
     fits = [
-        bool(out_of_sight(row.replace(scales=torch.full((1, 3), s)), memory=memory, cameras=[camera])[0])
+        bool(unseen_rows_of(row.replace(scales=torch.full((1, 3), s)), memory=memory, cameras=[camera])[0])
         for s in (0.01, 0.1, 0.4)
     ]
     assert fits == [True, True, False]

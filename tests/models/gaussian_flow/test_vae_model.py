@@ -101,7 +101,7 @@ def test_cells_hold_the_nearest_rows():
     valid = torch.ones(1, 200, dtype=torch.bool)
     valid[0, 50:60] = False
     anchors = torch.tensor([[3, 80, 120]])
-    index, used = rows_of_cells(points, valid, anchors, size=30)
+    index, used = rows_of_cells(points, anchors, valid=valid, size=30)
     owner = torch.cdist(points[0], points[0, anchors[0]]).argmin(-1)
     for cell in range(3):
         rows = index[0, cell][used[0, cell]]

@@ -91,20 +91,20 @@ def _surprise(square: Tensor, variance: Tensor) -> Tensor:
 
 
 def _errors(model: GaussianWorldModel, batch: TokenWindows, *, seed: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Squared errors [b*r*3, h] of where rows come to be, NaN for rows at rest, and the variances said of them.
+    """Squared errors [b*r*3, h] of where rows come to be, NaN for rows at rest, and the variances predicted for them.
 
     Rows that the skin lets follow nothing have no variance to shift, and are left out.
     """
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
-    drive = model.drive(actions=batch.actions, track=batch.track, task=batch.task)
-    motion, said = model.draw_motion(noise, scene=model.window_tokens(batch), drive=drive, steps=steps)  # [b h l 6]
+    given = model.robot_condition(actions=batch.actions, track=batch.track, task=batch.task)
+    motion, estimate = model.draw_motion(noise, scene=model.window_tokens(batch), given=given, steps=steps)  # [b h l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     error = (
         skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights) - batch.displacement
     )  # [b h r 3]
-    log_var = said.log_var + 2 * model.scale.scale.log()[:, None]  # [b h l 6]
+    log_var = estimate.log_var + 2 * model.scale.scale.log()[:, None]  # [b h l 6]
     each = [
         skinned_variance(batch.rows, batch.anchors, log_var=x, skin_index=batch.skin_index, skin_weights=weights)
         for x in log_var.unbind(1)

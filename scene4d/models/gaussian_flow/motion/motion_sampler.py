@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scene4d.models.flow import sample
-from scene4d.models.gaussian_flow.networks.dit import DiT, Drive
+from scene4d.models.gaussian_flow.networks.dit import DiT, RobotCondition
 from scene4d.models.tokens.motion_estimate import MotionEstimate, moving_anchors
 from scene4d.models.tokens.scene_tokens import SceneTokens
 
@@ -20,7 +20,7 @@ def sample_motion(
     noise: Tensor,
     *,
     scene: SceneTokens,
-    drive: Drive,
+    given: RobotCondition,
     scale: Tensor,
     thresholds: tuple[float, float],
     steps: int,
@@ -29,17 +29,17 @@ def sample_motion(
 
     `scale` [horizon 6] turns scaled motion into rad and m. What rests has motion 0: see `moving_anchors`.
     """
-    said: list[MotionEstimate] = []
+    estimates: list[MotionEstimate] = []
 
     def clean(x: Tensor, levels: Tensor) -> Tensor:
         num = PART if x.device.type == "cpu" else len(x)
         parts = [slice(i, i + num) for i in range(0, len(x), num)]
-        each = [denoiser(x[p], levels[p], scene=scene[p], drive=drive[p], scale=scale) for p in parts]
-        said.append(each[0] if len(each) == 1 else MotionEstimate.cat(each))
-        return said[-1].motion
+        each = [denoiser(x[p], levels[p], scene=scene[p], given=given[p], scale=scale) for p in parts]
+        estimates.append(each[0] if len(each) == 1 else MotionEstimate.cat(each))
+        return estimates[-1].motion
 
     x = sample(clean, noise, steps=steps)
     # How sure it is, it says before it has seen its own guess: later steps take that for evidence.
-    said[-1] = said[-1].replace(log_var=said[0].log_var, gate=said[0].gate)
-    moves = moving_anchors(said[-1].gate, past=scene.past, thresholds=thresholds)
-    return x * moves[..., None], said[-1]
+    estimates[-1] = estimates[-1].replace(log_var=estimates[0].log_var, gate=estimates[0].gate)
+    moves = moving_anchors(estimates[-1].gate, past=scene.past, thresholds=thresholds)
+    return x * moves[..., None], estimates[-1]

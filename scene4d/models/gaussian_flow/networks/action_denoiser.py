@@ -25,7 +25,7 @@ TOKEN_NOISE, ACTION_NOISE, PROPRIO_NOISE = 0.3, 0.5, 0.02
 
 
 @dataclass(frozen=True)
-class IntentConfig:
+class ActionDenoiserConfig:
     """Size of the denoiser of actions."""
 
     width: int = 128
@@ -61,7 +61,7 @@ class ActionDenoiser(nn.Module):
     std: Tensor
     temperature: Tensor
 
-    def __init__(self, config: IntentConfig = IntentConfig(), *, channels: int, horizon: int):
+    def __init__(self, config: ActionDenoiserConfig = ActionDenoiserConfig(), *, channels: int, horizon: int):
         super().__init__()
         self.config, self.horizon = config, horizon
         width = config.width
@@ -103,8 +103,8 @@ class ActionDenoiser(nn.Module):
         Args:
             known: [b] where the motion of `given` counts, by default everywhere.
         """
-        context = self.embed_anchor(self._anchor_features(noisy, given, known))  # [b l c]
-        condition = self.condition(self._step_features(levels, noisy.shape[1], given))  # [b h c]
+        context = self.embed_anchor(self._anchor_features(given, known=known, like=noisy))  # [b l c]
+        condition = self.condition(self._step_features(levels, given, num_steps=noisy.shape[1]))  # [b h c]
         x = self.embed_action(noisy)  # [b h c]
         for block in self.blocks:
             x = block(x, condition, context=context)
@@ -117,13 +117,13 @@ class ActionDenoiser(nn.Module):
         noise = self.temperature * noise * (self.std > 1e-6)
         return self.denormalize(sample(lambda x, levels: self(x, levels, given=given), noise, steps=steps))
 
-    def _anchor_features(self, noisy: Tensor, given: ActionEvidence, known: Tensor | None) -> Tensor:
+    def _anchor_features(self, given: ActionEvidence, *, known: Tensor | None, like: Tensor) -> Tensor:
         """[b l f]: latent, colour, past motion, offset from the hand, height, and the motion to come if it is given."""
         scene, motion = given.scene, given.motion
         batch, num_anchors = scene.anchors.shape[:2]
         offset = scene.anchors - given.track.proprio[:, -1:, :3]
         place = fourier_features(offset, num_bands=3, longest=2.0)
-        future = noisy.new_zeros(batch, self.horizon, num_anchors, MOTION_CHANNELS + 1)
+        future = like.new_zeros(batch, self.horizon, num_anchors, MOTION_CHANNELS + 1)
         if motion is not None:
             marked = torch.cat([motion, torch.ones_like(motion[..., :1])], -1)
             if known is not None:
@@ -133,7 +133,7 @@ class ActionDenoiser(nn.Module):
         past = torch.asinh(scene.past / 0.005)
         return torch.cat([scene.tokens, scene.rgb - 0.5, past, place, scene.anchors[..., 2:], future], -1)
 
-    def _step_features(self, levels: Tensor, num_steps: int, given: ActionEvidence) -> Tensor:
+    def _step_features(self, levels: Tensor, given: ActionEvidence, *, num_steps: int) -> Tensor:
         """[b h f]: proprio, the last actions and speeds, task, level and step number."""
         track = given.track
         speeds = track.proprio.diff(dim=1)[:, -RECENT:] / 0.02

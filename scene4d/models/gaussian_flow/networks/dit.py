@@ -47,7 +47,7 @@ class DiTConfig:
 
 
 @dataclass(frozen=True)
-class Drive(TensorStruct):
+class RobotCondition(TensorStruct):
     """What moves the scene, batch [b], step by step.
 
     actions [b h 16] and last_action [b 16] in slots; proprio [b 20]; proprio_change [b h 20] since now, as foreseen;
@@ -82,8 +82,8 @@ class DiT(nn.Module):
         self.embed_static = MLP([channels + ANCHOR_FEATURES, config.width, config.width])
         self.embed_step = nn.Linear(MOTION_CHANNELS + STEP_FEATURES, config.width)
         self.observed = nn.Parameter(torch.zeros(config.width))
-        drive = NUM_ACTION_SLOTS * 2 + NUM_PROPRIO_SLOTS * 2 + TASK_CHANNELS + proprio_width + 32 + 16
-        self.condition = MLP([drive, config.condition, config.condition])
+        features = NUM_ACTION_SLOTS * 2 + NUM_PROPRIO_SLOTS * 2 + TASK_CHANNELS + proprio_width + 32 + 16
+        self.condition = MLP([features, config.condition, config.condition])
         self.blocks = nn.ModuleList(self._block(number) for number in range(config.depth))
         head = config.width // config.num_heads
         self.rotary_space = Rotary(head, wavelengths=[(0.08, 3.0)] * 3)
@@ -102,16 +102,16 @@ class DiT(nn.Module):
         return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **told)
 
     def forward(
-        self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, drive: Drive, scale: Tensor
+        self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, given: RobotCondition, scale: Tensor
     ) -> MotionEstimate:
         """Denoise motion [b h l 6] at levels [b]; `scale` [h 6] turns scaled motion into rad and m."""
         num_steps = noisy.shape[1]
-        hand, change = drive.proprio[:, :3], drive.proprio_change[..., :3]
+        hand, change = given.proprio[:, :3], given.proprio_change[..., :3]
         steps = scene.step_features(hand, change, scale=scale)
-        static = self.embed_static(scene.features(drive.proprio[:, :3]))  # [b l c]
+        static = self.embed_static(scene.features(given.proprio[:, :3]))  # [b l c]
         x = static[:, None] + self.embed_step(torch.cat([noisy, steps], -1))  # [b h l c]
         x = torch.cat([(static + self.observed)[:, None], x], 1)  # [b 1+h l c]
-        condition = self.condition(self._drive_features(levels, drive))  # [b 1+h c]
+        condition = self.condition(self._robot_features(levels, given))  # [b 1+h c]
         space = self.rotary_space(scene.anchors)[:, None]  # [b 1 l f 2]
         time = self.rotary_time(torch.arange(num_steps + 1.0, device=x.device)[:, None])  # [1+h f 2]
         mask = causal_mask(num_steps + 1, device=x.device)
@@ -150,16 +150,16 @@ class DiT(nn.Module):
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.precision)
 
-    def _drive_features(self, levels: Tensor, drive: Drive) -> Tensor:
+    def _robot_features(self, levels: Tensor, given: RobotCondition) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, level and step number."""
-        num_steps = drive.actions.shape[1]
-        actions = torch.cat([drive.last_action[:, None], drive.actions], 1)  # [b 1+h a]
-        total = torch.cat([torch.zeros_like(actions[:, :1]), drive.actions.cumsum(1)], 1) / 4
-        change = nn.functional.pad(drive.proprio_change, (0, 0, 1, 0)) / 0.05
-        hidden = nn.functional.pad(drive.hidden, (0, 0, 1, 0))
+        num_steps = given.actions.shape[1]
+        actions = torch.cat([given.last_action[:, None], given.actions], 1)  # [b 1+h a]
+        total = torch.cat([torch.zeros_like(actions[:, :1]), given.actions.cumsum(1)], 1) / 4
+        change = nn.functional.pad(given.proprio_change, (0, 0, 1, 0)) / 0.05
+        hidden = nn.functional.pad(given.hidden, (0, 0, 1, 0))
         level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
         level = sinusoidal_embedding(level, 32, shortest=0.05, longest=4.0)
         number = torch.arange(num_steps + 1.0, device=levels.device)
         number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
-        fixed = torch.cat([drive.proprio, drive.task], -1)[:, None].expand(-1, num_steps + 1, -1)
+        fixed = torch.cat([given.proprio, given.task], -1)[:, None].expand(-1, num_steps + 1, -1)
         return torch.cat([actions, total, change, fixed, hidden, level, number], -1)

@@ -41,8 +41,8 @@ class ProprioFutures(TensorStruct):
 
 
 MET, UNKNOWN = 0.1, 20.0
-"""Error below which a hand got where it was told, and how far beyond where it has been it may go then; both in units of
-its ways over a chunk."""
+"""Error below which a hand got where it was sent, and how far beyond where it has been it may go then; both in units of
+how far it goes in a chunk."""
 
 
 class ProprioForecast(nn.Module):
@@ -59,12 +59,12 @@ class ProprioForecast(nn.Module):
         super().__init__()
         self.config = config
         width, num = config.width, NUM_PROPRIO_SLOTS
-        told = NUM_ACTION_SLOTS + 4 * num + 1
+        features = NUM_ACTION_SLOTS + 4 * num + 1
         self.start = nn.Linear(TASK_CHANNELS, width)
-        self.embed = nn.Sequential(nn.Linear(told, width), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(features, width), nn.SiLU())
         self.cell = nn.GRUCell(width, width)
         self.out = zero_(nn.Linear(width, num))
-        self.straight = zero_(nn.Linear(told, num, bias=False))
+        self.straight = zero_(nn.Linear(features, num, bias=False))
         # All three in units of `scale`, so that a step of the optimiser is a small step for each of them.
         self.effect = nn.Parameter(torch.zeros(NUM_ACTION_SLOTS, num))
         self.lowest = nn.Parameter(torch.full((num,), -20.0))
@@ -94,9 +94,9 @@ class ProprioForecast(nn.Module):
         self._set_straight(futures)
 
     def _set_box(self, futures: ProprioFutures) -> None:
-        """Where the hand has been is its box; one that always got where it was told has met no limit."""
-        told = (futures.actions @ self.effect * self.scale).cumsum(1)  # [n h 20]
-        missed = (told - futures.proprio_change).square().mean((0, 1)).sqrt()  # [20]
+        """Where the hand has been is its box; one that always got where it was sent has met no limit."""
+        asked = (futures.actions @ self.effect * self.scale).cumsum(1)  # [n h 20]
+        missed = (asked - futures.proprio_change).square().mean((0, 1)).sqrt()  # [20]
         margin = torch.where(missed < MET * self.scale, UNKNOWN * self.scale, 1e-3)
         now = futures.track.proprio[:, -1:]
         places = torch.cat([now, now + futures.proprio_change], 1)  # [n h+1 20]
@@ -109,17 +109,17 @@ class ProprioForecast(nn.Module):
         places = torch.cat([track.proprio, track.proprio[:, -1:] + futures.proprio_change], 1)  # [n p+h+1 20]
         actions = torch.cat([track.actions, futures.actions], 1)  # [n p+h 16]
         valid = torch.cat([track.valid, torch.ones_like(futures.actions[..., 0], dtype=torch.bool)], 1)
-        goal, speed, told, wanted = places[:, 0], torch.zeros_like(places[:, 0]), [], []
+        goal, speed, inputs, wanted = places[:, 0], torch.zeros_like(places[:, 0]), [], []
         for i in range(actions.shape[1]):
             place, following, known = places[:, i], places[:, i + 1], valid[:, i, None]
-            features, goal = self._told(actions[:, i], speed, place, goal)
+            features, goal = self._features_of_step(actions[:, i], place, speed=speed, goal=goal)
             counts = known & valid[:, max(0, i - 1), None]  # of the first step the speed before is not known
-            told.append(features * counts)
+            inputs.append(features * counts)
             wanted.append((following - place - speed) / (0.25 * self.scale) * counts)
             goal = torch.where(known, goal, following)
             speed = torch.where(known, following - place, 0.0)
-        features, change = torch.cat(told), torch.cat(wanted)  # [m f], [m 20]
-        # Of what the net is told: the speed of each slot, and how far its set point is ahead.
+        features, change = torch.cat(inputs), torch.cat(wanted)  # [m f], [m 20]
+        # Of what the network is given: the speed of each slot, and how far its set point is ahead.
         columns = NUM_ACTION_SLOTS + torch.stack([slots, NUM_PROPRIO_SLOTS + slots])  # [2 20]
         pair = features[:, columns]  # [m 2 20]
         normal = torch.einsum("mic,mjc->cij", pair, pair) + 1e-3 * len(pair) * torch.eye(2).to(pair)
@@ -139,26 +139,26 @@ class ProprioForecast(nn.Module):
         place = goal = track.proprio[:, 0]
         speed = torch.zeros_like(place)
         for i in range(track.actions.shape[1]):
-            told, goal = self._told(track.actions[:, i], speed, place, goal)
+            features, goal = self._features_of_step(track.actions[:, i], place, speed=speed, goal=goal)
             valid = track.valid[:, i, None]
-            hidden = torch.where(valid, self.cell(self.embed(told), hidden), hidden)
+            hidden = torch.where(valid, self.cell(self.embed(features), hidden), hidden)
             following = track.proprio[:, i + 1]
             goal = torch.where(valid, goal, following)
             # What came before the track is not known to have moved.
             place, speed = following, torch.where(valid, following - place, 0.0)
         now, changes, states = place, [], []
         for action in actions.unbind(1):
-            told, goal = self._told(action, speed, place, goal)
-            hidden = self.cell(self.embed(told), hidden)
-            speed = speed + 0.25 * self.scale * (self.out(hidden) + self.straight(told))
+            features, goal = self._features_of_step(action, place, speed=speed, goal=goal)
+            hidden = self.cell(self.embed(features), hidden)
+            speed = speed + 0.25 * self.scale * (self.out(hidden) + self.straight(features))
             place = place + speed
             changes.append(place - now)
             states.append(hidden)
         stacked = lambda x: torch.stack(x, 1).reshape(*lead, len(x), -1)
         return stacked(changes), stacked(states)
 
-    def _told(self, action: Tensor, speed: Tensor, place: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """What the net is told of a step [b f], and the set point [b 20] after its action."""
+    def _features_of_step(self, action: Tensor, place: Tensor, *, speed: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is given of a step [b f], and the set point [b 20] after its action."""
         lowest, highest = self.lowest * self.scale, self.highest * self.scale
         goal = torch.minimum(torch.maximum(goal + (action @ self.effect) * self.scale, lowest), highest)
         ahead = (goal - place) / self.scale  # [b 20]
@@ -168,7 +168,7 @@ class ProprioForecast(nn.Module):
 
 
 FORGOTTEN = 0.3
-"""Share of the samples in training that are told only a part of their track."""
+"""Share of the samples in training that are given only a part of their track."""
 
 
 def proprio_loss(model: ProprioForecast, futures: ProprioFutures) -> tuple[Tensor, dict[str, Tensor]]:

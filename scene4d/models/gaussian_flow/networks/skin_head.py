@@ -30,7 +30,7 @@ class SkinConfig:
 
 
 @dataclass(frozen=True)
-class Matter(TensorStruct):
+class AnchorFeatures(TensorStruct):
     """What is known of rows or anchors now: means [*b n 3] m; past [*b n 6] m a step, of the two last; rgb [*b n 3]."""
 
     means: Tensor
@@ -63,7 +63,9 @@ class SkinHead(nn.Module):
         nn.init.zeros_(self.none.weight)
         nn.init.constant_(self.none.bias, -3.0)
 
-    def forward(self, rows: Matter, anchors: Matter, *, tokens: Tensor, hand: Tensor, skin_index: Tensor) -> Tensor:
+    def forward(
+        self, rows: AnchorFeatures, anchors: AnchorFeatures, *, tokens: Tensor, hand: Tensor, skin_index: Tensor
+    ) -> Tensor:
         """Logits [*b n j+1], the last one for "none".
 
         Args:

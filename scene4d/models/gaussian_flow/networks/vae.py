@@ -156,7 +156,7 @@ class GaussianVAE(Codec):
         present = rows >= 0
         rows = rows.clamp_min(0)
         metric, valid = self._metric(flat)
-        index, used = rows_of_cells(metric, valid, rows, size=self.config.cell_size)  # [b l k]
+        index, used = rows_of_cells(metric, rows, valid=valid, size=self.config.cell_size)  # [b l k]
         at, rgb = _take(flat.means, rows), rgb_from_sh(flat.sh)
         cells = Cells(
             offset=_take(flat.means, index) - at[..., None, :],
@@ -260,7 +260,7 @@ class GaussianVAE(Codec):
         return x
 
 
-def rows_of_cells(points: Tensor, valid: Tensor, anchors: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+def rows_of_cells(points: Tensor, anchors: Tensor, *, valid: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The rows [b l size] of [b n d] that are nearest to each anchor row [b l], and which of them count [b l size].
 
     A row belongs to its nearest anchor; a cell with more than `size` rows is thinned evenly by distance.

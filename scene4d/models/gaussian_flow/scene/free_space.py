@@ -21,7 +21,7 @@ MOST_ENDS = 1
 
 
 @torch.no_grad()
-def out_of_sight(rows: Gaussians, *, memory: Gaussians, cameras: Iterable[Cameras]) -> Tensor:
+def unseen_rows_of(rows: Gaussians, *, memory: Gaussians, cameras: Iterable[Cameras]) -> Tensor:
     """[r] whether Gaussians [r] can be there though these cameras [] saw only the memory [n].
 
     One whose centre lies before what a camera saw cannot, nor one that is hidden but sticks out. Where the memory shows

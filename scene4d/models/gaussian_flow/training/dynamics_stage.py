@@ -27,7 +27,7 @@ JUDGED_EVERY = 10
 """One episode of each task in so many is kept from the denoiser, to measure how sure it may be."""
 
 
-def train_dynamics(run: TrainingRun, model: GaussianWorldModel, folder: Path) -> dict[str, Any]:
+def train_dynamics(run: TrainingRun, model: GaussianWorldModel, *, folder: Path) -> dict[str, Any]:
     """Train the world model on windows as tokens; result: steps, loss, its parts, parameters."""
     stage, windows = run.settings.dynamics, run.windows()
     with rank_zero_first():
@@ -68,7 +68,7 @@ def train_dynamics(run: TrainingRun, model: GaussianWorldModel, folder: Path) ->
 
 
 @torch.no_grad()
-def tokens_of_episode(run: TrainingRun, windows: Windows, first: int) -> list[TokenWindows]:
+def tokens_of_episode(run: TrainingRun, windows: Windows, *, first: int) -> list[TokenWindows]:
     """The windows of one episode as tokens; the choice of rows hangs on the number `first` of its first window."""
     codec = GaussianVAE(run.settings.vae.model)
     load_weights(codec, run.folder("vae") / "vae.safetensors")

@@ -21,7 +21,7 @@ from scene4d.types import Frames
 from scene4d.world.family import TrainingRun, Windows
 
 
-def train_vae(run: TrainingRun, model: Any, folder: Path) -> dict[str, Any]:
+def train_vae(run: TrainingRun, model: Any, *, folder: Path) -> dict[str, Any]:
     """Train the autoencoder on recorded pictures of the input cameras and its own Gaussians rendered for the others.
 
     Result: steps, loss, psnr, psnr_decoded (both against those pictures), parameters.
@@ -50,12 +50,12 @@ def train_vae(run: TrainingRun, model: Any, folder: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def cells_of_episode(run: TrainingRun, windows: Windows, first: int) -> list[Cells]:
+def cells_of_episode(run: TrainingRun, windows: Windows, *, first: int) -> list[Cells]:
     """What the anchors see in the windows of one episode, about the anchors that the world model would choose."""
     vae, rows = GaussianVAE(run.settings.vae.model).eval(), []
     for number in range(len(windows)):
         window = windows.window(number, futures=False)
-        focus = focus_of(window.memory, window.past_proprio[-1], windows.robot)
+        focus = focus_of(window.memory, window.past_proprio[-1], robot=windows.robot)
         anchors, _ = choose_anchors(window.memory, focus=focus, config=run.settings.dynamics.model.anchors)
         rows.append(vae.cells_of(window.memory, anchors))
     return rows
