@@ -154,7 +154,8 @@ class WindowCache(WindowSet[StoredEpisode]):
         episode, t = self.moment(number)
         horizon = self.config.horizon
         track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=self.num_past_actions)
-        memory, flow = _memory(*self._rows[number], exact=episode.segment_poses is not None)
+        path, first, count = self._rows[number]
+        memory, flow = _memory(path, first=first, count=count, exact=episode.segment_poses is not None)
         displacement, valid = self._displacement(number, memory)
         frames = self.frames(number, horizon=horizon if futures else 0)
         return Window(
