@@ -13,7 +13,10 @@ import small_world
 from world_model_laws import WorldModelLaws
 
 from scene4d.apps.compose.models import load_models, make_models, save_models
+from scene4d.apps.verbs.evaluate_forecast import forecasters_of
+from scene4d.apps.verbs.options.evaluation import EvalForecastOptions
 from scene4d.errors import ConfigError
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.geometry.rotation import apply_pose
 from scene4d.models.categorical import balanced_divergence, divergence, drawn, log_probabilities
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
@@ -60,20 +63,30 @@ class TestRSSM(WorldModelLaws):
         return small_world.observation(small_world.block_scene(num_block=num_block))
 
 
-class TestStoredRSSM(WorldModelLaws):
-    def make_model(self):
-        configs = {"vae": VAEConfig(num_anchors=16), "rssm": CONFIG}
-        info = {"context": small_world.ROBOT.as_info(), "step_seconds": 0.025}
-        self.models = make_models(configs, family="rssm", info=info)
-        stirred(self.models.world)
-        return self.models.world
+def stored(folder: Path) -> tuple[RSSMWorldModel, Path]:
+    """A model with an autoencoder of its own, and the file that it is written to."""
+    info = {"context": small_world.ROBOT.as_info(), "step_seconds": 0.025}
+    models = make_models({"vae": VAEConfig(num_anchors=16), "rssm": CONFIG}, family="rssm", info=info)
+    stirred(models.world)
+    save_models(folder / "rssm.safetensors", models, info=models.info, half=False)
+    return models.world, folder / "rssm.safetensors"
 
-    def make_observation(self, kind: int = 0):
-        return small_world.observation(small_world.block_scene(num_block=48 + 8 * kind))
+
+class TestStoredRSSM(TestRSSM):
+    @pytest.fixture
+    def model(self, tmp_path):
+        return stored(tmp_path)[0]
 
     def reloaded(self, model, folder):
-        save_models(folder / "rssm.safetensors", self.models, info=self.models.info, half=False)
         return load_models(folder / "rssm.safetensors").world
+
+
+def test_its_row_stands_beside_ours(tmp_path):
+    _, path = stored(tmp_path)
+    rows = forecasters_of(fresh_model(), PastStream(), options=EvalForecastOptions(also=(path,)))
+    assert [row.name for row in rows] == ["ours", "copy_last", "constant_velocity", "rssm"]
+    with pytest.raises(ConfigError, match="twice"):
+        forecasters_of(fresh_model(), PastStream(), options=EvalForecastOptions(also=(path, path)))
 
 
 def test_untrained_everything_rests_exactly():
