@@ -15,13 +15,13 @@ from scene4d.models.flow import seeded_noise
 from scene4d.models.gaussian_flow.motion.motion_sampler import sample_motion
 from scene4d.models.gaussian_flow.networks.action_denoiser import ACTION_STEPS, ActionDenoiser, ActionEvidence
 from scene4d.models.gaussian_flow.networks.completion import Completion
-from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT, Drive
-from scene4d.models.gaussian_flow.networks.proprio import ProprioForecast
+from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT
 from scene4d.models.gaussian_flow.networks.skin_head import Matter, SkinHead
 from scene4d.models.gaussian_flow.scene.decode import decoded_scene
 from scene4d.models.gaussian_flow.scene.free_space import out_of_sight
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.state import GaussianState
+from scene4d.models.proprio import Drive, ProprioForecast
 from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchored_state import AnchorPrediction
 from scene4d.models.tokens.latent import Codec
@@ -34,7 +34,6 @@ from scene4d.robot.slots import (
     proprio_slots,
 )
 from scene4d.robot.spec import RobotSpec, VectorSpec
-from scene4d.robot.track import Track
 from scene4d.scene import Scene4D
 from scene4d.world.carry import AnchorMotion
 from scene4d.world.current import PAST_FLOW
@@ -198,22 +197,10 @@ class GaussianWorldModel(AnchorModel):
 
     def drive_of(self, state: GaussianState, actions: Tensor) -> Drive:
         """What the denoiser is given of the robot: actions [b h a] in slots and the predicted proprio."""
-        return self.drive(
-            actions=action_slots(actions, state.robot, proprio=state.proprio),
+        return self.proprio.drive(
+            action_slots(actions, state.robot, proprio=state.proprio),
             track=state.track,
             task=state.task_vector,
-        )
-
-    def drive(self, *, actions: Tensor, track: Track, task: Tensor) -> Drive:
-        """The same from slots: actions [b h 16], track [b p], task [b 32]."""
-        change, hidden = self.proprio(actions, track=track, task=task)
-        return Drive(
-            actions=actions,
-            last_action=track.actions[:, -1],
-            proprio=track.proprio[:, -1],
-            proprio_change=change,
-            hidden=hidden,
-            task=task,
         )
 
     # ---- advance and decode
