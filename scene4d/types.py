@@ -228,7 +228,7 @@ class Gaussians(TensorStruct):
     scales: Tensor
     opacities: Tensor
     sh: Tensor
-    ids: Tensor = None  # type: ignore[assignment]
+    ids: Tensor = None  # type: ignore[assignment]  # __post_init__ numbers the rows where none are given
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,6 @@ from scene4d.train.stage import Stage
 from scene4d.types import Frames
 
 S = TypeVar("S", bound=TensorStruct)
-Made = TypeVar("Made", bound=TensorStruct, covariant=True)
 
 
 class Windows(Protocol):
@@ -77,10 +76,10 @@ class Windows(Protocol):
         ...
 
 
-class Make(Protocol[Made]):
+class Make(Protocol[S]):
     """Makes of the windows of one episode what a family trains on; `first` is the number of the first of them."""
 
-    def __call__(self, run: TrainingRun, windows: Windows, *, first: int) -> list[Made]: ...
+    def __call__(self, run: TrainingRun, windows: Windows, *, first: int) -> list[S]: ...
 
 
 class Build(Protocol):

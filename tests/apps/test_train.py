@@ -62,9 +62,9 @@ def _square(x):
 
 
 def test_processes_keep_the_order_and_pass_errors_on():
-    assert in_processes(_square, [(i,) for i in range(5)], num=1) == [0, 1, 4, 9, 16]
+    assert in_processes(_square, [{"x": i} for i in range(5)], num=1) == [0, 1, 4, 9, 16]
     with pytest.raises(ConfigError):
-        in_processes(_square, [(1,), (-1,), (2,)], num=1)
+        in_processes(_square, [{"x": 1}, {"x": -1}, {"x": 2}], num=1)
 
 
 def test_displacement_is_the_rigid_motion_of_the_segment():

@@ -59,7 +59,7 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     _rollout_config(options, models)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
-    jobs = [(options, (task, seed)) for task in options.tasks for seed in seeds]
+    jobs = [{"task": task, "seed": seed, "options": options} for task in options.tasks for seed in seeds]
     with counter_shown("planning") as count:
         progress = lambda done, total, _: count(done, total)
         played = in_processes(_play, jobs, num=options.processes, progress=progress)
@@ -85,8 +85,7 @@ class Played:
     expert_reached: bool
 
 
-def _play(options: EvalPlanOptions, start: tuple[str, int]) -> Played:
-    task, seed = start
+def _play(task: str, seed: int, *, options: EvalPlanOptions) -> Played:
     models = models_once(options.weights)
     config = _rollout_config(options, models)
     goal = goal_of_expert(task, seed=seed, config=config)

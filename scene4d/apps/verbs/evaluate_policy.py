@@ -62,14 +62,13 @@ def _rollouts(options: EvalPolicyOptions, *, tasks: Sequence[str], seeds: Sequen
     with counter_shown("rolling out") as count:
         return in_processes(
             _rollout,
-            [(options, (task, seed)) for task in tasks for seed in seeds],
+            [{"task": task, "seed": seed, "options": options} for task in tasks for seed in seeds],
             num=options.processes,
             progress=lambda done, total, _: count(done, total),
         )
 
 
-def _rollout(options: EvalPolicyOptions, start: tuple[str, int]) -> Rollout:
-    task, seed = start
+def _rollout(task: str, seed: int, *, options: EvalPolicyOptions) -> Rollout:
     models = models_once(options.weights)
     config = _rollout_config(options, models)
     agent = agent_maker(models, forecast=options.forecast)(task)

@@ -46,7 +46,7 @@ def loss(
     """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
     with torch.no_grad():
-        given = model.robot_condition(actions=batch.actions, track=batch.track, task=batch.task)
+        given = model.proprio.condition(batch.actions, track=batch.track, task=batch.task)
     scene = _shaken(model.window_tokens(batch), spread=config.context_noise)
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     moving = is_moving(batch.motion)  # [b h l]

@@ -15,13 +15,13 @@ from scene4d.models.flow import seeded_noise
 from scene4d.models.gaussian_flow.motion.motion_sampler import sample_motion
 from scene4d.models.gaussian_flow.networks.action_denoiser import ACTION_STEPS, ActionDenoiser, ActionEvidence
 from scene4d.models.gaussian_flow.networks.completion import Completion
-from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT, RobotCondition
-from scene4d.models.gaussian_flow.networks.proprio import ProprioForecast
+from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT
 from scene4d.models.gaussian_flow.networks.skin_head import AnchorFeatures, SkinHead
 from scene4d.models.gaussian_flow.scene.decode import decoded_scene
 from scene4d.models.gaussian_flow.scene.free_space import unseen_rows_of
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.state import GaussianState
+from scene4d.models.proprio import ProprioForecast, RobotCondition
 from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchored_state import AnchorPrediction
 from scene4d.models.tokens.latent import Codec
@@ -35,7 +35,6 @@ from scene4d.robot.slots import (
     proprio_slots,
 )
 from scene4d.robot.spec import RobotSpec, VectorSpec
-from scene4d.robot.track import Track
 from scene4d.scene import Scene4D
 from scene4d.world.carry import AnchorMotion
 from scene4d.world.current import PAST_FLOW
@@ -182,7 +181,7 @@ class GaussianWorldModel(AnchorModel):
 
     def _predicted(self, state: GaussianState, actions: Tensor, *, seeds: Sequence[int]) -> AnchorPrediction:
         """What actions [b h a] do in states [b]."""
-        scene, given, num_steps = self.scene_tokens(state), self.robot_condition_of(state, actions), actions.shape[1]
+        scene, given, num_steps = self.scene_tokens(state), self.condition_of(state, actions), actions.shape[1]
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
         noise = seeded_noise(seeds, shape, like=scene.anchors)[:, :num_steps]
@@ -202,24 +201,12 @@ class GaussianWorldModel(AnchorModel):
 
     # ---- what the networks are given
 
-    def robot_condition_of(self, state: GaussianState, actions: Tensor) -> RobotCondition:
+    def condition_of(self, state: GaussianState, actions: Tensor) -> RobotCondition:
         """What the denoiser is given of the robot: actions [b h a] in slots and the predicted proprio."""
-        return self.robot_condition(
-            actions=action_slots(actions, state.robot, proprio=state.proprio),
+        return self.proprio.condition(
+            action_slots(actions, state.robot, proprio=state.proprio),
             track=state.track,
             task=state.task_vector,
-        )
-
-    def robot_condition(self, *, actions: Tensor, track: Track, task: Tensor) -> RobotCondition:
-        """The same from slots: actions [b h 16], track [b p], task [b 32]."""
-        change, hidden = self.proprio(actions, track=track, task=task)
-        return RobotCondition(
-            actions=actions,
-            last_action=track.actions[:, -1],
-            proprio=track.proprio[:, -1],
-            proprio_change=change,
-            hidden=hidden,
-            task=task,
         )
 
     # ---- advance and decode

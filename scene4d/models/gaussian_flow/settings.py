@@ -9,8 +9,8 @@ from scene4d.models.flow import FlowConfig
 from scene4d.models.gaussian_flow.networks.action_denoiser import RECENT, ActionDenoiserConfig
 from scene4d.models.gaussian_flow.networks.completion import CompletionConfig
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
-from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig
 from scene4d.models.gaussian_flow.networks.skin_head import SkinConfig
+from scene4d.models.proprio import ProprioConfig
 from scene4d.models.tokens.anchors import AnchorConfig
 
 

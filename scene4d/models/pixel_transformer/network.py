@@ -59,7 +59,7 @@ class PixelsConfig:
 
 @dataclass(frozen=True)
 class Clip(TensorStruct):
-    """Pictures and what drives them, batch axes `*b`.
+    """Pictures and what changes them, batch axes `*b`.
 
     pictures [*b p v y x 3], oldest first, the last now; past_actions [*b k a], the last led to now; actions [*b h a];
     past_proprio [*b k+1 q], the last now; known [*b] 1 where that is known, else 0; task [*b] int64, 0 = unknown;

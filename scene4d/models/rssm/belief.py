@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scene4d.layers import MLP, Block, Modulation, RMSNorm, Rotary, fourier_features, modulate, zero_
 from scene4d.models.categorical import drawn, log_probabilities
+from scene4d.models.proprio import ProprioConfig, RobotCondition
 from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
@@ -24,8 +25,8 @@ class RSSMConfig:
 
     horizon: int = 8
     """Steps of one chunk, h."""
-    num_past: int = 8
-    """Past steps of the robot that are looked at."""
+    proprio: ProprioConfig = field(default_factory=ProprioConfig)
+    """The forecast of the robot's own state."""
     width: int = 96
     """Channels of an anchor."""
     hidden: int = 128
@@ -40,14 +41,10 @@ class RSSMConfig:
 
 @dataclass(frozen=True)
 class Belief(TensorStruct):
-    """hidden [*b d]; latent [*b g*k], one-hot a group; of the robot, in slots [*b 20], its place, its scaled speed a
-    step, and goal: the set point that its actions have moved."""
+    """The state of the recurrence: hidden [*b d], and latent [*b g*k], one-hot a group."""
 
     hidden: Tensor
     latent: Tensor
-    place: Tensor
-    speed: Tensor
-    goal: Tensor
 
 
 class BeliefNetwork(nn.Module):
@@ -59,20 +56,17 @@ class BeliefNetwork(nn.Module):
     def __init__(self, config: RSSMConfig, *, channels: int):
         super().__init__()
         self.config = c = config
-        num, latent = NUM_PROPRIO_SLOTS, math.prod(c.latent)
-        known = NUM_ACTION_SLOTS + 5 * num + TASK_CHANNELS
+        robot, latent = NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS + TASK_CHANNELS, math.prod(c.latent)
         self.embed_anchors = MLP([channels + ANCHOR_FEATURES, c.width, c.width])
         self.blocks = nn.ModuleList([Block(c.width, num_heads=4) for _ in range(2)])
         self.rotary = Rotary(c.width // 4, wavelengths=((0.08, 3.0),) * 3)
         self.embed_moved = MLP([c.width + 3 + 3 * 7, c.width, c.width])
-        self.start = nn.Linear(TASK_CHANNELS, c.hidden)
-        self.embed_known = nn.Sequential(nn.Linear(latent + known, c.hidden), nn.SiLU())
+        self.start = MLP([robot, c.hidden, c.hidden])
+        self.embed_robot = nn.Linear(robot + NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS + c.proprio.width, c.hidden)
+        self.embed_latent = nn.Linear(latent, c.hidden, bias=False)
         self.cell = nn.GRUCell(c.hidden, c.hidden)
         self.prior = MLP([c.hidden, c.hidden, latent])
-        self.posterior = MLP([c.hidden + 2 * c.width + num, c.hidden, latent])
-        self.robot, self.robot_straight = zero_(nn.Linear(c.hidden, num)), zero_(nn.Linear(known, num, bias=False))
-        self.effect = nn.Parameter(torch.zeros(NUM_ACTION_SLOTS, num))  # of actions on the set point, scaled
-        self.robot_scale = nn.Parameter(torch.full((num,), 0.02), requires_grad=False)
+        self.posterior = MLP([c.hidden + 2 * c.width, c.hidden, latent])
         self.outcome = MLP([c.hidden + latent, c.hidden, 3])
         self.embed_step = nn.Linear(c.width + STEP_FEATURES, c.width)
         self.decoder = Block(c.width, num_heads=4, condition_dim=c.hidden + latent)
@@ -95,51 +89,41 @@ class BeliefNetwork(nn.Module):
         return torch.cat([x.mean(-2), x.amax(-2)], -1)
 
     def believe(self, scene: SceneTokens, features: Tensor, *, track: Track, task: Tensor, noise: Tensor) -> Belief:
-        """The belief [b] now: from the robot's track in slots, then from a look at the anchors; noise as of `drawn`."""
-        place = track.proprio[:, 0]
-        none = torch.zeros_like(noise).flatten(1)  # no scene is known of the past
-        belief = Belief(self.start(task), latent=none, place=place, speed=torch.zeros_like(place), goal=place)
-        for i, action in enumerate(track.actions.unbind(1)):
-            hidden, _, goal = self._step(belief, action, task=task)
-            valid, place = track.valid[:, i, None], track.proprio[:, i + 1]
-            hidden, goal = torch.where(valid, hidden, belief.hidden), torch.where(valid, goal, place)
-            speed = torch.where(valid, (place - belief.place) / self.robot_scale, 0.0)
-            belief = Belief(hidden, latent=none, place=place, speed=speed, goal=goal)
-        seen = self.embed(scene, features, moved=0 * scene.anchors[:, None], hand=place[:, None, :3])[:, 0]
-        return belief.replace(latent=drawn(self._logs(self.posterior, belief.hidden, seen, belief.speed), noise))
+        """The belief [b] now, from the end of the track in slots and a look at the anchors; noise: see `drawn`."""
+        now = track.proprio[:, -1]
+        hidden = self.start(torch.cat([track.actions[:, -1], now, task], -1)).tanh()
+        seen = self.embed(scene, features, moved=0 * scene.anchors[:, None], hand=now[:, None, :3])[:, 0]
+        return Belief(hidden, drawn(self._logs(self.posterior, hidden, seen), noise))
 
     def imagine(
-        self, belief: Belief, actions: Tensor, *, task: Tensor, noise: Tensor, seen: tuple[Tensor, ...] = ()
+        self, belief: Belief, given: RobotCondition, *, noise: Tensor, seen: tuple[Tensor, ...] = ()
     ) -> tuple[Belief, Tensor, Tensor]:
-        """Beliefs [b h] under actions [b h 16], and log-probabilities [b h g k] of prior and posterior.
+        """Beliefs [b h] as the robot goes on, and log-probabilities [b h g k] of prior and posterior.
 
         Args:
-            noise: [b h g k], as of `drawn`. seen: known [b h] bool, sets of anchors [b h 2w] and places of the robot
-                [b h 20] at later steps: where known, the posterior is drawn from and the robot is there.
-        Returns:
-            The beliefs; their `place` is the one imagined from the step before, also where the true one is known.
+            noise: [b h g k], see `drawn`. seen: known [b h] bool and sets of anchors [b h 2w] at later steps; the
+                posterior is drawn from where known, the prior elsewhere.
         """
-        steps = []
-        for i, action in enumerate(actions.unbind(1)):
-            hidden, speed, goal = self._step(belief, action, task=task)
-            place = imagined = belief.place + speed * self.robot_scale
+        steps, actions, change = [], given.actions, given.proprio_change / 0.05
+        fixed = torch.cat([given.proprio, given.task], -1)[:, None].expand(-1, actions.shape[1], -1)
+        known = self.embed_robot(torch.cat([actions, actions.cumsum(1) / 4, change, fixed, given.hidden], -1))
+        for i, step in enumerate(known.unbind(1)):
+            hidden = self.cell(nn.functional.silu(step + self.embed_latent(belief.latent)), belief.hidden)
             prior = posterior = self._logs(self.prior, hidden)
             if seen:
-                known, anchors, robot = seen[0][:, i, None], seen[1][:, i], seen[2][:, i]
-                place = torch.where(known, robot, place)
-                speed = torch.where(known, (place - belief.place) / self.robot_scale, speed)
-                posterior = torch.where(known[..., None], self._logs(self.posterior, hidden, anchors, speed), prior)
-            belief = Belief(hidden, latent=drawn(posterior, noise[:, i]), place=place, speed=speed, goal=goal)
-            steps.append((belief.replace(place=imagined), prior, posterior))
+                looked = self._logs(self.posterior, hidden, seen[1][:, i])
+                posterior = torch.where(seen[0][:, i, None, None], looked, prior)
+            belief = Belief(hidden, drawn(posterior, noise[:, i]))
+            steps.append((belief, prior, posterior))
         beliefs, priors, posteriors = zip(*steps, strict=True)
         return Belief.stack(beliefs, 1), torch.stack(priors, 1), torch.stack(posteriors, 1)
 
     def decode(
-        self, scene: SceneTokens, features: Tensor, *, beliefs: Belief, hand: Tensor, scale: Tensor
+        self, scene: SceneTokens, features: Tensor, *, beliefs: Belief, given: RobotCondition, scale: Tensor
     ) -> MotionEstimate:
-        """What beliefs [b h] say of the anchors with these features; hand [b 3] now; scale [horizon 6] of motion."""
-        change = beliefs.place[..., :3] - hand[:, None]
-        steps = scene.step_features(hand, change, scale=scale)
+        """What beliefs [b h] say of the anchors with these features [b l w]; scale [horizon 6] of their motion."""
+        change = given.proprio_change[..., :3]
+        steps = scene.step_features(given.proprio[:, :3], change, scale=scale)
         each = features[:, None].expand(-1, steps.shape[1], -1, -1)
         condition = torch.cat([beliefs.hidden, beliefs.latent], -1)
         x = self.embed_step(torch.cat([each, steps], -1))
@@ -149,15 +133,6 @@ class BeliefNetwork(nn.Module):
         coasting, along = scene.simple_motions(change, scale=scale)
         motion = motion + nn.functional.pad(share[..., :1] * coasting + share[..., 1:] * along, (3, 0))
         return MotionEstimate(motion, gate[..., 0] - 1.0, log_var=log_var - 2.0, outcome=self.outcome(condition))
-
-    def _step(self, belief: Belief, action: Tensor, *, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The recurrent state, the robot's speed and its set point after an action [b 16]."""
-        goal = belief.goal + (action @ self.effect) * self.robot_scale
-        ahead = (goal - belief.place) / self.robot_scale
-        robot = [belief.place, 4 * belief.speed, ahead, torch.tanh(2 * ahead), torch.tanh(ahead / 2)]
-        known = torch.cat([action, *robot, task], -1)
-        hidden = self.cell(self.embed_known(torch.cat([belief.latent, known], -1)), belief.hidden)
-        return hidden, belief.speed + 0.25 * (self.robot(hidden) + self.robot_straight(known)), goal
 
     def _logs(self, head: nn.Module, *evidence: Tensor) -> Tensor:
         """Log-probabilities [b g k] that a head gives by evidence."""

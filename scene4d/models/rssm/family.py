@@ -13,6 +13,7 @@ from scene4d.models.rssm.loss import RSSMLossConfig, loss
 from scene4d.models.rssm.model import RSSMWorldModel
 from scene4d.models.tokens.frozen_codec import codec_stage, fit_on_tokens
 from scene4d.train.loop import LoopConfig
+from scene4d.train.optim import OptimConfig
 from scene4d.train.stage import Stage
 from scene4d.world.family import Family, TrainingRun
 
@@ -27,6 +28,8 @@ class RSSMSettings:
     """What the loss weighs."""
     batch_size: int = 16
     """Windows a step."""
+    proprio: LoopConfig = field(default_factory=lambda: LoopConfig(optim=OptimConfig(lr=5e-3, ema_decay=0.99)))
+    """Training of the forecast of the robot's own state, before the rest and cheap beside it."""
     train: LoopConfig = field(default_factory=LoopConfig)
     """Steps and optimiser."""
 
@@ -43,7 +46,11 @@ def family(make_codec: Callable[[Any], Any], codec_config: type) -> Family:
         settings=RSSMSettings,
         part_configs=lambda settings, windows: {
             "vae": codec_config(),
-            "rssm": replace(settings.model, horizon=windows.horizon, num_past=windows.num_past_actions),
+            "rssm": replace(
+                settings.model,
+                horizon=windows.horizon,
+                proprio=replace(settings.model.proprio, num_past=windows.num_past_actions),
+            ),
         },
         stages=lambda run: [
             codec_stage(run, run.settings.model.anchors),

@@ -12,7 +12,7 @@ from scene4d.models.rssm.model import RSSMWorldModel
 from scene4d.models.tokens.motion_estimate import motion_losses, outcome_loss, weighted_mean
 from scene4d.models.tokens.token_windows import TokenWindows, is_moving
 
-WEIGHTS = {"flow_matching": 1.0, "gate": 0.5, "likelihood": 0.05, "outcome": 0.05, "robot": 1.0}
+WEIGHTS = {"flow_matching": 1.0, "gate": 0.5, "likelihood": 0.05, "outcome": 0.05}
 """Of the parts of the loss beside the divergence, as `motion_losses` and `outcome_loss` name them."""
 
 
@@ -37,27 +37,24 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scalar loss and metrics of a batch [b]; random numbers come from torch's generator.
 
-    epe_mm, hand_mm: errors of moving anchors and of the hand at the last step where it is imagined.
+    epe_mm: error of moving anchors at the last step where it is imagined.
     """
     network, c, scene, motion = model.network, model.config, model.window_tokens(batch), batch.motion
     scene = scene.replace(tokens=scene.tokens + config.token_noise * torch.randn_like(scene.tokens))
-    now, (num, horizon) = batch.past_proprio[:, -1:], batch.reward.shape
-    robot = now + batch.proprio_change
-    features = network.encode(scene, now[:, 0, :3])
+    now, (num, horizon) = batch.past_proprio[:, -1:, :3], batch.reward.shape
+    with torch.no_grad():  # as it will be foreseen, errors and all
+        given = model.proprio.condition(batch.actions, track=batch.track, task=batch.task)
+    features = network.encode(scene, now[:, 0])
     noise = torch.randn(num, 1 + horizon, *c.latent).to(features)
     belief = network.believe(scene, features, track=batch.track, task=batch.task, noise=noise[:, 0])
     seen = torch.randint(1, horizon + 1, (num, 1)) * (torch.rand(num, 1) >= config.imagined)  # steps that are
     known = (torch.arange(horizon) < seen).to(features.device)  # [b h]
-    sets = network.embed(scene, features, moved=motion[..., 3:], hand=robot[..., :3])
-    beliefs, prior, posterior = network.imagine(
-        belief, batch.actions, task=batch.task, noise=noise[:, 1:], seen=(known, sets, robot)
-    )
-    estimate = network.decode(scene, features, beliefs=beliefs, hand=now[:, 0, :3], scale=model.scale.scale)
+    sets = network.embed(scene, features, moved=motion[..., 3:], hand=now + batch.proprio_change[..., :3])
+    beliefs, prior, posterior = network.imagine(belief, given, noise=noise[:, 1:], seen=(known, sets))
+    estimate = network.decode(scene, features, beliefs=beliefs, given=given, scale=model.scale.scale)
     moving, of_known = is_moving(motion), batch.known[:, None].expand(motion.shape[:-1])  # [b h l]
     parts = motion_losses(estimate, model.scale.normalize(motion), moving=moving, known=of_known)
     parts["outcome"] = outcome_loss(estimate.outcome, batch, scale=model.reward_scale)
-    away = ((beliefs.place - robot) / network.robot_scale).square().sum(-1).add(1e-12).sqrt()  # [b h]
-    parts["robot"] = torch.where(away < 0.3, away.square() / 0.6, away - 0.15).mean()
     nats = balanced_divergence(posterior, prior, prior_share=config.prior_share, free_nats=config.free_nats)
     total = config.divergence * weighted_mean(nats, known)
     total = total + sum(weight * parts[name] for name, weight in WEIGHTS.items())
@@ -66,5 +63,4 @@ def loss(
         error, imagined = (last - motion[:, -1, :, 3:]).norm(dim=-1), ~known[:, -1]  # [b l], [b]
         parts["nats"] = weighted_mean(divergence(posterior, prior), known)
         parts["epe_mm"] = 1e3 * weighted_mean(error, moving[:, -1] & batch.known & imagined[:, None])
-        parts["hand_mm"] = 1e3 * weighted_mean((beliefs.place - robot)[:, -1, :3].norm(dim=-1), imagined)
     return total, {name: value.detach() for name, value in parts.items()}

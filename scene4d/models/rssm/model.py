@@ -10,13 +10,13 @@ from torch import Tensor
 
 from scene4d.geometry.rotation import pose_about
 from scene4d.models.flow import seeded_noise
+from scene4d.models.proprio import ProprioForecast
 from scene4d.models.rssm.belief import Belief, BeliefNetwork, RSSMConfig
 from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchored_state import AnchoredState, AnchorPrediction
 from scene4d.models.tokens.anchors import nearest_skin
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_estimate import moving_anchors
-from scene4d.models.tokens.token_windows import TokenWindows
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import proprio_slot_index
 from scene4d.robot.spec import RobotSpec
@@ -30,7 +30,7 @@ class RSSMState(AnchoredState):
     """The Gaussians of now on their anchors, features [*b l w] of these, and the belief [*b]."""
 
     features: Tensor = field(default_factory=lambda: torch.zeros(0))
-    belief: Belief = field(default_factory=lambda: Belief(*[torch.zeros(0)] * 5))
+    belief: Belief = field(default_factory=lambda: Belief(torch.zeros(0), torch.zeros(0)))
 
 
 class RSSMWorldModel(AnchorModel):
@@ -39,25 +39,14 @@ class RSSMWorldModel(AnchorModel):
     def __init__(self, codec: Codec, config: RSSMConfig, *, channels: int, robot: RobotSpec):
         super().__init__(codec, channels=channels, horizon=config.horizon, robot=robot)
         self.config, self.network = config, BeliefNetwork(config, channels=channels)
-
-    @torch.no_grad()
-    def set_statistics(self, batches: Sequence[TokenWindows]) -> None:
-        """Take the scales from prepared training windows; actions begin to move the set point as far as the robot."""
-        super().set_statistics(batches)
-        change = torch.stack([b.proprio_change[-1] for b in batches])  # [n 20]
-        total = torch.stack([b.actions.sum(0) for b in batches])  # [n 16]
-        # Slots have units of their own: metres here, shares of full speed there.
-        ridge = torch.diag(1e-3 * total.square().sum(0) + 1e-9)
-        scale = change.square().mean(0).sqrt().clamp_min(2e-3)
-        self.network.robot_scale.copy_(scale)
-        self.network.effect.copy_(torch.linalg.solve(total.T @ total + ridge, total.T @ change) / scale)
+        self.proprio = ProprioForecast(config.proprio)
 
     @torch.no_grad()
     def observe(self, observation: Observation, *, state: RSSMState | None = None) -> RSSMState:
         """The state [] now; a given `state` is replaced. Raises as `AnchoredState.observed`."""
         c = self.config
         new, _ = RSSMState.observed(
-            observation, codec=self.codec, anchors=c.anchors, num_past=c.num_past, spec=self.spec
+            observation, codec=self.codec, anchors=c.anchors, num_past=c.proprio.num_past, spec=self.spec
         )
         new = new.skinned(nearest_skin(new.anchored, rgb=new.anchor_rgb, past=new.anchor_past))
         return self._believed(new.map(lambda x: x[None]))[0]
@@ -67,16 +56,17 @@ class RSSMWorldModel(AnchorModel):
         """The next h <= horizon steps of states [*b] under actions [*b h a]; implements `WorldModel`."""
         (flat, seeds, lead), c, scale = flat_state(state, seeds), self.config, self.scale.scale
         actions = flat_steps(actions, lead, name="actions", tail=(-1,), horizon=c.horizon)
-        scene, belief, num_steps = self.scene_tokens(flat), flat.belief, actions.shape[1]
+        scene, num_steps = self.scene_tokens(flat), actions.shape[1]
         slots = action_slots(actions, flat.robot, proprio=flat.proprio)
+        given = self.proprio.condition(slots, track=flat.track, task=flat.task_vector)
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         noise = seeded_noise(seeds, (c.horizon, *c.latent), like=actions)[:, :num_steps]
-        beliefs, _, _ = self.network.imagine(belief, slots, task=flat.task_vector, noise=noise)
-        estimate = self.network.decode(scene, flat.features, beliefs=beliefs, hand=belief.place[:, :3], scale=scale)
+        beliefs, _, _ = self.network.imagine(flat.belief, given, noise=noise)
+        estimate = self.network.decode(scene, flat.features, beliefs=beliefs, given=given, scale=scale)
         moves = moving_anchors(estimate.gate, past=scene.past, thresholds=c.moving_thresholds)
         motion = self.scale.denormalize(estimate.motion) * moves[..., None]
         poses = pose_about(flat.anchors[:, None], motion[..., :3], shift=motion[..., 3:])
-        change = (beliefs.place - belief.place[:, None])[..., proprio_slot_index(flat.robot)]
+        change = given.proprio_change[..., proprio_slot_index(flat.robot)]
         prediction = AnchorPrediction(
             actions=actions,
             motion=AnchorMotion(poses, estimate.log_var + 2 * scale[:num_steps, None].log()),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from scene4d.models.proprio import ProprioForecast
 from scene4d.models.tokens.anchored_state import AnchoredState, AnchorPrediction
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_targets import MotionScale
@@ -31,6 +32,7 @@ class AnchorModel(nn.Module):
     token_mean: Tensor
     token_std: Tensor
     reward_scale: Tensor
+    proprio: ProprioForecast
 
     def __init__(
         self, codec: Codec, *, channels: int, horizon: int, robot: RobotSpec, step_seconds: float = STEP_SECONDS

@@ -13,6 +13,7 @@ from torch import Tensor
 from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.errors import ConfigError
 from scene4d.layers import num_parameters
+from scene4d.models.proprio import fit_proprio
 from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.models.tokens.token_windows import TokenWindows, prepare_all
@@ -61,16 +62,21 @@ def fit_on_tokens(
 ) -> dict[str, Any]:
     """Train a model on encoded windows, all but some episodes that judge it, and leave its weights in the folder.
 
-    The run's settings say `batch_size`, `train` and, of the model, `anchors`. The codec stays as it is.
+    Its forecast of the robot's own state comes first; the codec stays as it is. The run's settings say `batch_size`,
+    `train`, `proprio` and, of the model, `anchors`.
 
     Returns:
-        as `train.stage.fit`; each metric in mm as held_NAME, of the episodes kept apart; parameters.
+        as `train.stage.fit`; proprio_hand_mm; metrics in mm as held_NAME, of the episodes kept apart; parameters.
     """
     settings = run.settings
     ready = encoded_windows(run, settings.model.anchors, codec=model.codec)
     rest, held = (torch.tensor(x, dtype=torch.int64) for x in run.windows().split(every=JUDGED_EVERY))
-    trained = ready[rest]
+    trained, proprio = ready[rest], model.proprio
     model.set_statistics([trained[i] for i in range(len(rest))])
+    hand = fit_proprio(
+        run, proprio, numbers=rest.tolist(), train=settings.proprio, batch_size=128, owner=model, folder=folder
+    )
+    proprio.requires_grad_(False)
     batches = ShuffledBatches(
         trained.__getitem__, range(len(rest)), batch_size=settings.batch_size, seed=settings.train.seed
     )
@@ -80,7 +86,8 @@ def fit_on_tokens(
         judged = loss(ready[held])[1] if len(held) else {}
     save_tensors(folder / f"{folder.name}.safetensors", model.state_dict(), state={})
     kept_apart = {f"held_{k}": rounded(v) for k, v in judged.items() if k.endswith("_mm")}
-    return {**result, **kept_apart, "parameters": num_parameters(model)}
+    num = num_parameters(model.requires_grad_(True))
+    return {**result, "proprio_hand_mm": hand, **kept_apart, "parameters": num}
 
 
 NUM_ROWS = 256

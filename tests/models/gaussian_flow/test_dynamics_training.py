@@ -12,7 +12,7 @@ from scene4d.geometry.rotation import apply_pose
 from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss
 from scene4d.models.gaussian_flow.motion import confidence as calibration
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
-from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, proprio_loss
+from scene4d.models.proprio import ProprioFutures, proprio_loss
 from scene4d.models.tokens.token_windows import TokenWindows, prepare
 from scene4d.robot.track import Track
 from scene4d.types import Frames

@@ -12,8 +12,8 @@ from scene4d.errors import ConfigError, ShapeError
 from scene4d.models.flow import FlowConfig
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
-from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
+from scene4d.models.proprio import ProprioConfig
 from scene4d.models.tokens.scene_tokens import SceneTokens
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene4d.models.gaussian_flow.networks.proprio import ProprioConfig, ProprioForecast, ProprioFutures, proprio_loss
+from scene4d.models.proprio import ProprioConfig, ProprioForecast, ProprioFutures, proprio_loss
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
 from scene4d.robot.track import track_of
 

@@ -13,10 +13,14 @@ import small_world
 from world_model_laws import WorldModelLaws
 
 from scene4d.apps.compose.models import load_models, make_models, save_models
+from scene4d.apps.verbs.evaluate_forecast import forecasters_of
+from scene4d.apps.verbs.options.evaluation import EvalForecastOptions
 from scene4d.errors import ConfigError
+from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.geometry.rotation import apply_pose
 from scene4d.models.categorical import balanced_divergence, divergence, drawn, log_probabilities
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+from scene4d.models.proprio import ProprioFutures
 from scene4d.models.rssm.belief import RSSMConfig
 from scene4d.models.rssm.loss import RSSMLossConfig, loss
 from scene4d.models.rssm.model import RSSMWorldModel
@@ -60,20 +64,30 @@ class TestRSSM(WorldModelLaws):
         return small_world.observation(small_world.block_scene(num_block=num_block))
 
 
-class TestStoredRSSM(WorldModelLaws):
-    def make_model(self):
-        configs = {"vae": VAEConfig(num_anchors=16), "rssm": CONFIG}
-        info = {"context": small_world.ROBOT.as_info(), "step_seconds": 0.025}
-        self.models = make_models(configs, family="rssm", info=info)
-        stirred(self.models.world)
-        return self.models.world
+def stored(folder: Path) -> tuple[RSSMWorldModel, Path]:
+    """A model with an autoencoder of its own, and the file that it is written to."""
+    info = {"context": small_world.ROBOT.as_info(), "step_seconds": 0.025}
+    models = make_models({"vae": VAEConfig(num_anchors=16), "rssm": CONFIG}, family="rssm", info=info)
+    stirred(models.world)
+    save_models(folder / "rssm.safetensors", models, info=models.info, half=False)
+    return models.world, folder / "rssm.safetensors"
 
-    def make_observation(self, kind: int = 0):
-        return small_world.observation(small_world.block_scene(num_block=48 + 8 * kind))
+
+class TestStoredRSSM(TestRSSM):
+    @pytest.fixture
+    def model(self, tmp_path):
+        return stored(tmp_path)[0]
 
     def reloaded(self, model, folder):
-        save_models(folder / "rssm.safetensors", self.models, info=self.models.info, half=False)
         return load_models(folder / "rssm.safetensors").world
+
+
+def test_its_row_stands_beside_ours(tmp_path):
+    _, path = stored(tmp_path)
+    rows = forecasters_of(fresh_model(), PastStream(), options=EvalForecastOptions(also=(path,)))
+    assert [row.name for row in rows] == ["ours", "copy_last", "constant_velocity", "rssm"]
+    with pytest.raises(ConfigError, match="twice"):
+        forecasters_of(fresh_model(), PastStream(), options=EvalForecastOptions(also=(path, path)))
 
 
 def test_untrained_everything_rests_exactly():
@@ -139,7 +153,7 @@ def pushed(num: int, *, seed: int) -> TokenWindows:
     """Windows [num] in which half of the anchors go along with a hand that its actions move along x at once."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.rand(*shape, generator=generator)
-    horizon, past, anchors = CONFIG.horizon, CONFIG.num_past, 16
+    horizon, past, anchors = CONFIG.horizon, CONFIG.proprio.num_past, 16
     actions = torch.zeros(num, horizon, 16)
     actions[..., 0] = 2 * draw(num, horizon) - 1
     change = torch.zeros(num, horizon, 20)
@@ -172,11 +186,18 @@ def pushed(num: int, *, seed: int) -> TokenWindows:
     )
 
 
+def futures_of(windows: TokenWindows) -> ProprioFutures:
+    """What the forecast of the robot's own state learns from."""
+    return ProprioFutures(windows.actions, windows.track, windows.proprio_change, windows.task)
+
+
 def test_it_learns_what_a_hand_takes_along():
     """Imagined from the prior alone, on windows it never saw: a quarter of the error of predicting rest."""
     model, held = fresh_model(), pushed(32, seed=1)
     train = pushed(256, seed=0)
     model.set_statistics([train[i] for i in range(256)])
+    model.proprio.set_statistics(futures_of(train))
+    model.proprio.requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     torch.manual_seed(0)
     for _ in range(80):
@@ -189,12 +210,13 @@ def test_it_learns_what_a_hand_takes_along():
         _, metrics = loss(model, held, config=RSSMLossConfig(imagined=1.0))
     moving = is_moving(held.motion)[:, -1]
     rest_mm = 1e3 * float(held.motion[:, -1, :, 3:].norm(dim=-1)[moving].mean())
-    assert float(metrics["epe_mm"]) < 0.25 * rest_mm and float(metrics["hand_mm"]) < 0.1 * rest_mm
+    assert float(metrics["epe_mm"]) < 0.25 * rest_mm
     assert float(metrics["nats"]) == 0  # nothing was seen beyond now
 
 
 def test_gradients_reach_every_weight():
     model = stirred(fresh_model()).train()
+    model.proprio.requires_grad_(False)
     value, metrics = loss(model, pushed(16, seed=2))
     value.backward()
     learned = [(name, p.grad) for name, p in model.named_parameters() if p.requires_grad]

@@ -97,7 +97,7 @@ def _errors(model: GaussianWorldModel, batch: TokenWindows, *, seed: int, steps:
     """
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
-    given = model.robot_condition(actions=batch.actions, track=batch.track, task=batch.task)
+    given = model.proprio.condition(batch.actions, track=batch.track, task=batch.task)
     motion, estimate = model.draw_motion(noise, scene=model.window_tokens(batch), given=given, steps=steps)  # [b h l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)

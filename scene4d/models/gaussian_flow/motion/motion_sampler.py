@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from scene4d.models.flow import sample
-from scene4d.models.gaussian_flow.networks.dit import DiT, RobotCondition
+from scene4d.models.gaussian_flow.networks.dit import DiT
+from scene4d.models.proprio import RobotCondition
 from scene4d.models.tokens.motion_estimate import MotionEstimate, moving_anchors
 from scene4d.models.tokens.scene_tokens import SceneTokens
 

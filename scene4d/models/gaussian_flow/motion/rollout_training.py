@@ -18,7 +18,7 @@ def rolled_out(model: GaussianWorldModel, batch: TokenWindows, *, num_steps: int
     Anchors, rows, their past and the hand are where the forecast has them; what is left of the targets says how matter
     gets from there to where it truly is. So a chunk learns to go on from the errors of the one before.
     """
-    given = model.robot_condition(actions=batch.actions[:, :num_steps], track=batch.track, task=batch.task)
+    given = model.proprio.condition(batch.actions[:, :num_steps], track=batch.track, task=batch.task)
     noise = torch.randn_like(batch.motion[:, :num_steps])
     motion, _ = model.draw_motion(noise, scene=model.window_tokens(batch), given=given, steps=1)  # [b k l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b k l 7]

@@ -18,10 +18,10 @@ from scene4d.layers import (
     sinusoidal_embedding,
     zero_,
 )
+from scene4d.models.proprio import RobotCondition
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
-from scene4d.tensor_struct import TensorStruct
 
 MOTION_CHANNELS = 6
 CONDITION_TOKENS = 4
@@ -44,26 +44,6 @@ class DiTConfig:
     """Channels of the condition that modulates a step."""
     cross_attention: bool = False
     """Let the anchors attend to the condition instead of being modulated by it: for the ablation."""
-
-
-@dataclass(frozen=True)
-class RobotCondition(TensorStruct):
-    """What moves the scene, batch [b], step by step.
-
-    actions [b h 16] and last_action [b 16] in slots; proprio [b 20]; proprio_change [b h 20] since now, as foreseen;
-    hidden [b h w] of the proprio forecast; task [b 32].
-    """
-
-    actions: Tensor
-    last_action: Tensor
-    proprio: Tensor
-    proprio_change: Tensor
-    hidden: Tensor
-    task: Tensor
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.proprio.shape[:-1])
 
 
 class DiT(nn.Module):
@@ -96,10 +76,10 @@ class DiT(nn.Module):
     def _block(self, number: int) -> Block:
         """Spatial where the number is even, else temporal: few steps to mix, so half the feed-forward serves."""
         c = self.config
-        told: dict[str, int] = {"condition_dim": c.condition}
+        sizes: dict[str, int] = {"condition_dim": c.condition}
         if c.cross_attention:
-            told = {} if number % 2 else {"context_dim": c.condition // CONDITION_TOKENS}
-        return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **told)
+            sizes = {} if number % 2 else {"context_dim": c.condition // CONDITION_TOKENS}
+        return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **sizes)
 
     def forward(
         self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, given: RobotCondition, scale: Tensor

@@ -15,7 +15,7 @@ from scene4d.types import Cameras, Frames, Gaussians
 WIDTH = 64
 """Widest picture in px that is drawn to look."""
 TOLERANCE_M = 0.01
-"""Matter this little in front of a surface may be part of it."""
+"""AnchorFeatures this little in front of a surface may be part of it."""
 MOST_ENDS = 1
 """Ends of a Gaussian's axes, one standard deviation out, that may be seen though its centre is hidden."""
 

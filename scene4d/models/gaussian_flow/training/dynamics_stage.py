@@ -15,8 +15,9 @@ from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.confidence import calibrate
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
 from scene4d.models.gaussian_flow.networks.vae import GaussianVAE
-from scene4d.models.gaussian_flow.training.part_fits import fit_action_denoiser, fit_completion, fit_proprio
+from scene4d.models.gaussian_flow.training.part_fits import fit_action_denoiser, fit_completion
 from scene4d.models.gaussian_flow.training.stage_configs import DynamicsStageConfig
+from scene4d.models.proprio import fit_proprio
 from scene4d.models.tokens.token_windows import TokenWindows, prepare_all
 from scene4d.train.checkpoint import load_weights, save_tensors
 from scene4d.train.distributed import rank_zero_first
@@ -39,7 +40,15 @@ def train_dynamics(run: TrainingRun, model: GaussianWorldModel, *, folder: Path)
     if not run.start:
         # The statistics that latents and motions are scaled by come from the training windows alone.
         model.set_statistics([ready[i] for i in rest])
-    hand = fit_proprio(run, model, numbers=rest, folder=folder)
+    hand = fit_proprio(
+        run,
+        model.proprio,
+        numbers=rest,
+        train=stage.proprio,
+        batch_size=stage.proprio_batch_size,
+        owner=model,
+        folder=folder,
+    )
     for part in (model.proprio, model.intent, model.completion):
         part.requires_grad_(False)  # trained apart
     trained, judged, reached = ready[torch.tensor(rest)], ready[torch.tensor(held, dtype=torch.int64)], [0]

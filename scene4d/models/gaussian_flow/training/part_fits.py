@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +14,10 @@ from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
 from scene4d.models.gaussian_flow.networks.completion import completion_loss
-from scene4d.models.gaussian_flow.networks.proprio import ProprioFutures, proprio_loss
 from scene4d.models.tokens.token_windows import TokenWindows
-from scene4d.robot.actions import action_slots
-from scene4d.robot.slots import task_embedding
-from scene4d.robot.track import proprio_change, track_in_slots, track_of
 from scene4d.train.stage import Fit, fit
 from scene4d.types import Frames, Gaussians
 from scene4d.world.family import TrainingRun, Windows
-
-
-def fit_proprio(run: TrainingRun, model: GaussianWorldModel, *, numbers: Sequence[int], folder: Path) -> float:
-    """Train the forecast of the robot's own state on the episodes of the windows `numbers`.
-
-    Returns the hand's error at the end in mm.
-    """
-    stage, proprio = run.settings.dynamics, model.proprio
-    futures = proprio_futures(run.windows(), numbers, horizon=model.config.horizon)
-    proprio.set_statistics(futures)
-    batches = ShuffledBatches(
-        futures.__getitem__, range(len(futures.task)), batch_size=stage.proprio_batch_size, seed=stage.proprio.seed
-    )
-    what = Fit(proprio, lambda batch: proprio_loss(proprio, batch), batches, stage.proprio)
-    result = fit(what, folder=folder / "proprio", device=run.device, name="proprio", owner=model)
-    return round(float(result["hand_mm"]), 2)
-
-
-def proprio_futures(windows: Windows, numbers: Sequence[int], *, horizon: int) -> ProprioFutures:
-    """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
-    rows, robot = [], windows.robot
-    for episode in dict.fromkeys(windows.moment(n)[0] for n in numbers):
-        actions, proprio = episode.actions, episode.proprio
-        task = task_embedding(episode.info["task"])
-        for t in range(1, len(actions) - horizon):
-            track = track_of(actions[:t], proprio[: t + 1], num_past=windows.num_past_actions)
-            rows.append(
-                ProprioFutures(
-                    actions=action_slots(actions[t : t + horizon], robot, proprio=proprio[t]),
-                    track=track_in_slots(track, robot),
-                    proprio_change=proprio_change(proprio[t + 1 : t + 1 + horizon], now=proprio[t], robot=robot),
-                    task=task,
-                )
-            )
-    return ProprioFutures.stack(rows)
 
 
 def fit_action_denoiser(

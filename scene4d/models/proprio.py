@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.layers import zero_
-from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
-from scene4d.robot.track import Track
+from scene4d.robot.actions import action_slots
+from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, task_embedding
+from scene4d.robot.track import Track, proprio_change, track_in_slots, track_of
 from scene4d.tensor_struct import TensorStruct
+from scene4d.train.loop import LoopConfig
+from scene4d.train.stage import Fit, fit
+from scene4d.world.family import TrainingRun, Windows
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,26 @@ class ProprioFutures(TensorStruct):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.task.shape[:-1])
+
+
+@dataclass(frozen=True)
+class RobotCondition(TensorStruct):
+    """What moves the scene, batch [b], step by step.
+
+    actions [b h 16] and last_action [b 16] in slots; proprio [b 20]; proprio_change [b h 20] since now, as foreseen;
+    hidden [b h w] of the proprio forecast; task [b 32].
+    """
+
+    actions: Tensor
+    last_action: Tensor
+    proprio: Tensor
+    proprio_change: Tensor
+    hidden: Tensor
+    task: Tensor
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.proprio.shape[:-1])
 
 
 MET, UNKNOWN = 0.1, 20.0
@@ -157,6 +184,18 @@ class ProprioForecast(nn.Module):
         stacked = lambda x: torch.stack(x, 1).reshape(*lead, len(x), -1)
         return stacked(changes), stacked(states)
 
+    def condition(self, actions: Tensor, *, track: Track, task: Tensor) -> RobotCondition:
+        """What moves a scene [b]: actions [b h 16] in slots, and the robot's state foreseen from its track in slots."""
+        change, hidden = self(actions, track=track, task=task)
+        return RobotCondition(
+            actions=actions,
+            last_action=track.actions[:, -1],
+            proprio=track.proprio[:, -1],
+            proprio_change=change,
+            hidden=hidden,
+            task=task,
+        )
+
     def _features_of_step(self, action: Tensor, place: Tensor, *, speed: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given of a step [b f], and the set point [b 20] after its action."""
         lowest, highest = self.lowest * self.scale, self.highest * self.scale
@@ -183,3 +222,45 @@ def proprio_loss(model: ProprioForecast, futures: ProprioFutures) -> tuple[Tenso
     size = (error / model.scale).norm(dim=-1)  # [b h]
     loss = torch.where(size < 0.3, size.square() / 0.6, size - 0.15).mean()
     return loss, {"hand_mm": 1e3 * error[:, -1, :3].detach().norm(dim=-1).mean()}
+
+
+def fit_proprio(
+    run: TrainingRun,
+    proprio: ProprioForecast,
+    *,
+    numbers: Sequence[int],
+    train: LoopConfig,
+    batch_size: int,
+    owner: nn.Module,
+    folder: Path,
+) -> float:
+    """Train the forecast of the robot's own state on the episodes of the windows `numbers`.
+
+    `owner` is the model that it is part of. Returns the hand's error at the end in mm.
+    """
+    windows = run.windows()
+    futures = proprio_futures(windows, numbers, horizon=windows.horizon)
+    proprio.set_statistics(futures)
+    batches = ShuffledBatches(futures.__getitem__, range(len(futures.task)), batch_size=batch_size, seed=train.seed)
+    what = Fit(proprio, lambda batch: proprio_loss(proprio, batch), batches, train)
+    result = fit(what, folder=folder / "proprio", device=run.device, name="proprio", owner=owner)
+    return round(float(result["hand_mm"]), 2)
+
+
+def proprio_futures(windows: Windows, numbers: Sequence[int], *, horizon: int) -> ProprioFutures:
+    """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
+    rows, robot = [], windows.robot
+    for episode in dict.fromkeys(windows.moment(n)[0] for n in numbers):
+        actions, proprio = episode.actions, episode.proprio
+        task = task_embedding(episode.info["task"])
+        for t in range(1, len(actions) - horizon):
+            track = track_of(actions[:t], proprio[: t + 1], num_past=windows.num_past_actions)
+            rows.append(
+                ProprioFutures(
+                    actions=action_slots(actions[t : t + horizon], robot, proprio=proprio[t]),
+                    track=track_in_slots(track, robot),
+                    proprio_change=proprio_change(proprio[t + 1 : t + 1 + horizon], now=proprio[t], robot=robot),
+                    task=task,
+                )
+            )
+    return ProprioFutures.stack(rows)
