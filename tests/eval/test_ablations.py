@@ -18,7 +18,8 @@ from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import StreamConfig
-from scene4d.models.gaussian_flow.state import GaussianPrediction, GaussianState, past_poses
+from scene4d.models.gaussian_flow.state import GaussianState
+from scene4d.models.tokens.anchored_state import AnchorPrediction, past_poses
 from scene4d.models.tokens.latent import Latent
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
@@ -67,7 +68,7 @@ class StubModel:
         h = len(actions)
         poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(h, 1, 1)
         poses[:, 0, 4] = SHIFT * torch.arange(1, h + 1)
-        return GaussianPrediction(actions=actions, motion=AnchorMotion(poses))
+        return AnchorPrediction(actions=actions, motion=AnchorMotion(poses))
 
     def advance(self, state, prediction, *, num_steps):
         return state

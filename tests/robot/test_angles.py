@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scene4d.models.gaussian_flow.training.part_fits import proprio_futures
+from scene4d.models.proprio import proprio_futures
 from scene4d.robot.actions import action_slots, from_action_slots, resting_action
 from scene4d.robot.angles import unwrapped, unwrapped_to_last, wrapped
 from scene4d.robot.columns import joint_unit
