@@ -10,7 +10,7 @@ from scene4d.errors import ShapeError
 def check(**tensors: tuple[torch.Tensor | None, str]) -> dict[str, int | tuple[int, ...]]:
     """Check tensors against named shapes; a name means the same size everywhere in one call.
 
-    A shape is words: an integer, a name (`n`), or, first only, `*name` for any number of leading axes.
+    A shape is words: an integer, a name (`n`), `_` (any size), or, first only, `*name` for any number of leading axes.
     None is passed over, so optional tensors need no branch.
 
     Returns:
@@ -45,6 +45,6 @@ def _bind(shape: tuple[int, ...], words: list[str], *, sizes: dict) -> bool:
         return False
     for size, word in zip(shape, words, strict=True):
         wanted = int(word) if word.isdigit() else sizes.setdefault(word, size)
-        if size != wanted:
+        if size != wanted and word != "_":
             return False
     return True

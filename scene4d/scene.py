@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.check import check
 from scene4d.geometry.rotation import interpolate_pose, normalize_quat
 from scene4d.geometry.skinning import skinned_gaussians
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Gaussians
 
 ALIVE_TOLERANCE = 1e-6
@@ -34,18 +33,9 @@ class Motion(TensorStruct):
     skin_weights: Tensor
     log_var: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        check(
-            anchors=(self.anchors, "*b m 3"),
-            world_from_rest=(self.world_from_rest, "*b t m 7"),
-            skin_index=(self.skin_index, "*b n j"),
-            skin_weights=(self.skin_weights, "*b n j"),
-            log_var=(self.log_var, "*b t m 6"),
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.anchors.shape[:-2])
+    SHAPES = shapes(
+        anchors="*b m 3", world_from_rest="*b t m 7", skin_index="*b n j", skin_weights="*b n j", log_var="*b t m 6"
+    )
 
 
 @dataclass(frozen=True)
@@ -65,19 +55,12 @@ class Scene4D(TensorStruct):
     residual: Mapping[str, Tensor] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check(
-            base=(self.base.means, "*b n 3"),
-            alive=(self.alive, "*b n 2"),
-            times=(self.times, "*b t"),
-            observed=(self.observed, "*b t"),
-            world_from_rest=(self.motion.world_from_rest, "*b t m 7"),
-            skin_index=(self.motion.skin_index, "*b n j"),
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.times.shape[:-1])
+    SHAPES = shapes(
+        alive="*b n 2",
+        times="*b t",
+        observed="*b t",
+        **{"base.means": "*b n 3", "motion.world_from_rest": "*b t m 7", "motion.skin_index": "*b n j"},
+    )
 
     def at(self, time: float | Tensor) -> Gaussians:
         """The Gaussians [*b n] at `time` s (a number, or one a batch element [*b]).

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from scene4d.check import check
 from scene4d.errors import ShapeError
+
+
+def shapes(**fields: str) -> Mapping[str, str]:
+    """Shapes of fields, as words of `check`; "field.field" for one inside another."""
+    return fields
 
 
 class TensorStruct:
@@ -17,10 +24,20 @@ class TensorStruct:
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # every subclass is a dataclass
 
+    SHAPES: ClassVar[Mapping[str, str]] = shapes()
+    """What is checked: `shapes(...)`. The first one tells the batch axes; every value of a mapping has its shape."""
+
+    def __post_init__(self) -> None:
+        found = {name: (operator.attrgetter(name)(self), shape) for name, shape in self.SHAPES.items()}
+        each = {f"{k}.{n}": (x, s) for k, (v, s) in found.items() if isinstance(v, Mapping) for n, x in v.items()}
+        check(**{name: pair for name, pair in found.items() if not isinstance(pair[0], Mapping)}, **each)
+
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Sizes of the leading axes that `[index]` may touch."""
-        raise NotImplementedError
+        name, shape = next(iter(self.SHAPES.items()), ("", ""))
+        own = len(shape.split()) - 1  # axes beside *b
+        return tuple(operator.attrgetter(name)(self).shape[: -own or None]) if shape.startswith("*") else ()
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed (checked again)."""

@@ -15,9 +15,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from scene4d.check import check
 from scene4d.errors import DataFormatError, ShapeError
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,7 @@ class Cameras(TensorStruct):
     width: int
     height: int
 
-    def __post_init__(self) -> None:
-        check(viewmats=(self.viewmats, "*b 4 4"), Ks=(self.Ks, "*b 3 3"))
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.viewmats.shape[:-2])
+    SHAPES = shapes(viewmats="*b 4 4", Ks="*b 3 3")
 
     def resized(self, width: int, height: int) -> Cameras:
         """The same cameras for images resized to width x height."""
@@ -60,9 +54,10 @@ class Frames(TensorStruct):
     cameras: Cameras
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
+    SHAPES = shapes(rgb="*b h w 3", depth="*b h w", alpha="*b h w", extras="*b h w _")
+
     def __post_init__(self) -> None:
-        named = {name: (x, f"*b h w c_{name}") for name, x in self.extras.items()}
-        check(rgb=(self.rgb, "*b h w 3"), depth=(self.depth, "*b h w"), alpha=(self.alpha, "*b h w"), **named)
+        super().__post_init__()
         size, expected = tuple(self.rgb.shape[-3:-1]), (self.cameras.height, self.cameras.width)
         if size != expected or self.cameras.batch_shape != self.batch_shape:
             raise ShapeError(
@@ -71,10 +66,6 @@ class Frames(TensorStruct):
                 found=(*self.cameras.batch_shape, *expected),
                 expected=(*self.batch_shape, *size),
             )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.rgb.shape[:-3])
 
     @property
     def known_depth(self) -> Tensor:
@@ -113,16 +104,18 @@ class Episode(TensorStruct):
     segment_poses: Tensor | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    SHAPES = shapes(
+        times="*b t",
+        valid="*b t",
+        rewards="*b t",
+        success="*b t",
+        actions="*b t a",
+        proprio="*b t p",
+        segment_poses="*b t g 7",
+    )
+
     def __post_init__(self) -> None:
-        check(
-            times=(self.times, "*b t"),
-            valid=(self.valid, "*b t"),
-            actions=(self.actions, "*b t a"),
-            proprio=(self.proprio, "*b t p"),
-            rewards=(self.rewards, "*b t"),
-            success=(self.success, "*b t"),
-            segment_poses=(self.segment_poses, "*b t g 7"),
-        )
+        super().__post_init__()
         for name, frames in self.views.items():
             if frames.batch_shape != self.batch_shape:
                 raise ShapeError(
@@ -165,12 +158,7 @@ class Task(TensorStruct):
     text: str = ""
     goal: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        check(goal=(self.goal, "3"))
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return ()
+    SHAPES = shapes(goal="3")
 
 
 class Recording(Protocol):
@@ -231,25 +219,16 @@ class Gaussians(TensorStruct):
     ids: Tensor = None  # type: ignore[assignment]  # __post_init__ numbers the rows where none are given
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
+    SHAPES = shapes(
+        means="*b n 3", quats="*b n 4", scales="*b n 3", opacities="*b n", sh="*b n k 3", ids="*b n", extras="*b n _"
+    )
+
     def __post_init__(self) -> None:
         if self.ids is None:
             shape = self.means.shape[:-1]
             ids = torch.arange(shape[-1], dtype=torch.int64, device=self.means.device)
             object.__setattr__(self, "ids", ids.expand(shape))
-        named = {name: (x, f"*b n c_{name}") for name, x in self.extras.items()}
-        check(
-            means=(self.means, "*b n 3"),
-            quats=(self.quats, "*b n 4"),
-            scales=(self.scales, "*b n 3"),
-            opacities=(self.opacities, "*b n"),
-            sh=(self.sh, "*b n k 3"),
-            ids=(self.ids, "*b n"),
-            **named,
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.means.shape[:-2])
+        super().__post_init__()
 
     @property
     def num_gaussians(self) -> int:

@@ -16,7 +16,7 @@ from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
 from scene4d.render.render import render
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Cameras, Frames
 from scene4d.world.capabilities import MovesAnchors, sampled
 from scene4d.world.carry import AnchorMotion
@@ -74,9 +74,7 @@ class _Since(TensorStruct):
     low: Tensor
     high: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return (len(self.low),)
+    SHAPES = shapes(low="*b d")
 
     def pick(self, rows: Tensor) -> _Since:
         """The episodes that `rows` names."""

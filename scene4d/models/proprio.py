@@ -14,7 +14,7 @@ from scene4d.layers import zero_
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, task_embedding
 from scene4d.robot.track import Track, proprio_change, track_in_slots, track_of
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.train.loop import LoopConfig
 from scene4d.train.stage import Fit, fit
 from scene4d.world.family import TrainingRun, Windows
@@ -42,9 +42,7 @@ class ProprioFutures(TensorStruct):
     proprio_change: Tensor
     task: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.task.shape[:-1])
+    SHAPES = shapes(task="*b c")
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,7 @@ class RobotCondition(TensorStruct):
     hidden: Tensor
     task: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.proprio.shape[:-1])
+    SHAPES = shapes(proprio="*b q")
 
 
 MET, UNKNOWN = 0.1, 20.0

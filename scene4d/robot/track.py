@@ -12,7 +12,7 @@ from scene4d.robot.actions import action_slots
 from scene4d.robot.angles import unwrapped, unwrapped_to_last
 from scene4d.robot.slots import proprio_slots
 from scene4d.robot.spec import RobotSpec
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ class Track(TensorStruct):
     proprio: Tensor
     valid: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.valid.shape[:-1])
+    SHAPES = shapes(valid="*b p")
 
 
 def track_of(actions: Tensor, proprio: Tensor, *, num_past: int) -> Track:

@@ -9,11 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from scene4d.check import check
 from scene4d.geometry.rotation import compose_pose, identity_pose
 from scene4d.geometry.skinning import skinned_displacement, skinned_gaussians
 from scene4d.scene import Motion, Scene4D
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Gaussians
 
 KNOWN_LOG_VAR = -18.4
@@ -29,17 +28,7 @@ class AnchoredGaussians(TensorStruct):
     skin_index: Tensor
     skin_weights: Tensor
 
-    def __post_init__(self) -> None:
-        check(
-            means=(self.gaussians.means, "*b n 3"),
-            anchors=(self.anchors, "*b m 3"),
-            skin_index=(self.skin_index, "*b n j"),
-            skin_weights=(self.skin_weights, "*b n j"),
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.anchors.shape[:-2])
+    SHAPES = shapes(anchors="*b m 3", skin_index="*b n j", skin_weights="*b n j", **{"gaussians.means": "*b n 3"})
 
     def moved(self, poses: Tensor) -> Gaussians:
         """The Gaussians [*b n] after the motion [*b m 7] of their anchors since now."""
@@ -78,12 +67,7 @@ class AnchorMotion(TensorStruct):
     world_from_now: Tensor
     log_var: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        check(world_from_now=(self.world_from_now, "*b h m 7"), log_var=(self.log_var, "*b h m 6"))
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.world_from_now.shape[:-3])
+    SHAPES = shapes(world_from_now="*b h m 7", log_var="*b h m 6")
 
     def followed_by(self, later: AnchorMotion) -> AnchorMotion:
         """The motion [*b h+h' m 7] since now, `later` counting from where this one ends; variances add up."""

@@ -9,10 +9,9 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from scene4d.check import check
 from scene4d.errors import ConfigError
 from scene4d.robot.spec import RobotSpec
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.world.observation import Observation
 
 
@@ -40,9 +39,7 @@ class State(TensorStruct):
     proprio: Tensor
     robot: RobotSpec
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.time.shape)
+    SHAPES = shapes(time="*b")
 
     def expand(self, num_copies: int) -> Self:
         """The same state `num_copies` times along a new leading axis (views, no copy)."""
@@ -72,16 +69,7 @@ class Prediction(TensorStruct):
     done: Tensor | None = None
     value: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        check(
-            actions=(self.actions, "*b h a"),
-            proprio=(self.proprio, "*b h q"),
-            **{name: (getattr(self, name), "*b h") for name in ("reward", "success", "done", "value")},
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.actions.shape[:-2])
+    SHAPES = shapes(actions="*b h a", proprio="*b h q", reward="*b h", success="*b h", done="*b h", value="*b h")
 
     @property
     def robot_states(self) -> Tensor:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scene4d.check import check
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Cameras, Episode, Frames, Gaussians, Task
 
 
@@ -37,8 +36,10 @@ class Observation(TensorStruct):
     cameras: Mapping[str, Cameras] = field(default_factory=dict)
     task: Task = field(default_factory=Task)
 
+    SHAPES = shapes(actions="p a", proprio="k q")
+
     def __post_init__(self) -> None:
-        check(actions=(self.actions, "p a"), proprio=(self.proprio, "k q"))
+        super().__post_init__()
         for key, spec, values in (
             ("action_spec", self.robot.action, self.actions),
             ("proprio_spec", self.robot.proprio, self.proprio),
@@ -46,10 +47,6 @@ class Observation(TensorStruct):
             if spec.width not in (0, values.shape[-1]):
                 found = f"{values.shape[-1]} numbers"
                 raise ConfigError("is of another vector", field=key, found=found, expected=spec.width)
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return ()
 
     @property
     def known_scene(self) -> Scene4D:

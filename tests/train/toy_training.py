@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.train.loop import LoopConfig, train
 from scene4d.train.optim import OptimConfig
 
@@ -22,9 +22,7 @@ class Rows(TensorStruct):
     x: Tensor
     y: Tensor
 
-    @property
-    def batch_shape(self):
-        return tuple(self.y.shape)
+    SHAPES = shapes(y="*b")
 
 
 class ToyNet(nn.Module):

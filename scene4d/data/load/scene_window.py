@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-from scene4d.check import check
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Frames, Gaussians
 
 
@@ -49,29 +48,22 @@ class Window(TensorStruct):
     reward: Tensor
     success: Tensor
 
-    def __post_init__(self) -> None:
-        check(
-            means=(self.memory.means, "*b n 3"),
-            past_flow=(self.past_flow, "*b g n 3"),
-            past_flow_valid=(self.past_flow_valid, "*b g n"),
-            past_actions=(self.past_actions, "*b p a"),
-            past_proprio=(self.past_proprio, "*b pp q"),
-            past_valid=(self.past_valid, "*b p"),
-            actions=(self.actions, "*b h a"),
-            proprio=(self.proprio, "*b h q"),
-            displacement=(self.displacement, "*b h n 3"),
-            displacement_valid=(self.displacement_valid, "*b n"),
-            frames_rgb=(self.frames.rgb, "*b v y x 3"),
-            targets_rgb=(self.targets.rgb, "*b ht v y x 3"),
-            task=(self.task, "*b"),
-            time=(self.time, "*b"),
-            reward=(self.reward, "*b h"),
-            success=(self.success, "*b h"),
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.time.shape)
+    SHAPES = shapes(
+        past_flow="*b g n 3",
+        past_flow_valid="*b g n",
+        past_actions="*b p a",
+        past_proprio="*b pp q",
+        past_valid="*b p",
+        actions="*b h a",
+        proprio="*b h q",
+        displacement="*b h n 3",
+        displacement_valid="*b n",
+        task="*b",
+        time="*b",
+        reward="*b h",
+        success="*b h",
+        **{"memory.means": "*b n 3", "frames.rgb": "*b v y x 3", "targets.rgb": "*b ht v y x 3"},
+    )
 
 
 def stack_windows(windows: Sequence[Window]) -> Window:

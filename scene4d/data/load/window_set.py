@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from scene4d.check import check
 from scene4d.data.load.retry import read_with_retries
 from scene4d.data.timeline.frame_table import TableReader, recording_of
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.robot.columns import Column, columns_of, shared_layout
-from scene4d.types import Frames, Recording, TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
+from scene4d.types import Frames, Recording
 
 R = TypeVar("R", bound=Recording)
 RATE_TOLERANCE = 0.01
@@ -65,22 +65,17 @@ class RecordedWindow(TensorStruct):
     task: Tensor
     recording: Tensor
 
-    def __post_init__(self) -> None:
-        check(
-            frames=(self.frames.rgb, "*b t v y x 3"),
-            times=(self.times, "*b t"),
-            valid=(self.valid, "*b t"),
-            actions=(self.actions, "*b t a"),
-            proprio=(self.proprio, "*b t p"),
-            rewards=(self.rewards, "*b t"),
-            success=(self.success, "*b t"),
-            task=(self.task, "*b"),
-            recording=(self.recording, "*b"),
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.task.shape)
+    SHAPES = shapes(
+        times="*b t",
+        valid="*b t",
+        actions="*b t a",
+        proprio="*b t p",
+        rewards="*b t",
+        success="*b t",
+        task="*b",
+        recording="*b",
+        **{"frames.rgb": "*b t v y x 3"},
+    )
 
 
 class WindowSet(Generic[R]):

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scene4d.check import check
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, sinusoidal_embedding, zero_
 from scene4d.models.flow import sample
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 
 
 @dataclass(frozen=True)
@@ -74,20 +73,15 @@ class Clip(TensorStruct):
     task: Tensor
     future: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        check(
-            pictures=(self.pictures, "*b p v y x 3"),
-            past_actions=(self.past_actions, "*b k a"),
-            actions=(self.actions, "*b h a"),
-            past_proprio=(self.past_proprio, "*b l q"),
-            known=(self.known, "*b"),
-            task=(self.task, "*b"),
-            future=(self.future, "*b h v y x 3"),
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.task.shape)
+    SHAPES = shapes(
+        pictures="*b p v y x 3",
+        past_actions="*b k a",
+        actions="*b h a",
+        past_proprio="*b l q",
+        known="*b",
+        task="*b",
+        future="*b h v y x 3",
+    )
 
     @property
     def known_future(self) -> Tensor:

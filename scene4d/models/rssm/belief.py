@@ -16,7 +16,7 @@ from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
 from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
 from scene4d.robot.track import Track
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Belief(TensorStruct):
 
     hidden: Tensor
     latent: Tensor
+
+    SHAPES = shapes(hidden="*b d", latent="*b c")
 
 
 class BeliefNetwork(nn.Module):

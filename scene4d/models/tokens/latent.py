@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from scene4d.check import check
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Gaussians
 
 
@@ -24,18 +23,7 @@ class Latent(TensorStruct):
     present: Tensor
     ids: Tensor
 
-    def __post_init__(self) -> None:
-        check(
-            tokens=(self.tokens, "*b l c"),
-            anchors=(self.anchors, "*b l 3"),
-            rotations=(self.rotations, "*b l 4"),
-            present=(self.present, "*b l"),
-            ids=(self.ids, "*b l"),
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.tokens.shape[:-2])
+    SHAPES = shapes(tokens="*b l c", anchors="*b l 3", rotations="*b l 4", present="*b l", ids="*b l")
 
 
 class Codec(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scene4d.models.tokens.token_windows import TokenWindows
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,7 @@ class MotionEstimate(TensorStruct):
     log_var: Tensor
     outcome: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.outcome.shape[:-2])
+    SHAPES = shapes(outcome="*b h c")
 
 
 def moving_anchors(gate: Tensor, *, past: Tensor, thresholds: tuple[float, float]) -> Tensor:

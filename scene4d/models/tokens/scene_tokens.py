@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scene4d.layers import fourier_features
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 
 ANCHOR_FEATURES = 3 + 6 + 3 * (1 + 2 * 3) + 2
 """Numbers of `SceneTokens.features` beside the token."""
@@ -28,9 +28,7 @@ class SceneTokens(TensorStruct):
     rgb: Tensor
     past: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.anchors.shape[:-2])
+    SHAPES = shapes(anchors="*b l 3")
 
     def features(self, hand: Tensor) -> Tensor:
         """[b l f]: latent, colour, past motion, offset from the hand [b 3], height, distance."""

@@ -18,7 +18,7 @@ from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import task_embedding
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import Track, proprio_change, track_in_slots
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.world.current import PAST_FLOW
 from scene4d.world.family import Windows
 
@@ -56,9 +56,7 @@ class TokenWindows(TensorStruct):
     reward: Tensor
     success: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.anchors.shape[:-2])
+    SHAPES = shapes(anchors="*b l 3")
 
     @property
     def track(self) -> Track:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scene4d.errors import ConfigError
 from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Frames
 
 
@@ -86,9 +86,7 @@ class Demonstration(TensorStruct):
     task: str
     success: bool
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.times.shape)
+    SHAPES = shapes(times="*b")
 
 
 def record_demonstration(task: str, *, seed: int, noise: float, config: PolicyDataConfig) -> Demonstration:

@@ -22,7 +22,7 @@ from scene4d.policy.learning.demonstrations import (
 from scene4d.policy.learning.keyposes import keyposes_ahead
 from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder
 from scene4d.policy.virtual_cameras import CameraOffset, random_camera_offset
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.train.checkpoint import load_tensors, save_tensors
 from scene4d.types import Frames
 
@@ -51,9 +51,7 @@ class PolicySamples(TensorStruct):
     keypose: Tensor
     goal_free: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.task_rows.shape)
+    SHAPES = shapes(task_rows="*b")
 
 
 @torch.no_grad()

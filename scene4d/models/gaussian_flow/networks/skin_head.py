@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scene4d.geometry.skinning import gather_anchors
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class AnchorFeatures(TensorStruct):
     past: Tensor
     rgb: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.means.shape[:-2])
+    SHAPES = shapes(means="*b n 3")
 
 
 class SkinHead(nn.Module):

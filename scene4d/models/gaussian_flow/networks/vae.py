@@ -19,7 +19,7 @@ from scene4d.geometry.rotation import matrix_from_quat, normalize_quat
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
 from scene4d.layers import MLP, Attention, Block, RMSNorm, Rotary, fourier_features
 from scene4d.models.tokens.latent import Codec, Latent
-from scene4d.tensor_struct import TensorStruct
+from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Gaussians
 
 OFFSET_UNIT = 0.1
@@ -81,9 +81,7 @@ class Cells(TensorStruct):
     present: Tensor
     ids: Tensor
 
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return tuple(self.present.shape[:-1])
+    SHAPES = shapes(present="*b l")
 
 
 class GaussianVAE(Codec):
