@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,15 +20,18 @@ from scene4d.errors import ConfigError
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.geometry.rotation import apply_pose
 from scene4d.models.categorical import balanced_divergence, divergence, drawn, log_probabilities
-from scene4d.models.gaussian_flow.networks.vae import VAEConfig
+from scene4d.models.gaussian_flow.networks.vae import GaussianVAE, VAEConfig
 from scene4d.models.proprio import ProprioFutures
 from scene4d.models.rssm.belief import RSSMConfig
+from scene4d.models.rssm.family import RSSMSettings, family
 from scene4d.models.rssm.loss import RSSMLossConfig, loss
 from scene4d.models.rssm.model import RSSMWorldModel
 from scene4d.models.tokens.anchors import AnchorConfig, nearest_skin
 from scene4d.models.tokens.frozen_codec import codec_stage
 from scene4d.models.tokens.token_windows import TokenWindows, is_moving
 from scene4d.robot.slots import task_embedding
+from scene4d.train.checkpoint import load_weights
+from scene4d.train.loop import LoopConfig
 
 CONFIG = RSSMConfig(width=32, hidden=32, latent=(4, 4), anchors=AnchorConfig(num_anchors=16))
 
@@ -226,8 +230,61 @@ def test_gradients_reach_every_weight():
 
 
 def test_without_a_start_it_is_refused_in_one_line():
-    from types import SimpleNamespace
-
     with pytest.raises(ConfigError, match="has no autoencoder") as raised:
         codec_stage(SimpleNamespace(start=""), CONFIG.anchors)  # type: ignore[arg-type]  # what the check looks at
     assert "\n" not in raised.value.line()
+
+
+class PushedRecording:
+    """A hand that goes along x."""
+
+    actions, info = torch.ones(40, 4), {"task": "push"}
+    proprio = torch.nn.functional.pad(0.01 * torch.arange(40.0)[:, None], (0, 3))
+
+
+class PushedRun:
+    """A run whose two episodes are `pushed` windows and one recording of a hand that goes along x."""
+
+    start, start_digest, device, threads = "tiny", "0", "cpu", 1
+
+    def __init__(self, root: Path, settings: RSSMSettings):
+        self.root, self.settings, self.robot, self.horizon = root, settings, small_world.ROBOT, CONFIG.horizon
+        self.num_past_actions, self.taken = CONFIG.proprio.num_past, []
+        self.recording = PushedRecording()
+
+    def folder(self, stage: str) -> Path:
+        return self.root / stage
+
+    def windows(self):
+        return self
+
+    def split(self, *, every: int):
+        return list(range(24)), list(range(24, 32))
+
+    def moment(self, number: int):
+        return self.recording, number
+
+    def prepared(self, kind, make, *, folder):
+        return pushed(32, seed=0)
+
+    def fresh(self, *, seed: int):
+        torch.manual_seed(seed)
+        return RSSMWorldModel(GaussianVAE(VAEConfig(channels=8)), CONFIG, channels=8, robot=self.robot)
+
+    def start_from(self, model, *parts: str):
+        self.taken += parts
+
+
+def test_its_stages_leave_what_the_family_loads(tmp_path):
+    few = LoopConfig(steps=2)
+    run = PushedRun(tmp_path, RSSMSettings(model=CONFIG, batch_size=4, proprio=few, train=few))
+    encoding, training = family(GaussianVAE, VAEConfig).stages(run)
+    assert [encoding.name, training.name] == ["vae", "rssm"]
+    for stage in (encoding, training):
+        run.folder(stage.name).mkdir()
+        result = stage.build(run.folder(stage.name))
+    assert run.taken == ["vae"] and result["steps"] == 2 and result["held_epe_mm"] > 0
+    model = run.fresh(seed=1)
+    load_weights(model.codec, run.folder("vae") / "vae.safetensors")
+    load_weights(model, run.folder("rssm") / "rssm.safetensors")
+    assert float(model.token_mean.abs().max()) > 0 and float(model.scale.count.sum()) > 0
