@@ -6,4 +6,5 @@ source scripts/setup.sh
 make_venv dev
 .venv/bin/ruff check .
 .venv/bin/lint-imports
+PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
 exec .venv/bin/python -m pytest "$@"
