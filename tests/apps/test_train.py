@@ -130,10 +130,12 @@ def test_weights_name_their_family_and_old_ones_need_not(models, tmp_path):
         assert all(torch.equal(v, made.parts()[name].state_dict()[k]) for k, v in module.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_shipped_weights_are_of_the_flagship_family(name):
+@pytest.mark.parametrize(
+    ("name", "family"), [("tiny", "gaussian_flow"), ("small", "gaussian_flow"), ("rssm", "rssm")]
+)
+def test_shipped_weights_name_their_family(name, family):
     models = load_models(name)
-    assert models.family.name == "gaussian_flow" and models.robot.name == "sawyer" and not models.world.training
+    assert models.family.name == family and models.robot.name == "sawyer" and not models.world.training
 
 
 @pytest.mark.parametrize("family", ["diffusion_of_clouds", "", None, 3, ["gaussian_flow"]])
@@ -147,7 +149,7 @@ def test_weights_of_an_unknown_family_are_refused(models, tmp_path, family):
     assert error.value.file == str(path) and error.value.exit_code == 3 and "\n" not in error.value.line()
 
 
-@pytest.mark.parametrize("name", ["smoke", "tiny", "small", "base", "large", "finetune", "policy"])
+@pytest.mark.parametrize("name", ["smoke", "tiny", "small", "base", "large", "finetune", "policy", "rssm"])
 def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, request):
     config = load_config(request.config.rootpath / "configs" / f"{name}.toml", RunConfig)
     assert config.name == name
