@@ -130,9 +130,7 @@ def test_weights_name_their_family_and_old_ones_need_not(models, tmp_path):
         assert all(torch.equal(v, made.parts()[name].state_dict()[k]) for k, v in module.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("name", "family"), [("tiny", "gaussian_flow"), ("small", "gaussian_flow"), ("rssm", "rssm")]
-)
+@pytest.mark.parametrize(("name", "family"), [("tiny", "gaussian_flow"), ("small", "gaussian_flow"), ("rssm", "rssm")])
 def test_shipped_weights_name_their_family(name, family):
     models = load_models(name)
     assert models.family.name == family and models.robot.name == "sawyer" and not models.world.training
