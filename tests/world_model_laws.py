@@ -9,6 +9,8 @@ Powers that a model has (`world/capabilities.py`) are tested where it has them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -149,6 +151,20 @@ class WorldModelLaws:
         again = model.predict(later, actions=self.actions(model, num_steps=2, seed=1))
         assert all(bool(x.isfinite().all()) for x in again.tensors())
 
+    def test_time_goes_on_by_the_step_of_the_observation(self, model):
+        """Which clocks may let differ a little from the one that the model learned with."""
+        known, scene = self.make_observation(), self.make_observation().scene
+        if scene is not None:
+            scene = scene.replace(times=1.04 * scene.times, alive=1.04 * scene.alive)
+        robot = replace(known.robot, step_seconds=1.04 * model.spec.step_seconds)
+        state = model.observe(known.replace(scene=scene, robot=robot))
+        prediction = model.predict(state, actions=self.actions(model))
+        later, seconds = model.advance(state, prediction, num_steps=2), 1.04 * model.spec.step_seconds
+        assert float(later.time - state.time) == pytest.approx(2 * seconds, rel=1e-3)
+        if isinstance(model, Decodes):
+            times = model.scene(state, prediction).times
+            assert float(times[1] - times[0]) == pytest.approx(seconds, rel=1e-3)
+
     def test_predicting_on_gives_the_rest(self, model, state):
         if not self.markov:
             pytest.skip("the model keeps a history, or draws anew")
@@ -193,7 +209,7 @@ class WorldModelLaws:
         actions = self.actions(model)
         first, second = (m.predict(m.observe(self.make_observation()), actions=actions) for m in (model, back))
         assert same(first, second)
-        assert back.spec == model.spec
+        assert back.spec == model.spec, back.spec.robot.difference(model.spec.robot)
 
     # ---- powers
 

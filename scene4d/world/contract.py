@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -26,6 +26,16 @@ class WorldModelSpec:
     horizon: int
     step_seconds: float
     robot: RobotSpec
+
+    def robot_of(self, observation: Observation) -> RobotSpec:
+        """The robot of an observation: what it leaves open is taken from this spec, and its step is the observation's.
+
+        Raises:
+            ConfigError: it is another robot.
+        """
+        observation.check_robot(self.robot)
+        seconds = observation.step_seconds or self.step_seconds
+        return replace(observation.robot.filled_from(self.robot), step_seconds=seconds)
 
 
 @dataclass(frozen=True)

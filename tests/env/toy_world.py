@@ -127,7 +127,7 @@ class ToyWorld:
         return ToyState(
             time=scene.times[-1],
             proprio=observation.proprio[-1],
-            robot=observation.robot,
+            robot=self.spec.robot_of(observation),
             anchored=AnchoredGaussians(now, motion.anchors, motion.skin_index, motion.skin_weights),
         )
 
@@ -138,7 +138,7 @@ class ToyWorld:
         return prediction.motion
 
     def scene(self, state, prediction):
-        times = later_times(state.time, num_steps=prediction.num_steps, step_seconds=0.025)
+        times = later_times(state.time, num_steps=prediction.num_steps, step_seconds=state.robot.step_seconds)
         return scene_of_motion(state.anchored, prediction.motion, times=times)
 
     def predict(self, state, *, actions, seeds=(0,)):
@@ -178,7 +178,7 @@ class ToyWorld:
         pose = prediction.motion.world_from_now[..., num_steps - 1, :, :]
         anchored = state.anchored
         return state.replace(
-            time=state.time + 0.025 * num_steps,
+            time=state.time + state.robot.step_seconds * num_steps,
             proprio=prediction.proprio[..., num_steps - 1, :],
             anchored=anchored.replace(gaussians=anchored.moved(pose), anchors=anchored.anchors + pose[..., 4:]),
         )

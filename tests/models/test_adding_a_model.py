@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "adding_a_model.md").read_text()
 FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
+ROW = re.search(r"```python\n(from .* as DRIFT)\n\n    (.*),\n```", PAGE)
+RUFF = shutil.which("ruff", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 MOST_LINES = 400
-PLACED = """
+PLACED = f"""
 from pathlib import Path
 
 import scene4d.models
@@ -22,9 +25,9 @@ from scene4d.models.families import FAMILIES
 
 scene4d.models.__path__.append(str(Path(__file__).parent / "scene4d" / "models"))
 
-from scene4d.models.drift.family import FAMILY
+{ROW and ROW[1]}
 
-FAMILIES["drift"] = FAMILY
+FAMILIES.update({{{ROW and ROW[2]}}})
 """
 
 
@@ -35,7 +38,6 @@ def folder(tmp_path_factory) -> Path:
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    (root / "scene4d" / "models" / "drift" / "__init__.py").write_text("")
     (root / "placed.py").write_text(PLACED)
     (root / "conftest.py").write_text("import placed\n")
     return root
@@ -58,7 +60,8 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def test_the_page_has_all_files():
-    assert {Path(name).name for name in FILES} == {
+    assert ROW and {Path(name).name for name in FILES} == {
+        "__init__.py",
         "model.py",
         "loss.py",
         "family.py",
@@ -67,6 +70,14 @@ def test_the_page_has_all_files():
     }
     sources = [text for name, text in FILES.items() if name.startswith("scene4d/")]
     assert sum(len(text.splitlines()) for text in sources) <= MOST_LINES
+
+
+@pytest.mark.skipif(RUFF is None, reason="ruff is not installed")
+@pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=" ".join)
+def test_its_code_is_as_ruff_wants_it(folder, command):
+    rules = ["--no-cache", "--config", str(ROOT / "pyproject.toml")]
+    done = subprocess.run([RUFF, *command, *rules, "scene4d", "tests"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_laws_hold_for_the_model_of_the_page(folder):

@@ -87,7 +87,7 @@ class PixelTransformer(nn.Module):
         Raises:
             DataFormatError: pictures of a camera are missing. ConfigError: of another robot than the model's.
         """
-        observation.check_robot(self.robot)
+        robot = self.spec.robot_of(observation)
         frames, c = observation.frames or {}, self.config
         missing = [name for name in self.cameras if name not in frames]
         if missing:
@@ -100,7 +100,7 @@ class PixelTransformer(nn.Module):
         return PixelState(
             time=now.double(),
             proprio=observation.proprio[-1],
-            robot=observation.robot.filled_from(self.robot),
+            robot=robot,
             pictures=resized(pictures, (c.size, c.size)),
             shown=torch.stack([frames[name].rgb[-1] for name in self.cameras]),
             past_actions=track.actions,
@@ -135,7 +135,7 @@ class PixelTransformer(nn.Module):
         last = lambda x, num: x.narrow(axis, x.shape[axis] - num, num)
         added = future.select(axis, num_steps - 1) - state.pictures.select(axis, c.num_past - 1)
         return state.replace(
-            time=state.time + num_steps * self.spec.step_seconds,
+            time=state.time + num_steps * (state.robot.step_seconds or self.spec.step_seconds),
             pictures=last(torch.cat([state.pictures, future.clamp(0, 1)], axis), c.num_past),
             shown=state.shown + _enlarged(added, state.shown),
             past_actions=last(torch.cat([state.past_actions, done], axis), c.num_past_actions),

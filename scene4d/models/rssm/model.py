@@ -14,7 +14,6 @@ from scene4d.models.proprio import ProprioForecast
 from scene4d.models.rssm.belief import Belief, BeliefNetwork, RSSMConfig
 from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchored_state import AnchoredState, AnchorPrediction
-from scene4d.models.tokens.anchors import nearest_skin
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_estimate import moving_anchors
 from scene4d.robot.actions import action_slots
@@ -48,7 +47,6 @@ class RSSMWorldModel(AnchorModel):
         new, _ = RSSMState.observed(
             observation, codec=self.codec, anchors=c.anchors, num_past=c.proprio.num_past, spec=self.spec
         )
-        new = new.skinned(nearest_skin(new.anchored, rgb=new.anchor_rgb, past=new.anchor_past))
         return self._believed(new.map(lambda x: x[None]))[0]
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from scene4d.errors import ConfigError, DataFormatError, ShapeError
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose, invert_pose
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.models.tokens.anchors import AnchorConfig, anchor_past, choose_anchors, focus_of
+from scene4d.models.tokens.anchors import AnchorConfig, focus_of, on_anchors
 from scene4d.models.tokens.latent import Codec, Latent
 from scene4d.robot.slots import task_embedding
 from scene4d.robot.track import Track, track_in_slots, track_of
@@ -57,7 +57,7 @@ class AnchoredState(State):
     def observed(
         cls, observation: Observation, *, codec: Codec, anchors: AnchorConfig, num_past: int, spec: WorldModelSpec
     ) -> tuple[Self, Tensor]:
-        """The state [] of a model with this spec, its rows following no anchor yet, and the anchors' past motion [l 6].
+        """The state [] of a model with this spec, and the past motion [l 6] of its anchors.
 
         Raises:
             DataFormatError: there is no scene. GaussianError: nothing in it exists now.
@@ -65,26 +65,22 @@ class AnchoredState(State):
         """
         if observation.scene is None:
             raise DataFormatError("has no scene", field="observation.scene", fix="reconstruct one, or stream it")
-        observation.check_robot(spec.robot)
         scene = observation.scene
         if scene.batch_shape:
             raise ShapeError(
                 "observe takes one scene", field="scene", found=scene.batch_shape, expected="no batch axes"
             )
+        robot = spec.robot_of(observation)
         memory = memory_of(scene, memory=observation.memory)
         track = track_of(observation.actions, observation.proprio, num_past=num_past)
-        seconds = observation.step_seconds or spec.step_seconds
-        robot = replace(observation.robot.filled_from(spec.robot), step_seconds=seconds)
         proprio = track.proprio[-1]
-        index, candidates = choose_anchors(memory, focus=focus_of(memory, proprio, robot=robot), config=anchors)
-        past = anchor_past(memory, index, config=anchors)  # [l 6]
+        anchored, index, past = on_anchors(memory, focus=focus_of(memory, proprio, robot=robot), config=anchors)
         latent, _ = codec.encode(memory, anchors=index)
-        none = memory.means.new_zeros(candidates.shape)
         state = cls(
             time=scene.times[-1].double(),
             proprio=proprio,
             robot=robot,
-            anchored=AnchoredGaussians(memory, memory.means[index], candidates, none),
+            anchored=anchored,
             recent=past_poses(past),
             latent=latent.replace(ids=memory.ids[index]),
             anchor_rgb=rgb_from_sh(memory.sh)[index],

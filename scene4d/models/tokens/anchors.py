@@ -87,6 +87,16 @@ def anchor_past(memory: Gaussians, anchor_index: Tensor, *, config: AnchorConfig
     return (weights[..., None] * flow[rows]).sum(-2) / weights.sum(-1, keepdim=True).clamp_min(1e-9)
 
 
+def on_anchors(memory: Gaussians, *, focus: Tensor, config: AnchorConfig) -> tuple[AnchoredGaussians, Tensor, Tensor]:
+    """A memory [n] that follows anchors by `nearest_skin`, the rows [l] that these are, and their past motion [l 6]."""
+    index, candidates = choose_anchors(memory, focus=focus, config=config)
+    past = anchor_past(memory, index, config=config)
+    none = memory.means.new_zeros(candidates.shape)
+    anchored = AnchoredGaussians(memory, memory.means[index], candidates, none)
+    weights = nearest_skin(anchored, rgb=rgb_from_sh(memory.sh)[index], past=past)
+    return anchored.replace(skin_weights=weights), index, past
+
+
 def nearest_skin(anchored: AnchoredGaussians, *, rgb: Tensor, past: Tensor) -> Tensor:
     """Weights [*b n j] of rows on their candidates, by nearness in place, colour and last motion; far rows follow none.
 

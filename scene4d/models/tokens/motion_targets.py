@@ -34,7 +34,7 @@ def rigid_fit(points: Tensor, moved: Tensor, *, weights: Tensor, ridge: float = 
     return torch.cat([quat_from_matrix(rotation), shift], -1)
 
 
-def anchor_motion(
+def fitted_anchor_motion(
     points: Tensor,
     displacement: Tensor,
     *,

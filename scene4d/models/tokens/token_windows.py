@@ -13,12 +13,13 @@ from scene4d.data.load.scene_window import Window
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.models.tokens.anchors import AnchorConfig, anchor_past, choose_anchors, focus_of
 from scene4d.models.tokens.latent import Codec
-from scene4d.models.tokens.motion_targets import anchor_motion
+from scene4d.models.tokens.motion_targets import fitted_anchor_motion
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import task_embedding
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import Track, proprio_change, track_in_slots
 from scene4d.tensor_struct import TensorStruct, shapes
+from scene4d.types import Gaussians
 from scene4d.world.current import PAST_FLOW
 from scene4d.world.family import Windows
 
@@ -82,12 +83,7 @@ def prepare(
         robot: whose actions and states these are. tasks: the texts that `window.task` counts in.
         num_rows: memory rows kept for the point loss. seed: of their choice.
     """
-    valid = window.displacement_valid
-    past = (window.past_flow * window.past_flow_valid[..., None]).movedim(0, 1).flatten(1)[:, :6]  # [n 6]
-    past = F.pad(past, (0, 6 - past.shape[-1]))
-    memory = window.memory.replace(extras={**window.memory.extras, PAST_FLOW: past})
-    alive = (memory.ids >= 0) & (memory.opacities > 0)
-    memory, valid, displacement = memory.pick(alive), valid[alive], window.displacement[:, alive]
+    memory, displacement, valid = living_memory(window)
     now = window.past_proprio[-1]
     track = Track(actions=window.past_actions, proprio=window.past_proprio, valid=window.past_valid)
     track = track_in_slots(track, robot)
@@ -95,7 +91,7 @@ def prepare(
     index, candidates = choose_anchors(memory, focus=focus, config=anchors)
     latent, _ = codec.encode(memory, anchors=index)
     segments = memory.extras["segments"][:, 0].long() if "segments" in memory.extras else None
-    motion, known = anchor_motion(memory.means, displacement, anchor_index=index, valid=valid, segments=segments)
+    motion, known = fitted_anchor_motion(memory.means, displacement, anchor_index=index, valid=valid, segments=segments)
     rows = _choose_rows(displacement, valid, candidates=candidates, moving=is_moving(motion), num=num_rows, seed=seed)
     rgb = rgb_from_sh(memory.sh)
     return TokenWindows(
@@ -119,6 +115,15 @@ def prepare(
         reward=window.reward.to(motion),
         success=window.success.to(motion),
     )
+
+
+def living_memory(window: Window) -> tuple[Gaussians, Tensor, Tensor]:
+    """The rows [n] of a window that exist, with past flow; their displacement [h n 3] m, and where it is valid [n]."""
+    past = (window.past_flow * window.past_flow_valid[..., None]).movedim(0, 1).flatten(1)[:, :6]  # [n 6]
+    past = F.pad(past, (0, 6 - past.shape[-1]))
+    memory = window.memory.replace(extras={**window.memory.extras, PAST_FLOW: past})
+    alive = (memory.ids >= 0) & (memory.opacities > 0)
+    return memory.pick(alive), window.displacement[:, alive], window.displacement_valid[alive]
 
 
 def prepare_all(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from scene4d.geometry.rotation import apply_pose, pose_about, quat_from_rotvec
-from scene4d.models.tokens.motion_targets import MotionScale, anchor_motion, rigid_fit
+from scene4d.models.tokens.motion_targets import MotionScale, fitted_anchor_motion, rigid_fit
 
 
 def test_rigid_fit_finds_the_pose():
@@ -26,7 +26,7 @@ def test_rigid_fit_does_not_spin_what_it_cannot_know():
     torch.testing.assert_close(fit, torch.tensor([1.0, 0, 0, 0, 0, 0.1, 0]), atol=1e-5, rtol=0)
 
 
-def test_anchor_motion_is_that_of_its_body():
+def test_fitted_anchor_motion_is_that_of_its_body():
     """A turning disc on a floor at rest: the disc's anchor turns, the floor's beside it rests exactly."""
     torch.manual_seed(0)
     floor = torch.rand(400, 3) * torch.tensor([0.6, 0.6, 0.0])
@@ -41,7 +41,7 @@ def test_anchor_motion_is_that_of_its_body():
     index = torch.stack([400 + (disc - centre).norm(dim=-1).argmax(), beside])
     segments = (torch.arange(600) >= 400).long()
     for known_segments in (None, segments):
-        motion, known = anchor_motion(
+        motion, known = fitted_anchor_motion(
             points,
             displacement,
             anchor_index=index,
