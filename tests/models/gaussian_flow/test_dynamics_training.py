@@ -13,7 +13,8 @@ from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss
 from scene4d.models.gaussian_flow.motion import confidence as calibration
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
 from scene4d.models.proprio import ProprioFutures, proprio_loss
-from scene4d.models.tokens.token_windows import TokenWindows, prepare
+from scene4d.models.tokens.anchors import on_anchors
+from scene4d.models.tokens.token_windows import TokenWindows, living_memory, prepare
 from scene4d.robot.track import Track
 from scene4d.types import Frames
 from scene4d.world.rollout import predict_long
@@ -49,6 +50,35 @@ def block_window(small, *, push: float) -> Window:
         reward=torch.ones(8),
         success=torch.zeros(8),
     )
+
+
+@pytest.mark.parametrize("num_past", [0, 1, 2])
+def test_the_living_memory_of_a_window_knows_its_past_steps(small, num_past):
+    window = block_window(small, push=0.01)
+    gone = window.memory.ids.clone()
+    gone[:3] = -1
+    window = window.replace(
+        memory=window.memory.replace(ids=gone),
+        past_flow=window.past_flow[:num_past],
+        past_flow_valid=window.past_flow_valid[:num_past],
+    )
+    memory, displacement, valid = living_memory(window)
+    assert memory.num_gaussians == displacement.shape[1] == len(valid) == len(gone) - 3
+    past = memory.extras["past_flow"]
+    assert past.shape == (len(valid), 6) and not past[:, 3 * num_past :].any()
+    for step in range(num_past):
+        assert torch.equal(past[:, 3 * step : 3 * step + 3], window.past_flow[step, 3:])
+
+
+def test_a_memory_follows_its_anchors_without_a_codec(small):
+    memory, _, _ = living_memory(block_window(small, push=0.01))
+    anchored, rows, past = on_anchors(memory, focus=memory.means[-1], config=small.CONFIG.anchors)
+    assert torch.equal(anchored.anchors, memory.means[rows]) and past.shape == (len(rows), 6)
+    moves, moving = memory.extras["past_flow"][:, 0] > 0.005, past[:, 0] > 0.005
+    poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(len(rows), 1)
+    poses[:, 4] = 0.1 * moving
+    along = anchored.moved(poses).means[:, 0] - memory.means[:, 0]
+    assert float(along[moves].min()) > 0.09 and float(along[~moves].mean()) < 0.005
 
 
 def batch_of(small, model, pushes) -> TokenWindows:
