@@ -92,12 +92,7 @@ class EpisodeLog:
         }
         actions = torch.stack(self.actions) if self.actions else start.actions.cpu()[:0]
         write_s4d(
-            path,
-            self.scene(),
-            cameras=start.cameras,
-            actions=actions,
-            action_spec=robot.action.rows(),
-            info=info,
+            path, self.scene(), cameras=start.cameras, actions=actions, action_spec=robot.action.rows(), info=info
         )
 
 

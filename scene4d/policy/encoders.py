@@ -214,9 +214,5 @@ class PointEncoder(nn.Module):
 
 def encoder_for(config: ActionHeadConfig) -> nn.Module:
     """A new encoder: (views Frames [b v], hand=[b 3]) -> tokens [b s c]."""
-    kinds: dict[str, type[nn.Module]] = {
-        "virtual_views": ViewEncoder,
-        "images": ImageEncoder,
-        "points": PointEncoder,
-    }
+    kinds: dict[str, type[nn.Module]] = {"virtual_views": ViewEncoder, "images": ImageEncoder, "points": PointEncoder}
     return kinds[config.modality](config)

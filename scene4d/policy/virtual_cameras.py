@@ -91,11 +91,7 @@ def random_camera_offset(generator: torch.Generator) -> CameraOffset:
 
 @torch.no_grad()
 def render_views(
-    gaussians: Gaussians,
-    *,
-    hand: Tensor,
-    size: int = 64,
-    camera_offset: CameraOffset = NO_OFFSET,
+    gaussians: Gaussians, *, hand: Tensor, size: int = 64, camera_offset: CameraOffset = NO_OFFSET
 ) -> Frames:
     """Colour, depth and coverage of a scene from the virtual cameras.
 

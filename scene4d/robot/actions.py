@@ -10,13 +10,7 @@ from torch import Tensor
 
 from scene4d.geometry.rotation import invert_quat, multiply_quat, normalize_quat, quat_from_rotvec, rotvec_from_quat
 from scene4d.robot.angles import unwrapped, wrapped
-from scene4d.robot.slots import (
-    ACTION_SLOTS,
-    NUM_ACTION_SLOTS,
-    into_slots,
-    proprio_slots,
-    slots_of,
-)
+from scene4d.robot.slots import ACTION_SLOTS, NUM_ACTION_SLOTS, into_slots, proprio_slots, slots_of
 from scene4d.robot.spec import RobotSpec, VectorSpec
 
 TURN_SLOTS = [ACTION_SLOTS.index(name) for name in ("drx", "dry", "drz")]

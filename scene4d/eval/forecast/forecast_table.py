@@ -36,10 +36,7 @@ MIN_GAP_DB = 0.1
 
 
 def forecast_table(
-    scores: Sequence[Mapping[tuple[str, int], Mapping[str, float]]],
-    names: Sequence[str],
-    *,
-    horizons: Sequence[int],
+    scores: Sequence[Mapping[tuple[str, int], Mapping[str, float]]], names: Sequence[str], *, horizons: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """{"1": {metric: of names[0], other name: {metric: value}, ..., median_fill: {psnr_unseen}}, ...} over windows.
 

@@ -38,10 +38,7 @@ class LossConfig:
 
 
 def loss(
-    model: GaussianWorldModel,
-    batch: TokenWindows,
-    *,
-    config: LossConfig = LossConfig(),
+    model: GaussianWorldModel, batch: TokenWindows, *, config: LossConfig = LossConfig()
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.

@@ -29,11 +29,7 @@ from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.robot.actions import action_slots, from_action_slots
 from scene4d.robot.angles import wrapped
-from scene4d.robot.slots import (
-    NUM_ACTION_SLOTS,
-    proprio_slot_index,
-    proprio_slots,
-)
+from scene4d.robot.slots import NUM_ACTION_SLOTS, proprio_slot_index, proprio_slots
 from scene4d.robot.spec import RobotSpec, VectorSpec
 from scene4d.scene import Scene4D
 from scene4d.world.carry import AnchorMotion
@@ -204,9 +200,7 @@ class GaussianWorldModel(AnchorModel):
     def condition_of(self, state: GaussianState, actions: Tensor) -> RobotCondition:
         """What the denoiser is given of the robot: actions [b h a] in slots and the predicted proprio."""
         return self.proprio.condition(
-            action_slots(actions, state.robot, proprio=state.proprio),
-            track=state.track,
-            task=state.task_vector,
+            action_slots(actions, state.robot, proprio=state.proprio), track=state.track, task=state.task_vector
         )
 
     # ---- advance and decode

@@ -160,11 +160,7 @@ def train_policy_samples(
         wins.append(demonstration.success)
         parts.append(
             samples_from_demonstration(
-                demonstration,
-                make_builder(task),
-                head=head,
-                num_camera_offsets=config.num_camera_offsets,
-                seed=seed,
+                demonstration, make_builder(task), head=head, num_camera_offsets=config.num_camera_offsets, seed=seed
             )
         )
         if progress is not None:

@@ -83,12 +83,7 @@ def forked_pair(task: str, *, seed: int, fork: int, horizon: int = 8) -> tuple[E
 
 @torch.no_grad()
 def both_futures_found(
-    forecaster: ModelForecaster,
-    branches: Sequence[Episode],
-    *,
-    now: int,
-    horizon: int = 8,
-    num_samples: int = 16,
+    forecaster: ModelForecaster, branches: Sequence[Episode], *, now: int, horizon: int = 8, num_samples: int = 16
 ) -> dict[str, Any]:
     """Sample futures of a past without giving the actions, and look for each of the recorded ones among them.
 

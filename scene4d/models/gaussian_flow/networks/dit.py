@@ -8,16 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scene4d.layers import (
-    MLP,
-    Block,
-    RMSNorm,
-    Rotary,
-    causal_mask,
-    modulate,
-    sinusoidal_embedding,
-    zero_,
-)
+from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, sinusoidal_embedding, zero_
 from scene4d.models.proprio import RobotCondition
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens

@@ -13,12 +13,7 @@ from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, sc
 
 
 def decoded_scene(
-    state: GaussianState,
-    motion: AnchorMotion,
-    *,
-    new: Gaussians,
-    new_skin: tuple[Tensor, Tensor],
-    step_seconds: float,
+    state: GaussianState, motion: AnchorMotion, *, new: Gaussians, new_skin: tuple[Tensor, Tensor], step_seconds: float
 ) -> Scene4D:
     """Scene4D at now (observed) and the h predicted steps: known Gaussians keep their ids, new ones get ids above them.
 
