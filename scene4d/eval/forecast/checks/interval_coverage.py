@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.errors import ShapeError
 from scene4d.eval.forecast.forecast_table import mean_of_numbers
-from scene4d.eval.forecast.ground_truth import VisibleRows, segment_displacement
+from scene4d.eval.forecast.ground_truth import VisibleRows
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.skinning import skinned_variance
 from scene4d.models.gaussian_flow.motion.confidence import FLOOR_M, SIGMAS_90
@@ -58,16 +58,13 @@ class Calibration:
     ) -> None:
         """Take a window's forecast: the visible rows that truly move by each horizon."""
         for horizon in horizons:
-            truth = segment_displacement(
-                episode, rows.points, segments=rows.segments, start=start, stop=start + horizon
-            )
+            truth = rows.true_displacement(episode, start=start, stop=start + horizon)
             moving = truth.norm(dim=-1) > moving_m
             if not bool(moving.any()):
                 continue
-            flow, valid = scene.flow(float(scene.times[0]), float(scene.times[horizon]))
-            predicted, _ = by_id(flow * valid[:, None], scene.base.ids, wanted=rows.ids)
+            error = rows.predicted_displacement(scene, horizon) - truth
             variance = point_variance(scene, horizon, ids=rows.ids)
-            self.squares.setdefault(horizon, []).append((predicted - truth)[moving].square())
+            self.squares.setdefault(horizon, []).append(error[moving].square())
             self.variances.setdefault(horizon, []).append(variance[moving] + FLOOR_M**2)
 
     def report(self) -> dict[str, dict[str, float]]:
