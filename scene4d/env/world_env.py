@@ -78,8 +78,9 @@ class Simulation:
 
         NNNN is the first free number from the last one on: what others wrote there stays.
         """
-        for log in (self.sim.logs[i] for i in which) if self.sim.logs and self.record_to is not None else ():
-            if log.num_written < len(log.poses):
+        for i in which:
+            log = self.sim.logs[i] if self.sim.logs else None
+            if self.record_to is not None and log is not None and log.num_written < len(log.poses):
                 self._num_written = log.write(self.record_to, number=self._num_written) + 1
 
 

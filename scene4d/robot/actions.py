@@ -107,12 +107,9 @@ def _unwrapped(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:
     if all(dim < 0 for dim in held):
         return actions
     own = torch.cat([proprio, torch.zeros_like(proprio[..., :1])], -1)[..., held]  # [*b a], 0 where not held
-    before = torch.where(
-        torch.tensor(held, device=own.device) < 0, actions if own.dim() == actions.dim() else actions[..., 0, :], own
-    )
-    if own.dim() == actions.dim():
-        return unwrapped(actions[..., None, :], robot.action, start=before)[..., 0, :]
-    return unwrapped(actions, robot.action, start=before)
+    series = actions[..., None, :] if own.dim() == actions.dim() else actions  # of one step each, or of all
+    before = torch.where(torch.tensor(held, device=own.device) < 0, series[..., 0, :], own)
+    return unwrapped(series, robot.action, start=before).reshape(actions.shape)
 
 
 def _named(spec: VectorSpec, axes: tuple[str, ...], *, after: set[str], unit: str) -> list[int]:
