@@ -98,11 +98,6 @@ class ProprioForecast(nn.Module):
         self.highest = nn.Parameter(torch.full((num,), 20.0))
         self.register_buffer("scale", torch.full((num,), 0.02))
 
-    @property
-    def width(self) -> int:
-        """Channels of the recurrent state."""
-        return self.config.width
-
     @torch.no_grad()
     def set_statistics(self, futures: ProprioFutures) -> None:
         """Start from training futures [n]: what commands do to the set point, its box, and how fast the hand follows.

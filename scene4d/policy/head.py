@@ -63,9 +63,8 @@ class ActionHead(nn.Module):
         if config.sees_scene:
             self.aim = KeyposeHeatmap([*config.stem, config.width], num_tasks=config.num_tasks)
             self.aimed = MLP([GOAL_CHANNELS, config.width, config.width])
-        self.encoder = nn.ModuleList(
-            Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth)
-        )
+        block = lambda: Block(config.width, num_heads=config.heads, hidden=config.hidden)
+        self.encoder = nn.ModuleList(block() for _ in range(config.encoder_depth))
         self.encoder_norm = RMSNorm(config.width)
         self.decoder = ChunkDecoder(config)
         # Statistics travel with the weights: a head read from a file answers in the units of the action spec.

@@ -128,9 +128,8 @@ def report(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         JSON-ready: success and interval (Wilson, 95 %) over everything, num_rollouts, mean_steps (of successes; None
         without one), agent_hz, and tasks {name: {success, interval, mean_steps, num_rollouts, failures {kind: seeds}}}.
     """
-    tasks = {
-        task: summarise([r for r in rollouts if r.task == task]) for task in dict.fromkeys(r.task for r in rollouts)
-    }
+    names = dict.fromkeys(r.task for r in rollouts)
+    tasks = {name: summarise([r for r in rollouts if r.task == name]) for name in names}
     overall = {name: value for name, value in summarise(rollouts).items() if name != "failures"}  # seeds mean a task's
     seconds, steps = sum(r.seconds for r in rollouts), sum(r.num_steps for r in rollouts)
     return {**overall, "agent_hz": round(steps / seconds, 2) if seconds > 0 else None, "tasks": tasks}

@@ -124,9 +124,7 @@ def recorded_pairs(
     """Every episode of a task with the actions [t a] of the next one, the last with those of the first."""
     num, size = max(config.starts) + max(config.horizons) + 1, (config.size, config.size)
     cameras, noise = (*config.inputs, *config.novel), lambda seed: config.noise[seed % len(config.noise)]
-    episodes = (
-        record(task, seed=seed, noise=noise(seed), num_frames=num, size=size, cameras=cameras) for seed in config.seeds
-    )
+    episodes = (record(task, seed=s, noise=noise(s), num_frames=num, size=size, cameras=cameras) for s in config.seeds)
     previous = next(episodes, None)
     if previous is None:
         return

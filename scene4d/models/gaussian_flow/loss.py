@@ -65,9 +65,8 @@ def _shaken(scene: SceneTokens, *, spread: float) -> SceneTokens:
         return scene
     gain, apart = 1 + spread * torch.randn_like(scene.past[..., :1]), 0.002 * spread * torch.randn_like(scene.past)
     moved = scene.past.abs().amax(-1, keepdim=True) > 0  # what rests is known to
-    return scene.replace(
-        tokens=scene.tokens + spread * torch.randn_like(scene.tokens), past=(scene.past * gain + apart) * moved
-    )
+    tokens = scene.tokens + spread * torch.randn_like(scene.tokens)
+    return scene.replace(tokens=tokens, past=(scene.past * gain + apart) * moved)
 
 
 def skin_logits(model: GaussianWorldModel, batch: TokenWindows) -> Tensor:
