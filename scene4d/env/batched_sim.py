@@ -193,7 +193,7 @@ class BatchedSim:
         # Actions that are not decided yet change no prediction up to now, so any will do there.
         later = torch.arange(self.config.chunk, device=at.device) > at[:, None]
         planned = torch.where(later[..., None], actions[:, None], taken)[:, : int(at.max()) + 1]
-        seeds = [self._seed(i) for i in range(self.num)]
+        seeds = [chunk_seeds([log.seed], len(log.poses) // self.config.chunk)[0] for log in self.logs]
         prediction = self.model.predict(self.state, actions=planned, seeds=seeds)
         predicted = _StepPrediction.of(prediction, self.model.anchor_motion(prediction), at=at)
         finite = predicted.finite()
@@ -208,10 +208,6 @@ class BatchedSim:
     def scene(self, index: int) -> Scene4D:
         """One episode so far."""
         return self.logs[index].scene()
-
-    def _seed(self, index: int) -> int:
-        log = self.logs[index]
-        return chunk_seeds([log.seed], len(log.poses) // self.config.chunk)[0]
 
     def _move(self, predicted: _StepPrediction, live: Tensor) -> None:
         since, anchored = self._since, self.model.anchored(self.state)

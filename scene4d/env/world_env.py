@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from scene4d.env.batched_sim import BatchedSim, WorldConfig
+from scene4d.env.episode_log import STEP_SECONDS
 from scene4d.env.spaces import (
     action_space_of,
-    frame_rate,
     gymnasium,
     info_of,
     observation,
@@ -56,7 +56,8 @@ class Simulation:
         for index, start in enumerate(known):
             known[0].robot.check_same(start.robot, frame=index)
         self.sim = BatchedSim(model, cameras, num=num, config=self.config, robot=known[0].robot)
-        self.metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": frame_rate(known[0])}
+        fps = round(1 / (known[0].step_seconds or STEP_SECONDS), 3)
+        self.metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": fps}
         space, width = action_space_of(known), known[0].proprio.shape[-1]
         self.bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
         return space, observation_space_of(self.names, size=self.config.size, proprio_width=width)

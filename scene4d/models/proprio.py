@@ -182,14 +182,8 @@ class ProprioForecast(nn.Module):
     def condition(self, actions: Tensor, *, track: Track, task: Tensor) -> RobotCondition:
         """What moves a scene [b]: actions [b h 16] in slots, and the robot's state foreseen from its track in slots."""
         change, hidden = self(actions, track=track, task=task)
-        return RobotCondition(
-            actions=actions,
-            last_action=track.actions[:, -1],
-            proprio=track.proprio[:, -1],
-            proprio_change=change,
-            hidden=hidden,
-            task=task,
-        )
+        last, now = track.actions[:, -1], track.proprio[:, -1]
+        return RobotCondition(actions, last, proprio=now, proprio_change=change, hidden=hidden, task=task)
 
     def _features_of_step(self, action: Tensor, place: Tensor, *, speed: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given of a step [b f], and the set point [b 20] after its action."""

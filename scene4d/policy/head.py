@@ -202,13 +202,10 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
         heads with a keypose heat map, aim (its loss, nats).
     Source: Lipman et al. (2023); x-prediction as in Salimans and Ho (2022), whose error at every level is bounded.
     """
+    features, hand, goal = batch.get("features"), batch.get("hand"), batch.get("goal")
+    proprio, rows = batch["proprio"], batch["task_rows"]
     context, heat = head.encode(
-        batch["views"],
-        features=batch.get("features"),
-        proprio=batch["proprio"],
-        task_rows=batch["task_rows"],
-        hand=batch.get("hand"),
-        goal=batch.get("goal"),
+        batch["views"], features=features, proprio=proprio, task_rows=rows, hand=hand, goal=goal
     )
     clean = ((batch["actions"] - head.action_mean) / head.action_std)[:, None]  # [b 1 h a]
     clean = clean.expand(-1, num_draws, -1, -1)  # [b d h a]

@@ -172,7 +172,9 @@ class GaussianWorldModel(Sampler, AnchorModel):
 
     def _predicted(self, state: GaussianState, actions: Tensor, *, seeds: Sequence[int]) -> AnchorPrediction:
         """What actions [b h a] do in states [b]."""
-        scene, given, num_steps = self.scene_tokens(state), self.condition_of(state, actions), actions.shape[1]
+        scene, num_steps = self.scene_tokens(state), actions.shape[1]
+        slots = action_slots(actions, state.robot, proprio=state.proprio)
+        given = self.proprio.condition(slots, track=state.track, task=state.task_vector)
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
         noise = seeded_noise(seeds, shape, like=scene.anchors)[:, :num_steps]
@@ -189,13 +191,6 @@ class GaussianWorldModel(Sampler, AnchorModel):
             success=denoised.outcome[..., 1].sigmoid(),
             done=denoised.outcome[..., 2].sigmoid(),
         )
-
-    # ---- what the networks are given
-
-    def condition_of(self, state: GaussianState, actions: Tensor) -> RobotCondition:
-        """What the denoiser is given of the robot: actions [b h a] in slots and the predicted proprio."""
-        slots = action_slots(actions, state.robot, proprio=state.proprio)
-        return self.proprio.condition(slots, track=state.track, task=state.task_vector)
 
     # ---- advance and decode
 

@@ -73,7 +73,7 @@ class PixelTransformer(Sampler, nn.Module):
             DataFormatError: pictures of a camera are missing. ConfigError: of another robot than the model's.
         """
         observation.check_robot(self.robot)
-        frames, c = observation.frames or {}, self.config
+        frames, task, c = observation.frames or {}, observation.task.text, self.config
         missing = [name for name in self.cameras if name not in frames]
         if missing:
             raise DataFormatError("has no pictures", field="observation.frames", found=list(frames), expected=missing)
@@ -91,7 +91,7 @@ class PixelTransformer(Sampler, nn.Module):
             past_actions=track.actions,
             past_proprio=track.proprio,
             known=torch.ones(()),
-            task=torch.tensor(self.network.task_number(observation.task.text)),
+            task=torch.tensor(c.tasks.index(task) + 1 if task in c.tasks else 0),
         )
 
     @torch.no_grad()

@@ -151,10 +151,6 @@ class PixelModel(nn.Module):
         places = torch.cartesian_prod(torch.arange(c.num_views, dtype=torch.float32), axis, axis)
         self.register_buffer("places", places[:, [1, 2, 0]], persistent=False)  # [l 3] row, column, view
 
-    def task_number(self, task: str) -> int:
-        """The number of a task in `Clip.task`."""
-        return self.config.tasks.index(task) + 1 if task in self.config.tasks else 0
-
     def residual(self, clip: Clip) -> Tensor:
         """The target [b h l c]: future less now, in units of its spread at each step."""
         added = clip.known_future - clip.pictures[:, -1:]

@@ -177,14 +177,10 @@ def past_poses(past: Tensor) -> Tensor:
 
 
 def _carried(anchored: AnchoredGaussians, *, recent: Tensor, now: Tensor) -> Gaussians:
-    """The Gaussians [*b n] carried by the motion `now` [*b l 7] of their anchors, with their past flow.
-
-    Args:
-        recent: [*b 3 l 7] poses of the anchors at the last three instants against the last of them, oldest first.
-    """
+    """The Gaussians [*b n] carried by the motion `now` [*b l 7] of their anchors, with their past flow by `recent`."""
     before, was, last = (compose_pose(pose, now) for pose in recent.unbind(-3))
-    moved = anchored.moved(last)
-    places = [anchored.replace(gaussians=anchored.gaussians.replace(extras={})).moved(p).means for p in (before, was)]
+    moved, plain = anchored.moved(last), anchored.replace(gaussians=anchored.gaussians.replace(extras={}))
+    places = [plain.moved(pose).means for pose in (before, was)]
     flow = torch.cat([moved.means - places[1], places[1] - places[0]], -1)
     exists = (anchored.gaussians.ids >= 0)[..., None].to(flow)  # 0 for empty slots
     return moved.replace(extras={**moved.extras, PAST_FLOW: flow * exists})

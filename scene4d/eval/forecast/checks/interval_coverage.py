@@ -29,13 +29,8 @@ def point_variance(scene: Scene4D, step: int, *, ids: Tensor) -> Tensor:
     motion = scene.motion
     if motion.log_var is None:
         raise ShapeError("has no variance", field="motion.log_var", found=None, expected="[t m 6]")
-    variance = skinned_variance(
-        scene.base.means,
-        motion.anchors,
-        log_var=motion.log_var[step],
-        skin_index=motion.skin_index,
-        skin_weights=motion.skin_weights,
-    )
+    rest, index, weights, log_var = scene.base.means, motion.skin_index, motion.skin_weights, motion.log_var[step]
+    variance = skinned_variance(rest, motion.anchors, log_var=log_var, skin_index=index, skin_weights=weights)
     return by_id(variance, scene.base.ids, wanted=ids)[0]
 
 

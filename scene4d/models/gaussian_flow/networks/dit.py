@@ -108,12 +108,8 @@ class DiT(nn.Module):
         coasting, move = scene.simple_motions(change, scale=scale)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
         clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
-        return MotionEstimate(
-            motion=clean,
-            gate=gate[..., 0] - 1.0,
-            log_var=log_var - 2.0,
-            outcome=self.outcome(x.mean(-2)),  # [b h 3]
-        )
+        outcome = self.outcome(x.mean(-2))  # [b h 3]
+        return MotionEstimate(motion=clean, gate=gate[..., 0] - 1.0, log_var=log_var - 2.0, outcome=outcome)
 
     def _robot_features(self, levels: Tensor, given: RobotCondition) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, level and step number."""
