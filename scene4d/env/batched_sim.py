@@ -106,12 +106,9 @@ class BatchedSim:
     ) -> None:
         self.config, self.num = config or WorldConfig(), num
         self.model: MovesAnchors = sampled(model, self.config.sampler_steps)
-        horizon = model.spec.horizon
-        if not 1 <= self.config.chunk <= horizon:
-            raise ConfigError(
-                "is no chunk of the model", field="chunk", found=self.config.chunk, expected=f"1..{horizon}"
-            )
-        size = self.config.size
+        size, chunk, horizon = self.config.size, self.config.chunk, model.spec.horizon
+        if not 1 <= chunk <= horizon:
+            raise ConfigError("is no chunk of the model", field="chunk", found=chunk, expected=f"1..{horizon}")
         views = Cameras.stack([camera.resized(size, size) for camera in cameras.values()])
         self.cameras = views.map(lambda x: x.float().expand(num, *x.shape))  # [b v]
         self.background = torch.tensor(self.config.background)
@@ -140,10 +137,8 @@ class BatchedSim:
         states = {index: self.model.observe(start) for index, (start, _) in starts.items()}
         fresh = type(next(iter(states.values()))).stack(list(states.values()))
         self.robot = robot
-        logs = dict(enumerate(self.logs))
-        for index, (start, seed) in starts.items():
-            logs[index] = EpisodeLog(start, self.model.anchored(states[index]), int(seed))
-        self.logs = [logs[i] for i in range(self.num)]
+        new = {i: EpisodeLog(start, self.model.anchored(states[i]), int(seed)) for i, (start, seed) in starts.items()}
+        self.logs = [new[i] if i in new else self.logs[i] for i in range(self.num)]
         self._begin(fresh, torch.tensor(list(starts)))
         return self.frames()
 
@@ -154,14 +149,10 @@ class BatchedSim:
         gaussians = anchored.gaussians.replace(extras={})
         if len(rows) == self.num:
             order = rows.argsort().to(device)
-            self._state, self._since, self.now = (
-                fresh.pick(order),
-                beginning.pick(order),
-                gaussians.map(lambda x: x[order]),
-            )
+            self._state, self._since = fresh.pick(order), beginning.pick(order)
+            self.now = gaussians.map(lambda x: x[order])
             self.cameras, self.background = self.cameras.to(device), self.background.to(fresh.proprio)
-            width = fresh.robot.action.width
-            self.taken = fresh.proprio.new_zeros(self.num, self.config.chunk, width)
+            self.taken = fresh.proprio.new_zeros(self.num, self.config.chunk, fresh.robot.action.width)
             self.step_of_chunk = torch.zeros(self.num, dtype=torch.int64, device=device)
             self.proprio = self.state.proprio.clone()
             return
@@ -200,7 +191,7 @@ class BatchedSim:
         # Actions that are not decided yet change no prediction up to now, so any will do there.
         later = torch.arange(self.config.chunk, device=at.device) > at[:, None]
         planned = torch.where(later[..., None], actions[:, None], taken)[:, : int(at.max()) + 1]
-        seeds = [self._seed(i) for i in range(self.num)]
+        seeds = [chunk_seeds([log.seed], len(log.poses) // self.config.chunk)[0] for log in self.logs]
         prediction = self.model.predict(self.state, actions=planned, seeds=seeds)
         predicted = _StepPrediction.of(prediction, self.model.anchor_motion(prediction), at=at)
         finite = predicted.finite()
@@ -215,10 +206,6 @@ class BatchedSim:
     def scene(self, index: int) -> Scene4D:
         """One episode so far."""
         return self.logs[index].scene()
-
-    def _seed(self, index: int) -> int:
-        log = self.logs[index]
-        return chunk_seeds([log.seed], len(log.poses) // self.config.chunk)[0]
 
     def _move(self, predicted: _StepPrediction, live: Tensor) -> None:
         since, anchored = self._since, self.model.anchored(self.state)

@@ -79,8 +79,7 @@ class EpisodeLog:
         return number
 
     def _write(self, path: Path) -> None:
-        start, robot = self.start, self.start.robot
-        described = robot.as_info()
+        start, robot, described = self.start, self.start.robot, self.start.robot.as_info()
         info = {
             "task": start.task.text,
             "proprio": torch.stack([start.proprio[-1].cpu(), *self.proprio]).tolist(),
@@ -90,15 +89,8 @@ class EpisodeLog:
             "seed": self.seed,
             "ended": self.ended,
         }
-        actions = torch.stack(self.actions) if self.actions else start.actions.cpu()[:0]
-        write_s4d(
-            path,
-            self.scene(),
-            cameras=start.cameras,
-            actions=actions,
-            action_spec=robot.action.rows(),
-            info=info,
-        )
+        actions, spec = torch.stack(self.actions) if self.actions else start.actions.cpu()[:0], robot.action.rows()
+        write_s4d(path, self.scene(), cameras=start.cameras, actions=actions, action_spec=spec, info=info)
 
 
 def _put_in_place(draft: Path, target: Path) -> bool:

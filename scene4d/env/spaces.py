@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from scene4d.env.batched_sim import Outcome
-from scene4d.env.episode_log import STEP_SECONDS
 from scene4d.extras import optional
 from scene4d.robot.bounds import action_bounds
 from scene4d.types import Frames
@@ -57,11 +56,6 @@ def observation(frames: Frames, proprio: Tensor, *, names: Sequence[str]) -> dic
 def start_info() -> dict[str, Any]:
     """The info of an episode that has just begun: the keys of `info_of`."""
     return {"success": 0.0, "uncertainty": 0.0, "ended": ""}
-
-
-def frame_rate(start: Observation) -> float:
-    """Steps a second of the robot that a start belongs to."""
-    return round(1 / (start.step_seconds or STEP_SECONDS), 3)
 
 
 def info_of(outcome: Outcome, index: int) -> dict[str, Any]:

@@ -45,21 +45,16 @@ def checked_actions(actions: Any, *, low: Tensor, high: Tensor, num: int | None 
     wrong = ~(found.isfinite() & (found >= low - 1e-5) & (found <= high + 1e-5))
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()
-        raise EnvError(
-            "is not finite or out of range",
-            field=f"action[{column}]",
-            frame=row if len(found) > 1 else None,
-            found=float(found[row, column]),
-            expected=f"{float(low[column]):g} to {float(high[column]):g}",
-            fix="clip actions to env.action_space",
-        )
+        field, frame, value = f"action[{column}]", row if len(found) > 1 else None, float(found[row, column])
+        expected, fix = f"{float(low[column]):g} to {float(high[column]):g}", "clip actions to env.action_space"
+        problem = "is not finite or out of range"
+        raise EnvError(problem, field=field, frame=frame, found=value, expected=expected, fix=fix)
     return found
 
 
 def uncertainty_of(variance: Tensor, moved: Tensor) -> Tensor:
     """Standard deviation [b] in m of positions of moved anchors, from variance [b l] m^2 and moved [b l]; 0 if none."""
-    mean = (variance * moved).sum(-1) / moved.sum(-1).clamp_min(1)
-    return mean.sqrt()
+    return ((variance * moved).sum(-1) / moved.sum(-1).clamp_min(1)).sqrt()
 
 
 def outside(anchors: Tensor, *, low: Tensor, high: Tensor) -> Tensor:

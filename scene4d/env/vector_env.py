@@ -9,24 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from scene4d.env.batched_sim import BatchedSim, WorldConfig
-from scene4d.env.spaces import (
-    action_space_of,
-    frame_rate,
-    gymnasium,
-    info_of,
-    observation,
-    observation_space_of,
-    start_info,
-)
+from scene4d.env.batched_sim import WorldConfig
+from scene4d.env.spaces import gymnasium, info_of, observation, start_info
 from scene4d.env.termination import checked_actions
-from scene4d.env.world_env import Starts, known_starts, some_start, write_episode
+from scene4d.env.world_env import Simulation, Starts
 from scene4d.errors import ConfigError, EnvError
-from scene4d.types import Cameras
+from scene4d.types import Cameras, Frames
 from scene4d.world.capabilities import MovesAnchors
 
 
-class WorldVectorEnv(gymnasium.vector.VectorEnv):
+class WorldVectorEnv(Simulation, gymnasium.vector.VectorEnv):
     """`num_envs` rollouts as one gymnasium.vector.VectorEnv: one `predict` and one `render` a step for all of them.
 
     Autoreset mode is NEXT_STEP: the step after an episode's last ignores its action, begins its next episode
@@ -47,26 +39,12 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         config: WorldConfig | None = None,
         record_to: str | Path | None = None,
     ) -> None:
-        self.config, self.starts, self.names, self.num_envs = config or WorldConfig(), starts, tuple(cameras), num_envs
-        self.record_to = None if record_to is None else Path(record_to)
-        known = known_starts(starts)
-        example = known[0]
-        self.sim = BatchedSim(model, cameras, num=num_envs, config=self.config, robot=example.robot)
-        self.metadata = {
-            "render_modes": ["rgb_array"],
-            "render_fps": frame_rate(example),
-            "autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP,
-        }
-        self.single_action_space = space = action_space_of(known)
-        self.bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
-        self.single_observation_space = observation_space_of(
-            self.names, size=self.config.size, proprio_width=example.proprio.shape[-1]
-        )
-        batch = gymnasium.vector.utils.batch_space
-        self.action_space = batch(self.single_action_space, num_envs)
-        self.observation_space = batch(self.single_observation_space, num_envs)
+        spaces = self._begin_with(model, starts, cameras=cameras, config=config, record_to=record_to, num=num_envs)
+        self.single_action_space, self.single_observation_space = spaces
+        self.action_space, self.observation_space = (gymnasium.vector.utils.batch_space(s, num_envs) for s in spaces)
+        self.metadata["autoreset_mode"] = gymnasium.vector.AutoresetMode.NEXT_STEP
+        self.num_envs, self._over = num_envs, np.zeros(num_envs, dtype=bool)
         self._generators: list[np.random.Generator] = []
-        self._over, self._num_written = np.zeros(num_envs, dtype=bool), 0
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -117,20 +95,11 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
 
     def render(self) -> tuple[np.ndarray, ...]:
         """One image an episode: the cameras side by side, uint8 [h v*w 3]."""
-        pixels = observation(self.sim.frames(), self.sim.proprio, names=self.names)["pixels"]
-        return tuple(np.concatenate([pixels[n][i] for n in self.names], 1) for i in range(self.num_envs))
+        return self._pictures()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Write the running episodes if episodes are recorded."""
         self._write(range(self.num_envs))
 
-    def _begin(self, which: Sequence[int]) -> Any:
-        begun = {}
-        for i in which:
-            generator = self._generators[i]
-            begun[i] = (some_start(self.starts, generator), int(generator.integers(2**31)))
-        return self.sim.start(begun)
-
-    def _write(self, which: Sequence[int]) -> None:
-        for i in which:
-            self._num_written = write_episode(self.sim, i, folder=self.record_to, number=self._num_written)
+    def _begin(self, which: Sequence[int]) -> Frames:
+        return self.sim.start({i: self._drawn(self._generators[i]) for i in which})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from scene4d.env.batched_sim import BatchedSim, WorldConfig
+from scene4d.env.episode_log import STEP_SECONDS
 from scene4d.env.spaces import (
     action_space_of,
-    frame_rate,
     gymnasium,
     info_of,
     observation,
@@ -30,7 +30,62 @@ from scene4d.world.observation import Observation
 Starts = Sequence[Observation] | Callable[[np.random.Generator], Observation]
 
 
-class WorldEnv(gymnasium.Env):
+class Simulation:
+    """What `WorldEnv` and `WorldVectorEnv` share: rollouts side by side, what an action is, where episodes are kept."""
+
+    def _begin_with(
+        self,
+        model: MovesAnchors,
+        starts: Starts,
+        *,
+        cameras: Mapping[str, Cameras],
+        config: WorldConfig | None,
+        record_to: str | Path | None,
+        num: int = 1,
+    ) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Dict]:
+        """Take what the constructor is given; the spaces of one action and of one observation.
+
+        Raises:
+            ConfigError: there is no start, or they are not of one robot.
+        """
+        self.config, self.starts, self.names = config or WorldConfig(), starts, tuple(cameras)
+        self.record_to, self._num_written = None if record_to is None else Path(record_to), 0
+        known = [starts(np.random.default_rng(0))] if callable(starts) else list(starts)
+        if not known:
+            raise ConfigError("there is nothing to start from", field="starts", found=0, expected="at least 1")
+        for index, start in enumerate(known):
+            known[0].robot.check_same(start.robot, frame=index)
+        self.sim = BatchedSim(model, cameras, num=num, config=self.config, robot=known[0].robot)
+        fps = round(1 / (known[0].step_seconds or STEP_SECONDS), 3)
+        self.metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": fps}
+        space, width = action_space_of(known), known[0].proprio.shape[-1]
+        self.bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
+        return space, observation_space_of(self.names, size=self.config.size, proprio_width=width)
+
+    def _drawn(self, generator: np.random.Generator, *, start: Observation | None = None) -> tuple[Observation, int]:
+        """One of the starts (of a function, what it draws) unless `start` is given, and the seed of an episode."""
+        if start is None:
+            starts = self.starts
+            start = starts(generator) if callable(starts) else starts[int(generator.integers(len(starts)))]
+        return start, int(generator.integers(2**31))
+
+    def _pictures(self) -> tuple[np.ndarray, ...]:
+        """One image an episode: the cameras side by side, uint8 [h v*w 3]."""
+        pixels = observation(self.sim.frames(), self.sim.proprio, names=self.names)["pixels"]
+        return tuple(np.concatenate([pixels[name][i] for name in self.names], 1) for i in range(self.sim.num))
+
+    def _write(self, which: Iterable[int] = (0,)) -> None:
+        """Write those of the episodes that have news as record_to/episode_NNNN.s4d.
+
+        NNNN is the first free number from the last one on: what others wrote there stays.
+        """
+        for i in which:
+            log = self.sim.logs[i] if self.sim.logs else None
+            if self.record_to is not None and log is not None and log.num_written < len(log.poses):
+                self._num_written = log.write(self.record_to, number=self._num_written) + 1
+
+
+class WorldEnv(Simulation, gymnasium.Env):
     """One rollout of a world model from recorded scenes; a step is one forecast step, rendered from fixed cameras.
 
     Observations are {"pixels": {camera: uint8 [h w 3]}, "agent_pos": float32 [q]}. The reward is the model's own where
@@ -58,19 +113,9 @@ class WorldEnv(gymnasium.Env):
         render_mode: str | None = None,
         record_to: str | Path | None = None,
     ) -> None:
-        self.config, self.starts, self.names = config or WorldConfig(), starts, tuple(cameras)
-        self.render_mode = render_mode
-        self.record_to = None if record_to is None else Path(record_to)
-        known = known_starts(starts)
-        example = known[0]
-        self.sim = BatchedSim(model, cameras, config=self.config, robot=example.robot)
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": frame_rate(example)}
-        self.action_space = space = action_space_of(known)
-        self.bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
-        self.observation_space = observation_space_of(
-            self.names, size=self.config.size, proprio_width=example.proprio.shape[-1]
-        )
-        self._running, self._num_written = False, 0
+        spaces = self._begin_with(model, starts, cameras=cameras, config=config, record_to=record_to)
+        self.action_space, self.observation_space = spaces
+        self.render_mode, self._running = render_mode, False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -82,9 +127,7 @@ class WorldEnv(gymnasium.Env):
         """
         super().reset(seed=seed)
         self._write()
-        given = (options or {}).get("start")
-        start = some_start(self.starts, self.np_random) if given is None else given
-        frames = self.sim.start({0: (start, int(self.np_random.integers(2**31)))})
+        frames = self.sim.start({0: self._drawn(self.np_random, start=(options or {}).get("start"))})
         self._running = True
         return one_of(observation(frames, self.sim.proprio, names=self.names)), start_info()
 
@@ -108,10 +151,7 @@ class WorldEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray | None:
         """The cameras side by side, uint8 [h v*w 3]; None without a render mode."""
-        if self.render_mode is None:
-            return None
-        pixels = observation(self.sim.frames(), self.sim.proprio, names=self.names)["pixels"]
-        return np.concatenate([pixels[name][0] for name in self.names], 1)
+        return None if self.render_mode is None else self._pictures()[0]
 
     def scene(self) -> Scene4D:
         """The episode so far."""
@@ -121,35 +161,3 @@ class WorldEnv(gymnasium.Env):
         """Write the running episode if episodes are recorded."""
         self._write()
         self._running = False
-
-    def _write(self) -> None:
-        self._num_written = write_episode(self.sim, 0, folder=self.record_to, number=self._num_written)
-
-
-def known_starts(starts: Starts) -> list[Observation]:
-    """All of the starts; of a function, one that it draws.
-
-    Raises:
-        ConfigError: there is none, or they are not of one robot.
-    """
-    known = [starts(np.random.default_rng(0))] if callable(starts) else list(starts)
-    if not known:
-        raise ConfigError("there is nothing to start from", field="starts", found=0, expected="at least 1")
-    for index, start in enumerate(known):
-        known[0].robot.check_same(start.robot, frame=index)
-    return known
-
-
-def some_start(starts: Starts, generator: np.random.Generator) -> Observation:
-    """One of the starts, drawn; of a function, what it draws."""
-    return starts(generator) if callable(starts) else starts[int(generator.integers(len(starts)))]
-
-
-def write_episode(sim: BatchedSim, index: int, *, folder: Path | None, number: int) -> int:
-    """Write an episode as folder/episode_NNNN.s4d, if there is news in it; returns the next number.
-
-    NNNN is the first number from `number` on that is free: what others wrote there stays.
-    """
-    if folder is None or not sim.logs or sim.logs[index].num_written == len(sim.logs[index].poses):
-        return number
-    return sim.logs[index].write(folder, number=number) + 1

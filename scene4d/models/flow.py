@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
+
+from scene4d.layers import sinusoidal_embedding
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,19 @@ class FlowConfig:
     """Standard deviation of the logit of the level."""
     pure_noise: float = 0.3
     """Share of the samples at level 0 exactly: the first and most telling step of the sampler."""
+
+
+class Sampler:
+    """What models that draw from noise in a few steps share; implements `Samples`."""
+
+    sampler_steps = 4
+    """Steps of the sampler, where nobody chose (`with_sampler`)."""
+
+    def with_sampler(self, num_steps: int) -> Self:
+        """The same model, its weights shared, with another number of sampler steps; 1 = the network's mean."""
+        other = copy.copy(self)
+        other.sampler_steps = num_steps
+        return other
 
 
 def draw_levels(num: int, *, config: FlowConfig, like: Tensor) -> Tensor:
@@ -39,10 +56,23 @@ def noised(clean: Tensor, noise: Tensor, *, levels: Tensor) -> Tensor:
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int], *, like: Tensor) -> Tensor:
     """Normal noise [b *shape], row i from seeds[i] alone, whatever its neighbours in the batch or the device."""
-    rows = [
-        torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float32) for seed in seeds
-    ]
-    return torch.stack(rows).to(like)
+    draw = lambda seed: torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float32)
+    return torch.stack([draw(seed) for seed in seeds]).to(like)
+
+
+def step_features(levels: Tensor, actions: Tensor, *, last_action: Tensor) -> tuple[Tensor, Tensor]:
+    """What a denoiser is given of now and each of the h steps to come, at levels [b] (now: 1).
+
+    The action that leads there and the sum of actions [b h a] since now (a quarter of it) [b 1+h 2a], of which the one
+    before, last_action [b a], led to now; noise level and step number, embedded [b 1+h 48].
+    """
+    num_steps = actions.shape[1]
+    total = torch.cat([torch.zeros_like(last_action)[:, None], actions.cumsum(1)], 1) / 4
+    led = torch.cat([torch.cat([last_action[:, None], actions], 1), total], -1)
+    level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
+    number = torch.arange(num_steps + 1.0, device=levels.device)
+    number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
+    return led, torch.cat([sinusoidal_embedding(level, 32, shortest=0.05, longest=4.0), number], -1)
 
 
 def sample(predict_clean: Callable[[Tensor, Tensor], Tensor], noise: Tensor, *, steps: int) -> Tensor:

@@ -94,11 +94,6 @@ class ProprioForecast(nn.Module):
         self.highest = nn.Parameter(torch.full((num,), 20.0))
         self.register_buffer("scale", torch.full((num,), 0.02))
 
-    @property
-    def width(self) -> int:
-        """Channels of the recurrent state."""
-        return self.config.width
-
     @torch.no_grad()
     def set_statistics(self, futures: ProprioFutures) -> None:
         """Start from training futures [n]: what commands do to the set point, its box, and how fast the hand follows.
@@ -183,14 +178,8 @@ class ProprioForecast(nn.Module):
     def condition(self, actions: Tensor, *, track: Track, task: Tensor) -> RobotCondition:
         """What moves a scene [b]: actions [b h 16] in slots, and the robot's state foreseen from its track in slots."""
         change, hidden = self(actions, track=track, task=task)
-        return RobotCondition(
-            actions=actions,
-            last_action=track.actions[:, -1],
-            proprio=track.proprio[:, -1],
-            proprio_change=change,
-            hidden=hidden,
-            task=task,
-        )
+        last, now = track.actions[:, -1], track.proprio[:, -1]
+        return RobotCondition(actions, last, proprio=now, proprio_change=change, hidden=hidden, task=task)
 
     def _features_of_step(self, action: Tensor, place: Tensor, *, speed: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given of a step [b f], and the set point [b 20] after its action."""

@@ -90,7 +90,8 @@ class PointCost:
         cost, left = prediction.actions.new_zeros(num, steps), prediction.actions.new_zeros(3)
         hand = None  # [n h 3] how far beyond its place in the goal
         if self.hand is not None:
-            hand = self._hand_moved(state, prediction) - self.hand
+            moved = hand_position(prediction.robot_states, state.robot) - hand_position(state.proprio, state.robot)
+            hand = moved - self.hand
         if self.moving is not None:
             moved = self.moving.displacement(state, prediction).mean(-2)  # [n h 3]
             believed = moved if hand is None else self._believed(moved, hand, object_shift=self.moving.shift)
@@ -104,10 +105,6 @@ class PointCost:
         if self.grip is not None:
             cost = cost + self.grip_weight * self._grip_change(state, prediction, grip=self.grip).norm(dim=-1)
         return 0.5 * cost.mean(-1) + 0.5 * cost[:, -1]
-
-    def _hand_moved(self, state: State, prediction: Prediction) -> Tensor:
-        """The predicted motion [n h 3] of the hand since now."""
-        return hand_position(prediction.robot_states, state.robot) - hand_position(state.proprio, state.robot)
 
     def _grip_change(self, state: State, prediction: Prediction, *, grip: Tensor) -> Tensor:
         """How far [n h q-3] the robot's state behind the hand's place is from `grip`; an angle that wraps is near."""
@@ -189,13 +186,12 @@ class ImageCost:
         cameras = self.goal.cameras.map(lambda x: x.expand(num, *x.shape))
         frames = render(last, cameras, background=poses.new_tensor(self.background))
         apart = (frames.rgb.clamp(0, 1) - self.goal.rgb).mean(-1)  # [n v h w], signed: averaging must not lose the sign
-        return functools.reduce(operator.add, map(self._difference, self._channels(apart, frames))) / len(self.scales)
-
-    def _channels(self, apart: Tensor, frames: Frames) -> list[Tensor]:
-        if self.goal.depth is None:
-            return [apart]
-        goal, depth = self.goal.depth, frames.known_depth
-        return [apart, self.depth_weight * torch.where((goal > 0) & (depth > 0), depth - goal, 0.0)]
+        total = self._difference(apart)
+        if self.goal.depth is not None:
+            goal, depth = self.goal.depth, frames.known_depth
+            both = torch.where((goal > 0) & (depth > 0), depth - goal, 0.0)
+            total = total + self._difference(self.depth_weight * both)
+        return total / len(self.scales)
 
     def _difference(self, apart: Tensor) -> Tensor:
         pooled = [apart if s == 1 else F.avg_pool2d(apart, s, ceil_mode=True) for s in self.scales]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from scene4d.geometry.neighbours import farthest_points, nearest
 from scene4d.geometry.sh import rgb_from_sh
@@ -94,7 +95,7 @@ def register(part: Tensor, goal: Tensor, *, places: Tensor, config: GoalConfig) 
 
 def _distance(part: Tensor, goal: Tensor, *, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Distance [s r] and index [s r] of the goal row nearest to each row of the part after each shift."""
-    placed = part + torch.nn.functional.pad(shifts, (0, 3))[:, None]  # [s r 6]
+    placed = part + pad(shifts, (0, 3))[:, None]  # [s r 6]
     distance, index = nearest(goal, placed.flatten(0, 1), num=1)
     return distance.view(len(shifts), -1), index.view(len(shifts), -1)
 
@@ -133,7 +134,8 @@ def compare_goal(model: MovesAnchors, state: State, *, goal: Gaussians, config: 
     the rest that is found again elsewhere in the goal is the object to be moved.
     """
     memory = model.anchored(state).gaussians
-    now, then = features_of(memory, config=config), features_of(_solid(goal), config=config)
+    solid = goal.replace(extras={}).pick((goal.opacities > 0.3) & (goal.ids >= 0))
+    now, then = features_of(memory, config=config), features_of(solid, config=config)
     response, hand_at = hand_response(model, state), hand_position(state.proprio, state.robot)
     robot = response.follows
     near = (memory.means - hand_at).norm(dim=-1) < config.hand_radius
@@ -143,9 +145,10 @@ def compare_goal(model: MovesAnchors, state: State, *, goal: Gaussians, config: 
     hand, hand_shift = now[robot & near], zero
     if len(hand) and len(came):
         hand_shift, _ = register(hand, then, places=came[:, :3], config=config)
-        came = came[unmatched(came, now[robot] + torch.nn.functional.pad(hand_shift, (0, 3)), limit=config.same)]
+        came = came[unmatched(came, now[robot] + pad(hand_shift, (0, 3)), limit=config.same)]
     moved_object, object_shift = None, zero
-    for cluster in clusters(memory.means, left & ~robot & ~_above_hand(memory, hand_at), config=config):
+    arm = memory.means[:, 2] > hand_at[2] + 0.1  # higher than the hand by more than a hand
+    for cluster in clusters(memory.means, left & ~robot & ~arm, config=config):
         if not len(came):
             break
         shift, share = register(now[cluster], came, places=came[:, :3], config=config)
@@ -171,12 +174,3 @@ def clusters(points: Tensor, chosen: Tensor, *, config: GoalConfig) -> list[Tens
             found.append(left[grown])
         left = left[~grown]
     return sorted(found, key=len, reverse=True)
-
-
-def _above_hand(memory: Gaussians, hand_at: Tensor) -> Tensor:
-    """Rows that can only be the arm: higher than the hand by more than a hand."""
-    return memory.means[:, 2] > hand_at[2] + 0.1
-
-
-def _solid(goal: Gaussians) -> Gaussians:
-    return goal.replace(extras={}).pick((goal.opacities > 0.3) & (goal.ids >= 0))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from scene4d.errors import ConfigError
 from scene4d.geometry.neighbours import nearest
@@ -58,7 +59,7 @@ class GoalTracker:
             hand = parts.hand_shift - (hand_at - self.hand_start)
         if parts.moved_object is not None:
             self.object_moved = self._track_object(parts.moved_object, now, shift=parts.object_shift)
-            rows = self._rows(now, _shifted(parts.moved_object, self.object_moved))
+            rows = self._rows(now, parts.moved_object + pad(self.object_moved, (0, 3)))
             moving = MovingObject(self.model, rows, parts.object_shift - self.object_moved)
         if moving is None:
             return PointCost(hand=hand)
@@ -66,10 +67,8 @@ class GoalTracker:
         here = replace(coming, approach=None)
         if float(moving.shift.norm()) < self.config.least_shift or hand is None:
             return here  # nothing is left to take hold of
-        if self.touching:
-            self.touching = float(here.next_hand_shift().norm()) < self.approach.lost
-        else:
-            self.touching = float(coming.next_hand_shift().norm()) < self.approach.at_place
+        held, limit = (here, self.approach.lost) if self.touching else (coming, self.approach.at_place)
+        self.touching = float(held.next_hand_shift().norm()) < limit
         return here if self.touching else coming
 
     def heuristic_proposals(self, cost: PointCost, *, config: SearchConfig) -> Tensor:
@@ -89,11 +88,9 @@ class GoalTracker:
         actions_per_metre = torch.linalg.pinv(self.parts.step_per_action.T, rtol=1e-3)
         leg = functools.partial(self._leg, actions_per_metre=actions_per_metre, config=config)
         first, then = cost.next_hand_shift(), cost.hand.new_zeros(3) if cost.moving is None else cost.moving.shift
-        found = []
-        for turn in range(config.num_knots + 1):  # the knot at which the second leg begins
-            for speed in (1.0, 0.5, 0.25, 0.0):
-                found.append(torch.cat([leg(first, turn), speed * leg(then, config.num_knots - turn)]))
-        return torch.stack(found)
+        turns, speeds = range(config.num_knots + 1), (1.0, 0.5, 0.25, 0.0)  # turn: the knot where the second leg begins
+        legs = [(leg(first, turn), speed * leg(then, config.num_knots - turn)) for turn in turns for speed in speeds]
+        return torch.stack([torch.cat(pair) for pair in legs])
 
     def _leg(self, shift: Tensor, num_knots: int, *, actions_per_metre: Tensor, config: SearchConfig) -> Tensor:
         """Knots [num_knots a] that move the hand by `shift` [3] m within their time, as far as it can go."""
@@ -115,10 +112,4 @@ class GoalTracker:
         """Rows [r] of the memory that look like `wanted` [w 6] and lie there; the nearest ones if none does."""
         distance, index = nearest(now, wanted, num=1)
         found = distance[:, 0] < self.config.same
-        rows = index[found, 0] if bool(found.any()) else index[:, 0]
-        return rows.unique()
-
-
-def _shifted(rows: Tensor, shift: Tensor) -> Tensor:
-    """Rows [r 6] of place and colour, moved by shift [3]."""
-    return rows + torch.nn.functional.pad(shift, (0, 3))
+        return (index[found, 0] if bool(found.any()) else index[:, 0]).unique()

@@ -126,14 +126,8 @@ def find_plan(
         if i == 0 and proposals is not None:
             knots = torch.cat([proposals, knots])[: max(config.num_samples, len(proposals) + 1)]
         knots = knots.clamp(low, high)
-        costs = scored(
-            model,
-            state,
-            actions=held(knots, horizon=config.horizon),
-            cost=cost,
-            sampler_steps=config.sampler_steps,
-            seed=seed,
-        )
+        actions, steps = held(knots, horizon=config.horizon), config.sampler_steps
+        costs = scored(model, state, actions=actions, cost=cost, sampler_steps=steps, seed=seed)
         winner = int(costs.argmin())
         if float(costs[winner]) < least:
             best, least = knots[winner], float(costs[winner])
@@ -162,9 +156,8 @@ def best_of(
 def _plan(actions: Tensor, costs: tuple[float, ...]) -> Plan:
     """A plan whose last cost is that of its actions; a NumericsError if no future was finite."""
     if not math.isfinite(costs[-1]):
-        raise NumericsError(
-            "no future is finite", field="plan", found=f"cost {costs[-1]}", fix="check the weights and the observation"
-        )
+        fix = "check the weights and the observation"
+        raise NumericsError("no future is finite", field="plan", found=f"cost {costs[-1]}", fix=fix)
     return Plan(actions, costs[-1], costs)
 
 

@@ -78,14 +78,6 @@ class ActionHeadConfig:
     }
 
     def __post_init__(self) -> None:
-        self._check_sizes()
-        if self.sees_scene and self.num_views != len(VIRTUAL_CAMERAS):
-            raise ConfigError(
-                "is not how many virtual views there are", field="num_views", found=self.num_views,
-                expected=len(VIRTUAL_CAMERAS),
-            )  # fmt: skip
-
-    def _check_sizes(self) -> None:
         halved = 2 ** (len(self.stem) + 1)
         rules = [
             *((name, getattr(self, name) >= 1, "at least 1") for name in COUNTS),
@@ -99,6 +91,10 @@ class ActionHeadConfig:
         for name, fits, expected in rules:
             if not fits:
                 raise ConfigError("does not fit", field=name, found=getattr(self, name), expected=expected)
+        num = len(VIRTUAL_CAMERAS)
+        if self.sees_scene and self.num_views != num:
+            problem = "is not how many virtual views there are"
+            raise ConfigError(problem, field="num_views", found=self.num_views, expected=num)
 
     @property
     def sees_scene(self) -> bool:
@@ -113,10 +109,9 @@ def views_for(config: ActionHeadConfig, gaussians: Gaussians, *, hand: Tensor) -
         ConfigError: the head sees the real cameras only.
     """
     if not config.sees_scene:
-        raise ConfigError(
-            "the head sees real cameras, not scenes", field="policy.model.modality", found=config.modality,
-            expected="virtual_views", fix="take weights whose head sees scenes",
-        )  # fmt: skip
+        problem, field = "the head sees real cameras, not scenes", "policy.model.modality"
+        found, fix = config.modality, "take weights whose head sees scenes"
+        raise ConfigError(problem, field=field, found=found, expected="virtual_views", fix=fix)
     return render_views(gaussians, hand=hand, size=config.view_size)
 
 
@@ -214,9 +209,5 @@ class PointEncoder(nn.Module):
 
 def encoder_for(config: ActionHeadConfig) -> nn.Module:
     """A new encoder: (views Frames [b v], hand=[b 3]) -> tokens [b s c]."""
-    kinds: dict[str, type[nn.Module]] = {
-        "virtual_views": ViewEncoder,
-        "images": ImageEncoder,
-        "points": PointEncoder,
-    }
+    kinds: dict[str, type[nn.Module]] = {"virtual_views": ViewEncoder, "images": ImageEncoder, "points": PointEncoder}
     return kinds[config.modality](config)

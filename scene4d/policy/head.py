@@ -63,16 +63,14 @@ class ActionHead(nn.Module):
         if config.sees_scene:
             self.aim = KeyposeHeatmap([*config.stem, config.width], num_tasks=config.num_tasks)
             self.aimed = MLP([GOAL_CHANNELS, config.width, config.width])
-        self.encoder = nn.ModuleList(
-            Block(config.width, num_heads=config.heads, hidden=config.hidden) for _ in range(config.encoder_depth)
-        )
+        block = lambda: Block(config.width, num_heads=config.heads, hidden=config.hidden)
+        self.encoder = nn.ModuleList(block() for _ in range(config.encoder_depth))
         self.encoder_norm = RMSNorm(config.width)
         self.decoder = ChunkDecoder(config)
         # Statistics travel with the weights: a head read from a file answers in the units of the action spec.
-        self.register_buffer("action_mean", torch.zeros(config.action_dim))
-        self.register_buffer("action_std", torch.ones(config.action_dim))
-        self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
-        self.register_buffer("proprio_std", torch.ones(config.proprio_dim))
+        for name, num in (("action", config.action_dim), ("proprio", config.proprio_dim)):
+            self.register_buffer(f"{name}_mean", torch.zeros(num))
+            self.register_buffer(f"{name}_std", torch.ones(num))
 
     @torch.no_grad()
     def set_statistics(self, *, actions: Tensor, proprio: Tensor) -> None:
@@ -128,10 +126,6 @@ class ActionHead(nn.Module):
         keypose = self.aimed(goal_features(place, hand=hand))
         return [self.views.tokens(levels[-1], count=count), keypose[:, None]], heat
 
-    def denoise(self, noisy: Tensor, *, level: Tensor, context: Tensor) -> Tensor:
-        """The clean normalised chunks [b d h a] that `noisy` ones at noise level [b d] (1 = pure noise) look like."""
-        return self.decoder(noisy, level=level, context=context)
-
     @torch.no_grad()
     def act(
         self,
@@ -158,30 +152,22 @@ class ActionHead(nn.Module):
             ShapeError: the number of views, or of tasks or seeds, is not right.
         """
         batch = views.batch_shape[:-1]
-        if views.batch_shape[-1] not in (self.config.num_views, 2 * self.config.num_views):
-            raise ShapeError(
-                "wrong number of views",
-                field="views",
-                found=views.batch_shape[-1],
-                expected=f"{self.config.num_views} or twice that",
-            )
+        found, num = views.batch_shape[-1], self.config.num_views
+        if found not in (num, 2 * num):
+            raise ShapeError("wrong number of views", field="views", found=found, expected=f"{num} or twice that")
         check(proprio=(proprio, "*b p"), viewmats=(views.cameras.viewmats, "*b v 4 4"))
         views = views.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]))
         proprio = proprio.reshape(-1, proprio.shape[-1]).to(views.rgb)
         features = None if features is None else features.reshape(-1, *features.shape[-2:])
-        count = proprio.shape[0]
-        tasks = _one_each(task, count, name="task")
+        tasks, seeds = (_one_each(x, len(proprio), name=name) for name, x in (("task", task), ("seed", seed)))
         rows = torch.tensor([task_row(t, num_tasks=self.config.num_tasks) for t in tasks], device=proprio.device)
         goal = None if goal is None else goal.reshape(-1, 3)
         context, _ = self.encode(views, features=features, proprio=proprio, task_rows=rows, goal=goal)
-        noise = self._noise(_one_each(seed, count, name="seed")).to(proprio)
-        actions = sample_chunk(self, noise, context=context) * self.action_std + self.action_mean
-        return actions.reshape(*batch, *actions.shape[1:])
-
-    def _noise(self, seeds: Sequence[int]) -> Tensor:
-        """One draw a seed, made on the CPU so that it is the same on every device: [b h a]."""
+        # Drawn on the CPU, so that a seed means the same on every device.
         shape = (self.config.chunk, self.config.action_dim)
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        actions = sample_chunk(self, torch.stack(noise).to(proprio), context=context)
+        return (actions * self.action_std + self.action_mean).reshape(*batch, *actions.shape[1:])
 
 
 def _one_each(value, count: int, *, name: str) -> list:
@@ -199,7 +185,7 @@ def sample_chunk(head: ActionHead, noise: Tensor, *, context: Tensor) -> Tensor:
     x, steps = noise[:, None], head.config.sampler_steps  # [b 1 h a]
     levels = torch.linspace(1, 0, steps + 1)
     for now, then in itertools.pairwise(levels):
-        clean = head.denoise(x, level=now.to(x).expand(x.shape[:2]), context=context)
+        clean = head.decoder(x, level=now.to(x).expand(x.shape[:2]), context=context)
         x = clean + (then / now) * (x - clean)
     return x[:, 0]
 
@@ -216,13 +202,10 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
         heads with a keypose heat map, aim (its loss, nats).
     Source: Lipman et al. (2023); x-prediction as in Salimans and Ho (2022), whose error at every level is bounded.
     """
+    features, hand, goal = batch.get("features"), batch.get("hand"), batch.get("goal")
+    proprio, rows = batch["proprio"], batch["task_rows"]
     context, heat = head.encode(
-        batch["views"],
-        features=batch.get("features"),
-        proprio=batch["proprio"],
-        task_rows=batch["task_rows"],
-        hand=batch.get("hand"),
-        goal=batch.get("goal"),
+        batch["views"], features=features, proprio=proprio, task_rows=rows, hand=hand, goal=goal
     )
     clean = ((batch["actions"] - head.action_mean) / head.action_std)[:, None]  # [b 1 h a]
     clean = clean.expand(-1, num_draws, -1, -1)  # [b d h a]
@@ -230,7 +213,7 @@ def head_loss(head: ActionHead, batch: dict, *, num_draws: int = 4) -> tuple[Ten
     # Near pure noise the answer must come from the views, so those levels are drawn more often.
     level = 1 - torch.rand(clean.shape[:2], device=clean.device) ** 1.5
     noisy = torch.lerp(clean, torch.randn_like(clean), level[..., None, None])
-    error = head.denoise(noisy, level=level, context=context) - clean
+    error = head.decoder(noisy, level=level, context=context) - clean
     size = torch.where(error.abs() < HUBER, error.square() / (2 * HUBER), error.abs() - HUBER / 2)
     mean = lambda x: (x * weight).sum() / weight.sum().clamp_min(1)
     metrics = {"error": mean(error.detach().abs())}
@@ -257,7 +240,7 @@ class ChunkDecoder(nn.Module):
         self.leave = zero_(nn.Linear(width, config.action_dim))
 
     def forward(self, noisy: Tensor, *, level: Tensor, context: Tensor) -> Tensor:
-        """Clean chunks [b d h a] of noisy ones [b d h a], noise level [b d], context [b s c]."""
+        """Clean normalised chunks [b d h a] of noisy ones, noise level [b d] (1 = pure noise), context [b s c]."""
         draws, chunk = noisy.shape[1:3]
         condition = self.level(sinusoidal_embedding(level, self.width))  # [b d c]
         condition = condition.repeat_interleave(chunk, 1)  # [b d*h c]

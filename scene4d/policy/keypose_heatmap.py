@@ -29,13 +29,13 @@ LEAST_VARIANCE = 0.5
 
 
 class KeyposeHeatmap(nn.Module):
-    """Levels of a strided stem, finest first -> one heat map a view, as fine as the finest level."""
+    """Levels of a strided stem, finest first -> one heat map a view, as fine as the finest level.
+
+    Args:
+        channels: of the levels, finest first. num_tasks: rows of the task table.
+    """
 
     def __init__(self, channels: Sequence[int], *, num_tasks: int) -> None:
-        """
-        Args:
-            channels: of the levels, finest first. num_tasks: rows of the task table.
-        """
         super().__init__()
         self.task = nn.Embedding(num_tasks, channels[-1])
         pairs = zip(channels[1:], channels[:-1], strict=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.policy.virtual_cameras import NO_OFFSET, CameraOffset, concat_views, render_views
+from scene4d.policy.virtual_cameras import NO_OFFSET, CameraOffset, render_views
 from scene4d.robot.actions import resting_action
 from scene4d.robot.slots import hand_position
 from scene4d.robot.spec import RobotSpec
@@ -46,6 +46,12 @@ class ObservationBuilder:
 
     The forecast assumes that the last action is repeated: that needs no plan, so it is the same in training and at run
     time.
+
+    Args:
+        make_stream: makes an empty scene memory.
+        robot, task: for the world model; the task may be changed between views.
+        world_model: forecasts; None = views of now only. horizon: steps ahead of the forecast.
+        view_size: pixels a side. num_past: past actions that the world model gets.
     """
 
     def __init__(
@@ -59,15 +65,6 @@ class ObservationBuilder:
         horizon: int = 8,
         num_past: int = 8,
     ) -> None:
-        """
-        Args:
-            make_stream: makes an empty scene memory.
-            robot, task: for the world model; the task may be changed between views.
-            world_model: forecasts; None = views of now only.
-            view_size: pixels a side.
-            horizon: steps ahead of the forecast.
-            num_past: past actions that the world model gets.
-        """
         self.robot, self.task, self.world_model = robot, task, world_model
         self.view_size, self.horizon, self.num_past = view_size, horizon, num_past
         self._make_stream = make_stream
@@ -112,10 +109,8 @@ class ObservationBuilder:
             self._seen = self._observe_instants()
         instants, features = self._seen
         hand = hand_position(self.proprio[-1], self.robot)
-        rendered = [
-            render_views(instant, hand=hand, size=self.view_size, camera_offset=camera_offset) for instant in instants
-        ]
-        return concat_views(rendered), features
+        seen = lambda instant: render_views(instant, hand=hand, size=self.view_size, camera_offset=camera_offset)
+        return Frames.cat([seen(instant) for instant in instants]), features
 
     def _observe_instants(self) -> tuple[list[Gaussians], Tensor | None]:
         """The instants whose views the head gets, and latent features of now."""
@@ -137,13 +132,9 @@ class ObservationBuilder:
 
 
 class CameraObservationBuilder:
-    """What a head without a scene observes: the newest images of the real cameras, as they are."""
+    """What a head without a scene observes: the newest images of the real cameras, `view_size` pixels a side."""
 
     def __init__(self, *, task: str = "", view_size: int = 64) -> None:
-        """
-        Args:
-            view_size: pixels a side that images must have.
-        """
         self.task, self.view_size = task, view_size
         self.reset()
 
@@ -158,12 +149,10 @@ class CameraObservationBuilder:
         Raises:
             ShapeError: images of another size.
         """
-        size = (self.view_size, self.view_size)
-        if (frames.cameras.width, frames.cameras.height) != size:
-            found = (frames.cameras.width, frames.cameras.height)
-            raise ShapeError(
-                "images have another size than the head learned at", field="frames", found=found, expected=size
-            )
+        size, found = (self.view_size, self.view_size), (frames.cameras.width, frames.cameras.height)
+        if found != size:
+            problem = "images have another size than the head learned at"
+            raise ShapeError(problem, field="frames", found=found, expected=size)
         self._frames, self.proprio = frames, [proprio.detach().float()]
 
     def acted(self, actions: Tensor) -> None:

@@ -7,7 +7,6 @@ cameras looked; and as they follow the hand, they show the same picture wherever
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,11 +90,7 @@ def random_camera_offset(generator: torch.Generator) -> CameraOffset:
 
 @torch.no_grad()
 def render_views(
-    gaussians: Gaussians,
-    *,
-    hand: Tensor,
-    size: int = 64,
-    camera_offset: CameraOffset = NO_OFFSET,
+    gaussians: Gaussians, *, hand: Tensor, size: int = 64, camera_offset: CameraOffset = NO_OFFSET
 ) -> Frames:
     """Colour, depth and coverage of a scene from the virtual cameras.
 
@@ -121,15 +116,6 @@ def _about_vertical(angle: Tensor) -> Tensor:
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     rows = [[angle.cos(), -angle.sin(), zero], [angle.sin(), angle.cos(), zero], [zero, zero, one]]
     return torch.stack([torch.stack(row) for row in rows])
-
-
-def concat_views(views: Sequence[Frames]) -> Frames:
-    """Views [v] of several instants as one set, [i*v]."""
-    cameras = views[0].cameras.replace(
-        viewmats=torch.cat([v.cameras.viewmats for v in views]), Ks=torch.cat([v.cameras.Ks for v in views])
-    )
-    rgb, depth, alpha = (torch.cat([getattr(v, name) for v in views]) for name in ("rgb", "depth", "alpha"))
-    return Frames(rgb=rgb, depth=depth, alpha=alpha, cameras=cameras)
 
 
 def points_from_views(views: Frames, hand: Tensor) -> Tensor:

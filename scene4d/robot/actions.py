@@ -10,13 +10,7 @@ from torch import Tensor
 
 from scene4d.geometry.rotation import invert_quat, multiply_quat, normalize_quat, quat_from_rotvec, rotvec_from_quat
 from scene4d.robot.angles import unwrapped, wrapped
-from scene4d.robot.slots import (
-    ACTION_SLOTS,
-    NUM_ACTION_SLOTS,
-    into_slots,
-    proprio_slots,
-    slots_of,
-)
+from scene4d.robot.slots import ACTION_SLOTS, NUM_ACTION_SLOTS, into_slots, proprio_slots, slots_of
 from scene4d.robot.spec import RobotSpec, VectorSpec
 
 TURN_SLOTS = [ACTION_SLOTS.index(name) for name in ("drx", "dry", "drz")]
@@ -113,12 +107,9 @@ def _unwrapped(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:
     if all(dim < 0 for dim in held):
         return actions
     own = torch.cat([proprio, torch.zeros_like(proprio[..., :1])], -1)[..., held]  # [*b a], 0 where not held
-    before = torch.where(
-        torch.tensor(held, device=own.device) < 0, actions if own.dim() == actions.dim() else actions[..., 0, :], own
-    )
-    if own.dim() == actions.dim():
-        return unwrapped(actions[..., None, :], robot.action, start=before)[..., 0, :]
-    return unwrapped(actions, robot.action, start=before)
+    series = actions[..., None, :] if own.dim() == actions.dim() else actions  # of one step each, or of all
+    before = torch.where(torch.tensor(held, device=own.device) < 0, series[..., 0, :], own)
+    return unwrapped(series, robot.action, start=before).reshape(actions.shape)
 
 
 def _named(spec: VectorSpec, axes: tuple[str, ...], *, after: set[str], unit: str) -> list[int]:

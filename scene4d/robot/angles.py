@@ -56,14 +56,11 @@ def unwrapped_to_last(values: Tensor, spec: VectorSpec) -> Tensor:
 
 def wrapped(values: Tensor, spec: VectorSpec) -> Tensor:
     """Orientation angles (roll, pitch, yaw, ...) brought back to within half a turn; joints and others stay."""
-    names = [i for i, name in enumerate(spec.names) if _ORIENTATION.search(name)]
     periods = periods_of(spec, like=values)
-    chosen = [i for i in names if math.isfinite(float(periods[i]))]
+    chosen = [i for i, name in enumerate(spec.names) if _ORIENTATION.search(name) and periods[i].isfinite()]
     if not chosen:
         return values
-    out, period = values.clone(), periods[chosen]
-    inside = values[..., chosen].abs() <= period / 2
-    out[..., chosen] = torch.where(
-        inside, values[..., chosen], torch.remainder(values[..., chosen] + period / 2, period) - period / 2
-    )
+    out, period, old = values.clone(), periods[chosen], values[..., chosen]
+    turned = torch.remainder(old + period / 2, period) - period / 2
+    out[..., chosen] = torch.where(old.abs() <= period / 2, old, turned)
     return out

@@ -51,9 +51,8 @@ def action_bounds(robot: RobotSpec) -> tuple[Tensor, Tensor]:
         supposed = _supposed(spec.names[i], spec.units[i], meaning=robot.meaning.text, seen=seen)
         low, high = (s if given is None else given for given, s in zip(spec.bounds[i], supposed, strict=True))
         if not low <= high:
-            raise ConfigError(
-                "bounds are the wrong way round", field=f"action_spec[{i}]", found=[low, high], expected="low <= high"
-            )
+            problem, field = "bounds are the wrong way round", f"action_spec[{i}]"
+            raise ConfigError(problem, field=field, found=[low, high], expected="low <= high")
         pairs.append((low, high))
     low, high = torch.tensor(pairs, dtype=torch.float32).reshape(width, 2).unbind(-1)
     return low, high

@@ -75,18 +75,11 @@ def shared_layout(
             twice = sorted({str(c) for c in layout if layout.count(c) > 1})
             raise ConfigError("two columns have one name", file=path, field=field, found=twice)
         if layout != first and not union:
-            raise ConfigError(
-                f"has other columns than {paths[0]}",
-                file=path,
-                field=field,
-                found=f"{len(layout)}: {_difference(layout, first)}",
-                expected=f"{len(first)}: {', '.join(map(str, first)) or 'none'}",
-                fix="load them apart, or with WindowConfig(union=True): every window has the columns of all",
-            )
+            more, less = [str(c) for c in layout if c not in first], [str(c) for c in first if c not in layout]
+            parts = [f"has {', '.join(more)}"] * bool(more) + [f"lacks {', '.join(less)}"] * bool(less)
+            found = f"{len(layout)}: {'; '.join(parts) or 'the same in another order'}"
+            expected = f"{len(first)}: {', '.join(map(str, first)) or 'none'}"
+            fix = "load them apart, or with WindowConfig(union=True): every window has the columns of all"
+            problem = f"has other columns than {paths[0]}"
+            raise ConfigError(problem, file=path, field=field, found=found, expected=expected, fix=fix)
     return tuple(dict.fromkeys(c for layout in layouts for c in layout))
-
-
-def _difference(layout: Sequence[Column], first: Sequence[Column]) -> str:
-    more, less = [str(c) for c in layout if c not in first], [str(c) for c in first if c not in layout]
-    parts = [f"has {', '.join(more)}"] * bool(more) + [f"lacks {', '.join(less)}"] * bool(less)
-    return "; ".join(parts) or "the same in another order"

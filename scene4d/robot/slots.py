@@ -88,7 +88,5 @@ def task_embedding(task: str) -> Tensor:
 def _known_name(name: str, names: Sequence[str]) -> str | None:
     """The slot name that a dimension's name means: itself, or its end after a separator ("hand_x" is "x")."""
     low = name.lower()
-    for known in sorted(names, key=len, reverse=True):
-        if low == known or low.endswith((f"_{known}", f".{known}", f" {known}")) or low.startswith(f"{known}_"):
-            return known
-    return None
+    ends = lambda known: low.endswith((f"_{known}", f".{known}", f" {known}")) or low.startswith(f"{known}_")
+    return next((known for known in sorted(names, key=len, reverse=True) if low == known or ends(known)), None)

@@ -106,11 +106,8 @@ class ActionMeaning:
         low = self.text.lower()
         if "absolute" in low:
             return "absolute"
-        return (
-            "relative"
-            if any(word in low for word in ("relative", "delta", "change", "displacement", "velocity"))
-            else ""
-        )
+        steps = ("relative", "delta", "change", "displacement", "velocity")
+        return "relative" if any(word in low for word in steps) else ""
 
     @property
     def names_places(self) -> bool:
@@ -162,9 +159,8 @@ class RobotSpec:
             try:
                 vectors[key] = VectorSpec.from_rows(info.get(f"{key}_spec"), width=width)
             except ConfigError as error:
-                raise ConfigError(
-                    error.problem, file=file, field=f"{key}_{error.field}", found=error.found, expected=error.expected
-                ) from error
+                field, found, expected = f"{key}_{error.field}", error.found, error.expected
+                raise ConfigError(error.problem, file=file, field=field, found=found, expected=expected) from error
         meaning, seconds = str(info.get("action_meaning") or ""), step_seconds or info.get("step_seconds")
         name = str(info.get("robot") or "")
         return cls(vectors["action"], vectors["proprio"], ActionMeaning(meaning), seconds, name)
@@ -199,13 +195,11 @@ class RobotSpec:
 
         What one of the two leaves open is no difference.
         """
-        for key, own, theirs in (
-            ("action_spec", self.action, other.action),
-            ("proprio_spec", self.proprio, other.proprio),
-        ):
+        for key in ("action", "proprio"):
+            own, theirs = getattr(self, key), getattr(other, key)
             found = own.difference(theirs) if own.width and theirs.width else None
             if found is not None:
-                return f"{key}{found[0]}", *found[1:]
+                return f"{key}_spec{found[0]}", *found[1:]
         if self.meaning.difference(other.meaning):
             return "action_meaning", self.meaning.text, other.meaning.text
         if self.name and other.name and self.name != other.name:
@@ -225,10 +219,11 @@ class RobotSpec:
         """
         found = other.difference(self)
         if found is not None:
+            field, theirs, ours = found
+            fix = "take weights that were trained for this robot, or name names and units as they do"
             raise ConfigError(
-                "is of another robot", file=file, field=found[0], frame=frame, found=found[1], expected=found[2],
-                fix="take weights that were trained for this robot, or name names and units as they do",
-            )  # fmt: skip
+                "is of another robot", file=file, field=field, frame=frame, found=theirs, expected=ours, fix=fix
+            )
 
 
 def _bounds(row: Mapping[str, Any], *, index: int) -> Bounds:
@@ -238,7 +233,6 @@ def _bounds(row: Mapping[str, Any], *, index: int) -> Bounds:
         found = [row.get("low"), row.get("high")]
         raise ConfigError("is no number", field=f"spec[{index}]", found=found, expected="numbers") from error
     if (low is not None and high is not None and not low <= high) or any(x is not None and x != x for x in (low, high)):
-        raise ConfigError(
-            "bounds are the wrong way round", field=f"spec[{index}]", found=[low, high], expected="low <= high"
-        )
+        problem, field = "bounds are the wrong way round", f"spec[{index}]"
+        raise ConfigError(problem, field=field, found=[low, high], expected="low <= high")
     return low, high

@@ -2,7 +2,7 @@
 
 import torch
 
-from scene4d.eval.metrics.point_metrics import depth_absrel, flow_epe
+from scene4d.eval.metrics.image_metrics import depth_absrel
 
 
 def test_absrel_counts_what_both_measured():
@@ -11,10 +11,3 @@ def test_absrel_counts_what_both_measured():
     torch.testing.assert_close(depth_absrel(depth, target), torch.tensor([0.1]))
     mask = torch.tensor([[[False, False, True, False]]])
     assert depth_absrel(depth, target, mask=mask).isnan().all()
-
-
-def test_flow_error_is_a_mean_length():
-    target = torch.zeros(2, 3)
-    flow = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
-    torch.testing.assert_close(flow_epe(flow, target), torch.tensor(3.0))
-    torch.testing.assert_close(flow_epe(flow, target, mask=torch.tensor([False, True])), torch.tensor(1.0))

@@ -11,8 +11,7 @@ import torch
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.eval.forecast.checks.diversity import HANDS_APART_M, both_futures_found, forked_pair
 from scene4d.eval.forecast.checks.interval_coverage import FLOOR_M, Calibration, point_variance
-from scene4d.eval.forecast.checks.long_rollout import long_rollout
-from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures
+from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures, long_rollout
 from scene4d.eval.forecast.ground_truth import VisibleRows
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig
 from scene4d.geometry.camera import intrinsics_from_fov, look_at

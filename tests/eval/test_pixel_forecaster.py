@@ -18,7 +18,7 @@ from scene4d.config import dict_from_config
 from scene4d.data.load.stored_episode import StoredEpisode, save_episode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.errors import CheckpointError, ConfigError
-from scene4d.eval.forecast.forecasters.image_forecaster import ImageForecaster
+from scene4d.eval.forecast.forecasters.model_forecaster import ImageForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.models.pixel_transformer.family import PixelsStageConfig, clips_of
 from scene4d.models.pixel_transformer.model import PixelTransformer, resized

@@ -146,8 +146,8 @@ def test_noise_levels_do_not_see_each_other():
     head = awake()
     context = torch.randn(2, 5, SMALL.width)
     noisy, level = torch.randn(2, 3, SMALL.chunk, 4), torch.rand(2, 3)
-    together = head.denoise(noisy, level=level, context=context)
-    alone = head.denoise(noisy[:, 1:2], level=level[:, 1:2], context=context)
+    together = head.decoder(noisy, level=level, context=context)
+    alone = head.decoder(noisy[:, 1:2], level=level[:, 1:2], context=context)
     assert torch.allclose(together[:, 1:2], alone, atol=1e-5)
 
 

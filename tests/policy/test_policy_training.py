@@ -19,7 +19,6 @@ from scene4d.policy.learning.demonstrations import (
     successful_demonstration,
     with_open_gripper,
 )
-from scene4d.policy.learning.label_augment import other_goals
 from scene4d.policy.learning.samples import (
     PolicySamples,
     join_samples,
@@ -28,7 +27,7 @@ from scene4d.policy.learning.samples import (
     save_samples,
     train_policy_samples,
 )
-from scene4d.policy.loss import batch_from_samples, policy_batches, policy_loss, set_head_statistics
+from scene4d.policy.loss import batch_from_samples, other_goals, policy_batches, policy_loss, set_head_statistics
 from scene4d.policy.observation_builder import ObservationBuilder
 from scene4d.policy.virtual_cameras import MAX_TURN
 from scene4d.robot.spec import RobotSpec

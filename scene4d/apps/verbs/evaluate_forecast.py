@@ -15,9 +15,8 @@ from scene4d.errors import ConfigError
 from scene4d.eval.forecast.checks.model_checks import check_codec, check_futures, check_rollout, check_sampling
 from scene4d.eval.forecast.forecast_table import KEYS, printed_table
 from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast, ExactFlow
-from scene4d.eval.forecast.forecasters.image_forecaster import ImageForecaster
 from scene4d.eval.forecast.forecasters.kinematic_robot import KinematicRobotForecaster, RobotWorldModel
-from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.model_forecaster import ImageForecaster, ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast
 from scene4d.eval.metrics.seeds import seed_range

@@ -12,9 +12,8 @@ from scene4d.apps.verbs.options.agents import ActOptions
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
 from scene4d.policy.observation_builder import HeadWorldModel, predicted_instant
-from scene4d.policy.virtual_cameras import concat_views
 from scene4d.robot.slots import hand_position
-from scene4d.types import Task
+from scene4d.types import Frames, Task
 from scene4d.world.capabilities import require
 from scene4d.world.observation import Observation
 
@@ -71,7 +70,7 @@ def _planned(models: Models, start: Observation, *, seed: int, forecast: bool) -
     if forecast:
         world = require(models.world, HeadWorldModel, what="an action head's forecast")
         future, features = predicted_instant(start, world_model=world, horizon=world.spec.horizon)
-        views = concat_views([views, views_for(head.config, future, hand=hand)])
+        views = Frames.cat([views, views_for(head.config, future, hand=hand)])
     actions = chosen_actions(head, start, views=views, proprio=start.proprio[-1], seed=seed, features=features)
     # The numbers are the head's: its weights say what they mean.
     names, units = names_and_units(models.robot.action, width=head.config.action_dim)

@@ -43,9 +43,8 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_frames <= MAX_FRAMES:
-            raise ConfigError(
-                "is no length of an episode", field="max_frames", found=self.max_frames, expected=f"1 to {MAX_FRAMES}"
-            )
+            most, found = f"1 to {MAX_FRAMES}", self.max_frames
+            raise ConfigError("is no length of an episode", field="max_frames", found=found, expected=most)
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,12 @@ def roll_out(
     Raises:
         EnvError: the simulator is not installed or cannot render.
     """
-    config = config if config is not None else RolloutConfig()
-    extra = () if film is None or film in config.cameras else (film,)
-    cameras = (*config.cameras, *extra)
+    config = config or RolloutConfig()
+    cameras = tuple(dict.fromkeys((*config.cameras, film))) if film is not None else config.cameras
+    size, turned_deg = config.size, config.turned_deg
     actions, proprios, video, seconds, touched, success, gave_up = [], [], [], 0.0, 0.0, False, False
     agent.reset()
-    with MetaWorldSim(
-        task, seed=seed, size=config.size, cameras=cameras, segments=False, turned_deg=config.turned_deg
-    ) as sim:
+    with MetaWorldSim(task, seed=seed, size=size, cameras=cameras, segments=False, turned_deg=turned_deg) as sim:
         objects = sim.object_segments
         places = lambda: apply_pose(sim.segment_poses()[objects, None], ARMS.expand(len(objects), -1, -1))  # [o 4 3]
         rest = places()
@@ -99,8 +96,7 @@ def roll_out(
             frames, proprio = sim.observe(), sim.proprio()
             if film is not None:
                 video.append(frames[film])
-            start = time.perf_counter()
-            seen = {name: frames[name] for name in config.cameras}
+            start, seen = time.perf_counter(), {name: frames[name] for name in config.cameras}
             proprios.append(proprio)
             try:
                 action = agent.step(seen, proprio=proprio, task=task, goal=sim.goal)
@@ -132,13 +128,11 @@ def report(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         JSON-ready: success and interval (Wilson, 95 %) over everything, num_rollouts, mean_steps (of successes; None
         without one), agent_hz, and tasks {name: {success, interval, mean_steps, num_rollouts, failures {kind: seeds}}}.
     """
-    by_task: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        by_task.setdefault(rollout.task, []).append(rollout)
+    names = dict.fromkeys(r.task for r in rollouts)
+    tasks = {name: summarise([r for r in rollouts if r.task == name]) for name in names}
     overall = {name: value for name, value in summarise(rollouts).items() if name != "failures"}  # seeds mean a task's
     seconds, steps = sum(r.seconds for r in rollouts), sum(r.num_steps for r in rollouts)
-    hz = round(steps / seconds, 2) if seconds > 0 else None
-    return {**overall, "agent_hz": hz, "tasks": {task: summarise(found) for task, found in by_task.items()}}
+    return {**overall, "agent_hz": round(steps / seconds, 2) if seconds > 0 else None, "tasks": tasks}
 
 
 def paired_success(ours: Sequence[Rollout], other: Sequence[Rollout]) -> dict[str, Any]:

@@ -7,18 +7,9 @@ from typing import Any
 
 CONTROL = "controllability"
 MEASURED = (
-    "psnr",
-    "psnr_moving",
-    "ssim",
-    "flow_epe_moving",
-    "flow_epe_static",
-    "depth_absrel",
-    "chamfer",
-    "chamfer_moving",
-    "psnr_novel",
-    "psnr_unseen",
-    CONTROL,
-)
+    "psnr", "psnr_moving", "ssim", "flow_epe_moving", "flow_epe_static", "depth_absrel", "chamfer", "chamfer_moving",
+    "psnr_novel", "psnr_unseen", CONTROL,
+)  # fmt: skip
 """Measured on every row. PSNR in dB: mean over images of the inputs, over their moving pixels, over the other cameras,
 over what these show that no input had ever seen; flow errors and Chamfer distances (mean distance, both ways, summed)
 of what the inputs see, all of it or its moving pixels, in m; controllability: dB on moving pixels of the true actions
@@ -36,10 +27,7 @@ MIN_GAP_DB = 0.1
 
 
 def forecast_table(
-    scores: Sequence[Mapping[tuple[str, int], Mapping[str, float]]],
-    names: Sequence[str],
-    *,
-    horizons: Sequence[int],
+    scores: Sequence[Mapping[tuple[str, int], Mapping[str, float]]], names: Sequence[str], *, horizons: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """{"1": {metric: of names[0], other name: {metric: value}, ..., median_fill: {psnr_unseen}}, ...} over windows.
 

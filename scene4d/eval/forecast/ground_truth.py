@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from scene4d.gaussians.edit import by_id
 from scene4d.geometry.camera import project, unproject
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.scene import Motion, Scene4D
@@ -34,11 +35,8 @@ def moving_pixels(episode: Episode, camera: str, *, start: int, stop: int, thres
         frames = episode.views[camera][here]
         points = unproject(frames.known_depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)  # [h w 3]
         segments = frames.extras["segments"][..., 0].long()
-        moved = (
-            segment_displacement(episode, points, segments=segments, start=here, stop=there).norm(dim=-1) > threshold
-        )
-        moved &= (frames.known_depth > 0) & (segments >= 0)
-        masks.append(moved)
+        moved = segment_displacement(episode, points, segments=segments, start=here, stop=there).norm(dim=-1)
+        masks.append((moved > threshold) & (frames.known_depth > 0) & (segments >= 0))
     return torch.stack(masks).any(0)
 
 
@@ -97,6 +95,15 @@ class VisibleRows:
     ids: Tensor
     points: Tensor
     segments: Tensor
+
+    def true_displacement(self, episode: Episode, *, start: int, stop: int) -> Tensor:
+        """Exact displacement [r 3] m from frame `start`, at which they were seen, to `stop`."""
+        return segment_displacement(episode, self.points, segments=self.segments, start=start, stop=stop)
+
+    def predicted_displacement(self, scene: Scene4D, step: int) -> Tensor:
+        """Displacement [r 3] m in a scene from its first time to `scene.times[step]`; 0 for rows that it has not."""
+        flow, valid = scene.flow(float(scene.times[0]), float(scene.times[step]))
+        return by_id(flow * valid[:, None], scene.base.ids, wanted=self.ids)[0]
 
 
 def visible_rows(

@@ -12,14 +12,7 @@ from torch import Tensor
 
 from scene4d.eval.forecast.forecast_table import CONTROL, MEDIAN_FILL, forecast_table, mean_of_numbers
 from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastMemory, PastStream
-from scene4d.eval.forecast.ground_truth import (
-    VisibleRows,
-    moving_pixels,
-    never_seen_pixels,
-    segment_displacement,
-    visible_rows,
-)
-from scene4d.gaussians.edit import by_id
+from scene4d.eval.forecast.ground_truth import VisibleRows, moving_pixels, never_seen_pixels, visible_rows
 from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import chamfer
 from scene4d.render.losses import psnr, ssim
@@ -129,17 +122,9 @@ def recorded_pairs(
     task: str, config: ForecastEvalConfig, *, record: Callable[..., Episode]
 ) -> Iterator[tuple[Episode, Tensor]]:
     """Every episode of a task with the actions [t a] of the next one, the last with those of the first."""
-    episodes = (
-        record(
-            task,
-            seed=seed,
-            noise=config.noise[seed % len(config.noise)],
-            num_frames=max(config.starts) + max(config.horizons) + 1,
-            size=(config.size, config.size),
-            cameras=(*config.inputs, *config.novel),
-        )
-        for seed in config.seeds
-    )
+    num, size = max(config.starts) + max(config.horizons) + 1, (config.size, config.size)
+    cameras, noise = (*config.inputs, *config.novel), lambda seed: config.noise[seed % len(config.noise)]
+    episodes = (record(task, seed=s, noise=noise(s), num_frames=num, size=size, cameras=cameras) for s in config.seeds)
     previous = next(episodes, None)
     if previous is None:
         return
@@ -212,16 +197,12 @@ def add_controllability(
     cameras = {name: episode.views[name].cameras[start + horizon :][:1] for name in config.inputs}
     truth, others = episode.actions[start : start + horizon], other[begin : begin + horizon]
     question = ForecastQuestion(past, others, cameras=cameras, seed=start, steps=(horizon,))
-    masks = {
-        name: moving_pixels(episode, name, start=start, stop=start + horizon, threshold=config.moving_m)
-        for name in config.inputs
-    }
+    stop = start + horizon
+    mask = lambda name: moving_pixels(episode, name, start=start, stop=stop, threshold=config.moving_m)
+    targets = {name: (episode.views[name].rgb[stop], mask(name)) for name in config.inputs}
     for forecaster in listening if not torch.equal(others, truth) else ():
-        frames, _ = forecaster.forecast(question)
-        shuffled = []
-        for name, image in frames.items():
-            recorded = episode.views[name].rgb[start + horizon]
-            shuffled.append(float(psnr(image.rgb[0].clamp(0, 1), recorded, mask=masks[name])))
+        found = [(image.rgb[0].clamp(0, 1), targets[name]) for name, image in forecaster.forecast(question)[0].items()]
+        shuffled = [float(psnr(rgb, recorded, mask=moving)) for rgb, (recorded, moving) in found]
         row = scores[forecaster.name, horizon]
         row[CONTROL] = row["psnr_moving"] - mean_of_numbers(shuffled)
 
@@ -247,21 +228,19 @@ def targets_at(
     episode: Episode, *, start: int, horizon: int, config: ForecastEvalConfig, known: PastMemory
 ) -> dict[str, Target]:
     """The truth {camera: Target} at start + horizon."""
-    stop, out = start + horizon, {}
-    for name in (*config.inputs, *config.novel):
-        out[name] = Target(episode.views[name][stop], given=name in config.inputs)
-    if episode.segment_poses is None:
-        return out
-    for name in config.inputs:
-        moving = moving_pixels(episode, name, start=start, stop=stop, threshold=config.moving_m)
-        out[name] = dataclasses.replace(out[name], moving=moving)
-    for name in config.novel:
+    stop, names = start + horizon, (*config.inputs, *config.novel)
+    out = {name: Target(episode.views[name][stop], given=name in config.inputs) for name in names}
+    for name, target in out.items() if episode.segment_poses is not None else ():
+        if target.given:
+            moving = moving_pixels(episode, name, start=start, stop=stop, threshold=config.moving_m)
+            out[name] = dataclasses.replace(target, moving=moving)
+            continue
         unseen = never_seen_pixels(episode, name, start=start, stop=stop, inputs=config.inputs)
         if int(unseen.sum()) >= config.min_pixels:
-            last = render(known.memory, out[name].frames.cameras, background=known.background)
+            last = render(known.memory, target.frames.cameras, background=known.background)
             shown = last.rgb[last.known_alpha > 0.5]
             median = shown.median(0).values if len(shown) else known.background
-            out[name] = dataclasses.replace(out[name], unseen=unseen, median=median)
+            out[name] = dataclasses.replace(target, unseen=unseen, median=median)
     return out
 
 
@@ -293,25 +272,16 @@ def image_scores(frames: Mapping[str, Frames], targets: Mapping[str, Target]) ->
 def surface_distance(predicted: Frames, truth: Frames, *, mask: Tensor) -> float:
     """Chamfer distance in m (mean distance to the other surface, both ways, summed) of the surfaces that two images
     [h w] of one camera show at the pixels of `mask`; NaN where either shows none."""
-    sets = []
-    for frames in (predicted, truth):
-        points = unproject(frames.known_depth, frames.cameras.viewmats, Ks=frames.cameras.Ks)
-        sets.append(points[mask & (frames.known_depth > 0)])
-    if not len(sets[0]) or not len(sets[1]):
-        return float("nan")
-    return float(chamfer(sets[0], sets[1], squared=False))
+    points = lambda f: unproject(f.known_depth, f.cameras.viewmats, Ks=f.cameras.Ks)[mask & (f.known_depth > 0)]
+    ours, other = points(predicted), points(truth)
+    return float(chamfer(ours, other, squared=False)) if len(ours) and len(other) else float("nan")
 
 
 def flow_scores(
     scene: Scene4D, rows: VisibleRows, *, episode: Episode, start: int, horizon: int, config: ForecastEvalConfig
 ) -> dict[str, float]:
     """End-point error in m of the scene's flow over `horizon` steps, for visible rows that move and that rest."""
-    truth = segment_displacement(episode, rows.points, segments=rows.segments, start=start, stop=start + horizon)
-    flow, valid = scene.flow(float(scene.times[0]), float(scene.times[horizon]))
-    predicted, _ = by_id(flow * valid[:, None], scene.base.ids, wanted=rows.ids)
-    error = (predicted - truth).norm(dim=-1)
+    truth = rows.true_displacement(episode, start=start, stop=start + horizon)
+    error = (rows.predicted_displacement(scene, horizon) - truth).norm(dim=-1)
     moving = truth.norm(dim=-1) > config.moving_m
-    return {
-        "flow_epe_moving": float(error[moving].mean()) if bool(moving.any()) else float("nan"),
-        "flow_epe_static": float(error[~moving].mean()) if bool((~moving).any()) else float("nan"),
-    }
+    return {"flow_epe_moving": float(error[moving].mean()), "flow_epe_static": float(error[~moving].mean())}

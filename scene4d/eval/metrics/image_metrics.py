@@ -1,4 +1,4 @@
-"""How like two images are: PSNR and SSIM, on the full frame or under a mask, before and after one gain per channel."""
+"""How like two images are: PSNR and SSIM, on the full frame or under a mask, also after one gain a channel; depth."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def channel_gains(image: Tensor, target: Tensor, *, mask: Tensor | None = None) 
     cross = (weights * image * target).sum((-3, -2))
     square = (weights * image * image).sum((-3, -2))
     return torch.where(square > 1e-8, cross / square.clamp_min(1e-8), 1.0)
+
+
+def depth_absrel(depth: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Mean |depth - target| / target [*b] of z-depths [*b h w] where both are measured (> 0); NaN where none are."""
+    check(depth=(depth, "*b h w"), target=(target, "*b h w"), mask=(mask, "*b h w"))
+    both = (depth > 0) & (target > 0) & depth.isfinite() & target.isfinite()
+    if mask is not None:
+        both = both & mask
+    error = torch.where(both, (depth - target).abs() / torch.where(both, target, 1.0), 0.0)
+    return error.sum((-2, -1)) / both.sum((-2, -1))
 
 
 def image_report(image: Tensor, target: Tensor, *, sensor: Tensor | None = None) -> dict[str, float]:

@@ -17,11 +17,10 @@ def check_training_seeds(first: int, num: int, *, field: str) -> None:
         ConfigError: they do.
     """
     if first < HELD_OUT_SEEDS.stop and first + num > HELD_OUT_SEEDS.start:
-        raise ConfigError(
-            "reach into those kept for validation and test", field=field, found=f"{first} to {first + num - 1}",
-            expected=f"none of {HELD_OUT_SEEDS.start} to {HELD_OUT_SEEDS.stop - 1}",
-            fix=f"begin at {HELD_OUT_SEEDS.stop}",
-        )  # fmt: skip
+        found, fix = f"{first} to {first + num - 1}", f"begin at {HELD_OUT_SEEDS.stop}"
+        expected = f"none of {HELD_OUT_SEEDS.start} to {HELD_OUT_SEEDS.stop - 1}"
+        problem = "reach into those kept for validation and test"
+        raise ConfigError(problem, field=field, found=found, expected=expected, fix=fix)
 
 
 def seed_range(seeds: tuple[int, int]) -> range:

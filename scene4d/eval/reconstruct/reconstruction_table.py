@@ -95,32 +95,28 @@ def evaluate_reconstruction(
     results: dict[str, dict[str, Any]] = {}
     for source in sources:
         report = None if progress is None else functools.partial(progress, source.name)
-        evaluation = _SourceEvaluation(source, config=config, rebuild=rebuild, perceptual=perceptual, left_out=left_out)
-        results[source.name] = evaluation.result(report)
+        results[source.name] = _SourceEvaluation(source, config, rebuild, perceptual, left_out).result(report)
     if not results:
         raise ConfigError("names nothing", field="sources", fix="name a folder, or Meta-World tasks with --tasks")
     return {**summary(results), "left_out": left_out}
 
 
+@dataclass
 class _SourceEvaluation:
     """One source: its scenes, its held-out views, every method's figures on them."""
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        config: ReconstructEvalConfig,
-        rebuild: Rebuild,
-        perceptual: Perceptual | None,
-        left_out: dict[str, str],
-    ):
-        self.source, self.config, self.rebuild = source, config, rebuild
-        self.perceptual, self.left_out = perceptual, left_out
+    source: Source
+    config: ReconstructEvalConfig
+    rebuild: Rebuild
+    perceptual: Perceptual | None
+    left_out: dict[str, str]
+
+    def __post_init__(self) -> None:
+        source = self.source
         self.given = source.episode.replace(views={n: source.episode.views[n] for n in source.inputs})
         self.several = len(source.inputs) > 1
         self.seconds, self.frames, self.num_gaussians = 0.0, 0, 0
         self.whole: Scene4D | None = None
-        self._first: Scene4D | None = None
         self._field: TsdfField | None = None
 
     def result(self, progress: Callable[..., None] | None) -> dict[str, Any]:
@@ -154,11 +150,10 @@ class _SourceEvaluation:
         }
 
     def _cases(self, holdout: int | str) -> list[HoldoutCase]:
-        episode = self.given
-        if isinstance(holdout, str):
-            views = {**self.given.views, holdout: self.source.episode.views[holdout]}
-            episode = self.given.replace(views=views)
-        return holdout_cases(episode, holdout=holdout)[:: self.config.view_every if isinstance(holdout, str) else 1]
+        if not isinstance(holdout, str):
+            return holdout_cases(self.given, holdout=holdout)
+        views = {**self.given.views, holdout: self.source.episode.views[holdout]}
+        return holdout_cases(self.given.replace(views=views), holdout=holdout)[:: self.config.view_every]
 
     def _scene(self, holdout: int | str) -> Scene4D:
         """The scene of all inputs, or of the instants that a number leaves."""
@@ -187,7 +182,7 @@ class _SourceEvaluation:
             methods["tsdf"] = self._tsdf
         if self.several and self.config.instants:
             methods["instant"] = lambda case: _render_alone(self._alone(case), case.target.cameras)
-            methods["first"] = lambda case: _render_alone(self._beginning(), case.target.cameras)
+            methods["first"] = lambda case: _render_alone(self._first, case.target.cameras)
         return methods
 
     def _scores(self, case: HoldoutCase, methods: Mapping[str, Draw]) -> dict[str, dict[str, float | None]]:
@@ -201,28 +196,18 @@ class _SourceEvaluation:
             except EnvError as error:
                 self.left_out[method] = error.problem if error.found is None else f"{error.problem}: {error.found}"
                 continue
-            scores[method] = view_scores(
-                rendered, case.target, covered=covered, moving=moving, perceptual=self.perceptual
-            )
+            perceptual = self.perceptual
+            scores[method] = view_scores(rendered, case.target, covered=covered, moving=moving, perceptual=perceptual)
         return scores
 
     def _covering(self, case: HoldoutCase) -> Frames:
         """Frames that could have shown a held-out view's surfaces: those it is rendered from, and some of all times."""
         if not self.several:
             return case.training
-        stacked = self.given.stacked(self.source.inputs).map(lambda x: x.flatten(0, 1)).replace(extras={})
+        stacked = self.given.stacked(self.source.inputs).map(lambda x: x.flatten(0, 1))
         step = max(1, stacked.batch_shape[0] // MAX_COVERING)
-        own = case.training.replace(extras={})
-        some = stacked.map(lambda x: x[::step])
-        return Frames(
-            rgb=torch.cat([own.rgb, some.rgb]),
-            depth=torch.cat([own.known_depth, some.known_depth]),
-            alpha=None,
-            cameras=own.cameras.replace(
-                viewmats=torch.cat([own.cameras.viewmats, some.cameras.viewmats]),
-                Ks=torch.cat([own.cameras.Ks, some.cameras.Ks]),
-            ),
-        )
+        parts = (case.training, stacked.map(lambda x: x[::step]))
+        return Frames.cat([part.replace(extras={}, alpha=None, depth=part.known_depth) for part in parts])
 
     def _tsdf(self, case: HoldoutCase) -> Frames:
         if self.several:
@@ -237,9 +222,9 @@ class _SourceEvaluation:
             index = max(0, index - 1)
         return self._one_instant(index)
 
-    def _beginning(self) -> Scene4D:
-        self._first = self._first or self._one_instant(0)
-        return self._first
+    @functools.cached_property
+    def _first(self) -> Scene4D:
+        return self._one_instant(0)
 
     def _one_instant(self, index: int) -> Scene4D:
         alone = self.given.map(lambda x: x[index : index + 1])
@@ -258,19 +243,18 @@ def summary(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         m: {f"{name}/{view}": s for name, r in results.items() for view, s in r["views"].get(m, {}).items()}
         for m in methods
     }
-    means = {
-        m: {key: mean_of([r["methods"].get(m, {}).get(key) for r in results.values()]) for key in KEYS} for m in methods
-    }
+    means = {m: mean_scores({name: r["methods"].get(m, {}) for name, r in results.items()}, keys=KEYS) for m in methods}
     return {
         "sources": {name: {k: v for k, v in r.items() if k != "views"} for name, r in results.items()},
         "mean": means,
         "paired": paired_tables(pooled, first=OURS, keys=KEYS),
-        "motion": _mean_motion([r["motion"] for r in results.values() if r["motion"]]),
+        "motion": _mean_motion(results),
         "bars": bars(results),
     }
 
 
-def _mean_motion(motions: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _mean_motion(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    motions = [r["motion"] for r in results.values() if r["motion"]]
     if not motions:
         return None
     return {step: {key: mean_of([m[step][key] for m in motions]) for key in motions[0][step]} for step in motions[0]}
@@ -285,7 +269,7 @@ def bars(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
             out[name] = {"value": value, "bar": at_least if at_least is not None else at_most, "met": met}
 
-    motion = _mean_motion([r["motion"] for r in results.values() if r["motion"]]) or {}
+    motion = _mean_motion(results) or {}
     one, far = motion.get("1", {}), motion.get("8", {})
     ask("flow_epe_moving_1_m", one.get("flow_epe_moving"), at_most=0.005)
     ask("flow_epe_static_1_m", one.get("flow_epe_static"), at_most=0.001)
@@ -303,7 +287,6 @@ def bars(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _over_best(result: dict[str, Any], key: str) -> float | None:
     """Ours over the better of `three_nearest` and `lift`."""
-    ours = result["methods"][OURS][key]
-    others = [result["methods"][m][key] for m in ("three_nearest", "lift")]
+    ours, *others = (result["methods"][m][key] for m in (OURS, "three_nearest", "lift"))
     found = [x for x in others if x is not None]
     return None if ours is None or not found else ours - max(found)

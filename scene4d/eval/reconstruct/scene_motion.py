@@ -35,14 +35,6 @@ class MotionEvalConfig:
     """Depth difference in m within which a point counts as seen."""
 
 
-@dataclass(frozen=True)
-class SurfacePoints:
-    """Points [p 3] that cameras see at one instant, and the segments [p] they belong to."""
-
-    points: Tensor
-    segments: Tensor
-
-
 def motion_scores(
     scene: Scene4D, episode: Episode, *, cameras: Sequence[str], config: MotionEvalConfig | None = None
 ) -> dict[str, dict[str, Any]]:
@@ -64,19 +56,16 @@ def motion_scores(
     config = config or MotionEvalConfig()
     if episode.segment_poses is None or any("segments" not in episode.views[n].extras for n in cameras):
         raise DataFormatError("has no exact motion", field="segment_poses", fix="record with scene4d record")
-    count = len(episode.times)
-    table: dict[str, dict[str, Any]] = {}
-    for step in config.steps:
-        parts = [
-            _scores_at(scene, episode, start=t, stop=t + step, cameras=cameras, config=config)
-            for t in range(0, count - step, config.start_every)
-        ]
-        table[str(step)] = _pooled(parts)
-    return table
+    at = lambda t, step: _scores_at(scene, episode, start=t, stop=t + step, cameras=cameras, config=config)
+    starts = lambda step: range(0, len(episode.times) - step, config.start_every)
+    return {str(step): _pooled([at(t, step) for t in starts(step)]) for step in config.steps}
 
 
-def surface_points(episode: Episode, *, cameras: Sequence[str], index: int, stride: int) -> SurfacePoints:
-    """Every `stride`-th pixel of rows and columns that has a depth and a segment, of all `cameras` at frame `index`."""
+def surface_points(episode: Episode, *, cameras: Sequence[str], index: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Points [p 3] that `cameras` see at frame `index`, and the segments [p] they belong to.
+
+    Every `stride`-th pixel of rows and columns counts that has a depth and a segment.
+    """
     points, segments = [], []
     for name in cameras:
         frames = episode.views[name][index]
@@ -87,7 +76,7 @@ def surface_points(episode: Episode, *, cameras: Sequence[str], index: int, stri
         keep &= (frames.known_depth > 0) & (under >= 0)
         points.append(places[keep])
         segments.append(under[keep])
-    return SurfacePoints(torch.cat(points), torch.cat(segments))
+    return torch.cat(points), torch.cat(segments)
 
 
 def seen_by(episode: Episode, points: Tensor, *, cameras: Sequence[str], index: int, tolerance: float) -> Tensor:
@@ -104,23 +93,22 @@ def _scores_at(
     scene: Scene4D, episode: Episode, *, start: int, stop: int, cameras: Sequence[str], config: MotionEvalConfig
 ) -> dict[str, tuple[float, int]]:
     """{figure: (sum over points, number of points)} of one pair of frames."""
-    surface = surface_points(episode, cameras=cameras, index=start, stride=config.stride)
-    truth = segment_displacement(episode, surface.points, segments=surface.segments, start=start, stop=stop)
+    points, segments = surface_points(episode, cameras=cameras, index=start, stride=config.stride)
+    truth = segment_displacement(episode, points, segments=segments, start=start, stop=stop)
     begin, end = float(episode.times[start]), float(episode.times[stop])
     now = scene.at(begin)
     rows = ((now.opacities > 0) & (now.ids >= 0)).nonzero()[:, 0]
     flow, valid = scene.flow(begin, end)
-    if len(rows) == 0 or len(surface.points) == 0:
+    if len(rows) == 0 or len(points) == 0:
         return {}
-    distance, index = nearest(now.means[rows], surface.points, num=1)
+    distance, index = nearest(now.means[rows], points, num=1)
     row = rows[index[:, 0]]
     shown = distance[:, 0] < config.reach_m
     exists = shown & valid[row]
     error = (torch.where(exists[:, None], flow[row], 0.0) - truth).norm(dim=-1)
     moving = truth.norm(dim=-1) > config.moving_m
-    place = now.means[row] + flow[row]
-    gone = surface.points + truth
-    kept = exists & ((place - gone).norm(dim=-1) < config.reach_m)
+    gone = points + truth
+    kept = exists & ((now.means[row] + flow[row] - gone).norm(dim=-1) < config.reach_m)
     still_seen = seen_by(episode, gone, cameras=cameras, index=stop, tolerance=config.visible_m)
     total = lambda x, mask: (float(x[mask].sum()), int(mask.sum()))
     return {
@@ -136,8 +124,7 @@ def _scores_at(
 def _pooled(parts: Sequence[dict[str, tuple[float, int]]]) -> dict[str, Any]:
     """Means over all points of all pairs of frames."""
     table: dict[str, Any] = {}
-    names = ("flow_epe_moving", "flow_epe_static", "rest_epe_moving", "identity", "identity_moving", "shown")
-    for name in names:
+    for name in ("flow_epe_moving", "flow_epe_static", "rest_epe_moving", "identity", "identity_moving", "shown"):
         sums = [part[name] for part in parts if name in part]
         number = sum(n for _, n in sums)
         table[name] = sum(s for s, _ in sums) / number if number else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import ConfigError
-from scene4d.eval.metrics.image_metrics import image_report
-from scene4d.eval.metrics.paired import mean_of
-from scene4d.eval.metrics.point_metrics import depth_absrel
+from scene4d.eval.metrics.image_metrics import depth_absrel, image_report
+from scene4d.eval.metrics.paired import mean_scores
 from scene4d.eval.surface_render import render_surface_depth
 from scene4d.geometry.camera import invert_rigid, unproject
 from scene4d.lift.rgbd.depth_images import (
@@ -43,9 +42,8 @@ def split_frames(num_frames: int, *, every: int) -> tuple[list[int], list[int]]:
     held_out = list(range(every - 1, num_frames, every)) if every > 1 else []
     training = [i for i in range(num_frames) if i not in set(held_out)]
     if not held_out or len(training) < 2:
-        raise ConfigError(
-            "cannot hold out", field="holdout", found=every, expected=f"2..{num_frames} for {num_frames} frames"
-        )
+        expected = f"2..{num_frames} for {num_frames} frames"
+        raise ConfigError("cannot hold out", field="holdout", found=every, expected=expected)
     return training, held_out
 
 
@@ -126,9 +124,8 @@ def holdout_cases(episode: Episode, *, holdout: int | str) -> list[HoldoutCase]:
     count = episode.batch_shape[0]
     if isinstance(holdout, str):
         if holdout not in episode.views or not [n for n in names if n != holdout]:
-            raise ConfigError(
-                "cannot hold out", field="holdout", found=holdout, expected=f"one of {list(episode.views)}"
-            )
+            expected = f"one of {list(episode.views)}"
+            raise ConfigError("cannot hold out", field="holdout", found=holdout, expected=expected)
         others = episode.stacked([n for n in names if n != holdout])
         target = episode.views[holdout]
         return [HoldoutCase(f"{holdout}/{i:06d}", float(episode.times[i]), target[i], others[i]) for i in range(count)]
@@ -137,10 +134,8 @@ def holdout_cases(episode: Episode, *, holdout: int | str) -> list[HoldoutCase]:
     cases = []
     for i in held_out:
         near = training if len(names) == 1 else sorted(training, key=lambda k: (abs(k - i), k))[:2]
-        frames = stacked[torch.tensor(near)].map(lambda x: x.flatten(0, 1))
-        cases += [
-            HoldoutCase(f"{n}/{i:06d}", float(episode.times[i]), stacked[i, v], frames) for v, n in enumerate(names)
-        ]
+        frames, time = stacked[torch.tensor(near)].map(lambda x: x.flatten(0, 1)), float(episode.times[i])
+        cases += [HoldoutCase(f"{n}/{i:06d}", time, stacked[i, v], frames) for v, n in enumerate(names)]
     return cases
 
 
@@ -177,25 +172,17 @@ def holdout_report(
                 rows[method][case.name] = view_report(frames, case.target)
             if progress is not None:
                 progress(done + 1, len(cases))
-    tables = {method: _mean_report(views) for method, views in rows.items()}
+    tables = {method: {**mean_scores(views, keys=KEYS), "views": views} for method, views in rows.items()}
     return {"holdout": tables["holdout"], "baseline": {name: tables[name] for name in peers}}
 
 
 def view_report(frames: Frames, target: Frames) -> dict[str, float | None]:
     """The five figures of one rendered view [] against what the camera recorded there."""
     sensor = None if target.depth is None else valid_pixels(target)
-    report: dict[str, float | None] = dict.fromkeys(KEYS)
     if sensor is not None and not sensor.any():
         sensor = None
-    report.update(image_report(frames.rgb, target.rgb, sensor=sensor))
+    report: dict[str, float | None] = {**dict.fromkeys(KEYS), **image_report(frames.rgb, target.rgb, sensor=sensor)}
     if sensor is not None:
         error = float(depth_absrel(frames.known_depth, target.known_depth, mask=sensor))
         report["depth_absrel"] = error if math.isfinite(error) else None
     return report
-
-
-def _mean_report(views: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for key in KEYS:
-        table[key] = mean_of([view[key] for view in views.values()])
-    return {**table, "views": {name: dict(v) for name, v in views.items()}}

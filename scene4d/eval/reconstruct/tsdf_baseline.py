@@ -32,14 +32,8 @@ class TsdfField:
         views = flat_views(frames)
         self.voxel = voxel or pixel_width(views)
         self.max_depth = float(views.known_depth.max()) + 1
-        self._grid = self._o3d.t.geometry.VoxelBlockGrid(
-            ("tsdf", "weight", "color"),
-            (core.float32, core.float32, core.float32),
-            ((1), (1), (3)),
-            self.voxel,
-            BLOCK,
-            NUM_BLOCKS,
-        )
+        grid, names, kinds = self._o3d.t.geometry.VoxelBlockGrid, ("tsdf", "weight", "color"), (core.float32,) * 3
+        self._grid = grid(names, kinds, ((1), (1), (3)), self.voxel, BLOCK, NUM_BLOCKS)
         for i in range(views.batch_shape[0]):
             self._integrate(views[i])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,18 +35,11 @@ def parts(model: GaussianWorldModel) -> dict[str, nn.Module]:
 def stages(run: TrainingRun) -> list[Stage]:
     """The autoencoder, then the world model on its tokens."""
     settings: GaussianFlowSettings = run.settings
-    anchors = settings.dynamics.model.anchors
-
-    def vae(folder: Path) -> dict[str, Any]:
-        return train_vae(run, run.fresh(seed=settings.vae.train.seed), folder=folder)
-
-    def dynamics(folder: Path) -> dict[str, Any]:
-        return train_dynamics(run, run.fresh(seed=settings.dynamics.train.seed), folder=folder)
-
-    return [
-        Stage("vae", [settings.vae, anchors, run.threads, run.start_digest], vae),
-        Stage("dynamics", [settings.dynamics, run.threads], dynamics),
-    ]
+    vae, dynamics = settings.vae, settings.dynamics
+    train_codec = lambda folder: train_vae(run, run.fresh(seed=vae.train.seed), folder=folder)
+    train = lambda folder: train_dynamics(run, run.fresh(seed=dynamics.train.seed), folder=folder)
+    key = [vae, dynamics.model.anchors, run.threads, run.start_digest]
+    return [Stage("vae", key, train_codec), Stage("dynamics", [dynamics, run.threads], train)]
 
 
 FAMILY = Family(

@@ -38,10 +38,7 @@ class LossConfig:
 
 
 def loss(
-    model: GaussianWorldModel,
-    batch: TokenWindows,
-    *,
-    config: LossConfig = LossConfig(),
+    model: GaussianWorldModel, batch: TokenWindows, *, config: LossConfig = LossConfig()
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scalar loss and metrics of a batch [b]; random levels and noise come from torch's generator."""
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
@@ -68,9 +65,8 @@ def _shaken(scene: SceneTokens, *, spread: float) -> SceneTokens:
         return scene
     gain, apart = 1 + spread * torch.randn_like(scene.past[..., :1]), 0.002 * spread * torch.randn_like(scene.past)
     moved = scene.past.abs().amax(-1, keepdim=True) > 0  # what rests is known to
-    return scene.replace(
-        tokens=scene.tokens + spread * torch.randn_like(scene.tokens), past=(scene.past * gain + apart) * moved
-    )
+    tokens = scene.tokens + spread * torch.randn_like(scene.tokens)
+    return scene.replace(tokens=tokens, past=(scene.past * gain + apart) * moved)
 
 
 def skin_logits(model: GaussianWorldModel, batch: TokenWindows) -> Tensor:

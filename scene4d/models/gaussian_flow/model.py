@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from scene4d.geometry.rotation import motion_about, pose_about
 from scene4d.geometry.sh import rgb_from_sh
-from scene4d.models.flow import seeded_noise
-from scene4d.models.gaussian_flow.motion.motion_sampler import sample_motion
+from scene4d.models.flow import Sampler, sample, seeded_noise
+from scene4d.models.gaussian_flow.free_space import unseen_rows_of
 from scene4d.models.gaussian_flow.networks.action_denoiser import ACTION_STEPS, ActionDenoiser, ActionEvidence
 from scene4d.models.gaussian_flow.networks.completion import Completion
 from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT
 from scene4d.models.gaussian_flow.networks.skin_head import AnchorFeatures, SkinHead
-from scene4d.models.gaussian_flow.scene.decode import decoded_scene
-from scene4d.models.gaussian_flow.scene.free_space import unseen_rows_of
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.models.proprio import ProprioForecast, RobotCondition
 from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchored_state import AnchorPrediction
 from scene4d.models.tokens.latent import Codec
-from scene4d.models.tokens.motion_estimate import MotionEstimate
+from scene4d.models.tokens.motion_estimate import MotionEstimate, moving_anchors
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.robot.actions import action_slots, from_action_slots
 from scene4d.robot.angles import wrapped
-from scene4d.robot.slots import (
-    NUM_ACTION_SLOTS,
-    proprio_slot_index,
-    proprio_slots,
-)
+from scene4d.robot.slots import NUM_ACTION_SLOTS, proprio_slot_index, proprio_slots
 from scene4d.robot.spec import RobotSpec, VectorSpec
 from scene4d.scene import Scene4D
 from scene4d.world.carry import AnchorMotion
@@ -45,11 +37,11 @@ NO_ROBOT = RobotSpec(VectorSpec.from_rows(None), VectorSpec.from_rows(None))
 """The robot of a model that does not say which one it learned from: nothing is compared with it."""
 ACTION_DRAW = 7_000_003
 """Added to a sample's seed for the draw of its actions."""
-SAMPLER_STEPS = 4
-"""Steps of the sampler, where nobody chose (`with_sampler`)."""
+PART = 8
+"""Samples that the denoiser takes at once on a CPU: what its cache holds, which is half again as fast."""
 
 
-class GaussianWorldModel(AnchorModel):
+class GaussianWorldModel(Sampler, AnchorModel):
     """Forecasts a scene of Gaussians under actions; implements `WorldModel` and most of its powers.
 
     The Gaussians keep their identity and are carried by the rigid motion of anchors; the motion is sampled by a
@@ -68,22 +60,15 @@ class GaussianWorldModel(AnchorModel):
         self, codec: Codec, config: DynamicsConfig | None = None, *, channels: int, robot: RobotSpec = NO_ROBOT
     ):
         config = config or DynamicsConfig()
-        super().__init__(
-            codec, channels=channels, horizon=config.horizon, robot=robot, step_seconds=config.step_seconds
-        )
-        self.config, self.sampler_steps = config, SAMPLER_STEPS
+        horizon, seconds = config.horizon, config.step_seconds
+        super().__init__(codec, channels=channels, horizon=horizon, robot=robot, step_seconds=seconds)
+        self.config = config
         self.proprio = ProprioForecast(config.proprio)
-        self.denoiser = DiT(config.dit, channels=channels, proprio_width=self.proprio.width)
+        self.denoiser = DiT(config.dit, channels=channels, proprio_width=config.proprio.width)
         self.skin = SkinHead(config.skin, channels=channels)
         self.intent = ActionDenoiser(config.intent, channels=channels, horizon=config.horizon)
         self.completion = Completion(config.completion, channels=channels)
         self.register_buffer("log_var_shift", torch.zeros(config.horizon))  # see `calibrate`
-
-    def with_sampler(self, num_steps: int) -> Self:
-        """The same model, its weights shared, with another number of sampler steps; 1 = the network's mean."""
-        other = copy.copy(self)
-        other.sampler_steps = num_steps
-        return other
 
     # ---- observe
 
@@ -97,12 +82,9 @@ class GaussianWorldModel(AnchorModel):
             DataFormatError: there is no scene. GaussianError: nothing in it exists now.
             ConfigError: the observation is of another robot than the model's.
         """
+        anchors, num_past = self.config.anchors, self.config.proprio.num_past
         state, past = GaussianState.observed(
-            observation,
-            codec=self.codec,
-            anchors=self.config.anchors,
-            num_past=self.config.proprio.num_past,
-            spec=self.spec,
+            observation, codec=self.codec, anchors=anchors, num_past=num_past, spec=self.spec
         )
         memory = state.gaussians
         state = state.skinned(self.skin_weights(state, past=past))
@@ -151,20 +133,29 @@ class GaussianWorldModel(AnchorModel):
         actions = self._own_actions(flat, motion=None, num_steps=self.config.horizon, seeds=seeds)
         return unflat(self._predicted(flat, actions, seeds=seeds), lead)
 
+    @torch.no_grad()
     def draw_motion(
         self, noise: Tensor, *, scene: SceneTokens, given: RobotCondition, steps: int
     ) -> tuple[Tensor, MotionEstimate]:
-        """Motion [b h l 6] of the anchors in rad and m from noise of that shape, and what the denoiser says of it."""
-        x, denoised = sample_motion(
-            self.denoiser,
-            noise,
-            scene=scene,
-            given=given,
-            scale=self.scale.scale,
-            thresholds=(self.config.starting_threshold, self.config.moving_threshold),
-            steps=steps,
-        )
-        return self.scale.denormalize(x), denoised
+        """Motion [b h l 6] of the anchors in rad and m from noise of that shape, and what the denoiser says of it.
+
+        What rests has motion 0: see `moving_anchors`.
+        """
+        estimates: list[MotionEstimate] = []
+
+        def clean(x: Tensor, levels: Tensor) -> Tensor:
+            num, scale = PART if x.device.type == "cpu" else len(x), self.scale.scale
+            parts = [slice(i, i + num) for i in range(0, len(x), num)]
+            each = [self.denoiser(x[p], levels[p], scene=scene[p], given=given[p], scale=scale) for p in parts]
+            estimates.append(each[0] if len(each) == 1 else MotionEstimate.cat(each))
+            return estimates[-1].motion
+
+        x = sample(clean, noise, steps=steps)
+        # How sure it is, it says before it has seen its own guess: later steps take that for evidence.
+        estimate = estimates[-1].replace(log_var=estimates[0].log_var, gate=estimates[0].gate)
+        thresholds = self.config.starting_threshold, self.config.moving_threshold
+        moves = moving_anchors(estimate.gate, past=scene.past, thresholds=thresholds)
+        return self.scale.denormalize(x * moves[..., None]), estimate
 
     def _own_actions(
         self, state: GaussianState, *, motion: Tensor | None, num_steps: int, seeds: Sequence[int]
@@ -181,7 +172,9 @@ class GaussianWorldModel(AnchorModel):
 
     def _predicted(self, state: GaussianState, actions: Tensor, *, seeds: Sequence[int]) -> AnchorPrediction:
         """What actions [b h a] do in states [b]."""
-        scene, given, num_steps = self.scene_tokens(state), self.condition_of(state, actions), actions.shape[1]
+        scene, num_steps = self.scene_tokens(state), actions.shape[1]
+        slots = action_slots(actions, state.robot, proprio=state.proprio)
+        given = self.proprio.condition(slots, track=state.track, task=state.task_vector)
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
         noise = seeded_noise(seeds, shape, like=scene.anchors)[:, :num_steps]
@@ -199,16 +192,6 @@ class GaussianWorldModel(AnchorModel):
             done=denoised.outcome[..., 2].sigmoid(),
         )
 
-    # ---- what the networks are given
-
-    def condition_of(self, state: GaussianState, actions: Tensor) -> RobotCondition:
-        """What the denoiser is given of the robot: actions [b h a] in slots and the predicted proprio."""
-        return self.proprio.condition(
-            action_slots(actions, state.robot, proprio=state.proprio),
-            track=state.track,
-            task=state.task_vector,
-        )
-
     # ---- advance and decode
 
     @torch.no_grad()
@@ -221,14 +204,9 @@ class GaussianWorldModel(AnchorModel):
         """Now and the predicted steps: known Gaussians carried, new ones where nobody looked; implements `Decodes`."""
         flat, _, lead = flat_state(state, seeds=(0,))
         new = self.completion(self.scene_tokens(flat)).map(lambda x: x.reshape(*lead, *x.shape[1:]))
-        new = new.replace(opacities=new.opacities * state.unseen_rows)
-        skin = self.completion.skin(
-            state.anchors.shape[-2],
-            num_candidates=state.anchored.skin_index.shape[-1],
-            like=state.anchored.skin_weights,
-        )
-        seconds = state.robot.step_seconds or self.config.step_seconds
-        return decoded_scene(state, prediction.motion, new=new, new_skin=skin, step_seconds=seconds)
+        weights = state.anchored.skin_weights
+        skin = self.completion.skin(state.anchors.shape[-2], num_candidates=weights.shape[-1], like=weights)
+        return state.scene(prediction.motion, new=new, new_skin=skin, step_seconds=self.config.step_seconds)
 
     # ---- powers
 

@@ -67,8 +67,7 @@ def fitted(settings: PixelsStageConfig, windows: Windows) -> Mapping[str, Pixels
 def build(configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any]) -> PixelTransformer:
     """A fresh model for the first cameras that the info of the weights names."""
     config: PixelsConfig = configs["pixels"]
-    names = [str(i) for i in range(config.num_views)]
-    cameras = list(info.get("cameras") or names)[: config.num_views]
+    cameras = list(info.get("cameras") or map(str, range(config.num_views)))[: config.num_views]
     return PixelTransformer(PixelModel(config), cameras=cameras, robot=robot)
 
 
@@ -101,28 +100,20 @@ def train_pixels(run: TrainingRun, folder: Path) -> dict[str, Any]:
             error, copy = mean_error(network, judged)
             trials[f"{lr:g}"] = round(error / copy, 4)
         rate = float(min(trials, key=trials.__getitem__))
-    everything = list(range(len(windows)))
-    network, result = _trained(run, everything, train=_at_rate(settings.train, rate), folder=folder / "run")
+    numbers, train = range(len(windows)), _at_rate(settings.train, rate)
+    network, result = _trained(run, numbers, train=train, folder=folder / "run")
     save_tensors(folder / "pixels.safetensors", network.state_dict(), state={})
-    return {
-        "lr": rate,
-        "trials": trials,
-        "steps": result["steps"],
-        "loss": result["loss"],
-        "copy": result["copy"],
-        "parameters": num_parameters(network),
-    }
+    kept = {key: result[key] for key in ("steps", "loss", "copy")}
+    return {"lr": rate, "trials": trials, **kept, "parameters": num_parameters(network)}
 
 
 def clips_of(windows: Windows, numbers: Sequence[int], *, config: PixelsConfig) -> Clip:
     """The windows `numbers` as the network gets them, [b], with their futures."""
-    rows = []
+    rows, cameras = [], windows.cameras[: config.num_views]
     for number in numbers:
         episode, t = windows.moment(int(number))
         track = track_of(episode.actions[:t], episode.proprio[: t + 1], num_past=config.num_past_actions)
-        cameras = windows.cameras[: config.num_views]
-        start, stop = t + 1 - config.num_past, t + 1 + config.horizon
-        frames = episode.read(start, stop, cameras=cameras).stacked()
+        frames = episode.read(t + 1 - config.num_past, t + 1 + config.horizon, cameras=cameras).stacked()
         rows.append(
             Clip(
                 pictures=frames.rgb[: config.num_past],
@@ -148,7 +139,7 @@ def _trained(
     windows, network = run.windows(), run.fresh(seed=train.seed).network
     read = lambda some: clips_of(windows, some.tolist(), config=network.config)
     batches = ShuffledBatches(read, numbers, batch_size=run.settings.batch_size, seed=train.seed)
-    set_scale(network, [read(torch.tensor(numbers[:: max(1, len(numbers) // 64)]))])
+    set_scale(network, [clips_of(windows, numbers[:: max(1, len(numbers) // 64)], config=network.config)])
 
     def step_loss(clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         like = network.residual(clip)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scene4d.models.flow import noised
 from scene4d.models.pixel_transformer.network import Clip, PixelModel
 
 HIDDEN_STATE = 0.2
@@ -27,10 +28,8 @@ def loss(model: PixelModel, clip: Clip, *, levels: Tensor, noise: Tensor) -> tup
     """
     clip = clip.replace(known=clip.known * (torch.rand(len(levels), device=levels.device) >= HIDDEN_STATE))
     target = model.residual(clip)  # [b h l c]
-    share = levels[:, None, None, None]
-    clean = model((1 - share) * noise + share * target, levels, clip=clip)
-    error = (clean - target).square().mean()
-    return error, {"copy": target.square().mean()}
+    clean = model(noised(target, noise, levels=levels), levels, clip=clip)
+    return (clean - target).square().mean(), {"copy": target.square().mean()}
 
 
 @torch.no_grad()

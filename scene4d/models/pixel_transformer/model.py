@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from scene4d.errors import DataFormatError
-from scene4d.models.flow import seeded_noise
-from scene4d.models.pixel_transformer.network import Clip, PixelModel, PixelsConfig
+from scene4d.models.flow import Sampler, seeded_noise
+from scene4d.models.pixel_transformer.network import Clip, PixelModel
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import track_of
 from scene4d.world.contract import Prediction, State, WorldModelSpec
@@ -22,8 +20,6 @@ from scene4d.world.observation import Observation
 
 STEP_SECONDS = 0.025
 """Seconds of a step where the robot's spec does not say."""
-SAMPLER_STEPS = 4
-"""Steps of the sampler, where nobody chose (`with_sampler`)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class PixelPrediction(Prediction):
     pictures: Tensor
 
 
-class PixelTransformer(nn.Module):
+class PixelTransformer(Sampler, nn.Module):
     """Predicts what each picture changes by; implements `WorldModel`, `Renders` and `Samples`.
 
     Pictures of another size than the model's are shrunk for it, and what it adds is enlarged.
@@ -61,24 +57,13 @@ class PixelTransformer(nn.Module):
 
     def __init__(self, network: PixelModel, *, cameras: Sequence[str], robot: RobotSpec):
         super().__init__()
-        self.network, self.cameras, self.robot = network, tuple(cameras), robot
-        self.sampler_steps = SAMPLER_STEPS
-
-    @property
-    def config(self) -> PixelsConfig:
-        """Sizes of the network."""
-        return self.network.config
+        self.network, self.config = network, network.config
+        self.cameras, self.robot = tuple(cameras), robot
 
     @property
     def spec(self) -> WorldModelSpec:
         """Horizon, step and robot."""
         return WorldModelSpec(self.config.horizon, self.robot.step_seconds or STEP_SECONDS, self.robot)
-
-    def with_sampler(self, num_steps: int) -> Self:
-        """The same model, its weights shared, with another number of sampler steps."""
-        other = copy.copy(self)
-        other.sampler_steps = num_steps
-        return other
 
     @torch.no_grad()
     def observe(self, observation: Observation, *, state: PixelState | None = None) -> PixelState:
@@ -88,7 +73,7 @@ class PixelTransformer(nn.Module):
             DataFormatError: pictures of a camera are missing. ConfigError: of another robot than the model's.
         """
         robot = self.spec.robot_of(observation)
-        frames, c = observation.frames or {}, self.config
+        frames, task, c = observation.frames or {}, observation.task.text, self.config
         missing = [name for name in self.cameras if name not in frames]
         if missing:
             raise DataFormatError("has no pictures", field="observation.frames", found=list(frames), expected=missing)
@@ -106,7 +91,7 @@ class PixelTransformer(nn.Module):
             past_actions=track.actions,
             past_proprio=track.proprio,
             known=torch.ones(()),
-            task=torch.tensor(self.network.task_number(observation.task.text)),
+            task=torch.tensor(c.tasks.index(task) + 1 if task in c.tasks else 0),
         )
 
     @torch.no_grad()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from scene4d.errors import ConfigError, ShapeError
-from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, sinusoidal_embedding, zero_
-from scene4d.models.flow import sample
+from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, zero_
+from scene4d.models.flow import sample, step_features
 from scene4d.tensor_struct import TensorStruct, shapes
 
 
@@ -145,10 +145,6 @@ class PixelModel(nn.Module):
         places = torch.cartesian_prod(torch.arange(c.num_views, dtype=torch.float32), axis, axis)
         self.register_buffer("places", places[:, [1, 2, 0]], persistent=False)  # [l 3] row, column, view
 
-    def task_number(self, task: str) -> int:
-        """The number of a task in `Clip.task`."""
-        return self.config.tasks.index(task) + 1 if task in self.config.tasks else 0
-
     def residual(self, clip: Clip) -> Tensor:
         """The target [b h l c]: future less now, in units of its spread at each step."""
         added = clip.known_future - clip.pictures[:, -1:]
@@ -177,20 +173,11 @@ class PixelModel(nn.Module):
 
     def _robot_features(self, levels: Tensor, clip: Clip) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, task, level, number."""
-        num_steps = clip.actions.shape[1]
-        actions = torch.cat([clip.past_actions[:, -1:], clip.actions], 1)  # [b 1+h a]
-        total = torch.cat([torch.zeros_like(actions[:, :1]), clip.actions.cumsum(1)], 1) / 4
-        level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
-        level = sinusoidal_embedding(level, 32, shortest=0.05, longest=4.0)
-        number = torch.arange(num_steps + 1.0, device=levels.device)
-        number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
-        known = clip.known[:, None].to(levels)
-        now = clip.past_proprio[:, -1:]
+        led, steps = step_features(levels, clip.actions, last_action=clip.past_actions[:, -1])
+        known, now = clip.known[:, None].to(levels), clip.past_proprio[:, -1:]
         moved = 20 * (clip.past_proprio[:, :-1] - now).flatten(1)
-        fixed = torch.cat(
-            [clip.past_actions.flatten(1), moved * known, now[:, 0] * known, known, self.task(clip.task)], -1
-        )
-        return torch.cat([actions, total, fixed[:, None].expand(-1, num_steps + 1, -1), level, number], -1)
+        parts = [clip.past_actions.flatten(1), moved * known, now[:, 0] * known, known, self.task(clip.task)]
+        return torch.cat([led, torch.cat(parts, -1)[:, None].expand(-1, led.shape[1], -1), steps], -1)
 
     @torch.no_grad()
     def draw(self, clip: Clip, *, noise: Tensor, steps: int) -> Tensor:

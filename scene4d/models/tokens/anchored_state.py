@@ -66,10 +66,8 @@ class AnchoredState(State):
         if observation.scene is None:
             raise DataFormatError("has no scene", field="observation.scene", fix="reconstruct one, or stream it")
         scene = observation.scene
-        if scene.batch_shape:
-            raise ShapeError(
-                "observe takes one scene", field="scene", found=scene.batch_shape, expected="no batch axes"
-            )
+        if found := scene.batch_shape:
+            raise ShapeError("observe takes one scene", field="scene", found=found, expected="no batch axes")
         robot = spec.robot_of(observation)
         memory = memory_of(scene, memory=observation.memory)
         track = track_of(observation.actions, observation.proprio, num_past=num_past)
@@ -123,15 +121,14 @@ class AnchoredState(State):
         Args:
             step_seconds: of a robot that does not say.
         """
-        num_horizon = prediction.num_steps
-        if not 1 <= num_steps <= num_horizon:
-            raise ShapeError("no such step", field="num_steps", found=num_steps, expected=f"1..{num_horizon}")
+        if not 1 <= num_steps <= prediction.num_steps:
+            raise ShapeError("no such step", field="num_steps", found=num_steps, expected=f"1..{prediction.num_steps}")
         poses = torch.cat([self.recent[..., -2:, :, :], prediction.world_from_now], -3)  # [*b 2+h l 7], two till now
         recent = poses[..., num_steps - 1 : num_steps + 2, :, :]  # [*b 3 l 7], now last
         now = recent[..., -1, :, :]
         done = prediction.actions[..., :num_steps, :]
-        proprio = torch.cat([self.past_proprio, self.proprio[..., None, :]], -2)
-        proprio = torch.cat([proprio, prediction.robot_states[..., :num_steps, :]], -2)[..., num_steps:, :]
+        ahead = prediction.robot_states[..., :num_steps, :]
+        proprio = torch.cat([self.past_proprio, self.proprio[..., None, :], ahead], -2)[..., num_steps:, :]
         valid = torch.cat([self.past_valid, torch.ones_like(done[..., 0], dtype=torch.bool)], -1)
         anchors = apply_pose(now, self.anchors)
         recent = torch.stack([compose_pose(pose, invert_pose(now)) for pose in recent.unbind(-3)], -3)
@@ -162,30 +159,24 @@ class AnchoredState(State):
         bases = [state.gaussians.sh.shape[-2] for state in items]
         if len(set(bases)) > 1:
             other = next(i for i, num in enumerate(bases) if num != bases[0])
-            raise ConfigError(
-                "differs between start states", field="sh", frame=other, found=f"{bases[other]} bases",
-                expected=f"{bases[0]} bases", fix="make one simulator for each kind of recording",
-            )  # fmt: skip
+            found, expected = (f"{num} bases" for num in (bases[other], bases[0]))
+            problem, fix = "differs between start states", "make one simulator for each kind of recording"
+            raise ConfigError(problem, field="sh", frame=other, found=found, expected=expected, fix=fix)
         return super().stack(items, dim)
 
 
 def past_poses(past: Tensor) -> Tensor:
     """World-from-rest [3 l 7] at the two steps before now and now (rest = now), from past motion [l 6]."""
-    identity = identity_pose(past.shape[0], like=past)
-    before = torch.cat([identity[..., :4], -past[..., :3]], -1)
-    older = torch.cat([identity[..., :4], -past[..., :3] - past[..., 3:]], -1)
-    return torch.stack([older, before, identity])
+    now = identity_pose(past.shape[0], like=past)
+    shifts = (-past[..., :3] - past[..., 3:], -past[..., :3], now[..., 4:])
+    return torch.stack([torch.cat([now[..., :4], shift], -1) for shift in shifts])
 
 
 def _carried(anchored: AnchoredGaussians, *, recent: Tensor, now: Tensor) -> Gaussians:
-    """The Gaussians [*b n] carried by the motion `now` [*b l 7] of their anchors, with their past flow.
-
-    Args:
-        recent: [*b 3 l 7] poses of the anchors at the last three instants against the last of them, oldest first.
-    """
+    """The Gaussians [*b n] carried by the motion `now` [*b l 7] of their anchors, with their past flow by `recent`."""
     before, was, last = (compose_pose(pose, now) for pose in recent.unbind(-3))
-    moved = anchored.moved(last)
-    places = [anchored.replace(gaussians=anchored.gaussians.replace(extras={})).moved(p).means for p in (before, was)]
+    moved, plain = anchored.moved(last), anchored.replace(gaussians=anchored.gaussians.replace(extras={}))
+    places = [plain.moved(pose).means for pose in (before, was)]
     flow = torch.cat([moved.means - places[1], places[1] - places[0]], -1)
     exists = (anchored.gaussians.ids >= 0)[..., None].to(flow)  # 0 for empty slots
     return moved.replace(extras={**moved.extras, PAST_FLOW: flow * exists})

@@ -63,11 +63,9 @@ def choose_anchors(memory: Gaussians, *, focus: Tensor, config: AnchorConfig) ->
     Starts at the row nearest to the focus, so the order of the rows has no say. Fewer rows than anchors repeat rows.
     """
     features = joint_features(memory, focus=focus, config=config)
-    num_rows = features.shape[0]
     start = int(features[:, :3].norm(dim=-1).argmin())
-    index = farthest_points(features, min(config.num_anchors, num_rows), start=start)
-    if num_rows < config.num_anchors:
-        index = index[torch.arange(config.num_anchors) % num_rows]
+    index = farthest_points(features, min(config.num_anchors, len(features)), start=start)
+    index = index[torch.arange(config.num_anchors) % len(index)]
     _, candidates = nearest(features[index], features, num=config.num_candidates)
     return index, candidates
 
@@ -78,12 +76,11 @@ def anchor_past(memory: Gaussians, anchor_index: Tensor, *, config: AnchorConfig
     Averaging takes the noise off single tracks; rows that move otherwise (the table under a finger) are left out.
     """
     flow = memory.extras[PAST_FLOW]  # [n 6]
-    num = min(config.rows_averaged, flow.shape[0])
-    _, rows = nearest(memory.means, memory.means[anchor_index], num=num)  # [l k]
+    anchors, num = memory.means[anchor_index], min(config.rows_averaged, flow.shape[0])
+    _, rows = nearest(memory.means, anchors, num=num)  # [l k]
     apart = (flow[rows][..., :3] - flow[anchor_index][:, None, :3]).norm(dim=-1)
-    weights = torch.exp(-((apart / 0.004) ** 2)) * torch.exp(
-        -0.5 * ((memory.means[rows] - memory.means[anchor_index][:, None]).norm(dim=-1) / 0.04) ** 2
-    )
+    away = (memory.means[rows] - anchors[:, None]).norm(dim=-1)
+    weights = torch.exp(-((apart / 0.004) ** 2)) * torch.exp(-0.5 * (away / 0.04) ** 2)
     return (weights[..., None] * flow[rows]).sum(-2) / weights.sum(-1, keepdim=True).clamp_min(1e-9)
 
 
@@ -114,7 +111,6 @@ def nearest_skin(anchored: AnchoredGaussians, *, rgb: Tensor, past: Tensor) -> T
 
 def focus_of(memory: Gaussians, proprio: Tensor, *, robot: RobotSpec) -> Tensor:
     """Where detail is wanted [3]: at the hand if the robot's state names its place, else amid the memory."""
-    named = {name.lower()[-1:] for name in robot.proprio.names}
-    if {"x", "y", "z"} <= named:
+    if {"x", "y", "z"} <= {name.lower()[-1:] for name in robot.proprio.names}:
         return proprio_slots(proprio, robot)[:3]
     return memory.means.median(0).values

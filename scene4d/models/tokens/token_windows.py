@@ -85,10 +85,8 @@ def prepare(
     """
     memory, displacement, valid = living_memory(window)
     now = window.past_proprio[-1]
-    track = Track(actions=window.past_actions, proprio=window.past_proprio, valid=window.past_valid)
-    track = track_in_slots(track, robot)
-    focus = focus_of(memory, now, robot=robot)
-    index, candidates = choose_anchors(memory, focus=focus, config=anchors)
+    track = track_in_slots(Track(window.past_actions, window.past_proprio, window.past_valid), robot)
+    index, candidates = choose_anchors(memory, focus=focus_of(memory, now, robot=robot), config=anchors)
     latent, _ = codec.encode(memory, anchors=index)
     segments = memory.extras["segments"][:, 0].long() if "segments" in memory.extras else None
     motion, known = fitted_anchor_motion(memory.means, displacement, anchor_index=index, valid=valid, segments=segments)
@@ -130,18 +128,11 @@ def prepare_all(
     codec: Codec, windows: Windows, *, first: int, anchors: AnchorConfig, num_rows: int
 ) -> list[TokenWindows]:
     """The windows of one episode made ready; the choice of rows hangs on the number `first` of its first window."""
-    return [
-        prepare(
-            codec,
-            windows.window(n, futures=False),
-            anchors=anchors,
-            robot=windows.robot,
-            tasks=windows.tasks,
-            num_rows=num_rows,
-            seed=first + n,
-        )
-        for n in range(len(windows))
-    ]
+    robot, tasks = windows.robot, windows.tasks
+    ready = lambda window, seed: prepare(
+        codec, window, anchors=anchors, robot=robot, tasks=tasks, num_rows=num_rows, seed=seed
+    )
+    return [ready(windows.window(n, futures=False), first + n) for n in range(len(windows))]
 
 
 def is_moving(motion: Tensor) -> Tensor:
@@ -155,9 +146,8 @@ def _choose_rows(
     """Rows [num] for the point loss: half of them moving, a quarter still beside a moving anchor, the rest any."""
     generator = torch.Generator().manual_seed(seed)
     moves = (displacement.norm(dim=-1).amax(0) > 2 * MOVING_M) & valid
-    tempted = moving.any(0)[candidates].any(-1) & ~moves & valid
     rest = valid & ~moves
-    chosen = []
+    tempted, chosen = moving.any(0)[candidates].any(-1) & rest, []
     for mask, share in ((moves, num // 2), (tempted, num // 4), (rest, num)):
         rows = mask.nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=generator)]

@@ -49,11 +49,8 @@ class PolicyDataConfig:
 
     def __post_init__(self) -> None:
         if not self.tasks or min(self.num_demonstrations, self.tries) < 1 or not self.noise:
-            raise ConfigError(
-                "nothing to learn from",
-                field="tasks, num_demonstrations, tries, noise",
-                expected="at least one of each",
-            )
+            field = "tasks, num_demonstrations, tries, noise"
+            raise ConfigError("nothing to learn from", field=field, expected="at least one of each")
 
     @property
     def num_seeds(self) -> int:

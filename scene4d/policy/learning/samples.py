@@ -90,10 +90,8 @@ def _observed(observation: tuple[Frames, Tensor | None], *, head: ActionHeadConf
     views, features = observation
     used = features if features is not None and head.feature_dim else views.rgb.new_zeros(0, 1)
     if len(used) and used.shape[-1] != head.feature_dim:
-        raise ConfigError(
-            "is not the width of the world model's tokens and their places", field="policy.model.feature_dim",
-            found=head.feature_dim, expected=used.shape[-1],
-        )  # fmt: skip
+        problem, field = "is not the width of the world model's tokens and their places", "policy.model.feature_dim"
+        raise ConfigError(problem, field=field, found=head.feature_dim, expected=used.shape[-1])
     return {
         "rgb": (views.rgb * 255).round().to(torch.uint8),
         "depth": views.known_depth.half(),
@@ -106,12 +104,11 @@ def _observed(observation: tuple[Frames, Tensor | None], *, head: ActionHeadConf
 
 def _labels(demonstration: Demonstration, head: ActionHeadConfig) -> dict[str, Tensor]:
     """The rest of the samples [t]: state, goal, and labels."""
-    length = len(demonstration.actions)
+    length, row = len(demonstration.actions), task_row(demonstration.task, num_tasks=head.num_tasks)
     keypose, goal_free = keyposes_ahead(demonstration.labels, hand=demonstration.proprio[:, :3])
     ahead = torch.arange(length)[:, None] + torch.arange(head.chunk)  # [t h]
     # No view shows where an object in the hand is to be brought.
     unseen = demonstration.goal.isfinite().all() & ~goal_free
-    row = task_row(demonstration.task, num_tasks=head.num_tasks)
     return {
         "proprio": demonstration.proprio,
         "goal": demonstration.goal.expand(length, 3),
@@ -156,15 +153,9 @@ def train_policy_samples(
     for task, seed, noise in jobs:
         demonstration = successful_demonstration(task, seed=seed, noise=noise, config=config)
         wins.append(demonstration.success)
-        parts.append(
-            samples_from_demonstration(
-                demonstration,
-                make_builder(task),
-                head=head,
-                num_camera_offsets=config.num_camera_offsets,
-                seed=seed,
-            )
-        )
+        num, builder = config.num_camera_offsets, make_builder(task)
+        part = samples_from_demonstration(demonstration, builder, head=head, num_camera_offsets=num, seed=seed)
+        parts.append(part)
         if progress is not None:
             progress(len(parts), len(jobs), {"success": sum(wins) / len(wins)})
     return PolicySamples.cat(parts), wins
@@ -185,14 +176,13 @@ def load_samples(path: str | Path) -> tuple[PolicySamples, bool]:
     Raises:
         CheckpointError: the file is missing, truncated or holds something else.
     """
-    tensors, state = load_tensors(path)
-    if state.get("kind") == "policy samples" and "success" not in state:
+    (tensors, state), expected = load_tensors(path), "policy samples"
+    kind = state.get("kind")
+    if kind != expected:
+        raise CheckpointError("does not hold policy samples", file=path, field="kind", found=kind, expected=expected)
+    if "success" not in state:
         fix = f"remove {Path(path).parent}: they are made anew"
         raise CheckpointError("was written by an earlier version", file=path, field="success", fix=fix)
-    if state.get("kind") != "policy samples":
-        raise CheckpointError(
-            "does not hold policy samples", file=path, field="kind", found=state.get("kind"), expected="policy samples"
-        )
     if "aim" in tensors:
         tensors["keypose"] = tensors.pop("aim")  # its former name
     return PolicySamples(**tensors), bool(state["success"])

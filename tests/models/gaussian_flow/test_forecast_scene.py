@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene4d.models.gaussian_flow.scene.free_space import unseen_rows_of
+from scene4d.models.gaussian_flow.free_space import unseen_rows_of
 
 
 def model_with_new_matter(small):

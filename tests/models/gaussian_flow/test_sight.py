@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at, unproject
-from scene4d.models.gaussian_flow.scene.free_space import unseen_rows_of
+from scene4d.models.gaussian_flow.free_space import unseen_rows_of
 from scene4d.types import Cameras, Gaussians
 
 

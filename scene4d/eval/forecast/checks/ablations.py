@@ -14,7 +14,7 @@ from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.models.tokens.anchored_state import AnchorPrediction
 from scene4d.scene import Scene4D
-from scene4d.types import Episode, Frames, Gaussians
+from scene4d.types import Episode, Frames
 from scene4d.world.capabilities import Decodes
 from scene4d.world.evaluated import ForecastQuestion
 
@@ -91,12 +91,9 @@ class Regenerated(ModelForecaster):
         """Implements `Forecaster`; there is no scene, for no row outlives its step."""
         state, background = self.state(question.past), self.past_stream.remember(question.past).background
         prediction = self.predicted(state, actions=question.actions, seed=question.seed)
-        instants = (self._decoded(state, prediction.world_from_now[step - 1]) for step in question.ahead)
+        places = [apply_pose(prediction.world_from_now[step - 1], state.anchors) for step in question.ahead]
+        instants = (self.codec.decode(state.latent.replace(anchors=anchors)) for anchors in places)
         return render_instants(instants, question.cameras, background=background), None
-
-    def _decoded(self, state: GaussianState, poses: Tensor) -> Gaussians:
-        """What the tokens show once their anchors have moved by poses [l 7]."""
-        return self.codec.decode(state.latent.replace(anchors=apply_pose(poses, state.anchors)))
 
 
 ABLATIONS = (WithoutMemory, WithoutTransport, WithoutDecoding, Regenerated)

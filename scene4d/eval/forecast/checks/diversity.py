@@ -10,9 +10,8 @@ from torch import Tensor
 
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
-from scene4d.eval.forecast.ground_truth import VisibleRows, segment_displacement, visible_rows
+from scene4d.eval.forecast.ground_truth import VisibleRows, visible_rows
 from scene4d.eval.forecast.window_scores import past_of
-from scene4d.gaussians.edit import by_id
 from scene4d.sim.metaworld import ACTION_SPEC, PROPRIO_SPEC, MetaWorldSim
 from scene4d.types import Episode, Frames
 from scene4d.world.capabilities import Proposes
@@ -83,12 +82,7 @@ def forked_pair(task: str, *, seed: int, fork: int, horizon: int = 8) -> tuple[E
 
 @torch.no_grad()
 def both_futures_found(
-    forecaster: ModelForecaster,
-    branches: Sequence[Episode],
-    *,
-    now: int,
-    horizon: int = 8,
-    num_samples: int = 16,
+    forecaster: ModelForecaster, branches: Sequence[Episode], *, now: int, horizon: int = 8, num_samples: int = 16
 ) -> dict[str, Any]:
     """Sample futures of a past without giving the actions, and look for each of the recorded ones among them.
 
@@ -105,12 +99,12 @@ def both_futures_found(
     past = past_of(branches[0], now, inputs=inputs)
     memory = forecaster.past_stream.remember(past).memory
     rows = visible_rows(memory, branches[0], start=now, inputs=inputs, tolerance=0.02)
-    truths = [_truth(episode, rows, now=now, horizon=horizon) for episode in branches]
+    truths = [rows.true_displacement(episode, start=now, stop=now + horizon) for episode in branches]
     moving = torch.stack([t.norm(dim=-1) > 0.005 for t in truths]).any(0)
     apart = _distance(truths[0][moving], truths[1][moving])
     if not apart > MIN_APART_M:
         raise ConfigError("do not fork", field="branches", found=f"{apart:.4f} m apart", expected=f"> {MIN_APART_M} m")
-    samples = sampled_displacements(forecaster, past, ids=rows.ids, horizon=horizon, num_samples=num_samples)[:, moving]
+    samples = sampled_displacements(forecaster, past, rows=rows, horizon=horizon, num_samples=num_samples)[:, moving]
     nearest = [min(_distance(s, truth[moving]) for s in samples) for truth in truths]
     spread = _distance(samples, samples.mean(0, keepdim=True).expand_as(samples))
     return {
@@ -122,23 +116,15 @@ def both_futures_found(
 
 
 def sampled_displacements(
-    forecaster: ModelForecaster, past: Episode, *, ids: Tensor, horizon: int, num_samples: int
+    forecaster: ModelForecaster, past: Episode, *, rows: VisibleRows, horizon: int, num_samples: int
 ) -> Tensor:
-    """Displacement [s r 3] at `horizon` of the rows with these ids [r] in samples that do not get the actions."""
-    model, state, out = forecaster.model, forecaster.state(past), []
+    """Displacement [s r 3] at `horizon` of the rows [r] in samples that do not get the actions."""
+    model, state = forecaster.model, forecaster.state(past)
     if not isinstance(model, Proposes):
         raise ConfigError("has no actions of its own", field="world model", found=type(model).__name__)
-    seeds = range(num_samples)
-    prediction = model.propose(state.expand(num_samples), seeds=seeds)
-    for sample in seeds:
-        scene = model.scene(state, prediction[sample])
-        flow, valid = scene.flow(float(scene.times[0]), float(scene.times[horizon]))
-        out.append(by_id(flow * valid[:, None], scene.base.ids, wanted=ids)[0])
-    return torch.stack(out)
-
-
-def _truth(episode: Episode, rows: VisibleRows, *, now: int, horizon: int) -> Tensor:
-    return segment_displacement(episode, rows.points, segments=rows.segments, start=now, stop=now + horizon)
+    prediction = model.propose(state.expand(num_samples), seeds=range(num_samples))
+    scenes = (model.scene(state, prediction[sample]) for sample in range(num_samples))
+    return torch.stack([rows.predicted_displacement(scene, horizon) for scene in scenes])
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.errors import ShapeError
 from scene4d.eval.forecast.forecast_table import mean_of_numbers
-from scene4d.eval.forecast.ground_truth import VisibleRows, segment_displacement
+from scene4d.eval.forecast.ground_truth import VisibleRows
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.skinning import skinned_variance
 from scene4d.models.gaussian_flow.motion.confidence import FLOOR_M, SIGMAS_90
@@ -29,13 +29,8 @@ def point_variance(scene: Scene4D, step: int, *, ids: Tensor) -> Tensor:
     motion = scene.motion
     if motion.log_var is None:
         raise ShapeError("has no variance", field="motion.log_var", found=None, expected="[t m 6]")
-    variance = skinned_variance(
-        scene.base.means,
-        motion.anchors,
-        log_var=motion.log_var[step],
-        skin_index=motion.skin_index,
-        skin_weights=motion.skin_weights,
-    )
+    rest, index, weights, log_var = scene.base.means, motion.skin_index, motion.skin_weights, motion.log_var[step]
+    variance = skinned_variance(rest, motion.anchors, log_var=log_var, skin_index=index, skin_weights=weights)
     return by_id(variance, scene.base.ids, wanted=ids)[0]
 
 
@@ -58,16 +53,13 @@ class Calibration:
     ) -> None:
         """Take a window's forecast: the visible rows that truly move by each horizon."""
         for horizon in horizons:
-            truth = segment_displacement(
-                episode, rows.points, segments=rows.segments, start=start, stop=start + horizon
-            )
+            truth = rows.true_displacement(episode, start=start, stop=start + horizon)
             moving = truth.norm(dim=-1) > moving_m
             if not bool(moving.any()):
                 continue
-            flow, valid = scene.flow(float(scene.times[0]), float(scene.times[horizon]))
-            predicted, _ = by_id(flow * valid[:, None], scene.base.ids, wanted=rows.ids)
+            error = rows.predicted_displacement(scene, horizon) - truth
             variance = point_variance(scene, horizon, ids=rows.ids)
-            self.squares.setdefault(horizon, []).append((predicted - truth)[moving].square())
+            self.squares.setdefault(horizon, []).append(error[moving].square())
             self.variances.setdefault(horizon, []).append(variance[moving] + FLOOR_M**2)
 
     def report(self) -> dict[str, dict[str, float]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import torch
 
 from scene4d.eval.forecast.checks.diversity import both_futures_found, forked_pair
 from scene4d.eval.forecast.checks.interval_coverage import Calibration
-from scene4d.eval.forecast.checks.long_rollout import long_rollout
 from scene4d.eval.forecast.forecast_table import mean_of_numbers
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
@@ -25,6 +26,16 @@ MANY_STEPS = 32
 ROLLOUT_STEPS = 150
 COVERED = 0.9
 """Opacity from which a pixel counts as covered."""
+REST_M = 1e-3
+"""Distance in m that a point which counts as resting may truly move over a whole long rollout."""
+
+
+def _windows(config: ForecastEvalConfig, record: Callable[..., Episode]) -> Iterator[tuple[Episode, int, Episode]]:
+    """(episode, frame that is now, past) of every window of `config`."""
+    for task in config.tasks:
+        for episode, _ in recorded_pairs(task, config, record=record):
+            for start in sorted(config.starts):
+                yield episode, start, past_of(episode, start, inputs=config.inputs)
 
 
 def check_sampling(
@@ -40,20 +51,15 @@ def check_sampling(
     few, many = (ModelForecaster(model, stream, steps=num, name=str(num)) for num in (steps, MANY_STEPS))
     calibration, last = Calibration(), max(config.horizons)
     found: dict[str, list[float]] = {"psnr": [], "psnr_many": [], "psnr_moving": [], "psnr_moving_many": []}
-    for task in config.tasks:
-        for episode, _ in recorded_pairs(task, config, record=record):
-            for start in sorted(config.starts):
-                scores = score_window([few, many], episode, start=start, config=config, past_stream=stream)
-                for key in ("psnr", "psnr_moving"):
-                    found[key].append(scores[few.name, last][key])
-                    found[f"{key}_many"].append(scores[many.name, last][key])
-                past = past_of(episode, start, inputs=config.inputs)
-                scene = few.scene(past, actions=episode.actions[start : start + last], seed=start)
-                memory = stream.remember(past).memory
-                rows = visible_rows(memory, episode, start=start, inputs=config.inputs, tolerance=config.visible_m)
-                calibration.add(
-                    scene, rows, episode=episode, start=start, horizons=config.horizons, moving_m=config.moving_m
-                )
+    for episode, start, past in _windows(config, record):
+        scores = score_window([few, many], episode, start=start, config=config, past_stream=stream)
+        for key in ("psnr", "psnr_moving"):
+            found[key].append(scores[few.name, last][key])
+            found[f"{key}_many"].append(scores[many.name, last][key])
+        scene = few.scene(past, actions=episode.actions[start : start + last], seed=start)
+        memory = stream.remember(past).memory
+        rows = visible_rows(memory, episode, start=start, inputs=config.inputs, tolerance=config.visible_m)
+        calibration.add(scene, rows, episode=episode, start=start, horizons=config.horizons, moving_m=config.moving_m)
     means = {key: round(mean_of_numbers(values), 3) for key, values in found.items()}
     lost = round(means["psnr_many"] - means["psnr"], 3)
     sampling = {"steps": steps, "many_steps": MANY_STEPS, **means, "lost_db": lost}
@@ -70,19 +76,16 @@ def check_codec(
     """
     stream = PastStream(config.inputs)
     forecaster, covered, full = ModelForecaster(model, stream), [], []
-    for task in config.tasks:
-        for episode, _ in recorded_pairs(task, config, record=record):
-            for start in sorted(config.starts):
-                past = past_of(episode, start, inputs=config.inputs)
-                memory = stream.remember(past).memory
-                # Confidence 0 marks the sky shell metres behind everything, which is not coded.
-                given = memory.pick(memory.extras["confidence"][:, 0] > 0)
-                coded = model.codec.decode(forecaster.state(past).latent)
-                for name in config.novel:
-                    camera = episode.views[name].cameras[start]
-                    truth, found = render(given, camera), render(coded, camera)
-                    covered.append(float(psnr(found.rgb, truth.rgb, mask=truth.known_alpha > COVERED)))
-                    full.append(float(psnr(found.rgb, truth.rgb)))
+    for episode, start, past in _windows(config, record):
+        memory = stream.remember(past).memory
+        # Confidence 0 marks the sky shell metres behind everything, which is not coded.
+        given = memory.pick(memory.extras["confidence"][:, 0] > 0)
+        coded = model.codec.decode(forecaster.state(past).latent)
+        for name in config.novel:
+            camera = episode.views[name].cameras[start]
+            truth, found = render(given, camera), render(coded, camera)
+            covered.append(float(psnr(found.rgb, truth.rgb, mask=truth.known_alpha > COVERED)))
+            full.append(float(psnr(found.rgb, truth.rgb)))
     mean = lambda values: round(mean_of_numbers(values), 3) if values else None
     return {"psnr": mean(covered), "psnr_full": mean(full), "views": len(covered)}
 
@@ -119,14 +122,40 @@ def check_rollout(
     """{task: [as `long_rollout` over 150 steps, for each seed]}."""
     start, out = min(config.starts), {task: [] for task in config.tasks}
     for task, seed in itertools.product(config.tasks, config.seeds):
-        episode = record(
-            task,
-            seed=seed,
-            noise=config.noise[seed % len(config.noise)],
-            num_frames=start + ROLLOUT_STEPS + 1,
-            size=(config.size, config.size),
-            cameras=config.inputs,
-        )
+        noise, size = config.noise[seed % len(config.noise)], (config.size, config.size)
+        num = start + ROLLOUT_STEPS + 1
+        episode = record(task, seed=seed, noise=noise, num_frames=num, size=size, cameras=config.inputs)
         forecaster = ModelForecaster(model, PastStream(config.inputs), steps=steps)
         out[task].append(long_rollout(forecaster, episode, start=start, num_steps=ROLLOUT_STEPS))
     return out
+
+
+@torch.no_grad()
+def long_rollout(
+    forecaster: ModelForecaster, episode: Episode, *, start: int, num_steps: int, seed: int = 0
+) -> dict[str, Any]:
+    """Forecast `num_steps` at once from frame `start` of a recording that is longer than that.
+
+    Returns:
+        steps; finite: every Gaussian of the last step is; static_drift_m: mean displacement of visible rows that truly
+        rest all the time; static_drift_p95_m, static_drift_max_m; static_rows.
+    """
+    inputs = forecaster.past_stream.inputs
+    past = past_of(episode, start, inputs=inputs)
+    scene = forecaster.scene(past, actions=episode.actions[start : start + num_steps], seed=seed)
+    memory = forecaster.past_stream.remember(past).memory
+    rows = visible_rows(memory, episode, start=start, inputs=inputs, tolerance=0.02)
+    stops = range(start + 1, start + num_steps + 1)
+    moved = [rows.true_displacement(episode, start=start, stop=stop).norm(dim=-1) for stop in stops]
+    drift = rows.predicted_displacement(scene, -1).norm(dim=-1)[torch.stack(moved).amax(0) < REST_M]
+    last = scene.at(float(scene.times[-1]))
+    finite = all(bool(x.isfinite().all()) for x in (last.means, last.quats, last.scales, last.opacities, last.sh))
+    share = lambda q: float(drift.quantile(q)) if len(drift) else float("nan")
+    return {
+        "steps": num_steps,
+        "finite": finite,
+        "static_drift_m": round(float(drift.mean()), 5),
+        "static_drift_p95_m": round(share(0.95), 5),
+        "static_drift_max_m": round(share(1.0), 5),
+        "static_rows": len(drift),
+    }

@@ -51,8 +51,9 @@ class ConstantVelocity:
         """Implements `Forecaster`."""
         past, known = question.past, self.past_stream.remember(question.past)
         velocity = torch.zeros_like(known.memory.means)
-        if past.times.shape[0] > 1:
-            velocity = last_flow(known.scene, known.memory)
+        if past.times.shape[0] > 1:  # those that are new in the last step stay
+            flow, valid = known.scene.flow(float(known.scene.times[-2]), float(known.scene.times[-1]))
+            velocity, _ = by_id(flow * valid[:, None], known.scene.base.ids, wanted=known.memory.ids)
         scene = scene_of_velocities(known.memory, velocity, past=past, num_steps=len(question.actions))
         return render_forecast(scene, question, background=known.background), scene
 
@@ -89,12 +90,6 @@ class ExactFlow:
         return render_forecast(scene, question, background=known.background), scene if self.memory else None
 
 
-def last_flow(scene: Scene4D, memory: Gaussians) -> Tensor:
-    """Displacement [n 3] of memory rows over the last step of the scene, by ids; 0 for those that are new."""
-    flow, valid = scene.flow(float(scene.times[-2]), float(scene.times[-1]))
-    return by_id(flow * valid[:, None], scene.base.ids, wanted=memory.ids)[0]
-
-
 def scene_of_velocities(memory: Gaussians, velocity: Tensor, *, past: Episode, num_steps: int) -> Scene4D:
     """A scene in which each memory row [n] moves by its own velocity [n 3] m a step (rows are their own anchors)."""
     if past.times.shape[0] < 1:
@@ -102,16 +97,9 @@ def scene_of_velocities(memory: Gaussians, velocity: Tensor, *, past: Episode, n
     step = float(past.times[-1] - past.times[-2]) if past.times.shape[0] > 1 else 0.025
     times = past.times[-1] + step * torch.arange(num_steps + 1, dtype=torch.float64)
     moving = velocity.norm(dim=-1) > 0
-    anchors = memory.means[moving]
     shift = velocity[moving] * torch.arange(num_steps + 1.0)[:, None, None]  # [t m 3]
     turn = shift.new_tensor([1.0, 0, 0, 0]).expand(*shift.shape[:-1], 4)
-    index = (moving.cumsum(0) - 1).clamp_min(0)[:, None]
+    index, weights = (moving.cumsum(0) - 1).clamp_min(0)[:, None], moving[:, None].to(velocity)
+    motion = Motion(memory.means[moving], torch.cat([turn, shift], -1), skin_index=index, skin_weights=weights)
     forever = torch.stack([times[0], times[-1]]).expand(memory.num_gaussians, 2)
-    observed = torch.arange(num_steps + 1) == 0
-    motion = Motion(
-        anchors=anchors,
-        world_from_rest=torch.cat([turn, shift], -1),
-        skin_index=index,
-        skin_weights=moving[:, None].to(velocity),
-    )
-    return Scene4D(base=memory, motion=motion, alive=forever, times=times, observed=observed)
+    return Scene4D(base=memory, motion=motion, alive=forever, times=times, observed=torch.arange(num_steps + 1) == 0)

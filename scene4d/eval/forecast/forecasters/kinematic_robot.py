@@ -59,8 +59,8 @@ class KinematicRobotForecaster(ModelForecaster):
 
     def decoded(self, state: Any, prediction: Any) -> Scene4D:
         """The scene of a prediction, its robot put where its links are."""
-        scene = super().decoded(state, prediction)
-        now = self.robot.link_poses(self._past_proprio)[-1]  # [k 4 4]
+        scene, past = super().decoded(state, prediction), self._past_proprio
+        now = self.robot.link_poses(past)[-1]  # [k 4 4]
         link = self.link_of(scene.base.means, now)  # [n]
         # What the model adds where nothing was seen is not known to be the robot's.
         link[self.anchors_of.anchored(state).gaussians.num_gaussians :] = -1
@@ -73,9 +73,7 @@ class KinematicRobotForecaster(ModelForecaster):
             shifts = [scene.flow(start, float(t))[0][near].mean(0) for t in scene.times[1:]]
             ahead[:, hand_dims] = hand_at + torch.stack(shifts)
         # An elbow goes to the nearest of its solutions, so the states up to now count.
-        poses = self.robot.link_poses(torch.cat([self._past_proprio, ahead]))[
-            len(self._past_proprio) - 1 :
-        ]  # [1+h k 4 4]
+        poses = self.robot.link_poses(torch.cat([past, ahead]))[len(past) - 1 :]  # [1+h k 4 4]
         return moved_with_links(scene, link, motion=poses @ invert_rigid(poses[:1]))
 
     def link_of(self, places: Tensor, poses: Tensor) -> Tensor:
@@ -88,16 +86,14 @@ class KinematicRobotForecaster(ModelForecaster):
 def moved_with_links(scene: Scene4D, link: Tensor, *, motion: Tensor) -> Scene4D:
     """A scene whose rows with a link [n] >= 0 move by that link's motion [t k 4 4] since its first time."""
     old, on = scene.motion, link >= 0
-    num_anchors, num_links = old.anchors.shape[0], motion.shape[1]
+    num_anchors, num_links, log_var = old.anchors.shape[0], motion.shape[1], old.log_var
     index, weights = old.skin_index.clone(), old.skin_weights.clone()
-    index[on] = num_anchors
-    index[on, 0] = num_anchors + link[on]
-    weights[on] = 0.0
-    weights[on, 0] = 1.0
-    log_var = old.log_var
+    index[on], weights[on] = num_anchors, 0.0
+    index[on, 0], weights[on, 0] = num_anchors + link[on], 1.0
     if log_var is not None:
         log_var = torch.cat([log_var, log_var.new_full((log_var.shape[0], num_links, 6), LOG_VAR)], 1)
-    anchors = torch.stack([_middle(scene.base.means[link == k], old.anchors) for k in range(num_links)])
+    places = [scene.base.means[link == k] for k in range(num_links)]
+    anchors = torch.stack([rows.mean(0) if len(rows) else old.anchors.new_zeros(3) for rows in places])
     return scene.replace(
         motion=old.replace(
             anchors=torch.cat([old.anchors, anchors]),
@@ -107,7 +103,3 @@ def moved_with_links(scene: Scene4D, link: Tensor, *, motion: Tensor) -> Scene4D
             log_var=log_var,
         )
     )
-
-
-def _middle(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.mean(0) if len(rows) else like.new_zeros(3)

@@ -75,9 +75,8 @@ def calibrate_actions(
     scores = {}
     for temperature in TEMPERATURES:
         intent.temperature.fill_(temperature)
-        drawn = torch.stack(
-            [intent.normalize(intent.draw(x, given=given, steps=steps)).sum(1) for x in noise]
-        )  # [s b 16]
+        totals = [intent.normalize(intent.draw(x, given=given, steps=steps)).sum(1) for x in noise]
+        drawn = torch.stack(totals)  # [s b 16]
         apart = (drawn[:, None] - drawn).norm(dim=-1).sum((0, 1)) / (num_samples * (num_samples - 1))
         scores[temperature] = float(((drawn - done).norm(dim=-1).mean(0) - 0.5 * apart).mean())
     best = min(scores, key=scores.__getitem__)
@@ -101,15 +100,11 @@ def _errors(model: GaussianWorldModel, batch: TokenWindows, *, seed: int, steps:
     motion, estimate = model.draw_motion(noise, scene=model.window_tokens(batch), given=given, steps=steps)  # [b h l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
-    error = (
-        skinned_displacement(batch.rows, poses, skin_index=batch.skin_index, skin_weights=weights) - batch.displacement
-    )  # [b h r 3]
-    log_var = estimate.log_var + 2 * model.scale.scale.log()[:, None]  # [b h l 6]
-    each = [
-        skinned_variance(batch.rows, batch.anchors, log_var=x, skin_index=batch.skin_index, skin_weights=weights)
-        for x in log_var.unbind(1)
-    ]
-    variance = torch.stack(each, 1)  # [b h r 3]
+    rows, index = batch.rows, batch.skin_index
+    moved = skinned_displacement(rows, poses, skin_index=index, skin_weights=weights)  # [b h r 3]
+    log_vars = (estimate.log_var + 2 * model.scale.scale.log()[:, None]).unbind(1)  # [b l 6] each
+    variance_of = lambda x: skinned_variance(rows, batch.anchors, log_var=x, skin_index=index, skin_weights=weights)
+    variance = torch.stack([variance_of(x) for x in log_vars], 1)  # [b h r 3]
     counts = (batch.displacement.norm(dim=-1) > MOVED_M) & (weights.sum(-1) > 0)[:, None]
-    square = torch.where(counts[..., None], error.square(), torch.nan)
+    square = torch.where(counts[..., None], (moved - batch.displacement).square(), torch.nan)
     return square.movedim(1, -1).flatten(0, -2), variance.movedim(1, -1).flatten(0, -2)

@@ -121,8 +121,7 @@ class ActionDenoiser(nn.Module):
         """[b l f]: latent, colour, past motion, offset from the hand, height, and the motion to come if it is given."""
         scene, motion = given.scene, given.motion
         batch, num_anchors = scene.anchors.shape[:2]
-        offset = scene.anchors - given.track.proprio[:, -1:, :3]
-        place = fourier_features(offset, num_bands=3, longest=2.0)
+        place = fourier_features(scene.anchors - given.track.proprio[:, -1:, :3], num_bands=3, longest=2.0)
         future = like.new_zeros(batch, self.horizon, num_anchors, MOTION_CHANNELS + 1)
         if motion is not None:
             marked = torch.cat([motion, torch.ones_like(motion[..., :1])], -1)
@@ -140,9 +139,8 @@ class ActionDenoiser(nn.Module):
         recent = torch.cat([track.actions[:, -RECENT:], speeds], -1) * track.valid[:, -RECENT:, None]
         fixed = torch.cat([track.proprio[:, -1], recent.flatten(1), given.task], -1)
         level = sinusoidal_embedding(levels, 32, shortest=0.05, longest=4.0)
-        number = sinusoidal_embedding(
-            torch.arange(1.0, num_steps + 1, device=levels.device), 16, shortest=3.0, longest=64.0
-        )
+        number = torch.arange(1.0, num_steps + 1, device=levels.device)
+        number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0)
         both = torch.cat([fixed, level], -1)[:, None].expand(-1, num_steps, -1)
         return torch.cat([both, number.expand(len(levels), -1, -1)], -1)
 

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scene4d.gaussians.edit import concatenate
 from scene4d.geometry.neighbours import farthest_points
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.layers import MLP, Block, RMSNorm, Rotary
+from scene4d.models.gaussian_flow.networks.vae import ROW_DIM, spread_rows
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.render.losses import PictureLossConfig, picture_loss
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
 
-ROW_DIM = 3 + 4 + 3 + 1 + 3
-"""Numbers of a decoded Gaussian: offset, quaternion, log-scale, opacity, colour."""
 MIN_OPACITY = 0.02
 """Rows fainter than this are none."""
-
 FRESH_OPACITY = -4.6
 """Logit of the opacity at first: below MIN_OPACITY, so a fresh model invents nothing, and just enough to be taught."""
 
@@ -91,11 +90,10 @@ class Completion(nn.Module):
 
     def skin(self, num_anchors: int, *, num_candidates: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Skin index [r j] and weights [r j] of the rows: an anchor's ride on it, a place's stand still."""
-        riding = num_anchors * self.config.per_anchor
         index = torch.arange(num_anchors, device=like.device).repeat_interleave(self.config.per_anchor)
-        total = riding + self.config.num_places * self.config.per_place
-        skin_index = torch.zeros(total, num_candidates, dtype=torch.int64, device=like.device)
+        riding, total = len(index), len(index) + self.config.num_places * self.config.per_place
         skin_weights = torch.zeros(total, num_candidates, dtype=like.dtype, device=like.device)
+        skin_index = torch.zeros_like(skin_weights, dtype=torch.int64)
         skin_index[:riding], skin_weights[:riding, 0] = index[:, None], 1.0
         return skin_index, skin_weights
 
@@ -107,13 +105,11 @@ class _RowHead(nn.Module):
         super().__init__()
         self.num, self.reach = num, reach
         self.out = MLP([width, 2 * width, num * ROW_DIM])
+        rows = spread_rows(num)
+        rows[:, 10] = FRESH_OPACITY
         with torch.no_grad():
-            last = self.out.last
-            last.weight.mul_(0.3)
-            rows = torch.zeros(num, ROW_DIM)
-            rows[:, :3] = torch.nn.functional.normalize(torch.randn(num, 3), dim=-1) * torch.rand(num, 1)
-            rows[:, 10] = FRESH_OPACITY
-            last.bias.copy_(rows.flatten())
+            self.out.last.weight.mul_(0.3)
+            self.out.last.bias.copy_(rows.flatten())
 
     def forward(self, x: Tensor, centres: Tensor) -> Gaussians:
         rows = self.out(x).unflatten(-1, (self.num, ROW_DIM))  # [b l j 14]
@@ -140,19 +136,6 @@ def joined(memory: Gaussians, new: Gaussians) -> Gaussians:
 
     The new rows' ids count up from the memory's highest.
     """
-    axis = len(memory.batch_shape)
-    bases = max(memory.sh.shape[-2], new.sh.shape[-2])
-    fill = lambda sh: nn.functional.pad(sh, (0, 0, 0, bases - sh.shape[-2]))
-    count = torch.arange(1, new.num_gaussians + 1, device=new.means.device)
-    ids = memory.ids.amax(-1, keepdim=True) + count
-    shape = new.opacities.shape
-    extras = {k: torch.cat([v, v.new_zeros(*shape, v.shape[-1])], axis) for k, v in memory.extras.items()}
-    return Gaussians(
-        means=torch.cat([memory.means, new.means], axis),
-        quats=torch.cat([memory.quats, new.quats], axis),
-        scales=torch.cat([memory.scales, new.scales], axis),
-        opacities=torch.cat([memory.opacities, new.opacities], axis),
-        sh=torch.cat([fill(memory.sh), fill(new.sh)], axis),
-        ids=torch.cat([memory.ids, torch.where(new.ids >= 0, ids, -1)], axis),
-        extras=extras,
-    )
+    ids = memory.ids.amax(-1, keepdim=True) + torch.arange(1, new.num_gaussians + 1, device=new.means.device)
+    extras = {k: v.new_zeros(*new.opacities.shape, v.shape[-1]) for k, v in memory.extras.items()}
+    return concatenate([memory, new.replace(ids=torch.where(new.ids >= 0, ids, -1), extras=extras)])

@@ -8,16 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scene4d.layers import (
-    MLP,
-    Block,
-    RMSNorm,
-    Rotary,
-    causal_mask,
-    modulate,
-    sinusoidal_embedding,
-    zero_,
-)
+from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, zero_
+from scene4d.models.flow import step_features
 from scene4d.models.proprio import RobotCondition
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
@@ -88,7 +80,7 @@ class DiT(nn.Module):
         num_steps = noisy.shape[1]
         hand, change = given.proprio[:, :3], given.proprio_change[..., :3]
         steps = scene.step_features(hand, change, scale=scale)
-        static = self.embed_static(scene.features(given.proprio[:, :3]))  # [b l c]
+        static = self.embed_static(scene.features(hand))  # [b l c]
         x = static[:, None] + self.embed_step(torch.cat([noisy, steps], -1))  # [b h l c]
         x = torch.cat([(static + self.observed)[:, None], x], 1)  # [b 1+h l c]
         condition = self.condition(self._robot_features(levels, given))  # [b 1+h c]
@@ -97,18 +89,16 @@ class DiT(nn.Module):
         mask = causal_mask(num_steps + 1, device=x.device)
         crossed = self.config.cross_attention
         tokens = condition.unflatten(-1, (CONDITION_TOKENS, -1)) if crossed else None  # [b 1+h k c/k]
-        with self._products(x.device):
+        plain = self.training or self.precision == torch.float32
+        with contextlib.nullcontext() if plain else torch.autocast(x.device.type, dtype=self.precision):
             for i, block in enumerate(self.blocks):
                 if i % 2 == 0:
                     x = block(x, None if crossed else condition[:, :, None], rotary=space, context=tokens)
                 else:
                     along = None if crossed else condition[:, None]
                     # In one piece: matrix products of turned tensors go row by row.
-                    x = (
-                        block(x.transpose(1, 2).contiguous(), along, rotary=time, mask=mask)
-                        .transpose(1, 2)
-                        .contiguous()
-                    )
+                    turned = block(x.transpose(1, 2).contiguous(), along, rotary=time, mask=mask)
+                    x = turned.transpose(1, 2).contiguous()
         x = self.norm(x[:, 1:].to(noisy.dtype))  # [b h l c]
         if not crossed:
             shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
@@ -118,28 +108,13 @@ class DiT(nn.Module):
         coasting, move = scene.simple_motions(change, scale=scale)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
         clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
-        return MotionEstimate(
-            motion=clean,
-            gate=gate[..., 0] - 1.0,
-            log_var=log_var - 2.0,
-            outcome=self.outcome(x.mean(-2)),  # [b h 3]
-        )
-
-    def _products(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        if self.training or self.precision == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=self.precision)
+        outcome = self.outcome(x.mean(-2))  # [b h 3]
+        return MotionEstimate(motion=clean, gate=gate[..., 0] - 1.0, log_var=log_var - 2.0, outcome=outcome)
 
     def _robot_features(self, levels: Tensor, given: RobotCondition) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, level and step number."""
-        num_steps = given.actions.shape[1]
-        actions = torch.cat([given.last_action[:, None], given.actions], 1)  # [b 1+h a]
-        total = torch.cat([torch.zeros_like(actions[:, :1]), given.actions.cumsum(1)], 1) / 4
+        led, steps = step_features(levels, given.actions, last_action=given.last_action)
         change = nn.functional.pad(given.proprio_change, (0, 0, 1, 0)) / 0.05
         hidden = nn.functional.pad(given.hidden, (0, 0, 1, 0))
-        level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
-        level = sinusoidal_embedding(level, 32, shortest=0.05, longest=4.0)
-        number = torch.arange(num_steps + 1.0, device=levels.device)
-        number = sinusoidal_embedding(number, 16, shortest=3.0, longest=64.0).expand(len(levels), -1, -1)
-        fixed = torch.cat([given.proprio, given.task], -1)[:, None].expand(-1, num_steps + 1, -1)
-        return torch.cat([actions, total, change, fixed, hidden, level, number], -1)
+        fixed = torch.cat([given.proprio, given.task], -1)[:, None].expand(-1, led.shape[1], -1)
+        return torch.cat([led, change, fixed, hidden, steps], -1)

@@ -91,10 +91,8 @@ class SkinHead(nn.Module):
         """Skinning weights [*b n j]; hard (at use): sharpened, all 0 where "none" has won, else summing to 1."""
         if not hard:
             return logits.softmax(-1)[..., :-1]
-        weights = (logits * self.config.sharpness).softmax(-1)
-        alive = weights[..., -1:] < 0.5
-        kept = weights[..., :-1]
-        return torch.where(alive, kept / kept.sum(-1, keepdim=True).clamp_min(1e-9), torch.zeros_like(kept))
+        kept, none = (logits * self.config.sharpness).softmax(-1).tensor_split([-1], -1)
+        return torch.where(none < 0.5, kept / kept.sum(-1, keepdim=True).clamp_min(1e-9), torch.zeros_like(kept))
 
 
 def _squash(x: Tensor) -> Tensor:

@@ -108,24 +108,15 @@ class GaussianVAE(Codec):
         self.latent_out = nn.Sequential(RMSNorm(c.width), latent_out)
         self.latent_in = nn.Linear(c.channels, c.width)
         self.decoder = nn.ModuleList([block() for _ in range(c.decoder_depth)])
-        rows = c.gaussians_per_token * ROW_DIM
-        rows_out = MLP([c.width, 2 * c.width, rows + 1])
+        rows_out = MLP([c.width, 2 * c.width, c.gaussians_per_token * ROW_DIM + 1])
         self.rows_out = nn.Sequential(RMSNorm(c.width), rows_out)
         self.register_buffer("latent_mean", torch.zeros(c.channels))
         self.register_buffer("latent_std", torch.ones(c.channels))
-        self._start(latent_out, rows_out)
-
-    def _start(self, latent_out: nn.Linear, rows_out: MLP) -> None:
-        """Small outputs at first: sharp posteriors, and rows spread round the anchor."""
-        c = self.config
-        with torch.no_grad():
+        with torch.no_grad():  # small outputs at first: sharp posteriors, and rows spread round the anchor
             latent_out.bias[c.channels :] = -4.0
-            last = rows_out.last
-            last.weight.mul_(0.3)
-            rows = torch.zeros(c.gaussians_per_token, ROW_DIM)
-            rows[:, :3] = torch.nn.functional.normalize(torch.randn(len(rows), 3), dim=-1) * torch.rand(len(rows), 1)
-            last.bias[:-1] = rows.flatten()
-            last.bias[-1] = 0.0
+            rows_out.last.weight.mul_(0.3)
+            rows_out.last.bias[:-1] = spread_rows(c.gaussians_per_token).flatten()
+            rows_out.last.bias[-1] = 0.0
 
     def anchors_of(self, gaussians: Gaussians) -> Tensor:
         """Rows [*b l] of the anchors, farthest points of place and colour; -1 where there are too few Gaussians.
@@ -151,8 +142,7 @@ class GaussianVAE(Codec):
         batch = gaussians.batch_shape
         flat = gaussians.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]))  # [b n ..]
         rows = anchors.reshape(-1, anchors.shape[-1])  # [b l]
-        present = rows >= 0
-        rows = rows.clamp_min(0)
+        present, rows = rows >= 0, rows.clamp_min(0)
         metric, valid = self._metric(flat)
         index, used = rows_of_cells(metric, rows, valid=valid, size=self.config.cell_size)  # [b l k]
         at, rgb = _take(flat.means, rows), rgb_from_sh(flat.sh)
@@ -278,6 +268,13 @@ def rows_of_cells(points: Tensor, anchors: Tensor, *, valid: Tensor, size: int) 
     used = slot < counts
     place = torch.where(used, starts + rank, 0).clamp_max(points.shape[1] - 1)
     return order.gather(1, place.flatten(1)).view_as(place), used
+
+
+def spread_rows(num: int) -> Tensor:
+    """Decoded rows [num 14] whose offsets lie at random in a ball of radius 1, all else 0: where decoders start."""
+    rows = torch.zeros(num, ROW_DIM)
+    rows[:, :3] = torch.nn.functional.normalize(torch.randn(num, 3), dim=-1) * torch.rand(num, 1)
+    return rows
 
 
 def _planes(gaussians: Gaussians) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +39,23 @@ def train_dynamics(run: TrainingRun, model: GaussianWorldModel, *, folder: Path)
     if not run.start:
         # The statistics that latents and motions are scaled by come from the training windows alone.
         model.set_statistics([ready[i] for i in rest])
-    hand = fit_proprio(
-        run,
-        model.proprio,
-        numbers=rest,
-        train=stage.proprio,
-        batch_size=stage.proprio_batch_size,
-        owner=model,
-        folder=folder,
-    )
+    loop, size = stage.proprio, stage.proprio_batch_size
+    hand = fit_proprio(run, model.proprio, numbers=rest, train=loop, batch_size=size, owner=model, folder=folder)
     for part in (model.proprio, model.intent, model.completion):
         part.requires_grad_(False)  # trained apart
     trained, judged, reached = ready[torch.tensor(rest)], ready[torch.tensor(held, dtype=torch.int64)], [0]
-    shuffled = ShuffledBatches(
-        trained.__getitem__, range(len(rest)), batch_size=stage.batch_size, seed=stage.train.seed
-    )
+    numbers, size = range(len(rest)), stage.batch_size
+    shuffled = ShuffledBatches(trained.__getitem__, numbers, batch_size=size, seed=stage.train.seed)
 
     def batches(step: int) -> TokenWindows:
         reached[0] = step
         return shuffled(step)
 
-    loss = step_loss(model, stage, rolls=lambda: rolls_out(stage, step=reached[0]))
+    def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if rolls_out(stage, step=reached[0]):
+            batch = rolled_out(model, batch, num_steps=model.config.horizon // 2)
+        return dynamics_loss(model, batch, config=stage.loss)
+
     result = fit(Fit(model, loss, batches, stage.train), folder=folder, device=run.device, name="dynamics")
     coverage = calibrate(model, judged)
     temperature = fit_action_denoiser(run, model, trained=trained, held=judged, folder=folder)
@@ -84,19 +79,6 @@ def tokens_of_episode(run: TrainingRun, windows: Windows, *, first: int) -> list
     codec.eval()
     config = run.settings.dynamics
     return prepare_all(codec, windows, first=first, anchors=config.model.anchors, num_rows=config.num_rows)
-
-
-def step_loss(
-    model: GaussianWorldModel, stage: DynamicsStageConfig, *, rolls: Callable[[], bool]
-) -> Callable[[TokenWindows], tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """The loss of the world model on a batch, from where its own forecast leads where `rolls` says so."""
-
-    def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if rolls():
-            batch = rolled_out(model, batch, num_steps=model.config.horizon // 2)
-        return dynamics_loss(model, batch, config=stage.loss)
-
-    return loss
 
 
 def rolls_out(stage: DynamicsStageConfig, *, step: int) -> bool:

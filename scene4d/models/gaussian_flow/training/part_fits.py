@@ -32,9 +32,8 @@ def fit_action_denoiser(
         given = ActionEvidence(model.window_tokens(batch), batch.track, batch.task, motion)
         return action_loss(denoiser, batch.actions, given=augmented(denoiser, given), config=stage.model.flow)
 
-    batches = ShuffledBatches(
-        trained.__getitem__, range(len(trained.task)), batch_size=stage.intent_batch_size, seed=stage.intent.seed
-    )
+    numbers, size = range(len(trained.task)), stage.intent_batch_size
+    batches = ShuffledBatches(trained.__getitem__, numbers, batch_size=size, seed=stage.intent.seed)
     what = Fit(denoiser, loss, batches, stage.intent)
     fit(what, folder=folder / "intent", device=run.device, name="actions", owner=model)
     return calibrate_actions(model, held)
@@ -60,9 +59,8 @@ def fit_completion(run: TrainingRun, model: GaussianWorldModel, *, ready: TokenW
         tokens = model.window_tokens(batch[0])
         return completion_loss(completion, tokens, memory=batch[1], targets=batch[2], config=stage.completion_loss)
 
-    batches = ShuffledBatches(
-        read, range(len(windows)), batch_size=stage.completion_batch_size, seed=stage.completion.seed
-    )
+    numbers, size = range(len(windows)), stage.completion_batch_size
+    batches = ShuffledBatches(read, numbers, batch_size=size, seed=stage.completion.seed)
     what = Fit(completion, loss, batches, stage.completion)
     result = fit(what, folder=folder / "completion", device=run.device, name="completion", owner=model)
     return {"psnr_completed": round(float(result["psnr"]), 2)}
@@ -79,5 +77,4 @@ def _missed_points(windows: Windows, *, num_windows: int = 24, num_points: int =
         distance, _ = nearest(window.memory.means, points, num=1)
         found.append(points[distance[:, 0] > far])
     points = torch.cat(found)
-    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
-    return points[order[:num_points]]
+    return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:num_points]]

@@ -27,6 +27,10 @@ class VAEStageConfig:
     """Steps and optimiser."""
 
 
+def _brief(steps: int, *, lr: float) -> LoopConfig:
+    return LoopConfig(steps=steps, optim=OptimConfig(lr=lr, ema_decay=0.99))
+
+
 @dataclass(frozen=True)
 class DynamicsStageConfig:
     """How the world model is trained."""
@@ -41,21 +45,15 @@ class DynamicsStageConfig:
     """Share of the steps in the last third of training that begin where the model's forecast of half a chunk led."""
     num_rows: int = 512
     """Memory Gaussians a window that the displacement loss looks at."""
-    proprio: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=5e-3, ema_decay=0.99))
-    )
+    proprio: LoopConfig = field(default_factory=lambda: _brief(1200, lr=5e-3))
     """Training of the forecast of the robot's own state, before the rest and cheap beside it."""
     proprio_batch_size: int = 128
     """Moments a step of that."""
-    intent: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1000, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
-    )
+    intent: LoopConfig = field(default_factory=lambda: _brief(1000, lr=2e-3))
     """Training of the denoiser of actions."""
     intent_batch_size: int = 32
     """Windows a step of that."""
-    completion: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1200, optim=OptimConfig(lr=2e-3, ema_decay=0.99))
-    )
+    completion: LoopConfig = field(default_factory=lambda: _brief(1200, lr=2e-3))
     """Training of the decoder of new matter, after the rest."""
     completion_batch_size: int = 8
     """Windows a step of that."""

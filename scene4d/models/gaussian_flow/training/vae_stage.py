@@ -73,6 +73,5 @@ def pictures_to_code(windows: Windows, number: int) -> Frames:
     with torch.no_grad():
         seen = render(known, frames.cameras[num:])
     depth = torch.where(seen.known_alpha > 0.5, seen.known_depth, 0.0)
-    return frames.replace(
-        rgb=torch.cat([frames.rgb[:num], seen.rgb]), depth=torch.cat([frames.known_depth[:num], depth])
-    )
+    rgb, depth = torch.cat([frames.rgb[:num], seen.rgb]), torch.cat([frames.known_depth[:num], depth])
+    return frames.replace(rgb=rgb, depth=depth)
