@@ -21,6 +21,7 @@ from scene4d.data.formats.rig_folder import is_rig, open_rig
 from scene4d.data.formats.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.rlds import is_tfrecord, open_rlds
 from scene4d.data.formats.transforms import is_transforms, open_transforms, open_transforms_file
+from scene4d.data.paths import natural_order
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
@@ -131,7 +132,7 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
         return open_colmap(folder)
     if is_rig(folder):
         return [open_rig(folder, supplied=supplied)]
-    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: _natural(p.name))
+    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: natural_order(p.name))
     opened = [_open_file(path, supplied) for path in files]
     return [r for found in opened if found is not None for r in found] or None
 
@@ -160,11 +161,10 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
         deeper: list[Path] = []
         for folder in level:
             try:
-                entries = sorted(os.scandir(folder), key=lambda e: _natural(e.name))
+                entries = sorted(os.scandir(folder), key=lambda e: natural_order(e.name))
             except OSError as error:
-                raise DataFormatError(
-                    f"cannot be listed: {error.strerror}", file=folder, fix="check permissions"
-                ) from error
+                fix = "check permissions"
+                raise DataFormatError(f"cannot be listed: {error.strerror}", file=folder, fix=fix) from error
             for entry in entries[: MAX_ENTRIES - len(files)]:
                 if entry.is_dir(follow_symlinks=False):
                     deeper.append(Path(entry.path))
@@ -173,11 +173,6 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
         folders += deeper
         level = deeper
     return folders, files
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts episode2 before episode10."""
-    return [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.findall(r"[0-9]+|[^0-9]+", name)]
 
 
 def _what_is_missing(root: Path, files: Sequence[Path]) -> Exception:

@@ -33,9 +33,8 @@ def read_json(path: Path, *, fix: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, fix=fix) from error
     except json.JSONDecodeError as error:
-        raise DataFormatError(
-            "is not JSON", file=path, found=f"{error.msg} at line {error.lineno} column {error.colno}", fix=fix
-        ) from error
+        found = f"{error.msg} at line {error.lineno} column {error.colno}"
+        raise DataFormatError("is not JSON", file=path, found=found, fix=fix) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix=fix) from error
     if not isinstance(value, dict):

@@ -33,9 +33,8 @@ def concatenate(sets: Sequence[Gaussians], *, renumber: bool = False) -> Gaussia
         raise ShapeError("nothing to concatenate", field="sets", found=0, expected="at least one set")
     axis = len(sets[0].batch_shape)
     if any(g.batch_shape != sets[0].batch_shape for g in sets):
-        raise ShapeError(
-            "batch axes differ", field="sets", found=[g.batch_shape for g in sets], expected="all the same"
-        )
+        found = [g.batch_shape for g in sets]
+        raise ShapeError("batch axes differ", field="sets", found=found, expected="all the same")
     num_bases = max(g.sh.shape[-2] for g in sets)
     shared = set.intersection(*(set(g.extras) for g in sets))
     ids = torch.cat([g.ids for g in sets], axis)
@@ -112,10 +111,9 @@ def sanitize(
     counts = {k: v for k, v in counts.items() if v}
     if counts and strict:
         name = next(iter(counts))
-        raise GaussianError(
-            "impossible values", file=file, field=name.split("_")[0], frame=int(wrong[name].nonzero()[0]),
-            found=counts, expected="none", fix="read without strict to mend them",
-        )  # fmt: skip
+        where = {"file": file, "field": name.split("_")[0], "frame": int(wrong[name].nonzero()[0])}
+        fix = "read without strict to mend them"
+        raise GaussianError("impossible values", **where, found=counts, expected="none", fix=fix)
     good = torch.stack(list(finite.values())).all(0)
     if not bool(good.all()):
         g = g.pick(good)

@@ -59,9 +59,8 @@ def array(group: H5Group, name: str, *, path: Path, width: Sequence[int | None] 
     chunk = math.prod(item.chunks) if item.chunks else 0
     if max(math.prod(item.shape[1:]), chunk) * item.dtype.itemsize > MAX_FRAME_BYTES:
         found = f"{item.shape} in chunks of {item.chunks}"
-        raise ResourceError(
-            "claims impossibly large frames", **where, found=found, expected=f"<= {MAX_FRAME_BYTES} bytes"
-        )
+        expected = f"<= {MAX_FRAME_BYTES} bytes"
+        raise ResourceError("claims impossibly large frames", **where, found=found, expected=expected)
     return item
 
 
@@ -149,9 +148,8 @@ class H5Pictures:
     def _color(self, values: np.ndarray, frame: int) -> np.ndarray:
         if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] not in (3, 4):
             found = f"{values.dtype} {values.shape}"
-            raise DataFormatError(
-                "is no colour", file=self.path, field=self.name, frame=frame, found=found, expected="uint8 [h w 3]"
-            )
+            problem, expected = "is no colour", "uint8 [h w 3]"
+            raise DataFormatError(problem, file=self.path, field=self.name, frame=frame, found=found, expected=expected)
         return np.ascontiguousarray(values[..., :3])
 
     def _depth(self, values: np.ndarray, frame: int) -> np.ndarray:
@@ -163,10 +161,9 @@ class H5Pictures:
             metres = near / (1 - values.astype(np.float64) * (1 - near / far))
             return checked_depth(np.where(values >= 1, 0, metres), **where)
         if looks_like_z_buffer(values):
-            raise DepthError(
-                "depth is a z-buffer, not metres", **where, field=self.name, found=f"median {np.median(values):.4f}",
-                fix='give "near_far": [near, far] in m (robosuite: znear and zfar times the extent of the model)',
-            )  # fmt: skip
+            found = f"median {np.median(values):.4f}"
+            fix = 'give "near_far": [near, far] in m (robosuite: znear and zfar times the extent of the model)'
+            raise DepthError("depth is a z-buffer, not metres", **where, field=self.name, found=found, fix=fix)
         return checked_depth(values, **where)
 
 

@@ -200,13 +200,9 @@ class _Dataset:
             table, places = table.filter(chosen), places[chosen.to_numpy().astype(bool)]
         index = table["frame_index"].to_numpy() if "frame_index" in columns else np.arange(len(table))
         if len(index) != length or not np.array_equal(index, np.arange(len(index))):
-            raise DataFormatError(
-                "the frames of an episode are not all there",
-                file=file,
-                field="frame_index",
-                found=f"{len(index)} rows of episode {number}, frame_index {index[:3]}...",
-                expected=f"0..{length - 1}",
-            )
+            problem = "the frames of an episode are not all there"
+            found = f"{len(index)} rows of episode {number}, frame_index {index[:3]}..."
+            raise DataFormatError(problem, file=file, field="frame_index", found=found, expected=f"0..{length - 1}")
         return table, _Rows(file, places)
 
     def _view(self, row: int, entry: CameraEntry, *, table: pa.Table, rows: _Rows, notes: dict[str, Any]) -> View:

@@ -78,14 +78,10 @@ class Bag:
         poses, known = tree.world_from(camera.frame_id, ticks, root=root, file=self.path)
         if not known.mean() >= 1 - MAX_BAD:
             bad = np.flatnonzero(~known)
-            raise CalibrationError(
-                f"tf has gaps at {len(bad)} of {len(ticks)} frames",
-                file=self.path,
-                field=f"tf {root} -> {camera.frame_id}",
-                frame=int(bad[0]),
-                found=f"first at {ticks[bad[0]] - ticks[0]:.3f} s",
-                fix="record tf for the whole time, or cut the recording",
-            )
+            where = {"file": self.path, "field": f"tf {root} -> {camera.frame_id}", "frame": int(bad[0])}
+            problem, found = f"tf has gaps at {len(bad)} of {len(ticks)} frames", ticks[bad[0]] - ticks[0]
+            fix = "record tf for the whole time, or cut the recording"
+            raise CalibrationError(problem, **where, found=f"first at {found:.3f} s", fix=fix)
         usable = near & known
         still = bool((poses == poses[:1]).all())
         return View(
@@ -192,10 +188,9 @@ def _cameras(path: Path, kinds: Mapping[str, str], *, images: Sequence[str]) -> 
         size = size_of(message, file=path, topic=topic)
         actual = (calibration.width, calibration.height)
         if actual != size:
-            raise CalibrationError(
-                "the calibration is for another image size", file=path, field=info, found=actual, expected=size,
-                fix="record images and camera_info of one mode of the camera",
-            )  # fmt: skip
+            problem = "the calibration is for another image size"
+            fix = "record images and camera_info of one mode of the camera"
+            raise CalibrationError(problem, file=path, field=info, found=actual, expected=size, fix=fix)
         K, lens = camera_of(calibration, rectified="rect" in topic.rsplit("/", 1)[-1], file=path, topic=info)
         K = checked_intrinsics(K, width=size[0], height=size[1], file=path, camera=info)
         frame_id = calibration.header.frame_id.lstrip("/")
@@ -230,9 +225,8 @@ def _reader(path: Path) -> Iterator[Any]:
         except Exception as error:  # the library and its decoders raise what the bytes make them raise
             at = _last_readable(path)
             fix = "keep what is whole: scene4d repair IN.mcap -o OUT.mcap (or mcap recover IN.mcap -o OUT.mcap)"
-            raise DataFormatError(
-                "is damaged or cut short", file=path, field=at, found=str(error)[:100], fix=fix
-            ) from error
+            found = str(error)[:100]
+            raise DataFormatError("is damaged or cut short", file=path, field=at, found=found, fix=fix) from error
 
 
 def _last_readable(path: Path) -> str:

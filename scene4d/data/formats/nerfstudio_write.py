@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scene4d.data.formats.transforms import CV_FROM_GL
+from scene4d.data.cameras.calibration import CV_FROM_GL
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import encode_depth
 from scene4d.data.video.images import chosen_cameras

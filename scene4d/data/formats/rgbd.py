@@ -107,9 +107,8 @@ def open_seven_scenes(folder: Path) -> TableRecording:
     """
     found = sorted(p for p in folder.iterdir() if SEVEN_SCENES.fullmatch(p.name))
     if not found:
-        raise DataFormatError(
-            "holds no frames", file=folder, expected="frame-000000.color.png ...", fix="check the path"
-        )
+        fix = "check the path"
+        raise DataFormatError("holds no frames", file=folder, expected="frame-000000.color.png ...", fix=fix)
     stems = [p.name.split(".color.")[0] for p in found]
     depths = [folder / f"{s}.depth.png" for s in stems]
     poses = [folder / f"{s}.pose.txt" for s in stems]
@@ -154,13 +153,9 @@ def open_images_depth(folder: Path) -> TableRecording:
     matrices = (rows if rows.shape[1] == 16 else np.concatenate([rows, bottom], 1)).reshape(-1, 4, 4)
     colors = _listed_images(folder, images)
     if len(colors) != len(matrices):
-        raise CalibrationError(
-            "images and poses differ in number",
-            file=folder / "poses.txt",
-            found=f"{len(matrices)} poses",
-            expected=f"{len(colors)} (one an image)",
-            fix="name the image of each line in frames.txt",
-        )
+        problem, found = "images and poses differ in number", f"{len(matrices)} poses"
+        expected, fix = f"{len(colors)} (one an image)", "name the image of each line in frames.txt"
+        raise CalibrationError(problem, file=folder / "poses.txt", found=found, expected=expected, fix=fix)
     depths = [folder / "depth" / f"{p.stem}.png" for p in colors]
     need_all(colors, folder, error=DataFormatError, what="image", fix="frames.txt names images that do not exist")
     need_all(depths, folder, error=DepthError, what="depth", fix="add 16-bit PNG depth in mm for each image")
@@ -192,9 +187,8 @@ def _listed_images(folder: Path, images: Path) -> list[Path]:
         raise DataFormatError("cannot be read", file=listing, found=str(error)[:80]) from error
     for name in names:
         if Path(name).name != name:
-            raise DataFormatError(
-                "names must be plain file names", file=listing, found=name, fix=f"name files in {images}"
-            )
+            fix = f"name files in {images}"
+            raise DataFormatError("names must be plain file names", file=listing, found=name, fix=fix)
     return [images / name for name in names]
 
 
@@ -209,12 +203,7 @@ def need_all(paths: Sequence[Path], folder: Path, *, error: type, what: str, fix
     """Every file must be there; the error names the first that are not."""
     missing = [p.name for p in paths if not p.is_file()]
     if missing:
-        raise error(
-            f"no {what} for {len(missing)} of {len(paths)} frames",
-            file=folder,
-            field=what,
-            found=f"no {missing[:3]}",
-            fix=fix,
-        )
+        problem = f"no {what} for {len(missing)} of {len(paths)} frames"
+        raise error(problem, file=folder, field=what, found=f"no {missing[:3]}", fix=fix)
     if not paths:
         raise DataFormatError(f"no {what} at all", file=folder, field=what, fix=fix)

@@ -72,11 +72,7 @@ def _check_scale(folder: Path, K: np.ndarray, *, colored: tuple[int, int], size:
     reduced = color_K[:2] * np.array([[size[0] / colored[0]], [size[1] / colored[1]]])
     apart = np.abs(reduced - K[:2])[[0, 1, 0, 1], [0, 1, 2, 2]] / [size[0], size[1], size[0], size[1]]
     if not (apart < MAX_SCALE_ERROR).all():
-        raise CalibrationError(
-            "colour and depth do not see the same: depth is not aligned to colour",
-            file=path,
-            field="K of camera",
-            found=np.round(reduced, 1).tolist(),
-            expected=np.round(K[:2], 1).tolist(),
-            fix="register depth to the colour camera first",
-        )
+        problem = "colour and depth do not see the same: depth is not aligned to colour"
+        found = np.round(reduced, 1).tolist()
+        expected, fix = np.round(K[:2], 1).tolist(), "register depth to the colour camera first"
+        raise CalibrationError(problem, file=path, field="K of camera", found=found, expected=expected, fix=fix)

@@ -148,14 +148,9 @@ def _common_length(
         counts["states"] = len(states)
     shortest, longest = min(counts.values()), max(counts.values())
     if longest - shortest > 1 or shortest < 1:
-        raise DataFormatError(
-            "the numbers of frames differ",
-            file=folder,
-            field="frames",
-            found=", ".join(f"{name} {count}" for name, count in counts.items()),
-            expected="the same, give or take one",
-            fix="copy the shorter one again, or cut the others",
-        )
+        problem, found = "the numbers of frames differ", ", ".join(f"{name} {count}" for name, count in counts.items())
+        expected, fix = "the same, give or take one", "copy the shorter one again, or cut the others"
+        raise DataFormatError(problem, file=folder, field="frames", found=found, expected=expected, fix=fix)
     differ = longest != shortest
     return shortest, {"frames_cut": f"to {shortest}: " + str(counts)} if differ else {}
 
@@ -168,9 +163,8 @@ def _annotation(folder: Path) -> tuple[np.ndarray | None, dict[str, Any]]:
     table = read_json(file, fix="copy it again")
     states = matrix_of(table.get("states"))
     if states.ndim != 2 or not states.size or not np.isfinite(states).all():
-        raise DataFormatError(
-            "is no table of numbers", file=file, field="states", found=states.shape, expected="[t, 7]"
-        )
+        found = states.shape
+        raise DataFormatError("is no table of numbers", file=file, field="states", found=found, expected="[t, 7]")
     texts = table.get("texts")
     task = str(texts[0]) if isinstance(texts, list) and texts else ""
     spec = STATE_SPEC if states.shape[1] == len(STATE_SPEC) else []

@@ -89,13 +89,9 @@ class ShuffledBatches(Generic[T]):
         """Let the workers read from `step` on; `batch` shows how large one is."""
         size = self.workers * AHEAD * _num_bytes(batch) / 1e9
         if size > self.max_gigabytes:
-            raise ResourceError(
-                "batches read ahead would take too much memory",
-                field="max_gigabytes",
-                found=f"{size:.3g} GB",
-                expected=f"<= {self.max_gigabytes:g}",
-                fix="lower batch_size, workers, or the windows' size, context or horizon",
-            )
+            problem, expected = "batches read ahead would take too much memory", f"<= {self.max_gigabytes:g}"
+            fix = "lower batch_size, workers, or the windows' size, context or horizon"
+            raise ResourceError(problem, field="max_gigabytes", found=f"{size:.3g} GB", expected=expected, fix=fix)
         loader = DataLoader(
             _Steps(self),
             batch_size=None,

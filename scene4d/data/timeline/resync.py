@@ -107,11 +107,9 @@ def place_frames(times: np.ndarray, *, fps: float, path: str) -> tuple[np.ndarra
     count = np.floor((stamps[-1] - stamps[0]) * fps + 0.5) + 1
     if not count <= MAX_GROWTH * len(times):
         jump = int(np.diff(stamps).argmax())
-        raise TimestampError(
-            "a time is far from all others", **where, frame=int(order[jump + 1]),
-            found=f"{stamps[jump + 1] - stamps[jump]:.3f} s after the one before",
-            fix="cut the recording there, or leave the frame out",
-        )  # fmt: skip
+        found = f"{stamps[jump + 1] - stamps[jump]:.3f} s after the one before"
+        fix = "cut the recording there, or leave the frame out"
+        raise TimestampError("a time is far from all others", **where, frame=int(order[jump + 1]), found=found, fix=fix)
     ticks = stamps[0] + np.arange(int(count)) / fps
     nearest, apart = nearest_stamps(stamps, ticks)
     return order[nearest], apart

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scene4d.data.video.images import DECODE_ERRORS, checked_depth, open_image, read_depth_codes
+from scene4d.data.video.images import checked_depth, image_from_bytes, open_image, read_depth_codes
 from scene4d.data.video.video import iterate_frames
 from scene4d.errors import CalibrationError, DataFormatError
 
@@ -35,13 +34,9 @@ class ColorFiles:
         for i in frames:
             image = open_image(self.paths[i])
             if self.size is not None and image.size != tuple(self.size):
-                raise CalibrationError(
-                    "has another size",
-                    file=self.paths[i],
-                    found=image.size,
-                    expected=tuple(self.size),
-                    fix="all images of a recording must have one size",
-                )
+                found = image.size
+                expected, fix = tuple(self.size), "all images of a recording must have one size"
+                raise CalibrationError("has another size", file=self.paths[i], found=found, expected=expected, fix=fix)
             if image.mode not in ("RGB", "RGBA", "L", "P"):
                 found = f"mode {image.mode}"
                 raise DataFormatError("is no colour image", file=self.paths[i], found=found, expected="8-bit RGB")
@@ -73,14 +68,9 @@ class DepthFiles:
             path = self.paths[i]
             codes = read_depth_codes(path)
             if self.size is not None and codes.shape[::-1] != tuple(self.size):
-                raise CalibrationError(
-                    "depth and colour differ in size",
-                    file=path,
-                    field="depth",
-                    found=codes.shape[::-1],
-                    expected=tuple(self.size),
-                    fix="register depth to the colour camera first",
-                )
+                problem, found = "depth and colour differ in size", codes.shape[::-1]
+                expected, fix = tuple(self.size), "register depth to the colour camera first"
+                raise CalibrationError(problem, file=path, field="depth", found=found, expected=expected, fix=fix)
             yield depth_of_codes(codes, unit=self.unit, file=path, frame=path.stem.split(".")[0])
 
 
@@ -99,8 +89,8 @@ class VideoFrames:
 
     def places(self, frames: Sequence[int]) -> list[int]:
         """Index in the video of each frame, increasing; see `last`."""
-        return [min(self.first + self.step * i, self.first + self.step * i if self.last is None else self.last)
-                for i in frames]  # fmt: skip
+        places = [self.first + self.step * i for i in frames]
+        return places if self.last is None else [min(place, self.last) for place in places]
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """Pictures [h w 3] uint8."""
@@ -118,25 +108,18 @@ def picture_from_bytes(
     Raises:
         DataFormatError: it cannot be decoded.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except DECODE_ERRORS as error:
-        found = str(error)[:80]
-        raise DataFormatError("an image cannot be decoded", file=file, field=field, frame=frame, found=found) from error
+    with image_from_bytes(data, file=file, field=field, frame=frame) as image:
+        return np.asarray(image.convert("RGB"))
 
 
-def size_from_bytes(data: bytes, *, file: str | Path) -> tuple[int, int]:
+def size_from_bytes(data: bytes, *, file: str | Path, field: str | None = None) -> tuple[int, int]:
     """(width, height) of an encoded image, from its header only.
 
     Raises:
         DataFormatError: it is no image.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except DECODE_ERRORS as error:
-        raise DataFormatError("an image cannot be decoded", file=file, found=str(error)[:80]) from error
+    with image_from_bytes(data, file=file, field=field) as image:
+        return image.size
 
 
 def depth_of_codes(codes: np.ndarray, *, unit: float, file: str | Path, frame: str) -> np.ndarray:

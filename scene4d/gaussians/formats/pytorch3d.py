@@ -181,7 +181,6 @@ def _pytorch3d(part: str) -> ModuleType:
     try:
         return importlib.import_module(f"pytorch3d.{part}")
     except (ImportError, RuntimeError, OSError) as error:
-        raise EnvError(
-            "PyTorch3D does not load", field="pytorch3d", found=f"{type(error).__name__}: {error}",
-            fix="pip install the pytorch3d that was built for this torch, or build it (its INSTALL.md)",
-        ) from error  # fmt: skip
+        found = f"{type(error).__name__}: {error}"
+        fix = "pip install the pytorch3d that was built for this torch, or build it (its INSTALL.md)"
+        raise EnvError("PyTorch3D does not load", field="pytorch3d", found=found, fix=fix) from error

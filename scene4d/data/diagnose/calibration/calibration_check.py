@@ -16,11 +16,12 @@ from torch import Tensor
 from scene4d.data.diagnose.calibration.hypotheses import Hypothesis, compound_hypotheses, hypotheses_of
 from scene4d.data.diagnose.calibration.registration import check_registration
 from scene4d.data.diagnose.calibration.reprojection import Agreement, agreement
-from scene4d.data.diagnose.calibration.sample import Rows, Sample, full_sizes, rows_of, shades_of, views_of
+from scene4d.data.diagnose.calibration.sample import Rows, Sample, rows_of, shades_of, views_of
 from scene4d.data.diagnose.calibration.world_axis import check_world_axis
 from scene4d.data.diagnose.finding import Finding
 from scene4d.data.diagnose.frame_faults import check_holes
 from scene4d.data.diagnose.repair.mend import Mend
+from scene4d.data.timeline.stretches import full_sizes
 
 ANCHORS = 6
 GAPS = (1, 3, 8, 20)

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scene4d.data.diagnose.calibration.sample import MAX_LAG, Sample, full_sizes
+from scene4d.data.diagnose.calibration.sample import MAX_LAG, Sample
 from scene4d.data.diagnose.repair.mend import Mend
+from scene4d.data.timeline.stretches import full_sizes
 
 AXES = (("opengl",), ("inverted",), ("inverted", "opengl"))
 FACTORS = (1000.0, 100.0, 10.0, 5.0, 4.0, 2.0, 0.5, 0.25, 0.2, 0.1, 0.01, 0.001)
@@ -88,9 +89,7 @@ def _K_factors(sample: Sample, names: Sequence[str]) -> list[tuple[float, ...]]:
         plain = [(r, r) for r in RATIOS]
         exact = [(width / w, height / h) for w, h in SIZES]
         # Views cannot tell factors this much alike: the plain one is the likelier.
-        odd = [
-            p for p in exact if not any(max(abs(a / b - 1) for a, b in zip(p, q, strict=True)) < ALIKE for q in plain)
-        ]
+        odd = [(a, d) for a, d in exact if not any(max(abs(a / r - 1), abs(d / r - 1)) < ALIKE for r in RATIOS)]
         for across, down in plain + odd:
             middle = max(abs(centre[0] * across - 0.5), abs(centre[1] * down - 0.5)) < OFF_CENTRE
             if middle and max(abs(across - 1), abs(down - 1)) > SAME_SIZE:

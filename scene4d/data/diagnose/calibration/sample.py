@@ -9,6 +9,7 @@ import torch
 
 from scene4d.data.diagnose.calibration.reprojection import Views, local_shade
 from scene4d.data.diagnose.repair.mend import Mend, apply_mend
+from scene4d.data.timeline.stretches import full_sizes
 from scene4d.types import Episode, Recording
 
 WIDTH = 160
@@ -88,15 +89,6 @@ def small_size(recording: Recording) -> tuple[int, int]:
     width, height = full_sizes(recording)[recording.cameras[0]]
     small = min(WIDTH, width)
     return small, max(8, round(small * height / width))
-
-
-def full_sizes(recording: Recording) -> dict[str, tuple[int, int]]:
-    """(width, height) px of each camera as recorded."""
-    known = getattr(recording, "sizes", None)
-    if known is None:
-        views = recording.read(0, 1).views
-        known = {n: (f.cameras.width, f.cameras.height) for n, f in views.items()}
-    return dict(known)
 
 
 def rows_of(sample: Sample) -> Rows:
