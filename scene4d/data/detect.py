@@ -80,9 +80,8 @@ def open_recordings(
     root = Path(path)
     if resync not in (None, "nearest"):
         raise ConfigError("is unknown", field="resync", found=resync, expected=["nearest"])
-    supplied = Supplied(
-        cameras=None if cameras is None else Path(cameras), fov_deg=fov_deg, fit=fit, loose_times=resync is not None
-    )
+    file = None if cameras is None else Path(cameras)
+    supplied = Supplied(cameras=file, fov_deg=fov_deg, fit=fit, loose_times=resync is not None)
     recordings = _found(root, supplied)
     if resync is None:
         return recordings
@@ -188,9 +187,8 @@ def _what_is_missing(root: Path, files: Sequence[Path]) -> Exception:
     searched = {"intrinsics": tables, "poses": tables, "depth": names}
     missing = [part for part, pattern in PARTS.items() if not any(pattern.search(n) for n in searched[part])]
     if not missing:
-        return DataFormatError(
-            "has an unknown layout", file=root, found=found, expected=KNOWN, fix=_how_to_supply(root)
-        )
+        fix = _how_to_supply(root)
+        return DataFormatError("has an unknown layout", file=root, found=found, expected=KNOWN, fix=fix)
     problem = ", ".join(f"no {part}" for part in missing)
     kind = DepthError if missing == ["depth"] else CalibrationError
     example = ", ".join(str(p.relative_to(root)) for p in pictures[:3])

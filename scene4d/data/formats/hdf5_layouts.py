@@ -136,9 +136,7 @@ def _maniskill(file: H5Group, path: Path, *, name: str) -> TableRecording:
         fix = "replay the trajectories with --obs-mode rgbd"
         raise DataFormatError("holds no images", file=path, field=name, found=sorted(group), fix=fix)
     # One observation more than actions: the last has nothing that leads on from it.
-    length = min(
-        len(array(group, "actions", path=path)), *(len(array(group, e.rgb, path=path)) for e in cameras.values())
-    )
+    length = min(len(array(group, n, path=path)) for n in ("actions", *(e.rgb for e in cameras.values())))
     proprio = [f"obs/agent/{k}" for k in ("qpos", "qvel") if group.get(f"obs/agent/{k}") is not None]
     beside = path.with_suffix(".json")
     facts = read_json(beside, fix="copy it again") if beside.is_file() else {}
@@ -185,7 +183,7 @@ def _robomimic(group: H5Group, path: Path, *, name: str, places: list[Path], sup
         fix = "extract observations with images (robomimic: dataset_states_to_obs.py --camera_names ...)"
         raise DataFormatError("holds no images", file=path, field=f"data/{name}/obs", found=sorted(obs), fix=fix)
     env = _json_attribute(group, "env_args")
-    kwargs = env.get("env_kwargs") if isinstance(env.get("env_kwargs"), dict) else {}
+    kwargs = _table_in(env, "env_kwargs")
     sizes = {f"obs/{k}": frame_size(obs, k, path=path) for k in images}
     depths = {f"obs/{k}" for k in obs if k.endswith("_depth")}
     upside_down = any(k.endswith("_rgb") for k in images)
@@ -265,19 +263,16 @@ def _mapped(
         sizes = {k: frame_size(group, k, path=path) for k in images}
         cameras, known = find_cameras(places, sizes=sizes, columns=arrays, supplied=supplied, what="HDF5")
         actions = fields.get("actions")
-        length = min(
-            len(array(group, n, path=path))
-            for n in (*([actions] if actions else []), *(e.rgb for e in cameras.values()))
-        )
+        counted = [*([actions] if actions else []), *(e.rgb for e in cameras.values())]
+        length = min(len(array(group, n, path=path)) for n in counted)
         fps = number_in(fields, "fps", file=places[0])
         episode = H5Episode(
             path=path, group=name or "/", length=length, fps=fps, cameras=cameras, actions=actions, proprio=proprio,
             rewards=fields.get("rewards"), success=fields.get("success"), upside_down=bool(fields.get("upside_down")),
         )  # fmt: skip
         specs = _specs(group, path, actions=actions, proprio=proprio)
-        recordings.append(
-            _recording(episode, source="HDF5", info={"task": str(fields.get("task", "")), **specs, **known})
-        )
+        info = {"task": str(fields.get("task", "")), **specs, **known}
+        recordings.append(_recording(episode, source="HDF5", info=info))
     if not recordings:
         where = {"file": path, "field": "fields.episodes"}
         raise DataFormatError("no group matches", **where, found=_contents(file), expected=pattern)

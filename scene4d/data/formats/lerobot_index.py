@@ -255,9 +255,8 @@ def _json_lines(file: Path, *, keys: Sequence[str]) -> list[dict[str, Any]]:
 def _tasks(root: Path, *, packed: bool) -> dict[int, str]:
     """Task texts by index."""
     if not packed:
-        return {
-            row["task_index"]: str(row.get("task", "")) for row in _json_lines(root / TASKS_V2, keys=("task_index",))
-        }
+        rows = _json_lines(root / TASKS_V2, keys=("task_index",))
+        return {row["task_index"]: str(row.get("task", "")) for row in rows}
     file = root / layout.TASKS
     table = open_parquet(file).read()
     text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)

@@ -93,9 +93,8 @@ class Spool:
         if images:
             table = pa.table(images)
             if self._images is None:
-                self._images = self._writing.enter_context(
-                    pq.ParquetWriter(self._folder / "images.parquet", table.schema, compression="NONE")
-                )
+                writer = pq.ParquetWriter(self._folder / "images.parquet", table.schema, compression="NONE")
+                self._images = self._writing.enter_context(writer)
             self._images.write_table(table, row_group_size=len(table))
         self._columns = tuple(images)
         self._numbers.append(stretch.replace(views={}))

@@ -60,11 +60,9 @@ class Bag:
     def __call__(self, cameras: Sequence[str]) -> FrameTable:
         """The table; images stay in the file."""
         ticks, _ = _stamps(self.path, self.clock, loose=self.loose_times)
-        tree = _tree(self.path, tuple(self.transforms))
+        tree = _tree_of(self.path, tuple(self.transforms), changed=self.path.stat().st_mtime_ns)
         views = {name: self._view(self.cameras[name], ticks, tree=tree) for name in cameras}
-        proprio = None
-        if self.joints is not None:
-            proprio = _joint_positions(self.path, self.joints, ticks=ticks)
+        proprio = None if self.joints is None else _joint_positions(self.path, self.joints, ticks=ticks)
         return FrameTable(views=views, times=ticks - ticks[0], proprio=proprio)
 
     def _view(self, camera: _Camera, ticks: np.ndarray, *, tree: FrameTree) -> View:
@@ -147,26 +145,19 @@ def open_mcap(path: Path, *, loose_times: bool = False) -> list[TableRecording]:
     ticks, _ = _stamps(path, clock, loose=loose_times)
     names = _joint_names(path, joints) if joints else []
     bag = Bag(path, cameras, transforms=transforms, joints=joints, clock=clock, loose_times=loose_times)
-    return [
-        TableRecording(
-            path=str(path),
-            num_frames=len(ticks),
-            fps=1 / (_pause(ticks) or 1.0),
-            sizes={name: c.size for name, c in cameras.items()},
-            depth_cameras=tuple(name for name, c in cameras.items() if c.depth),
-            info={
-                "source": "MCAP",
-                "task": "",
-                "units": "m",
-                "started": float(ticks[0]),
-                "action_spec": [],
-                "proprio_spec": [{"name": name, "unit": joint_unit(name), "frame": "joint"} for name in names],
-                "topics": {name: [c.color, *([c.depth] if c.depth else [])] for name, c in cameras.items()},
-                **({"uncalibrated": left_out} if left_out else {}),
-            },
-            load=bag,
-        )
-    ]
+    info: dict[str, Any] = {"source": "MCAP", "task": "", "units": "m", "started": float(ticks[0]), "action_spec": []}
+    info["proprio_spec"] = [{"name": name, "unit": joint_unit(name), "frame": "joint"} for name in names]
+    info["topics"] = {name: [c.color, *([c.depth] if c.depth else [])] for name, c in cameras.items()}
+    recording = TableRecording(
+        path=str(path),
+        num_frames=len(ticks),
+        fps=1 / (_pause(ticks) or 1.0),
+        sizes={name: c.size for name, c in cameras.items()},
+        depth_cameras=tuple(name for name, c in cameras.items() if c.depth),
+        info=info | ({"uncalibrated": left_out} if left_out else {}),
+        load=bag,
+    )
+    return [recording]
 
 
 def _cameras(path: Path, kinds: Mapping[str, str], *, images: Sequence[str]) -> tuple[dict[str, _Camera], list[str]]:
@@ -194,11 +185,8 @@ def _cameras(path: Path, kinds: Mapping[str, str], *, images: Sequence[str]) -> 
         K, lens = camera_of(calibration, rectified="rect" in topic.rsplit("/", 1)[-1], file=path, topic=info)
         K = checked_intrinsics(K, width=size[0], height=size[1], file=path, camera=info)
         frame_id = calibration.header.frame_id.lstrip("/")
-        registered = [
-            t
-            for t, m in depths.items()
-            if m.header.frame_id.lstrip("/") == frame_id and size_of(m, file=path, topic=t) == size and t not in used
-        ]
+        beside = [t for t, m in depths.items() if m.header.frame_id.lstrip("/") == frame_id and t not in used]
+        registered = [t for t in beside if size_of(depths[t], file=path, topic=t) == size]
         depth = registered[0] if registered else None
         used.add(depth)
         lens = checked_lens(lens, K, size=size, file=path, camera=info)
@@ -259,14 +247,10 @@ def _topics(path: Path) -> tuple[dict[str, str], dict[str, int]]:
         summary = reader.get_summary()
         if summary is None or summary.statistics is None:
             raise ValueError("it has no summary")
-        channels = [
-            c for c in summary.channels.values() if c.message_encoding == "cdr" and c.schema_id in summary.schemas
-        ]
+        channels, schemas = summary.channels.values(), summary.schemas
+        channels = [c for c in channels if c.message_encoding == "cdr" and c.schema_id in schemas]
         counts = summary.statistics.channel_message_counts
-        return (
-            {c.topic: summary.schemas[c.schema_id].name for c in channels},
-            {c.topic: counts.get(c.id, 0) for c in channels},
-        )
+        return {c.topic: schemas[c.schema_id].name for c in channels}, {c.topic: counts.get(c.id, 0) for c in channels}
 
 
 def _first(path: Path, topic: str) -> Any:
@@ -303,10 +287,6 @@ def _pause(ticks: np.ndarray) -> float:
     """Median time in s from one instant to the next; 0 where there is only one."""
     steps = np.diff(np.unique(ticks))
     return float(np.median(steps)) if len(steps) else 0.0
-
-
-def _tree(path: Path, topics: tuple[str, ...]) -> FrameTree:
-    return _tree_of(path, topics, changed=path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)

@@ -116,7 +116,9 @@ def open_seven_scenes(folder: Path) -> TableRecording:
     need_all(poses, folder, error=CalibrationError, what="pose", fix="add a 4x4 camera-to-world matrix for each frame")
     files = [place / name for place in (folder, folder.parent) for name in K_FILES]
     matrices = np.stack([pose_from(p) for p in poses])
-    K_file = _first(files, folder)
+    K_file = next((file for file in files if file.is_file()), None)
+    if K_file is None:
+        raise CalibrationError("no intrinsics", file=files[0], field="K of camera", fix=KINECT_HINT)
     listed = RGBDFiles(names=stems, colors=found, depths=depths, world_from_cam=matrices)
     return rgbd_recording(folder, listed, K=read_numbers(K_file, what="3x3"), K_file=K_file, source="7-Scenes")
 
@@ -190,13 +192,6 @@ def _listed_images(folder: Path, images: Path) -> list[Path]:
             fix = f"name files in {images}"
             raise DataFormatError("names must be plain file names", file=listing, found=name, fix=fix)
     return [images / name for name in names]
-
-
-def _first(files: Sequence[Path], folder: Path) -> Path:
-    for file in files:
-        if file.is_file():
-            return file
-    raise CalibrationError("no intrinsics", file=folder / files[0].name, field="K of camera", fix=KINECT_HINT)
 
 
 def need_all(paths: Sequence[Path], folder: Path, *, error: type, what: str, fix: str) -> None:

@@ -55,9 +55,8 @@ def open_open3d(folder: Path) -> TableRecording:
     if not scale > 0:
         raise DepthError("is no depth scale", file=file, field="depth_scale", found=scale, expected="steps a metre")
     poses = _trajectory(folder, count=len(colors))
-    files = RGBDFiles(
-        names=[p.stem for p in colors], colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale
-    )
+    names = [p.stem for p in colors]
+    files = RGBDFiles(names=names, colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale)
     return rgbd_recording(folder, files, K=K + PIXEL_CENTRE, K_file=file, source="Open3D")
 
 

@@ -43,13 +43,8 @@ def open_scannet(folder: Path) -> TableRecording:
     K, K_file = _intrinsics(folder, "depth" if size != colored else "color", "depth")
     if size != colored:
         _check_scale(folder, K, colored=colored, size=size)
-    files = RGBDFiles(
-        names=[p.stem for p in colors],
-        colors=colors,
-        depths=depths,
-        world_from_cam=np.stack([pose_from(p) for p in poses]),
-        depth_size=size,
-    )
+    names, matrices = [p.stem for p in colors], np.stack([pose_from(p) for p in poses])
+    files = RGBDFiles(names=names, colors=colors, depths=depths, world_from_cam=matrices, depth_size=size)
     return rgbd_recording(folder, files, K=K, K_file=K_file, source="ScanNet")
 
 

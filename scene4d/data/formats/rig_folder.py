@@ -71,9 +71,8 @@ def open_rig(folder: Path, *, supplied: Supplied) -> TableRecording:
         proprio=None if states is None else states[:length],
     )
     codecs = dict(Counter(f.codec for f in used.values()))
-    return recording_of(
-        whole, path=folder, fps=fps, info={"source": "videos", "units": "m", "codecs": codecs, **info, **known, **notes}
-    )
+    info = {"source": "videos", "units": "m", "codecs": codecs, **info, **known, **notes}
+    return recording_of(whole, path=folder, fps=fps, info=info)
 
 
 def _videos(folder: Path) -> dict[str, Path]:
@@ -93,9 +92,7 @@ def _cameras(
     places = [place / name for place in (folder, folder.parent) for name in CALIBRATIONS]
     file = supplied.cameras or next((path for path in places if path.is_file()), None)
     if file is None:
-        return find_cameras(
-            [folder / CALIBRATIONS[0]], sizes=sizes, columns=(), supplied=supplied, what="a folder of videos"
-        )
+        return find_cameras(places[:1], sizes=sizes, columns=(), supplied=supplied, what="a folder of videos")
     table = read_json(file, fix="see the documentation of cameras.json")
     entries = table.get("cameras") if "cameras" in table else _translated(table, file=file, sizes=sizes)
     found = entries_of(entries, file=file, sizes=sizes, columns=(), fit=supplied.fit)
@@ -172,9 +169,7 @@ def _annotation(folder: Path) -> tuple[np.ndarray | None, dict[str, Any]]:
     proprio_spec = spec
     if spec and joints.ndim == 2 and len(joints) == len(states) and np.isfinite(joints).all():
         states = np.concatenate([states, joints], 1)
-        proprio_spec = [
-            *spec,
-            *({"name": f"joint{i + 1}", "unit": "rad", "frame": "joint"} for i in range(joints.shape[1])),
-        ]
+        joint_spec = [{"name": f"joint{i + 1}", "unit": "rad", "frame": "joint"} for i in range(joints.shape[1])]
+        proprio_spec = [*spec, *joint_spec]
     meaning = "state at the next frame, absolute"
     return states, {"task": task, "action_spec": spec, "action_meaning": meaning, "proprio_spec": proprio_spec}

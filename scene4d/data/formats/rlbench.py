@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.json_files import has_shape
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import checked_depth, image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
@@ -205,10 +206,7 @@ def _column(table: Mapping[str, np.ndarray], name: str, *, folder: Path, shape: 
     values = table.get(name)
     if values is None:
         raise DataFormatError("is missing", **where, found=sorted(table)[:12])
-    fits = values.ndim == len(shape) and all(
-        a == b or (b is None and a) for a, b in zip(values.shape, shape, strict=True)
-    )
-    if not fits or values.dtype.kind not in "fiub":
+    if not has_shape(values, shape) or values.dtype.kind not in "fiub":
         found = f"{values.dtype} {values.shape}"
         raise DataFormatError("has the wrong shape or type", **where, found=found, expected=shape)
     if not np.isfinite(values).all():

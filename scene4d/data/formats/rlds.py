@@ -6,6 +6,7 @@ cameras.json beside the file supplies both ("fields": {"fps": 5}).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,9 +121,8 @@ def open_rlds(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     file = supplied.cameras or next((p for p in beside if p.is_file()), None)
     fields = (read_json(file, fix="write it as JSON").get("fields") or {}) if file is not None else {}
     fps = number_in(fields, "fps", file=file, default=0.0) if file is not None else 0.0
-    return [
-        _recording(path, place, row=row, beside=beside, fps=fps, supplied=supplied) for row, place in enumerate(places)
-    ]
+    recording = functools.partial(_recording, path, beside=beside, fps=fps, supplied=supplied)
+    return [recording(place, row=row) for row, place in enumerate(places)]
 
 
 def _recording(

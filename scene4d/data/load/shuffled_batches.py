@@ -48,11 +48,8 @@ class ShuffledBatches(Generic[T]):
         Raises:
             ConfigError: there is nothing to draw from, or a number that cannot be.
         """
-        for name, value, least in (
-            ("numbers", len(numbers), 1),
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-        ):
+        counts = (("numbers", len(numbers), 1), ("batch_size", batch_size, 1), ("workers", workers, 0))
+        for name, value, least in counts:
             if value < least:
                 raise ConfigError("is out of range", field=name, found=value, expected=f">= {least}")
         self.read, self.numbers = read, torch.as_tensor(numbers, dtype=torch.int64)
@@ -152,14 +149,5 @@ def _unchanged(batch: Any) -> Any:
 def _num_bytes(batch: Any) -> int:
     if isinstance(batch, tuple | list):
         return sum(_num_bytes(part) for part in batch)
-    sizes = [0]
-
-    def measured(x: Tensor) -> Tensor:
-        sizes.append(x.numel() * x.element_size())
-        return x
-
-    if isinstance(batch, Tensor):
-        measured(batch)
-    elif isinstance(batch, TensorStruct):
-        batch.map(measured)
-    return sum(sizes)
+    tensors = batch.tensors() if isinstance(batch, TensorStruct) else [batch]
+    return sum(x.nbytes for x in tensors if isinstance(x, Tensor))

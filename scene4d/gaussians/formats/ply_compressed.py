@@ -51,13 +51,9 @@ def unpack_gaussians(tables: dict[str, np.ndarray], *, file: Path) -> Gaussians:
             rgb = between(rgb, ("r", "g", "b"))
     sh = np.concatenate([((rgb - 0.5) / SH_C0)[:, None], rest], 1)
     tensor = lambda values: torch.from_numpy(np.ascontiguousarray(values, np.float32))
-    return Gaussians(
-        means=tensor(means),
-        quats=tensor(_quats(vertex["packed_rotation"])),
-        scales=tensor(scales),
-        sh=tensor(sh),
-        opacities=tensor(colour[:, 3]),
-    )
+    means, scales, sh, opacities = map(tensor, (means, scales, sh, colour[:, 3]))
+    quats = tensor(_quats(vertex["packed_rotation"]))
+    return Gaussians(means=means, quats=quats, scales=scales, sh=sh, opacities=opacities)
 
 
 def _checked(tables: dict[str, np.ndarray], file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
