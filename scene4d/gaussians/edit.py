@@ -37,18 +37,13 @@ def concatenate(sets: Sequence[Gaussians], *, renumber: bool = False) -> Gaussia
         raise ShapeError("batch axes differ", field="sets", found=found, expected="all the same")
     num_bases = max(g.sh.shape[-2] for g in sets)
     shared = set.intersection(*(set(g.extras) for g in sets))
-    ids = torch.cat([g.ids for g in sets], axis)
+    names = ("means", "quats", "scales", "opacities", "ids")
+    means, quats, scales, opacities, ids = (torch.cat([getattr(g, name) for g in sets], axis) for name in names)
     if renumber:
         ids = torch.where(ids >= 0, torch.arange(ids.shape[-1], device=ids.device), ids)
-    return Gaussians(
-        means=torch.cat([g.means for g in sets], axis),
-        quats=torch.cat([g.quats for g in sets], axis),
-        scales=torch.cat([g.scales for g in sets], axis),
-        opacities=torch.cat([g.opacities for g in sets], axis),
-        sh=torch.cat([with_sh_bases(g.sh, num_bases) for g in sets], axis),
-        ids=ids,
-        extras={k: torch.cat([g.extras[k] for g in sets], axis) for k in sorted(shared)},
-    )
+    sh = torch.cat([with_sh_bases(g.sh, num_bases) for g in sets], axis)
+    extras = {k: torch.cat([g.extras[k] for g in sets], axis) for k in sorted(shared)}
+    return Gaussians(means=means, quats=quats, scales=scales, opacities=opacities, sh=sh, ids=ids, extras=extras)
 
 
 def with_sh_bases(sh: Tensor, num_bases: int) -> Tensor:

@@ -152,9 +152,7 @@ def _entry(
         raise CalibrationError("is no camera", file=file, field=field, fix=f"write it as {SCHEMA}")
     for key in ("rgb", "depth", "segments", "viewmats"):
         named, there = entry.get(key), sizes if key == "rgb" else columns
-        if (named is None and key == "rgb") or (
-            named is not None and (not isinstance(named, str) or named not in there)
-        ):
+        if key == "rgb" if named is None else not isinstance(named, str) or named not in there:
             problem = "names nothing that is there"
             raise CalibrationError(problem, file=file, field=f"{field}.{key}", found=named, expected=list(there)[:20])
     size, K = _fitted(entry, actual=sizes[entry["rgb"]], file=file, field=field, fit=entry.get("fit", fit))
@@ -196,11 +194,8 @@ def _fitted(
         return actual, K
     if not (isinstance(width, int) and width > 0 and isinstance(height, int) and height > 0) or fit not in FITS:
         padded = (width, height) == tuple(16 * -(-side // 16) for side in actual)
-        fix = "scale K, width and height to the images" + (
-            ', or give "fit": "crop": the calibrated size is the images\' size rounded up to 16, as video codecs pad it'
-            if padded
-            else ', or give "fit": "scale"'
-        )
+        crop = '"crop": the calibrated size is the images\' size rounded up to 16, as video codecs pad it'
+        fix = 'scale K, width and height to the images, or give "fit": ' + (crop if padded else '"scale"')
         problem = "the calibration is for another image size"
         raise CalibrationError(problem, file=file, field=field, found=(width, height), expected=actual, fix=fix)
     scale = np.array([[actual[0] / width], [actual[1] / height], [1.0]]) if fit == "scale" else 1.0

@@ -7,6 +7,7 @@ claims is believed before it is checked.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,11 +52,9 @@ def array(group: H5Group, name: str, *, path: Path, width: Sequence[int | None] 
     if item.dtype.kind not in "fiub" or item.ndim < 1:
         fix = "save plain numbers: arrays of objects are not read"
         raise DataFormatError("is no array of numbers", **where, found=f"{item.dtype} {item.shape}", fix=fix)
-    fits = width is None or (
-        item.ndim == len(width) + 1 and all(b is None or a == b for a, b in zip(item.shape[1:], width, strict=True))
-    )
-    if not fits:
-        raise DataFormatError("has another shape", **where, found=item.shape, expected=["t", *(width or [])])
+    wanted = item.shape[1:] if width is None else width
+    if len(wanted) != item.ndim - 1 or any(b not in (None, a) for a, b in zip(item.shape[1:], wanted, strict=True)):
+        raise DataFormatError("has another shape", **where, found=item.shape, expected=["t", *wanted])
     chunk = math.prod(item.chunks) if item.chunks else 0
     if max(math.prod(item.shape[1:]), chunk) * item.dtype.itemsize > MAX_FRAME_BYTES:
         found = f"{item.shape} in chunks of {item.chunks}"
@@ -76,25 +75,23 @@ def first_row(group: H5Group, name: str, *, path: Path, width: Sequence[int | No
     return item.rows(0, 1)[0]
 
 
-def numbers(
-    group: H5Group, name: str, *, path: Path, count: int, width: Sequence[int | None] | None = None
-) -> np.ndarray:
-    """The first `count` rows of an array, flattened to [count n] unless `width` is given, finite.
+def numbers(group: H5Group, name: str, *, path: Path, count: int) -> np.ndarray:
+    """The first `count` rows of an array, flattened to [count n], finite.
 
     Raises:
         DataFormatError: fewer rows, or not finite.
     """
-    item = array(group, name, path=path, width=width)
+    item = array(group, name, path=path)
     where = {"file": path, "field": f"{group.name}/{name}"}
     if len(item) < count:
         raise DataFormatError("the numbers of frames differ", **where, found=len(item), expected=count)
     if item.size * item.dtype.itemsize > MAX_TABLE_BYTES:
         raise ResourceError("is too large", **where, found=item.shape, expected=f"<= {MAX_TABLE_BYTES} bytes")
-    values = item.rows(0, count)
+    values = item.rows(0, count).reshape(count, -1)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        bad = int((~np.isfinite(values.reshape(count, -1)).all(1)).argmax())
+        bad = int((~np.isfinite(values).all(1)).argmax())
         raise DataFormatError("is not finite", **where, frame=bad, fix="leave out the broken frames")
-    return values if width is not None else values.reshape(count, -1)
+    return values
 
 
 def rows_of(item: H5Array, frames: Sequence[int]) -> Iterator[np.ndarray]:
@@ -210,14 +207,8 @@ class H5Episode:
         viewmats, usable = entry.viewmat, None
         if viewmats is None:
             viewmats, usable = self._poses(group, entry.viewmats, camera=name)
-        source = lambda part, kind: H5Pictures(
-            self.path,
-            f"{self.group}/{part}",
-            kind=kind,
-            upside_down=self.upside_down,
-            unit=entry.depth_unit,
-            near_far=entry.near_far,
-        )
+        stored = functools.partial(H5Pictures, self.path, upside_down=self.upside_down, unit=entry.depth_unit)
+        source = lambda part, kind: stored(f"{self.group}/{part}", kind=kind, near_far=entry.near_far)
         return View(
             size=(entry.width, entry.height),
             Ks=entry.K,

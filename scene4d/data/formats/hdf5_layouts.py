@@ -50,7 +50,7 @@ def open_hdf5(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     if fields is not None:
         return _mapped(file, path, fields=fields, places=places, supplied=supplied)
     names = _demos(file)
-    if any(_maniskill_cameras(file, name, path=path) for name in names[:1]):
+    if any(_maniskill_cameras(file, name) for name in names[:1]):
         return [_maniskill(file, path, name=name) for name in names]
     group = file.group("data")
     if group is not None and (demos := _demos(group)):
@@ -102,7 +102,7 @@ def _recording(episode: H5Episode, *, source: str, info: Mapping[str, Any]) -> T
     )
 
 
-def _maniskill_cameras(file: H5Group, name: str, *, path: Path) -> dict[str, tuple[str, str]]:
+def _maniskill_cameras(file: H5Group, name: str) -> dict[str, tuple[str, str]]:
     """(images, parameters) of each camera, for either generation of the format."""
     for images, parameters in (("obs/sensor_data", "obs/sensor_param"), ("obs/image", "obs/camera_param")):
         group = file.group(f"{name}/{images}")
@@ -114,7 +114,7 @@ def _maniskill_cameras(file: H5Group, name: str, *, path: Path) -> dict[str, tup
 def _maniskill(file: H5Group, path: Path, *, name: str) -> TableRecording:
     group = _group(file, name, path=path)
     cameras = {}
-    for camera, (images, parameters) in _maniskill_cameras(file, name, path=path).items():
+    for camera, (images, parameters) in _maniskill_cameras(file, name).items():
         rgb = next((f"{images}/{k}" for k in ("rgb", "Color") if group.get(f"{images}/{k}") is not None), None)
         if rgb is None:
             continue

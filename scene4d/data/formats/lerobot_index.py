@@ -94,7 +94,7 @@ class EpisodeIndex:
         file = layout.file_path(self.root, template, **self.place(row, video_key=key))
         found, length = count_frames(file), int(self.value(row, "length"))
         if not self.packed:
-            return self._clipped(file, key, found=found, expected=length, first=0, row=row)
+            return self._clipped(file, key, found=found, expected=length, first=0)
         sharing, fps = self._sharing(row, f"videos/{key}"), float(self.info["fps"])
         starts, lengths = self._starts(sharing, key), self._lengths(sharing)
         order = np.argsort(starts, kind="stable")
@@ -113,10 +113,10 @@ class EpisodeIndex:
             fix = "copy the video again, or leave the episode out"
             raise TimestampError("an episode starts beyond the end of its video", **where, fix=fix)
         expected = int((stamped + lengths).max())
-        return self._clipped(file, key, found=found, expected=expected, first=int(stamped[mine]), row=row)
+        return self._clipped(file, key, found=found, expected=expected, first=int(stamped[mine]))
 
     def _clipped(
-        self, file: Path, key: str, *, found: int, expected: int, first: int, row: int
+        self, file: Path, key: str, *, found: int, expected: int, first: int
     ) -> tuple[VideoFrames, dict[str, Any]]:
         """Frames of a video that may lack, or have, one frame more than there are rows."""
         if abs(found - expected) > 1:

@@ -109,8 +109,8 @@ class Spool:
         if not self._lengths:
             raise DataFormatError("no frame is valid", field="episode", frame=self._number)
         self._writing.close()
-        numbers = _joined(self._numbers, info=self._info or {})
-        cameras = {n: _joined_cameras(parts) for n, parts in self._cameras.items()}
+        numbers = Episode.cat(self._numbers).replace(info=self._info or {})
+        cameras = {n: Cameras.cat(parts) for n, parts in self._cameras.items()}
         return Spooled(numbers=numbers, cameras=cameras, images=self._columns)
 
     def _film(self, name: str, *, fps: float) -> VideoEncoder:
@@ -142,16 +142,3 @@ class Spool:
         for index, length in enumerate(self._lengths):
             table = None if source is None else source.read_row_group(index)
             yield length, {} if table is None else {name: table[name] for name in self._columns}
-
-
-def _joined(parts: list[Episode], *, info: Mapping[str, Any]) -> Episode:
-    """Stretches without views as one."""
-    first = parts[0]
-    fields = ("times", "valid", "actions", "proprio", "rewards", "success", "segment_poses")
-    there = [name for name in fields if getattr(first, name) is not None]
-    return first.replace(**{name: torch.cat([getattr(p, name) for p in parts]) for name in there}, info=info)
-
-
-def _joined_cameras(parts: list[Cameras]) -> Cameras:
-    first = parts[0]
-    return first.replace(viewmats=torch.cat([p.viewmats for p in parts]), Ks=torch.cat([p.Ks for p in parts]))

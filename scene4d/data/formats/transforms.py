@@ -96,19 +96,11 @@ def _shots(path: Path, frames: Sequence[Mapping[str, Any]]) -> tuple[list[_Shot]
             missing.append(name)
             continue
         depth, mask = (frame.get("depth_file_path", frame.get("depth_path")), frame.get("mask_path"))
+        depth, mask = (_there(path, n, index=index) if isinstance(n, str) else None for n in (depth, mask))
         time = None if frame.get("time") is None else number_in(frame, "time", file=path)
-        shots.append(
-            _Shot(
-                name=Path(name).stem,
-                folder=str(Path(name).parent),
-                color=color,
-                depth=_there(path, depth, index=index) if isinstance(depth, str) else None,
-                mask=_there(path, mask, index=index) if isinstance(mask, str) else None,
-                time=time,
-                index=index,
-                values=frame,
-            )
-        )
+        stem, place = Path(name).stem, str(Path(name).parent)
+        shot = _Shot(name=stem, folder=place, color=color, depth=depth, mask=mask, time=time, index=index, values=frame)
+        shots.append(shot)
     return shots, missing
 
 

@@ -176,12 +176,11 @@ class WindowSet(Generic[R]):
             recording = self.recordings[k]
             if len(self._opened) >= KEPT_OPEN:
                 del self._opened[next(iter(self._opened))]
-            self._opened[k] = _with_table(recording, self.cameras) if isinstance(recording, TableReader) else recording
+            if isinstance(recording, TableReader):
+                table = recording.table(self.cameras)
+                recording = recording_of(table, path=recording.path, info={}, fps=recording.fps)
+            self._opened[k] = recording
         return self._opened[k]
-
-
-def _with_table(recording: TableReader, cameras: Sequence[str]) -> TableReader:
-    return recording_of(recording.table(cameras), path=recording.path, info={}, fps=recording.fps)
 
 
 def task_of(recording: Recording) -> str:

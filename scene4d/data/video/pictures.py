@@ -82,14 +82,12 @@ class VideoFrames:
     """The video."""
     first: int = 0
     """Index in the video of frame 0."""
-    step: int = 1
-    """Frames of the video a frame of the recording."""
     last: int | None = None
     """Index in the video that none may pass: what lies beyond shows this frame."""
 
     def places(self, frames: Sequence[int]) -> list[int]:
         """Index in the video of each frame, increasing; see `last`."""
-        places = [self.first + self.step * i for i in frames]
+        places = [self.first + i for i in frames]
         return places if self.last is None else [min(place, self.last) for place in places]
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:

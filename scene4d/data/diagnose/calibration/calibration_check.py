@@ -85,14 +85,10 @@ def check_calibration(sample: Sample) -> CalibrationReport:
         findings.append(_finding(mended, found[0], gain=found[1]))
         mends += findings[-1].mends
     findings += check_world_axis(sample.mended(mends), tested=True)
-    covered = before.covered
-    seen = bool(covered.any())
-    return CalibrationReport(
-        tuple(findings),
-        len(pairs),
-        agreement=1 - float(before.cost[covered].mean()) if seen else 0.0,
-        median_mm=1e3 * float(before.metres[covered].median()) if seen else None,
-    )
+    covered, share, median_mm = before.covered, 0.0, None
+    if covered.any():
+        share, median_mm = 1 - float(before.cost[covered].mean()), 1e3 * float(before.metres[covered].median())
+    return CalibrationReport(tuple(findings), len(pairs), agreement=share, median_mm=median_mm)
 
 
 def pairs_of(rows: Rows, *, moving: Sequence[str]) -> Tensor:
@@ -157,7 +153,7 @@ def _concerned(hypothesis: Hypothesis, rows: Rows, *, pairs: Tensor) -> Tensor:
 
 
 def _pairs_at(result: Agreement, index: Tensor) -> Agreement:
-    return Agreement(*(getattr(result, n)[index] for n in ("cost", "covered", "known", "metres", "relative")))
+    return Agreement(*(getattr(result, n)[index] for n in ("cost", "covered", "known", "metres")))
 
 
 def _gain(base: Agreement, changed: Agreement) -> _Gain:

@@ -54,8 +54,7 @@ def hypotheses_of(sample: Sample) -> list[Hypothesis]:
     scopes += [(n,) for n in names] if len(names) > 1 else []
     found: list[Hypothesis] = []
     for scope in scopes:
-        for words in AXES:
-            found.append(Hypothesis("camera_axes", "pose", tuple(Mend(w, (), scope) for w in words)))
+        found += [Hypothesis("camera_axes", "pose", tuple(Mend(w, (), scope) for w in words)) for words in AXES]
         found += [Hypothesis("depth_unit", "depth", (Mend("depth_scale", (f,), scope),)) for f in FACTORS]
         found.append(Hypothesis("ray_depth", "depth", (Mend("ray_depth", (), scope),)))
         found += [Hypothesis("K_size", "K", (Mend("K_scale", v, scope),)) for v in _K_factors(sample, scope or names)]

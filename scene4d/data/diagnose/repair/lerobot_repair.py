@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +259,9 @@ class _Source:
                 at = rows.column_names.index(name)
                 rows = rows.set_column(at, name, pa.array(np.zeros(kept, np.int64)))
         pq.write_table(rows, target / layout.EPISODE_TABLE)
-        for file in self._other_files():
+        for file in (p for folder in ("meta", "") for p in sorted((self.root / folder).iterdir()) if p.is_file()):
             relative = file.relative_to(self.root)
+            inside_folder(self.root, str(relative), file=file)  # links that lead out are refused
             (target / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / relative)
         info = {**self.info, "total_episodes": kept, "total_frames": sum(rows["length"].to_pylist())}
@@ -270,13 +271,6 @@ class _Source:
         # Statistics of all episodes would be wrong for fewer, and a training would take them for true.
         if kept < self.info["total_episodes"]:
             (target / layout.STATS).unlink(missing_ok=True)
-
-    def _other_files(self) -> Iterator[Path]:
-        """Files beside the tables and videos, links that lead out refused."""
-        for folder in (self.root / "meta", self.root):
-            for file in sorted(p for p in folder.iterdir() if p.is_file()):
-                inside_folder(self.root, str(file.relative_to(self.root)), file=file)
-                yield file
 
 
 def _message(error: Exception) -> str:
