@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def number_in(table: Any, key: str, *, file: Path, default: float | None = None)
     value = table.get(key, default) if isinstance(table, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise DataFormatError("is no number", file=file, field=key, found=value, expected="a finite number")
-    return float(value) if math.isfinite(value) else float("nan")
+    return float(value)
 
 
 def has_shape(values: np.ndarray, shape: Sequence[int | None]) -> bool:

@@ -64,7 +64,7 @@ def check_pictures(window: Episode, *, start: int) -> list[Finding]:
     findings = []
     for name, frames in window.views.items():
         for kind, bad, expected in (
-            ("black_frames", _black(frames), "pictures"),
+            ("black_frames", frames.rgb.flatten(1).amax(1) < BLACK, "pictures"),
             ("frozen_frames", _frozen(frames), "a new picture for each pose"),
         ):
             index = [start + int(i) for i in bad.nonzero()[:, 0]]
@@ -73,10 +73,6 @@ def check_pictures(window: Episode, *, start: int) -> list[Finding]:
                 fix = "leave these frames out, or copy the video again"
                 findings.append(Finding(kind, name, "rgb", f"{len(index)} frames: {listed}", expected, fix))
     return findings
-
-
-def _black(frames: Frames) -> Tensor:
-    return frames.rgb.flatten(1).amax(1) < BLACK
 
 
 def _frozen(frames: Frames) -> Tensor:

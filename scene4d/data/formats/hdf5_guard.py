@@ -190,8 +190,7 @@ class H5Group:
     """A group of a guarded file; iterates over the names in it."""
 
     file: GuardedFile
-    name: str
-    """Path from the root, "" for the root itself."""
+    name: str  # path from the root, "" for the root itself
     keys: tuple[str, ...]
 
     def __iter__(self) -> Iterator[str]:

@@ -30,12 +30,9 @@ from scene4d.types import Cameras, Episode, Frames
 class Spooled:
     """A whole episode without its pictures."""
 
-    numbers: Episode
-    """[t], no views."""
-    cameras: Mapping[str, Cameras]
-    """[t] each."""
-    images: tuple[str, ...]
-    """Columns of encoded pictures that `Spool.stretches` yields."""
+    numbers: Episode  # [t], no views
+    cameras: Mapping[str, Cameras]  # [t] each
+    images: tuple[str, ...]  # columns of encoded pictures that `Spool.stretches` yields
 
 
 class Spool:
@@ -78,7 +75,10 @@ class Spool:
         if not self._lengths:
             self._names = list(stretch.views)
             for name in self._names:
-                self._films[name] = self._film(name, fps=fps)
+                key = f"observation.images.{name}"
+                file = self._root / layout.VIDEO_PATH.format(video_key=key, **self._where)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._films[name] = self._writing.enter_context(VideoEncoder(file, fps=fps, crf=self._crf))
         images: dict[str, pa.Array] = {}
         for name, frames in stretch.views.items():
             self._cameras.setdefault(name, []).append(frames.cameras)
@@ -112,12 +112,6 @@ class Spool:
         numbers = Episode.cat(self._numbers).replace(info=self._info or {})
         cameras = {n: Cameras.cat(parts) for n, parts in self._cameras.items()}
         return Spooled(numbers=numbers, cameras=cameras, images=self._columns)
-
-    def _film(self, name: str, *, fps: float) -> VideoEncoder:
-        key = f"observation.images.{name}"
-        file = self._root / layout.VIDEO_PATH.format(video_key=key, **self._where)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return self._writing.enter_context(VideoEncoder(file, fps=fps, crf=self._crf))
 
     def _image_columns(self, frames: Frames, *, name: str) -> dict[str, pa.Array]:
         """Depth and segments of a camera, encoded."""

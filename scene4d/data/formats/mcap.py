@@ -52,10 +52,8 @@ class Bag:
     cameras: Mapping[str, _Camera]
     transforms: Sequence[str]
     joints: str | None
-    clock: str
-    """The topic whose messages are the frames."""
-    loose_times: bool = False
-    """Stamps may come in any order."""
+    clock: str  # the topic whose messages are the frames
+    loose_times: bool = False  # stamps may come in any order
 
     def __call__(self, cameras: Sequence[str]) -> FrameTable:
         """The table; images stay in the file."""

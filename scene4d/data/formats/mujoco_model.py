@@ -23,10 +23,8 @@ DEFAULTS = {"fovy": 45.0, "znear": 0.01, "zfar": 50.0}
 class ModelCamera:
     """A camera of a model."""
 
-    viewmat: np.ndarray
-    """[4 4] camera-from-world, OpenCV."""
-    fov_y: float
-    """rad."""
+    viewmat: np.ndarray  # [4 4] camera-from-world, OpenCV
+    fov_y: float  # rad
 
     def intrinsics(self, *, width: int, height: int) -> np.ndarray:
         """K [3 3] px: square pixels, centred."""

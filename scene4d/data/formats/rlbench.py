@@ -191,12 +191,10 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
             return {name: table[name] for name in table.files}
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, field="low_dim.npz", fix=fix) from error
-    except ValueError as error:
-        if "allow_pickle" in str(error) or "pickle" in str(error).lower():
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, MemoryError) as error:
+        if isinstance(error, ValueError) and "pickle" in str(error).lower():
             fix = "save plain numeric arrays"
             raise SecurityError("holds pickled objects; not opened", file=path, fix=fix) from error
-        raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix=fix) from error
-    except (OSError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, MemoryError) as error:
         raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix=fix) from error
 
 

@@ -23,10 +23,8 @@ _LANES = 1024
 class Feature:
     """One feature of an Example, not yet decoded: where its values are in the record."""
 
-    kind: str
-    """bytes, float or int64."""
-    parts: Sequence[tuple[int, int]]
-    """(start, stop) of each value (bytes) or of each run of values."""
+    kind: str  # bytes, float or int64
+    parts: Sequence[tuple[int, int]]  # (start, stop) of each value (bytes) or of each run of values
 
 
 def record_places(path: Path) -> list[tuple[int, int]]:

@@ -12,8 +12,7 @@ from scene4d.errors import DataFormatError
 
 T = TypeVar("T")
 RETRIES = 4
-WAIT_SECONDS = 0.5
-"""Before the first of them; doubled each time."""
+WAIT_SECONDS = 0.5  # before the first retry; doubled each time
 TEMPORARY = {
     getattr(errno, name)
     for name in (

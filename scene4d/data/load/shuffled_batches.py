@@ -15,8 +15,7 @@ from scene4d.errors import ConfigError, ResourceError, Scene4DError
 from scene4d.types import TensorStruct
 
 T = TypeVar("T")
-AHEAD = 2
-"""Batches that each worker reads ahead."""
+AHEAD = 2  # batches that each worker reads ahead
 
 
 class ShuffledBatches(Generic[T]):

@@ -18,8 +18,7 @@ from scene4d.types import Frames, Recording, TensorStruct
 
 R = TypeVar("R", bound=Recording)
 RATE_TOLERANCE = 0.01
-KEPT_OPEN = 4
-"""Recordings whose tables stay in memory; pictures never do."""
+KEPT_OPEN = 4  # recordings whose tables stay in memory; pictures never do
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,9 @@ class ColorFiles:
 class DepthFiles:
     """Depth as 16-bit images: metres = code * unit; 0 and 65535 are not measured."""
 
-    paths: Sequence[Path]
-    """One image a frame."""
-    unit: float = 0.001
-    """Metres a step."""
-    size: tuple[int, int] | None = None
-    """(width, height) of the colour images that depth must be registered to."""
+    paths: Sequence[Path]  # one image a frame
+    unit: float = 0.001  # metres a step
+    size: tuple[int, int] | None = None  # (width, height) of the colour images that depth must be registered to
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """z-depth [h w] float32 m."""
@@ -78,12 +75,9 @@ class DepthFiles:
 class VideoFrames:
     """Frames of a video, decoded as they are asked for."""
 
-    path: Path
-    """The video."""
-    first: int = 0
-    """Index in the video of frame 0."""
-    last: int | None = None
-    """Index in the video that none may pass: what lies beyond shows this frame."""
+    path: Path  # the video
+    first: int = 0  # index in the video of frame 0
+    last: int | None = None  # index in the video that none may pass: what lies beyond shows this frame
 
     def places(self, frames: Sequence[int]) -> list[int]:
         """Index in the video of each frame, increasing; see `last`."""

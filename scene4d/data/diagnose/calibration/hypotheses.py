@@ -28,12 +28,9 @@ ODD = 0.93
 class Hypothesis:
     """What may be wrong."""
 
-    kind: str
-    """The finding's kind."""
-    field: str
-    """The finding's field."""
-    mends: tuple[Mend, ...]
-    """What would put it right."""
+    kind: str  # the finding's kind
+    field: str  # the finding's field
+    mends: tuple[Mend, ...]  # what would put it right
 
     @property
     def likely(self) -> float:

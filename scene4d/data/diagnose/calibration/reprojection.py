@@ -80,11 +80,6 @@ def views_at(views: Views, index: Tensor) -> Views:
     return Views(views.viewmats[index], views.Ks[index], views.depth[index], views.shade[index])
 
 
-def centres_of(viewmats: Tensor) -> Tensor:
-    """Camera centres [n 3] in the world."""
-    return invert_rigid(viewmats)[:, :3, 3]
-
-
 def _sampled(views: Views, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Depth, the share of it that was measured, and shade at pixels [p q 2], between the four nearest centres."""
     height, width = views.depth.shape[-2:]

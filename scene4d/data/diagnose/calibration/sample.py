@@ -25,10 +25,8 @@ class Sample:
     """Stretches of consecutive frames, all cameras at one small size."""
 
     recording: Recording
-    starts: tuple[int, ...]
-    """First frame of each stretch."""
-    windows: tuple[Episode, ...]
-    """The stretches [t]."""
+    starts: tuple[int, ...]  # first frame of each stretch
+    windows: tuple[Episode, ...]  # the stretches [t]
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -60,8 +58,7 @@ class Rows:
     cameras: tuple[str, ...]
     camera: torch.Tensor
     frame: torch.Tensor
-    inner: torch.Tensor
-    """False within `MAX_LAG` frames of a stretch's end, where a lag cannot be tried."""
+    inner: torch.Tensor  # False within `MAX_LAG` frames of a stretch's end, where a lag cannot be tried
 
 
 def read_sample(recording: Recording) -> Sample:
