@@ -17,7 +17,7 @@ from scene4d.data.formats.rgbd_open3d import is_open3d, open_open3d
 from scene4d.data.formats.rgbd_replica import is_replica, open_replica
 from scene4d.data.formats.rgbd_scannet import is_scannet, open_scannet
 from scene4d.data.formats.rgbd_tum import is_tum, open_tum
-from scene4d.data.formats.rig_folder import is_rig, open_rig
+from scene4d.data.formats.rig_folder import VIDEOS, is_rig, open_rig
 from scene4d.data.formats.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.rlds import is_tfrecord, open_rlds
 from scene4d.data.formats.transforms import is_transforms, open_transforms, open_transforms_file
@@ -39,7 +39,6 @@ LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
 )
 MAX_DEPTH = 3
 MAX_ENTRIES = 50_000
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TABLES = (".json", ".txt", ".npy", ".npz", ".csv", ".xml", ".yaml", ".yml")
 PARTS = {

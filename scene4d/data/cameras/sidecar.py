@@ -152,7 +152,8 @@ def _entry(
         raise CalibrationError("is no camera", file=file, field=field, fix=f"write it as {SCHEMA}")
     for key in ("rgb", "depth", "segments", "viewmats"):
         named, there = entry.get(key), sizes if key == "rgb" else columns
-        if key == "rgb" if named is None else not isinstance(named, str) or named not in there:
+        known = isinstance(named, str) and named in there
+        if not known and (named is not None or key == "rgb"):
             problem = "names nothing that is there"
             raise CalibrationError(problem, file=file, field=f"{field}.{key}", found=named, expected=list(there)[:20])
     size, K = _fitted(entry, actual=sizes[entry["rgb"]], file=file, field=field, fit=entry.get("fit", fit))

@@ -25,7 +25,6 @@ from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes, size
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError
 from scene4d.extras import optional
 
-SUFFIXES = (".h5", ".hdf5")
 MAX_TABLE_BYTES, MAX_FRAME_BYTES, BLOCK_BYTES = 1 << 30, 1 << 28, 1 << 24
 
 

@@ -196,9 +196,6 @@ class H5Group:
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys)
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def get(self, name: str) -> H5Group | H5Array | None:
         """What has that name (steps joined by /), None where there is nothing."""
         whole = f"{self.name}/{name}".strip("/")

@@ -21,7 +21,7 @@ from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import VideoFacts, video_facts
 from scene4d.errors import CalibrationError, DataFormatError, VideoError
 
-SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 CALIBRATIONS = ("cameras.json", "cameras_opencv.json")
 ANNOTATION = "annotation.json"
 RATE_TOLERANCE = 0.01
@@ -79,7 +79,7 @@ def _videos(folder: Path) -> dict[str, Path]:
     """Videos by the name that a calibration knows them by: their file name within the folder."""
     for place in (folder, folder / "videos"):
         if place.is_dir():
-            found = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            found = sorted(p for p in place.iterdir() if p.suffix.lower() in VIDEOS and p.is_file())
             if found:
                 return {str(p.relative_to(folder)): p for p in found}
     return {}

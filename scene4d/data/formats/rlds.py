@@ -47,7 +47,7 @@ class RldsEpisode:
         """The episode's table: the record is read and its checksum verified."""
         data = read_record(self.path, self.place)
         features = parse_example(data, file=self.path)
-        rewards = self._columns(data, features, names=[n for n in ("steps/reward",) if n in features])
+        rewards = self._columns(data, features, names=["steps/reward"]) if "steps/reward" in features else None
         return FrameTable(
             views={name: self._view(data, features, entry=self.cameras[name]) for name in cameras},
             times=np.arange(self.length) / self.fps,

@@ -84,7 +84,7 @@ def perspective_cameras(cameras: Cameras) -> Any:
     Raises:
         EnvError: PyTorch3D is not installed or does not load. CalibrationError: pixels are skewed.
     """
-    tensors, renderer = pinhole_tensors(cameras)._asdict(), _pytorch3d("renderer")
+    renderer, tensors = _pytorch3d("renderer"), pinhole_tensors(cameras)._asdict()
     return renderer.PerspectiveCameras(**tensors, in_ndc=False, device=cameras.viewmats.device)
 
 

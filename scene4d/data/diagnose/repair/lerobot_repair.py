@@ -259,7 +259,8 @@ class _Source:
                 at = rows.column_names.index(name)
                 rows = rows.set_column(at, name, pa.array(np.zeros(kept, np.int64)))
         pq.write_table(rows, target / layout.EPISODE_TABLE)
-        for file in (p for folder in ("meta", "") for p in sorted((self.root / folder).iterdir()) if p.is_file()):
+        beside = [*sorted((self.root / "meta").iterdir()), *sorted(self.root.iterdir())]
+        for file in filter(Path.is_file, beside):
             relative = file.relative_to(self.root)
             inside_folder(self.root, str(relative), file=file)  # links that lead out are refused
             (target / relative).parent.mkdir(parents=True, exist_ok=True)
