@@ -110,18 +110,12 @@ def rows_of(item: H5Array, frames: Sequence[int]) -> Iterator[np.ndarray]:
 class H5Pictures:
     """Colour [t h w 3] uint8, encoded images [t n] uint8, depth [t h w 1] or segments of an array."""
 
-    path: Path
-    """The file."""
-    name: str
-    """The array, from the root."""
-    kind: str = "color"
-    """color, depth or segments."""
-    upside_down: bool = False
-    """Rows run from the bottom up."""
-    unit: float = 0.001
-    """Metres a step of integer depth."""
-    near_far: tuple[float, float] | None = None
-    """Depth is an OpenGL z-buffer in [0, 1] between these planes in m; metres where None."""
+    path: Path  # the file
+    name: str  # the array, from the root
+    kind: str = "color"  # color, depth or segments
+    upside_down: bool = False  # rows run from the bottom up
+    unit: float = 0.001  # metres a step of integer depth
+    near_far: tuple[float, float] | None = None  # m, of depth as OpenGL's z-buffer in [0, 1]; it is metres where None
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """One array a frame."""

@@ -38,20 +38,13 @@ KINECT_HINT = "write fx 0 cx / 0 fy cy / 0 0 1 in pixels (7-Scenes itself: 585 0
 class RGBDFiles:
     """What an RGB-D layout comes down to: files and a pose for each frame of one camera."""
 
-    names: Sequence[str]
-    """Name of each frame."""
-    colors: Sequence[Path]
-    """Colour image of each frame."""
-    depths: Sequence[Path]
-    """Depth image of each frame, registered to colour."""
-    world_from_cam: np.ndarray
-    """[t 4 4] OpenCV, metres; a pose that is not finite drops its frame."""
-    unit: float = 0.001
-    """Metres a step of depth."""
-    times: np.ndarray | None = None
-    """[t] s; frame numbers at a nominal rate where None."""
-    depth_size: tuple[int, int] | None = None
-    """(width, height) that colour is reduced to, where depth is smaller and K is that of depth."""
+    names: Sequence[str]  # name of each frame
+    colors: Sequence[Path]  # colour image of each frame
+    depths: Sequence[Path]  # depth image of each frame, registered to colour
+    world_from_cam: np.ndarray  # [t 4 4] OpenCV, metres; a pose that is not finite drops its frame
+    unit: float = 0.001  # metres a step of depth
+    times: np.ndarray | None = None  # [t] s; frame numbers at a nominal rate where None
+    depth_size: tuple[int, int] | None = None  # (width, height) of smaller depth: colour is reduced to it, K is its own
 
 
 def rgbd_recording(

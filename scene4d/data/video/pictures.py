@@ -20,14 +20,10 @@ NOT_MEASURED = 65535
 class ColorFiles:
     """Colour images, one a frame; alpha is kept where there is any, and masks (white = usable) become alpha."""
 
-    paths: Sequence[Path]
-    """One image a frame."""
-    size: tuple[int, int] | None = None
-    """(width, height) that all must have."""
-    masks: Sequence[Path | None] = ()
-    """One grey image a frame."""
-    resize: tuple[int, int] | None = None
-    """(width, height) that the pictures are averaged to, where depth has another size."""
+    paths: Sequence[Path]  # one image a frame
+    size: tuple[int, int] | None = None  # (width, height) that all must have
+    masks: Sequence[Path | None] = ()  # one grey image a frame
+    resize: tuple[int, int] | None = None  # (width, height) that they are averaged to, where depth has another size
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """Pictures [h w 3 or 4] uint8."""
