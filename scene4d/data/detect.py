@@ -17,10 +17,11 @@ from scene4d.data.formats.rgbd_open3d import is_open3d, open_open3d
 from scene4d.data.formats.rgbd_replica import is_replica, open_replica
 from scene4d.data.formats.rgbd_scannet import is_scannet, open_scannet
 from scene4d.data.formats.rgbd_tum import is_tum, open_tum
-from scene4d.data.formats.rig_folder import is_rig, open_rig
+from scene4d.data.formats.rig_folder import VIDEOS, is_rig, open_rig
 from scene4d.data.formats.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.rlds import is_tfrecord, open_rlds
 from scene4d.data.formats.transforms import is_transforms, open_transforms, open_transforms_file
+from scene4d.data.paths import natural_order
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
@@ -38,7 +39,6 @@ LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
 )
 MAX_DEPTH = 3
 MAX_ENTRIES = 50_000
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TABLES = (".json", ".txt", ".npy", ".npz", ".csv", ".xml", ".yaml", ".yml")
 PARTS = {
@@ -79,9 +79,8 @@ def open_recordings(
     root = Path(path)
     if resync not in (None, "nearest"):
         raise ConfigError("is unknown", field="resync", found=resync, expected=["nearest"])
-    supplied = Supplied(
-        cameras=None if cameras is None else Path(cameras), fov_deg=fov_deg, fit=fit, loose_times=resync is not None
-    )
+    file = None if cameras is None else Path(cameras)
+    supplied = Supplied(cameras=file, fov_deg=fov_deg, fit=fit, loose_times=resync is not None)
     recordings = _found(root, supplied)
     if resync is None:
         return recordings
@@ -131,7 +130,7 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
         return open_colmap(folder)
     if is_rig(folder):
         return [open_rig(folder, supplied=supplied)]
-    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: _natural(p.name))
+    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: natural_order(p.name))
     opened = [_open_file(path, supplied) for path in files]
     return [r for found in opened if found is not None for r in found] or None
 
@@ -160,11 +159,10 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
         deeper: list[Path] = []
         for folder in level:
             try:
-                entries = sorted(os.scandir(folder), key=lambda e: _natural(e.name))
+                entries = sorted(os.scandir(folder), key=lambda e: natural_order(e.name))
             except OSError as error:
-                raise DataFormatError(
-                    f"cannot be listed: {error.strerror}", file=folder, fix="check permissions"
-                ) from error
+                fix = "check permissions"
+                raise DataFormatError(f"cannot be listed: {error.strerror}", file=folder, fix=fix) from error
             for entry in entries[: MAX_ENTRIES - len(files)]:
                 if entry.is_dir(follow_symlinks=False):
                     deeper.append(Path(entry.path))
@@ -173,11 +171,6 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
         folders += deeper
         level = deeper
     return folders, files
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts episode2 before episode10."""
-    return [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.findall(r"[0-9]+|[^0-9]+", name)]
 
 
 def _what_is_missing(root: Path, files: Sequence[Path]) -> Exception:
@@ -193,9 +186,8 @@ def _what_is_missing(root: Path, files: Sequence[Path]) -> Exception:
     searched = {"intrinsics": tables, "poses": tables, "depth": names}
     missing = [part for part, pattern in PARTS.items() if not any(pattern.search(n) for n in searched[part])]
     if not missing:
-        return DataFormatError(
-            "has an unknown layout", file=root, found=found, expected=KNOWN, fix=_how_to_supply(root)
-        )
+        fix = _how_to_supply(root)
+        return DataFormatError("has an unknown layout", file=root, found=found, expected=KNOWN, fix=fix)
     problem = ", ".join(f"no {part}" for part in missing)
     kind = DepthError if missing == ["depth"] else CalibrationError
     example = ", ".join(str(p.relative_to(root)) for p in pictures[:3])

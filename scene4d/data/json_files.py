@@ -1,10 +1,9 @@
-"""JSON that others wrote: read with errors that name line, column and key."""
+"""JSON and arrays that others wrote: read with errors that name line, column and key, and checked."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,8 @@ def read_json(path: Path, *, fix: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, fix=fix) from error
     except json.JSONDecodeError as error:
-        raise DataFormatError(
-            "is not JSON", file=path, found=f"{error.msg} at line {error.lineno} column {error.colno}", fix=fix
-        ) from error
+        found = f"{error.msg} at line {error.lineno} column {error.colno}"
+        raise DataFormatError("is not JSON", file=path, found=found, fix=fix) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix=fix) from error
     if not isinstance(value, dict):
@@ -52,7 +50,13 @@ def number_in(table: Any, key: str, *, file: Path, default: float | None = None)
     value = table.get(key, default) if isinstance(table, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise DataFormatError("is no number", file=file, field=key, found=value, expected="a finite number")
-    return float(value) if math.isfinite(value) else float("nan")
+    return float(value)
+
+
+def has_shape(values: np.ndarray, shape: Sequence[int | None]) -> bool:
+    """Whether an array has that shape; None is any size above 0."""
+    same = (a == b or (b is None and a > 0) for a, b in zip(values.shape, shape, strict=False))
+    return values.ndim == len(shape) and all(same)
 
 
 def matrix_of(value: Any) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""File names that come out of a file: followed only where they stay inside the folder they belong to."""
+"""File names: those that come out of a file followed only where they stay inside the folder they belong to."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from scene4d.errors import DataFormatError, SecurityError
@@ -18,20 +19,18 @@ def inside_folder(root: Path, relative: str, *, file: Path, field: str | None = 
     """
     path = root / relative
     if not all(map(_is_a_name, Path(relative).parts)):
-        raise DataFormatError(
-            "names a file that cannot be", file=file, field=field, found=ascii(relative[:120]),
-            expected=f"unicode, at most {MAX_NAME_BYTES} bytes between slashes",
-        )  # fmt: skip
+        found, expected = ascii(relative[:120]), f"unicode, at most {MAX_NAME_BYTES} bytes between slashes"
+        raise DataFormatError("names a file that cannot be", file=file, field=field, found=found, expected=expected)
     leads_out = os.path.isabs(relative) or ".." in Path(relative).parts or "\0" in relative
     if leads_out or not path.resolve().is_relative_to(root.resolve()):
-        raise SecurityError(
-            "a path leads out of the folder; it was not opened",
-            file=file,
-            field=field,
-            found=str(relative)[:120],
-            expected=f"inside {root}",
-        )
+        problem = "a path leads out of the folder; it was not opened"
+        raise SecurityError(problem, file=file, field=field, found=str(relative)[:120], expected=f"inside {root}")
     return path
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts episode2 before episode10."""
+    return [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.findall(r"[0-9]+|[^0-9]+", name)]
 
 
 def _is_a_name(part: str) -> bool:

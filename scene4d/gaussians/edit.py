@@ -33,23 +33,17 @@ def concatenate(sets: Sequence[Gaussians], *, renumber: bool = False) -> Gaussia
         raise ShapeError("nothing to concatenate", field="sets", found=0, expected="at least one set")
     axis = len(sets[0].batch_shape)
     if any(g.batch_shape != sets[0].batch_shape for g in sets):
-        raise ShapeError(
-            "batch axes differ", field="sets", found=[g.batch_shape for g in sets], expected="all the same"
-        )
+        found = [g.batch_shape for g in sets]
+        raise ShapeError("batch axes differ", field="sets", found=found, expected="all the same")
     num_bases = max(g.sh.shape[-2] for g in sets)
     shared = set.intersection(*(set(g.extras) for g in sets))
-    ids = torch.cat([g.ids for g in sets], axis)
+    names = ("means", "quats", "scales", "opacities", "ids")
+    means, quats, scales, opacities, ids = (torch.cat([getattr(g, name) for g in sets], axis) for name in names)
     if renumber:
         ids = torch.where(ids >= 0, torch.arange(ids.shape[-1], device=ids.device), ids)
-    return Gaussians(
-        means=torch.cat([g.means for g in sets], axis),
-        quats=torch.cat([g.quats for g in sets], axis),
-        scales=torch.cat([g.scales for g in sets], axis),
-        opacities=torch.cat([g.opacities for g in sets], axis),
-        sh=torch.cat([with_sh_bases(g.sh, num_bases) for g in sets], axis),
-        ids=ids,
-        extras={k: torch.cat([g.extras[k] for g in sets], axis) for k in sorted(shared)},
-    )
+    sh = torch.cat([with_sh_bases(g.sh, num_bases) for g in sets], axis)
+    extras = {k: torch.cat([g.extras[k] for g in sets], axis) for k in sorted(shared)}
+    return Gaussians(means=means, quats=quats, scales=scales, opacities=opacities, sh=sh, ids=ids, extras=extras)
 
 
 def with_sh_bases(sh: Tensor, num_bases: int) -> Tensor:
@@ -112,10 +106,9 @@ def sanitize(
     counts = {k: v for k, v in counts.items() if v}
     if counts and strict:
         name = next(iter(counts))
-        raise GaussianError(
-            "impossible values", file=file, field=name.split("_")[0], frame=int(wrong[name].nonzero()[0]),
-            found=counts, expected="none", fix="read without strict to mend them",
-        )  # fmt: skip
+        where = {"file": file, "field": name.split("_")[0], "frame": int(wrong[name].nonzero()[0])}
+        fix = "read without strict to mend them"
+        raise GaussianError("impossible values", **where, found=counts, expected="none", fix=fix)
     good = torch.stack(list(finite.values())).all(0)
     if not bool(good.all()):
         g = g.pick(good)

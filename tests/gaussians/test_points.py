@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from scene4d.errors import ShapeError
-from scene4d.gaussians.formats.ply_table import read_ply_vertices
+from scene4d.gaussians.formats.ply_table import read_ply_tables
 from scene4d.gaussians.formats.points import robust_bounds, write_flow_npz, write_gaussian_points, write_point_cloud
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.scene import Motion, Scene4D
@@ -38,7 +38,7 @@ def make_scene(n: int = 6) -> Scene4D:
 def test_point_cloud_is_read_back(tmp_path):
     points, colors, flow = torch.randn(5, 3), torch.rand(5, 3), torch.randn(5, 3)
     write_point_cloud(tmp_path / "a.ply", points, colors=colors, flow=flow)
-    rows = read_ply_vertices(tmp_path / "a.ply")
+    rows = read_ply_tables(tmp_path / "a.ply")["vertex"]
     assert rows.dtype.names == ("x", "y", "z", "red", "green", "blue", "vx", "vy", "vz")
     assert np.array_equal(rows["y"], points[:, 1]) and np.array_equal(rows["vz"], flow[:, 2])
     assert np.array_equal(rows["green"], (colors[:, 1] * 255).round().byte())
@@ -54,7 +54,7 @@ def test_gaussian_points_leave_out_what_cannot_be_seen(tmp_path):
     scene = make_scene()
     flow, _ = scene.flow(0.0, 1.0)
     write_gaussian_points(tmp_path / "a.ply", scene.at(0.0), flow=flow)
-    rows = read_ply_vertices(tmp_path / "a.ply")
+    rows = read_ply_tables(tmp_path / "a.ply")["vertex"]
     assert len(rows) == 4, "one is not born yet, one is an empty slot"
     np.testing.assert_allclose(rows["vx"], [0.1, 0, 0, 0.1], atol=1e-6)
 

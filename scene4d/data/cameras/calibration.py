@@ -12,6 +12,8 @@ from scene4d.errors import CalibrationError, DataFormatError
 MAX_RESIDUAL = 1e-3
 MAX_BAD_POSES = 0.2
 MAX_PIXELS = 1e7
+CV_FROM_GL = np.array([1.0, -1.0, -1.0, 1.0])  # a column each: y and z of the camera turn round
+PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # added to a K that counts pixels by their index
 
 
 def read_numbers(path: Path, *, what: str) -> np.ndarray:
@@ -43,20 +45,16 @@ def checked_intrinsics(K: np.ndarray, *, width: int, height: int, file: Path, ca
     """
     where = {"file": file, "field": f"K of {camera}"}
     if K.shape != (3, 3) or not (np.abs(K) < MAX_PIXELS).all():
-        raise CalibrationError(
-            "is not 3x3 finite numbers", **where, found=K.tolist(), fix="give fx 0 cx / 0 fy cy / 0 0 1"
-        )
+        fix = "give fx 0 cx / 0 fy cy / 0 0 1"
+        raise CalibrationError("is not 3x3 finite numbers", **where, found=K.tolist(), fix=fix)
     if abs(K[0, 2]) < 1e-9 and abs(K[1, 2]) < 1e-9 and (abs(K[2, 0]) > 1 or abs(K[2, 1]) > 1):
         raise CalibrationError("is transposed (column-major)", **where, found=K.tolist(), fix="write it row by row")
     if not np.allclose(K[2], [0, 0, 1]) or abs(K[1, 0]) > 1e-6:
-        raise CalibrationError(
-            "is no pinhole matrix", **where, found=K.tolist(), expected="last row 0 0 1, K[1][0] = 0"
-        )
+        found = K.tolist()
+        raise CalibrationError("is no pinhole matrix", **where, found=found, expected="last row 0 0 1, K[1][0] = 0")
     if not (K[0, 0] > 1e-3 and K[1, 1] > 1e-3):
-        raise CalibrationError(
-            "focal lengths must be positive", **where, found=[K[0, 0], K[1, 1]],
-            fix="turn the camera half a turn about z (both negative), or check the file",
-        )  # fmt: skip
+        fix = "turn the camera half a turn about z (both negative), or check the file"
+        raise CalibrationError("focal lengths must be positive", **where, found=[K[0, 0], K[1, 1]], fix=fix)
     if abs(K[0, 1]) > 1e-3 * K[0, 0]:
         raise CalibrationError("is skewed", **where, found=K[0, 1], expected=0, fix="rectify the images")
     fov = 2 * np.degrees(np.arctan(0.5 * width / K[0, 0]))
@@ -64,13 +62,9 @@ def checked_intrinsics(K: np.ndarray, *, width: int, height: int, file: Path, ca
     outside = not (0 < x < 1 and 0 < y < 1)
     scaled = abs(x - y) < 0.05 and not 0.35 < x < 0.75
     if outside or scaled or not 3 < fov < 170:
-        raise CalibrationError(
-            f"does not fit {width}x{height} images (implies {fov:.0f} deg, centre {K[0, 2]:.0f} {K[1, 2]:.0f})",
-            **where,
-            found=f"a K for about {2 * K[0, 2]:.0f}x{2 * K[1, 2]:.0f}",
-            expected=f"{width}x{height}",
-            fix="scale K to the size of the images",
-        )
+        problem = f"does not fit {width}x{height} images (implies {fov:.0f} deg, centre {K[0, 2]:.0f} {K[1, 2]:.0f})"
+        found, fix = f"a K for about {2 * K[0, 2]:.0f}x{2 * K[1, 2]:.0f}", "scale K to the size of the images"
+        raise CalibrationError(problem, **where, found=found, expected=f"{width}x{height}", fix=fix)
     return K
 
 
@@ -84,13 +78,9 @@ def checked_poses(matrices: np.ndarray, *, names: Sequence[str], file: Path) -> 
     """
     usable = np.asarray(np.isfinite(matrices).all((1, 2)))
     if (~usable).sum() > MAX_BAD_POSES * len(usable):
-        raise CalibrationError(
-            f"{(~usable).sum()} of {len(usable)} poses are not finite",
-            file=file,
-            field="pose",
-            frame=_ranges(~usable, names),
-            fix="leave out the frames where tracking was lost",
-        )
+        problem = f"{(~usable).sum()} of {len(usable)} poses are not finite"
+        fix = "leave out the frames where tracking was lost"
+        raise CalibrationError(problem, file=file, field="pose", frame=_ranges(~usable, names), fix=fix)
     good = np.where(usable[:, None, None], matrices, np.eye(4))
     rotation = good[:, :3, :3]
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that absurd fail the comparisons below
@@ -100,15 +90,11 @@ def checked_poses(matrices: np.ndarray, *, names: Sequence[str], file: Path) -> 
     bad = ~(residual <= 2 * MAX_RESIDUAL) | ~(det > 0) | ~(last_row <= 1e-6)
     if bad.any():
         k = int(bad.argmax())
-        raise CalibrationError(
-            "the pose is no rigid motion",
-            file=file,
-            field="pose",
-            frame=names[k],
-            found=f"det {det[k]:.4f}, residual {residual[k]:.2g}, last row {good[k, 3].tolist()}",
-            expected="det 1, residual < 0.002, last row 0 0 0 1",
-            fix="give camera-to-world matrices row by row, OpenCV axes, metres (det -1: an axis is mirrored)",
-        )
+        where = {"file": file, "field": "pose", "frame": names[k]}
+        found = f"det {det[k]:.4f}, residual {residual[k]:.2g}, last row {good[k, 3].tolist()}"
+        expected = "det 1, residual < 0.002, last row 0 0 0 1"
+        fix = "give camera-to-world matrices row by row, OpenCV axes, metres (det -1: an axis is mirrored)"
+        raise CalibrationError("the pose is no rigid motion", **where, found=found, expected=expected, fix=fix)
     u, _, vt = np.linalg.svd(rotation)
     rigid = good.copy()
     rigid[:, :3, :3] = u @ vt

@@ -55,9 +55,8 @@ def stacked_lenses(lenses: Sequence[Lens | None], *, file: Path) -> Lens | None:
     if not models:
         return None
     if len(models) > 1:
-        raise CalibrationError(
-            "frames of one camera have different lenses", file=file, field="distortion", found=sorted(models)
-        )
+        found = sorted(models)
+        raise CalibrationError("frames of one camera have different lenses", file=file, field="distortion", found=found)
     model = models.pop()
     plain = np.zeros(len(_NAMES[model]))
     if model == "fisheye" and None in lenses:
@@ -75,22 +74,18 @@ def checked_lens(lens: Lens | None, K: np.ndarray, *, size: tuple[int, int], fil
         return None
     where = {"file": file, "field": f"distortion of {camera}"}
     if lens.model not in MODELS or not np.isfinite(lens.coefficients).all():
-        raise CalibrationError(
-            "is no known distortion", **where, found=f"{lens.model} {lens.coefficients.tolist()}", expected=list(MODELS)
-        )
+        found = f"{lens.model} {lens.coefficients.tolist()}"
+        raise CalibrationError("is no known distortion", **where, found=found, expected=list(MODELS))
     corners = np.array([[0, 0], [size[0], 0], [0, size[1]], list(size)], np.float64)
     max_radius = np.linalg.norm((corners - K[:2, 2]) / [K[0, 0], K[1, 1]], axis=1).max()
     radius = np.linspace(0, max_radius, 257)[:, None] * [1.0, 0.0]
     for row in np.atleast_2d(lens.coefficients):
         bent = _distort(radius, Lens(lens.model, row))
         if not (np.diff(bent[:, 0]) > 0).all() or not np.abs(bent[:, 0] - radius[:, 0]).max() < max_radius:
-            raise CalibrationError(
-                "folds the image: it has no inverse inside the picture",
-                **where,
-                found=row.tolist(),
-                expected="coefficients that were fitted over the whole picture",
-                fix="calibrate again, or give the undistorted pictures with zero distortion",
-            )
+            problem = "folds the image: it has no inverse inside the picture"
+            expected = "coefficients that were fitted over the whole picture"
+            fix = "calibrate again, or give the undistorted pictures with zero distortion"
+            raise CalibrationError(problem, **where, found=row.tolist(), expected=expected, fix=fix)
     return lens
 
 

@@ -109,14 +109,9 @@ def find_cameras(
         entries = {name: _guess(rgb, size=sizes[rgb], fov_deg=supplied.fov_deg) for name, rgb in short_names(sizes)}
         return entries, {"calibration": f"approximate: a guess of {supplied.fov_deg:g} deg, cameras at the origin"}
     sources = ", ".join(f"{name} ({w}x{h})" for name, (w, h) in list(sizes.items())[:12]) or "none"
-    raise CalibrationError(
-        f"there is no calibration: {what} has no place for it",
-        file=places[0],
-        field="cameras",
-        found=f"images of {sources}",
-        fix=f"write {places[0]} as {SCHEMA} (template: {TEMPLATE}); to look at images without geometry, give a field "
-        "of view",
-    )
+    problem, without = f"there is no calibration: {what} has no place for it", "to look at images without geometry"
+    fix = f"write {places[0]} as {SCHEMA} (template: {TEMPLATE}); {without}, give a field of view"
+    raise CalibrationError(problem, file=places[0], field="cameras", found=f"images of {sources}", fix=fix)
 
 
 def entries_of(
@@ -157,12 +152,10 @@ def _entry(
         raise CalibrationError("is no camera", file=file, field=field, fix=f"write it as {SCHEMA}")
     for key in ("rgb", "depth", "segments", "viewmats"):
         named, there = entry.get(key), sizes if key == "rgb" else columns
-        if (named is None and key == "rgb") or (
-            named is not None and (not isinstance(named, str) or named not in there)
-        ):
-            raise CalibrationError(
-                "names nothing that is there", file=file, field=f"{field}.{key}", found=named, expected=list(there)[:20]
-            )
+        known = isinstance(named, str) and named in there
+        if not known and (named is not None or key == "rgb"):
+            problem = "names nothing that is there"
+            raise CalibrationError(problem, file=file, field=f"{field}.{key}", found=named, expected=list(there)[:20])
     size, K = _fitted(entry, actual=sizes[entry["rgb"]], file=file, field=field, fit=entry.get("fit", fit))
     K = checked_intrinsics(K, width=size[0], height=size[1], file=file, camera=name)
     viewmat = None
@@ -202,15 +195,10 @@ def _fitted(
         return actual, K
     if not (isinstance(width, int) and width > 0 and isinstance(height, int) and height > 0) or fit not in FITS:
         padded = (width, height) == tuple(16 * -(-side // 16) for side in actual)
-        fix = "scale K, width and height to the images" + (
-            ', or give "fit": "crop": the calibrated size is the images\' size rounded up to 16, as video codecs pad it'
-            if padded
-            else ', or give "fit": "scale"'
-        )
-        raise CalibrationError(
-            "the calibration is for another image size", file=file, field=field, found=(width, height), expected=actual,
-            fix=fix,
-        )  # fmt: skip
+        crop = '"crop": the calibrated size is the images\' size rounded up to 16, as video codecs pad it'
+        fix = 'scale K, width and height to the images, or give "fit": ' + (crop if padded else '"scale"')
+        problem = "the calibration is for another image size"
+        raise CalibrationError(problem, file=file, field=field, found=(width, height), expected=actual, fix=fix)
     scale = np.array([[actual[0] / width], [actual[1] / height], [1.0]]) if fit == "scale" else 1.0
     return actual, K * scale
 
@@ -219,13 +207,9 @@ def _lens(entry: Mapping[str, Any], *, file: Path, field: str) -> Lens | None:
     coefficients = matrix_of(entry.get("distortion", []))
     model = entry.get("lens", "opencv")
     if model not in MODELS or coefficients.ndim != 1 or len(coefficients) > 8:
-        raise CalibrationError(
-            "is no known distortion",
-            file=file,
-            field=f"{field}.distortion",
-            found=f"{model} {entry.get('distortion')}",
-            expected=f"lens one of {list(MODELS)}, distortion [k1, k2, p1, p2, ...] or [k1, k2, k3, k4]",
-        )
+        problem, found = "is no known distortion", f"{model} {entry.get('distortion')}"
+        expected = f"lens one of {list(MODELS)}, distortion [k1, k2, p1, p2, ...] or [k1, k2, k3, k4]"
+        raise CalibrationError(problem, file=file, field=f"{field}.distortion", found=found, expected=expected)
     if model == "fisheye":
         return Lens("fisheye", np.pad(coefficients, (0, max(0, 4 - len(coefficients))))[:4])
     return lens_or_none(coefficients)

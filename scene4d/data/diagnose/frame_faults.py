@@ -35,18 +35,9 @@ def check_holes(windows: list[Episode] | tuple[Episode, ...]) -> list[Finding]:
         cameras = () if len(where) == len(names) else tuple(where)
         share = max(shares[f"{n} {value}"] for n in where)
         mend = Mend("depth_hole", (float(f"{value:.6g}"),), cameras)
-        findings.append(
-            Finding(
-                kind="depth_hole",
-                camera=",".join(cameras) or None,
-                field="depth",
-                found=f"{100 * share:.1f} % of the depth is {value:.6g} m, apart from all the rest",
-                expected="0 where nothing was measured",
-                fix=str(mend),
-                mends=(mend,),
-                score=(1 - share, 1.0),
-            )
-        )
+        seen = f"{100 * share:.1f} % of the depth is {value:.6g} m, apart from all the rest"
+        camera, expected, score = ",".join(cameras) or None, "0 where nothing was measured", (1 - share, 1.0)
+        findings.append(Finding("depth_hole", camera, "depth", seen, expected, str(mend), (mend,), score))
     return findings
 
 
@@ -73,7 +64,7 @@ def check_pictures(window: Episode, *, start: int) -> list[Finding]:
     findings = []
     for name, frames in window.views.items():
         for kind, bad, expected in (
-            ("black_frames", _black(frames), "pictures"),
+            ("black_frames", frames.rgb.flatten(1).amax(1) < BLACK, "pictures"),
             ("frozen_frames", _frozen(frames), "a new picture for each pose"),
         ):
             index = [start + int(i) for i in bad.nonzero()[:, 0]]
@@ -82,10 +73,6 @@ def check_pictures(window: Episode, *, start: int) -> list[Finding]:
                 fix = "leave these frames out, or copy the video again"
                 findings.append(Finding(kind, name, "rgb", f"{len(index)} frames: {listed}", expected, fix))
     return findings
-
-
-def _black(frames: Frames) -> Tensor:
-    return frames.rgb.flatten(1).amax(1) < BLACK
 
 
 def _frozen(frames: Frames) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.data.diagnose.calibration.sample import Sample, full_sizes, small_size
+from scene4d.data.diagnose.calibration.sample import Sample, small_size
 from scene4d.data.diagnose.calibration.world_axis import up_axis
 from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.frame_faults import check_pictures
+from scene4d.data.timeline.stretches import full_sizes
 from scene4d.errors import Scene4DError
 from scene4d.types import Frames, Recording
 

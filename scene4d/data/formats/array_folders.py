@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.json_files import has_shape
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
@@ -83,9 +84,8 @@ def _tracked(folder: Path) -> list[str]:
 
 
 def _listed(folder: Path) -> TableRecording:
-    images = sorted(
-        (p for p in folder.glob("img_*.png") if re.fullmatch(r"img_\d+", p.stem)), key=lambda p: int(p.stem[4:])
-    )
+    images = [p for p in folder.glob("img_*.png") if re.fullmatch(r"img_\d+", p.stem)]
+    images.sort(key=lambda p: int(p.stem[4:]))
     Ks = _array(folder / "intr_list.npy", shape=(None, 3, 3))
     turns = _array(folder / "R_list.npy", shape=(len(Ks), 3, 3))
     centres = _array(folder / "t_list.npy", shape=(len(Ks), 3))
@@ -101,9 +101,9 @@ def _listed(folder: Path) -> TableRecording:
     views = {}
     for k, image in enumerate(images):
         mask = folder / f"mask_{image.stem[4:]}.png"
-        views[f"camera{image.stem[4:]}"] = _view(
-            image, Ks[k], pose=poses[k], folder=folder, camera=image.stem, mask=mask if mask.is_file() else None
-        )
+        mask = mask if mask.is_file() else None
+        view = _view(image, Ks[k], pose=poses[k], folder=folder, camera=image.stem, mask=mask)
+        views[f"camera{image.stem[4:]}"] = view
     return _recording(folder, views, notes=notes)
 
 
@@ -145,10 +145,7 @@ def _array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
             fix = "save plain numeric arrays"
             raise SecurityError("holds pickled objects; not opened", file=path, fix=fix) from error
         raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix="copy it again") from error
-    fits = values.ndim == len(shape) and all(
-        a == b or (b is None and a) for a, b in zip(values.shape, shape, strict=True)
-    )
-    if not fits or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+    if not has_shape(values, shape) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         found = f"{values.dtype} {values.shape}"
         raise DataFormatError("is no array of finite numbers of that shape", file=path, found=found, expected=shape)
     return np.asarray(values, np.float64)

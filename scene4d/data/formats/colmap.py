@@ -86,9 +86,8 @@ def _read(model: Path) -> Any:
             count = struct.unpack("<Q", data)[0] if len(data) == 8 else -1
             if not 0 <= count * smallest <= path.stat().st_size:
                 found = f"{count} records in {path.stat().st_size} bytes"
-                raise DataFormatError(
-                    "is cut short, or lies about its size", file=path, found=found, fix="copy it again"
-                )
+                fix = "copy it again"
+                raise DataFormatError("is cut short, or lies about its size", file=path, found=found, fix=fix)
     try:
         return pycolmap.Reconstruction(str(model))
     except (RuntimeError, ValueError, IndexError, KeyError, MemoryError, OSError) as error:
@@ -134,10 +133,9 @@ def _camera(camera: Any, *, size: tuple[int, int], file: Path) -> tuple[np.ndarr
     keys = [key.strip() for key in camera.params_info.split(",")]
     values = dict(zip(keys, map(float, camera.params), strict=True))
     if not (camera.width > 0 and camera.height > 0) or abs(camera.width / camera.height * size[1] / size[0] - 1) > 0.01:
-        raise CalibrationError(
-            "the calibration is for another image size", **where, found=(camera.width, camera.height), expected=size,
-            fix="give the images that were reconstructed, or copies of one scale",
-        )  # fmt: skip
+        problem = "the calibration is for another image size"
+        fix = "give the images that were reconstructed, or copies of one scale"
+        raise CalibrationError(problem, **where, found=(camera.width, camera.height), expected=size, fix=fix)
     fx, fy = values.get("fx", values.get("f", 0.0)), values.get("fy", values.get("f", 0.0))
     scale = np.array([[size[0] / camera.width], [size[1] / camera.height], [1.0]])
     K = np.array([[fx, 0, values["cx"]], [0, fy, values["cy"]], [0, 0, 1]]) * scale

@@ -7,6 +7,7 @@ claims is believed before it is checked.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,6 @@ from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes, size
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError
 from scene4d.extras import optional
 
-SUFFIXES = (".h5", ".hdf5")
 MAX_TABLE_BYTES, MAX_FRAME_BYTES, BLOCK_BYTES = 1 << 30, 1 << 28, 1 << 24
 
 
@@ -51,17 +51,14 @@ def array(group: H5Group, name: str, *, path: Path, width: Sequence[int | None] 
     if item.dtype.kind not in "fiub" or item.ndim < 1:
         fix = "save plain numbers: arrays of objects are not read"
         raise DataFormatError("is no array of numbers", **where, found=f"{item.dtype} {item.shape}", fix=fix)
-    fits = width is None or (
-        item.ndim == len(width) + 1 and all(b is None or a == b for a, b in zip(item.shape[1:], width, strict=True))
-    )
-    if not fits:
-        raise DataFormatError("has another shape", **where, found=item.shape, expected=["t", *(width or [])])
+    wanted = item.shape[1:] if width is None else width
+    if len(wanted) != item.ndim - 1 or any(b not in (None, a) for a, b in zip(item.shape[1:], wanted, strict=True)):
+        raise DataFormatError("has another shape", **where, found=item.shape, expected=["t", *wanted])
     chunk = math.prod(item.chunks) if item.chunks else 0
     if max(math.prod(item.shape[1:]), chunk) * item.dtype.itemsize > MAX_FRAME_BYTES:
         found = f"{item.shape} in chunks of {item.chunks}"
-        raise ResourceError(
-            "claims impossibly large frames", **where, found=found, expected=f"<= {MAX_FRAME_BYTES} bytes"
-        )
+        expected = f"<= {MAX_FRAME_BYTES} bytes"
+        raise ResourceError("claims impossibly large frames", **where, found=found, expected=expected)
     return item
 
 
@@ -77,25 +74,23 @@ def first_row(group: H5Group, name: str, *, path: Path, width: Sequence[int | No
     return item.rows(0, 1)[0]
 
 
-def numbers(
-    group: H5Group, name: str, *, path: Path, count: int, width: Sequence[int | None] | None = None
-) -> np.ndarray:
-    """The first `count` rows of an array, flattened to [count n] unless `width` is given, finite.
+def numbers(group: H5Group, name: str, *, path: Path, count: int) -> np.ndarray:
+    """The first `count` rows of an array, flattened to [count n], finite.
 
     Raises:
         DataFormatError: fewer rows, or not finite.
     """
-    item = array(group, name, path=path, width=width)
+    item = array(group, name, path=path)
     where = {"file": path, "field": f"{group.name}/{name}"}
     if len(item) < count:
         raise DataFormatError("the numbers of frames differ", **where, found=len(item), expected=count)
     if item.size * item.dtype.itemsize > MAX_TABLE_BYTES:
         raise ResourceError("is too large", **where, found=item.shape, expected=f"<= {MAX_TABLE_BYTES} bytes")
-    values = item.rows(0, count)
+    values = item.rows(0, count).reshape(count, -1)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        bad = int((~np.isfinite(values.reshape(count, -1)).all(1)).argmax())
+        bad = int((~np.isfinite(values).all(1)).argmax())
         raise DataFormatError("is not finite", **where, frame=bad, fix="leave out the broken frames")
-    return values if width is not None else values.reshape(count, -1)
+    return values
 
 
 def rows_of(item: H5Array, frames: Sequence[int]) -> Iterator[np.ndarray]:
@@ -115,18 +110,12 @@ def rows_of(item: H5Array, frames: Sequence[int]) -> Iterator[np.ndarray]:
 class H5Pictures:
     """Colour [t h w 3] uint8, encoded images [t n] uint8, depth [t h w 1] or segments of an array."""
 
-    path: Path
-    """The file."""
-    name: str
-    """The array, from the root."""
-    kind: str = "color"
-    """color, depth or segments."""
-    upside_down: bool = False
-    """Rows run from the bottom up."""
-    unit: float = 0.001
-    """Metres a step of integer depth."""
-    near_far: tuple[float, float] | None = None
-    """Depth is an OpenGL z-buffer in [0, 1] between these planes in m; metres where None."""
+    path: Path  # the file
+    name: str  # the array, from the root
+    kind: str = "color"  # color, depth or segments
+    upside_down: bool = False  # rows run from the bottom up
+    unit: float = 0.001  # metres a step of integer depth
+    near_far: tuple[float, float] | None = None  # m, of depth as OpenGL's z-buffer in [0, 1]; it is metres where None
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """One array a frame."""
@@ -149,9 +138,8 @@ class H5Pictures:
     def _color(self, values: np.ndarray, frame: int) -> np.ndarray:
         if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] not in (3, 4):
             found = f"{values.dtype} {values.shape}"
-            raise DataFormatError(
-                "is no colour", file=self.path, field=self.name, frame=frame, found=found, expected="uint8 [h w 3]"
-            )
+            problem, expected = "is no colour", "uint8 [h w 3]"
+            raise DataFormatError(problem, file=self.path, field=self.name, frame=frame, found=found, expected=expected)
         return np.ascontiguousarray(values[..., :3])
 
     def _depth(self, values: np.ndarray, frame: int) -> np.ndarray:
@@ -163,10 +151,9 @@ class H5Pictures:
             metres = near / (1 - values.astype(np.float64) * (1 - near / far))
             return checked_depth(np.where(values >= 1, 0, metres), **where)
         if looks_like_z_buffer(values):
-            raise DepthError(
-                "depth is a z-buffer, not metres", **where, field=self.name, found=f"median {np.median(values):.4f}",
-                fix='give "near_far": [near, far] in m (robosuite: znear and zfar times the extent of the model)',
-            )  # fmt: skip
+            found = f"median {np.median(values):.4f}"
+            fix = 'give "near_far": [near, far] in m (robosuite: znear and zfar times the extent of the model)'
+            raise DepthError("depth is a z-buffer, not metres", **where, field=self.name, found=found, fix=fix)
         return checked_depth(values, **where)
 
 
@@ -213,14 +200,8 @@ class H5Episode:
         viewmats, usable = entry.viewmat, None
         if viewmats is None:
             viewmats, usable = self._poses(group, entry.viewmats, camera=name)
-        source = lambda part, kind: H5Pictures(
-            self.path,
-            f"{self.group}/{part}",
-            kind=kind,
-            upside_down=self.upside_down,
-            unit=entry.depth_unit,
-            near_far=entry.near_far,
-        )
+        stored = functools.partial(H5Pictures, self.path, upside_down=self.upside_down, unit=entry.depth_unit)
+        source = lambda part, kind: stored(f"{self.group}/{part}", kind=kind, near_far=entry.near_far)
         return View(
             size=(entry.width, entry.height),
             Ks=entry.K,

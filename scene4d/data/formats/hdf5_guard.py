@@ -190,15 +190,11 @@ class H5Group:
     """A group of a guarded file; iterates over the names in it."""
 
     file: GuardedFile
-    name: str
-    """Path from the root, "" for the root itself."""
+    name: str  # path from the root, "" for the root itself
     keys: tuple[str, ...]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def get(self, name: str) -> H5Group | H5Array | None:
         """What has that name (steps joined by /), None where there is nothing."""

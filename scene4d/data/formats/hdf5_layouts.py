@@ -20,17 +20,11 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, find_cameras
-from scene4d.data.formats.hdf5 import (
-    H5Episode,
-    array,
-    first_row,
-    frame_size,
-    looks_like_z_buffer,
-    open_h5,
-)
+from scene4d.data.formats.hdf5 import H5Episode, array, first_row, frame_size, looks_like_z_buffer, open_h5
 from scene4d.data.formats.hdf5_guard import H5Group
 from scene4d.data.formats.mujoco_model import fixed_cameras
 from scene4d.data.json_files import number_in, read_json
+from scene4d.data.paths import natural_order
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import DataFormatError
 
@@ -55,20 +49,15 @@ def open_hdf5(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     fields, places = _fields(path, supplied)
     if fields is not None:
         return _mapped(file, path, fields=fields, places=places, supplied=supplied)
-    names = sorted((n for n in file if DEMO.match(n)), key=_number)
-    if any(_maniskill_cameras(file, name, path=path) for name in names[:1]):
+    names = _demos(file)
+    if any(_maniskill_cameras(file, name) for name in names[:1]):
         return [_maniskill(file, path, name=name) for name in names]
     group = file.group("data")
-    if group is not None and any(DEMO.match(n) for n in group):
-        demos = sorted((n for n in group if DEMO.match(n)), key=_number)
+    if group is not None and (demos := _demos(group)):
         return [_robomimic(group, path, name=name, places=places, supplied=supplied) for name in demos]
-    raise DataFormatError(
-        "has an unknown layout",
-        file=path,
-        found=", ".join(_contents(file)) or "nothing",
-        fix=f'describe it in {places[0]}: {{"cameras": {{...}}, "fields": {{"episodes": "data/*", "actions": "a", '
-        '"proprio": ["p"], "fps": 20}}',
-    )
+    example = '{"cameras": {...}, "fields": {"episodes": "data/*", "actions": "a", "proprio": ["p"], "fps": 20}}'
+    fix = f"describe it in {places[0]}: {example}"
+    raise DataFormatError("has an unknown layout", file=path, found=_contents(file) or "nothing", fix=fix)
 
 
 def _group(file: H5Group, name: str, *, path: Path) -> H5Group:
@@ -78,15 +67,15 @@ def _group(file: H5Group, name: str, *, path: Path) -> H5Group:
     return group
 
 
-def _number(name: str) -> int:
-    match = DEMO.match(name)
-    assert match is not None, "the caller chose names that match"
-    return int(match.group(2))
+def _demos(group: H5Group | None) -> list[str]:
+    """The names in a group that number an episode, in order."""
+    found = [match for name in group or () if (match := DEMO.match(name))]
+    return [match.string for match in sorted(found, key=lambda match: int(match.group(2)))]
 
 
-def _contents(file: H5Group) -> list[str]:
+def _contents(file: H5Group) -> str:
     """The first arrays of a file with their shapes."""
-    return [f"{name} {item.shape}" for name, item in file.arrays(most=12).items()]
+    return ", ".join(f"{name} {item.shape}" for name, item in file.arrays(most=12).items())
 
 
 def _fields(path: Path, supplied: Supplied) -> tuple[dict[str, Any] | None, list[Path]]:
@@ -113,7 +102,7 @@ def _recording(episode: H5Episode, *, source: str, info: Mapping[str, Any]) -> T
     )
 
 
-def _maniskill_cameras(file: H5Group, name: str, *, path: Path) -> dict[str, tuple[str, str]]:
+def _maniskill_cameras(file: H5Group, name: str) -> dict[str, tuple[str, str]]:
     """(images, parameters) of each camera, for either generation of the format."""
     for images, parameters in (("obs/sensor_data", "obs/sensor_param"), ("obs/image", "obs/camera_param")):
         group = file.group(f"{name}/{images}")
@@ -125,7 +114,7 @@ def _maniskill_cameras(file: H5Group, name: str, *, path: Path) -> dict[str, tup
 def _maniskill(file: H5Group, path: Path, *, name: str) -> TableRecording:
     group = _group(file, name, path=path)
     cameras = {}
-    for camera, (images, parameters) in _maniskill_cameras(file, name, path=path).items():
+    for camera, (images, parameters) in _maniskill_cameras(file, name).items():
         rgb = next((f"{images}/{k}" for k in ("rgb", "Color") if group.get(f"{images}/{k}") is not None), None)
         if rgb is None:
             continue
@@ -147,9 +136,7 @@ def _maniskill(file: H5Group, path: Path, *, name: str) -> TableRecording:
         fix = "replay the trajectories with --obs-mode rgbd"
         raise DataFormatError("holds no images", file=path, field=name, found=sorted(group), fix=fix)
     # One observation more than actions: the last has nothing that leads on from it.
-    length = min(
-        len(array(group, "actions", path=path)), *(len(array(group, e.rgb, path=path)) for e in cameras.values())
-    )
+    length = min(len(array(group, n, path=path)) for n in ("actions", *(e.rgb for e in cameras.values())))
     proprio = [f"obs/agent/{k}" for k in ("qpos", "qvel") if group.get(f"obs/agent/{k}") is not None]
     beside = path.with_suffix(".json")
     facts = read_json(beside, fix="copy it again") if beside.is_file() else {}
@@ -196,7 +183,7 @@ def _robomimic(group: H5Group, path: Path, *, name: str, places: list[Path], sup
         fix = "extract observations with images (robomimic: dataset_states_to_obs.py --camera_names ...)"
         raise DataFormatError("holds no images", file=path, field=f"data/{name}/obs", found=sorted(obs), fix=fix)
     env = _json_attribute(group, "env_args")
-    kwargs = env.get("env_kwargs") if isinstance(env.get("env_kwargs"), dict) else {}
+    kwargs = _table_in(env, "env_kwargs")
     sizes = {f"obs/{k}": frame_size(obs, k, path=path) for k in images}
     depths = {f"obs/{k}" for k in obs if k.endswith("_depth")}
     upside_down = any(k.endswith("_rgb") for k in images)
@@ -276,22 +263,19 @@ def _mapped(
         sizes = {k: frame_size(group, k, path=path) for k in images}
         cameras, known = find_cameras(places, sizes=sizes, columns=arrays, supplied=supplied, what="HDF5")
         actions = fields.get("actions")
-        length = min(
-            len(array(group, n, path=path))
-            for n in (*([actions] if actions else []), *(e.rgb for e in cameras.values()))
-        )
+        counted = [*([actions] if actions else []), *(e.rgb for e in cameras.values())]
+        length = min(len(array(group, n, path=path)) for n in counted)
         fps = number_in(fields, "fps", file=places[0])
         episode = H5Episode(
             path=path, group=name or "/", length=length, fps=fps, cameras=cameras, actions=actions, proprio=proprio,
             rewards=fields.get("rewards"), success=fields.get("success"), upside_down=bool(fields.get("upside_down")),
         )  # fmt: skip
         specs = _specs(group, path, actions=actions, proprio=proprio)
-        recordings.append(
-            _recording(episode, source="HDF5", info={"task": str(fields.get("task", "")), **specs, **known})
-        )
+        info = {"task": str(fields.get("task", "")), **specs, **known}
+        recordings.append(_recording(episode, source="HDF5", info=info))
     if not recordings:
-        found = ", ".join(_contents(file))
-        raise DataFormatError("no group matches", file=path, field="fields.episodes", found=found, expected=pattern)
+        where = {"file": path, "field": "fields.episodes"}
+        raise DataFormatError("no group matches", **where, found=_contents(file), expected=pattern)
     return recordings
 
 
@@ -302,8 +286,7 @@ def _matching(file: H5Group, pattern: str) -> list[str]:
         deeper = []
         for name in found:
             group = file.group(name)
-            keys = [k for k in group or () if fnmatch.fnmatchcase(k, step)]
-            keys.sort(key=lambda k: [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.split(r"(\d+)", k)])
+            keys = sorted((k for k in group or () if fnmatch.fnmatchcase(k, step)), key=natural_order)
             deeper += [whole for k in keys if file.group(whole := f"{name}/{k}".lstrip("/")) is not None]
         found = deeper
     return found

@@ -43,9 +43,8 @@ def resolve(file: h5py.File, name: str, *, start: Any = None, links: int = 0) ->
             return None
         if isinstance(link, h5py.ExternalLink):
             fix = "copy the data into one file (h5repack)"
-            raise Refusal(
-                "security", "a link leads into another file; it was not opened", found=str(link.filename), fix=fix
-            )
+            found = str(link.filename)
+            raise Refusal("security", "a link leads into another file; it was not opened", found=found, fix=fix)
         if isinstance(link, h5py.SoftLink):
             if links >= MAX_LINKS:
                 raise Refusal("format", "links lead in a circle")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,51 +51,26 @@ def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLI
     sizes = layout.image_sizes(info)
     if supplied.fov_deg is not None:  # no file names the cameras: only those whose videos are there are meant
         sizes = {k: v for k, v in sizes.items() if index.has_images(0, k)}
-    cameras, known = find_cameras(
-        [root / layout.CAMERAS],
-        sizes=sizes,
-        columns=info["features"],
-        supplied=supplied,
-        what="the LeRobot format",
-    )
+    places, what = [root / layout.CAMERAS], "the LeRobot format"
+    cameras, known = find_cameras(places, sizes=sizes, columns=info["features"], supplied=supplied, what=what)
     if index.missing:
         known = {**known, "missing_episodes": list(index.missing)}
     data = _Dataset(index=index, cameras=cameras, known=known, loose_times=supplied.loose_times)
-    return [LeRobotRecording(path=str(root), _data=data, _row=row) for row in range(len(index.table))]
+    return [LeRobotRecording(data, row) for row in range(len(index.table))]
 
 
-@dataclass(frozen=True)
 class LeRobotRecording(TableReader):
     """One episode of a data set on disk."""
 
-    path: str
-    _data: _Dataset = field(repr=False)
-    _row: int = field(repr=False)
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Calibrated cameras."""
-        return tuple(self._data.cameras)
-
-    @property
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """(width, height) px of each camera."""
-        return {name: (entry.width, entry.height) for name, entry in self._data.cameras.items()}
-
-    @property
-    def depth_cameras(self) -> tuple[str, ...]:
-        """Cameras with depth."""
-        return tuple(name for name, entry in self._data.cameras.items() if entry.depth)
+    def __init__(self, data: _Dataset, row: int):
+        self._data, self._row = data, row
+        self.path, self.fps = str(data.index.root), float(data.index.info["fps"])
+        self.cameras, self.sizes, self.depth_cameras = tuple(data.cameras), data.sizes, data.depth_cameras
 
     @property
     def num_frames(self) -> int:
         """Frames of this episode."""
         return int(self._data.index.value(self._row, "length"))
-
-    @property
-    def fps(self) -> float:
-        """Frames a second."""
-        return float(self._data.index.info["fps"])
 
     @property
     def info(self) -> dict[str, Any]:
@@ -107,16 +82,17 @@ class LeRobotRecording(TableReader):
         return self._data.frame_table(self._row, cameras=cameras)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Dataset:
     index: EpisodeIndex
     cameras: Mapping[str, CameraEntry]
     known: Mapping[str, Any]
     loose_times: bool = False
 
-    @property
-    def features(self) -> Mapping[str, Any]:
-        return self.index.info["features"]
+    def __post_init__(self) -> None:
+        self.sizes = {name: (entry.width, entry.height) for name, entry in self.cameras.items()}
+        self.depth_cameras = tuple(name for name, entry in self.cameras.items() if entry.depth)
+        self.features: Mapping[str, Any] = self.index.info["features"]
 
     def episode_info(self, row: int) -> dict[str, Any]:
         """JSON-ready facts of an episode."""
@@ -200,13 +176,9 @@ class _Dataset:
             table, places = table.filter(chosen), places[chosen.to_numpy().astype(bool)]
         index = table["frame_index"].to_numpy() if "frame_index" in columns else np.arange(len(table))
         if len(index) != length or not np.array_equal(index, np.arange(len(index))):
-            raise DataFormatError(
-                "the frames of an episode are not all there",
-                file=file,
-                field="frame_index",
-                found=f"{len(index)} rows of episode {number}, frame_index {index[:3]}...",
-                expected=f"0..{length - 1}",
-            )
+            problem = "the frames of an episode are not all there"
+            found = f"{len(index)} rows of episode {number}, frame_index {index[:3]}..."
+            raise DataFormatError(problem, file=file, field="frame_index", found=found, expected=f"0..{length - 1}")
         return table, _Rows(file, places)
 
     def _view(self, row: int, entry: CameraEntry, *, table: pa.Table, rows: _Rows, notes: dict[str, Any]) -> View:
@@ -324,17 +296,9 @@ class _Column:
 
 def _groups(source: Any, number: int) -> list[int]:
     """Row groups that can hold an episode, by their statistics."""
-    names = source.schema_arrow.names
-    if "episode_index" not in names:
-        return list(range(source.metadata.num_row_groups))
-    kept = []
-    for k in range(source.metadata.num_row_groups):
-        stats = source.metadata.row_group(k).column(_leaf(source, "episode_index")).statistics
-        if stats is None or not stats.has_min_max or stats.min <= number <= stats.max:
-            kept.append(k)
-    return kept
-
-
-def _leaf(source: Any, name: str) -> int:
-    paths = [source.metadata.schema.column(i).path for i in range(source.metadata.num_columns)]
-    return paths.index(name)
+    metadata, groups = source.metadata, range(source.metadata.num_row_groups)
+    if "episode_index" not in source.schema_arrow.names:
+        return list(groups)
+    leaf = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index("episode_index")
+    stats = [metadata.row_group(k).column(leaf).statistics for k in groups]
+    return [k for k, s in enumerate(stats) if s is None or not s.has_min_max or s.min <= number <= s.max]

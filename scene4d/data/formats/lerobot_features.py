@@ -23,11 +23,7 @@ def features_of(episode: Episode, *, cameras: Mapping[str, CameraEntry], fps: fl
 
     def names(key: str, count: int) -> list[str]:
         spec = episode.info.get(key) or []
-        return (
-            [str(row.get("name", i)) for i, row in enumerate(spec)]
-            if len(spec) == count
-            else [str(i) for i in range(count)]
-        )
+        return [str(row.get("name", i)) for i, row in enumerate(spec if len(spec) == count else [{}] * count)]
 
     proprio, actions = episode.proprio.shape[-1], episode.actions.shape[-1]
     features: dict[str, dict[str, Any]] = {
@@ -98,14 +94,8 @@ def task_table(tasks: list[str]) -> pa.Table:
     """The tasks as pandas would write them with the text as index: that is how LeRobot reads them."""
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": tasks})
     columns = [
-        {
-            "name": "task_index",
-            "field_name": "task_index",
-            "pandas_type": "int64",
-            "numpy_type": "int64",
-            "metadata": None,
-        },
-        {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": stored, "metadata": None}
+        for name, kind, stored in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
     ]
     pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})

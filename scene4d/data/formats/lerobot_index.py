@@ -94,7 +94,7 @@ class EpisodeIndex:
         file = layout.file_path(self.root, template, **self.place(row, video_key=key))
         found, length = count_frames(file), int(self.value(row, "length"))
         if not self.packed:
-            return self._clipped(file, key, found=found, expected=length, first=0, row=row)
+            return self._clipped(file, key, found=found, expected=length, first=0)
         sharing, fps = self._sharing(row, f"videos/{key}"), float(self.info["fps"])
         starts, lengths = self._starts(sharing, key), self._lengths(sharing)
         order = np.argsort(starts, kind="stable")
@@ -108,27 +108,21 @@ class EpisodeIndex:
             return VideoFrames(file, first=int(counted[mine])), notes
         # Videos from which episodes were taken out keep their frames: the time stamps then show where the others are.
         if stamped[mine] > found:
-            raise TimestampError(
-                "an episode starts beyond the end of its video",
-                file=file,
-                field=f"videos/{key}/from_timestamp",
-                frame=self.value(row, "episode_index"),
-                found=f"{starts[mine]:.3f} s",
-                expected=f"<= {found / fps:.3f} s",
-                fix="copy the video again, or leave the episode out",
-            )
+            where = {"file": file, "field": f"videos/{key}/from_timestamp", "frame": self.value(row, "episode_index")}
+            where |= {"found": f"{starts[mine]:.3f} s", "expected": f"<= {found / fps:.3f} s"}
+            fix = "copy the video again, or leave the episode out"
+            raise TimestampError("an episode starts beyond the end of its video", **where, fix=fix)
         expected = int((stamped + lengths).max())
-        return self._clipped(file, key, found=found, expected=expected, first=int(stamped[mine]), row=row)
+        return self._clipped(file, key, found=found, expected=expected, first=int(stamped[mine]))
 
     def _clipped(
-        self, file: Path, key: str, *, found: int, expected: int, first: int, row: int
+        self, file: Path, key: str, *, found: int, expected: int, first: int
     ) -> tuple[VideoFrames, dict[str, Any]]:
         """Frames of a video that may lack, or have, one frame more than there are rows."""
         if abs(found - expected) > 1:
             numbers = f"{found} frames of video, {expected} rows, total_frames {self.info['total_frames']}"
-            raise DataFormatError(
-                "the numbers of frames differ", file=file, field=key, found=numbers, expected="one frame of video a row"
-            )
+            problem = "the numbers of frames differ"
+            raise DataFormatError(problem, file=file, field=key, found=numbers, expected="one frame of video a row")
         if found == expected:
             return VideoFrames(file, first=first), {}
         notes = {"video_frames": {key: f"{found} frames of video, {expected} rows: the last is clamped"}}
@@ -164,9 +158,8 @@ def read_index(root: Path, info: Mapping[str, Any]) -> EpisodeIndex:
     if not np.array_equal(np.sort(numbers), expected):
         seen, counts = np.unique(numbers, return_counts=True)
         wrong = np.setxor1d(seen, expected).tolist() or seen[counts > 1].tolist()
-        raise DataFormatError(
-            "episodes are missing or doubled", **where, found=wrong[:10], expected=f"0..{len(expected) - 1}"
-        )
+        numbers = f"0..{len(expected) - 1}"
+        raise DataFormatError("episodes are missing or doubled", **where, found=wrong[:10], expected=numbers)
     table = table.take(pa.array(np.argsort(numbers)))
     lengths = table["length"].to_numpy()
     if not (lengths > 0).all():
@@ -179,9 +172,8 @@ def read_index(root: Path, info: Mapping[str, Any]) -> EpisodeIndex:
         files = sorted({index.data_file(row) for row in np.flatnonzero(there).tolist()})
         rows = sum(open_parquet(file).metadata.num_rows for file in files)
         found = f"total_frames {info['total_frames']}, sum of lengths {lengths.sum()}, rows of the tables {rows}"
-        raise DataFormatError(
-            "the numbers of frames differ", file=root / layout.INFO, field="total_frames", found=found
-        )
+        problem = "the numbers of frames differ"
+        raise DataFormatError(problem, file=root / layout.INFO, field="total_frames", found=found)
     if not there.all() and (packed or not there.any()):
         file = index.data_file(int((~there).argmax()))
         raise DataFormatError("is missing", file=file, found=f"{(~there).sum()} tables", fix="was it copied whole?")
@@ -263,9 +255,8 @@ def _json_lines(file: Path, *, keys: Sequence[str]) -> list[dict[str, Any]]:
 def _tasks(root: Path, *, packed: bool) -> dict[int, str]:
     """Task texts by index."""
     if not packed:
-        return {
-            row["task_index"]: str(row.get("task", "")) for row in _json_lines(root / TASKS_V2, keys=("task_index",))
-        }
+        rows = _json_lines(root / TASKS_V2, keys=("task_index",))
+        return {row["task_index"]: str(row.get("task", "")) for row in rows}
     file = root / layout.TASKS
     table = open_parquet(file).read()
     text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from scene4d.data.formats import lerobot_layout as layout
 from scene4d.data.formats.lerobot_tables import open_parquet
-from scene4d.data.formats.lerobot_write import CHUNK_SIZE, PARQUET
+from scene4d.data.formats.lerobot_write import CHUNK_SIZE, PARQUET, write_meta
 from scene4d.data.json_files import read_json
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.files import atomic_folder
@@ -55,7 +55,9 @@ def join_lerobot(path: str | os.PathLike, parts: Sequence[Path], *, report: Mapp
         frames = rows[-1]["dataset_to_index"]
         info |= {"total_episodes": len(rows), "total_frames": frames, "total_tasks": len(tasks)}
         info |= {"splits": {"train": f"0:{len(rows)}"}, "chunks_size": CHUNK_SIZE}
-        _write_meta(root, info, cameras=cameras, rows=rows, tasks=tasks, like=parts[0], stats=stats)
+        merged = {name: _merged([s[name] for s in stats]) for name in stats[0]}
+        files = {layout.INFO: info, layout.CAMERAS: cameras, layout.STATS: merged}
+        write_meta(root, rows=rows, tasks=tasks, files=files)
         counted = {**report, "episodes": len(rows), "frames": frames}
         (root / REPORT).write_text(json.dumps(counted, indent=2) + "\n", encoding="utf-8")
         size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
@@ -82,14 +84,13 @@ def must_match(first: Path, part: Path) -> None:
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
             keys = [k for k in ours.get(name, {}) if ours[name].get(k) != theirs.get(name, {}).get(k)]
-            raise CalibrationError(
-                "a camera differs between episodes", field=f"cameras.{name}", found=f"other {keys}", fix=_FIX
-            )
+            found = f"other {keys}"
+            raise CalibrationError("a camera differs between episodes", field=f"cameras.{name}", found=found, fix=_FIX)
 
 
 def _row(part: Path, *, number: int, first: int, videos: Sequence[str]) -> dict[str, Any]:
     """The part's entry in the table of episodes, as the joined data set has it."""
-    row = open_parquet(part / layout.EPISODES / "chunk-000" / "file-000.parquet").read().to_pylist()[0]
+    row = open_parquet(part / layout.EPISODE_TABLE).read().to_pylist()[0]
     place = {"chunk_index": number // CHUNK_SIZE, "file_index": number % CHUNK_SIZE}
     row |= {"episode_index": number, "dataset_from_index": first, "dataset_to_index": first + row["length"]}
     for prefix in ("data", *(f"videos/{name}" for name in videos)):
@@ -125,21 +126,6 @@ def _copy(root: Path, part: Path, *, row: Mapping[str, Any], task_index: int, vi
             os.link(source, target)
         except OSError:  # some file systems have no links
             shutil.copyfile(source, target)
-
-
-def _write_meta(
-    root: Path, info: Mapping[str, Any], *, cameras: Mapping[str, Any], rows: list[dict[str, Any]], tasks: list[str],
-    like: Path, stats: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    folder = root / layout.EPISODES / "chunk-000"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "file-000.parquet")
-    schema = open_parquet(like / layout.TASKS).schema_arrow
-    columns = {"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks)}
-    pq.write_table(pa.table(columns).replace_schema_metadata(schema.metadata), root / layout.TASKS)
-    merged = {name: _merged([s[name] for s in stats]) for name in stats[0]}
-    for file, value in ((layout.INFO, info), (layout.CAMERAS, cameras), (layout.STATS, merged)):
-        (root / file).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ VERSION = "v3.0"
 SUPPORTED = ("v2.0", "v2.1", "v3.0")
 INFO, CAMERAS, STATS = "meta/info.json", "meta/cameras.json", "meta/stats.json"
 TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes"
+EPISODE_TABLE = EPISODES + "/chunk-000/file-000.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _TEMPLATE_FIELDS = {"chunk_index", "file_index", "video_key", "episode_chunk", "episode_index"}
@@ -34,22 +35,15 @@ def read_info(root: Path) -> dict[str, Any]:
     if not version.startswith(("v2.0", "v2.1", "v3.")):
         older = version.startswith("v1")
         fix = "convert it: python -m lerobot.datasets.v2.convert_dataset_v1_to_v2" if older else "update scene4d"
-        raise VersionError(
-            "is of a version that cannot be read",
-            file=path,
-            field="codebase_version",
-            found=version,
-            expected=", ".join(SUPPORTED),
-            fix=fix,
-        )
+        problem, expected = "is of a version that cannot be read", ", ".join(SUPPORTED)
+        raise VersionError(problem, file=path, field="codebase_version", found=version, expected=expected, fix=fix)
     fps = info.get("fps")
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
         raise DataFormatError("is no frame rate", file=path, field="fps", found=fps, expected="> 0")
     for key, kind in (("features", dict), ("data_path", str), ("total_episodes", int), ("total_frames", int)):
         if not isinstance(info.get(key), kind):
-            raise DataFormatError(
-                "is missing or of the wrong type", file=path, field=key, found=info.get(key), expected=kind.__name__
-            )
+            problem = "is missing or of the wrong type"
+            raise DataFormatError(problem, file=path, field=key, found=info.get(key), expected=kind.__name__)
     for name, feature in info["features"].items():
         shape = feature.get("shape") if isinstance(feature, dict) else None
         if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
@@ -99,12 +93,8 @@ def file_path(root: Path, template: str, **values: Any) -> Path:
     except ValueError as error:
         raise DataFormatError("is no path template", file=root / INFO, found=template) from error
     if any(name not in _TEMPLATE_FIELDS or len(spec or "") > 4 for name, spec in fields):
-        raise SecurityError(
-            "a path template asks for something else",
-            file=root / INFO,
-            found=template,
-            expected=sorted(_TEMPLATE_FIELDS),
-        )
+        problem = "a path template asks for something else"
+        raise SecurityError(problem, file=root / INFO, found=template, expected=sorted(_TEMPLATE_FIELDS))
     try:
         relative = template.format(**values)
     except (KeyError, ValueError) as error:

@@ -30,12 +30,9 @@ from scene4d.types import Cameras, Episode, Frames
 class Spooled:
     """A whole episode without its pictures."""
 
-    numbers: Episode
-    """[t], no views."""
-    cameras: Mapping[str, Cameras]
-    """[t] each."""
-    images: tuple[str, ...]
-    """Columns of encoded pictures that `Spool.stretches` yields."""
+    numbers: Episode  # [t], no views
+    cameras: Mapping[str, Cameras]  # [t] each
+    images: tuple[str, ...]  # columns of encoded pictures that `Spool.stretches` yields
 
 
 class Spool:
@@ -78,7 +75,10 @@ class Spool:
         if not self._lengths:
             self._names = list(stretch.views)
             for name in self._names:
-                self._films[name] = self._film(name, fps=fps)
+                key = f"observation.images.{name}"
+                file = self._root / layout.VIDEO_PATH.format(video_key=key, **self._where)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._films[name] = self._writing.enter_context(VideoEncoder(file, fps=fps, crf=self._crf))
         images: dict[str, pa.Array] = {}
         for name, frames in stretch.views.items():
             self._cameras.setdefault(name, []).append(frames.cameras)
@@ -93,9 +93,8 @@ class Spool:
         if images:
             table = pa.table(images)
             if self._images is None:
-                self._images = self._writing.enter_context(
-                    pq.ParquetWriter(self._folder / "images.parquet", table.schema, compression="NONE")
-                )
+                writer = pq.ParquetWriter(self._folder / "images.parquet", table.schema, compression="NONE")
+                self._images = self._writing.enter_context(writer)
             self._images.write_table(table, row_group_size=len(table))
         self._columns = tuple(images)
         self._numbers.append(stretch.replace(views={}))
@@ -110,15 +109,9 @@ class Spool:
         if not self._lengths:
             raise DataFormatError("no frame is valid", field="episode", frame=self._number)
         self._writing.close()
-        numbers = _joined(self._numbers, info=self._info or {})
-        cameras = {n: _joined_cameras(parts) for n, parts in self._cameras.items()}
+        numbers = Episode.cat(self._numbers).replace(info=self._info or {})
+        cameras = {n: Cameras.cat(parts) for n, parts in self._cameras.items()}
         return Spooled(numbers=numbers, cameras=cameras, images=self._columns)
-
-    def _film(self, name: str, *, fps: float) -> VideoEncoder:
-        key = f"observation.images.{name}"
-        file = self._root / layout.VIDEO_PATH.format(video_key=key, **self._where)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return self._writing.enter_context(VideoEncoder(file, fps=fps, crf=self._crf))
 
     def _image_columns(self, frames: Frames, *, name: str) -> dict[str, pa.Array]:
         """Depth and segments of a camera, encoded."""
@@ -143,16 +136,3 @@ class Spool:
         for index, length in enumerate(self._lengths):
             table = None if source is None else source.read_row_group(index)
             yield length, {} if table is None else {name: table[name] for name in self._columns}
-
-
-def _joined(parts: list[Episode], *, info: Mapping[str, Any]) -> Episode:
-    """Stretches without views as one."""
-    first = parts[0]
-    fields = ("times", "valid", "actions", "proprio", "rewards", "success", "segment_poses")
-    there = [name for name in fields if getattr(first, name) is not None]
-    return first.replace(**{name: torch.cat([getattr(p, name) for p in parts]) for name in there}, info=info)
-
-
-def _joined_cameras(parts: list[Cameras]) -> Cameras:
-    first = parts[0]
-    return first.replace(viewmats=torch.cat([p.viewmats for p in parts]), Ks=torch.cat([p.Ks for p in parts]))

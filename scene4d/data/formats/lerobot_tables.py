@@ -38,14 +38,10 @@ def times_of(table: pa.Table, *, fps: float, file: Path, loose: bool = False) ->
     if not (apart < 0.5 / fps).all():
         frame = int((~(apart < 0.5 / fps)).argmax())
         coarse, fix = _coarse(table, stamps), "write seconds from the episode's start, one row a frame of video"
-        raise TimestampError(
-            "wall-clock times have lost their precision" if coarse else "times leave the data set's rate",
-            **where,
-            frame=frame,
-            found=f"{stamps[frame] - stamps[0]:.4f} s",
-            expected=f"{even[frame]:.4f} s at {fps:g} a second",
-            fix=fix if coarse else f"{fix}, or {RESYNC_FIX}",
-        )
+        fix = fix if coarse else f"{fix}, or {RESYNC_FIX}"
+        problem = "wall-clock times have lost their precision" if coarse else "times leave the data set's rate"
+        found, expected = f"{stamps[frame] - stamps[0]:.4f} s", f"{even[frame]:.4f} s at {fps:g} a second"
+        raise TimestampError(problem, **where, frame=frame, found=found, expected=expected, fix=fix)
     return even if (apart < 1e-3).all() else stamps - stamps[0]
 
 
@@ -67,9 +63,8 @@ def numbers_of(table: pa.Table, name: str, *, shape: Sequence[int], file: Path) 
         values = column.to_numpy(zero_copy_only=False)
         values = values.reshape(len(table), *([] if list(shape) == [1] else shape))
     except (ValueError, pa.ArrowException) as error:
-        raise DataFormatError(
-            "rows have another shape", file=file, field=name, found=error, expected=list(shape)
-        ) from error
+        problem = "rows have another shape"
+        raise DataFormatError(problem, file=file, field=name, found=error, expected=list(shape)) from error
     if values.dtype.kind not in "fiub":
         raise DataFormatError("is not a column of numbers", file=file, field=name, found=table[name].type)
     return np.array(values, np.float32 if values.dtype.kind == "f" else None)
@@ -82,13 +77,8 @@ def images_of(column: pa.ChunkedArray | pa.Array, *, name: str, file: Path) -> l
         rows = [row and row["bytes"] for row in column.to_pylist()]
     images = [data for data in rows if data is not None]
     if len(images) < len(rows):
-        raise DataFormatError(
-            "holds no encoded images",
-            file=file,
-            field=name,
-            found=column.type,
-            expected="struct<bytes, path> with bytes",
-        )
+        expected = "struct<bytes, path> with bytes"
+        raise DataFormatError("holds no encoded images", file=file, field=name, found=column.type, expected=expected)
     return images
 
 

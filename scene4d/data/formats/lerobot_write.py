@@ -127,10 +127,6 @@ class _Writer:
 
     def finish(self) -> None:
         """Write meta/."""
-        meta = self.root / layout.EPISODES / "chunk-000"
-        meta.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(self.rows), meta / "file-000.parquet")
-        pq.write_table(task_table(self.tasks), self.root / layout.TASKS)
         info = {
             "codebase_version": layout.VERSION,
             "robot_type": self.robot,
@@ -149,12 +145,12 @@ class _Writer:
         cameras = {name: camera.as_dict() for name, camera in self.cameras.items()}
         stats: dict[str, Any] = {n: stats_of(np.concatenate(parts)) for n, parts in self.moments.items() if parts}
         stats |= {name: moments.as_dict() for name, moments in self.pictures.items() if name in self.features}
-        for file, value in (
-            (layout.INFO, info),
-            (layout.CAMERAS, {"conventions": CONVENTIONS, "cameras": cameras}),
-            (layout.STATS, stats),
-        ):
-            (self.root / file).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        files = {
+            layout.INFO: info,
+            layout.CAMERAS: {"conventions": CONVENTIONS, "cameras": cameras},
+            layout.STATS: stats,
+        }
+        write_meta(self.root, rows=self.rows, tasks=self.tasks, files=files)
 
     def _begin(self, first: Spooled) -> None:
         """Fix cameras and columns by the first episode."""
@@ -215,10 +211,8 @@ class _Writer:
     def _pose_columns(self, found: Mapping[str, Cameras], *, number: int) -> dict[str, pa.Array]:
         """The poses of cameras that move; all must be the cameras of the first episode."""
         if set(found) != set(self.cameras):
-            expected = list(self.cameras)
-            raise DataFormatError(
-                "the cameras differ between episodes", frame=number, found=list(found), expected=expected
-            )
+            other, expected = list(found), list(self.cameras)
+            raise DataFormatError("the cameras differ between episodes", frame=number, found=other, expected=expected)
         columns = {}
         for name, camera in self.cameras.items():
             viewmats, Ks = found[name].viewmats.detach().cpu(), found[name].Ks.detach().cpu().double().numpy()
@@ -250,16 +244,21 @@ class _Writer:
     def _check_columns(self, found: set[str], columns: Mapping[str, pa.Array], *, number: int) -> None:
         expected = {name for name, feature in self.features.items() if feature["dtype"] != "video"}
         if found != expected:
-            raise DataFormatError(
-                "holds other data than the first", field="episode", frame=number, found=sorted(found ^ expected)
-            )
+            odd = sorted(found ^ expected)
+            raise DataFormatError("holds other data than the first", field="episode", frame=number, found=odd)
         for name in {"action", "observation.state"} & expected:
-            width = len(columns[name][0])
-            if width != self.features[name]["shape"][0]:
-                expected_width = self.features[name]["shape"][0]
-                raise DataFormatError(
-                    "has another width", field=name, frame=number, found=width, expected=expected_width
-                )
+            width, wanted = len(columns[name][0]), self.features[name]["shape"][0]
+            if width != wanted:
+                raise DataFormatError("has another width", field=name, frame=number, found=width, expected=wanted)
+
+
+def write_meta(root: Path, *, rows: list[dict[str, Any]], tasks: list[str], files: Mapping[str, Any]) -> None:
+    """Write meta/: the tables of episodes and of tasks, and what the JSON `files` hold."""
+    (root / layout.EPISODE_TABLE).parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), root / layout.EPISODE_TABLE)
+    pq.write_table(task_table(tasks), root / layout.TASKS)
+    for file, value in files.items():
+        (root / file).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _fps_of(times: torch.Tensor) -> float:

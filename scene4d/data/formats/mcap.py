@@ -52,19 +52,15 @@ class Bag:
     cameras: Mapping[str, _Camera]
     transforms: Sequence[str]
     joints: str | None
-    clock: str
-    """The topic whose messages are the frames."""
-    loose_times: bool = False
-    """Stamps may come in any order."""
+    clock: str  # the topic whose messages are the frames
+    loose_times: bool = False  # stamps may come in any order
 
     def __call__(self, cameras: Sequence[str]) -> FrameTable:
         """The table; images stay in the file."""
         ticks, _ = _stamps(self.path, self.clock, loose=self.loose_times)
-        tree = _tree(self.path, tuple(self.transforms))
+        tree = _tree_of(self.path, tuple(self.transforms), changed=self.path.stat().st_mtime_ns)
         views = {name: self._view(self.cameras[name], ticks, tree=tree) for name in cameras}
-        proprio = None
-        if self.joints is not None:
-            proprio = _joint_positions(self.path, self.joints, ticks=ticks)
+        proprio = None if self.joints is None else _joint_positions(self.path, self.joints, ticks=ticks)
         return FrameTable(views=views, times=ticks - ticks[0], proprio=proprio)
 
     def _view(self, camera: _Camera, ticks: np.ndarray, *, tree: FrameTree) -> View:
@@ -78,14 +74,10 @@ class Bag:
         poses, known = tree.world_from(camera.frame_id, ticks, root=root, file=self.path)
         if not known.mean() >= 1 - MAX_BAD:
             bad = np.flatnonzero(~known)
-            raise CalibrationError(
-                f"tf has gaps at {len(bad)} of {len(ticks)} frames",
-                file=self.path,
-                field=f"tf {root} -> {camera.frame_id}",
-                frame=int(bad[0]),
-                found=f"first at {ticks[bad[0]] - ticks[0]:.3f} s",
-                fix="record tf for the whole time, or cut the recording",
-            )
+            where = {"file": self.path, "field": f"tf {root} -> {camera.frame_id}", "frame": int(bad[0])}
+            problem, found = f"tf has gaps at {len(bad)} of {len(ticks)} frames", ticks[bad[0]] - ticks[0]
+            fix = "record tf for the whole time, or cut the recording"
+            raise CalibrationError(problem, **where, found=f"first at {found:.3f} s", fix=fix)
         usable = near & known
         still = bool((poses == poses[:1]).all())
         return View(
@@ -151,26 +143,19 @@ def open_mcap(path: Path, *, loose_times: bool = False) -> list[TableRecording]:
     ticks, _ = _stamps(path, clock, loose=loose_times)
     names = _joint_names(path, joints) if joints else []
     bag = Bag(path, cameras, transforms=transforms, joints=joints, clock=clock, loose_times=loose_times)
-    return [
-        TableRecording(
-            path=str(path),
-            num_frames=len(ticks),
-            fps=1 / (_pause(ticks) or 1.0),
-            sizes={name: c.size for name, c in cameras.items()},
-            depth_cameras=tuple(name for name, c in cameras.items() if c.depth),
-            info={
-                "source": "MCAP",
-                "task": "",
-                "units": "m",
-                "started": float(ticks[0]),
-                "action_spec": [],
-                "proprio_spec": [{"name": name, "unit": joint_unit(name), "frame": "joint"} for name in names],
-                "topics": {name: [c.color, *([c.depth] if c.depth else [])] for name, c in cameras.items()},
-                **({"uncalibrated": left_out} if left_out else {}),
-            },
-            load=bag,
-        )
-    ]
+    info: dict[str, Any] = {"source": "MCAP", "task": "", "units": "m", "started": float(ticks[0]), "action_spec": []}
+    info["proprio_spec"] = [{"name": name, "unit": joint_unit(name), "frame": "joint"} for name in names]
+    info["topics"] = {name: [c.color, *([c.depth] if c.depth else [])] for name, c in cameras.items()}
+    recording = TableRecording(
+        path=str(path),
+        num_frames=len(ticks),
+        fps=1 / (_pause(ticks) or 1.0),
+        sizes={name: c.size for name, c in cameras.items()},
+        depth_cameras=tuple(name for name, c in cameras.items() if c.depth),
+        info=info | ({"uncalibrated": left_out} if left_out else {}),
+        load=bag,
+    )
+    return [recording]
 
 
 def _cameras(path: Path, kinds: Mapping[str, str], *, images: Sequence[str]) -> tuple[dict[str, _Camera], list[str]]:
@@ -192,18 +177,14 @@ def _cameras(path: Path, kinds: Mapping[str, str], *, images: Sequence[str]) -> 
         size = size_of(message, file=path, topic=topic)
         actual = (calibration.width, calibration.height)
         if actual != size:
-            raise CalibrationError(
-                "the calibration is for another image size", file=path, field=info, found=actual, expected=size,
-                fix="record images and camera_info of one mode of the camera",
-            )  # fmt: skip
+            problem = "the calibration is for another image size"
+            fix = "record images and camera_info of one mode of the camera"
+            raise CalibrationError(problem, file=path, field=info, found=actual, expected=size, fix=fix)
         K, lens = camera_of(calibration, rectified="rect" in topic.rsplit("/", 1)[-1], file=path, topic=info)
         K = checked_intrinsics(K, width=size[0], height=size[1], file=path, camera=info)
         frame_id = calibration.header.frame_id.lstrip("/")
-        registered = [
-            t
-            for t, m in depths.items()
-            if m.header.frame_id.lstrip("/") == frame_id and size_of(m, file=path, topic=t) == size and t not in used
-        ]
+        beside = [t for t, m in depths.items() if m.header.frame_id.lstrip("/") == frame_id and t not in used]
+        registered = [t for t in beside if size_of(depths[t], file=path, topic=t) == size]
         depth = registered[0] if registered else None
         used.add(depth)
         lens = checked_lens(lens, K, size=size, file=path, camera=info)
@@ -230,9 +211,8 @@ def _reader(path: Path) -> Iterator[Any]:
         except Exception as error:  # the library and its decoders raise what the bytes make them raise
             at = _last_readable(path)
             fix = "keep what is whole: scene4d repair IN.mcap -o OUT.mcap (or mcap recover IN.mcap -o OUT.mcap)"
-            raise DataFormatError(
-                "is damaged or cut short", file=path, field=at, found=str(error)[:100], fix=fix
-            ) from error
+            found = str(error)[:100]
+            raise DataFormatError("is damaged or cut short", file=path, field=at, found=found, fix=fix) from error
 
 
 def _last_readable(path: Path) -> str:
@@ -265,14 +245,10 @@ def _topics(path: Path) -> tuple[dict[str, str], dict[str, int]]:
         summary = reader.get_summary()
         if summary is None or summary.statistics is None:
             raise ValueError("it has no summary")
-        channels = [
-            c for c in summary.channels.values() if c.message_encoding == "cdr" and c.schema_id in summary.schemas
-        ]
+        channels, schemas = summary.channels.values(), summary.schemas
+        channels = [c for c in channels if c.message_encoding == "cdr" and c.schema_id in schemas]
         counts = summary.statistics.channel_message_counts
-        return (
-            {c.topic: summary.schemas[c.schema_id].name for c in channels},
-            {c.topic: counts.get(c.id, 0) for c in channels},
-        )
+        return {c.topic: schemas[c.schema_id].name for c in channels}, {c.topic: counts.get(c.id, 0) for c in channels}
 
 
 def _first(path: Path, topic: str) -> Any:
@@ -309,10 +285,6 @@ def _pause(ticks: np.ndarray) -> float:
     """Median time in s from one instant to the next; 0 where there is only one."""
     steps = np.diff(np.unique(ticks))
     return float(np.median(steps)) if len(steps) else 0.0
-
-
-def _tree(path: Path, topics: tuple[str, ...]) -> FrameTree:
-    return _tree_of(path, topics, changed=path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,11 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scene4d.data.cameras.calibration import inverse_poses
+from scene4d.data.cameras.calibration import CV_FROM_GL, inverse_poses
 from scene4d.errors import CalibrationError, SecurityError
 
 MAX_BYTES = 1 << 24
-CV_FROM_GL = np.array([1.0, -1.0, -1.0, 1.0])  # a column each
 DEFAULTS = {"fovy": 45.0, "znear": 0.01, "zfar": 50.0}
 
 
@@ -24,10 +23,8 @@ DEFAULTS = {"fovy": 45.0, "znear": 0.01, "zfar": 50.0}
 class ModelCamera:
     """A camera of a model."""
 
-    viewmat: np.ndarray
-    """[4 4] camera-from-world, OpenCV."""
-    fov_y: float
-    """rad."""
+    viewmat: np.ndarray  # [4 4] camera-from-world, OpenCV
+    fov_y: float  # rad
 
     def intrinsics(self, *, width: int, height: int) -> np.ndarray:
         """K [3 3] px: square pixels, centred."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scene4d.data.formats.transforms import CV_FROM_GL
+from scene4d.data.cameras.calibration import CV_FROM_GL
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import encode_depth
 from scene4d.data.video.images import chosen_cameras
@@ -64,7 +64,10 @@ def write_nerfstudio(
         if not rows:
             raise DataFormatError("no frame has a pose", file=recording.path, field="frames")
         masked = any("mask_path" in row for row in rows)
-        _complete(root, rows, masked=masked)
+        for row in rows if masked else ():  # nerfstudio takes masks of all pictures or of none
+            if "mask_path" not in row:
+                row["mask_path"] = row["file_path"].replace("images/", "masks/", 1)
+                _save(_place(root, row["mask_path"]), np.full((row["h"], row["w"]), 255, np.uint8))
         table = {"camera_model": "OPENCV", "integer_depth_scale": MILLIMETRE, "frames": rows}
         (root / TRANSFORMS).write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     depth = all("depth_file_path" in row for row in rows)
@@ -89,14 +92,6 @@ def _write_frame(root: Path, frames: Frames, *, camera: str, index: int) -> dict
         _save(_place(root, names["masks"]), ((frames.alpha > 0.5).byte() * 255).numpy())
         row["mask_path"] = names["masks"]
     return row
-
-
-def _complete(root: Path, rows: list[dict[str, Any]], *, masked: bool) -> None:
-    """nerfstudio takes masks of all pictures or of none."""
-    for row in rows if masked else ():
-        if "mask_path" not in row:
-            row["mask_path"] = row["file_path"].replace("images/", "masks/", 1)
-            _save(_place(root, row["mask_path"]), np.full((row["h"], row["w"]), 255, np.uint8))
 
 
 def _save(path: Path, values: np.ndarray) -> None:

@@ -38,20 +38,13 @@ KINECT_HINT = "write fx 0 cx / 0 fy cy / 0 0 1 in pixels (7-Scenes itself: 585 0
 class RGBDFiles:
     """What an RGB-D layout comes down to: files and a pose for each frame of one camera."""
 
-    names: Sequence[str]
-    """Name of each frame."""
-    colors: Sequence[Path]
-    """Colour image of each frame."""
-    depths: Sequence[Path]
-    """Depth image of each frame, registered to colour."""
-    world_from_cam: np.ndarray
-    """[t 4 4] OpenCV, metres; a pose that is not finite drops its frame."""
-    unit: float = 0.001
-    """Metres a step of depth."""
-    times: np.ndarray | None = None
-    """[t] s; frame numbers at a nominal rate where None."""
-    depth_size: tuple[int, int] | None = None
-    """(width, height) that colour is reduced to, where depth is smaller and K is that of depth."""
+    names: Sequence[str]  # name of each frame
+    colors: Sequence[Path]  # colour image of each frame
+    depths: Sequence[Path]  # depth image of each frame, registered to colour
+    world_from_cam: np.ndarray  # [t 4 4] OpenCV, metres; a pose that is not finite drops its frame
+    unit: float = 0.001  # metres a step of depth
+    times: np.ndarray | None = None  # [t] s; frame numbers at a nominal rate where None
+    depth_size: tuple[int, int] | None = None  # (width, height) of smaller depth: colour is reduced to it, K is its own
 
 
 def rgbd_recording(
@@ -107,9 +100,8 @@ def open_seven_scenes(folder: Path) -> TableRecording:
     """
     found = sorted(p for p in folder.iterdir() if SEVEN_SCENES.fullmatch(p.name))
     if not found:
-        raise DataFormatError(
-            "holds no frames", file=folder, expected="frame-000000.color.png ...", fix="check the path"
-        )
+        fix = "check the path"
+        raise DataFormatError("holds no frames", file=folder, expected="frame-000000.color.png ...", fix=fix)
     stems = [p.name.split(".color.")[0] for p in found]
     depths = [folder / f"{s}.depth.png" for s in stems]
     poses = [folder / f"{s}.pose.txt" for s in stems]
@@ -117,7 +109,9 @@ def open_seven_scenes(folder: Path) -> TableRecording:
     need_all(poses, folder, error=CalibrationError, what="pose", fix="add a 4x4 camera-to-world matrix for each frame")
     files = [place / name for place in (folder, folder.parent) for name in K_FILES]
     matrices = np.stack([pose_from(p) for p in poses])
-    K_file = _first(files, folder)
+    K_file = next((file for file in files if file.is_file()), None)
+    if K_file is None:
+        raise CalibrationError("no intrinsics", file=files[0], field="K of camera", fix=KINECT_HINT)
     listed = RGBDFiles(names=stems, colors=found, depths=depths, world_from_cam=matrices)
     return rgbd_recording(folder, listed, K=read_numbers(K_file, what="3x3"), K_file=K_file, source="7-Scenes")
 
@@ -154,13 +148,9 @@ def open_images_depth(folder: Path) -> TableRecording:
     matrices = (rows if rows.shape[1] == 16 else np.concatenate([rows, bottom], 1)).reshape(-1, 4, 4)
     colors = _listed_images(folder, images)
     if len(colors) != len(matrices):
-        raise CalibrationError(
-            "images and poses differ in number",
-            file=folder / "poses.txt",
-            found=f"{len(matrices)} poses",
-            expected=f"{len(colors)} (one an image)",
-            fix="name the image of each line in frames.txt",
-        )
+        problem, found = "images and poses differ in number", f"{len(matrices)} poses"
+        expected, fix = f"{len(colors)} (one an image)", "name the image of each line in frames.txt"
+        raise CalibrationError(problem, file=folder / "poses.txt", found=found, expected=expected, fix=fix)
     depths = [folder / "depth" / f"{p.stem}.png" for p in colors]
     need_all(colors, folder, error=DataFormatError, what="image", fix="frames.txt names images that do not exist")
     need_all(depths, folder, error=DepthError, what="depth", fix="add 16-bit PNG depth in mm for each image")
@@ -192,29 +182,16 @@ def _listed_images(folder: Path, images: Path) -> list[Path]:
         raise DataFormatError("cannot be read", file=listing, found=str(error)[:80]) from error
     for name in names:
         if Path(name).name != name:
-            raise DataFormatError(
-                "names must be plain file names", file=listing, found=name, fix=f"name files in {images}"
-            )
+            fix = f"name files in {images}"
+            raise DataFormatError("names must be plain file names", file=listing, found=name, fix=fix)
     return [images / name for name in names]
-
-
-def _first(files: Sequence[Path], folder: Path) -> Path:
-    for file in files:
-        if file.is_file():
-            return file
-    raise CalibrationError("no intrinsics", file=folder / files[0].name, field="K of camera", fix=KINECT_HINT)
 
 
 def need_all(paths: Sequence[Path], folder: Path, *, error: type, what: str, fix: str) -> None:
     """Every file must be there; the error names the first that are not."""
     missing = [p.name for p in paths if not p.is_file()]
     if missing:
-        raise error(
-            f"no {what} for {len(missing)} of {len(paths)} frames",
-            file=folder,
-            field=what,
-            found=f"no {missing[:3]}",
-            fix=fix,
-        )
+        problem = f"no {what} for {len(missing)} of {len(paths)} frames"
+        raise error(problem, file=folder, field=what, found=f"no {missing[:3]}", fix=fix)
     if not paths:
         raise DataFormatError(f"no {what} at all", file=folder, field=what, fix=fix)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.cameras.calibration import inverse_poses
+from scene4d.data.cameras.calibration import PIXEL_CENTRE, inverse_poses
 from scene4d.data.formats.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, rgbd_recording
 from scene4d.data.json_files import matrix_of, number_in, read_json
 from scene4d.data.timeline.frame_table import TableRecording
@@ -19,7 +19,6 @@ from scene4d.errors import CalibrationError, DataFormatError, DepthError
 COLOR_FOLDERS = ("color", "image", "rgb")
 K_FILES = ("camera_intrinsic.json", "intrinsic.json", "camera.json")
 TRAJECTORIES = ("trajectory.log", "scene/trajectory.log", "trajectory.json", "camera_trajectory.json")
-PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 
 
 def is_open3d(folder: Path) -> bool:
@@ -39,10 +38,9 @@ def open_open3d(folder: Path) -> TableRecording:
     if not colors:
         raise DataFormatError("holds no images", file=images, expected=list(COLOR_FOLDERS))
     if len(depths) != len(colors):
-        raise DepthError(
-            "images and depth differ in number", file=folder / "depth", field="depth", found=len(depths),
-            expected=len(colors), fix="give one depth image a colour image",
-        )  # fmt: skip
+        problem = "images and depth differ in number"
+        found, fix = len(depths), "give one depth image a colour image"
+        raise DepthError(problem, file=folder / "depth", field="depth", found=found, expected=len(colors), fix=fix)
     need_all(depths, folder, error=DepthError, what="depth", fix="give one depth image a colour image")
     file = next((folder / name for name in K_FILES if (folder / name).is_file()), None)
     if file is None:
@@ -57,9 +55,8 @@ def open_open3d(folder: Path) -> TableRecording:
     if not scale > 0:
         raise DepthError("is no depth scale", file=file, field="depth_scale", found=scale, expected="steps a metre")
     poses = _trajectory(folder, count=len(colors))
-    files = RGBDFiles(
-        names=[p.stem for p in colors], colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale
-    )
+    names = [p.stem for p in colors]
+    files = RGBDFiles(names=names, colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale)
     return rgbd_recording(folder, files, K=K + PIXEL_CENTRE, K_file=file, source="Open3D")
 
 
@@ -87,13 +84,10 @@ def _trajectory(folder: Path, *, count: int) -> np.ndarray:
         except (OSError, ValueError) as error:
             raise DataFormatError("cannot be read as numbers", file=path, found=str(error)[:80]) from error
         if len(numbers) % 19:
-            raise DataFormatError(
-                "is no trajectory", file=path, found=f"{len(numbers)} numbers", expected="3 + 16 each"
-            )
+            found = f"{len(numbers)} numbers"
+            raise DataFormatError("is no trajectory", file=path, found=found, expected="3 + 16 each")
         poses = numbers.reshape(-1, 19)[:, 3:].reshape(-1, 4, 4)
     if len(poses) != count:
-        raise CalibrationError(
-            "images and poses differ in number", file=path, field="pose", found=len(poses), expected=count,
-            fix="give one pose an image",
-        )  # fmt: skip
+        problem, fix = "images and poses differ in number", "give one pose an image"
+        raise CalibrationError(problem, file=path, field="pose", found=len(poses), expected=count, fix=fix)
     return poses

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.cameras.calibration import read_numbers
+from scene4d.data.cameras.calibration import PIXEL_CENTRE, read_numbers
 from scene4d.data.formats.rgbd import RGBDFiles, need_all, rgbd_recording
 from scene4d.data.json_files import number_in, read_json
 from scene4d.data.timeline.frame_table import TableRecording
@@ -18,7 +18,6 @@ from scene4d.data.video.images import image_size
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
 STEPS_PER_METRE = 6553.5
-PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 KNOWN = {(1200, 680): (600.0, 600.0, 599.5, 339.5)}  # fx fy cx cy of every published rendering of this size
 
 
@@ -45,10 +44,9 @@ def open_replica(folder: Path) -> TableRecording:
         raise CalibrationError("no poses", file=trajectory, field="pose", fix=fix)
     rows = read_numbers(trajectory, what="16 numbers a line")
     if rows.shape != (len(colors), 16):
-        raise CalibrationError(
-            "images and poses differ in number", file=trajectory, field="pose", found=rows.shape,
-            expected=(len(colors), 16), fix="give one pose an image",
-        )  # fmt: skip
+        problem = "images and poses differ in number"
+        found, fix = rows.shape, "give one pose an image"
+        raise CalibrationError(problem, file=trajectory, field="pose", found=found, expected=(len(colors), 16), fix=fix)
     K, unit, file = _camera(folder, size=image_size(colors[0]))
     poses = rows.reshape(-1, 4, 4)
     files = RGBDFiles(names=numbers, colors=colors, depths=depths, world_from_cam=poses, unit=unit)

@@ -43,13 +43,8 @@ def open_scannet(folder: Path) -> TableRecording:
     K, K_file = _intrinsics(folder, "depth" if size != colored else "color", "depth")
     if size != colored:
         _check_scale(folder, K, colored=colored, size=size)
-    files = RGBDFiles(
-        names=[p.stem for p in colors],
-        colors=colors,
-        depths=depths,
-        world_from_cam=np.stack([pose_from(p) for p in poses]),
-        depth_size=size,
-    )
+    names, matrices = [p.stem for p in colors], np.stack([pose_from(p) for p in poses])
+    files = RGBDFiles(names=names, colors=colors, depths=depths, world_from_cam=matrices, depth_size=size)
     return rgbd_recording(folder, files, K=K, K_file=K_file, source="ScanNet")
 
 
@@ -72,11 +67,7 @@ def _check_scale(folder: Path, K: np.ndarray, *, colored: tuple[int, int], size:
     reduced = color_K[:2] * np.array([[size[0] / colored[0]], [size[1] / colored[1]]])
     apart = np.abs(reduced - K[:2])[[0, 1, 0, 1], [0, 1, 2, 2]] / [size[0], size[1], size[0], size[1]]
     if not (apart < MAX_SCALE_ERROR).all():
-        raise CalibrationError(
-            "colour and depth do not see the same: depth is not aligned to colour",
-            file=path,
-            field="K of camera",
-            found=np.round(reduced, 1).tolist(),
-            expected=np.round(K[:2], 1).tolist(),
-            fix="register depth to the colour camera first",
-        )
+        problem = "colour and depth do not see the same: depth is not aligned to colour"
+        found = np.round(reduced, 1).tolist()
+        expected, fix = np.round(K[:2], 1).tolist(), "register depth to the colour camera first"
+        raise CalibrationError(problem, file=path, field="K of camera", found=found, expected=expected, fix=fix)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scene4d.data.cameras.calibration import read_numbers
+from scene4d.data.cameras.calibration import PIXEL_CENTRE, read_numbers
 from scene4d.data.cameras.lens import Lens, lens_or_none
 from scene4d.data.formats.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recording
 from scene4d.data.paths import inside_folder
@@ -22,10 +22,7 @@ from scene4d.data.timeline.resync import nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError
 
 METRES_PER_STEP = 1 / 5000
-MAX_APART = (
-    0.02  # s between a colour image and the depth or pose that goes with it, as the data set's own tools have it
-)
-PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+MAX_APART = 0.02  # s between a colour image and its depth or pose, as the data set's own tools have it
 # fx fy cx cy, then k1 k2 p1 p2 k3. Source: the data set's file-format page; the third camera's images are undistorted.
 FREIBURG = {
     "1": ((517.3, 516.5, 318.6, 255.3), (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
@@ -56,13 +53,10 @@ def open_tum(folder: Path) -> TableRecording:
     pose_index, pose_apart = nearest_stamps(stamps, times)
     together = (depth_apart <= MAX_APART) & (pose_apart <= MAX_APART)
     if not together.any():
-        raise TimestampError(
-            f"no colour image has depth and a pose within {MAX_APART} s",
-            file=folder / "rgb.txt",
-            field="timestamp",
-            found=f"at best {depth_apart.min():.3f} s to depth, {pose_apart.min():.3f} s to a pose",
-            fix="are the three lists of one recording and one clock?",
-        )
+        problem = f"no colour image has depth and a pose within {MAX_APART} s"
+        found = f"at best {depth_apart.min():.3f} s to depth, {pose_apart.min():.3f} s to a pose"
+        fix = "are the three lists of one recording and one clock?"
+        raise TimestampError(problem, file=folder / "rgb.txt", field="timestamp", found=found, fix=fix)
     kept = np.flatnonzero(together)
     color_files, depth_files = [colors[i][1] for i in kept], [depths[depth_index[i]][1] for i in kept]
     need_all(color_files, folder, error=DataFormatError, what="image", fix="copy rgb/ again")
@@ -86,12 +80,9 @@ def _intrinsics(folder: Path) -> tuple[np.ndarray, Path, Lens | None]:
             return read_numbers(folder / name, what="3x3"), folder / name, None
     number = re.search(r"freiburg([123])", folder.resolve().name)
     if number is None:
-        raise CalibrationError(
-            "no intrinsics: the layout has no place for them and the folder's name tells no Freiburg camera",
-            file=folder / "K.txt",
-            field="K of camera",
-            fix="write K.txt in pixels (the data set's nominal camera: 525 0 320 / 0 525 240 / 0 0 1)",
-        )
+        problem = "no intrinsics: the layout has no place for them and the folder's name tells no Freiburg camera"
+        fix = "write K.txt in pixels (the data set's nominal camera: 525 0 320 / 0 525 240 / 0 0 1)"
+        raise CalibrationError(problem, file=folder / "K.txt", field="K of camera", fix=fix)
     (fx, fy, cx, cy), distortion = FREIBURG[number.group(1)]
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]) + PIXEL_CENTRE, folder, lens_or_none(distortion)
 

@@ -21,7 +21,7 @@ from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import VideoFacts, video_facts
 from scene4d.errors import CalibrationError, DataFormatError, VideoError
 
-SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 CALIBRATIONS = ("cameras.json", "cameras_opencv.json")
 ANNOTATION = "annotation.json"
 RATE_TOLERANCE = 0.01
@@ -71,16 +71,15 @@ def open_rig(folder: Path, *, supplied: Supplied) -> TableRecording:
         proprio=None if states is None else states[:length],
     )
     codecs = dict(Counter(f.codec for f in used.values()))
-    return recording_of(
-        whole, path=folder, fps=fps, info={"source": "videos", "units": "m", "codecs": codecs, **info, **known, **notes}
-    )
+    info = {"source": "videos", "units": "m", "codecs": codecs, **info, **known, **notes}
+    return recording_of(whole, path=folder, fps=fps, info=info)
 
 
 def _videos(folder: Path) -> dict[str, Path]:
     """Videos by the name that a calibration knows them by: their file name within the folder."""
     for place in (folder, folder / "videos"):
         if place.is_dir():
-            found = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            found = sorted(p for p in place.iterdir() if p.suffix.lower() in VIDEOS and p.is_file())
             if found:
                 return {str(p.relative_to(folder)): p for p in found}
     return {}
@@ -93,9 +92,7 @@ def _cameras(
     places = [place / name for place in (folder, folder.parent) for name in CALIBRATIONS]
     file = supplied.cameras or next((path for path in places if path.is_file()), None)
     if file is None:
-        return find_cameras(
-            [folder / CALIBRATIONS[0]], sizes=sizes, columns=(), supplied=supplied, what="a folder of videos"
-        )
+        return find_cameras(places[:1], sizes=sizes, columns=(), supplied=supplied, what="a folder of videos")
     table = read_json(file, fix="see the documentation of cameras.json")
     entries = table.get("cameras") if "cameras" in table else _translated(table, file=file, sizes=sizes)
     found = entries_of(entries, file=file, sizes=sizes, columns=(), fit=supplied.fit)
@@ -148,14 +145,9 @@ def _common_length(
         counts["states"] = len(states)
     shortest, longest = min(counts.values()), max(counts.values())
     if longest - shortest > 1 or shortest < 1:
-        raise DataFormatError(
-            "the numbers of frames differ",
-            file=folder,
-            field="frames",
-            found=", ".join(f"{name} {count}" for name, count in counts.items()),
-            expected="the same, give or take one",
-            fix="copy the shorter one again, or cut the others",
-        )
+        problem, found = "the numbers of frames differ", ", ".join(f"{name} {count}" for name, count in counts.items())
+        expected, fix = "the same, give or take one", "copy the shorter one again, or cut the others"
+        raise DataFormatError(problem, file=folder, field="frames", found=found, expected=expected, fix=fix)
     differ = longest != shortest
     return shortest, {"frames_cut": f"to {shortest}: " + str(counts)} if differ else {}
 
@@ -168,9 +160,8 @@ def _annotation(folder: Path) -> tuple[np.ndarray | None, dict[str, Any]]:
     table = read_json(file, fix="copy it again")
     states = matrix_of(table.get("states"))
     if states.ndim != 2 or not states.size or not np.isfinite(states).all():
-        raise DataFormatError(
-            "is no table of numbers", file=file, field="states", found=states.shape, expected="[t, 7]"
-        )
+        found = states.shape
+        raise DataFormatError("is no table of numbers", file=file, field="states", found=found, expected="[t, 7]")
     texts = table.get("texts")
     task = str(texts[0]) if isinstance(texts, list) and texts else ""
     spec = STATE_SPEC if states.shape[1] == len(STATE_SPEC) else []
@@ -178,9 +169,7 @@ def _annotation(folder: Path) -> tuple[np.ndarray | None, dict[str, Any]]:
     proprio_spec = spec
     if spec and joints.ndim == 2 and len(joints) == len(states) and np.isfinite(joints).all():
         states = np.concatenate([states, joints], 1)
-        proprio_spec = [
-            *spec,
-            *({"name": f"joint{i + 1}", "unit": "rad", "frame": "joint"} for i in range(joints.shape[1])),
-        ]
+        joint_spec = [{"name": f"joint{i + 1}", "unit": "rad", "frame": "joint"} for i in range(joints.shape[1])]
+        proprio_spec = [*spec, *joint_spec]
     meaning = "state at the next frame, absolute"
     return states, {"task": task, "action_spec": spec, "action_meaning": meaning, "proprio_spec": proprio_spec}

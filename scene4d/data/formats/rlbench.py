@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.cameras.calibration import PIXEL_CENTRE, checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.json_files import has_shape
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import checked_depth, image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
@@ -29,7 +30,6 @@ POSE_SPEC = [
     {"name": "gripper_open", "unit": "1", "frame": "0 closed, 1 open"},
 ]
 JOINT_SPEC = [{"name": f"joint{i + 1}", "unit": "rad", "frame": "joint"} for i in range(7)]
-PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -146,9 +146,8 @@ def _calibration(
     matrices = table[f"{camera}_extrinsics_c2w"]
     if matrices.shape not in ((4, 4), (len(table["gripper_pose"]), 4, 4)) or matrices.dtype.kind != "f":
         found = f"{matrices.dtype} {matrices.shape}"
-        raise CalibrationError(
-            "is no camera pose", file=folder / "low_dim.npz", field=f"{camera}_extrinsics_c2w", found=found
-        )
+        problem = "is no camera pose"
+        raise CalibrationError(problem, file=folder / "low_dim.npz", field=f"{camera}_extrinsics_c2w", found=found)
     matrices = np.broadcast_to(matrices, (len(table["gripper_pose"]), 4, 4))[steps]
     if K[0, 0] < 0 and K[1, 1] < 0:
         # Pixels keep their place: (-f) X / Z = f (-X) / Z, which is the same camera turned half round about z.
@@ -181,10 +180,6 @@ def _rgb_codes(path: Path, *, low_first: bool, error: type = DepthError) -> np.n
     return digits @ np.array([1, 256, 65536] if low_first else [65536, 256, 1])
 
 
-def _handles(path: Path) -> np.ndarray:
-    return _rgb_codes(path, low_first=True, error=DataFormatError)
-
-
 def _read_table(path: Path) -> dict[str, np.ndarray]:
     fix = "write per-step arrays with numpy.savez from the episode's low_dim_obs (names as in the documentation)"
     try:
@@ -196,13 +191,10 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
             return {name: table[name] for name in table.files}
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, field="low_dim.npz", fix=fix) from error
-    except ValueError as error:
-        if "allow_pickle" in str(error) or "pickle" in str(error).lower():
-            raise SecurityError(
-                "holds pickled objects; not opened", file=path, fix="save plain numeric arrays"
-            ) from error
-        raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix=fix) from error
-    except (OSError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, MemoryError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, MemoryError) as error:
+        if isinstance(error, ValueError) and "pickle" in str(error).lower():
+            fix = "save plain numeric arrays"
+            raise SecurityError("holds pickled objects; not opened", file=path, fix=fix) from error
         raise DataFormatError("cannot be read", file=path, found=str(error)[:80], fix=fix) from error
 
 
@@ -212,13 +204,9 @@ def _column(table: Mapping[str, np.ndarray], name: str, *, folder: Path, shape: 
     values = table.get(name)
     if values is None:
         raise DataFormatError("is missing", **where, found=sorted(table)[:12])
-    fits = values.ndim == len(shape) and all(
-        a == b or (b is None and a) for a, b in zip(values.shape, shape, strict=True)
-    )
-    if not fits or values.dtype.kind not in "fiub":
-        raise DataFormatError(
-            "has the wrong shape or type", **where, found=f"{values.dtype} {values.shape}", expected=shape
-        )
+    if not has_shape(values, shape) or values.dtype.kind not in "fiub":
+        found = f"{values.dtype} {values.shape}"
+        raise DataFormatError("has the wrong shape or type", **where, found=found, expected=shape)
     if not np.isfinite(values).all():
         raise DataFormatError("is not finite", **where, fix="leave out the broken steps")
     return values

@@ -6,7 +6,7 @@ cameras.json beside the file supplies both ("fields": {"fps": 5}).
 
 from __future__ import annotations
 
-import io
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, find_cameras
 from scene4d.data.formats.tfrecord import Feature, parse_example, read_record, record_places, values_of
 from scene4d.data.json_files import number_in, read_json
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
-from scene4d.data.video.images import DECODE_ERRORS, checked_depth
+from scene4d.data.video.images import checked_depth, image_from_bytes
 from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes, size_from_bytes
 from scene4d.errors import DataFormatError, DepthError
 
@@ -48,20 +47,20 @@ class RldsEpisode:
         """The episode's table: the record is read and its checksum verified."""
         data = read_record(self.path, self.place)
         features = parse_example(data, file=self.path)
+        rewards = self._columns(data, features, names=["steps/reward"]) if "steps/reward" in features else None
         return FrameTable(
             views={name: self._view(data, features, entry=self.cameras[name]) for name in cameras},
             times=np.arange(self.length) / self.fps,
             actions=self._columns(data, features, names=self.actions),
             proprio=self._columns(data, features, names=self.proprio),
-            rewards=self._rewards(data, features),
+            rewards=None if rewards is None else rewards[:, 0],
         )
 
     def _view(self, data: bytes, features: Mapping[str, Feature], *, entry: CameraEntry) -> View:
         viewmats = entry.viewmat
         if viewmats is None:
-            viewmats = _numbers(data, features, name=entry.viewmats, length=self.length, path=self.path).reshape(
-                -1, 4, 4
-            )
+            viewmats = _numbers(data, features, name=entry.viewmats, length=self.length, path=self.path)
+            viewmats = viewmats.reshape(-1, 4, 4)
         depth = None
         if entry.depth is not None:
             size = (entry.height, entry.width)
@@ -78,11 +77,6 @@ class RldsEpisode:
     def _columns(self, data: bytes, features: Mapping[str, Feature], *, names: Sequence[str]) -> np.ndarray | None:
         parts = [_numbers(data, features, name=name, length=self.length, path=self.path) for name in names]
         return np.concatenate(parts, 1) if parts else None
-
-    def _rewards(self, data: bytes, features: Mapping[str, Feature]) -> np.ndarray | None:
-        if "steps/reward" not in features:
-            return None
-        return _numbers(data, features, name="steps/reward", length=self.length, path=self.path)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -127,9 +121,8 @@ def open_rlds(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     file = supplied.cameras or next((p for p in beside if p.is_file()), None)
     fields = (read_json(file, fix="write it as JSON").get("fields") or {}) if file is not None else {}
     fps = number_in(fields, "fps", file=file, default=0.0) if file is not None else 0.0
-    return [
-        _recording(path, place, row=row, beside=beside, fps=fps, supplied=supplied) for row, place in enumerate(places)
-    ]
+    recording = functools.partial(_recording, path, beside=beside, fps=fps, supplied=supplied)
+    return [recording(place, row=row) for row, place in enumerate(places)]
 
 
 def _recording(
@@ -141,9 +134,8 @@ def _recording(
     length = _length(path, features, sizes=sizes, row=row)
     texts = [values_of(data, features[name], file=path) for name in TEXTS if name in features]
     cameras, known = find_cameras(beside, sizes=sizes, columns=features, supplied=supplied, what="RLDS")
-    widths = {
-        n: w for n, f in features.items() if f.kind != "bytes" and (w := _width(data, f, length=length, path=path))
-    }
+    numeric = {n: f for n, f in features.items() if f.kind != "bytes"}
+    widths = {n: w for n, f in numeric.items() if (w := _width(data, f, length=length, path=path))}
     actions = sorted(n for n in widths if n == ACTION or n.startswith(f"{ACTION}/"))
     proprio = sorted(n for n in widths if n.startswith(OBSERVATION) and widths[n] <= MAX_STATE and n not in depths)
     spec = lambda names: [
@@ -192,11 +184,9 @@ def _length(path: Path, features: Mapping[str, Feature], *, sizes: Mapping[str, 
     """Steps of an episode, which all its images must have."""
     counts = {name: len(features[name].parts) for name in sizes}
     if not counts:
-        found = ", ".join(sorted(features)[:12]) or "nothing"
-        problem = "holds no images that can be read"
-        raise DataFormatError(
-            problem, file=path, frame=row, field=f"{OBSERVATION}...", found=found, expected="JPEG, PNG"
-        )
+        problem, found = "holds no images that can be read", ", ".join(sorted(features)[:12]) or "nothing"
+        where = {"file": path, "frame": row, "field": f"{OBSERVATION}..."}
+        raise DataFormatError(problem, **where, found=found, expected="JPEG, PNG")
     if len(set(counts.values())) != 1:
         raise DataFormatError("the numbers of images differ", file=path, frame=row, field="steps", found=counts)
     return next(iter(counts.values()))
@@ -226,12 +216,8 @@ def _numbers(data: bytes, features: Mapping[str, Feature], *, name: str, length:
 
 def _codes(data: bytes, *, file: Path, frame: int) -> np.ndarray:
     """Integer depth codes [h w] of a 16-bit PNG."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if not image.mode.startswith("I"):
-                raise DepthError(
-                    "is no depth image", file=file, frame=frame, found=f"mode {image.mode}", expected="16-bit"
-                )
-            return np.asarray(image).astype(np.int64)
-    except DECODE_ERRORS as error:
-        raise DataFormatError("an image cannot be decoded", file=file, frame=frame, found=str(error)[:80]) from error
+    with image_from_bytes(data, file=file, frame=frame) as image:
+        if not image.mode.startswith("I"):
+            found = f"mode {image.mode}"
+            raise DepthError("is no depth image", file=file, frame=frame, found=found, expected="16-bit")
+        return np.asarray(image).astype(np.int64)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from scene4d.data.cameras.calibration import PIXEL_CENTRE
 from scene4d.data.cameras.lens import Lens, lens_or_none
-from scene4d.data.video.images import DECODE_ERRORS, checked_depth
-from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes
+from scene4d.data.video.images import checked_depth, image_from_bytes
+from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes, size_from_bytes
 from scene4d.errors import CalibrationError, DataFormatError
 
 # Channels, and the order that makes them R G B.
@@ -25,7 +24,6 @@ COLORS = {
     "8UC1": (1, [0, 0, 0]),
 }
 DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-PIXEL_CENTRE = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 COMPRESSED_DEPTH_HEADER = 12
 PNG = b"\x89PNG"
 
@@ -41,11 +39,7 @@ def size_of(message: Any, *, file: Path, topic: str) -> tuple[int, int]:
     """(width, height) of an image message."""
     if not hasattr(message, "format"):
         return int(message.width), int(message.height)
-    try:
-        with Image.open(io.BytesIO(_payload(message))) as image:
-            return image.size
-    except DECODE_ERRORS as error:
-        raise DataFormatError("an image cannot be decoded", file=file, field=topic, found=str(error)[:80]) from error
+    return size_from_bytes(_payload(message), file=file, field=topic)
 
 
 def color_of(message: Any, *, file: Path, topic: str, frame: int) -> np.ndarray:
@@ -70,23 +64,16 @@ def depth_of(message: Any, *, file: Path, topic: str, frame: int) -> np.ndarray:
     Raises:
         DataFormatError: another encoding, or too little data. DepthError: hardly any, or in another unit.
     """
+    where = {"file": file, "field": topic, "frame": frame}
     if hasattr(message, "format"):
-        try:
-            with Image.open(io.BytesIO(_payload(message))) as image:
-                codes = np.asarray(image).astype(np.int64)
-        except DECODE_ERRORS as error:
-            found = str(error)[:80]
-            raise DataFormatError(
-                "an image cannot be decoded", file=file, field=topic, frame=frame, found=found
-            ) from error
+        with image_from_bytes(_payload(message), file=file, field=topic, frame=frame) as image:
+            codes = np.asarray(image).astype(np.int64)
         if message.format.startswith("32FC1"):
-            where = {"file": file, "field": topic, "frame": frame}
             fix = "record the raw topic, or 16UC1"
             raise DataFormatError("floats in compressed depth are not read", **where, found=message.format, fix=fix)
         return depth_of_codes(codes, unit=0.001, file=file, frame=f"{topic} {frame}")
     kind = DEPTHS.get(message.encoding)
     if kind is None:
-        where = {"file": file, "field": topic, "frame": frame}
         raise DataFormatError("is no known depth", **where, found=message.encoding, expected=sorted(DEPTHS))
     values = _rows(message, kind, channels=1, file=file, topic=topic, frame=frame)[..., 0]
     if kind == "f4":
@@ -100,12 +87,10 @@ def camera_of(message: Any, *, rectified: bool, file: Path, topic: str) -> tuple
     Raises:
         CalibrationError: not calibrated, or an unknown lens.
     """
-    matrix = np.asarray(message.p, np.float64).reshape(3, 4)[:, :3] if rectified else np.asarray(message.k, np.float64)
-    K = matrix.reshape(3, 3)
+    K = np.asarray(message.p if rectified else message.k, np.float64).reshape(3, -1)[:, :3]
     if not K.any():
-        raise CalibrationError(
-            "is not calibrated", file=file, field=topic, found="K is zero", fix="calibrate the camera"
-        )
+        fix = "calibrate the camera"
+        raise CalibrationError("is not calibrated", file=file, field=topic, found="K is zero", fix=fix)
     coefficients = np.asarray(message.d, np.float64)
     if rectified or not coefficients.any():
         return K + PIXEL_CENTRE, None
@@ -133,8 +118,7 @@ def _rows(message: Any, kind: str, *, channels: int, file: Path, topic: str, fra
     width = message.width * channels * np.dtype(kind).itemsize
     data = np.frombuffer(bytes(message.data), np.uint8)
     if message.step < width or len(data) < message.step * message.height:
-        found = f"{len(data)} bytes, rows of {message.step}"
-        expected = f"{message.height} rows of {width}"
+        found, expected = f"{len(data)} bytes, rows of {message.step}", f"{message.height} rows of {width}"
         where = {"file": file, "field": topic, "frame": frame}
         raise DataFormatError("an image has too little data", **where, found=found, expected=expected)
     rows = data[: message.step * message.height].reshape(message.height, message.step)[:, :width]

@@ -41,9 +41,8 @@ class FrameTree:
         while above[-1] in self.links:
             parent = self.links[above[-1]].parent
             if parent in above:
-                raise DataFormatError(
-                    "the coordinate frames form a ring", file=file, field="tf", found=[*above, parent]
-                )
+                found = [*above, parent]
+                raise DataFormatError("the coordinate frames form a ring", file=file, field="tf", found=found)
             above.append(parent)
         return next((name for name in ROOTS if name in above), above[-1])
 

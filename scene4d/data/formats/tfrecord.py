@@ -23,10 +23,8 @@ _LANES = 1024
 class Feature:
     """One feature of an Example, not yet decoded: where its values are in the record."""
 
-    kind: str
-    """bytes, float or int64."""
-    parts: Sequence[tuple[int, int]]
-    """(start, stop) of each value (bytes) or of each run of values."""
+    kind: str  # bytes, float or int64
+    parts: Sequence[tuple[int, int]]  # (start, stop) of each value (bytes) or of each run of values
 
 
 def record_places(path: Path) -> list[tuple[int, int]]:
@@ -80,14 +78,9 @@ def parse_example(data: bytes, *, file: Path) -> dict[str, Feature]:
         DataFormatError: it is no Example.
     """
     try:
-        features: dict[str, Feature] = {}
-        for field, start, stop in _fields(data, start=0, stop=len(data)):
-            if field == 1:
-                for entry, a, b in _fields(data, start=start, stop=stop):
-                    if entry == 1:
-                        name, feature = _entry(data, start=a, stop=b)
-                        features[name] = feature
-        return features
+        tables = [(a, b) for field, a, b in _fields(data, start=0, stop=len(data)) if field == 1]
+        entries = [(c, d) for a, b in tables for field, c, d in _fields(data, start=a, stop=b) if field == 1]
+        return dict(_entry(data, start=c, stop=d) for c, d in entries)
     except (IndexError, ValueError, UnicodeDecodeError) as error:
         raise DataFormatError("a record is no tf.train.Example", file=file, found=str(error)[:80]) from error
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
+from scene4d.data.cameras.calibration import CV_FROM_GL, checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names, stacked_lenses
 from scene4d.data.json_files import matrix_of, number_in, read_json
 from scene4d.data.paths import inside_folder
@@ -26,7 +26,6 @@ from scene4d.errors import CalibrationError, DataFormatError, TimestampError
 
 FILE, SPLITS = "transforms.json", ("train", "val", "test")
 SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")
-CV_FROM_GL = np.array([1.0, -1.0, -1.0, 1.0])  # a column each: y and z of the camera turn round
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE")
 FISHEYES = ("OPENCV_FISHEYE", "FISHEYE")
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
@@ -71,13 +70,8 @@ def open_transforms_file(path: Path, *, split: str = "") -> list[TableRecording]
         raise DataFormatError("lists no frames", file=path, field="frames", found=type(frames).__name__)
     shots, missing = _shots(path, frames)
     if not shots:
-        raise DataFormatError(
-            "none of the listed images is there",
-            file=path,
-            field="file_path",
-            found=f"{len(missing)} listed, such as {missing[0]}",
-            fix="put the images beside the file, or check the path",
-        )
+        found, fix = f"{len(missing)} listed, such as {missing[0]}", "put the images beside the file, or check the path"
+        raise DataFormatError("none of the listed images is there", file=path, field="file_path", found=found, fix=fix)
     info = {
         "source": "D-NeRF" if any(s.time is not None for s in shots) else "transforms.json",
         "split": split,
@@ -102,19 +96,11 @@ def _shots(path: Path, frames: Sequence[Mapping[str, Any]]) -> tuple[list[_Shot]
             missing.append(name)
             continue
         depth, mask = (frame.get("depth_file_path", frame.get("depth_path")), frame.get("mask_path"))
+        depth, mask = (_there(path, n, index=index) if isinstance(n, str) else None for n in (depth, mask))
         time = None if frame.get("time") is None else number_in(frame, "time", file=path)
-        shots.append(
-            _Shot(
-                name=Path(name).stem,
-                folder=str(Path(name).parent),
-                color=color,
-                depth=_there(path, depth, index=index) if isinstance(depth, str) else None,
-                mask=_there(path, mask, index=index) if isinstance(mask, str) else None,
-                time=time,
-                index=index,
-                values=frame,
-            )
-        )
+        stem, place = Path(name).stem, str(Path(name).parent)
+        shot = _Shot(name=stem, folder=place, color=color, depth=depth, mask=mask, time=time, index=index, values=frame)
+        shots.append(shot)
     return shots, missing
 
 
@@ -168,19 +154,14 @@ def _tracks(path: Path, shots: list[_Shot]) -> tuple[dict[str, list[_Shot]], np.
         folders = {"camera": [shot for track in folders.values() for shot in track]}
         folders["camera"].sort(key=lambda s: (s.time, s.index))
         times = [np.array([s.time for s in folders["camera"]])]
-    steps = np.diff(times[0])
+    steps, first = np.diff(times[0]), next(iter(folders.values()))
     if not (steps > 0).all():
         frame = int((~(steps > 0)).argmax()) + 1
-        raise TimestampError(
-            "two images of one camera at one time",
-            file=path,
-            field="time",
-            frame=next(iter(folders.values()))[frame].name,
-            found=float(times[0][frame]),
-            fix="put the images of each camera into a folder of its own",
-        )
+        where = {"file": path, "field": "time", "frame": first[frame].name, "found": float(times[0][frame])}
+        fix = "put the images of each camera into a folder of its own"
+        raise TimestampError("two images of one camera at one time", **where, fix=fix)
     if len(folders) == 1:
-        return {"camera": next(iter(folders.values()))}, times[0], "as in the file (often 0..1), taken as seconds"
+        return {"camera": first}, times[0], "as in the file (often 0..1), taken as seconds"
     return {Path(f).name or f: track for f, track in folders.items()}, times[0], "as in the file, taken as seconds"
 
 
@@ -223,16 +204,14 @@ def _camera(
     fisheye = bool(values.get("is_fisheye")) or model in FISHEYES
     if not fisheye and model not in PINHOLES:
         known = [*PINHOLES, *FISHEYES]
-        raise CalibrationError(
-            "is no known lens", file=path, field="camera_model", frame=name, found=model, expected=known
-        )
+        problem = "is no known lens"
+        raise CalibrationError(problem, file=path, field="camera_model", frame=name, found=model, expected=known)
     width = number_in(values, "w", file=path, default=size[0])
     height = number_in(values, "h", file=path, default=size[1])
     if not (width > 0 and height > 0) or abs(width / height * size[1] / size[0] - 1) > 0.01:
-        raise CalibrationError(
-            "the calibration is for another image size", file=path, field="w, h", frame=name, found=(width, height),
-            expected=size, fix="scale K, w and h to the images",
-        )  # fmt: skip
+        problem = "the calibration is for another image size"
+        found, fix = (width, height), "scale K, w and h to the images"
+        raise CalibrationError(problem, file=path, field="w, h", frame=name, found=found, expected=size, fix=fix)
     if "fl_x" in values:
         fx = number_in(values, "fl_x", file=path)
         fy = number_in(values, "fl_y", file=path, default=fx)

@@ -1,1 +1,1 @@
-"""Training windows over many recordings: chosen, normalised, augmented, sharded, resumable."""
+"""Training windows over many recordings: enumerated at once, read when they are needed, resumable."""

@@ -12,8 +12,7 @@ from scene4d.errors import DataFormatError
 
 T = TypeVar("T")
 RETRIES = 4
-WAIT_SECONDS = 0.5
-"""Before the first of them; doubled each time."""
+WAIT_SECONDS = 0.5  # before the first retry; doubled each time
 TEMPORARY = {
     getattr(errno, name)
     for name in (
@@ -38,12 +37,10 @@ def read_with_retries(read: Callable[[], T], *, file: str) -> T:
             if lost is None:
                 raise
             if attempt == RETRIES:
-                raise DataFormatError(
-                    f"could not be read in {RETRIES + 1} tries over {WAIT_SECONDS * (2**RETRIES - 1):.3g} s",
-                    file=lost.filename or getattr(error, "file", None) or file,
-                    found=os.strerror(lost.errno or 0),
-                    fix="is the disk still there? start again: a training run goes on from its last checkpoint",
-                ) from error
+                problem = f"could not be read in {RETRIES + 1} tries over {WAIT_SECONDS * (2**RETRIES - 1):.3g} s"
+                where = lost.filename or getattr(error, "file", None) or file
+                fix = "is the disk still there? start again: a training run goes on from its last checkpoint"
+                raise DataFormatError(problem, file=where, found=os.strerror(lost.errno or 0), fix=fix) from error
         time.sleep(WAIT_SECONDS * 2**attempt)
     raise AssertionError("a try either returns or raises")
 

@@ -15,8 +15,7 @@ from scene4d.errors import ConfigError, ResourceError, Scene4DError
 from scene4d.types import TensorStruct
 
 T = TypeVar("T")
-AHEAD = 2
-"""Batches that each worker reads ahead."""
+AHEAD = 2  # batches that each worker reads ahead
 
 
 class ShuffledBatches(Generic[T]):
@@ -48,11 +47,8 @@ class ShuffledBatches(Generic[T]):
         Raises:
             ConfigError: there is nothing to draw from, or a number that cannot be.
         """
-        for name, value, least in (
-            ("numbers", len(numbers), 1),
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-        ):
+        counts = (("numbers", len(numbers), 1), ("batch_size", batch_size, 1), ("workers", workers, 0))
+        for name, value, least in counts:
             if value < least:
                 raise ConfigError("is out of range", field=name, found=value, expected=f">= {least}")
         self.read, self.numbers = read, torch.as_tensor(numbers, dtype=torch.int64)
@@ -89,13 +85,9 @@ class ShuffledBatches(Generic[T]):
         """Let the workers read from `step` on; `batch` shows how large one is."""
         size = self.workers * AHEAD * _num_bytes(batch) / 1e9
         if size > self.max_gigabytes:
-            raise ResourceError(
-                "batches read ahead would take too much memory",
-                field="max_gigabytes",
-                found=f"{size:.3g} GB",
-                expected=f"<= {self.max_gigabytes:g}",
-                fix="lower batch_size, workers, or the windows' size, context or horizon",
-            )
+            problem, expected = "batches read ahead would take too much memory", f"<= {self.max_gigabytes:g}"
+            fix = "lower batch_size, workers, or the windows' size, context or horizon"
+            raise ResourceError(problem, field="max_gigabytes", found=f"{size:.3g} GB", expected=expected, fix=fix)
         loader = DataLoader(
             _Steps(self),
             batch_size=None,
@@ -156,14 +148,5 @@ def _unchanged(batch: Any) -> Any:
 def _num_bytes(batch: Any) -> int:
     if isinstance(batch, tuple | list):
         return sum(_num_bytes(part) for part in batch)
-    sizes = [0]
-
-    def measured(x: Tensor) -> Tensor:
-        sizes.append(x.numel() * x.element_size())
-        return x
-
-    if isinstance(batch, Tensor):
-        measured(batch)
-    elif isinstance(batch, TensorStruct):
-        batch.map(measured)
-    return sum(sizes)
+    tensors = batch.tensors() if isinstance(batch, TensorStruct) else [batch]
+    return sum(x.nbytes for x in tensors if isinstance(x, Tensor))

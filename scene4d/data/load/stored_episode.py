@@ -19,12 +19,9 @@ from scene4d.errors import DataFormatError, DepthError
 from scene4d.files import save_safetensors
 from scene4d.types import Episode, Recording
 
-PICTURES = ("rgb", "depth", "segments")
-"""Columns that are read from disk when they are needed."""
-DEPTH_STEP_M = 1e-4
-"""Depth is kept as uint16 in steps of 0.1 mm, up to 6.5 m; farther counts as not measured."""
-PIECE = 64
-"""Frames that are read at once: full-size pictures of a whole recording may not fit in memory."""
+PICTURES = ("rgb", "depth", "segments")  # columns that are read from disk when they are needed
+DEPTH_STEP_M = 1e-4  # depth is kept as uint16 in steps of 0.1 mm, up to 6.5 m; farther counts as not measured
+PIECE = 64  # frames that are read at once: full-size pictures of a whole recording may not fit in memory
 
 
 def save_episode(path: Path, episode: Episode) -> None:

@@ -18,8 +18,7 @@ from scene4d.types import Frames, Recording
 
 R = TypeVar("R", bound=Recording)
 RATE_TOLERANCE = 0.01
-KEPT_OPEN = 4
-"""Recordings whose tables stay in memory; pictures never do."""
+KEPT_OPEN = 4  # recordings whose tables stay in memory; pictures never do
 
 
 @dataclass(frozen=True)
@@ -171,12 +170,11 @@ class WindowSet(Generic[R]):
             recording = self.recordings[k]
             if len(self._opened) >= KEPT_OPEN:
                 del self._opened[next(iter(self._opened))]
-            self._opened[k] = _with_table(recording, self.cameras) if isinstance(recording, TableReader) else recording
+            if isinstance(recording, TableReader):
+                table = recording.table(self.cameras)
+                recording = recording_of(table, path=recording.path, info={}, fps=recording.fps)
+            self._opened[k] = recording
         return self._opened[k]
-
-
-def _with_table(recording: TableReader, cameras: Sequence[str]) -> TableReader:
-    return recording_of(recording.table(cameras), path=recording.path, info={}, fps=recording.fps)
 
 
 def task_of(recording: Recording) -> str:
@@ -198,27 +196,19 @@ def _check_cameras(recordings: Sequence[Recording], cameras: Sequence[str]) -> N
     for recording in recordings:
         missing = [name for name in cameras if name not in recording.cameras]
         if missing:
+            problem, fix = f"lacks {', '.join(missing)}", "name only cameras that all recordings have"
+            found, expected = ", ".join(recording.cameras), ", ".join(cameras)
             raise DataFormatError(
-                f"lacks {', '.join(missing)}",
-                file=recording.path,
-                field="cameras",
-                found=", ".join(recording.cameras),
-                expected=", ".join(cameras),
-                fix="name only cameras that all recordings have",
+                problem, file=recording.path, field="cameras", found=found, expected=expected, fix=fix
             )
 
 
 def _check_lengths(recordings: Sequence[Recording], least: int) -> None:
     for recording in recordings:
         if recording.num_frames < least:
-            raise DataFormatError(
-                "is shorter than a window",
-                file=recording.path,
-                field="horizon",
-                found=f"{recording.num_frames} frames",
-                expected=f">= {least} (context + horizon)",
-                fix="lower context or horizon, or leave this recording out",
-            )
+            where = {"file": recording.path, "field": "horizon", "found": f"{recording.num_frames} frames"}
+            expected, fix = f">= {least} (context + horizon)", "lower context or horizon, or leave this recording out"
+            raise DataFormatError("is shorter than a window", **where, expected=expected, fix=fix)
 
 
 def _check_rates(recordings: Sequence[Recording]) -> None:
@@ -226,14 +216,10 @@ def _check_rates(recordings: Sequence[Recording]) -> None:
     moving = [r for r in recordings if r.num_frames > 1]
     for recording in moving:
         if abs(recording.fps - moving[0].fps) > RATE_TOLERANCE * moving[0].fps:
-            raise ConfigError(
-                f"has another rate than {moving[0].path}",
-                file=recording.path,
-                field="fps",
-                found=f"{recording.fps:g}",
-                expected=f"{moving[0].fps:g} frames a second",
-                fix='put them on one grid: scene4d convert --resync nearest, or open_recordings(..., resync="nearest")',
-            )
+            problem = f"has another rate than {moving[0].path}"
+            found, expected = f"{recording.fps:g}", f"{moving[0].fps:g} frames a second"
+            fix = 'put them on one grid: scene4d convert --resync nearest, or open_recordings(..., resync="nearest")'
+            raise ConfigError(problem, file=recording.path, field="fps", found=found, expected=expected, fix=fix)
 
 
 def _complete(view: Frames) -> Frames:
@@ -247,14 +233,9 @@ def _spread(values: Tensor, recording: Recording, *, spec: str, columns: tuple[C
     """Values [t a] of a recording's own columns at the places of `columns`; NaN where it lacks one."""
     own = columns_of(recording.info, spec)
     if len(own) != values.shape[-1]:
-        raise ConfigError(
-            "has another number of columns than its metadata",
-            file=recording.path,
-            field=spec,
-            found=values.shape[-1],
-            expected=len(own),
-            fix="name every column in the recording's metadata",
-        )
+        problem = "has another number of columns than its metadata"
+        fix = "name every column in the recording's metadata"
+        raise ConfigError(problem, file=recording.path, field=spec, found=values.shape[-1], expected=len(own), fix=fix)
     spread = values.new_full((len(values), len(columns)), torch.nan)
     spread[:, [columns.index(column) for column in own]] = values
     return spread

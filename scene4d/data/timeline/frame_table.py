@@ -6,6 +6,7 @@ and nowhere else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -167,18 +168,6 @@ class TableRecording(TableReader):
         return self.load(cameras)
 
 
-@dataclass(frozen=True)
-class KeptTable:
-    """A table that was made at once, as a `load`."""
-
-    kept: FrameTable
-    """The table."""
-
-    def __call__(self, cameras: Sequence[str]) -> FrameTable:
-        """The table."""
-        return self.kept
-
-
 def recording_of(table: FrameTable, *, path: Any, info: Mapping[str, Any], fps: float | None = None) -> TableRecording:
     """A recording of a table that is already there; the rate is that of the median step unless given."""
     return TableRecording(
@@ -188,8 +177,12 @@ def recording_of(table: FrameTable, *, path: Any, info: Mapping[str, Any], fps: 
         sizes={name: view.size for name, view in table.views.items()},
         depth_cameras=tuple(name for name, view in table.views.items() if view.depth is not None),
         info={"task": "", "action_spec": [], "proprio_spec": [], **info},
-        load=KeptTable(table),
+        load=functools.partial(_whole_table, table),
     )
+
+
+def _whole_table(table: FrameTable, cameras: Sequence[str]) -> FrameTable:
+    return table
 
 
 def median_fps(times: np.ndarray) -> float:
@@ -211,9 +204,8 @@ def _frames(view: View, chosen: list[int], *, size: tuple[int, int] | None, wher
     rgb = np.empty((len(chosen), height, width, 3), np.uint8)
     alpha = None
     for k, picture in enumerate(view.color(chosen)):
-        _check_size(
-            picture, view.size, where=where, what="a picture", fix="all pictures of a camera must have one size"
-        )
+        fix = "all pictures of a camera must have one size"
+        _check_size(picture, view.size, where=where, what="a picture", fix=fix)
         if size is not None and tuple(size) != view.size:
             picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
         if view.lens is not None:
@@ -238,12 +230,8 @@ def _frames(view: View, chosen: list[int], *, size: tuple[int, int] | None, wher
         alpha = np.ones(rgb.shape[:3], np.float32) if alpha is None else alpha
         alpha = alpha * seen.numpy()
         mapped["depth"] = None if mapped["depth"] is None else mapped["depth"] * seen
-    cameras = Cameras(
-        viewmats=torch.tensor(viewmats, dtype=torch.float32),
-        Ks=torch.tensor(Ks, dtype=torch.float32),
-        width=view.size[0],
-        height=view.size[1],
-    )
+    viewmats, Ks = (torch.tensor(matrices, dtype=torch.float32) for matrices in (viewmats, Ks))
+    cameras = Cameras(viewmats=viewmats, Ks=Ks, width=view.size[0], height=view.size[1])
     return Frames(
         rgb=torch.from_numpy(rgb).float() / 255,
         depth=mapped["depth"],
@@ -255,11 +243,5 @@ def _frames(view: View, chosen: list[int], *, size: tuple[int, int] | None, wher
 
 def _check_size(picture: np.ndarray, size: tuple[int, int], *, where: tuple[str, str], what: str, fix: str) -> None:
     if picture.shape[1::-1] != tuple(size):
-        raise CalibrationError(
-            f"{what} has another size",
-            file=where[0],
-            field=where[1],
-            found=picture.shape[1::-1],
-            expected=tuple(size),
-            fix=fix,
-        )
+        problem, found = f"{what} has another size", picture.shape[1::-1]
+        raise CalibrationError(problem, file=where[0], field=where[1], found=found, expected=tuple(size), fix=fix)

@@ -17,37 +17,18 @@ RESYNC_FIX = "place frames by their times: scene4d convert SRC -o DST --resync n
 MAX_GROWTH = 10  # instants a recorded frame: beyond that a stamp is wrong, not late
 
 
-@dataclass(frozen=True)
 class ResyncedRecording(TableReader):
     """A recording at an even rate; frames too many are left out, frames that are missing repeat their neighbour.
 
     Actions and states go with their frame.
     """
 
-    recording: TableReader
-    """As it is on disk; its times may come in any order."""
-    fps: float
-    """Frames a second of the grid."""
-
-    @property
-    def path(self) -> str:
-        """The folder or file."""
-        return self.recording.path
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Camera names."""
-        return self.recording.cameras
-
-    @property
-    def sizes(self) -> Mapping[str, tuple[int, int]]:
-        """(width, height) px of each camera."""
-        return getattr(self.recording, "sizes", {})
-
-    @property
-    def depth_cameras(self) -> tuple[str, ...]:
-        """Cameras with depth."""
-        return getattr(self.recording, "depth_cameras", ())
+    def __init__(self, recording: TableReader, fps: float):
+        """Of a recording as it is on disk, whose times may come in any order; `fps` frames a second of the grid."""
+        self.recording, self.fps = recording, fps
+        self.path, self.cameras = recording.path, recording.cameras
+        self.sizes: Mapping[str, tuple[int, int]] = getattr(recording, "sizes", {})
+        self.depth_cameras: tuple[str, ...] = getattr(recording, "depth_cameras", ())
 
     @property
     def num_frames(self) -> int:
@@ -107,11 +88,9 @@ def place_frames(times: np.ndarray, *, fps: float, path: str) -> tuple[np.ndarra
     count = np.floor((stamps[-1] - stamps[0]) * fps + 0.5) + 1
     if not count <= MAX_GROWTH * len(times):
         jump = int(np.diff(stamps).argmax())
-        raise TimestampError(
-            "a time is far from all others", **where, frame=int(order[jump + 1]),
-            found=f"{stamps[jump + 1] - stamps[jump]:.3f} s after the one before",
-            fix="cut the recording there, or leave the frame out",
-        )  # fmt: skip
+        found = f"{stamps[jump + 1] - stamps[jump]:.3f} s after the one before"
+        fix = "cut the recording there, or leave the frame out"
+        raise TimestampError("a time is far from all others", **where, frame=int(order[jump + 1]), found=found, fix=fix)
     ticks = stamps[0] + np.arange(int(count)) / fps
     nearest, apart = nearest_stamps(stamps, ticks)
     return order[nearest], apart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 from collections.abc import Iterator, Sequence
 
 from scene4d.data.video.images import chosen_cameras
@@ -27,7 +28,8 @@ def read_in_stretches(
         What the recording raises.
     """
     names = chosen_cameras(recording.cameras, cameras, path=str(recording.path))
-    count = max(1, budget // (PIXEL_BYTES * _pixels(recording, names, size=size)))
+    sizes = dict.fromkeys(names, size) if size else full_sizes(recording, names)
+    count = max(1, budget // (PIXEL_BYTES * sum(math.prod(sizes[name]) for name in names)))
     for start in range(0, recording.num_frames, count * stride):
         stop = min(start + count * stride, recording.num_frames)
         yield recording.read(start, stop, stride=stride, cameras=cameras, size=size)
@@ -43,12 +45,10 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _pixels(recording: Recording, names: Sequence[str], *, size: tuple[int, int] | None) -> int:
-    """Pixels of one instant, all cameras together."""
-    if size is not None:
-        return len(names) * size[0] * size[1]
+def full_sizes(recording: Recording, cameras: Sequence[str] | None = None) -> dict[str, tuple[int, int]]:
+    """(width, height) px of each camera as recorded, at least of those that are named."""
     known = getattr(recording, "sizes", None)
     if known is None:
-        views = recording.read(0, 1, cameras=names).views
+        views = recording.read(0, 1, cameras=cameras).views
         known = {n: (f.cameras.width, f.cameras.height) for n, f in views.items()}
-    return sum(known[n][0] * known[n][1] for n in names)
+    return dict(known)

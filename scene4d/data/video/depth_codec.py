@@ -28,13 +28,8 @@ def encode_depth(depth: np.ndarray, *, unit: float = DEPTH_UNIT) -> bytes:
     if steps.max(initial=0) > _LARGEST:
         enough = 10.0 ** np.ceil(np.log10(depth[valid].max() / _LARGEST))
         fix = f"write with depth_unit={enough:g}, or mask what is too far to be used"
-        raise DepthError(
-            "is too large for the depth unit",
-            field="depth",
-            found=f"{depth[valid].max():.2f} m",
-            expected=f"<= {_LARGEST * unit:.2f} m",
-            fix=fix,
-        )
+        found, expected = f"{depth[valid].max():.2f} m", f"<= {_LARGEST * unit:.2f} m"
+        raise DepthError("is too large for the depth unit", field="depth", found=found, expected=expected, fix=fix)
     return _png(steps.astype(np.uint16))
 
 
@@ -74,12 +69,8 @@ def encode_segments(segments: np.ndarray) -> bytes:
     """
     codes = segments.astype(np.int64) + 1
     if codes.min(initial=0) < 0 or codes.max(initial=0) > _LARGEST:
-        raise DataFormatError(
-            "segment ids are out of range",
-            field="segments",
-            found=[segments.min(), segments.max()],
-            expected=f"-1..{_LARGEST - 1}",
-        )
+        found, expected = [segments.min(), segments.max()], f"-1..{_LARGEST - 1}"
+        raise DataFormatError("segment ids are out of range", field="segments", found=found, expected=expected)
     return _png(codes.astype(np.uint8 if codes.max(initial=0) < 256 else np.uint16))
 
 

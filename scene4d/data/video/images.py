@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +31,25 @@ def open_image(path: Path) -> Image.Image:
             return image
     except DECODE_ERRORS as error:
         problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be decoded"
-        raise DataFormatError(
-            problem, file=path, found=str(error)[:80], fix="copy the file again, or leave the frame out"
-        ) from error
+        fix = "copy the file again, or leave the frame out"
+        raise DataFormatError(problem, file=path, found=str(error)[:80], fix=fix) from error
+
+
+@contextlib.contextmanager
+def image_from_bytes(
+    data: bytes, *, file: str | Path, field: str | None = None, frame: int | str | None = None
+) -> Iterator[Image.Image]:
+    """An encoded image, whose header is read at once and whose pixels when they are asked for.
+
+    Raises:
+        DataFormatError: it cannot be decoded, also while the block lasts.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except DECODE_ERRORS as error:
+        found = str(error)[:80]
+        raise DataFormatError("an image cannot be decoded", file=file, field=field, frame=frame, found=found) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -52,10 +70,9 @@ def read_depth_codes(path: Path) -> np.ndarray:
     """
     image = open_image(path)
     if image.mode not in ("I;16", "I;16L", "I;16B", "I"):
-        raise DepthError(
-            "is no depth image", file=path, field="depth", found=f"mode {image.mode}", expected="16-bit grey PNG",
-            fix="save depth as 16-bit PNG in millimetres, not as a colour picture",
-        )  # fmt: skip
+        found = f"mode {image.mode}"
+        expected, fix = "16-bit grey PNG", "save depth as 16-bit PNG in millimetres, not as a colour picture"
+        raise DepthError("is no depth image", file=path, field="depth", found=found, expected=expected, fix=fix)
     return np.asarray(image).astype(np.int32)
 
 
@@ -68,16 +85,13 @@ def checked_depth(depth: np.ndarray, *, file: Path, frame: str) -> np.ndarray:
     valid = np.isfinite(depth) & (depth > 0)
     share = float(valid.mean())
     if share < 1 - MAX_INVALID:
-        raise DepthError(
-            f"{100 * (1 - share):.1f} % of the depth is not measured", file=file, frame=frame,
-            expected=f"at most {100 * MAX_INVALID:.0f} %", fix="leave the frame out",
-        )  # fmt: skip
+        problem, fix = f"{100 * (1 - share):.1f} % of the depth is not measured", "leave the frame out"
+        raise DepthError(problem, file=file, frame=frame, expected=f"at most {100 * MAX_INVALID:.0f} %", fix=fix)
     median = float(np.median(depth[valid][::16]))  # every 16th pixel tells the unit
     if not DEPTH_RANGE[0] < median < DEPTH_RANGE[1]:
-        raise DepthError(
-            "depth is in another unit", file=file, frame=frame, found=f"median {median:.4g} m",
-            expected=f"{DEPTH_RANGE[0]} to {DEPTH_RANGE[1]} m", fix="save depth in millimetres (16-bit PNG)",
-        )  # fmt: skip
+        found = f"median {median:.4g} m"
+        expected, fix = f"{DEPTH_RANGE[0]} to {DEPTH_RANGE[1]} m", "save depth in millimetres (16-bit PNG)"
+        raise DepthError("depth is in another unit", file=file, frame=frame, found=found, expected=expected, fix=fix)
     return np.where(valid, depth, 0).astype(np.float32)
 
 
@@ -98,15 +112,13 @@ def chosen_frames(num_frames: int, *, start: int, stop: int | None, stride: int,
         DataFormatError: none is left, or the stride is not positive.
     """
     if stride < 1 or start < 0:
-        raise DataFormatError(
-            "no such frames", file=path, field="start, stride", found=(start, stride), expected=">= 0, >= 1"
-        )
+        found = (start, stride)
+        raise DataFormatError("no such frames", file=path, field="start, stride", found=found, expected=">= 0, >= 1")
     frames = range(start, num_frames if stop is None else min(stop, num_frames), stride)
     if not frames:
         found = f"{start}:{stop}:{stride}"
-        raise DataFormatError(
-            "no frames are left", file=path, field="start, stop", found=found, expected=f"within 0:{num_frames}"
-        )
+        expected = f"within 0:{num_frames}"
+        raise DataFormatError("no frames are left", file=path, field="start, stop", found=found, expected=expected)
     return frames
 
 

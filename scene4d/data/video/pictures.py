@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scene4d.data.video.images import DECODE_ERRORS, checked_depth, open_image, read_depth_codes
+from scene4d.data.video.images import checked_depth, image_from_bytes, open_image, read_depth_codes
 from scene4d.data.video.video import iterate_frames
 from scene4d.errors import CalibrationError, DataFormatError
 
@@ -21,27 +20,19 @@ NOT_MEASURED = 65535
 class ColorFiles:
     """Colour images, one a frame; alpha is kept where there is any, and masks (white = usable) become alpha."""
 
-    paths: Sequence[Path]
-    """One image a frame."""
-    size: tuple[int, int] | None = None
-    """(width, height) that all must have."""
-    masks: Sequence[Path | None] = ()
-    """One grey image a frame."""
-    resize: tuple[int, int] | None = None
-    """(width, height) that the pictures are averaged to, where depth has another size."""
+    paths: Sequence[Path]  # one image a frame
+    size: tuple[int, int] | None = None  # (width, height) that all must have
+    masks: Sequence[Path | None] = ()  # one grey image a frame
+    resize: tuple[int, int] | None = None  # (width, height) that they are averaged to, where depth has another size
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """Pictures [h w 3 or 4] uint8."""
         for i in frames:
             image = open_image(self.paths[i])
             if self.size is not None and image.size != tuple(self.size):
-                raise CalibrationError(
-                    "has another size",
-                    file=self.paths[i],
-                    found=image.size,
-                    expected=tuple(self.size),
-                    fix="all images of a recording must have one size",
-                )
+                found = image.size
+                expected, fix = tuple(self.size), "all images of a recording must have one size"
+                raise CalibrationError("has another size", file=self.paths[i], found=found, expected=expected, fix=fix)
             if image.mode not in ("RGB", "RGBA", "L", "P"):
                 found = f"mode {image.mode}"
                 raise DataFormatError("is no colour image", file=self.paths[i], found=found, expected="8-bit RGB")
@@ -60,12 +51,9 @@ class ColorFiles:
 class DepthFiles:
     """Depth as 16-bit images: metres = code * unit; 0 and 65535 are not measured."""
 
-    paths: Sequence[Path]
-    """One image a frame."""
-    unit: float = 0.001
-    """Metres a step."""
-    size: tuple[int, int] | None = None
-    """(width, height) of the colour images that depth must be registered to."""
+    paths: Sequence[Path]  # one image a frame
+    unit: float = 0.001  # metres a step
+    size: tuple[int, int] | None = None  # (width, height) of the colour images that depth must be registered to
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """z-depth [h w] float32 m."""
@@ -73,14 +61,9 @@ class DepthFiles:
             path = self.paths[i]
             codes = read_depth_codes(path)
             if self.size is not None and codes.shape[::-1] != tuple(self.size):
-                raise CalibrationError(
-                    "depth and colour differ in size",
-                    file=path,
-                    field="depth",
-                    found=codes.shape[::-1],
-                    expected=tuple(self.size),
-                    fix="register depth to the colour camera first",
-                )
+                problem, found = "depth and colour differ in size", codes.shape[::-1]
+                expected, fix = tuple(self.size), "register depth to the colour camera first"
+                raise CalibrationError(problem, file=path, field="depth", found=found, expected=expected, fix=fix)
             yield depth_of_codes(codes, unit=self.unit, file=path, frame=path.stem.split(".")[0])
 
 
@@ -88,19 +71,14 @@ class DepthFiles:
 class VideoFrames:
     """Frames of a video, decoded as they are asked for."""
 
-    path: Path
-    """The video."""
-    first: int = 0
-    """Index in the video of frame 0."""
-    step: int = 1
-    """Frames of the video a frame of the recording."""
-    last: int | None = None
-    """Index in the video that none may pass: what lies beyond shows this frame."""
+    path: Path  # the video
+    first: int = 0  # index in the video of frame 0
+    last: int | None = None  # index in the video that none may pass: what lies beyond shows this frame
 
     def places(self, frames: Sequence[int]) -> list[int]:
         """Index in the video of each frame, increasing; see `last`."""
-        return [min(self.first + self.step * i, self.first + self.step * i if self.last is None else self.last)
-                for i in frames]  # fmt: skip
+        places = [self.first + i for i in frames]
+        return places if self.last is None else [min(place, self.last) for place in places]
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """Pictures [h w 3] uint8."""
@@ -118,25 +96,18 @@ def picture_from_bytes(
     Raises:
         DataFormatError: it cannot be decoded.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except DECODE_ERRORS as error:
-        found = str(error)[:80]
-        raise DataFormatError("an image cannot be decoded", file=file, field=field, frame=frame, found=found) from error
+    with image_from_bytes(data, file=file, field=field, frame=frame) as image:
+        return np.asarray(image.convert("RGB"))
 
 
-def size_from_bytes(data: bytes, *, file: str | Path) -> tuple[int, int]:
+def size_from_bytes(data: bytes, *, file: str | Path, field: str | None = None) -> tuple[int, int]:
     """(width, height) of an encoded image, from its header only.
 
     Raises:
         DataFormatError: it is no image.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except DECODE_ERRORS as error:
-        raise DataFormatError("an image cannot be decoded", file=file, found=str(error)[:80]) from error
+    with image_from_bytes(data, file=file, field=field) as image:
+        return image.size
 
 
 def depth_of_codes(codes: np.ndarray, *, unit: float, file: str | Path, frame: str) -> np.ndarray:

@@ -83,10 +83,9 @@ def fuse_depth(frames: Frames, *, voxel: float | None = None) -> Tsdf:
     origin = low - 2 * truncation
     shape = (((high + 2 * truncation - origin) / voxel / BLOCK).ceil().long().clamp_min(1) * BLOCK).tolist()
     if shape[0] * shape[1] * shape[2] > MAX_VOXELS:
-        raise ResourceError(
-            "the grid would be too large", field="voxel", found=f"{shape} voxels of {voxel:.3g} m",
-            expected=f"at most {MAX_VOXELS}", fix="name a larger voxel",
-        )  # fmt: skip
+        found = f"{shape} voxels of {voxel:.3g} m"
+        expected, fix = f"at most {MAX_VOXELS}", "name a larger voxel"
+        raise ResourceError("the grid would be too large", field="voxel", found=found, expected=expected, fix=fix)
     known = _voxels_near(points, origin=origin, voxel=voxel, shape=shape)
     averages = [_averages(part, views, origin=origin, voxel=voxel, shape=shape) for part in known.split(CHUNK)]
     distances, weights, colors = (torch.cat(parts) for parts in zip(*averages, strict=True))

@@ -56,9 +56,8 @@ def open3d_points(gaussians: Gaussians, *, min_opacity: float = 0.0) -> Any:
 
 def gaussians_from_open3d(cloud: Any) -> Gaussians:
     """Round Gaussians at the points of an `open3d.geometry.PointCloud`, as wide as apart; grey without colours."""
-    gaussians = gaussians_from_points(
-        _tensor(cloud.points), colors=_tensor(cloud.colors) if cloud.has_colors() else None
-    )
+    colors = _tensor(cloud.colors) if cloud.has_colors() else None
+    gaussians = gaussians_from_points(_tensor(cloud.points), colors=colors)
     return gaussians.replace(extras={"normals": _tensor(cloud.normals)}) if cloud.has_normals() else gaussians
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from scene4d.errors import DataFormatError, GaussianError, ShapeError
-from scene4d.files import atomic_file
 from scene4d.gaussians.edit import prune, sanitize, with_sh_bases
 from scene4d.gaussians.formats.ply_compressed import is_compressed, unpack_gaussians
-from scene4d.gaussians.formats.ply_table import read_ply_tables
+from scene4d.gaussians.formats.ply_table import read_ply_tables, write_ply_vertices
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Gaussians
 
@@ -51,11 +50,7 @@ def write_ply(path: str | os.PathLike, gaussians: Gaussians, *, sh_degree: int =
     names = [*"xyz", "nx", "ny", "nz", *(f"f_dc_{i}" for i in range(3))]
     names += [f"f_rest_{i}" for i in range(REST_BY_DEGREE[sh_degree])]
     names += ["opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
-    header += [*(f"property float {name}" for name in names), "end_header", ""]
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        file.write("\n".join(header).encode("ascii"))
-        file.write(rows.tobytes())
+    write_ply_vertices(path, rows.view([(name, "<f4") for name in names])[:, 0])
 
 
 def read_ply(path: str | os.PathLike, *, strict: bool = False) -> Gaussians:
@@ -85,23 +80,14 @@ def read_ply_counted(path: str | os.PathLike, *, strict: bool = False) -> tuple[
     plain = not set(DC) & set(names) and set(RGB) <= set(names)  # `ns-export --ply-color-mode rgb`
     missing = [n for n in NEEDED if n not in names and not (plain and n in DC)]
     if missing:
-        raise DataFormatError(
-            "is no Gaussian splat: no " + "/".join(missing[:3]) + (" ..." if len(missing) > 3 else ""),
-            file=path,
-            field="element vertex",
-            found=list(names[:12]),
-            fix="a mesh or plain point cloud? did you mean --as-points",
-        )
+        problem = "is no Gaussian splat: no " + "/".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        fix = "a mesh or plain point cloud? did you mean --as-points"
+        raise DataFormatError(problem, file=path, field="element vertex", found=list(names[:12]), fix=fix)
     rest = [n for n in names if n.startswith("f_rest_")]
     if len(rest) not in REST_BY_DEGREE or set(rest) != {f"f_rest_{i}" for i in range(len(rest))}:
-        raise DataFormatError(
-            "f_rest columns fit no SH degree",
-            file=path,
-            field="f_rest",
-            found=len(rest),
-            expected="0, 9, 24 or 45, numbered from 0",
-            fix="export the splats again with SH degree 0 to 3",
-        )
+        problem = "f_rest columns fit no SH degree"
+        expected, fix = "0, 9, 24 or 45, numbered from 0", "export the splats again with SH degree 0 to 3"
+        raise DataFormatError(problem, file=path, field="f_rest", found=len(rest), expected=expected, fix=fix)
     infinite = np.flatnonzero(np.isinf(table["opacity"]))
     if len(infinite) and strict:
         found = {"opacity_logits_infinite": len(infinite)}

@@ -51,13 +51,9 @@ def unpack_gaussians(tables: dict[str, np.ndarray], *, file: Path) -> Gaussians:
             rgb = between(rgb, ("r", "g", "b"))
     sh = np.concatenate([((rgb - 0.5) / SH_C0)[:, None], rest], 1)
     tensor = lambda values: torch.from_numpy(np.ascontiguousarray(values, np.float32))
-    return Gaussians(
-        means=tensor(means),
-        quats=tensor(_quats(vertex["packed_rotation"])),
-        scales=tensor(scales),
-        sh=tensor(sh),
-        opacities=tensor(colour[:, 3]),
-    )
+    means, scales, sh, opacities = map(tensor, (means, scales, sh, colour[:, 3]))
+    quats = tensor(_quats(vertex["packed_rotation"]))
+    return Gaussians(means=means, quats=quats, scales=scales, sh=sh, opacities=opacities)
 
 
 def _checked(tables: dict[str, np.ndarray], file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -70,16 +66,13 @@ def _checked(tables: dict[str, np.ndarray], file: Path) -> tuple[np.ndarray, np.
         have = tables[name].dtype.fields or {}
         wrong = [n for n in needed if n not in have or have[n][0] != np.dtype(dtype)]
         if wrong:
-            expected = "uint" if dtype == "<u4" else "float"
-            raise DataFormatError(
-                "compressed splats lack a column", file=file, field=f"element {name}", found=wrong[:4],
-                expected=f"property {expected}", fix="export it again",
-            )  # fmt: skip
+            where = {"file": file, "field": f"element {name}", "fix": "export it again"}
+            expected = "property uint" if dtype == "<u4" else "property float"
+            raise DataFormatError("compressed splats lack a column", **where, found=wrong[:4], expected=expected)
     if len(chunk) != -(-len(vertex) // CHUNK):
-        raise DataFormatError(
-            "chunks and vertices do not belong together", file=file, field="element chunk", found=len(chunk),
-            expected=f"{-(-len(vertex) // CHUNK)} for {len(vertex)} vertices", fix="export it again",
-        )  # fmt: skip
+        problem = "chunks and vertices do not belong together"
+        expected, fix = f"{-(-len(vertex) // CHUNK)} for {len(vertex)} vertices", "export it again"
+        raise DataFormatError(problem, file=file, field="element chunk", found=len(chunk), expected=expected, fix=fix)
     return vertex, chunk, _rest(tables.get("sh"), num=len(vertex), file=file)
 
 
@@ -89,10 +82,9 @@ def _rest(table: np.ndarray | None, *, num: int, file: Path) -> np.ndarray:
     names = table.dtype.names or ()
     good = len(names) in (9, 24, 45) and all(f"f_rest_{i}" in names for i in range(len(names)))
     if not good or any(table.dtype[n] != np.dtype("u1") for n in names) or len(table) != num:
-        raise DataFormatError(
-            "f_rest columns fit no SH degree", file=file, field="element sh", found=f"{len(table)} x {list(names)[:3]}",
-            expected=f"{num} rows of 9, 24 or 45 uchar", fix="export it again",
-        )  # fmt: skip
+        problem, found = "f_rest columns fit no SH degree", f"{len(table)} x {list(names)[:3]}"
+        expected, fix = f"{num} rows of 9, 24 or 45 uchar", "export it again"
+        raise DataFormatError(problem, file=file, field="element sh", found=found, expected=expected, fix=fix)
     bytes_ = np.stack([table[f"f_rest_{i}"] for i in range(len(names))], -1)
     # A byte stands for the middle of its range, the two ends for the limits themselves.
     share = np.where(bytes_ == 0, 0.0, np.where(bytes_ == 255, 1.0, (bytes_ + 0.5) / 256)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The tables of a binary .ply file: the header is believed only as far as the file's own size confirms it."""
+"""The tables of a binary .ply file: a header is believed only as far as the file's own size confirms it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from scene4d.errors import DataFormatError
+from scene4d.files import atomic_file
 
 MAX_HEADER = 1 << 16
 PLY_TYPES = {
@@ -48,7 +48,8 @@ def read_ply_tables(path: str | os.PathLike, *, names: Sequence[str] = ("vertex"
             for name in list(elements)[: list(elements).index(wanted[-1]) + 1] if wanted else ():
                 end = _end_of_rows(name, elements[name], path=path, start=start)
                 if name in wanted:
-                    tables[name] = _rows(file, elements[name], start=start, end=end)
+                    file.seek(start)
+                    tables[name] = np.frombuffer(file.read(end - start), elements[name].dtype)
                 start = end
     except OSError as error:
         raise DataFormatError(f"cannot be read: {error.strerror}", file=path, fix="check the path") from error
@@ -57,14 +58,18 @@ def read_ply_tables(path: str | os.PathLike, *, names: Sequence[str] = ("vertex"
     return tables
 
 
-def read_ply_vertices(path: str | os.PathLike) -> np.ndarray:
-    """The vertex rows of a binary little-endian PLY as a structured array. Raises what `read_ply_tables` does."""
-    return read_ply_tables(path)["vertex"]
+def write_ply_vertices(path: str | os.PathLike, rows: np.ndarray) -> None:
+    """Write a structured array of float32 and uint8 columns as the vertices of a binary little-endian PLY.
 
-
-def _rows(file: BinaryIO, element: Element, *, start: int, end: int) -> np.ndarray:
-    file.seek(start)
-    return np.frombuffer(file.read(end - start), element.dtype)
+    Raises:
+        ResourceError: the disk is full or read-only.
+    """
+    words = {np.dtype("<f4"): "float", np.dtype("u1"): "uchar"}
+    properties = [f"property {words[rows.dtype[name]]} {name}" for name in rows.dtype.names or ()]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}", *properties, "end_header", ""]
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write("\n".join(header).encode("ascii"))
+        file.write(rows.tobytes())
 
 
 def _end_of_rows(name: str, element: Element, *, path: Path, start: int) -> int:
@@ -75,13 +80,9 @@ def _end_of_rows(name: str, element: Element, *, path: Path, start: int) -> int:
         raise DataFormatError(f"element {name} has no columns", **where, found=element.count, fix="export it again")
     end, size = start + element.count * element.dtype.itemsize, path.stat().st_size
     if end > size:
-        raise DataFormatError(
-            "the file is shorter than its header declares",
-            **where,
-            found=f"{size} bytes",
-            expected=f"{end} bytes for {element.count} rows of {name}",
-            fix="copy or export it again",
-        )
+        problem = "the file is shorter than its header declares"
+        expected = f"{end} bytes for {element.count} rows of {name}"
+        raise DataFormatError(problem, **where, found=f"{size} bytes", expected=expected, fix="copy or export it again")
     return end
 
 

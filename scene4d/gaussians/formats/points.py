@@ -18,7 +18,7 @@ from scene4d.check import check
 from scene4d.errors import DataFormatError, SecurityError
 from scene4d.files import atomic_file
 from scene4d.gaussians.edit import prune
-from scene4d.gaussians.formats.ply_table import read_ply_vertices
+from scene4d.gaussians.formats.ply_table import read_ply_tables, write_ply_vertices
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
 from scene4d.scene import Scene4D, alive_at
@@ -54,12 +54,7 @@ def write_point_cloud(
         rows[color] = bytes_[:, i]
         if flow is not None:
             rows[f"v{place}"] = flow[:, i].detach().cpu().numpy()
-    words = {"<f4": "float", "u1": "uchar"}
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
-    header += [*(f"property {words[kind]} {name}" for name, kind in columns), "end_header", ""]
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        file.write("\n".join(header).encode("ascii"))
-        file.write(rows.tobytes())
+    write_ply_vertices(path, rows)
 
 
 def write_gaussian_points(
@@ -69,9 +64,8 @@ def write_gaussian_points(
     if flow is not None:
         gaussians = gaussians.replace(extras={"flow": flow})
     seen = prune(gaussians, min_opacity=min_opacity)
-    write_point_cloud(
-        path, seen.means, colors=rgb_from_sh(seen.sh), flow=seen.extras["flow"] if flow is not None else None
-    )
+    flow = None if flow is None else seen.extras["flow"]
+    write_point_cloud(path, seen.means, colors=rgb_from_sh(seen.sh), flow=flow)
 
 
 def read_point_cloud(path: str | os.PathLike) -> tuple[Tensor, Tensor | None]:
@@ -82,7 +76,7 @@ def read_point_cloud(path: str | os.PathLike) -> tuple[Tensor, Tensor | None]:
     Raises:
         DataFormatError: no binary little-endian PLY, or no x, y, z.
     """
-    table = read_ply_vertices(path)
+    table = read_ply_tables(path)["vertex"]
     names = table.dtype.names or ()
     if not {"x", "y", "z"} <= set(names):
         raise DataFormatError("has no points", file=path, field="element vertex", found=list(names[:12]))
@@ -168,10 +162,9 @@ def read_flow_npz(path: str | os.PathLike, *, max_bytes: int = 1 << 30) -> dict[
                         problem = "holds Python objects, which are never unpickled"
                         raise SecurityError(problem, file=path, field=name, fix="save it as plain numbers")
         if not set(FLOW_KEYS) <= set(sizes) or sum(sizes.values()) > max_bytes:
-            raise DataFormatError(
-                "is no scene flow of a size that is read", file=path, field=f"{sum(sizes.values())} bytes",
-                found=sorted(sizes)[:8], expected=f"{list(FLOW_KEYS)} in {max_bytes} bytes",
-            )  # fmt: skip
+            problem, size = "is no scene flow of a size that is read", f"{sum(sizes.values())} bytes"
+            found, expected = sorted(sizes)[:8], f"{list(FLOW_KEYS)} in {max_bytes} bytes"
+            raise DataFormatError(problem, file=path, field=size, found=found, expected=expected)
         with np.load(path, allow_pickle=False) as table:
             arrays = {name: table[name] for name in FLOW_KEYS}
     except OSError as error:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scene4d.check import check
 from scene4d.errors import CalibrationError, EnvError, ShapeError
-from scene4d.geometry.neighbours import nearest
-from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
+from scene4d.gaussians.formats.points import gaussians_from_points
+from scene4d.geometry.sh import rgb_from_sh
 from scene4d.types import Cameras, Gaussians
 
 _VIEW_FROM_CV = (-1.0, -1.0, 1.0)
@@ -84,10 +84,8 @@ def perspective_cameras(cameras: Cameras) -> Any:
     Raises:
         EnvError: PyTorch3D is not installed or does not load. CalibrationError: pixels are skewed.
     """
-    renderer = _pytorch3d("renderer")
-    return renderer.PerspectiveCameras(
-        **pinhole_tensors(cameras)._asdict(), in_ndc=False, device=cameras.viewmats.device
-    )
+    renderer, tensors = _pytorch3d("renderer"), pinhole_tensors(cameras)._asdict()
+    return renderer.PerspectiveCameras(**tensors, in_ndc=False, device=cameras.viewmats.device)
 
 
 def cameras_from_pytorch3d(cameras: Any) -> Cameras:
@@ -150,30 +148,14 @@ def gaussians_from_pytorch3d(clouds: Any, *, opacity: float = 0.98) -> Gaussians
     sets = []
     for i, means in enumerate(points):
         check(**{f"points[{i}]": (means, "n 3")})
-        color = torch.full_like(means, 0.5) if features is None or features[i].shape[-1] < 3 else features[i][:, :3]
-        sets.append(
-            Gaussians(
-                means=means,
-                quats=means.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(len(means), 4),
-                scales=_spacing(means.detach())[:, None].expand(-1, 3),
-                opacities=means.new_full((len(means),), opacity),
-                sh=sh_from_rgb(color),
-                extras={} if normals is None else {"normals": normals[i]},
-            )
-        )
+        colors = None if features is None or features[i].shape[-1] < 3 else features[i][:, :3]
+        round_ones = gaussians_from_points(means, colors=colors, opacity=opacity)
+        extras = {} if normals is None else {"normals": normals[i]}
+        sets.append(round_ones.replace(scales=round_ones.scales.detach(), extras=extras))
     if not sets:
         raise ShapeError("there is no cloud", field="clouds", found=0, expected="at least 1")
     most = max(s.num_gaussians for s in sets)
     return Gaussians.stack([s.padded(most) for s in sets])
-
-
-def _spacing(points: Tensor) -> Tensor:
-    """Root mean square distance [n] to the three nearest others, as 3D Gaussian splatting begins."""
-    num = min(4, len(points))
-    if num < 2:
-        return points.new_full((len(points),), 0.01)
-    distance, _ = nearest(points, points, num=num)
-    return distance[:, 1:].square().mean(1).sqrt().clamp_min(1e-6)
 
 
 def _pytorch3d(part: str) -> ModuleType:
@@ -181,7 +163,6 @@ def _pytorch3d(part: str) -> ModuleType:
     try:
         return importlib.import_module(f"pytorch3d.{part}")
     except (ImportError, RuntimeError, OSError) as error:
-        raise EnvError(
-            "PyTorch3D does not load", field="pytorch3d", found=f"{type(error).__name__}: {error}",
-            fix="pip install the pytorch3d that was built for this torch, or build it (its INSTALL.md)",
-        ) from error  # fmt: skip
+        found = f"{type(error).__name__}: {error}"
+        fix = "pip install the pytorch3d that was built for this torch, or build it (its INSTALL.md)"
+        raise EnvError("PyTorch3D does not load", field="pytorch3d", found=found, fix=fix) from error

@@ -102,9 +102,8 @@ def _check_directory(path: Path) -> None:
     if locator.startswith(b"PK\x06\x07"):
         size = struct.unpack_from("<Q", end64, 40)[0] if end64.startswith(b"PK\x06\x06") else MAX_DIRECTORY + 1
     if size > MAX_DIRECTORY:
-        raise DataFormatError(
-            "lists too many members", file=path, found=f"{size} bytes of names", expected=f"<= {MAX_DIRECTORY}"
-        )
+        found = f"{size} bytes of names"
+        raise DataFormatError("lists too many members", file=path, found=found, expected=f"<= {MAX_DIRECTORY}")
 
 
 def _checked(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
@@ -120,10 +119,8 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
             raise DataFormatError("members must be stored, once each", file=path, field=name[:80], found=found)
         sizes[name] = entry.file_size
     if len(entries) > MAX_MEMBERS or sum(sizes.values()) > path.stat().st_size:
-        raise DataFormatError(
-            "claims more than it holds", file=path, found=f"{len(entries)} members, {sum(sizes.values())} bytes",
-            expected=f"at most {path.stat().st_size} bytes",
-        )  # fmt: skip
+        found, expected = f"{len(entries)} members, {sum(sizes.values())} bytes", f"at most {path.stat().st_size} bytes"
+        raise DataFormatError("claims more than it holds", file=path, found=found, expected=expected)
     return sizes
 
 
@@ -141,10 +138,9 @@ def write_archive(
         ResourceError: the disk is full or read-only, or there are more members than a reader takes.
     """
     if len(members) >= MAX_MEMBERS:
-        raise ResourceError(
-            "has too many members", file=path, field="members", found=len(members) + 1, expected=f"<= {MAX_MEMBERS}",
-            fix="write fewer instants to a file",
-        )  # fmt: skip
+        found = len(members) + 1
+        expected, fix = f"<= {MAX_MEMBERS}", "write fewer instants to a file"
+        raise ResourceError("has too many members", file=path, field="members", found=found, expected=expected, fix=fix)
     listed: dict[str, dict[str, Any]] = {}
     for name, chunks in members.items():
         digest, size = hashlib.sha256(), 0

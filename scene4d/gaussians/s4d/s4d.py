@@ -116,9 +116,8 @@ class S4DFile:
         """
         chosen = range(self.num_frames) if frames is None else list(frames)
         if any(not 0 <= i < self.num_frames for i in chosen):
-            raise DataFormatError(
-                "no such frame", file=self.path, found=list(chosen), expected=f"0..{self.num_frames - 1}"
-            )
+            found = list(chosen)
+            raise DataFormatError("no such frame", file=self.path, found=found, expected=f"0..{self.num_frames - 1}")
         return _guarded(self.path, lambda: self._scene(chosen), field="scene")
 
     def _scene(self, chosen: Sequence[int]) -> Scene4D:
@@ -166,9 +165,8 @@ class S4DFile:
         try:
             return [safetensors.torch.load(data) for data in self._bytes(members)]
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise DataFormatError(
-                "holds no safetensors", file=self.path, field=members[0], found=str(error)[:80]
-            ) from error
+            found = str(error)[:80]
+            raise DataFormatError("holds no safetensors", file=self.path, field=members[0], found=found) from error
 
 
 def open_s4d(path: str | os.PathLike) -> S4DFile:
@@ -186,10 +184,8 @@ def open_s4d(path: str | os.PathLike) -> S4DFile:
         raise DataFormatError("is no .s4d", file=path, field="format", found=manifest.get("format"), expected=FORMAT)
     if manifest.get("version") != VERSION:
         found = manifest.get("version")
-        raise VersionError(
-            "written by another version", file=path, field="version", found=str(found)[:40], expected=VERSION,
-            fix="update scene4d, or write the file again with this one",
-        )  # fmt: skip
+        problem, fix = "written by another version", "update scene4d, or write the file again with this one"
+        raise VersionError(problem, file=path, field="version", found=str(found)[:40], expected=VERSION, fix=fix)
     listed, num_frames = manifest.get("members"), manifest.get("num_frames")
     if not isinstance(listed, dict) or not isinstance(manifest.get("info"), dict):
         raise DataFormatError("has no members or no info", file=path, field="manifest.json", fix="write it again")
@@ -197,14 +193,10 @@ def open_s4d(path: str | os.PathLike) -> S4DFile:
         raise DataFormatError("is malformed", file=path, field="manifest.json", found=f"num_frames {num_frames!r}"[:60])
     num_stored = sum(name.startswith("frames/") for name in members)
     if set(listed) | {"manifest.json"} != set(members) or num_stored != num_frames or "base.safetensors" not in listed:
-        raise DataFormatError(
-            "members and manifest differ",
-            file=path,
-            field="members",
-            found=sorted(set(members) ^ (set(listed) | {"manifest.json"}))[:5] or f"{num_stored} frames",
-            expected=f"{num_frames} frames and what the manifest lists",
-            fix="copy or write the file again",
-        )
+        problem = "members and manifest differ"
+        found = sorted(set(members) ^ (set(listed) | {"manifest.json"}))[:5] or f"{num_stored} frames"
+        expected, fix = f"{num_frames} frames and what the manifest lists", "copy or write the file again"
+        raise DataFormatError(problem, file=path, field="members", found=found, expected=expected, fix=fix)
     return S4DFile(path=path, manifest=manifest)
 
 

@@ -157,25 +157,19 @@ class GrowingS4D:
         if piece.batch_shape or piece.residual or piece.motion.log_var is not None:
             raise ShapeError("cannot be appended", field="piece", expected="no batch axes, residual or log_var")
         if len(piece.times) and float(piece.times[0]) <= self._last:
-            raise TimestampError(
-                "time does not increase", field="times", found=float(piece.times[0]), expected=f"> {self._last}"
-            )
+            found = float(piece.times[0])
+            raise TimestampError("time does not increase", field="times", found=found, expected=f"> {self._last}")
         columns = {k: v.detach().cpu() for k, v in base_tensors(piece).items() if k != "anchors"}
         for name, like in self._like.items():
             found = columns.get(name)
             if found is None or found.dtype != like.dtype or found.shape[1:] != like.shape[1:]:
-                raise ShapeError(
-                    "is not what it was",
-                    field=name,
-                    found=None if found is None else f"{found.dtype} {list(found.shape[1:])}",
-                    expected=f"{like.dtype} {list(like.shape[1:])}",
-                )
+                there, was = (None if x is None else f"{x.dtype} {list(x.shape[1:])}" for x in (found, like))
+                raise ShapeError("is not what it was", field=name, found=there, expected=was)
         if self._like and len(columns) != len(self._like):
             raise ShapeError("has new columns", field=sorted(set(columns) - set(self._like))[0])
         if self._anchors and piece.motion.anchors.shape[0] < self._anchors[-1]:
-            raise ShapeError(
-                "has lost anchors", field="anchors", found=piece.motion.anchors.shape[0], expected=self._anchors[-1]
-            )
+            found = piece.motion.anchors.shape[0]
+            raise ShapeError("has lost anchors", field="anchors", found=found, expected=self._anchors[-1])
         return columns
 
     def _cut(self) -> None:

@@ -23,9 +23,8 @@ def check_base(base: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
     """
     for name, (tensor, axis) in COUNTS.items():
         if base[tensor].ndim < -axis or manifest.get(name) != base[tensor].shape[axis]:
-            raise ShapeError(
-                "manifest and tensors differ", field=name, found=manifest.get(name), expected=list(base[tensor].shape)
-            )
+            found = manifest.get(name)
+            raise ShapeError("manifest and tensors differ", field=name, found=found, expected=list(base[tensor].shape))
     for name, x in base.items():
         wanted = x.dtype == torch.bool if name == "observed" else _is_integer(x) == (name in INTEGERS)
         if not wanted and not name.startswith("extras/"):
@@ -54,9 +53,8 @@ def check_instants(instants: Sequence[Mapping[str, Tensor]], base: Mapping[str, 
             if name not in expected:
                 expected[name] = _shape_of_residual(name, base)
             if tuple(x.shape) != expected[name] or not x.is_floating_point() or x.dtype != instants[0][name].dtype:
-                raise ShapeError(
-                    "does not fit the base", field=name, found=f"{x.dtype} {list(x.shape)}", expected=expected[name]
-                )
+                found = f"{x.dtype} {list(x.shape)}"
+                raise ShapeError("does not fit the base", field=name, found=found, expected=expected[name])
 
 
 def _shape_of_residual(name: str, base: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -118,5 +118,5 @@ def test_the_example_of_the_guide_runs(tmp_path, monkeypatch, request):
     found = {}
     exec(example, found)
     found["batches"].close()
-    assert found["batch"].frames.batch_shape == (4, 6, 2) and found["scaled"].shape == (4, 6, 3)
+    assert found["batch"].frames.batch_shape == (4, 6, 2) and found["batch"].actions.shape == (4, 6, 3)
     assert len(found["training"]) == 11 * 2 + sum(range(11)) - len(found["held_out"])

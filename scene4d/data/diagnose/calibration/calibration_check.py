@@ -16,11 +16,12 @@ from torch import Tensor
 from scene4d.data.diagnose.calibration.hypotheses import Hypothesis, compound_hypotheses, hypotheses_of
 from scene4d.data.diagnose.calibration.registration import check_registration
 from scene4d.data.diagnose.calibration.reprojection import Agreement, agreement
-from scene4d.data.diagnose.calibration.sample import Rows, Sample, full_sizes, rows_of, shades_of, views_of
+from scene4d.data.diagnose.calibration.sample import Rows, Sample, rows_of, shades_of, views_of
 from scene4d.data.diagnose.calibration.world_axis import check_world_axis
 from scene4d.data.diagnose.finding import Finding
 from scene4d.data.diagnose.frame_faults import check_holes
 from scene4d.data.diagnose.repair.mend import Mend
+from scene4d.data.timeline.stretches import full_sizes
 
 ANCHORS = 6
 GAPS = (1, 3, 8, 20)
@@ -84,14 +85,10 @@ def check_calibration(sample: Sample) -> CalibrationReport:
         findings.append(_finding(mended, found[0], gain=found[1]))
         mends += findings[-1].mends
     findings += check_world_axis(sample.mended(mends), tested=True)
-    covered = before.covered
-    seen = bool(covered.any())
-    return CalibrationReport(
-        tuple(findings),
-        len(pairs),
-        agreement=1 - float(before.cost[covered].mean()) if seen else 0.0,
-        median_mm=1e3 * float(before.metres[covered].median()) if seen else None,
-    )
+    covered, share, median_mm = before.covered, 0.0, None
+    if covered.any():
+        share, median_mm = 1 - float(before.cost[covered].mean()), 1e3 * float(before.metres[covered].median())
+    return CalibrationReport(tuple(findings), len(pairs), agreement=share, median_mm=median_mm)
 
 
 def pairs_of(rows: Rows, *, moving: Sequence[str]) -> Tensor:
@@ -156,7 +153,7 @@ def _concerned(hypothesis: Hypothesis, rows: Rows, *, pairs: Tensor) -> Tensor:
 
 
 def _pairs_at(result: Agreement, index: Tensor) -> Agreement:
-    return Agreement(*(getattr(result, n)[index] for n in ("cost", "covered", "known", "metres", "relative")))
+    return Agreement(*(getattr(result, n)[index] for n in ("cost", "covered", "known", "metres")))
 
 
 def _gain(base: Agreement, changed: Agreement) -> _Gain:

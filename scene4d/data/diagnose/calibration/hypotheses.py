@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scene4d.data.diagnose.calibration.sample import MAX_LAG, Sample, full_sizes
+from scene4d.data.diagnose.calibration.sample import MAX_LAG, Sample
 from scene4d.data.diagnose.repair.mend import Mend
+from scene4d.data.timeline.stretches import full_sizes
 
 AXES = (("opengl",), ("inverted",), ("inverted", "opengl"))
 FACTORS = (1000.0, 100.0, 10.0, 5.0, 4.0, 2.0, 0.5, 0.25, 0.2, 0.1, 0.01, 0.001)
@@ -27,12 +28,9 @@ ODD = 0.93
 class Hypothesis:
     """What may be wrong."""
 
-    kind: str
-    """The finding's kind."""
-    field: str
-    """The finding's field."""
-    mends: tuple[Mend, ...]
-    """What would put it right."""
+    kind: str  # the finding's kind
+    field: str  # the finding's field
+    mends: tuple[Mend, ...]  # what would put it right
 
     @property
     def likely(self) -> float:
@@ -53,8 +51,7 @@ def hypotheses_of(sample: Sample) -> list[Hypothesis]:
     scopes += [(n,) for n in names] if len(names) > 1 else []
     found: list[Hypothesis] = []
     for scope in scopes:
-        for words in AXES:
-            found.append(Hypothesis("camera_axes", "pose", tuple(Mend(w, (), scope) for w in words)))
+        found += [Hypothesis("camera_axes", "pose", tuple(Mend(w, (), scope) for w in words)) for words in AXES]
         found += [Hypothesis("depth_unit", "depth", (Mend("depth_scale", (f,), scope),)) for f in FACTORS]
         found.append(Hypothesis("ray_depth", "depth", (Mend("ray_depth", (), scope),)))
         found += [Hypothesis("K_size", "K", (Mend("K_scale", v, scope),)) for v in _K_factors(sample, scope or names)]
@@ -88,9 +85,7 @@ def _K_factors(sample: Sample, names: Sequence[str]) -> list[tuple[float, ...]]:
         plain = [(r, r) for r in RATIOS]
         exact = [(width / w, height / h) for w, h in SIZES]
         # Views cannot tell factors this much alike: the plain one is the likelier.
-        odd = [
-            p for p in exact if not any(max(abs(a / b - 1) for a, b in zip(p, q, strict=True)) < ALIKE for q in plain)
-        ]
+        odd = [(a, d) for a, d in exact if not any(max(abs(a / r - 1), abs(d / r - 1)) < ALIKE for r in RATIOS)]
         for across, down in plain + odd:
             middle = max(abs(centre[0] * across - 0.5), abs(centre[1] * down - 0.5)) < OFF_CENTRE
             if middle and max(abs(across - 1), abs(down - 1)) > SAME_SIZE:

@@ -39,7 +39,6 @@ class Agreement:
     covered: Tensor
     known: Tensor
     metres: Tensor
-    relative: Tensor
 
 
 def local_shade(rgb: Tensor) -> Tensor:
@@ -72,23 +71,13 @@ def agreement(views: Views, pairs: Tensor) -> Agreement:
     off = (relative / DEPTH_TOLERANCE).clamp(max=1)
     paler = ((first.shade[thin].flatten(1) - shade).abs() / SHADE_TOLERANCE).clamp(max=1)
     same = torch.where(off < 1, 0.5 * off + 0.5 * paler, 1.0)
-    return Agreement(
-        cost=torch.where(covered, same, 1.0),
-        covered=covered,
-        known=measured & (covered | ~inside),
-        metres=metres,
-        relative=relative,
-    )
+    cost, known = torch.where(covered, same, 1.0), measured & (covered | ~inside)
+    return Agreement(cost=cost, covered=covered, known=known, metres=metres)
 
 
 def views_at(views: Views, index: Tensor) -> Views:
     """The views of an index [p]."""
     return Views(views.viewmats[index], views.Ks[index], views.depth[index], views.shade[index])
-
-
-def centres_of(viewmats: Tensor) -> Tensor:
-    """Camera centres [n 3] in the world."""
-    return invert_rigid(viewmats)[:, :3, 3]
 
 
 def _sampled(views: Views, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from scene4d.data.diagnose.calibration.reprojection import Views, local_shade
 from scene4d.data.diagnose.repair.mend import Mend, apply_mend
+from scene4d.data.timeline.stretches import full_sizes
 from scene4d.types import Episode, Recording
 
 WIDTH = 160
@@ -24,10 +25,8 @@ class Sample:
     """Stretches of consecutive frames, all cameras at one small size."""
 
     recording: Recording
-    starts: tuple[int, ...]
-    """First frame of each stretch."""
-    windows: tuple[Episode, ...]
-    """The stretches [t]."""
+    starts: tuple[int, ...]  # first frame of each stretch
+    windows: tuple[Episode, ...]  # the stretches [t]
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -59,8 +58,7 @@ class Rows:
     cameras: tuple[str, ...]
     camera: torch.Tensor
     frame: torch.Tensor
-    inner: torch.Tensor
-    """False within `MAX_LAG` frames of a stretch's end, where a lag cannot be tried."""
+    inner: torch.Tensor  # False within `MAX_LAG` frames of a stretch's end, where a lag cannot be tried
 
 
 def read_sample(recording: Recording) -> Sample:
@@ -88,15 +86,6 @@ def small_size(recording: Recording) -> tuple[int, int]:
     width, height = full_sizes(recording)[recording.cameras[0]]
     small = min(WIDTH, width)
     return small, max(8, round(small * height / width))
-
-
-def full_sizes(recording: Recording) -> dict[str, tuple[int, int]]:
-    """(width, height) px of each camera as recorded."""
-    known = getattr(recording, "sizes", None)
-    if known is None:
-        views = recording.read(0, 1).views
-        known = {n: (f.cameras.width, f.cameras.height) for n, f in views.items()}
-    return dict(known)
 
 
 def rows_of(sample: Sample) -> Rows:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from scene4d.data.diagnose.calibration.reprojection import centres_of
 from scene4d.data.diagnose.calibration.sample import Sample
 from scene4d.data.diagnose.finding import Finding
 from scene4d.data.diagnose.repair.mend import AXES, Mend
-from scene4d.geometry.camera import unproject
+from scene4d.geometry.camera import invert_rigid, unproject
 
 UPRIGHT = 0.8  # cosine to the axis that is called up
 AGREED = 0.4  # length of the mean over all cameras, where 1 is all alike
@@ -49,6 +48,6 @@ def _lies_beyond(sample: Sample) -> bool:
     for frame in frames:
         depth = frame.known_depth
         points = unproject(depth, frame.cameras.viewmats, Ks=frame.cameras.Ks)[..., 2]
-        offset = points - centres_of(frame.cameras.viewmats)[:, None, None, 2]
+        offset = points - invert_rigid(frame.cameras.viewmats)[:, None, None, 2, 3]
         below += float(torch.where(depth > 0, offset.sign(), 0).sum())
     return below > 0

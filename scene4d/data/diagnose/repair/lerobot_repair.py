@@ -6,11 +6,11 @@ decodes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,8 @@ from scene4d.files import atomic_folder
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, so no type is known of them
 
-_TABLE = layout.EPISODES + "/chunk-000/file-000.parquet"
 
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Damage:
     """What ends the run of whole episodes."""
 
@@ -60,9 +58,8 @@ def repair_lerobot(
     info = layout.read_info(root)
     if not str(info["codebase_version"]).startswith("v3"):
         fix = "episodes of v2 are files of their own: leave out the damaged ones, the reader passes over them"
-        raise VersionError(
-            "cannot be repaired", file=root / layout.INFO, found=info["codebase_version"], expected="v3", fix=fix
-        )
+        found = info["codebase_version"]
+        raise VersionError("cannot be repaired", file=root / layout.INFO, found=found, expected="v3", fix=fix)
     episodes, damage = _listed(root)
     source = _Source(root, info=info, episodes=episodes)
     kept, damage = source.whole_episodes(damage, progress=progress)
@@ -79,9 +76,7 @@ def repair_lerobot(
         "frames": frames,
         "dropped_episodes": max(0, total - kept),
         "dropped_frames": max(0, max(info["total_frames"], int(pc.sum(episodes["length"]).as_py())) - frames),
-        "reason": None
-        if damage is None
-        else {"episode": damage.episode, "file": damage.file, "problem": damage.problem},
+        "reason": None if damage is None else dataclasses.asdict(damage),
         "cut": cut,
         "reencoded": reencoded,
     }
@@ -161,15 +156,12 @@ class _Source:
         return cut, reencoded
 
     def _problem(self, number: int) -> _Damage | None:
-        file = layout.file_path(self.root, self.info["data_path"], **(self._where(number, "data") or {}))
+        file = self._data_file(number)
         name = str(file.relative_to(self.root))
         table, ended = self._table(file)
         length = self.episodes["length"][number].as_py()
-        rows = (
-            table.filter(pc.equal(table["episode_index"], number))
-            if "episode_index" in table.column_names
-            else table[:0]
-        )
+        known = "episode_index" in table.column_names
+        rows = table.filter(pc.equal(table["episode_index"], number)) if known else table[:0]
         if len(rows) != length or rows["frame_index"].to_pylist() != list(range(length)):
             return _Damage(number, name, ended or f"{len(rows)} of {length} rows are there")
         try:
@@ -180,7 +172,9 @@ class _Source:
             if not self.info.get("video_path") or self._where(number, f"videos/{key}") is None:
                 return _Damage(number, layout.EPISODES, f"does not name its video of {key}")
             video, first = self._place(number, key)
-            found, ended = self._whole(video)
+            if video not in self._frames:
+                self._frames[video] = whole_frames(video)
+            found, ended = self._frames[video]
             # The reader shows the last frame twice where a finished video lacks one.
             if found + (ended is None) < first + length:
                 problem = ended or f"holds {found} frames, {first + length} are needed"
@@ -190,12 +184,11 @@ class _Source:
     def _table(self, file: Path) -> tuple[pa.Table, str | None]:
         """The rows that can be read, and why there are no more."""
         if file not in self._tables:
-            groups: list[pa.Table] = []
+            groups, ended = [], None
             try:
                 source = open_parquet(file)
                 for k in range(source.metadata.num_row_groups):
                     groups.append(source.read_row_group(k))
-                ended = None
             except (Scene4DError, pa.ArrowException, OSError) as error:
                 ended = _message(error)
             # One table at a time: episodes come file after file.
@@ -215,11 +208,6 @@ class _Source:
             elif kind != "string":
                 numbers_of(rows, name, shape=feature["shape"], file=file)
 
-    def _whole(self, video: Path) -> tuple[int, str | None]:
-        if video not in self._frames:
-            self._frames[video] = whole_frames(video)
-        return self._frames[video]
-
     def _where(self, number: int, prefix: str) -> dict[str, Any] | None:
         values = {}
         for key in ("chunk_index", "file_index"):
@@ -235,11 +223,13 @@ class _Source:
         seconds = self.episodes[start][number].as_py() if start in self.episodes.column_names else 0.0
         return file, round((seconds or 0.0) * float(self.info["fps"]))
 
+    def _data_file(self, number: int) -> Path:
+        return layout.file_path(self.root, self.info["data_path"], **(self._where(number, "data") or {}))
+
     def _data_files(self) -> dict[Path, list[int]]:
         found: dict[Path, list[int]] = {}
         for number in range(len(self.episodes)):
-            place = self._where(number, "data")
-            found.setdefault(layout.file_path(self.root, self.info["data_path"], **(place or {})), []).append(number)
+            found.setdefault(self._data_file(number), []).append(number)
         return found
 
     def _video_files(self, key: str) -> dict[Path, list[int]]:
@@ -261,16 +251,18 @@ class _Source:
         return True
 
     def _copy_meta(self, target: Path, kept: int) -> None:
-        (target / _TABLE).parent.mkdir(parents=True)
+        (target / layout.EPISODE_TABLE).parent.mkdir(parents=True)
         rows = self.episodes.slice(0, kept)
         for key in ("chunk_index", "file_index"):
             name = f"meta/episodes/{key}"
             if name in rows.column_names:
                 at = rows.column_names.index(name)
                 rows = rows.set_column(at, name, pa.array(np.zeros(kept, np.int64)))
-        pq.write_table(rows, target / _TABLE)
-        for file in self._other_files():
+        pq.write_table(rows, target / layout.EPISODE_TABLE)
+        beside = [*sorted((self.root / "meta").iterdir()), *sorted(self.root.iterdir())]
+        for file in filter(Path.is_file, beside):
             relative = file.relative_to(self.root)
+            inside_folder(self.root, str(relative), file=file)  # links that lead out are refused
             (target / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / relative)
         info = {**self.info, "total_episodes": kept, "total_frames": sum(rows["length"].to_pylist())}
@@ -280,13 +272,6 @@ class _Source:
         # Statistics of all episodes would be wrong for fewer, and a training would take them for true.
         if kept < self.info["total_episodes"]:
             (target / layout.STATS).unlink(missing_ok=True)
-
-    def _other_files(self) -> Iterator[Path]:
-        """Files beside the tables and videos, links that lead out refused."""
-        for folder in (self.root / "meta", self.root):
-            for file in sorted(p for p in folder.iterdir() if p.is_file()):
-                inside_folder(self.root, str(file.relative_to(self.root)), file=file)
-                yield file
 
 
 def _message(error: Exception) -> str:

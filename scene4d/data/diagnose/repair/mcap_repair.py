@@ -46,9 +46,8 @@ def repair_mcap(
                 case "Schema" if record.id not in schemas:
                     schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
                 case "Channel" if record.id not in channels and record.schema_id in schemas:
-                    number = writer.register_channel(
-                        record.topic, record.message_encoding, schemas[record.schema_id], record.metadata
-                    )
+                    schema = schemas[record.schema_id]
+                    number = writer.register_channel(record.topic, record.message_encoding, schema, record.metadata)
                     channels[record.id] = (number, record.topic)
                 case "Message" if record.channel_id in channels:
                     number, topic = channels[record.channel_id]
