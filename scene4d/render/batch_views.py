@@ -26,18 +26,14 @@ def flatten_views(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Ca
     """
     lead = gaussians.batch_shape
     if cameras.batch_shape[: len(lead)] != lead:
-        raise ShapeError(
+        problem, expected = (
             "batch axes of the Gaussians must lead those of the cameras",
-            field="cameras",
-            found=cameras.batch_shape,
-            expected=f"{lead} and then any view axes",
+            f"{lead} and then any view axes",
         )
-    num_sets = math.prod(lead)
-    num_views = math.prod(cameras.batch_shape[len(lead) :])
-    sets = gaussians.map(lambda x: x.reshape(num_sets, *x.shape[len(lead) :]))
-    viewmats = cameras.viewmats.reshape(num_sets, num_views, 4, 4)
-    Ks = cameras.Ks.reshape(num_sets, num_views, 3, 3)
-    return sets, Cameras(viewmats=viewmats, Ks=Ks, width=cameras.width, height=cameras.height)
+        raise ShapeError(problem, field="cameras", found=cameras.batch_shape, expected=expected)
+    size = (math.prod(lead), math.prod(cameras.batch_shape[len(lead) :]))
+    sets = gaussians.map(lambda x: x.reshape(size[0], *x.shape[len(lead) :]))
+    return sets, cameras.map(lambda x: x.reshape(*size, *x.shape[-2:]))
 
 
 def one_view_each(sets: Gaussians, views: Cameras) -> tuple[Gaussians, Cameras]:

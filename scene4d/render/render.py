@@ -153,18 +153,14 @@ def draw(
         sets = sets.replace(extras={**sets.extras, NORMALS: facing_normals(sets, views)})
     behind = flat_background(background, cameras, num_sets=sets.batch_shape[0])
     columns = stack_extras(sets, names)
-    given = [*(getattr(sets, name) for name in FIELDS), columns, views.viewmats, views.Ks]
+    fields = {**{name: getattr(sets, name) for name in FIELDS}, "extras": columns}
+    placed = {"viewmats": views.viewmats, "Ks": views.Ks}
+    given = [*fields.values(), *placed.values()]
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in given) else torch.float32
-    fields = dict(zip((*FIELDS, "extras"), given[:-2], strict=True))
-    raster = rasterizer(given[0].to(dtype))(
-        {**{name: x.to(dtype) for name, x in fields.items()}, "ids": sets.ids},
-        {
-            "viewmats": views.viewmats.to(dtype),
-            "Ks": views.Ks.to(dtype),
-            "background": None if behind is None else behind.to(dtype),
-        },
-        settings=settings,
-        absgrads=None if absgrads is None else absgrads.reshape(*views.batch_shape, -1, 2),
-    )
+    fields = {name: x.to(dtype) for name, x in fields.items()}
+    placed = {name: x if x is None else x.to(dtype) for name, x in {**placed, "background": behind}.items()}
+    probe = None if absgrads is None else absgrads.reshape(*views.batch_shape, -1, 2)
+    rasterize_views = rasterizer(fields["means"])
+    raster = rasterize_views({**fields, "ids": sets.ids}, placed, settings=settings, absgrads=probe)
     widths = {name: sets.extras[name].shape[-1] for name in names}
     return frames_of_raster(raster, cameras, widths=widths), raster

@@ -111,14 +111,11 @@ def share_of(batch: Any) -> tuple[Any, float]:
         return batch, 1.0
     sizes = set(_sizes(batch))
     if len(sizes) != 1:
-        raise ConfigError(
-            "cannot be split over ranks", field="batch", found=sorted(sizes), expected="one number of rows"
-        )
-    num = sizes.pop()
+        found = sorted(sizes)
+        raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="one number of rows")
+    num, least = sizes.pop(), f">= {num_ranks()}"
     if num < num_ranks():
-        raise ConfigError(
-            "is smaller than the number of ranks", field="batch_size", found=num, expected=f">= {num_ranks()}"
-        )
+        raise ConfigError("is smaller than the number of ranks", field="batch_size", found=num, expected=least)
     rows = slice(rank(), None, num_ranks())
     return _take(batch, rows), len(range(num)[rows]) * num_ranks() / num
 
@@ -260,9 +257,8 @@ def _sizes(batch: Any) -> Iterator[int]:
         case tuple() | list():
             yield from (size for value in batch for size in _sizes(value))
         case _:
-            raise ConfigError(
-                "cannot be split over ranks", field="batch", found=type(batch).__name__, expected="tensors with rows"
-            )
+            found = type(batch).__name__
+            raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="tensors with rows")
 
 
 def _take(batch: Any, rows: slice) -> Any:
@@ -307,9 +303,6 @@ def _peers() -> Iterator[None]:
         # The thread of the group that failed still holds the tensor, and needs the interpreter to let it go: were that
         # at its end by then, the process would abort instead of saying what happened.
         time.sleep(LETTING_GO_S)
-        raise ResourceError(
-            "another rank is gone or does not answer",
-            field=f"rank {rank()} of {num_ranks()}",
-            found=str(error).splitlines()[0][:200],
-            fix="see what it said; started again, training goes on from the checkpoint",
-        ) from error
+        where, found = f"rank {rank()} of {num_ranks()}", str(error).splitlines()[0][:200]
+        fix = "see what it said; started again, training goes on from the checkpoint"
+        raise ResourceError("another rank is gone or does not answer", field=where, found=found, fix=fix) from error

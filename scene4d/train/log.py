@@ -33,9 +33,8 @@ class JsonLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
         except OSError as error:
-            raise ResourceError(
-                "cannot be written", file=self.path, found=error.strerror, fix="free space; started again, it goes on"
-            ) from error
+            fix = "free space; started again, it goes on"
+            raise ResourceError("cannot be written", file=self.path, found=error.strerror, fix=fix) from error
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole line so far; a torn last line is passed over."""

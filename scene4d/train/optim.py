@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, *, decay: float):
         self.decay = decay
-        self.values: dict[str, Tensor] = {
-            n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad
-        }
+        self.values = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module, *, step: int) -> None:

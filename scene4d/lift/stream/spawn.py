@@ -60,7 +60,7 @@ def nearest_moving_rows(memory: RowStore, observation: FrameObservation, *, chos
     mate = np.full(len(chosen), -1, dtype=np.int64)
     if len(memory) == 0 or not memory.moving.any():
         return mate
-    spacing = float(np.median(observation.spacing))
+    spacing = observation.typical_spacing
 
     def features(points: np.ndarray, normals: np.ndarray, *, colours: np.ndarray) -> np.ndarray:
         return np.concatenate([points / spacing, normals, 4.0 * colours], -1)
