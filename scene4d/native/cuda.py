@@ -175,11 +175,8 @@ def rasterize_backward_cuda(*args) -> list[Tensor]:
     size = module.cuda_slots_bytes(task.shape, lists.num_entries, named["absgrads"], named["viewmats"])
     slots = _memory(task, size, what="sums of gradients")
     call = task.call(lists.rows, None, lists.entries, None, num_entries=lists.num_entries)
-    status = module.cuda_backward(
-        call, ops._addresses(tensors[:4], 6), ops._addresses(tensors[4:], 6), ops._address(slots),
-        ops._addresses(grads, 8),
-    )  # fmt: skip
-    _raise_for(status)
+    images, grads_of_images = ops._image_addresses(tensors)
+    _raise_for(module.cuda_backward(call, images, grads_of_images, ops._address(slots), ops._addresses(grads, 8)))
     return grads
 
 

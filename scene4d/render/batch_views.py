@@ -62,13 +62,6 @@ def stack_extras(gaussians: Gaussians, names: Sequence[str]) -> Tensor:
     return torch.cat(columns, -1) if columns else gaussians.means[..., :0]
 
 
-def flat_background(background: Tensor | None, cameras: Cameras, *, num_sets: int) -> Tensor | None:
-    """Background [3] or [*b *v 3] as [b v 3]."""
-    if background is None:
-        return None
-    return background.expand(*cameras.batch_shape, 3).reshape(num_sets, -1, 3)
-
-
 def frames_of_raster(raster: Raster, cameras: Cameras, *, widths: dict[str, int]) -> Frames:
     """Frames [*b *v h w] of a raster [b v h w]; `widths` names its extras in order with their channels."""
     size = (*cameras.batch_shape, cameras.height, cameras.width)

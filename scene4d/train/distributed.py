@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -117,7 +117,7 @@ def share_of(batch: Any) -> tuple[Any, float]:
     if num < num_ranks():
         raise ConfigError("is smaller than the number of ranks", field="batch_size", found=num, expected=least)
     rows = slice(rank(), None, num_ranks())
-    return _take(batch, rows), len(range(num)[rows]) * num_ranks() / num
+    return mapped(batch, lambda x: x[rows]), len(range(num)[rows]) * num_ranks() / num
 
 
 def means(values: Sequence[float], *, weight: float = 1.0) -> list[float]:
@@ -261,13 +261,14 @@ def _sizes(batch: Any) -> Iterator[int]:
             raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="tensors with rows")
 
 
-def _take(batch: Any, rows: slice) -> Any:
+def mapped(batch: Any, fn: Callable[[Any], Any]) -> Any:
+    """A batch with `fn` of each of its tensors and nouns, in tuples and dictionaries too; None stays None."""
     match batch:
         case Mapping():
-            return {k: _take(v, rows) for k, v in batch.items()}
+            return {k: mapped(v, fn) for k, v in batch.items()}
         case tuple() | list():
-            return tuple(_take(v, rows) for v in batch)
-    return None if batch is None else batch[rows]
+            return tuple(mapped(v, fn) for v in batch)
+    return None if batch is None else fn(batch)
 
 
 def _buckets(grads: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -109,9 +109,8 @@ def _parameters(
         "gains": (gaussians.means.new_zeros(count, 3), config.gains_rate),
         "poses": (gaussians.means.new_zeros(count, 6), config.poses_rate),
     }
-    return {k: x.detach().requires_grad_() for k, (x, _) in params.items()}, {
-        k: rate for k, (_, rate) in params.items()
-    }
+    rates = {name: rate for name, (_, rate) in params.items()}
+    return {name: x.detach().requires_grad_() for name, (x, _) in params.items()}, rates
 
 
 def _activated(params: dict[str, Tensor], start: Gaussians) -> Gaussians:

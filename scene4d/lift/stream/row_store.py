@@ -54,16 +54,8 @@ class RowStore:
         """Anchors of rows [k]."""
         return Skin(self.columns["skin_index"][rows], self.columns["skin_weights"][rows].astype(np.float64))
 
-    def spawn(
-        self,
-        lifted: Gaussians,
-        chosen: np.ndarray,
-        *,
-        rest: dict[str, np.ndarray],
-        present: dict[str, np.ndarray],
-        time: float,
-    ) -> None:
-        """Add rows for the chosen lifted Gaussians; `rest`: place, means, quats, skin; `present`: turn, home, ..."""
+    def spawn(self, lifted: Gaussians, chosen: np.ndarray, *, columns: dict[str, np.ndarray], time: float) -> None:
+        """Add rows for the chosen lifted Gaussians; `columns` at rest (place, means, ...) and now (turn, home, ...)."""
         num = len(chosen)
         picked = lifted.pick(torch.from_numpy(chosen))
         rows = {
@@ -80,8 +72,7 @@ class RowStore:
             "lifted": chosen.copy(),
             "spare": np.zeros(num, dtype=np.int64),
             **{f"extra_{k}": v.numpy() for k, v in picked.extras.items()},
-            **rest,
-            **present,
+            **columns,
         }
         self.next_id += num
         if not self.columns:

@@ -80,13 +80,12 @@ class SceneStream:
     how it moved, is after k frames what every later scene holds; only living rows look as they were refined last.
 
     `update` alone changes anything: `gaussians` and `scene` return the same however often they are called.
+
+    Args:
+        history: where instants beyond config.keep_instants go, and rows that ended before them.
     """
 
     def __init__(self, config: StreamConfig | None = None, *, history: GrowingS4D | None = None) -> None:
-        """
-        Args:
-            history: where instants beyond config.keep_instants go, and rows that ended before them.
-        """
         self.config, self.history = config or StreamConfig(), history
         self.memory = RowStore(self.config.num_skin)
         self.anchors = Anchors()
