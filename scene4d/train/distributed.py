@@ -109,7 +109,8 @@ def share_of(batch: Any) -> tuple[Any, float]:
     """
     if num_ranks() == 1:
         return batch, 1.0
-    sizes = set(_sizes(batch))
+    sizes: set[int] = set()
+    mapped(batch, lambda x: sizes.add(_num_rows(x)))
     if len(sizes) != 1:
         found = sorted(sizes)
         raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="one number of rows")
@@ -244,21 +245,12 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_part(tensor) else tensor
 
 
-def _sizes(batch: Any) -> Iterator[int]:
-    match batch:
-        case None:
-            return
-        case Tensor() if batch.ndim:
-            yield batch.shape[0]
-        case TensorStruct() if batch.batch_shape:
-            yield batch.batch_shape[0]
-        case Mapping():
-            yield from (size for value in batch.values() for size in _sizes(value))
-        case tuple() | list():
-            yield from (size for value in batch for size in _sizes(value))
-        case _:
-            found = type(batch).__name__
-            raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="tensors with rows")
+def _num_rows(part: Any) -> int:
+    shape = part.shape if isinstance(part, Tensor) else part.batch_shape if isinstance(part, TensorStruct) else ()
+    if not shape:
+        found = type(part).__name__
+        raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="tensors with rows")
+    return shape[0]
 
 
 def mapped(batch: Any, fn: Callable[[Any], Any]) -> Any:

@@ -58,13 +58,11 @@ class MovingAverage:
     def update(self, module: nn.Module, *, step: int) -> None:
         """Move towards the weights after step `step` (0 = the first)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                self.values[name].lerp_(parameter.detach(), 1 - decay)
+        for name, value in self.values.items():
+            value.lerp_(module.get_parameter(name).detach(), 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Put the averaged weights into the module."""
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                parameter.copy_(self.values[name])
+        for name, value in self.values.items():
+            module.get_parameter(name).copy_(value)

@@ -107,18 +107,22 @@ class SceneStream:
             last = f"> {self.times[-1]}"
             raise TimestampError("time does not increase", field="time", frame=self._count, found=time, expected=last)
         observation = observe_frames(frames, config=self.lift_config, sky_depth=self.config.backdrop)
-        if len(self.memory) == 0:
+        first = len(self.memory) == 0
+        if first:
             if len(observation.points) == 0:
                 raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")
             self._spawn(observation, np.arange(len(observation.points)), time=time)
-            self._measure(observation, self._visibility(observation))
-            refined = self._refined(observation, num_steps=self.config.polish_first)
-            self.memory.set_rest_look(self.memory.shown(), refined)
+            visibility = self._visibility(observation)
         else:
             visibility = self._follow(observation)
             dead = contradicted_rows(self.memory, observation, visibility=visibility)
             self.memory.retire(dead, last=self.times[-1])
-            self._measure(observation, self._spawn_unexplained(observation, visibility.pick(~dead), time=time))
+            visibility = self._spawn_unexplained(observation, visibility.pick(~dead), time=time)
+        share = self.config.colour_share
+        measure_rows(self.memory, observation, visibility=visibility, frame=self._count, colour_share=share)
+        if first:
+            refined = self._refined(observation, num_steps=self.config.polish_first)
+            self.memory.set_rest_look(self.memory.shown(), refined)
         self._observation, self._now = observation, None
         self._limit(time)
         self.anchors.record()
@@ -224,10 +228,6 @@ class SceneStream:
 
     def _spawn(self, observation: FrameObservation, chosen: np.ndarray, *, time: float) -> None:
         spawn_rows(self.memory, self.anchors, observation=observation, chosen=chosen, time=time, frame=self._count)
-
-    def _measure(self, observation: FrameObservation, visibility: Visibility) -> None:
-        share = self.config.colour_share
-        measure_rows(self.memory, observation, visibility=visibility, frame=self._count, colour_share=share)
 
     def _limit(self, time: float) -> None:
         """Let spare moving rows go, and keep to the caps."""

@@ -151,8 +151,6 @@ def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.
         return hole & (frames.extras["segments"][..., 0] == -1)
     sky = torch.zeros_like(hole)
     for view in range(len(hole)):
-        if not bool(hole[view].any()):
-            continue
         labels = np.zeros(hole[view].shape, dtype=np.int32)
         label(hole[view].numpy(), output=labels)
         border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
