@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from scene4d.geometry.rotation import rigid_matrix
 from scene4d.types import Cameras
 
 CV_FROM_GL = (1.0, -1.0, -1.0)
@@ -66,9 +67,7 @@ def look_at(eye: Tensor, target: Tensor, *, up: Tensor | None = None) -> Tensor:
     right = torch.nn.functional.normalize(side, dim=-1)
     down = torch.linalg.cross(forward, right)
     rotation = torch.stack([right, down, forward], -2)
-    top = torch.cat([rotation, -rotation @ eye[..., None]], -1)
-    bottom = eye.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*eye.shape[:-1], 1, 4)
-    return torch.cat([top, bottom], -2)
+    return rigid_matrix(rotation, (-rotation @ eye[..., None])[..., 0])
 
 
 def intrinsics_from_fov(fov_y: float, *, width: int, height: int) -> Tensor:

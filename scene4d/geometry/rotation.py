@@ -129,9 +129,13 @@ def pose_from_matrix(matrices: Tensor) -> Tensor:
 
 def matrix_from_pose(poses: Tensor) -> Tensor:
     """Rigid matrices [..., 4, 4] of poses [..., 7]."""
-    top = torch.cat([matrix_from_quat(poses[..., :4]), poses[..., 4:, None]], -1)
-    bottom = poses.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*poses.shape[:-1], 1, 4)
-    return torch.cat([top, bottom], -2)
+    return rigid_matrix(matrix_from_quat(poses[..., :4]), poses[..., 4:])
+
+
+def rigid_matrix(rotation: Tensor, translation: Tensor) -> Tensor:
+    """Rigid matrices [..., 4, 4] of rotations [..., 3, 3] and translations [..., 3]."""
+    bottom = translation.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*translation.shape[:-1], 1, 4)
+    return torch.cat([torch.cat([rotation, translation[..., None]], -1), bottom], -2)
 
 
 def pose_about(points: Tensor, rotvec: Tensor, *, shift: Tensor) -> Tensor:

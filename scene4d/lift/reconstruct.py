@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -152,8 +151,8 @@ def _layered(frames: Frames, times: Tensor, *, config: ReconstructConfig, progre
     """A still scene whose Gaussians stand for the intervals between frames [m]."""
     between = config.between
     if config.fit is not None:
-        fit = dataclasses.replace(between.fit or LayeredViewsFitConfig(), max_seconds=config.fit.max_seconds)
-        between = dataclasses.replace(between, fit=fit)
+        fit = replace(between.fit or LayeredViewsFitConfig(), max_seconds=config.fit.max_seconds)
+        between = replace(between, fit=fit)
     reporter = ProgressReporter(progress)
     gaussians, alive = fuse_layered_views(frames, times, config=between, progress=reporter)
     # The fit comes last and counts from 0.
@@ -169,7 +168,7 @@ def _fused(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress
 
 def _streamed(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
     # All instants are gone through again below, so none may leave memory.
-    stream = SceneStream(dataclasses.replace(config.stream, keep_instants=0))
+    stream = SceneStream(replace(config.stream, keep_instants=0))
     count = len(times)
     for t in range(count):
         stream.update(frames[t], time=float(times[t]))
@@ -238,7 +237,7 @@ def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Prog
     chosen = static & torch.isinf(scene.alive[:, 1])
     if not bool(static.all()):
         frames = frames.replace(alpha=_static_pixels(scene, frames, static=static))
-        config = dataclasses.replace(config, degree=0)  # moving rows have one colour, and all rows one degree
+        config = replace(config, degree=0)  # moving rows have one colour, and all rows one degree
     reporter = ProgressReporter(progress)
     fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=reporter)
     scene = scene.replace(info={**scene.info, "steps": reporter.done})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -42,10 +43,8 @@ class JsonLog:
             return []
         lines = []
         for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
+            with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
         return lines
 
     def keep_until(self, step: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -133,7 +132,7 @@ def _prepared(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
         small = halved(small)
     if config.settle is not None:
         viewmats = refined_cameras(small, config=config.settle).viewmats
-        frames, small = (f.replace(cameras=dataclasses.replace(f.cameras, viewmats=viewmats)) for f in (frames, small))
+        frames, small = (f.replace(cameras=f.cameras.replace(viewmats=viewmats)) for f in (frames, small))
     while small.cameras.width > config.sweep_width:
         small = halved(small)
     size = frames.rgb.shape[1:3]

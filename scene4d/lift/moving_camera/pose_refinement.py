@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d
 
 from scene4d.geometry.camera import invert_rigid, unproject
 from scene4d.geometry.frame_images import depth_of
-from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec
+from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec, rigid_matrix
 from scene4d.lift.rgbd.depth_images import pixels_of_points, sample_image
 from scene4d.types import Cameras, Frames
 
@@ -106,10 +106,8 @@ def _corrected(cameras: Cameras, corrections: Tensor) -> Cameras:
     """Cameras [m] turned about their own centres (rad, first three) and shifted (m), in world axes."""
     poses = invert_rigid(cameras.viewmats.double())
     turned = matrix_from_quat(quat_from_rotvec(corrections[:, :3])) @ poses[:, :3, :3]
-    poses = torch.cat([turned, (poses[:, :3, 3] + corrections[:, 3:])[..., None]], -1)
-    bottom = poses.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
-    viewmats = invert_rigid(torch.cat([poses, bottom], 1)).to(cameras.viewmats)
-    return Cameras(viewmats=viewmats, Ks=cameras.Ks, width=cameras.width, height=cameras.height)
+    viewmats = invert_rigid(rigid_matrix(turned, poses[:, :3, 3] + corrections[:, 3:])).to(cameras.viewmats)
+    return cameras.replace(viewmats=viewmats)
 
 
 def _chosen_pixels(frames: Frames, *, config: PoseRefinementConfig) -> list[tuple[Tensor, Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -91,11 +91,18 @@ def misfit(drawn: Frames, seen: Frames, *, solid: Tensor, coverage: float) -> Te
 
 
 def look_optimizer(
-    rows: Gaussians, *, shift: Tensor, growth: Tensor, config: RefineFrameConfig | RefineSceneConfig, **options: Any
+    rows: Gaussians,
+    *,
+    shift: Tensor,
+    growth: Tensor,
+    config: RefineFrameConfig | RefineSceneConfig,
+    beta2: float,
+    skip_unseen: bool = False,
+    mask: Tensor | None = None,
 ) -> SparseAdam:
     """Adam on what Gaussians [n] look like: from `shift` and `growth` [n 3] on, and from their opacities and sh.
 
-    The last steps are short, or images end as noisy as they are. Other options as `SparseAdam` takes them.
+    The last steps are short, or images end as noisy as they are. beta2, skip_unseen, mask: as `SparseAdam` has them.
     """
     values = {
         "shift": shift,
@@ -105,8 +112,10 @@ def look_optimizer(
     }
     rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
     limits = {"shift": config.max_shift, "growth": float(torch.tensor(config.max_scale).log())}
-    rates = dict(zip(values, rates, strict=True))
-    return SparseAdam(values, rates=rates, damping=lambda done: min(1.0, 2.0 * (1 - done)), limits=limits, **options)
+    rates, damping = dict(zip(values, rates, strict=True)), lambda done: min(1.0, 2.0 * (1 - done))
+    return SparseAdam(
+        values, rates=rates, beta2=beta2, damping=damping, limits=limits, skip_unseen=skip_unseen, mask=mask
+    )
 
 
 def changed_look(start: Gaussians, leaves: Mapping[str, Tensor], *, size: Tensor) -> dict[str, Tensor]:

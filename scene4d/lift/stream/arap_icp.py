@@ -106,12 +106,10 @@ def motion_of_step(
     kept = _evenly(len(targets.points), limit=3 * config.max_points)
     targets, front = targets.pick(kept), front[kept]
     edges = _edges(centres)
-    before = StepMotion(centres, rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy())
-    motion = before
+    motion = before = StepMotion(centres, rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy())
     tree = quick_tree(_features(targets, spacing=spacing, config=config))
     # Early on any match within a few pixels pulls; later only near ones do.
-    widths = np.geomspace(3.0, 1.0, config.num_iterations) * config.outlier * spacing
-    for width in widths:
+    for width in np.geomspace(3.0, 1.0, config.num_iterations) * config.outlier * spacing:
         equations = NormalEquations(len(centres))
         each = motion.apply_each(sources.per_anchor, sources.skin.index)
         points = sources.skin.blend(each)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -193,7 +192,7 @@ class SceneStream:
     @property
     def lift_config(self) -> LiftConfig:
         """The lift's settings, with pixel numbers kept."""
-        return dataclasses.replace(self.config.lift, keep_pixels=True)
+        return replace(self.config.lift, keep_pixels=True)
 
     @property
     def tolerances(self) -> Tolerances:
@@ -205,7 +204,7 @@ class SceneStream:
         """How the frames see the rows where they are now."""
         memory, limits = self.memory, self.tolerances
         colour = np.where(memory.moving[rows], self.config.colour_tolerance_moving, limits.colour)
-        limits = dataclasses.replace(limits, colour=colour)
+        limits = replace(limits, colour=colour)
         return visibility_of(memory.x[rows], observation, colours=memory.colour[rows], tolerances=limits)
 
     def _follow(self, observation: FrameObservation) -> Visibility:
