@@ -11,6 +11,7 @@ import argparse
 import gc
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.gaussians.s4d.s4d_growing import GrowingS4D
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
-from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Frames
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from box_scene import Box, cast_boxes
 
 SETTLED = 50  # frames after which memory should not grow
 LOOK_EVERY = 10  # frames between two looks at the scene and at the memory

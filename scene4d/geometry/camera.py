@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from scene4d.geometry.rotation import rigid_matrix
 from scene4d.types import Cameras
 
 CV_FROM_GL = (1.0, -1.0, -1.0)
@@ -26,8 +27,7 @@ def transform_points(matrices: Tensor, points: Tensor) -> Tensor:
 
 def opencv_from_opengl(world_from_cam: Tensor) -> Tensor:
     """World-from-camera of an OpenCV camera from that of an OpenGL one (y and z flipped), [..., 4, 4]."""
-    flip = torch.diag(world_from_cam.new_tensor([*CV_FROM_GL, 1.0]))
-    return world_from_cam @ flip
+    return world_from_cam * world_from_cam.new_tensor([*CV_FROM_GL, 1.0])
 
 
 def project(points: Tensor, viewmats: Tensor, *, Ks: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,9 +51,8 @@ def pixel_centres(width: int, height: int, *, like: Tensor) -> Tensor:
 def unproject(depth: Tensor, viewmats: Tensor, *, Ks: Tensor) -> Tensor:
     """World points [*b h w 3] of z-depth [*b h w] m."""
     height, width = depth.shape[-2:]
-    pixels = pixel_centres(width, height, like=depth)
-    ones = torch.ones_like(pixels[..., :1])
-    rays = torch.cat([pixels, ones], -1).reshape(-1, 3) @ torch.linalg.inv(Ks).transpose(-1, -2)  # [*b h*w 3], z = 1
+    pixels = pixel_centres(width, height, like=depth).flatten(0, 1)
+    rays = torch.cat([pixels, torch.ones_like(pixels[:, :1])], -1) @ torch.linalg.inv(Ks).mT  # [*b h*w 3], z = 1
     cam = rays * depth.flatten(-2)[..., None]
     return transform_points(invert_rigid(viewmats), cam).unflatten(-2, (height, width))
 
@@ -68,9 +67,7 @@ def look_at(eye: Tensor, target: Tensor, *, up: Tensor | None = None) -> Tensor:
     right = torch.nn.functional.normalize(side, dim=-1)
     down = torch.linalg.cross(forward, right)
     rotation = torch.stack([right, down, forward], -2)
-    top = torch.cat([rotation, -rotation @ eye[..., None]], -1)
-    bottom = eye.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*eye.shape[:-1], 1, 4)
-    return torch.cat([top, bottom], -2)
+    return rigid_matrix(rotation, (-rotation @ eye[..., None])[..., 0])
 
 
 def intrinsics_from_fov(fov_y: float, *, width: int, height: int) -> Tensor:
@@ -96,16 +93,8 @@ def orbit(
     """
     if azimuths is None:
         azimuths = torch.arange(num_views, dtype=center.dtype) * (2 * math.pi / num_views)
-    ring = torch.stack(
-        [
-            azimuths.cos() * math.cos(elevation),
-            azimuths.sin() * math.cos(elevation),
-            torch.full_like(azimuths, math.sin(elevation)),
-        ],
-        -1,
-    )
-    places = center + radius * ring
+    flat, up = math.cos(elevation), torch.full_like(azimuths, math.sin(elevation))
+    places = center + radius * torch.stack([azimuths.cos() * flat, azimuths.sin() * flat, up], -1)
     K = intrinsics_from_fov(fov_y, width=width, height=height).to(center)
-    return Cameras(
-        viewmats=look_at(places, center.expand_as(places)), Ks=K.expand(num_views, 3, 3), width=width, height=height
-    )
+    viewmats = look_at(places, center.expand_as(places))
+    return Cameras(viewmats=viewmats, Ks=K.expand(num_views, 3, 3), width=width, height=height)

@@ -36,15 +36,8 @@ def quat_from_matrix(matrices: Tensor) -> Tensor:
     pivot = torch.where(torch.arange(4, device=m.device) == 0, (1 + trace[..., None]).clamp_min(1e-12), pivot)
     a, b, c = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
     d, e, f = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
-    forms = torch.stack(
-        [
-            torch.stack([pivot[..., 0], a, b, c], -1),
-            torch.stack([a, pivot[..., 1], d, e], -1),
-            torch.stack([b, d, pivot[..., 2], f], -1),
-            torch.stack([c, e, f, pivot[..., 3]], -1),
-        ],
-        -2,
-    )
+    w, x, y, z = pivot.unbind(-1)
+    forms = torch.stack([w, a, b, c, a, x, d, e, b, d, y, f, c, e, f, z], -1).unflatten(-1, (4, 4))
     best = pivot.argmax(-1)[..., None, None].expand(*pivot.shape[:-1], 1, 4)
     quats = normalize_quat(forms.gather(-2, best).squeeze(-2))
     return torch.where(quats[..., :1] < 0, -quats, quats)
@@ -54,15 +47,11 @@ def multiply_quat(a: Tensor, b: Tensor) -> Tensor:
     """Hamilton product: the rotation b, then a."""
     w1, x1, y1, z1 = a.unbind(-1)
     w2, x2, y2, z2 = b.unbind(-1)
-    return torch.stack(
-        [
-            w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
-            w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
-            w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
-            w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
-        ],
-        -1,
-    )
+    w = w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2
+    x = w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2
+    y = w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2
+    z = w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2
+    return torch.stack([w, x, y, z], -1)
 
 
 def invert_quat(quats: Tensor) -> Tensor:
@@ -140,9 +129,13 @@ def pose_from_matrix(matrices: Tensor) -> Tensor:
 
 def matrix_from_pose(poses: Tensor) -> Tensor:
     """Rigid matrices [..., 4, 4] of poses [..., 7]."""
-    top = torch.cat([matrix_from_quat(poses[..., :4]), poses[..., 4:, None]], -1)
-    bottom = poses.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*poses.shape[:-1], 1, 4)
-    return torch.cat([top, bottom], -2)
+    return rigid_matrix(matrix_from_quat(poses[..., :4]), poses[..., 4:])
+
+
+def rigid_matrix(rotation: Tensor, translation: Tensor) -> Tensor:
+    """Rigid matrices [..., 4, 4] of rotations [..., 3, 3] and translations [..., 3]."""
+    bottom = translation.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*translation.shape[:-1], 1, 4)
+    return torch.cat([torch.cat([rotation, translation[..., None]], -1), bottom], -2)
 
 
 def pose_about(points: Tensor, rotvec: Tensor, *, shift: Tensor) -> Tensor:

@@ -41,20 +41,16 @@ def skinned_gaussians(
     index = skin_index.reshape(-1, num_skin)[rows] + (element * num_anchors)[:, None]
     weights = weights[rows].to(dtype)
     means = rest.means.reshape(-1, 3)[rows]
-    changes: dict[str, Any] = {
-        "means": _put(rest.means, rows, values=skinned_points(poses, means, index=index, weights=weights))
-    }
+    means = skinned_points(poses, means, index=index, weights=weights)
+    changes: dict[str, Any] = {"means": _put(rest.means, rows, values=means)}
     if turn:
         quats = blended_quats(poses[:, :4], index=index, weights=weights)  # [r 4]
         changes["quats"] = _put(rest.quats, rows, values=multiply_quat(quats, rest.quats.reshape(-1, 4)[rows]))
         if rest.sh.shape[-2] > 1:
             sh = rest.sh.reshape(-1, *rest.sh.shape[-2:])[rows]
             changes["sh"] = _put(rest.sh, rows, values=rotate_sh(sh, quats.to(sh.dtype)))
-        directions = {k: v for k, v in rest.extras.items() if k in DIRECTION_EXTRAS}
-        turned = {
-            k: _put(v, rows, values=rotate(quats.to(v.dtype), v.reshape(-1, 3)[rows])) for k, v in directions.items()
-        }
-        changes["extras"] = {**rest.extras, **turned}
+        turned = lambda v: _put(v, rows, values=rotate(quats.to(v.dtype), v.reshape(-1, 3)[rows]))
+        changes["extras"] = {k: turned(v) if k in DIRECTION_EXTRAS else v for k, v in rest.extras.items()}
     return rest.replace(**changes)
 
 
@@ -92,8 +88,7 @@ def blended_quats(quats: Tensor, *, index: Tensor, weights: Tensor) -> Tensor:
 
 def gather_anchors(values: Tensor, skin_index: Tensor) -> Tensor:
     """Values [*b l c] of each row's candidates: [*b n j c]."""
-    num_channels = values.shape[-1]
-    flat = skin_index.flatten(-2)[..., None].expand(*skin_index.shape[:-2], -1, num_channels)
+    flat = skin_index.flatten(-2)[..., None].expand(*skin_index.shape[:-2], -1, values.shape[-1])
     return values.gather(-2, flat).unflatten(-2, tuple(skin_index.shape[-2:]))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 from scene4d.errors import DataFormatError, DepthError, ShapeError
 from scene4d.geometry.camera import invert_rigid
 from scene4d.geometry.frame_images import alpha_of
+from scene4d.geometry.rotation import identity_pose
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.moving_camera.layered_views import LayeredViewsConfig, fuse_layered_views
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig
 from scene4d.lift.refine.adam_loop import Progress, ProgressReporter
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians
 from scene4d.lift.refine.refine_scene import RefineSceneConfig, refine_scene
+from scene4d.lift.rgb.rgb_scene import valid_frames
 from scene4d.lift.rgb.splat_trainer import SplatConfig, splats_from_images
 from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static
 from scene4d.lift.rgbd.sky_shell import sky_shell
@@ -81,12 +83,9 @@ def reconstruct(
     if len(episode.batch_shape) != 1:
         raise ShapeError("is batched", field="episode", found=episode.batch_shape, expected="[t]")
     names = depth_cameras(episode, cameras)
-    instants = episode.valid.nonzero()[:, 0]
-    if len(instants) == 0:
-        raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
-    frames = episode.stacked(names).map(lambda x: x[instants])  # [t v]
-    times = episode.times[instants].to(torch.float64)
-    if len(names) == 1 and _travel(frames) > config.camera_travel:
+    frames, times = valid_frames(episode, names)  # [t v]
+    centres = invert_rigid(frames.cameras.viewmats)[..., :3, 3]
+    if len(names) == 1 and float((centres - centres[:1]).norm(dim=-1).max()) > config.camera_travel:
         static = _layered if config.fused is None else _fused
         return static(frames[:, 0], times, config=config, progress=progress)
     scene = _streamed(frames, times, config=config, progress=progress)
@@ -110,22 +109,11 @@ def reconstruct_pictures(
         DataFormatError: no such camera, or no valid frame. CalibrationError: too few places. NumericsError.
     """
     config = config or ReconstructConfig()
-    names = _known(episode, cameras or list(episode.views))
-    instants = episode.valid.nonzero()[:, 0]
-    if len(instants) == 0:
-        raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
-    frames = episode.stacked(names).map(lambda x: x[instants].flatten(0, 1))  # [m]
+    frames, times = valid_frames(episode, cameras or None)
+    frames = frames.map(lambda x: x.flatten(0, 1)).replace(depth=None, extras={})  # [m]
     reporter = ProgressReporter(progress)
-    splats = splats_from_images(frames.replace(depth=None, extras={}), config=config.splats, progress=reporter)
-    scene = static_scene(splats, episode.times[instants].to(torch.float64))
-    return scene.replace(info={"model": "pictures", "steps": reporter.done})
-
-
-def _known(episode: Episode, cameras: Sequence[str]) -> list[str]:
-    missing = [n for n in cameras if n not in episode.views]
-    if missing:
-        raise DataFormatError("no such camera", field="cameras", found=missing, expected=list(episode.views))
-    return list(cameras)
+    splats = splats_from_images(frames, config=config.splats, progress=reporter)
+    return static_scene(splats, times).replace(info={"model": "pictures", "steps": reporter.done})
 
 
 def depth_cameras(episode: Episode, cameras: Sequence[str] | None = None) -> list[str]:
@@ -134,25 +122,23 @@ def depth_cameras(episode: Episode, cameras: Sequence[str] | None = None) -> lis
     Raises:
         DataFormatError: no such view. DepthError: one named, or all, have no depth.
     """
-    names = [n for n in _known(episode, cameras or list(episode.views)) if episode.views[n].depth is not None]
+    missing = [n for n in cameras or () if n not in episode.views]
+    if missing:
+        raise DataFormatError("no such camera", field="cameras", found=missing, expected=list(episode.views))
+    names = [n for n in cameras or episode.views if episode.views[n].depth is not None]
     if not names or (cameras and len(names) < len(cameras)):
         without = [n for n, f in episode.views.items() if f.depth is None]
-        raise DepthError(
-            "has no depth",
-            field="cameras",
-            found=without,
-            fix="choose RGB-D cameras with --cameras, add depth images, or use --from-pictures (still scenes)",
-        )
+        fix = "choose RGB-D cameras with --cameras, add depth images, or use --from-pictures (still scenes)"
+        raise DepthError("has no depth", field="cameras", found=without, fix=fix)
     return names
 
 
 def static_scene(gaussians: Gaussians, times: Tensor) -> Scene4D:
     """A Scene4D in which nothing moves and everything always exists."""
     num = gaussians.num_gaussians
-    pose = gaussians.means.new_tensor([1.0, 0, 0, 0, 0, 0, 0])
     motion = Motion(
         anchors=gaussians.means.new_zeros(1, 3),
-        world_from_rest=pose.expand(len(times), 1, 7).clone(),
+        world_from_rest=identity_pose(len(times), 1, like=gaussians.means).clone(),
         skin_index=torch.zeros(num, 1, dtype=torch.int64),
         skin_weights=gaussians.means.new_zeros(num, 1),
     )
@@ -165,8 +151,8 @@ def _layered(frames: Frames, times: Tensor, *, config: ReconstructConfig, progre
     """A still scene whose Gaussians stand for the intervals between frames [m]."""
     between = config.between
     if config.fit is not None:
-        fit = dataclasses.replace(between.fit or LayeredViewsFitConfig(), max_seconds=config.fit.max_seconds)
-        between = dataclasses.replace(between, fit=fit)
+        fit = replace(between.fit or LayeredViewsFitConfig(), max_seconds=config.fit.max_seconds)
+        between = replace(between, fit=fit)
     reporter = ProgressReporter(progress)
     gaussians, alive = fuse_layered_views(frames, times, config=between, progress=reporter)
     # The fit comes last and counts from 0.
@@ -180,15 +166,9 @@ def _fused(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress
     return scene if config.fit is None else _fitted(scene, frames, config=config.fit, progress=progress)
 
 
-def _travel(frames: Frames) -> float:
-    """Farthest distance in m of any camera [t v] from where it began."""
-    centres = invert_rigid(frames.cameras.viewmats)[..., :3, 3]
-    return float((centres - centres[:1]).norm(dim=-1).max())
-
-
 def _streamed(frames: Frames, times: Tensor, *, config: ReconstructConfig, progress: Progress | None) -> Scene4D:
     # All instants are gone through again below, so none may leave memory.
-    stream = SceneStream(dataclasses.replace(config.stream, keep_instants=0))
+    stream = SceneStream(replace(config.stream, keep_instants=0))
     count = len(times)
     for t in range(count):
         stream.update(frames[t], time=float(times[t]))
@@ -228,12 +208,9 @@ def _without_gaps(alive: Tensor, times: Tensor) -> Tensor:
     middle = (times[1:] + times[:-1]) / 2
     early = torch.cat([times[:1], middle])  # [t]
     late = torch.cat([middle - 1e-9, times[-1:]])
-    born, died = alive.unbind(-1)
-    index = torch.searchsorted(times, born.clamp(times[0], times[-1]))
-    born = early[index]
-    ends = torch.isfinite(died)
-    died = torch.where(ends, late[torch.searchsorted(times, died.clamp(times[0], times[-1]))], died)
-    return torch.stack([born, died], -1)
+    first, last = torch.searchsorted(times, alive.clamp(times[0], times[-1])).unbind(-1)
+    died = torch.where(torch.isfinite(alive[:, 1]), late[last], alive[:, 1])
+    return torch.stack([early[first], died], -1)
 
 
 def _with_sky_shell(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
@@ -244,22 +221,13 @@ def _with_sky_shell(scene: Scene4D, frames: Frames, *, num: int) -> Scene4D:
     first = int(scene.base.ids.max()) + 1
     like = scene.base.extras
     extras = {k: shell.extras.get(k, v.new_full((num, v.shape[-1]), -1)).to(v.dtype) for k, v in like.items()}
-    shell = shell.replace(ids=torch.arange(first, first + num), extras=extras)
-    join = lambda a, b: torch.cat([a, b.to(a.dtype)])
-    fields = ("means", "quats", "scales", "opacities", "sh", "ids")
-    base = Gaussians(
-        **{k: join(getattr(scene.base, k), getattr(shell, k)) for k in fields},
-        extras={k: join(like[k], extras[k]) for k in like},
-    )
-    motion = scene.motion
+    shell = shell.replace(ids=torch.arange(first, first + num), extras=extras).to(scene.base.means.dtype)
+    motion, unbound = scene.motion, partial(torch.nn.functional.pad, pad=(0, 0, 0, num))
     always = scene.alive.new_tensor([-torch.inf, torch.inf]).expand(num, 2)
     return scene.replace(
-        base=base,
-        motion=motion.replace(
-            skin_index=join(motion.skin_index, motion.skin_index.new_zeros(num, motion.skin_index.shape[-1])),
-            skin_weights=join(motion.skin_weights, motion.skin_weights.new_zeros(num, motion.skin_weights.shape[-1])),
-        ),
-        alive=join(scene.alive, always),
+        base=Gaussians.cat([scene.base, shell]),
+        motion=motion.replace(skin_index=unbound(motion.skin_index), skin_weights=unbound(motion.skin_weights)),
+        alive=torch.cat([scene.alive, always]),
     )
 
 
@@ -269,7 +237,7 @@ def _fitted(scene: Scene4D, frames: Frames, *, config: FitConfig, progress: Prog
     chosen = static & torch.isinf(scene.alive[:, 1])
     if not bool(static.all()):
         frames = frames.replace(alpha=_static_pixels(scene, frames, static=static))
-        config = dataclasses.replace(config, degree=0)  # moving rows have one colour, and all rows one degree
+        config = replace(config, degree=0)  # moving rows have one colour, and all rows one degree
     reporter = ProgressReporter(progress)
     fitted = fit_gaussians(scene.base.pick(chosen), frames, config=config, progress=reporter)
     scene = scene.replace(info={**scene.info, "steps": reporter.done})

@@ -12,9 +12,8 @@ is ever compiled at run time.
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ TILE = 8
 ALIGNMENT = 16
 
 _NUM = len(ops._TENSORS)
-_warned = False
+_warned: set[str] = set()
 _usable: dict[int, bool] = {}
 
 
@@ -51,21 +50,17 @@ def _index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-def _stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+def _place(device: torch.device) -> tuple[int, int]:
+    """Index of a device, and its stream."""
+    return _index(device), torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-@dataclass(frozen=True)
-class _Lists:
+class _Lists(NamedTuple):
     """Splats and tile lists of one call."""
 
     rows: Tensor
     entries: Tensor
     num_entries: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.rows.numel() + self.entries.numel()
 
 
 @dataclass(frozen=True)
@@ -84,11 +79,9 @@ class _Task:
 
     def call(self, *memory: Tensor | None, num_entries: int = 0):
         """The native call; `memory`: rows, row scratch, entries, entry scratch."""
-        where = (_index(self.device), _stream(self.device), num_entries)
-        addresses = ops._addresses(self.inputs[:-1], 10)
-        return ops.native_module().CudaCall(
-            self.shape, self.floats, self.antialiased, addresses, ops._addresses(memory, 4), where
-        )
+        addresses = ops._addresses(self.inputs[:-1], 10), ops._addresses(memory, 4)
+        where = (*_place(self.device), num_entries)
+        return ops.native_module().CudaCall(self.shape, self.floats, self.antialiased, *addresses, where)
 
 
 def _task(args) -> _Task:
@@ -104,20 +97,14 @@ def _task(args) -> _Task:
     return _Task(aligned, shape, floats, bool(integers[0]), token)
 
 
-def _raise_for(status: int) -> None:
+def _raise_for(status: int, op: str = "rasterize") -> None:
     if status:
-        raise ResourceError(
-            "the GPU reported an error", field="rasterize",
-            fix="run once with CUDA_LAUNCH_BLOCKING=1; an earlier kernel of the program may have failed",
-        )  # fmt: skip
+        fix = "run once with CUDA_LAUNCH_BLOCKING=1; an earlier kernel of the program may have failed"
+        raise ResourceError("the GPU reported an error", field=op, fix=fix)
 
 
 def _memory(task: _Task, num_bytes: int, *, what: str) -> Tensor:
-    """Bytes on the device.
-
-    Raises:
-        ResourceError: with the estimate, when there is no room.
-    """
+    """Bytes on the device; ResourceError with the estimate when there is no room."""
     try:
         return torch.empty(num_bytes, dtype=torch.uint8, device=task.device)
     except torch.OutOfMemoryError as error:
@@ -146,46 +133,39 @@ def _lists(task: _Task, radii: Tensor | None) -> _Lists:
     return _Lists(rows, entries, num_entries)
 
 
-class _KeptLists:
+_kept: dict[int, _Lists] = {}
+
+
+def _keep(token: int, lists: _Lists) -> None:
     """Lists by token, the oldest dropped first."""
-
-    def __init__(self) -> None:
-        self.lists: OrderedDict[int, _Lists] = OrderedDict()
-
-    def put(self, token: int, lists: _Lists) -> None:
-        self.lists[token] = lists
-        while sum(x.num_bytes for x in self.lists.values()) > KEPT_BYTES:
-            self.lists.popitem(last=False)
-
-    def get(self, token: int) -> _Lists | None:
-        return self.lists.get(token)
-
-    def drop(self, token: int) -> None:
-        self.lists.pop(token, None)
+    _kept[token] = lists
+    while sum(x.rows.numel() + x.entries.numel() for x in _kept.values()) > KEPT_BYTES:
+        del _kept[next(iter(_kept))]
 
 
-_kept = _KeptLists()
-release = _kept.drop
+def release(token: int) -> None:
+    """Drop what is kept under a token."""
+    _kept.pop(token, None)
 
 
 def rasterize_cuda(*args) -> tuple[Tensor, ...]:
     """torch.ops.scene4d.rasterize on CUDA: same arguments, same result."""
     if reason := why_not(args[0].device):
-        return _on_cpu(ops._rasterize_cpu, args, reason=reason)
+        return on_cpu(ops._rasterize_cpu, args, reason=reason)
     task = _task(args)
     images = ops._empty_images(args[0], task.shape, median=args[_NUM + 6], radii=args[_NUM + 7])
     lists = _lists(task, images[5] if args[_NUM + 7] else None)
     call = task.call(lists.rows, None, lists.entries, None, num_entries=lists.num_entries)
     _raise_for(ops.native_module().cuda_blend(call, ops._addresses(images, 6)))
     if task.token:
-        _kept.put(task.token, lists)
+        _keep(task.token, lists)
     return images
 
 
 def rasterize_backward_cuda(*args) -> list[Tensor]:
     """torch.ops.scene4d.rasterize_backward on CUDA: same arguments, same result."""
     if reason := why_not(args[0].device):
-        return _on_cpu(ops._rasterize_backward_cpu, args, reason=reason)
+        return on_cpu(ops._rasterize_backward_cpu, args, reason=reason)
     task, module = _task(args), ops.native_module()
     (*tensors, wanted) = args[_NUM + 9 :]
     tensors = ops._contiguous(tuple(tensors))
@@ -195,20 +175,16 @@ def rasterize_backward_cuda(*args) -> list[Tensor]:
     size = module.cuda_slots_bytes(task.shape, lists.num_entries, named["absgrads"], named["viewmats"])
     slots = _memory(task, size, what="sums of gradients")
     call = task.call(lists.rows, None, lists.entries, None, num_entries=lists.num_entries)
-    status = module.cuda_backward(
-        call, ops._addresses(tensors[:4], 6), ops._addresses(tensors[4:], 6), ops._address(slots),
-        ops._addresses(grads, 8),
-    )  # fmt: skip
-    _raise_for(status)
+    images, grads_of_images = ops._image_addresses(tensors)
+    _raise_for(module.cuda_backward(call, images, grads_of_images, ops._address(slots), ops._addresses(grads, 8)))
     return grads
 
 
-def _on_cpu(function, args, *, reason: str):
-    """The CPU kernels on copies; warns once."""
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(f"{reason}: Gaussians are drawn on the CPU", stacklevel=2)
+def on_cpu(function, args, *, reason: str, work: str = "Gaussians are drawn"):
+    """The CPU kernels on copies; warns once for each kind of work."""
+    if work not in _warned:
+        _warned.add(work)
+        warnings.warn(f"{reason}: {work} on the CPU", stacklevel=2)
     device = args[0].device
     results = function(*(x.cpu() if isinstance(x, Tensor) else x for x in args))
     return type(results)(x.to(device) for x in results)

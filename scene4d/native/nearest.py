@@ -7,7 +7,8 @@ machine has no CUDA kernels for a tensor on a GPU, the CPU's work on a copy.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +21,10 @@ from scene4d.native import cuda, ops
 MAX_ROWS = 2**31 - 2**25  # a lane holds a row number as a finite float
 SEARCHES = ("scan", "tree")
 
-_STATUS_OUT_OF_MEMORY = 1
-_STATUS_BAD_INSTRUCTION_SET = 2
-_STATUS_CUDA_FAILED = 3
-
 MAX_CUDA_DIMS = 3072
 
+_STATUS_CUDA_FAILED = 3
 _search = -1
-_warned = False
 
 _LIBRARY = torch.library.Library("scene4d", "FRAGMENT")
 _LIBRARY.define("farthest_points(Tensor points, Tensor? mask, Tensor start, SymInt num) -> (Tensor, Tensor)")
@@ -100,36 +97,26 @@ def _options(points: Tensor) -> tuple[int, int, int, int]:
 
 
 def _raise_for(status: int, op: str) -> None:
-    if status == _STATUS_OUT_OF_MEMORY:
+    if status == ops._STATUS_OUT_OF_MEMORY:
         raise ResourceError("no memory left", field=op, fix="give it fewer rows at once")
-    if status == _STATUS_BAD_INSTRUCTION_SET:
+    if status == ops._STATUS_BAD_INSTRUCTION_SET:
         raise EnvError("no such instruction set here", field=op)
     if status == _STATUS_CUDA_FAILED:
-        fix = "run once with CUDA_LAUNCH_BLOCKING=1; an earlier kernel of the program may have failed"
-        raise ResourceError("the GPU reported an error", field=op, fix=fix)
+        cuda._raise_for(status, op)
 
 
-def _checked_farthest(args) -> tuple[Any, ...]:
-    """points, mask, start (dense) and num, once they are what the kernels expect."""
+def _farthest_points(args, *, gpu: bool) -> tuple[Tensor, Tensor]:
     points, mask, start, num = args
     _checked(points, num, mask=(mask, "b n"), start=(start, "b"))
-    return (*ops._contiguous((points, mask, start)), num)
-
-
-def _checked_nearest(args) -> tuple[Any, ...]:
-    """points, mask, queries, query_mask (dense) and num, once they are what the kernels expect."""
-    points, mask, queries, query_mask, num = args
-    _checked(points, num, mask=(mask, "b n"), queries=(queries, "b q d"), query_mask=(query_mask, "b q"))
-    return (*ops._contiguous((points, mask, queries, query_mask)), num)
-
-
-def _farthest_points_cpu(*args) -> tuple[Tensor, Tensor]:
-    points, mask, start, num = _checked_farthest(args)
+    points, mask, start = ops._contiguous((points, mask, start))
     index, squares = _farthest_points_fake(*args)
-    status = ops.native_module().farthest_points(
-        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask),
-        ops._address(start), ops._address(index), ops._address(squares),
-    )  # fmt: skip
+    sizes, out = (points.shape[0], points.shape[2], num), map(ops._address, (start, index, squares))
+    given = (sizes, _options(points), _rows(points, mask), *out)
+    if gpu:
+        gaps = points.new_empty(points.shape[:2])
+        status = ops.native_module().cuda_farthest_points(*given, ops._address(gaps), cuda._place(points.device))
+    else:
+        status = ops.native_module().farthest_points(*given)
     _raise_for(status, "farthest_points")
     return index, squares
 
@@ -140,13 +127,17 @@ def _farthest_points_fake(*args) -> tuple[Tensor, Tensor]:
     return points.new_empty(shape, dtype=torch.int64), points.new_empty(shape)
 
 
-def _nearest_cpu(*args) -> tuple[Tensor, Tensor]:
-    points, mask, queries, query_mask, num = _checked_nearest(args)
+def _nearest(args, *, gpu: bool) -> tuple[Tensor, Tensor]:
+    points, mask, queries, query_mask, num = args
+    _checked(points, num, mask=(mask, "b n"), queries=(queries, "b q d"), query_mask=(query_mask, "b q"))
+    points, mask, queries, query_mask = ops._contiguous((points, mask, queries, query_mask))
     squares, index = _nearest_fake(*args)
-    status = ops.native_module().nearest(
-        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), _rows(queries, query_mask),
-        ops._address(squares), ops._address(index),
-    )  # fmt: skip
+    sizes, out = (points.shape[0], points.shape[2], num), map(ops._address, (squares, index))
+    given = (sizes, _options(points), _rows(points, mask), _rows(queries, query_mask), *out)
+    if gpu:
+        status = ops.native_module().cuda_nearest(*given, cuda._place(points.device))
+    else:
+        status = ops.native_module().nearest(*given)
     _raise_for(status, "nearest")
     return squares, index
 
@@ -157,51 +148,22 @@ def _nearest_fake(*args) -> tuple[Tensor, Tensor]:
     return points.new_empty(shape), points.new_empty(shape, dtype=torch.int64)
 
 
-def _why_not_cuda(points: Tensor) -> str | None:
-    if points.shape[2] > MAX_CUDA_DIMS:
-        return f"rows have more than {MAX_CUDA_DIMS} numbers"
-    return cuda.why_not(points.device)
+def _on_cpu(search: Callable[..., tuple[Tensor, Tensor]], *args) -> tuple[Tensor, Tensor]:
+    return search(args, gpu=False)
 
 
-def _farthest_points_cuda(*args) -> tuple[Tensor, Tensor]:
-    if reason := _why_not_cuda(args[0]):
-        return _on_cpu(_farthest_points_cpu, args, reason=reason)
-    points, mask, start, num = _checked_farthest(args)
-    index, squares = _farthest_points_fake(*args)
-    gaps = points.new_empty(points.shape[:2])
-    status = ops.native_module().cuda_farthest_points(
-        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), ops._address(start),
-        ops._address(index), ops._address(squares), ops._address(gaps), _place(points),
-    )  # fmt: skip
-    _raise_for(status, "farthest_points")
-    return index, squares
+def _on_gpu(search: Callable[..., tuple[Tensor, Tensor]], *args) -> tuple[Tensor, Tensor]:
+    """By the CUDA kernels, or where they cannot run by the CPU's."""
+    reason = cuda.why_not(args[0].device)
+    if args[0].shape[2] > MAX_CUDA_DIMS:
+        reason = f"rows have more than {MAX_CUDA_DIMS} numbers"
+    if reason is None:
+        return search(args, gpu=True)
+    return cuda.on_cpu(partial(_on_cpu, search), args, reason=reason, work="neighbours are found")
 
 
-def _nearest_cuda(*args) -> tuple[Tensor, Tensor]:
-    if reason := _why_not_cuda(args[0]):
-        return _on_cpu(_nearest_cpu, args, reason=reason)
-    points, mask, queries, query_mask, num = _checked_nearest(args)
-    squares, index = _nearest_fake(*args)
-    status = ops.native_module().cuda_nearest(
-        (points.shape[0], points.shape[2], num), _options(points), _rows(points, mask), _rows(queries, query_mask),
-        ops._address(squares), ops._address(index), _place(points),
-    )  # fmt: skip
-    _raise_for(status, "nearest")
-    return squares, index
-
-
-def _place(x: Tensor) -> tuple[int, int]:
-    return (cuda._index(x.device), cuda._stream(x.device))
-
-
-def _on_cpu(function, args, *, reason: str) -> tuple[Tensor, Tensor]:
-    """The CPU kernels on copies; warns once."""
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(f"{reason}: neighbours are found on the CPU", stacklevel=2)
-    first, second = function(*(x.cpu() if isinstance(x, Tensor) else x for x in args))
-    return first.to(args[0].device), second.to(args[0].device)
+_farthest_points_cpu, _farthest_points_cuda = partial(_on_cpu, _farthest_points), partial(_on_gpu, _farthest_points)
+_nearest_cpu, _nearest_cuda = partial(_on_cpu, _nearest), partial(_on_gpu, _nearest)
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -38,18 +38,14 @@ def native_module() -> ModuleType:
     Raises:
         EnvError: when it was not built, or belongs to another version of scene4d.
     """
-    fix = "build it with `pip install .` in the scene4d folder (needs a C++ compiler)"
+    name, fix = "scene4d.native._ext", "build it with `pip install .` in the scene4d folder (needs a C++ compiler)"
     try:
         from scene4d.native import _ext
     except ImportError as error:
-        raise EnvError(
-            "the native module is missing", field="scene4d.native._ext", found=str(error), fix=fix
-        ) from error
-    if _ext.interface != INTERFACE:
-        raise EnvError(
-            "the native module is of another version", field="scene4d.native._ext", found=_ext.interface,
-            expected=INTERFACE, fix=fix,
-        )  # fmt: skip
+        raise EnvError("the native module is missing", field=name, found=str(error), fix=fix) from error
+    if (found := _ext.interface) != INTERFACE:
+        problem = "the native module is of another version"
+        raise EnvError(problem, field=name, found=found, expected=INTERFACE, fix=fix)
     return _ext
 
 
@@ -118,13 +114,9 @@ def rasterize(
     Source: Kerbl et al., 3D Gaussian Splatting, 2023; backward front to back with one running scalar a pixel; absgrads:
         Ye et al., AbsGS, 2024.
     """
-    tensors = [{**gaussians, **cameras, "absgrads": absgrads}[name] for name in _TENSORS]
-    s = settings
-    return Raster(
-        *torch.ops.scene4d.rasterize(
-            *tensors, s.width, s.height, s.eps2d, s.near, s.far, s.antialiased, s.median, s.radii, _token(tensors)
-        )
-    )
+    tensors, s = [{**gaussians, **cameras, "absgrads": absgrads}[name] for name in _TENSORS], settings
+    options = (s.width, s.height, s.eps2d, s.near, s.far, s.antialiased, s.median, s.radii)
+    return Raster(*torch.ops.scene4d.rasterize(*tensors, *options, _token(tensors)))
 
 
 _tokens = itertools.count(1)
@@ -195,6 +187,11 @@ def _addresses(tensors, length: int) -> tuple[int, ...]:
     return given + (0,) * (length - len(given))
 
 
+def _image_addresses(tensors) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Addresses of four images, and of the gradients of each."""
+    return _addresses(tensors[:4], 6), _addresses(tensors[4:], 6)
+
+
 def _contiguous(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
     """Dense copies where needed; the caller keeps them alive while their addresses are in use."""
     return tuple(None if x is None else x.contiguous() for x in tensors)
@@ -226,10 +223,8 @@ def _checked_inputs(args) -> tuple[tuple[Any, ...], tuple[int, ...], tuple]:
 def _rasterize_cpu(*args):
     inputs, shape, (floats, integers, token) = _checked_inputs(args)
     images = _empty_images(args[0], shape, median=args[_NUM + 6], radii=args[_NUM + 7])
-    status = native_module().rasterize(
-        shape, floats, integers, _addresses(inputs[:-1], 10), _addresses(images, 6), token
-    )
-    _raise_for(status)
+    addresses = _addresses(inputs[:-1], 10), _addresses(images, 6)
+    _raise_for(native_module().rasterize(shape, floats, integers, *addresses, token))
     return images
 
 
@@ -251,11 +246,8 @@ def _rasterize_backward_cpu(*args):
     (*tensors, wanted) = args[_NUM + 9 :]
     tensors = _contiguous(tuple(tensors))
     grads = _empty_grads(inputs, wanted)
-    status = native_module().rasterize_backward(
-        shape, floats, integers, _addresses(inputs[:-1], 10), _addresses(tensors[:4], 6), _addresses(tensors[4:], 6),
-        _addresses(grads, 8), token,
-    )  # fmt: skip
-    _raise_for(status)
+    addresses = _addresses(inputs[:-1], 10), *_image_addresses(tensors), _addresses(grads, 8)
+    _raise_for(native_module().rasterize_backward(shape, floats, integers, *addresses, token))
     return grads
 
 

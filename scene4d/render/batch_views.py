@@ -26,18 +26,14 @@ def flatten_views(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Ca
     """
     lead = gaussians.batch_shape
     if cameras.batch_shape[: len(lead)] != lead:
-        raise ShapeError(
+        problem, expected = (
             "batch axes of the Gaussians must lead those of the cameras",
-            field="cameras",
-            found=cameras.batch_shape,
-            expected=f"{lead} and then any view axes",
+            f"{lead} and then any view axes",
         )
-    num_sets = math.prod(lead)
-    num_views = math.prod(cameras.batch_shape[len(lead) :])
-    sets = gaussians.map(lambda x: x.reshape(num_sets, *x.shape[len(lead) :]))
-    viewmats = cameras.viewmats.reshape(num_sets, num_views, 4, 4)
-    Ks = cameras.Ks.reshape(num_sets, num_views, 3, 3)
-    return sets, Cameras(viewmats=viewmats, Ks=Ks, width=cameras.width, height=cameras.height)
+        raise ShapeError(problem, field="cameras", found=cameras.batch_shape, expected=expected)
+    size = (math.prod(lead), math.prod(cameras.batch_shape[len(lead) :]))
+    sets = gaussians.map(lambda x: x.reshape(size[0], *x.shape[len(lead) :]))
+    return sets, cameras.map(lambda x: x.reshape(*size, *x.shape[-2:]))
 
 
 def one_view_each(sets: Gaussians, views: Cameras) -> tuple[Gaussians, Cameras]:
@@ -64,13 +60,6 @@ def stack_extras(gaussians: Gaussians, names: Sequence[str]) -> Tensor:
         raise DataFormatError("no such extra", field="extras", found=missing, expected=sorted(gaussians.extras))
     columns = [gaussians.extras[name].to(gaussians.means) for name in names]
     return torch.cat(columns, -1) if columns else gaussians.means[..., :0]
-
-
-def flat_background(background: Tensor | None, cameras: Cameras, *, num_sets: int) -> Tensor | None:
-    """Background [3] or [*b *v 3] as [b v 3]."""
-    if background is None:
-        return None
-    return background.expand(*cameras.batch_shape, 3).reshape(num_sets, -1, 3)
 
 
 def frames_of_raster(raster: Raster, cameras: Cameras, *, widths: dict[str, int]) -> Frames:

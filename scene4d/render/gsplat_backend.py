@@ -17,7 +17,7 @@ from torch import Tensor
 from scene4d.errors import ConfigError, EnvError
 from scene4d.native.ops import Raster, RasterSettings
 from scene4d.render.reference import COVERAGE_MIN
-from scene4d.render.render import RenderOptions, draw, settings_of
+from scene4d.render.render import RenderOptions, draw
 from scene4d.types import Cameras, Frames, Gaussians
 
 _FIX = "pip install 'scene4d[gsplat]' on a machine with a CUDA GPU"
@@ -95,7 +95,4 @@ def render_gsplat(gaussians: Gaussians, cameras: Cameras, **options: Unpack[Rend
     Source: Ye et al., gsplat: An Open-Source Library for Gaussian Splatting, 2024.
     """
     gsplat_rasterization()
-    return draw(
-        gaussians, cameras, background=options.get("background"), extras=options.get("extras", ()),
-        settings=settings_of(cameras, options), rasterizer=lambda x: rasterize_gsplat,
-    )[0]  # fmt: skip
+    return draw(gaussians, cameras, options=options, rasterizer=lambda x: rasterize_gsplat)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from scene4d.check import check
@@ -54,49 +53,6 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         raise ShapeError("image too small for SSIM", field="a", found=(height, width), expected=f"> {SSIM_WINDOW // 2}")
     flat = [x.reshape(-1, height, width, channels).movedim(-1, 1) for x in (a, b)]
     return ssim_map(flat[0], flat[1], SSIM_WINDOW).mean((1, 2, 3)).reshape(sizes["*b"])
-
-
-def image_loss(
-    pred: Frames,
-    target: Frames,
-    *,
-    ssim_weight: float = 0.2,
-    depth_weight: float = 0.1,
-    alpha_weight: float = 0.0,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One number that says how far a render is from recorded frames [*b h w].
-
-    Colour counts where `target.alpha` marks it usable (and in `mask` [*b h w] if given), depth where the sensor
-    measured one and the render covers the pixel, alpha (only when `alpha_weight` > 0) against `target.alpha`.
-
-    Returns:
-        The scalar (1 - ssim_weight) L1 + ssim_weight (1 - SSIM) + depth_weight |depth| + alpha_weight |alpha|, and
-        its parts detached: loss, l1, ssim, depth, alpha, psnr (those that were computed).
-    """
-    usable = mask
-    if target.alpha is not None:
-        usable = target.alpha if mask is None else target.alpha * mask.to(target.alpha)
-    color = l1(pred.rgb, target.rgb, mask=usable)
-    parts = {"l1": color}
-    loss = color
-    if ssim_weight > 0:
-        # Unusable pixels are made equal, so that they do not count.
-        seen = pred.rgb if usable is None else torch.where(usable[..., None] > 0, pred.rgb, target.rgb)
-        parts["ssim"] = ssim(seen, target.rgb).mean()
-        loss = (1 - ssim_weight) * color + ssim_weight * (1 - parts["ssim"])
-    if depth_weight > 0 and pred.depth is not None and target.depth is not None:
-        measured = (target.depth > 0) & (pred.depth.detach() > 0)
-        if mask is not None:
-            measured = measured & (mask > 0)
-        parts["depth"] = l1(pred.depth[..., None], target.depth[..., None], mask=measured)
-        loss = loss + depth_weight * parts["depth"]
-    if alpha_weight > 0 and pred.alpha is not None and target.alpha is not None:
-        parts["alpha"] = l1(pred.alpha[..., None], target.alpha[..., None], mask=mask)
-        loss = loss + alpha_weight * parts["alpha"]
-    with torch.no_grad():
-        parts["psnr"] = psnr(pred.rgb, target.rgb, mask=usable).nanmean()
-    return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in parts.items()}}
 
 
 @dataclass(frozen=True)

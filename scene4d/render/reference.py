@@ -42,11 +42,10 @@ def rasterize_reference(
     drawn = []
     for b in range(num_sets):
         for v in range(num_views):
+            rows = {name: x[b] for name, x in gaussians.items()}
             view = {name: None if x is None else x[b, v] for name, x in cameras.items()}
             probe = None if absgrads is None else absgrads[b, v]
-            drawn.append(
-                _draw_view({name: x[b] for name, x in gaussians.items()}, view, settings=settings, probe=probe)
-            )
+            drawn.append(_draw_view(rows, view, settings=settings, probe=probe))
     stacked = [torch.stack(x).reshape(num_sets, num_views, *x[0].shape) for x in zip(*drawn, strict=True)]
     return Raster(*stacked) if drawn else _nothing(gaussians, num_sets=num_sets, num_views=num_views, settings=settings)
 

@@ -16,7 +16,6 @@ from scene4d.render.batch_views import (
     MEDIAN,
     NORMALS,
     facing_normals,
-    flat_background,
     flatten_views,
     frames_of_raster,
     one_view_each,
@@ -62,10 +61,10 @@ def render(
     Source: Kerbl et al., 3D Gaussian Splatting for Real-Time Radiance Field Rendering, 2023; antialiased: Yu et al.,
         Mip-Splatting, 2024.
     """
-    settings = RasterSettings(cameras.width, cameras.height, eps2d, near, far, antialiased, median=MEDIAN in extras)
-    return draw(
-        gaussians, cameras, background=background, extras=extras, settings=settings, rasterizer=best_rasterizer
-    )[0]
+    options = RenderOptions(
+        background=background, extras=extras, eps2d=eps2d, near=near, far=far, antialiased=antialiased
+    )
+    return draw(gaussians, cameras, options=options, rasterizer=best_rasterizer)[0]
 
 
 class RenderOptions(TypedDict, total=False):
@@ -77,15 +76,6 @@ class RenderOptions(TypedDict, total=False):
     near: float
     far: float
     antialiased: bool
-
-
-def settings_of(cameras: Cameras, options: RenderOptions, *, radii: bool = False) -> RasterSettings:
-    """The rasterizer's settings for these cameras and options, with the defaults of `render`."""
-    return RasterSettings(
-        cameras.width, cameras.height, eps2d=options.get("eps2d", 0.3), near=options.get("near", 0.01),
-        far=options.get("far", 1e10), antialiased=options.get("antialiased", False),
-        median=MEDIAN in options.get("extras", ()), radii=radii,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,19 +101,13 @@ def render_with_footprints(
     """`render`, and where each Gaussian fell. Same arguments, errors and source as `render`."""
     shape = (*cameras.batch_shape, gaussians.num_gaussians, 2)
     absgrads = torch.zeros(shape, dtype=gaussians.means.dtype, device=gaussians.means.device, requires_grad=True)
-    frames, raster = draw(
-        gaussians, cameras, background=options.get("background"), extras=options.get("extras", ()),
-        settings=settings_of(cameras, options, radii=True), rasterizer=best_rasterizer, absgrads=absgrads,
-    )  # fmt: skip
+    frames, raster = draw(gaussians, cameras, options=options, rasterizer=best_rasterizer, absgrads=absgrads)
     return frames, Footprints(radii=raster.radii.reshape(shape), absgrads=absgrads)
 
 
 def render_reference(gaussians: Gaussians, cameras: Cameras, **options: Unpack[RenderOptions]) -> Frames:
     """`render` in plain torch: same arguments, same result, any float dtype, any device."""
-    return draw(
-        gaussians, cameras, background=options.get("background"), extras=options.get("extras", ()),
-        settings=settings_of(cameras, options), rasterizer=lambda x: rasterize_reference,
-    )[0]  # fmt: skip
+    return draw(gaussians, cameras, options=options, rasterizer=lambda x: rasterize_reference)[0]
 
 
 Rasterizer = Callable[..., Raster]
@@ -139,32 +123,33 @@ def draw(
     gaussians: Gaussians,
     cameras: Cameras,
     *,
-    background: Tensor | None,
-    extras: Sequence[str],
-    settings: RasterSettings,
+    options: RenderOptions,
     rasterizer: Callable[[Tensor], Rasterizer],
     absgrads: Tensor | None = None,
 ) -> tuple[Frames, Raster]:
-    """`render` by the rasterizer that `rasterizer` names for the widest input."""
+    """`render` by the rasterizer that `rasterizer` names for the widest input; with radii if `absgrads` are given."""
+    extras = options.get("extras", ())
+    settings = RasterSettings(
+        cameras.width, cameras.height, eps2d=options.get("eps2d", 0.3), near=options.get("near", 0.01),
+        far=options.get("far", 1e10), antialiased=options.get("antialiased", False), median=MEDIAN in extras,
+        radii=absgrads is not None,
+    )  # fmt: skip
     names = [name for name in dict.fromkeys(extras) if name != MEDIAN]
     sets, views = flatten_views(gaussians, cameras)
     if NORMALS in names and NORMALS not in sets.extras:
         sets, views = one_view_each(sets, views)
         sets = sets.replace(extras={**sets.extras, NORMALS: facing_normals(sets, views)})
-    behind = flat_background(background, cameras, num_sets=sets.batch_shape[0])
-    columns = stack_extras(sets, names)
-    given = [*(getattr(sets, name) for name in FIELDS), columns, views.viewmats, views.Ks]
+    fields = {**{name: getattr(sets, name) for name in FIELDS}, "extras": stack_extras(sets, names)}
+    placed = {"viewmats": views.viewmats, "Ks": views.Ks}
+    background = options.get("background")
+    if background is not None:  # [b v 3]
+        background = background.expand(*cameras.batch_shape, 3).reshape(sets.batch_shape[0], -1, 3)
+    given = [*fields.values(), *placed.values()]
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in given) else torch.float32
-    fields = dict(zip((*FIELDS, "extras"), given[:-2], strict=True))
-    raster = rasterizer(given[0].to(dtype))(
-        {**{name: x.to(dtype) for name, x in fields.items()}, "ids": sets.ids},
-        {
-            "viewmats": views.viewmats.to(dtype),
-            "Ks": views.Ks.to(dtype),
-            "background": None if behind is None else behind.to(dtype),
-        },
-        settings=settings,
-        absgrads=None if absgrads is None else absgrads.reshape(*views.batch_shape, -1, 2),
-    )
+    fields = {name: x.to(dtype) for name, x in fields.items()}
+    placed = {name: x if x is None else x.to(dtype) for name, x in {**placed, "background": background}.items()}
+    probe = None if absgrads is None else absgrads.reshape(*views.batch_shape, -1, 2)
+    rasterize_views = rasterizer(fields["means"])
+    raster = rasterize_views({**fields, "ids": sets.ids}, placed, settings=settings, absgrads=probe)
     widths = {name: sets.extras[name].shape[-1] for name in names}
     return frames_of_raster(raster, cameras, widths=widths), raster

@@ -19,15 +19,11 @@ from scene4d.types import Cameras, Episode, Frames
 
 FRAME_SKIP = 2
 ACTION_SPEC = (
-    {"name": "dx", "unit": "0.02 m", "frame": "world"},
-    {"name": "dy", "unit": "0.02 m", "frame": "world"},
-    {"name": "dz", "unit": "0.02 m", "frame": "world"},
+    *({"name": name, "unit": "0.02 m", "frame": "world"} for name in ("dx", "dy", "dz")),
     {"name": "gripper", "unit": "effort, -1 opens, 1 closes", "frame": "gripper"},
 )
 PROPRIO_SPEC = (
-    {"name": "hand_x", "unit": "m", "frame": "world"},
-    {"name": "hand_y", "unit": "m", "frame": "world"},
-    {"name": "hand_z", "unit": "m", "frame": "world"},
+    *({"name": name, "unit": "m", "frame": "world"} for name in ("hand_x", "hand_y", "hand_z")),
     {"name": "gripper_opening", "unit": "m", "frame": "gripper"},
 )
 
@@ -121,9 +117,8 @@ class MetaWorldSim:
     def segment_poses(self) -> Tensor:
         """World-from-segment [g 7] now, exact."""
         data = self._env.data
-        poses = np.concatenate([data.xquat[self._body_of_segment], data.xpos[self._body_of_segment]], -1)
-        poses = torch.from_numpy(poses)
-        return torch.cat([normalize_quat(poses[:, :4]), poses[:, 4:]], -1).float()
+        quats, places = (torch.from_numpy(x[self._body_of_segment]) for x in (data.xquat, data.xpos))
+        return torch.cat([normalize_quat(quats), places], -1).float()
 
     def expert_action(self) -> Tensor:
         """What the task's scripted expert would do now, [4] in [-1, 1]. Ask once a frame: some experts keep a state."""
@@ -173,7 +168,7 @@ class MetaWorldSim:
         model, data = self._env.model, self._env.data
         if self._renderer is None:
             self._renderer = OffscreenRenderer(model, size=self.size)
-        camera, viewmat, fov_y_deg = mujoco.MjvCamera(), None, rig.FOV_Y_DEG
+        camera, fov_y_deg = mujoco.MjvCamera(), rig.FOV_Y_DEG
         spec = rig.FIXED_CAMERAS.get(name) or rig.SPARE_CAMERAS.get(name)
         if spec is not None:
             viewmat = rig_cameras.viewmat(name, turned_deg=self.turned_deg)
@@ -189,10 +184,8 @@ class MetaWorldSim:
         shot = self._renderer.draw(model, data, camera=camera, sees=sees, geoms=self.segments)
         extras = {}
         if self.segments:
-            segments = np.append(self._segment_of_geom, -1)[
-                shot.geoms
-            ]  # index -1 is the last entry: background stays -1
-            extras["segments"] = torch.from_numpy(segments)[..., None]
+            segments = np.append(self._segment_of_geom, -1)  # index -1 is the last entry: background stays -1
+            extras["segments"] = torch.from_numpy(segments[shot.geoms])[..., None]
         return Frames(
             rgb=torch.from_numpy(shot.rgb).float() / 255,
             depth=torch.from_numpy(shot.depth),
@@ -273,9 +266,8 @@ def _task_makers(task: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     except ImportError as error:
         raise EnvError("metaworld is not installed", field="metaworld", fix='pip install "scene4d[sim]"') from error
     if task not in ENV_POLICY_MAP:
-        raise ConfigError(
-            "no such task", field="task", found=task, expected=", ".join(rig.TASKS) + " or another v3 task"
-        )
+        known = ", ".join(rig.TASKS) + " or another v3 task"
+        raise ConfigError("no such task", field="task", found=task, expected=known)
     # The experts know where the goal is; nothing that is recorded shows it.
     return ENVIRONMENTS[f"{task}-goal-observable"], ENV_POLICY_MAP[task]
 

@@ -86,7 +86,7 @@ class OffscreenRenderer:
         return Shot(rgb=rgb[::-1].copy(), depth=_depth_from_raw(raw[::-1], model), geoms=ids)
 
     def _geom_ids(self) -> np.ndarray:
-        flags = (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR)
+        flags = [mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR]
         colors = np.empty((self.size[1], self.size[0], 3), np.uint8)
         for flag in flags:
             self._scene.flags[flag] = True
@@ -135,15 +135,10 @@ def _make_context(size: tuple[int, int]):
             context = importlib.import_module(f"mujoco.{backend}").GLContext(*size)
             context.make_current()
             return context
-        except (
-            Exception
-        ) as error:  # each backend has failures of its own: ImportError, AttributeError, RuntimeError, GLError
+        except Exception as error:  # each has failures of its own: ImportError, AttributeError, RuntimeError, GLError
             problems.append(f"{backend}: {type(error).__name__}: {error}")
             if platform is None:
                 os.environ.pop("PYOPENGL_PLATFORM", None)  # set by a backend that then failed; it would block the next
-    raise EnvError(
-        "no OpenGL context for drawing without a window",
-        field="MUJOCO_GL",
-        found="; ".join(problems),
-        fix="install EGL (Debian: libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6), or set MUJOCO_GL",
-    )
+    problem, found = "no OpenGL context for drawing without a window", "; ".join(problems)
+    fix = "install EGL (Debian: libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6), or set MUJOCO_GL"
+    raise EnvError(problem, field="MUJOCO_GL", found=found, fix=fix)

@@ -24,9 +24,7 @@ FIXED_CAMERAS = {
 SPARE_CAMERAS = {  # beside the rig: the fourth input where four cameras without depth are asked for
     "corner": RigCamera(lookat=(0.0, 0.60, 0.12), distance=1.35, azimuth_deg=300, elevation_deg=-38)
 }
-MODEL_CAMERAS = {
-    "gripper": "gripperPOV"
-}  # cameras that the simulated model itself carries; this one moves with the hand
+MODEL_CAMERAS = {"gripper": "gripperPOV"}  # cameras of the simulated model itself; this one moves with the hand
 CAMERAS = (*FIXED_CAMERAS, *MODEL_CAMERAS)
 INPUT_CAMERAS = ("left", "right")  # front and top are never an input of a model that is evaluated on them
 FOV_Y_DEG = 45.0

@@ -23,10 +23,8 @@ def viewmat(name: str, *, turned_deg: float = 0.0) -> Tensor:
         raise ConfigError("no such fixed camera", field="cameras", found=name, expected=list(known))
     camera = known[name]
     azimuth, elevation = math.radians(camera.azimuth_deg + turned_deg), math.radians(camera.elevation_deg)
-    forward = torch.tensor(
-        [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)],
-        dtype=torch.float64,
-    )
+    flat, up = math.cos(elevation), math.sin(elevation)
+    forward = torch.tensor([flat * math.cos(azimuth), flat * math.sin(azimuth), up], dtype=torch.float64)
     target = torch.tensor(camera.lookat, dtype=torch.float64)
     return look_at(target - camera.distance * forward, target)
 

@@ -49,9 +49,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise CheckpointError("does not exist", file=path, fix="train first, or name the weights file") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"cannot be read as safetensors ({error})", file=path, fix="it may be truncated: copy it again"
-        ) from error
+        problem = f"cannot be read as safetensors ({error})"
+        raise CheckpointError(problem, file=path, fix="it may be truncated: copy it again") from error
     version = header.get("version", str(FORMAT_VERSION))
     if not (version.isascii() and version.isdecimal()):
         raise CheckpointError("has a broken header", file=path, field="version", found=version)
@@ -88,27 +87,19 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: 
         CheckpointError: listing every missing, extra or wrongly shaped tensor.
     """
     wanted = module.state_dict()
-    shapes = [
-        f"{k} {list(tensors[k].shape)} not {list(wanted[k].shape)}"
-        for k in wanted
-        if k in tensors and tensors[k].shape != wanted[k].shape
-    ]
-    kinds = [
-        f"{k} {tensors[k].dtype} not {wanted[k].dtype}"
-        for k in wanted
-        if k in tensors and tensors[k].is_floating_point() != wanted[k].is_floating_point()
-    ]
+    pairs = [(k, tensors[k], wanted[k]) for k in wanted if k in tensors]
     problems = {
-        "missing": _few(wanted.keys() - tensors.keys()),
-        "extra": _few(tensors.keys() - wanted.keys()),
-        "shape": _few(shapes),
-        "dtype": _few(kinds),
+        "missing": wanted.keys() - tensors.keys(),
+        "extra": tensors.keys() - wanted.keys(),
+        "shape": [f"{k} {list(a.shape)} not {list(b.shape)}" for k, a, b in pairs if a.shape != b.shape],
+        "dtype": [
+            f"{k} {a.dtype} not {b.dtype}" for k, a, b in pairs if a.is_floating_point() != b.is_floating_point()
+        ],
     }
-    found = "; ".join(f"{name}: {text}" for name, text in problems.items() if text)
+    found = "; ".join(f"{name}: {_few(names)}" for name, names in problems.items() if names)
     if found:
-        raise CheckpointError(
-            "weights of another model", file=source, found=found, fix="use the configuration they were trained with"
-        )
+        fix = "use the configuration they were trained with"
+        raise CheckpointError("weights of another model", file=source, found=found, fix=fix)
     for key, value in wanted.items():
         value.copy_(laid_out_as(tensors[key], value))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from scene4d.errors import ConfigError
 from scene4d.native.cuda import why_not
+from scene4d.train.distributed import mapped
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -50,9 +51,4 @@ def at_device(module: nn.Module, wanted: Device) -> Iterator[None]:
 
 def moved(batch: Any, device: torch.device) -> Any:
     """Tensors, nouns, or tuples and dictionaries of them, on a device."""
-    match batch:
-        case Mapping():
-            return {k: moved(v, device) for k, v in batch.items()}
-        case tuple() | list():
-            return tuple(moved(v, device) for v in batch)
-    return None if batch is None else batch.to(device)
+    return mapped(batch, lambda x: x.to(device))

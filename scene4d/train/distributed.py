@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -109,18 +109,16 @@ def share_of(batch: Any) -> tuple[Any, float]:
     """
     if num_ranks() == 1:
         return batch, 1.0
-    sizes = set(_sizes(batch))
+    sizes: set[int] = set()
+    mapped(batch, lambda x: sizes.add(_num_rows(x)))
     if len(sizes) != 1:
-        raise ConfigError(
-            "cannot be split over ranks", field="batch", found=sorted(sizes), expected="one number of rows"
-        )
-    num = sizes.pop()
+        found = sorted(sizes)
+        raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="one number of rows")
+    num, least = sizes.pop(), f">= {num_ranks()}"
     if num < num_ranks():
-        raise ConfigError(
-            "is smaller than the number of ranks", field="batch_size", found=num, expected=f">= {num_ranks()}"
-        )
+        raise ConfigError("is smaller than the number of ranks", field="batch_size", found=num, expected=least)
     rows = slice(rank(), None, num_ranks())
-    return _take(batch, rows), len(range(num)[rows]) * num_ranks() / num
+    return mapped(batch, lambda x: x[rows]), len(range(num)[rows]) * num_ranks() / num
 
 
 def means(values: Sequence[float], *, weight: float = 1.0) -> list[float]:
@@ -247,31 +245,22 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_part(tensor) else tensor
 
 
-def _sizes(batch: Any) -> Iterator[int]:
-    match batch:
-        case None:
-            return
-        case Tensor() if batch.ndim:
-            yield batch.shape[0]
-        case TensorStruct() if batch.batch_shape:
-            yield batch.batch_shape[0]
-        case Mapping():
-            yield from (size for value in batch.values() for size in _sizes(value))
-        case tuple() | list():
-            yield from (size for value in batch for size in _sizes(value))
-        case _:
-            raise ConfigError(
-                "cannot be split over ranks", field="batch", found=type(batch).__name__, expected="tensors with rows"
-            )
+def _num_rows(part: Any) -> int:
+    shape = part.shape if isinstance(part, Tensor) else part.batch_shape if isinstance(part, TensorStruct) else ()
+    if not shape:
+        found = type(part).__name__
+        raise ConfigError("cannot be split over ranks", field="batch", found=found, expected="tensors with rows")
+    return shape[0]
 
 
-def _take(batch: Any, rows: slice) -> Any:
+def mapped(batch: Any, fn: Callable[[Any], Any]) -> Any:
+    """A batch with `fn` of each of its tensors and nouns, in tuples and dictionaries too; None stays None."""
     match batch:
         case Mapping():
-            return {k: _take(v, rows) for k, v in batch.items()}
+            return {k: mapped(v, fn) for k, v in batch.items()}
         case tuple() | list():
-            return tuple(_take(v, rows) for v in batch)
-    return None if batch is None else batch[rows]
+            return tuple(mapped(v, fn) for v in batch)
+    return None if batch is None else fn(batch)
 
 
 def _buckets(grads: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -307,9 +296,6 @@ def _peers() -> Iterator[None]:
         # The thread of the group that failed still holds the tensor, and needs the interpreter to let it go: were that
         # at its end by then, the process would abort instead of saying what happened.
         time.sleep(LETTING_GO_S)
-        raise ResourceError(
-            "another rank is gone or does not answer",
-            field=f"rank {rank()} of {num_ranks()}",
-            found=str(error).splitlines()[0][:200],
-            fix="see what it said; started again, training goes on from the checkpoint",
-        ) from error
+        where, found = f"rank {rank()} of {num_ranks()}", str(error).splitlines()[0][:200]
+        fix = "see what it said; started again, training goes on from the checkpoint"
+        raise ResourceError("another rank is gone or does not answer", field=where, found=found, fix=fix) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -33,9 +34,8 @@ class JsonLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
         except OSError as error:
-            raise ResourceError(
-                "cannot be written", file=self.path, found=error.strerror, fix="free space; started again, it goes on"
-            ) from error
+            fix = "free space; started again, it goes on"
+            raise ResourceError("cannot be written", file=self.path, found=error.strerror, fix=fix) from error
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole line so far; a torn last line is passed over."""
@@ -43,10 +43,8 @@ class JsonLog:
             return []
         lines = []
         for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
+            with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
         return lines
 
     def keep_until(self, step: int) -> None:

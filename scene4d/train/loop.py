@@ -187,9 +187,8 @@ class _Run:
         tensors, state = load_tensors(self.path)
         part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
         average = part("average.")
-        if not {"step", "skipped", "bad", "recent"} <= state.keys() or average.keys() != (
-            self.average.values.keys() if self.average else set()
-        ):
+        averaged = self.average.values.keys() if self.average else set()
+        if not {"step", "skipped", "bad", "recent"} <= state.keys() or average.keys() != averaged:
             fix = "remove it, or train on with the model and ema_decay that it was made with"
             raise CheckpointError("is no checkpoint of this training", file=self.path, fix=fix)
         assign_weights(self.module, part("module."), source=self.path)
@@ -201,12 +200,9 @@ class _Run:
                 laid_out = {k: v if k == "step" else distributed.laid_out_as(v, parameter) for k, v in own.items()}
                 self.optimizer.state[parameter] = laid_out
         if self.average is not None:
-            self.average.values = {
-                k: distributed.laid_out_as(v, self.average.values[k]).to(self.average.values[k].dtype)
-                for k, v in average.items()
-            }
-        self.step, self.skipped = state["step"], state["skipped"]
-        self.bad, self.recent = state["bad"], state["recent"]
+            now = self.average.values
+            self.average.values = {k: distributed.laid_out_as(v, now[k]).to(now[k].dtype) for k, v in average.items()}
+        self.step, self.skipped, self.bad, self.recent = (state[k] for k in ("step", "skipped", "bad", "recent"))
 
     def _write(self, **values: Any) -> None:
         if distributed.rank() == 0:
@@ -224,12 +220,9 @@ class _Run:
             # No weight was touched since the last finite step, so what is saved here is good.
             self.step, self.bad = step + 1 - self.bad, 0
             self.save()
+            fix = "lower optim.lr; the checkpoint holds the last good weights"
             raise NumericsError(
-                "loss or gradient is not finite",
-                file=self.path.parent,
-                frame=step,
-                found=loss,
-                fix="lower optim.lr; the checkpoint holds the last good weights",
+                "loss or gradient is not finite", file=self.path.parent, frame=step, found=loss, fix=fix
             )
 
 
@@ -243,13 +236,11 @@ def _enough_memory(step: int, *, folder: Path) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         # The allocator of CPUs has no error type of its own.
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "allocate memory" not in str(error):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
+        found = str(error).split("\n")[0]
         fix = "use a smaller batch_size, or precision = 'bfloat16'; the last checkpoint is whole"
-        raise ResourceError(
-            "out of memory", file=folder, frame=step, found=str(error).split("\n")[0], fix=fix
-        ) from error
+        raise ResourceError("out of memory", file=folder, frame=step, found=found, fix=fix) from error
 
 
 @contextlib.contextmanager

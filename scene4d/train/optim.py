@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,17 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, *, decay: float):
         self.decay = decay
-        self.values: dict[str, Tensor] = {
-            n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad
-        }
+        self.values = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module, *, step: int) -> None:
         """Move towards the weights after step `step` (0 = the first)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                self.values[name].lerp_(parameter.detach(), 1 - decay)
+        for name, value in self.values.items():
+            value.lerp_(module.get_parameter(name).detach(), 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Put the averaged weights into the module."""
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                parameter.copy_(self.values[name])
+        for name, value in self.values.items():
+            module.get_parameter(name).copy_(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,8 @@ def fit(what: Fit, *, folder: Path, device: Device, name: str, owner: nn.Module 
         as `train.loop.train`.
     """
     with at_device(owner or what.module, device):
-        result = train(
-            what.module,
-            what.loss,
-            batches=what.batches,
-            config=what.config,
-            folder=folder,
-            progress=line_progress(name),
-        )
+        run = partial(train, config=what.config, folder=folder, progress=line_progress(name))
+        result = run(what.module, what.loss, batches=what.batches)
     # A stage has a clock of its own.
     kept = {k: v for k, v in result.items() if k not in ("seconds", "grad_norm")}
     return {k: rounded(v) if isinstance(v, float) else v for k, v in kept.items()}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from box_scene import cast_boxes
 from PIL import Image
 
 from scene4d.data.formats.lerobot import write_lerobot
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras, Episode, Frames
 
 SIZE = (96, 72)

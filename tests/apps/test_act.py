@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from box_scene import cast_boxes
 from tiny_agent import with_info
 
 from scene4d.apps.agent.agent import AgentConfig, agent_maker
@@ -20,7 +21,6 @@ from scene4d.lift.stream.stream import SceneStream
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
 from scene4d.robot.spec import RobotSpec, VectorSpec
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras, Task
 from scene4d.world.observation import Observation
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from box_scene import Box, cast_boxes
 from tiny_agent import PROPRIO, SIDE, box_views, tiny_models, with_info
 
 from scene4d.apps.agent.agent import AgentConfig, FilledAgentConfig, agent_config, agent_maker
@@ -15,7 +16,6 @@ from scene4d.errors import CalibrationError, CheckpointError, ConfigError, DataF
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.robot.track import track_of
-from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Frames
 
 TASK = "door-open-v3"

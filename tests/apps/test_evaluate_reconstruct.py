@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
+from box_scene import Box, cast_boxes
 
 from scene4d.apps.verbs.evaluate_reconstruct import EvalReconstructOptions, run_eval_reconstruct
 from scene4d.data.formats.lerobot import write_lerobot
 from scene4d.errors import ConfigError
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames
 
 EYES = {"left": (-0.6, -0.6, 0.6), "right": (0.6, -0.6, 0.6), "overhead": (0.0, -0.5, 0.9)}

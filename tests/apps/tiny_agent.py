@@ -6,13 +6,13 @@ import copy
 import dataclasses
 
 import torch
+from box_scene import cast_boxes
 
 from scene4d.apps.compose.models import Models, make_models, robot_of_info
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras, Frames
 
 TASKS = ["button-press-v3", "door-open-v3", "drawer-open-v3"]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 import torch
+from box_scene import cast_boxes
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras, Episode, Frames
 
 SIZE = (128, 96)

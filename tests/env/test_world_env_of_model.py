@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 
 import toy_world
+from box_scene import cast_boxes
 
 from scene4d.apps.compose.models import make_models
 from scene4d.apps.compose.recorded_starts import make_world_env, recorded_starts, start_at
@@ -21,7 +22,6 @@ from scene4d.lift.stream.stream import SceneStream
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.robot.bounds import action_bounds
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
 from scene4d.world.capabilities import sampled
 from scene4d.world.rollout import predict_long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from box_scene import Box, cast_boxes
 
 from scene4d.eval.forecast.checks.ablations import (
     LAST_FRAMES,
@@ -23,7 +24,6 @@ from scene4d.models.tokens.anchored_state import AnchorPrediction, past_poses
 from scene4d.models.tokens.latent import Latent
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
-from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames, Gaussians
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
 from scene4d.world.contract import WorldModelSpec

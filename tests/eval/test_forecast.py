@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from box_scene import Box, cast_boxes
 
 from scene4d.eval.forecast.forecast_table import COPY, KEYS, ORACLE, forecast_table
 from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast, ExactFlow, scene_of_velocities
@@ -15,7 +16,6 @@ from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_for
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import StreamConfig
-from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames
 from scene4d.world.evaluated import ForecastQuestion
 

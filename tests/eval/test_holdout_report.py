@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from box_scene import cast_boxes
 
 from scene4d.errors import ConfigError
 from scene4d.eval.reconstruct.score_reconstruction import (
@@ -17,7 +18,6 @@ from scene4d.eval.reconstruct.score_reconstruction import (
 )
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.rgbd.unproject import lift_frames
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras, Episode
 
 SIZE = 48

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from box_scene import Box, cast_boxes
 
 from scene4d.errors import ConfigError, DataFormatError, EnvError
 from scene4d.eval.metrics.perceptual import find_lpips
@@ -20,7 +21,6 @@ from scene4d.lift.reconstruct import ReconstructConfig
 from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.lift.stream.stream import StreamConfig
 from scene4d.scene import Motion, Scene4D
-from scene4d.sim.synthetic import Box, cast_boxes
 from scene4d.types import Cameras, Episode, Frames
 
 STEP, SIZE, COUNT = 0.012, 48, 4

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from box_scene import cast_boxes
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
 
 

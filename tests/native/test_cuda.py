@@ -134,7 +134,7 @@ def test_a_million_on_one_pixel():
 
 
 def test_a_gpu_without_code_for_it_draws_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(cuda, "_warned", False)
+    monkeypatch.setattr(cuda, "_warned", set())
     monkeypatch.setattr(cuda, "_usable", {torch.cuda.current_device(): False})
     args = CASES["crowd"]()
     with pytest.warns(UserWarning, match="no code for"):

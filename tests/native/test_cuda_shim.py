@@ -137,7 +137,7 @@ def test_too_many_pairs_are_refused_with_an_estimate(shim, monkeypatch):
 
 
 def test_without_cuda_it_runs_on_the_cpu_and_says_so_once(monkeypatch):
-    monkeypatch.setattr(cuda, "_warned", False)
+    monkeypatch.setattr(cuda, "_warned", set())
     monkeypatch.setattr(cuda, "why_not", lambda device: "scene4d was built without CUDA")
     args = arguments(*some_inputs(40), SETTINGS)
     with pytest.warns(UserWarning, match="without CUDA"):

@@ -279,7 +279,7 @@ def test_a_gpu_gives_the_same_bits():
 
 def test_without_kernels_for_the_gpu_the_cpu_searches_and_says_so_once(monkeypatch):
     monkeypatch.setattr(cuda, "why_not", lambda device: "no code for this GPU")
-    monkeypatch.setattr(neighbours, "_warned", False)
+    monkeypatch.setattr(cuda, "_warned", set())
     points, start = cloud(1, 50, 3), torch.tensor([0])
     with pytest.warns(UserWarning, match="no code for this GPU"):
         found = neighbours._nearest_cuda(points, None, points, None, 2)

@@ -10,6 +10,8 @@ import torch
 
 pytest.importorskip("metaworld", reason="the simulator is not installed")
 
+from box_scene import cast_boxes
+
 from scene4d.apps.compose.models import load_models, make_models, save_models
 from scene4d.apps.verbs.evaluate_plan import EvalPlanOptions, Goal, PlanningAgent, goal_of_expert, run_eval_plan
 from scene4d.errors import ConfigError
@@ -20,7 +22,6 @@ from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.sim.metaworld import ACTION_SPEC, PROPRIO_SPEC
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.types import Cameras
 
 CONTEXT = {"action_spec": [dict(s) for s in ACTION_SPEC], "proprio_spec": [dict(s) for s in PROPRIO_SPEC]}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from box_scene import cast_boxes
 
 from scene4d.errors import ConfigError
 from scene4d.lift.rgbd.unproject import lift_frames
 from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder
 from scene4d.policy.virtual_cameras import virtual_cameras
 from scene4d.robot.spec import RobotSpec
-from scene4d.sim.synthetic import cast_boxes
 from scene4d.world.observation import Observation
 
 HAND = torch.tensor([0.0, 0.1, 0.2, 0.08])

@@ -96,11 +96,8 @@ def test_footprints_say_where_gaussians_fell():
     frames, footprints = render_with_footprints(gaussians, cameras)
     assert torch.equal(frames.rgb, render(gaussians, cameras).rgb)
     assert footprints.radii.shape == (*cameras.batch_shape, gaussians.num_gaussians, 2)
-    settings = RasterSettings(cameras.width, cameras.height, radii=True)
-    _, exact = draw(
-        gaussians.to(torch.float64), cameras.to(torch.float64), background=None, extras=(), settings=settings,
-        rasterizer=best_rasterizer,
-    )  # fmt: skip
+    wide, views = gaussians.to(torch.float64), cameras.to(torch.float64)
+    _, exact = draw(wide, views, options={}, rasterizer=best_rasterizer, absgrads=footprints.absgrads.double())
     assert torch.allclose(footprints.radii.double(), exact.radii.reshape(footprints.radii.shape), atol=1e-3)
     visible = footprints.visible
     assert 0 < int(visible.sum()) < visible.numel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -101,9 +101,8 @@ def _sensor(frames: Frames, index: int, *, config: AlignConfig) -> Measured | No
         return None
     depth = frames.depth[index].flatten()
     pixels = (depth.isfinite() & (depth > 0)).nonzero()[:, 0]
-    if len(pixels) < config.min_points:
-        return None
-    return Measured(pixels, 1 / depth[pixels], torch.ones_like(depth[pixels]))
+    depth = depth[pixels]
+    return None if len(pixels) < config.min_points else Measured(pixels, 1 / depth, torch.ones_like(depth))
 
 
 def _points(
@@ -124,14 +123,12 @@ def _points(
 
 
 def _agreement(values: Tensor, known: list[Measured | None], *, solution: Tensor) -> Tensor:
-    shares = []
+    shares = torch.full((len(known),), math.nan)
     for i, measured in enumerate(known):
-        if measured is None or len(measured.pixels) == 0:
-            shares.append(math.nan)
-            continue
-        inverse = solution[i, 0] * values[i].flatten()[measured.pixels] + solution[i, 1]
-        shares.append(float(((inverse / measured.inverse - 1).abs() < 0.1).float().mean()))
-    return torch.tensor(shares)
+        if measured is not None and len(measured.pixels):
+            inverse = solution[i, 0] * values[i].flatten()[measured.pixels] + solution[i, 1]
+            shares[i] = ((inverse / measured.inverse - 1).abs() < 0.1).float().mean()
+    return shares
 
 
 def _matched(
@@ -171,9 +168,7 @@ def _matched(
         for i in open_views:
             inverse = (solution[i, 0] * small[i] + solution[i, 1]).clamp(1 / config.far, 1 / config.near)
             found = [plane_sweep(pictures, inverse, here=i, there=j, spread=spread) for j in others[i]]
-            measured[i] = Measured(
-                *(torch.cat([getattr(f, k) for f in found]) for k in ("pixels", "inverse", "weights"))
-            )
+            measured[i] = Measured(*(torch.cat([getattr(f, k.name) for f in found]) for k in fields(Measured)))
         solution = joint_scales(
             small, pictures, measured=measured, others=others, solution=solution, kind=kind, config=config
         )

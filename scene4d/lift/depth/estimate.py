@@ -46,15 +46,11 @@ class DepthEstimator:
         self, weights: str | Path | None, *, kind: Kind | None = None, download: bool = False, device: str = "cpu"
     ):
         if not weights:
-            raise ConfigError(
-                "no weights are named, and none come with scene4d",
-                field="depth_weights",
-                fix="name the folder of a depth-estimation model (config.json, preprocessor_config.json, "
-                "model.safetensors), or record depth",
-            )
+            files = "config.json, preprocessor_config.json, model.safetensors"
+            fix = f"name the folder of a depth-estimation model ({files}), or record depth"
+            raise ConfigError("no weights are named, and none come with scene4d", field="depth_weights", fix=fix)
         transformers = optional("transformers", extra="depth", what="estimating depth")
-        name = str(weights)
-        folder = Path(weights)
+        name, folder = str(weights), Path(weights)
         if folder.is_dir():
             _checked_folder(folder)
         elif not download and (folder.is_absolute() or name.startswith((".", "~"))):
@@ -193,8 +189,9 @@ def _pipeline(transformers: Any, name: str, *, download: bool, device: str) -> A
         model = transformers.AutoModelForDepthEstimation.from_pretrained(name, use_safetensors=True, **local)
     except (OSError, ValueError, KeyError, ImportError) as error:
         fix = "give a folder, or fetch it first" if not download else "check the name"
+        found = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            "cannot be loaded as a depth-estimation model", file=name, found=" ".join(str(error).split())[:160], fix=fix
+            "cannot be loaded as a depth-estimation model", file=name, found=found, fix=fix
         ) from error
     return transformers.pipeline("depth-estimation", model=model.eval(), image_processor=processor, device=device)
 
@@ -203,10 +200,8 @@ def _kind_of(config: Any, *, file: str) -> Kind:
     declared = getattr(config, "depth_estimation_type", None)
     if declared in ("relative", "metric"):
         return declared
-    if config.model_type in METRIC_MODELS:
-        return "metric"
-    if config.model_type in RELATIVE_MODELS:
-        return "relative"
+    if config.model_type in METRIC_MODELS + RELATIVE_MODELS:
+        return "metric" if config.model_type in METRIC_MODELS else "relative"
     raise ConfigError(
         "does not say whether it predicts metres or inverse depth", file=file, field="kind", found=config.model_type,
         fix="give the kind: relative or metric",

@@ -100,7 +100,6 @@ def _add_pair(
     depth = along / inverse + warp.near[2]
     there_inverse = solution[there, 0] * y + solution[there, 1]
     mine = -there_inverse * along / inverse**2
-    ones = torch.ones_like(x)
-    rows = torch.stack([mine * x, mine * ones, depth * y, depth * ones], -1)
-    weights = ones * config.agreement_weight
+    rows = torch.stack([mine * x, mine, depth * y, depth], -1)
+    weights = torch.full_like(x, config.agreement_weight)
     system.add(rows, error=there_inverse * depth - 1, at=[here, there], weights=weights)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from scene4d.geometry.camera import invert_rigid, pixel_centres
+from scene4d.lift.rgbd.depth_images import sample_grids
 from scene4d.types import Cameras, Frames
 
 GRAY = (0.299, 0.587, 0.114)
@@ -21,11 +22,6 @@ class Pictures:
 
     gray: Tensor
     cameras: Cameras
-
-    @property
-    def num_views(self) -> int:
-        """How many."""
-        return self.gray.shape[0]
 
 
 def pictures_of(frames: Frames, *, width: int) -> Pictures:
@@ -47,9 +43,7 @@ def scaled_cameras(cameras: Cameras, *, width: int) -> Cameras:
     """Cameras [v] of the images that `shrunk` makes."""
     if cameras.width <= width:
         return cameras
-    height = max(1, round(cameras.height * width / cameras.width))
-    scale = cameras.Ks.new_tensor([width / cameras.width, height / cameras.height, 1.0])
-    return Cameras(viewmats=cameras.viewmats, Ks=cameras.Ks * scale[:, None], width=width, height=height)
+    return cameras.resized(width, max(1, round(cameras.height * width / cameras.width)))
 
 
 def neighbours_of(
@@ -96,10 +90,7 @@ class Warp:
     def sample(self, images: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """(values [k h w], inside [k h w]) of the other camera's image [h w] seen through inverse depths [k h w]."""
         pixels, inside = self.pixels(inverse)
-        grid = pixels / pixels.new_tensor([self.width, self.height]) * 2 - 1
-        batch = images[None, None].expand(len(inverse), 1, *images.shape)
-        values = grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        return values[:, 0], inside
+        return sample_grids(images[None], pixels)[:, 0], inside
 
 
 def warp_between(cameras: Cameras, *, here: int, there: int) -> Warp:
@@ -117,12 +108,16 @@ def patch_agreement(images: Tensor, other: Tensor, *, reach: int) -> Tensor:
 
     Blind to gain and offset of the light; near 0 where either has no texture.
     """
-    mean = lambda x: avg_pool2d(x[:, None], 2 * reach + 1, 1, reach, count_include_pad=False)[:, 0]
+    mean = lambda x: _patch_mean(x, reach)
     images = images.expand_as(other)
     a, b = mean(images), mean(other)
     covariance = mean(images * other) - a * b
     spread_a, spread_b = mean(images * images) - a * a, mean(other * other) - b * b
     return covariance / ((spread_a + TEXTURE**2) * (spread_b + TEXTURE**2)).clamp_min(1e-12).sqrt()
+
+
+def _patch_mean(images: Tensor, reach: int) -> Tensor:
+    return avg_pool2d(images[:, None], 2 * reach + 1, 1, reach, count_include_pad=False)[:, 0]
 
 
 def hypothesis_scores(
@@ -186,17 +181,10 @@ def share_confirmed(pictures: Pictures, inverse: Tensor, *, here: int, others: l
     mine = pictures.gray[here]
     best = torch.full_like(mine, -1.0)
     for there in others:
-        values, inside = warp_between(pictures.cameras, here=here, there=there).sample(
-            pictures.gray[there], inverse[None]
-        )
+        warp = warp_between(pictures.cameras, here=here, there=there)
+        values, inside = warp.sample(pictures.gray[there], inverse[None])
         agreement = patch_agreement(mine[None], values, reach=reach)[0]
         best = torch.where(inside[0], torch.maximum(best, agreement), best)
-    deviation = patch_deviation(mine[None], reach=reach)[0]
-    compared = (best > -1) & (deviation > TEXTURE)
+    variance = _patch_mean((mine * mine)[None], reach) - _patch_mean(mine[None], reach) ** 2
+    compared = (best > -1) & (variance[0].clamp_min(0.0).sqrt() > TEXTURE)
     return float((best[compared] > 0.6).float().mean()) if bool(compared.any()) else float("nan")
-
-
-def patch_deviation(images: Tensor, *, reach: int) -> Tensor:
-    """Standard deviation [k h w] of brightness in the patch of (2 reach + 1)^2 px round each pixel."""
-    mean = lambda x: avg_pool2d(x[:, None], 2 * reach + 1, 1, reach, count_include_pad=False)[:, 0]
-    return (mean(images * images) - mean(images) ** 2).clamp_min(0.0).sqrt()

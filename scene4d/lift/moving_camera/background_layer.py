@@ -79,9 +79,8 @@ def middle_view(layers: Gaussians, frames: Frames, *, config: BackgroundLayerCon
         blind, seen = blind.reshape(known.shape), seen.reshape(known.shape)
         # Beyond their borders it is as at the nearest place within.
         depth = torch.where(fill_nearest(blind & ~seen, blind | seen), 0.0, depth)
-    return Frames(
-        rgb=fill_nearest(rgb, known & (weight > 1e-6).reshape(known.shape)), depth=depth, alpha=None, cameras=camera
-    )
+    rgb = fill_nearest(rgb, known & (weight > 1e-6).reshape(known.shape))
+    return Frames(rgb=rgb, depth=depth, alpha=None, cameras=camera)
 
 
 def pushed_back(view: Frames, *, config: BackgroundLayerConfig) -> Frames:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +14,7 @@ from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.moving_camera.background_layer import BackgroundLayerConfig, middle_view, pushed_back
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig, fit_layered_views
 from scene4d.lift.moving_camera.plane_sweep import PlaneSweepConfig, plane_sweep_depth
-from scene4d.lift.moving_camera.pose_refinement import PoseRefinementConfig, refined_cameras
+from scene4d.lift.moving_camera.pose_refinement import PoseRefinementConfig, local_means, refined_cameras
 from scene4d.lift.refine.adam_loop import Progress
 from scene4d.lift.refine.fit import halved
 from scene4d.lift.rgbd.depth_images import close_gaps, fill_nearest, pixels_of_points, with_colour
@@ -118,9 +117,8 @@ def fuse_layered_views(
     lifetimes = torch.cat([lifetimes, lifetimes.new_tensor([-torch.inf, torch.inf]).expand(shell.num_gaussians, 2)])
     tick(count, count)
     if config.fit is not None and count > 1:
-        gaussians = fit_layered_views(
-            gaussians, lifetimes, frames=full, times=times, config=config.fit, progress=progress
-        )
+        fit = partial(fit_layered_views, config=config.fit, progress=progress)
+        gaussians = fit(gaussians, lifetimes, frames=full, times=times)
     return gaussians, lifetimes
 
 
@@ -134,7 +132,7 @@ def _prepared(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
         small = halved(small)
     if config.settle is not None:
         viewmats = refined_cameras(small, config=config.settle).viewmats
-        frames, small = (f.replace(cameras=dataclasses.replace(f.cameras, viewmats=viewmats)) for f in (frames, small))
+        frames, small = (f.replace(cameras=f.cameras.replace(viewmats=viewmats)) for f in (frames, small))
     while small.cameras.width > config.sweep_width:
         small = halved(small)
     size = frames.rgb.shape[1:3]
@@ -161,9 +159,7 @@ def _levelled(frames: Frames, *, config: LayeredViewsConfig) -> Frames:
     """The frames with what each frame alone was exposed brighter or darker than those round it taken away."""
     count = frames.batch_shape[0]
     logs = -exposure_gains(frames).log()  # [m 3]
-    index = torch.arange(count, dtype=logs.dtype)
-    near = torch.exp(-((index[:, None] - index) ** 2) / (2 * config.exposure_frames**2))
-    smooth = (near / near.sum(1, keepdim=True)) @ logs
+    smooth = local_means(count, config.exposure_frames, dtype=logs.dtype) @ logs
     return frames.replace(rgb=frames.rgb * (smooth - logs).exp()[:, None, None])
 
 
@@ -199,14 +195,11 @@ def _neighbours(means: Tensor, home: int, *, views: list[Frames], hidden: float)
     count = len(views)
     before = torch.full((len(means),), -1)
     after = torch.full_like(before, count)
-    for j in range(home + 1, count):
-        rows = (after == count).nonzero()[:, 0]
-        if len(rows):
-            after[rows[_sees(means[rows], views[j], hidden=hidden)]] = j
-    for j in range(home - 1, -1, -1):
-        rows = (before == -1).nonzero()[:, 0]
-        if len(rows):
-            before[rows[_sees(means[rows], views[j], hidden=hidden)]] = j
+    for found, none, order in ((after, count, range(home + 1, count)), (before, -1, range(home - 1, -1, -1))):
+        for j in order:
+            rows = (found == none).nonzero()[:, 0]
+            if len(rows):
+                found[rows[_sees(means[rows], views[j], hidden=hidden)]] = j
     return before, after
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
+from torch.nn.functional import avg_pool2d
 
 from scene4d.geometry.camera import invert_rigid, pixel_centres
 from scene4d.geometry.frame_images import depth_of
-from scene4d.lift.rgbd.depth_images import complete_depth, despeckled
+from scene4d.lift.rgbd.depth_images import complete_depth, despeckled, sample_grids
 from scene4d.types import Frames
 
 
@@ -86,15 +86,12 @@ def _cost(frames: Frames, index: int, *, other: int, planes: Tensor, config: Pla
     x = (rays @ across[:3, :3].T)[None] + across[:3, 3] * planes[:, None, None, None]  # [p h w 3]
     x = x @ cameras.Ks[other].T
     there = x[..., :2] / x[..., 2:].clamp_min(1e-6)
-    size = there.new_tensor([width, height])
-    inside = (x[..., 2] > 1e-4) & (there > 0).all(-1) & (there < size).all(-1)
-    picture = frames.rgb[other].movedim(-1, 0).expand(len(planes), -1, -1, -1)
-    theirs = grid_sample(picture, there / size * 2 - 1, align_corners=False, padding_mode="border")
+    inside = (x[..., 2] > 1e-4) & (there > 0).all(-1) & (there < there.new_tensor([width, height])).all(-1)
+    theirs = sample_grids(frames.rgb[other].movedim(-1, 0), there)
     difference = (theirs - frames.rgb[index].movedim(-1, 0)).abs().mean(1).clamp_max(config.clip)
     if frames.alpha is not None:
         # What has no usable colour counts neither for nor against a plane.
-        usable = frames.alpha[other].expand(len(planes), 1, -1, -1)
-        usable = grid_sample(usable, there / size * 2 - 1, align_corners=False, padding_mode="border")[:, 0]
+        usable = sample_grids(frames.alpha[other][None], there)[:, 0]
         inside = inside & (usable > 0.5) & (frames.alpha[index] > 0.5)
     difference = torch.where(inside, difference, config.clip)
     return avg_pool2d(difference[:, None], config.patch, 1, config.patch // 2, count_include_pad=False)[:, 0]

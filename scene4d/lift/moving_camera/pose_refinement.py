@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.functional import max_pool2d
 
 from scene4d.geometry.camera import invert_rigid, unproject
 from scene4d.geometry.frame_images import depth_of
-from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec
+from scene4d.geometry.rotation import matrix_from_quat, quat_from_rotvec, rigid_matrix
 from scene4d.lift.rgbd.depth_images import pixels_of_points, sample_image
 from scene4d.types import Cameras, Frames
 
@@ -55,19 +56,15 @@ def refined_cameras(frames: Frames, *, config: PoseRefinementConfig | None = Non
     if count < 3 or frames.depth is None or config.rounds < 1:
         return frames.cameras
     chosen = _chosen_pixels(frames, config=config)
-    corrections = torch.zeros(count, 6, dtype=torch.float64)
-    pictures = frames.rgb
+    corrections, pictures = torch.zeros(count, 6, dtype=torch.float64), frames.rgb
     for step in range(config.rounds):
         pictures = _with_slopes(frames.rgb, blur=config.blurs[min(step, len(config.blurs) - 1)])
         cameras = _corrected(frames.cameras, corrections)
         matrix, right = _equations(frames, pictures, cameras=cameras, chosen=chosen, config=config)
         corrections = corrections - _solved(matrix, right, corrections=corrections, config=config)
     refined = _corrected(frames.cameras, corrections)
-    given, better = (
-        _misfit(frames, pictures, cameras=cameras, chosen=chosen, config=config)
-        for cameras in (frames.cameras, refined)
-    )
-    return refined if better < given else frames.cameras
+    misfit = partial(_misfit, frames, pictures, chosen=chosen, config=config)
+    return refined if misfit(cameras=refined) < misfit(cameras=frames.cameras) else frames.cameras
 
 
 def _misfit(
@@ -98,14 +95,19 @@ def _misfit(
     return total / max(pixels, 1)
 
 
+def local_means(count: int, width: float, *, dtype: torch.dtype) -> Tensor:
+    """[m m] Weights of the mean over `width` frames (a Gaussian's deviation) round each of `count` frames."""
+    frame = torch.arange(count, dtype=dtype)
+    near = torch.exp(-((frame[:, None] - frame) ** 2) / (2 * width**2))
+    return near / near.sum(1, keepdim=True)
+
+
 def _corrected(cameras: Cameras, corrections: Tensor) -> Cameras:
     """Cameras [m] turned about their own centres (rad, first three) and shifted (m), in world axes."""
     poses = invert_rigid(cameras.viewmats.double())
     turned = matrix_from_quat(quat_from_rotvec(corrections[:, :3])) @ poses[:, :3, :3]
-    poses = torch.cat([turned, (poses[:, :3, 3] + corrections[:, 3:])[..., None]], -1)
-    bottom = poses.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
-    viewmats = invert_rigid(torch.cat([poses, bottom], 1)).to(cameras.viewmats)
-    return Cameras(viewmats=viewmats, Ks=cameras.Ks, width=cameras.width, height=cameras.height)
+    viewmats = invert_rigid(rigid_matrix(turned, poses[:, :3, 3] + corrections[:, 3:])).to(cameras.viewmats)
+    return cameras.replace(viewmats=viewmats)
 
 
 def _chosen_pixels(frames: Frames, *, config: PoseRefinementConfig) -> list[tuple[Tensor, Tensor]]:
@@ -116,8 +118,7 @@ def _chosen_pixels(frames: Frames, *, config: PoseRefinementConfig) -> list[tupl
     solid = ((depth > 0) & (far < (1 + config.depth_tolerance) * near))[:, 0]
     grid = torch.zeros_like(solid[0])
     grid[1 : -1 : config.stride, 1 : -1 : config.stride] = True
-    pixels = [(image & grid).nonzero() for image in solid]
-    return [(x[:, 0], x[:, 1]) for x in pixels]
+    return [(x[:, 0], x[:, 1]) for x in ((image & grid).nonzero() for image in solid)]
 
 
 def _with_slopes(rgb: Tensor, *, blur: float) -> Tensor:
@@ -151,15 +152,13 @@ def _equations(
     right = torch.zeros(count, 6, dtype=torch.float64)
     points = unproject(depth_of(frames), cameras.viewmats, Ks=cameras.Ks)
     centres = invert_rigid(cameras.viewmats)[:, :3, 3]
-    for i in range(count):
-        rows, columns = chosen[i]
+    for i, (rows, columns) in enumerate(chosen):
         surface, mine = points[i, rows, columns], pictures[i, rows, columns, :3]
         for j in range(max(0, i - config.reach), min(count, i + config.reach + 1)):
             if j == i:
                 continue
-            found = _compared(
-                surface, mine=mine, picture=pictures[j], depth=depth_of(frames)[j], camera=cameras[j], config=config
-            )
+            camera, depth = cameras[j], depth_of(frames)[j]
+            found = _compared(surface, mine=mine, picture=pictures[j], depth=depth, camera=camera, config=config)
             if found is None:
                 continue
             seen, slope, difference, weight = found
@@ -203,9 +202,7 @@ def _compared(
 def _solved(matrix: Tensor, right: Tensor, *, corrections: Tensor, config: PoseRefinementConfig) -> Tensor:
     """The step [m 6], with the pull towards none and of the local mean towards none."""
     count = len(corrections)
-    frame = torch.arange(count, dtype=torch.float64)
-    near = torch.exp(-((frame[:, None] - frame) ** 2) / (2 * config.drift_frames**2))
-    near = near / near.sum(1, keepdim=True)
+    near = local_means(count, config.drift_frames, dtype=torch.float64)
     stiff = matrix.flatten(2).flatten(0, 1).diagonal().unflatten(0, (count, 6)).mean(0)  # [6]
     likely = torch.tensor([config.turn] * 3 + [config.shift] * 3, dtype=torch.float64)
     # Neighbouring pixels err alike: twenty of them count as one that errs by itself.

@@ -16,13 +16,9 @@ Progress = Callable[[int, int], None]
 
 
 class ProgressReporter:
-    """Counts the steps done, which under a bound on seconds depend on the machine, and passes them on."""
+    """Counts the steps done, which under a bound on seconds depend on the machine; calls `progress` with them too."""
 
     def __init__(self, progress: Progress | None = None) -> None:
-        """
-        Args:
-            progress: called with the same numbers.
-        """
         self.progress, self.done = progress, 0
 
     def __call__(self, done: int, total: int) -> None:
@@ -80,7 +76,12 @@ def finite(loss: Tensor, *, field: str, frame: int, fix: str = "lower the learni
 
 
 class Adam:
-    """torch's Adam on named leaves; the rates of those named in `decay` fall by that factor over the run."""
+    """torch's Adam on named leaves; the rates of those named in `decay` fall by that factor over the run.
+
+    Args:
+        leaves: what may change; those with a rate of 0 stay as they are.
+        rates: learning rate of each at the start.
+    """
 
     def __init__(
         self,
@@ -91,11 +92,6 @@ class Adam:
         eps: float = 1e-15,
         foreach: bool | None = True,
     ) -> None:
-        """
-        Args:
-            leaves: what may change; those with a rate of 0 stay as they are.
-            rates: learning rate of each at the start.
-        """
         self.leaves, self.rates, self.decay = dict(leaves), dict(rates), dict(decay)
         groups = [{"params": [x], "lr": rates[n], "name": n} for n, x in leaves.items() if rates[n] > 0]
         self.optimizer = torch.optim.Adam(groups, eps=eps, foreach=foreach)

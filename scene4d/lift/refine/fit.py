@@ -100,26 +100,17 @@ def _parameters(
     sh = with_sh_bases(gaussians.sh, max((config.degree + 1) ** 2, gaussians.sh.shape[-2]))
     count = frames.batch_shape[0]
     params = {
-        "offsets": torch.zeros_like(gaussians.means),
-        "log_scales": gaussians.scales.clamp_min(1e-7).log(),
-        "quats": gaussians.quats.clone(),
-        "logits": gaussians.opacities.clamp(1e-3, 1 - 1e-3).logit(),
-        "colours": sh[:, :1].clone(),
-        "harmonics": sh[:, 1:].clone(),
-        "gains": gaussians.means.new_zeros(count, 3),
-        "poses": gaussians.means.new_zeros(count, 6),
+        "offsets": (torch.zeros_like(gaussians.means), config.means_rate),
+        "log_scales": (gaussians.scales.clamp_min(1e-7).log(), config.scales_rate),
+        "quats": (gaussians.quats.clone(), config.quats_rate),
+        "logits": (gaussians.opacities.clamp(1e-3, 1 - 1e-3).logit(), config.opacities_rate),
+        "colours": (sh[:, :1].clone(), config.sh_rate / 0.28),
+        "harmonics": (sh[:, 1:].clone(), config.sh_rate / 0.28 / 5),
+        "gains": (gaussians.means.new_zeros(count, 3), config.gains_rate),
+        "poses": (gaussians.means.new_zeros(count, 6), config.poses_rate),
     }
-    rates = {
-        "offsets": config.means_rate,
-        "log_scales": config.scales_rate,
-        "quats": config.quats_rate,
-        "logits": config.opacities_rate,
-        "colours": config.sh_rate / 0.28,
-        "harmonics": config.sh_rate / 0.28 / 5,
-        "gains": config.gains_rate,
-        "poses": config.poses_rate,
-    }
-    return {name: x.detach().requires_grad_() for name, x in params.items()}, rates
+    rates = {name: rate for name, (_, rate) in params.items()}
+    return {name: x.detach().requires_grad_() for name, (x, _) in params.items()}, rates
 
 
 def _activated(params: dict[str, Tensor], start: Gaussians) -> Gaussians:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from scene4d.lift.refine.adam_loop import descend
 from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
+
+if TYPE_CHECKING:
+    from scene4d.lift.refine.refine_scene import RefineSceneConfig
 
 
 @dataclass(frozen=True)
@@ -58,44 +62,67 @@ def refine_frame(
     config = config or RefineFrameConfig()
     if num_steps <= 0 or gaussians.num_gaussians == 0:
         return gaussians
-    usable = torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else (frames.alpha > 0.5).float()
-    centre, span = measured.means, spacing[:, None].float()
-    values = {
-        "shift": ((gaussians.means - centre) / span).clamp(-config.max_shift, config.max_shift),
-        "growth": (gaussians.scales / measured.scales).log(),
-        "logits": torch.logit(gaussians.opacities.clamp(0.02, 0.98)),
-        "sh": gaussians.sh.detach().clone(),
-    }
-    rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
-    adam = SparseAdam(
-        values,
-        rates=dict(zip(values, rates, strict=True)),
-        beta2=0.99,
-        damping=short_at_the_end,
-        limits={"shift": config.max_shift, "growth": float(torch.tensor(config.max_scale).log())},
-        mask=free,
-    )
+    usable, span = usable_pixels(frames), spacing[:, None].float()
+    shift = ((gaussians.means - measured.means) / span).clamp(-config.max_shift, config.max_shift)
+    growth = (gaussians.scales / measured.scales).log()
+    adam = look_optimizer(gaussians, shift=shift, growth=growth, config=config, beta2=0.99, mask=free)
     bare = measured.replace(extras={})
-
-    def built(leaves: Mapping[str, Tensor]) -> Gaussians:
-        return bare.replace(
-            means=centre + span * leaves["shift"],
-            scales=measured.scales * leaves["growth"].exp(),
-            opacities=leaves["logits"].sigmoid(),
-            sh=leaves["sh"],
-        )
 
     def loss_of_step(step: int) -> Tensor:
         leaves = adam.leaves()
-        drawn = render(built(leaves), frames.cameras)
-        loss = (usable[..., None] * (drawn.rgb - frames.rgb) ** 2).mean() * 3
-        loss = loss + config.coverage * (usable * (1 - alpha_of(drawn)) ** 2).mean()
+        drawn = render(bare.replace(**changed_look(bare, leaves, size=span)), frames.cameras)
+        loss = misfit(drawn, frames, solid=usable, coverage=config.coverage)
         return loss + config.colour_pull * ((leaves["sh"] - measured.sh) ** 2).mean()
 
     descend(loss_of_step, optimizer=adam, steps=num_steps)
-    return built(adam.values).detach().replace(extras=gaussians.extras)
+    found = bare.replace(**changed_look(bare, adam.values, size=span))
+    return found.detach().replace(extras=gaussians.extras)
 
 
-def short_at_the_end(done: float) -> float:
-    """Factor of the rates when a share `done` is over: the last steps are short, or images end as noisy as they are."""
-    return min(1.0, 2.0 * (1 - done))
+def usable_pixels(frames: Frames) -> Tensor:
+    """[*b h w] 1 where a recorded colour is usable, else 0."""
+    return torch.ones_like(frames.rgb[..., 0]) if frames.alpha is None else (frames.alpha > 0.5).float()
+
+
+def misfit(drawn: Frames, seen: Frames, *, solid: Tensor, coverage: float) -> Tensor:
+    """Squared colour error and, times `coverage`, missing coverage where `solid` [*b h w] is 1."""
+    loss = 3 * (solid[..., None] * (drawn.rgb - seen.rgb) ** 2).mean()
+    return loss + coverage * (solid * (1 - alpha_of(drawn)) ** 2).mean()
+
+
+def look_optimizer(
+    rows: Gaussians,
+    *,
+    shift: Tensor,
+    growth: Tensor,
+    config: RefineFrameConfig | RefineSceneConfig,
+    beta2: float,
+    skip_unseen: bool = False,
+    mask: Tensor | None = None,
+) -> SparseAdam:
+    """Adam on what Gaussians [n] look like: from `shift` and `growth` [n 3] on, and from their opacities and sh.
+
+    The last steps are short, or images end as noisy as they are. beta2, skip_unseen, mask: as `SparseAdam` has them.
+    """
+    values = {
+        "shift": shift,
+        "growth": growth,
+        "logits": torch.logit(rows.opacities.clamp(0.02, 0.98)),
+        "sh": rows.sh.detach().clone(),
+    }
+    rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
+    limits = {"shift": config.max_shift, "growth": float(torch.tensor(config.max_scale).log())}
+    rates, damping = dict(zip(values, rates, strict=True)), lambda done: min(1.0, 2.0 * (1 - done))
+    return SparseAdam(
+        values, rates=rates, beta2=beta2, damping=damping, limits=limits, skip_unseen=skip_unseen, mask=mask
+    )
+
+
+def changed_look(start: Gaussians, leaves: Mapping[str, Tensor], *, size: Tensor) -> dict[str, Tensor]:
+    """Fields of Gaussians [n] that the optimiser's leaves change; shifts are in units of `size` m, [n 1]."""
+    return {
+        "means": start.means + size * leaves["shift"],
+        "scales": start.scales * leaves["growth"].exp(),
+        "opacities": leaves["logits"].sigmoid(),
+        "sh": leaves["sh"],
+    }

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene4d.geometry.frame_images import alpha_of, depth_of
+from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.refine.adam_loop import Progress, descend
-from scene4d.lift.refine.refine_frame import short_at_the_end
-from scene4d.lift.refine.sparse_adam import SparseAdam
+from scene4d.lift.refine.refine_frame import changed_look, look_optimizer, misfit, usable_pixels
 from scene4d.render.render import render
 from scene4d.scene import Scene4D, alive_at
 from scene4d.types import Frames, Gaussians
@@ -57,7 +56,9 @@ def refine_scene(
     moves = (scene.motion.skin_weights != 0).any(-1)
     if config.passes <= 0 or not bool(moves.any()):
         return scene
-    adam = _optimizer(scene.base.replace(extras={}).pick(moves), config=config)
+    moving = scene.base.replace(extras={}).pick(moves)
+    shift, growth = torch.zeros_like(moving.means), torch.zeros_like(moving.scales)
+    adam = look_optimizer(moving, shift=shift, growth=growth, config=config, beta2=0.98, skip_unseen=True)
     number = torch.where(moves, moves.cumsum(0) - 1, -1)  # [n] into the moving rows
     order = torch.Generator().manual_seed(config.seed)
     visits = torch.cat([torch.randperm(len(scene.times), generator=order) for _ in range(config.passes)]).tolist()
@@ -68,19 +69,13 @@ def refine_scene(
         rows = alive_at(scene, time).nonzero()[:, 0]
         now = _part(scene, rows)
         base = _put(now.base, moves[rows], leaves=adam.leaves(number[rows][number[rows] >= 0]))
-        return _misfit(render(now.replace(base=base).at(time), frames.cameras[t]), frames[t], config=config)
+        drawn, seen = render(now.replace(base=base).at(time), frames.cameras[t]), frames[t]
+        # Where nothing was measured there may be nothing to cover it with.
+        return misfit(drawn, seen, solid=usable_pixels(seen) * (depth_of(seen) > 0), coverage=config.coverage)
 
     descend(loss_of_step, optimizer=adam, steps=len(visits), progress=progress)
     base = _put(scene.base.replace(extras={}), moves, leaves=adam.values)
     return scene.replace(base=base.replace(extras=scene.base.extras))
-
-
-def _misfit(drawn: Frames, seen: Frames, *, config: RefineSceneConfig) -> Tensor:
-    usable = torch.ones_like(seen.rgb[..., 0]) if seen.alpha is None else (seen.alpha > 0.5).float()
-    # Where nothing was measured there may be nothing to cover it with.
-    solid = usable * (depth_of(seen) > 0)
-    loss = 3 * (solid[..., None] * (drawn.rgb - seen.rgb) ** 2).mean()
-    return loss + config.coverage * (solid * (1 - alpha_of(drawn)) ** 2).mean()
 
 
 def _part(scene: Scene4D, rows: Tensor) -> Scene4D:
@@ -94,33 +89,9 @@ def _part(scene: Scene4D, rows: Tensor) -> Scene4D:
     )
 
 
-def _optimizer(moving: Gaussians, *, config: RefineSceneConfig) -> SparseAdam:
-    """What is learned of the moving rows [m]."""
-    values = {
-        "shift": torch.zeros_like(moving.means),
-        "growth": torch.zeros_like(moving.scales),
-        "logits": torch.logit(moving.opacities.clamp(0.02, 0.98)),
-        "sh": moving.sh.detach().clone(),
-    }
-    rates = (config.shift_rate, config.scale_rate, config.opacity_rate, config.colour_rate)
-    return SparseAdam(
-        values,
-        rates=dict(zip(values, rates, strict=True)),
-        beta2=0.98,
-        damping=short_at_the_end,
-        limits={"shift": config.max_shift, "growth": float(torch.tensor(config.max_scale).log())},
-        skip_unseen=True,
-    )
-
-
 def _put(base: Gaussians, moving: Tensor, *, leaves: Mapping[str, Tensor]) -> Gaussians:
     """`base` with the values of the leaves in its `moving` rows."""
     index = moving.nonzero()[:, 0]
-    size = base.scales[index].median(-1, keepdim=True).values
-    changed = {
-        "means": base.means[index] + size * leaves["shift"],
-        "scales": base.scales[index] * leaves["growth"].exp(),
-        "opacities": leaves["logits"].sigmoid(),
-        "sh": leaves["sh"],
-    }
+    start = base.pick(index)
+    changed = changed_look(start, leaves, size=start.scales.median(-1, keepdim=True).values)
     return base.replace(**{k: getattr(base, k).index_copy(0, index, v) for k, v in changed.items()})

@@ -9,7 +9,12 @@ from torch import Tensor
 
 
 class SparseAdam:
-    """Values [n ...] by name, and the moments of Adam, which count for each row the steps that it took part in."""
+    """Values [n ...] by name, and the moments of Adam, which count for each row the steps that it took part in.
+
+    torch.optim takes seconds to import for a handful of steps.
+
+    Source: Kingma and Ba, Adam, 2015, algorithm 1, with beta1 = 0.8.
+    """
 
     def __init__(
         self,
@@ -27,7 +32,8 @@ class SparseAdam:
         Args:
             values: where to start; stepped in place.
             rates: step size of each.
-            beta2, eps: as in `adam_step`.
+            beta2: share of the mean square of gradients that is kept.
+            eps: gradients far below it hardly move anything.
             damping: share of the run that is over -> factor of the rates.
             limits: farthest that values may come from 0.
             skip_unseen: leave out rows on which the loss does not depend.
@@ -70,7 +76,10 @@ class SparseAdam:
             if rows is not None:
                 own, moments = values[rows], tuple(x[rows] for x in moments)
                 count = self.count[rows].reshape(-1, *[1] * (own.ndim - 1))
-            adam_step(own, grads[name], moments=moments, rate=rate, count=count, beta2=self.beta2, eps=self.eps)
+            mean, square = moments
+            mean.lerp_(grads[name], 0.2)
+            square.lerp_(grads[name] * grads[name], 1 - self.beta2)
+            own -= rate * (mean / (1 - 0.8**count)) / ((square / (1 - self.beta2**count)).sqrt() + self.eps)
             if rows is None:
                 continue
             values[rows] = own
@@ -78,29 +87,3 @@ class SparseAdam:
                 whole[rows] = part
         for name, limit in self.limits.items():
             self.values[name].clamp_(-limit, limit)
-
-
-@torch.no_grad()
-def adam_step(
-    x: Tensor,
-    grad: Tensor,
-    *,
-    moments: tuple[Tensor, ...],
-    rate: float,
-    count: int | Tensor,
-    beta2: float = 0.99,
-    eps: float = 1e-8,
-) -> None:
-    """One step of Adam in place; torch.optim takes seconds to import for a handful of steps.
-
-    Args:
-        moments: mean and mean square of the gradients so far.
-        count: steps so far, this one included: a number, or one a row, shaped to divide x.
-        beta2: share of the mean square that is kept; of the mean it is 0.8.
-        eps: gradients far below it hardly move anything.
-    Source: Kingma and Ba, Adam, 2015, algorithm 1.
-    """
-    mean, square = moments
-    mean.lerp_(grad, 0.2)
-    square.lerp_(grad * grad, 1 - beta2)
-    x -= rate * (mean / (1 - 0.8**count)) / ((square / (1 - beta2**count)).sqrt() + eps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +95,7 @@ def track_step(
 def active_rows(gaussians: Gaussians, now: Frames, *, before: Frames, config: PhotometricTrackConfig) -> Tensor:
     """[n] which Gaussians lie on pixels that changed: by what share of all they draw."""
     weight = gaussians.sh.detach().clone().requires_grad_()
-    drawn = render(dataclasses.replace(gaussians, sh=weight), now.cameras)
+    drawn = render(gaussians.replace(sh=weight), now.cameras)
     changed = changed_pixels(now, before, shown=drawn.detach(), config=config)
     if not bool(changed.any()):
         return torch.zeros(gaussians.num_gaussians, dtype=torch.bool)

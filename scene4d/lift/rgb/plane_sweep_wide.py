@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from scene4d.geometry.camera import invert_rigid, pixel_centres
 from scene4d.lift.depth.photo_consistency import scaled_cameras, warp_between
-from scene4d.lift.rgbd.depth_images import despeckled
+from scene4d.lift.rgbd.depth_images import despeckled, sample_grids
 from scene4d.types import Cameras, Frames
 
 
@@ -76,10 +77,8 @@ def wide_plane_sweep_depth(
     count = len(rgb)
     planes = [_planes(cameras, i, focus=focus, extent=extent, config=config) for i in range(count)]
     others = [[j for j in range(count) if j != i] for i in range(count)]
-    pairs = [
-        [_pair(rgb, cameras, here=i, there=j, inverse=planes[i], config=config) for j in others[i]]
-        for i in range(count)
-    ]
+    pair = partial(_pair, rgb, cameras, config=config)
+    pairs = [[pair(here=i, there=j, inverse=planes[i]) for j in others[i]] for i in range(count)]
 
     def costs_of(depth: Tensor | None) -> list[Tensor]:
         return [_costs(pairs[i], others[i], depth=depth, config=config) for i in range(count)]
@@ -124,18 +123,11 @@ def _pair(
 ) -> _Pair:
     warp = warp_between(cameras, here=here, there=there)
     pixels, inside = warp.pixels(inverse)
-    theirs = _sampled(rgb[there], pixels, width=warp.width, height=warp.height)
-    difference = (theirs - rgb[here]).abs().mean(1, keepdim=True).clamp_max(config.clip)
+    difference = (sample_grids(rgb[there], pixels) - rgb[here]).abs().mean(1, keepdim=True).clamp_max(config.clip)
     difference = torch.where(inside[:, None], difference, config.unseen)
     pooled = [avg_pool2d(difference, p, 1, p // 2, count_include_pad=False)[:, 0] for p in config.patches]
     depth = warp.far[..., 2] / inverse + warp.near[2]
     return _Pair(cost=torch.stack(pooled).sum(0) / len(pooled), pixels=pixels, depth=depth, inside=inside)
-
-
-def _sampled(image: Tensor, pixels: Tensor, *, width: int, height: int) -> Tensor:
-    """Values [p c h w] of an image [c h w] at pixels [p h w 2]."""
-    grid = pixels / pixels.new_tensor([width, height]) * 2 - 1
-    return grid_sample(image.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
 
 
 def _costs(pairs: list[_Pair], others: list[int], *, depth: Tensor | None, config: WidePlaneSweepConfig) -> Tensor:
@@ -145,7 +137,7 @@ def _costs(pairs: list[_Pair], others: list[int], *, depth: Tensor | None, confi
         return torch.stack(found).topk(min(2, len(found)), dim=0, largest=False).values.mean(0)
     total = torch.zeros_like(pairs[0].cost)
     for pair, j in zip(pairs, others, strict=True):
-        surface = _sampled(depth[j][None], pair.pixels, width=depth.shape[2], height=depth.shape[1])[:, 0]
+        surface = sample_grids(depth[j][None], pair.pixels)[:, 0]
         seen = pair.inside & (pair.depth < (1 + config.behind) * surface)
         total += torch.where(seen, pair.cost, config.unseen)
     return total / len(pairs)

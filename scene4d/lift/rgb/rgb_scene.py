@@ -14,7 +14,7 @@ from scene4d.lift.refine.adam_loop import Progress, ProgressReporter
 from scene4d.lift.rgb.photometric_track import PhotometricTrackConfig, track_step
 from scene4d.lift.rgb.sparse_view_fit import SparseViewFitConfig, fit_sparse_views
 from scene4d.scene import Motion, Scene4D
-from scene4d.types import Episode, Gaussians
+from scene4d.types import Episode, Frames, Gaussians
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,30 @@ def reconstruct_rgb_episode(
     config = config or RgbConfig()
     if len(episode.batch_shape) != 1:
         raise ShapeError("is batched", field="episode", found=episode.batch_shape, expected="[t]")
-    instants = episode.valid.nonzero()[:, 0]
-    if len(instants) == 0:
-        raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
-    views = episode.stacked(cameras).replace(depth=None, extras={}).map(lambda x: x[instants])  # [t v]
-    count = len(instants)
+    views, times = valid_frames(episode, cameras)
+    views = views.replace(depth=None, extras={})
     reporter = ProgressReporter()
     now = fit_sparse_views(views[0], config=config.fit, progress=reporter)
     states, shift = [now], torch.zeros_like(now.means)
-    for t in range(1, count):
+    for t in range(1, len(times)):
         now, shift = track_step(now, views[t], before=views[t - 1], shift=shift, config=config.track)
         states.append(now)
         if progress is not None:
-            progress(t + 1, count)
-    scene = scene_of_states(states, episode.times[instants].to(torch.float64))
+            progress(t + 1, len(times))
+    scene = scene_of_states(states, times)
     return scene.replace(info={**scene.info, "steps": reporter.done})
+
+
+def valid_frames(episode: Episode, cameras: Sequence[str] | None) -> tuple[Frames, Tensor]:
+    """The views of an episode [t] as Frames [t v] at its valid times, and these times [t] s.
+
+    Raises:
+        DataFormatError: no such camera, or no valid frame. ShapeError: the views differ in size.
+    """
+    frames, instants = episode.stacked(cameras), episode.valid.nonzero()[:, 0]
+    if len(instants) == 0:
+        raise DataFormatError("has no valid frame", field="valid", fix="choose another episode")
+    return frames.map(lambda x: x[instants]), episode.times[instants].to(torch.float64)
 
 
 def is_fixed_rig(episode: Episode, cameras: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from scene4d.gaussians.edit import with_sh_bases
 from scene4d.geometry.frame_images import alpha_of
 from scene4d.geometry.sh import SH_C0
-from scene4d.lift.refine.adam_loop import Progress
+from scene4d.lift.refine.adam_loop import Progress, ProgressReporter
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
 
@@ -53,7 +53,7 @@ def deblur_colours(
     """
     config = config or DeblurConfig()
     count = frames.batch_shape[0]
-    total, done = count * (config.num_steps + 1), [0]
+    total, reporter = count * (config.num_steps + 1), ProgressReporter(progress)
     start = with_sh_bases(gaussians.sh, max((config.degree + 1) ** 2, gaussians.sh.shape[-2]))
     bare = gaussians.replace(sh=start, extras={})
     damping = torch.full_like(start, config.view_damping)
@@ -77,9 +77,7 @@ def deblur_colours(
             back += torch.autograd.grad(drawn.rgb, sh, target * usable[..., None], retain_graph=first)[0]
             if first:
                 ones += torch.autograd.grad(drawn.rgb, sh, usable[..., None].expand_as(target))[0]
-            done[0] += 1
-            if progress is not None:
-                progress(done[0], total)
+            reporter(reporter.done + 1, total)
         return back / SH_C0, ones / SH_C0
 
     # Unknowns are changes in units of colour: y = SH_C0 * change of sh.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d, pad, unfold
+from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, pad, unfold
 
 from scene4d.check import check
 from scene4d.geometry.camera import project
@@ -83,12 +83,13 @@ def nearest_point_map(points: Tensor, camera: Cameras, *, grow: int = 0) -> tupl
 
 def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
     """Bilinear values [n c] of an image [h w c] at pixel positions [n 2]; outside, the border."""
-    height, width = image.shape[:2]
-    grid = pixels / pixels.new_tensor([width, height]) * 2 - 1
-    values = torch.nn.functional.grid_sample(
-        image.movedim(-1, 0)[None], grid[None, None], mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return values[0, :, 0].T
+    return sample_grids(image.movedim(-1, 0), pixels[None, None])[0, :, 0].T
+
+
+def sample_grids(image: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear values [p c k l] of an image [c h w] at pixel positions [p k l 2]; outside, the border."""
+    grid = pixels / pixels.new_tensor([image.shape[2], image.shape[1]]) * 2 - 1
+    return grid_sample(image.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
 
 
 def with_colour(inside: Tensor, pixels: Tensor, *, alpha: Tensor | None) -> Tensor:

@@ -33,10 +33,8 @@ def exposure_gains(frames: Frames, *, num_neighbours: int = 6, stride: int = 8, 
             ratio = _log_ratio(mine, surface, other=frames[j])
             if ratio is None:
                 continue
-            matrix[i, i] += 1
-            matrix[j, j] += 1
-            matrix[i, j] -= 1
-            matrix[j, i] -= 1
+            matrix[[i, j], [i, j]] += 1
+            matrix[[i, j], [j, i]] -= 1
             # gain_i mine = gain_j theirs, so log gain_i - log gain_j = log(theirs / mine)
             right[i] += ratio
             right[j] -= ratio

@@ -123,7 +123,7 @@ def _refined(gaussians: Gaussians, frames: Frames, *, config: FuseConfig) -> Gau
     if config.colour is not None:
         gaussians = deblur_colours(gaussians, small, config=config.colour)
     if config.polish_rounds > 0:
-        rounds = FitConfig(steps=config.polish_rounds * frames.batch_shape[0], coarse_share=0.0, max_seconds=None)
+        rounds = FitConfig(steps=config.polish_rounds * frames.batch_shape[0], coarse_share=0.0)
         gaussians = fit_gaussians(gaussians, small, config=rounds)
     return gaussians
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,7 +91,7 @@ def lift_cells(
             image = _coarse(frame, level)
             # The same overlap at every size, in cells: (footprint width)^2 + blur is what a render shows.
             footprint = (lift.footprint**2 + config.blur * (1 - 0.25**level)) ** 0.5
-            lifted = lift_frames(image.map(lambda x: x[None]), config=dataclasses.replace(lift, footprint=footprint))
+            lifted = lift_frames(image.map(lambda x: x[None]), config=replace(lift, footprint=footprint))
             pieces.append(_bare(lifted).pick(wanted.flatten()[lifted.extras["pixel"][:, 0]]))
     if not pieces:
         nothing = _coarse(frame, 0).replace(depth=torch.zeros(height, width)).map(lambda x: x[None])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from scene4d.check import check
-from scene4d.errors import DepthError
 from scene4d.geometry.camera import invert_rigid, unproject
 from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.rotation import quat_from_matrix
@@ -99,9 +99,7 @@ def lift_frames(frames: Frames, *, config: LiftConfig | None = None) -> Gaussian
 
 def valid_pixels(frames: Frames) -> Tensor:
     """Where [v h w] a frame has a finite positive depth and a usable colour."""
-    if frames.depth is None:
-        raise DepthError("has no depth", field="depth", fix="lift from RGB-D cameras, or estimate depth first")
-    valid = torch.isfinite(frames.depth) & (frames.depth > 0)
+    valid = torch.isfinite(depth_of(frames)) & (depth_of(frames) > 0)
     return valid if frames.alpha is None else valid & (frames.alpha > 0.5)
 
 
@@ -119,12 +117,8 @@ def surface_from_depth(frames: Frames, *, config: LiftConfig | None = None) -> S
     points = unproject(depth, cameras.viewmats, Ks=cameras.Ks)  # [v h w 3]
     focal = (cameras.Ks[:, 0, 0] * cameras.Ks[:, 1, 1]).abs().sqrt()[:, None, None]
     spacing = depth / focal
-    tangent_x, edge_x, flying_x = _tangent(
-        points, depth, spacing=spacing, valid=valid, dim=2, max_slope=config.max_slope
-    )
-    tangent_y, edge_y, flying_y = _tangent(
-        points, depth, spacing=spacing, valid=valid, dim=1, max_slope=config.max_slope
-    )
+    tangent = partial(_tangent, points, depth, spacing=spacing, valid=valid, max_slope=config.max_slope)
+    (tangent_x, edge_x, flying_x), (tangent_y, edge_y, flying_y) = tangent(dim=2), tangent(dim=1)
     centres = invert_rigid(cameras.viewmats)[:, None, None, :3, 3]
     view = torch.nn.functional.normalize(centres - points, dim=-1)
     normals = torch.linalg.cross(tangent_x, tangent_y)
@@ -153,10 +147,8 @@ def _tangent(
     both = valid.narrow(dim, 1, size - 1) & valid.narrow(dim, 0, size - 1)
     reach = max_slope * torch.minimum(spacing.narrow(dim, 1, size - 1), spacing.narrow(dim, 0, size - 1))
     same = both & (jump.abs() <= reach)
-    ahead, behind = _pad(step, dim, last=True), _pad(step, dim, last=False)
-    same_ahead, same_behind = _pad(same, dim, last=True), _pad(same, dim, last=False)
-    jump_ahead, jump_behind = _pad(jump, dim, last=True), _pad(jump, dim, last=False)
-    both_ahead, both_behind = _pad(both, dim, last=True), _pad(both, dim, last=False)
+    (ahead, behind), (same_ahead, same_behind) = _padded(step, dim), _padded(same, dim)
+    (jump_ahead, jump_behind), (both_ahead, both_behind) = _padded(jump, dim), _padded(both, dim)
     # On a plane both one-sided steps agree and their mean halves the noise; at a crease the flatter one is right.
     bend = (jump_ahead - jump_behind).abs() > 2 * spacing
     use_mean = same_ahead & same_behind & ~bend
@@ -168,10 +160,10 @@ def _tangent(
     return tangent, edge, flying
 
 
-def _pad(x: Tensor, dim: int, *, last: bool) -> Tensor:
-    """`x` with one zero slice added at the end or at the start of `dim`."""
+def _padded(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """`x` with one zero slice added at the end of `dim`, and at its start."""
     zero = torch.zeros_like(x.narrow(dim, 0, 1))
-    return torch.cat([x, zero] if last else [zero, x], dim)
+    return torch.cat([x, zero], dim), torch.cat([zero, x], dim)
 
 
 def surface_quats(normals: Tensor, view: Tensor) -> Tensor:

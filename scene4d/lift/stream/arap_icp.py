@@ -102,14 +102,14 @@ def motion_of_step(
         spacing: distance in m between neighbouring pixels on the surface.
     Source: Sorkine and Alexa, As-Rigid-As-Possible Surface Modeling, 2007; Chen and Medioni, 1992 (point to plane).
     """
-    sources, targets, front = _thinned(sources, targets, front=front, limit=config.max_points)
+    sources = sources.pick(_evenly(len(sources.cloud.points), limit=config.max_points))
+    kept = _evenly(len(targets.points), limit=3 * config.max_points)
+    targets, front = targets.pick(kept), front[kept]
     edges = _edges(centres)
-    before = StepMotion(centres, rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy())
-    motion = before
+    motion = before = StepMotion(centres, rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy())
     tree = quick_tree(_features(targets, spacing=spacing, config=config))
     # Early on any match within a few pixels pulls; later only near ones do.
-    widths = np.geomspace(3.0, 1.0, config.num_iterations) * config.outlier * spacing
-    for width in widths:
+    for width in np.geomspace(3.0, 1.0, config.num_iterations) * config.outlier * spacing:
         equations = NormalEquations(len(centres))
         each = motion.apply_each(sources.per_anchor, sources.skin.index)
         points = sources.skin.blend(each)
@@ -132,22 +132,15 @@ def motion_of_step(
     return motion
 
 
-def _thinned(
-    sources: SkinnedCloud, targets: Cloud, *, front: np.ndarray, limit: int
-) -> tuple[SkinnedCloud, Cloud, np.ndarray]:
-    if len(sources.cloud.points) > limit:
-        sources = sources.pick(np.linspace(0, len(sources.cloud.points) - 1, limit).astype(np.int64))
-    if len(targets.points) > 3 * limit:
-        index = np.linspace(0, len(targets.points) - 1, 3 * limit).astype(np.int64)
-        targets, front = targets.pick(index), front[index]
-    return sources, targets, front
+def _evenly(count: int, *, limit: int) -> np.ndarray:
+    """Index of at most `limit` of `count` rows, evenly spread."""
+    return np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
 
 
 def _features(cloud: Cloud, *, spacing: float, config: ArapIcpConfig) -> np.ndarray:
     """[n 9] in pixel spacings."""
-    return np.concatenate(
-        [cloud.points / spacing, config.normal_scale * cloud.normals, config.colour_scale * cloud.colours], -1
-    )
+    scaled = (cloud.points / spacing, config.normal_scale * cloud.normals, config.colour_scale * cloud.colours)
+    return np.concatenate(scaled, -1)
 
 
 def _matches(moved: Cloud, targets: Cloud, *, tree: KDTree, front: np.ndarray, spacing: float, config: ArapIcpConfig):
@@ -157,8 +150,7 @@ def _matches(moved: Cloud, targets: Cloud, *, tree: KDTree, front: np.ndarray, s
     source = np.nonzero(target < len(targets.points))[0]
     target = target[source]
     back = np.nonzero(front)[0]
-    if len(back) > config.max_points:
-        back = back[np.linspace(0, len(back) - 1, config.max_points).astype(np.int64)]
+    back = back[_evenly(len(back), limit=config.max_points)]
     if len(back):
         queries = _features(targets.pick(back), spacing=spacing, config=config)
         _, found = nearest_in(quick_tree(features), queries, limit=4.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -20,6 +21,8 @@ from scene4d.lift.stream.visibility import (
     FrameObservation,
     Tolerances,
     Visibility,
+    sensor_noise,
+    unexplained_points,
     visibility_of,
 )
 
@@ -46,15 +49,32 @@ class MotionSegmentationConfig:
     """Evidence from which a row is moving."""
 
 
-@dataclass(frozen=True)
-class FrameEvidence:
-    """What the newest frames bring: `changed` [n] rows they contradict; of the lifted points `target` [p], which no
-    static row explains, and `front` [p], where a surface came; `spacing` m between pixels on a typical surface."""
-
-    changed: np.ndarray
-    target: np.ndarray
-    front: np.ndarray
-    spacing: float
+def follow_motion(
+    memory: RowStore,
+    anchors: Anchors,
+    *,
+    observation: FrameObservation,
+    visibility: Visibility,
+    tolerances: Tolerances,
+    config: MotionSegmentationConfig,
+    track: ArapIcpConfig,
+) -> bool:
+    """Find what moved since the last frames, from how the new ones see the rows, and carry it; False if nothing did."""
+    changed = changed_rows(memory, visibility, spacing=observation.typical_spacing, min_cluster=config.min_cluster)
+    static = Visibility(*(np.where(memory.moving, 0, column) for column in vars(visibility).values()))
+    target = unexplained_points(observation, memory, visibility=static, tolerances=tolerances)
+    solve = partial(solve_step, observation=observation, visibility=visibility, config=config, track=track)
+    solved = solve(memory, anchors, changed=changed, target=target)
+    if solved is None:
+        anchors.velocity *= 0
+        return False
+    solved = held_still(solved, config.still)
+    candidates = candidate_rows(memory, visibility, changed=changed, reach=config.reach)
+    find = partial(moving_rows, observation=observation, visibility=visibility, tolerances=tolerances, config=config)
+    rows, skin = find(memory, candidates, solved=solved)
+    bind_and_move(memory, anchors, solved=solved, rows=rows, skin=skin, config=config)
+    memory.carry(anchors)
+    return True
 
 
 def changed_rows(memory: RowStore, visibility: Visibility, *, spacing: float, min_cluster: int) -> np.ndarray:
@@ -67,8 +87,7 @@ def changed_rows(memory: RowStore, visibility: Visibility, *, spacing: float, mi
     index = np.nonzero(changed)[0]
     if len(index) == 0:
         return changed
-    tree = KDTree(memory.x[index])
-    crowd = tree.query_ball_point(memory.x[index], r=2.5 * spacing, return_length=True)
+    crowd = KDTree(memory.x[index]).query_ball_point(memory.x[index], r=2.5 * spacing, return_length=True)
     changed[index[crowd < min_cluster]] = False
     return changed
 
@@ -101,13 +120,11 @@ def spread_out(points: np.ndarray, *, others: np.ndarray, spacing: float, limit:
 
 @dataclass
 class StepSolution:
-    """Motion of the active anchors over this step: `active` [a] into the anchors, -1 = one not yet added (the last
-    `num_new`); `gap` m between anchors."""
+    """Motion of the active anchors over this step: `active` [a] into the anchors, -1 = one not yet added; `gap` m
+    between anchors."""
 
     active: np.ndarray
-    num_new: int
     gap: float
-    centres: np.ndarray
     motion: StepMotion
 
 
@@ -116,12 +133,17 @@ def solve_step(
     anchors: Anchors,
     *,
     observation: FrameObservation,
-    evidence: FrameEvidence,
+    visibility: Visibility,
+    changed: np.ndarray,
+    target: np.ndarray,
     config: MotionSegmentationConfig,
     track: ArapIcpConfig,
 ) -> StepSolution | None:
-    """Choose anchors on newly changed rows and find the motion of all that carry any; None if nothing moves."""
-    changed, target, spacing = evidence.changed, evidence.target, evidence.spacing
+    """Choose anchors on newly `changed` rows [n] and find the motion of all that carry any; None if nothing moves.
+
+    Of the lifted points the `target` [p] are those that no static row explains.
+    """
+    spacing = observation.typical_spacing
     moving = np.nonzero(memory.moving)[0]
     held = np.unique(anchors.parent[memory.skin_index[moving]]) if len(moving) else np.zeros(0, dtype=np.int64)
     now = anchors.now
@@ -148,15 +170,12 @@ def solve_step(
         skin.weights[:num] = memory.skin_weights[recent]
     if len(questioned):
         found = skin_to(memory.x[questioned], centres, num=memory.num_skin, spacing=gap)
-        used = found.index.shape[1]
-        skin.index[num:, :used], skin.weights[num:, :used] = found.index, found.weights
+        skin.index[num:], skin.weights[num:] = found.index, found.weights
     sources = SkinnedCloud(Cloud(memory.x[rows], memory.normal[rows], memory.colour[rows]), each, skin)
     targets = Cloud(observation.points[target], observation.normals[target], observation.colours[target])
-    motion = motion_of_step(
-        sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=evidence.front[target]
-    )
-    active = np.concatenate([held, np.full(len(fresh), -1)])
-    return StepSolution(active, len(fresh), gap, centres, motion)
+    front = front_points(memory, observation, visibility=visibility, spacing=spacing)[target]
+    motion = motion_of_step(sources, targets, centres=centres, start=start, spacing=spacing, config=track, front=front)
+    return StepSolution(np.concatenate([held, np.full(len(fresh), -1)]), gap, motion)
 
 
 def held_still(solved: StepSolution, still: float) -> StepSolution:
@@ -171,25 +190,24 @@ def held_still(solved: StepSolution, still: float) -> StepSolution:
 
 def moving_rows(
     memory: RowStore,
-    observation: FrameObservation,
+    rows: np.ndarray,
     *,
+    observation: FrameObservation,
     visibility: Visibility,
-    candidates: np.ndarray,
     solved: StepSolution,
-    noise: Tolerances,
     tolerances: Tolerances,
     config: MotionSegmentationConfig,
 ) -> tuple[np.ndarray, Skin]:
-    """The candidate rows [s] that move: rows [k] and their anchors, numbered as in solved.active.
+    """Those of the candidate `rows` [s] that move: rows [k] and their anchors, numbered as in solved.active.
 
     A row moves when the motion found round it explains the new frames better than rest does; rows that neither
     contradicts follow their neighbours.
     """
-    rows = candidates
     if len(rows) == 0:
         return rows, _no_skin(memory, 0)
-    near = skin_to(memory.x[rows], solved.centres, num=memory.num_skin, spacing=solved.gap)
-    there = solved.motion.apply(np.repeat(memory.x[rows][:, None], near.index.shape[1], 1), near)
+    noise = sensor_noise(memory, visibility, limit=tolerances)
+    near = skin_to(memory.x[rows], solved.motion.centre, num=memory.num_skin, spacing=solved.gap)
+    there = solved.motion.apply(np.repeat(memory.x[rows][:, None], memory.num_skin, 1), near)
     moves = np.linalg.norm(there - memory.x[rows], axis=-1) > 2 * config.still
     home = memory.home[rows]
     rest = _misfit(visibility, rows, home=home, noise=noise)
@@ -197,15 +215,11 @@ def moving_rows(
     moved = _misfit(moved_visibility, np.arange(len(rows)), home=home, noise=noise)
     # Held against a range of pixels, a moved row fits a little too easily: rest has to be contradicted to lose.
     gain = np.where(np.isnan(rest) | np.isnan(moved), 0.0, np.clip(rest - moved - 0.3, -1.5, 1.5))
-    evidence = config.memory * memory.evidence[rows] + np.where(moves, gain, 0.0)
-    memory.evidence[rows] = evidence
+    evidence = memory.evidence[rows] = config.memory * memory.evidence[rows] + np.where(moves, gain, 0.0)
     convinced = moves & (evidence > config.threshold) & ~moved_visibility.violated
     silent = moves & ~convinced & ~(moved > 1.0) & ~(rest < 0.02)
     convinced[silent] = _neighbourhood(memory, rows=rows, convinced=convinced, candidates=silent) > 0.6
-    chosen = np.nonzero(convinced)[0]
-    skin, used = _no_skin(memory, len(chosen)), near.index.shape[1]
-    skin.index[:, :used], skin.weights[:, :used] = near.index[chosen], near.weights[chosen]
-    return rows[chosen], skin
+    return rows[convinced], near.pick(convinced)
 
 
 def _no_skin(memory: RowStore, count: int) -> Skin:
@@ -260,11 +274,9 @@ def bind_and_move(
 ) -> None:
     """Bind rows [k] that start to move to anchors, by their skin in solved.active, then move all anchors."""
     active = solved.active.copy()
-    if solved.num_new:
-        heavy = (skin.weights > 0.2).reshape(-1)
-        used = np.bincount(skin.index.reshape(-1), weights=heavy, minlength=len(active))
-        fresh = np.nonzero((active < 0) & (used >= config.min_cluster))[0]
-        active[fresh] = anchors.add(solved.centres[fresh])
+    used = np.bincount(skin.index[skin.weights > 0.2], minlength=len(active))
+    fresh = np.nonzero((active < 0) & (used >= config.min_cluster))[0]
+    active[fresh] = anchors.add(solved.motion.centre[fresh])
     if len(rows):
         weights = np.where(active[skin.index] < 0, 0.0, skin.weights)
         total = weights.sum(1)

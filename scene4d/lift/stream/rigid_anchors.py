@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from scene4d.geometry.rotation import quat_from_matrix
+from scene4d.geometry.rotation import multiply_quat, quat_from_matrix, rotate
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,7 @@ class Anchors:
     def mirrored(self, index: np.ndarray) -> np.ndarray:
         """For each entry of `index`, a mirror that rests now: the anchor itself if it has never moved."""
         unique, inverse = np.unique(index, return_inverse=True)
-        fresh = (np.abs(self.shift[unique]).max(-1) == 0) & (
-            np.abs(self.rotation[unique] - np.eye(3)).max((-1, -2)) == 0
-        )
+        fresh = (self.shift[unique] == 0).all(-1) & (self.rotation[unique] == np.eye(3)).all((-1, -2))
         mirror = unique.copy()
         moved = unique[~fresh]
         mirror[~fresh] = self.add(self.now[moved], parent=self.parent[moved])
@@ -88,8 +86,7 @@ class Anchors:
 
     def record(self) -> None:
         """Close the present instant."""
-        poses = np.concatenate([quats_from_matrices(self.rotation), self.shift], -1)
-        self.history.append(poses)
+        self.history.append(np.concatenate([quats_from_matrices(self.rotation), self.shift], -1))
 
     def forget(self, count: int) -> None:
         """Drop the poses of the first `count` instants in memory."""
@@ -156,31 +153,22 @@ def quats_from_matrices(matrices: np.ndarray) -> np.ndarray:
 
 def multiply_quats(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Hamilton products [n 4]: the rotation b, then a."""
-    w1, x1, y1, z1 = a.T
-    w2, x2, y2, z2 = b.T
-    rows = [
-        w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
-        w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
-        w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
-        w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
-    ]
-    return np.stack(rows, -1)
+    return multiply_quat(torch.from_numpy(a), torch.from_numpy(b)).numpy()
 
 
 def rotate_by_quats(quats: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Vectors [n 3] turned by unit quaternions [n 4]."""
-    axis = quats[:, 1:]
-    twice = 2 * np.cross(axis, vectors)
-    return vectors + quats[:, :1] * twice + np.cross(axis, twice)
+    return rotate(torch.from_numpy(quats), torch.from_numpy(vectors)).numpy()
 
 
 def skin_to(points: np.ndarray, anchors: np.ndarray, *, num: int, spacing: float) -> Skin:
-    """Points [n 3] bound to the nearest `num` (or fewer) of `anchors` [m 3], weights fading with distance."""
-    num = min(num, len(anchors))
+    """Points [n 3] bound to the nearest `num` of `anchors` [m 3], weights fading with distance; 0 beyond those."""
+    used = min(num, len(anchors))
     square = ((points[:, None] - anchors[None]) ** 2).sum(-1)  # [n m]
-    index = np.argpartition(square, num - 1, axis=1)[:, :num]
+    index = np.argpartition(square, used - 1, axis=1)[:, :used]
     near = np.take_along_axis(square, index, 1)
     order = np.argsort(near, axis=1, kind="stable")
     index, near = np.take_along_axis(index, order, 1), np.take_along_axis(near, order, 1)
     weights = np.exp(-(near - near[:, :1]) / (2 * (0.6 * spacing) ** 2))
-    return Skin(index, weights / weights.sum(1, keepdims=True))
+    missing = ((0, 0), (0, num - used))
+    return Skin(np.pad(index, missing), np.pad(weights / weights.sum(1, keepdims=True), missing))

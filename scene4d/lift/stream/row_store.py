@@ -14,8 +14,6 @@ from scene4d.types import Gaussians
 
 REST = ("ids", "means", "quats", "scales", "opacities", "sh", "born", "died", "skin_index", "skin_weights")
 """Columns that a finished row leaves behind; together with the anchors' poses they are the scene."""
-
-
 REFINED = ("means", "scales", "opacities", "sh")
 """What refinement may change."""
 
@@ -56,16 +54,8 @@ class RowStore:
         """Anchors of rows [k]."""
         return Skin(self.columns["skin_index"][rows], self.columns["skin_weights"][rows].astype(np.float64))
 
-    def spawn(
-        self,
-        lifted: Gaussians,
-        chosen: np.ndarray,
-        *,
-        rest: dict[str, np.ndarray],
-        present: dict[str, np.ndarray],
-        time: float,
-    ) -> None:
-        """Add rows for the chosen lifted Gaussians; `rest`: place, means, quats, skin; `present`: turn, home, ..."""
+    def spawn(self, lifted: Gaussians, chosen: np.ndarray, *, columns: dict[str, np.ndarray], time: float) -> None:
+        """Add rows for the chosen lifted Gaussians; `columns` at rest (place, means, ...) and now (turn, home, ...)."""
         num = len(chosen)
         picked = lifted.pick(torch.from_numpy(chosen))
         rows = {
@@ -82,8 +72,7 @@ class RowStore:
             "lifted": chosen.copy(),
             "spare": np.zeros(num, dtype=np.int64),
             **{f"extra_{k}": v.numpy() for k, v in picked.extras.items()},
-            **rest,
-            **present,
+            **columns,
         }
         self.next_id += num
         if not self.columns:
@@ -97,10 +86,7 @@ class RowStore:
             return
         lived = dead & (self.columns["born"] <= last)
         if lived.any():
-            kept = [k for k in self.columns if k in REST or k.startswith("extra_")]
-            piece = {k: self.columns[k][lived] for k in kept}
-            piece["died"] = np.full(int(lived.sum()), last)
-            self.past.append(piece)
+            self.past.append(self._finished_columns(lived) | {"died": np.full(int(lived.sum()), last)})
         self.columns = {k: v[~dead] for k, v in self.columns.items()}
 
     def forget(self, max_past: int) -> None:
@@ -185,23 +171,24 @@ class RowStore:
         """Drop the rows that ended before a second."""
         self.past = [_picked(p, p["died"] >= before) for p in self.past if (p["died"] >= before).any()]
 
+    def _finished_columns(self, rows: np.ndarray | slice) -> dict[str, np.ndarray]:
+        return {k: v[rows] for k, v in self.columns.items() if k in REST or k.startswith("extra_")}
+
     def empty(self) -> dict[str, np.ndarray]:
         """No rows, with all columns of finished ones."""
-        return {k: v[:0] for k, v in self.columns.items() if k in REST or k.startswith("extra_")}
+        return self._finished_columns(slice(0))
 
     def everything(self, *, rows: np.ndarray, appearance: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         """All rows still known, as pieces; the living `rows` [k] with the rest columns `appearance` [k ...]."""
-        living = {k: self.columns[k] for k in self.empty()}
+        living = self._finished_columns(slice(None))
         for name, values in appearance.items():
             living[name] = living[name].copy()
             living[name][rows] = values
         return [*self.past, living]
 
 
-def scene_of_rows(
-    pieces: Sequence[dict[str, np.ndarray]], *, anchors: Anchors, poses: np.ndarray, times: Sequence[float], info: dict
-) -> Scene4D:
-    """Rows at rest, in the order of their ids, with the anchors' motion: poses [t m 7] at times [t] s."""
+def scene_of_rows(pieces: Sequence[dict[str, np.ndarray]], *, anchors: Anchors, times: Sequence[float]) -> Scene4D:
+    """Rows at rest, in the order of their ids, with the anchors' motion at their first times [t] s in memory."""
     rows = {k: np.concatenate([piece[k] for piece in pieces]) for k in pieces[0]}
     order = np.argsort(rows["ids"], kind="stable")
     rows = {k: torch.from_numpy(np.ascontiguousarray(v[order])) for k, v in rows.items()}
@@ -210,8 +197,8 @@ def scene_of_rows(
         extras={k[6:]: v for k, v in rows.items() if k.startswith("extra_")},
     )
     motion = Motion(
-        anchors=torch.from_numpy(anchors.rest[: poses.shape[1]]).float(),
-        world_from_rest=torch.from_numpy(poses).float(),
+        anchors=torch.from_numpy(anchors.rest).float(),
+        world_from_rest=torch.from_numpy(anchors.poses()[: len(times)]).float(),
         skin_index=rows["skin_index"],
         skin_weights=rows["skin_weights"],
     )
@@ -221,7 +208,7 @@ def scene_of_rows(
         alive=torch.stack([rows["born"], rows["died"]], -1),
         times=torch.tensor(times, dtype=torch.float64),
         observed=torch.ones(len(times), dtype=torch.bool),
-        info=info,
+        info={"model": "SceneStream"},
     )
 
 

@@ -37,22 +37,20 @@ def spawn_rows(
         back = turn[joins] * [1.0, -1.0, -1.0, -1.0]
         quats[joins] = multiply_quats(back, quats[joins])
         normals[joins] = rotate_by_quats(back, normals[joins])
-    rest = {
+    columns = {
         "place": means,
         "means": means.astype(np.float32),
         "quats": quats.astype(np.float32),
         "skin_index": skin_index,
         "skin_weights": skin_weights,
         "extra_normals": normals.astype(np.float32),
-    }
-    present = {
         "turn": turn,
         "spacing": observation.spacing[chosen],
         "spawn_scales": lifted.scales.numpy()[chosen],
         "home": observation.pixel[chosen] // observation.num_pixels,
         "seen": np.full(num, frame),
     }
-    memory.spawn(lifted, chosen, rest=rest, present=present, time=time)
+    memory.spawn(lifted, chosen, columns=columns, time=time)
 
 
 def nearest_moving_rows(memory: RowStore, observation: FrameObservation, *, chosen: np.ndarray) -> np.ndarray:
@@ -60,7 +58,7 @@ def nearest_moving_rows(memory: RowStore, observation: FrameObservation, *, chos
     mate = np.full(len(chosen), -1, dtype=np.int64)
     if len(memory) == 0 or not memory.moving.any():
         return mate
-    spacing = float(np.median(observation.spacing))
+    spacing = observation.typical_spacing
 
     def features(points: np.ndarray, normals: np.ndarray, *, colours: np.ndarray) -> np.ndarray:
         return np.concatenate([points / spacing, normals, 4.0 * colours], -1)

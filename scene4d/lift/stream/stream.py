@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,17 +15,7 @@ from scene4d.lift.refine.refine_frame import refine_frame
 from scene4d.lift.rgbd.unproject import LiftConfig
 from scene4d.lift.stream.arap_icp import ArapIcpConfig
 from scene4d.lift.stream.measure import contradicted_rows, measure_rows
-from scene4d.lift.stream.motion_segmentation import (
-    FrameEvidence,
-    MotionSegmentationConfig,
-    bind_and_move,
-    candidate_rows,
-    changed_rows,
-    front_points,
-    held_still,
-    moving_rows,
-    solve_step,
-)
+from scene4d.lift.stream.motion_segmentation import MotionSegmentationConfig, follow_motion
 from scene4d.lift.stream.rigid_anchors import Anchors
 from scene4d.lift.stream.row_store import RowStore, scene_of_rows
 from scene4d.lift.stream.spawn import spawn_rows
@@ -34,7 +24,6 @@ from scene4d.lift.stream.visibility import (
     Tolerances,
     Visibility,
     observe_frames,
-    sensor_noise,
     unexplained_points,
     visibility_of,
 )
@@ -90,13 +79,12 @@ class SceneStream:
     how it moved, is after k frames what every later scene holds; only living rows look as they were refined last.
 
     `update` alone changes anything: `gaussians` and `scene` return the same however often they are called.
+
+    Args:
+        history: where instants beyond config.keep_instants go, and rows that ended before them.
     """
 
     def __init__(self, config: StreamConfig | None = None, *, history: GrowingS4D | None = None) -> None:
-        """
-        Args:
-            history: where instants beyond config.keep_instants go, and rows that ended before them.
-        """
         self.config, self.history = config or StreamConfig(), history
         self.memory = RowStore(self.config.num_skin)
         self.anchors = Anchors()
@@ -115,24 +103,25 @@ class SceneStream:
         """
         check(rgb=(frames.rgb, "v h w 3"), depth=(frames.depth, "v h w"))
         if self.times and not time > self.times[-1]:
-            expected = f"> {self.times[-1]}"
-            raise TimestampError(
-                "time does not increase", field="time", frame=self._count, found=time, expected=expected
-            )
+            last = f"> {self.times[-1]}"
+            raise TimestampError("time does not increase", field="time", frame=self._count, found=time, expected=last)
         observation = observe_frames(frames, config=self.lift_config, sky_depth=self.config.backdrop)
-        if len(self.memory) == 0:
+        first = len(self.memory) == 0
+        if first:
             if len(observation.points) == 0:
                 raise DepthError("is measured nowhere", field="depth", frame=0, fix="begin with a frame that has depth")
             self._spawn(observation, np.arange(len(observation.points)), time=time)
-            self._measure(observation, self._visibility(observation))
-            self.memory.set_rest_look(
-                self.memory.shown(), self._refined(observation, num_steps=self.config.polish_first)
-            )
+            visibility = self._visibility(observation)
         else:
             visibility = self._follow(observation)
             dead = contradicted_rows(self.memory, observation, visibility=visibility)
             self.memory.retire(dead, last=self.times[-1])
-            self._measure(observation, self._spawn_unexplained(observation, visibility.pick(~dead), time=time))
+            visibility = self._spawn_unexplained(observation, visibility.pick(~dead), time=time)
+        share = self.config.colour_share
+        measure_rows(self.memory, observation, visibility=visibility, frame=self._count, colour_share=share)
+        if first:
+            refined = self._refined(observation, num_steps=self.config.polish_first)
+            self.memory.set_rest_look(self.memory.shown(), refined)
         self._observation, self._now = observation, None
         self._limit(time)
         self.anchors.record()
@@ -146,9 +135,8 @@ class SceneStream:
         Refined to render sharp from the newest views (config.polish steps); extras["confidence"] is 0 for the sky.
         """
         if self._observation is None:
-            raise GaussianError(
-                "nothing has been seen yet", field="gaussians", fix="call update(frames, time=...) first"
-            )
+            fix = "call update(frames, time=...) first"
+            raise GaussianError("nothing has been seen yet", field="gaussians", fix=fix)
         if self._now is None:
             self._now = self._refined(self._observation, num_steps=self.config.polish)
         return self._now
@@ -159,15 +147,14 @@ class SceneStream:
         now = memory.gaussians(rows, observation.lifted)
         if num_steps <= 0:
             return now
-        seen, static = memory.seen[rows] == memory.seen.max(), ~memory.moving[rows]
         # Static rows start from what they were refined to before, but are held to what was measured.
-        still = torch.from_numpy(static)[:, None]
+        still = torch.from_numpy(~memory.moving[rows])[:, None]
         measured = now.replace(
             means=torch.where(still, torch.from_numpy(memory.x[rows]).float(), now.means),
             scales=torch.where(still, torch.from_numpy(memory.spawn_scales[rows]), now.scales),
         )
         spacing = torch.from_numpy(memory.spacing[rows])
-        free = torch.from_numpy(seen)
+        free = torch.from_numpy(memory.seen[rows] == memory.seen.max())
         return refine_frame(now, observation.frames, measured=measured, spacing=spacing, free=free, num_steps=num_steps)
 
     def scene(self) -> Scene4D:
@@ -184,13 +171,8 @@ class SceneStream:
         near = (memory.lifted[shown] >= 0) & (distance < 1.5 * memory.spacing[shown])
         seen = np.nonzero(~memory.moving[shown] | near)[0]
         appearance = memory.at_rest(shown[seen], now.pick(torch.from_numpy(seen)), anchors=self.anchors)
-        return scene_of_rows(
-            memory.everything(rows=shown[seen], appearance=appearance),
-            anchors=self.anchors,
-            poses=self.anchors.poses(),
-            times=self.times,
-            info={"model": "SceneStream"},
-        )
+        everything = memory.everything(rows=shown[seen], appearance=appearance)
+        return scene_of_rows(everything, anchors=self.anchors, times=self.times)
 
     def _hand_over(self) -> None:
         """Give instants that are too old for memory, and rows that ended before the others, to the history."""
@@ -200,15 +182,8 @@ class SceneStream:
         count = len(self.times) - keep
         before = self.times[count]
         if self.history is not None:
-            self.history.append(
-                scene_of_rows(
-                    self.memory.finished(before=before) or [self.memory.empty()],
-                    anchors=self.anchors,
-                    poses=self.anchors.poses()[:count],
-                    times=self.times[:count],
-                    info={"model": "SceneStream"},
-                )
-            )
+            finished = self.memory.finished(before=before) or [self.memory.empty()]
+            self.history.append(scene_of_rows(finished, anchors=self.anchors, times=self.times[:count]))
         # Only what has arrived is forgotten: after a full disk the next update hands it over again.
         self.memory.release(before=before)
         self.anchors.forget(count)
@@ -217,7 +192,7 @@ class SceneStream:
     @property
     def lift_config(self) -> LiftConfig:
         """The lift's settings, with pixel numbers kept."""
-        return dataclasses.replace(self.config.lift, keep_pixels=True)
+        return replace(self.config.lift, keep_pixels=True)
 
     @property
     def tolerances(self) -> Tolerances:
@@ -228,42 +203,17 @@ class SceneStream:
     def _visibility(self, observation: FrameObservation, rows: np.ndarray | slice = slice(None)) -> Visibility:
         """How the frames see the rows where they are now."""
         memory, limits = self.memory, self.tolerances
-        moving = self.config.colour_tolerance_moving
-        colour = np.where(memory.moving[rows], moving, limits.colour)
-        limits = dataclasses.replace(limits, colour=colour)
+        colour = np.where(memory.moving[rows], self.config.colour_tolerance_moving, limits.colour)
+        limits = replace(limits, colour=colour)
         return visibility_of(memory.x[rows], observation, colours=memory.colour[rows], tolerances=limits)
 
     def _follow(self, observation: FrameObservation) -> Visibility:
         """Find what moved since the last frame and carry it; returns how the frames see the rows after that."""
-        memory, config = self.memory, self.config.split
         visibility = self._visibility(observation)
-        static = ~memory.moving
-        still = Visibility(*(np.where(static, column, 0) for column in vars(visibility).values()))
-        spacing = float(np.median(observation.spacing)) if len(observation.spacing) else 0.01
-        changed = changed_rows(memory, visibility, spacing=spacing, min_cluster=config.min_cluster)
-        target = unexplained_points(observation, memory, visibility=still, tolerances=self.tolerances)
-        front = front_points(memory, observation, visibility=visibility, spacing=spacing)
-        evidence = FrameEvidence(changed=changed, target=target, front=front, spacing=spacing)
-        solved = solve_step(
-            memory, self.anchors, observation=observation, evidence=evidence, config=config, track=self.config.track
-        )
-        if solved is None:
-            self.anchors.velocity *= 0
+        follow = partial(follow_motion, tolerances=self.tolerances, config=self.config.split, track=self.config.track)
+        if not follow(self.memory, self.anchors, observation=observation, visibility=visibility):
             return visibility
-        solved = held_still(solved, config.still)
-        rows, skin = moving_rows(
-            memory,
-            observation,
-            visibility=visibility,
-            candidates=candidate_rows(memory, visibility, changed=changed, reach=config.reach),
-            solved=solved,
-            noise=sensor_noise(memory, visibility, limit=self.tolerances),
-            tolerances=self.tolerances,
-            config=config,
-        )
-        bind_and_move(memory, self.anchors, solved=solved, rows=rows, skin=skin, config=config)
-        memory.carry(self.anchors)
-        moved = np.nonzero(memory.moving)[0]
+        moved = np.nonzero(self.memory.moving)[0]
         return visibility.patched(moved, self._visibility(observation, moved))
 
     def _spawn_unexplained(self, observation: FrameObservation, visibility: Visibility, *, time: float) -> Visibility:
@@ -278,10 +228,6 @@ class SceneStream:
     def _spawn(self, observation: FrameObservation, chosen: np.ndarray, *, time: float) -> None:
         spawn_rows(self.memory, self.anchors, observation=observation, chosen=chosen, time=time, frame=self._count)
 
-    def _measure(self, observation: FrameObservation, visibility: Visibility) -> None:
-        share = self.config.colour_share
-        measure_rows(self.memory, observation, visibility=visibility, frame=self._count, colour_share=share)
-
     def _limit(self, time: float) -> None:
         """Let spare moving rows go, and keep to the caps."""
         memory, config = self.memory, self.config
@@ -289,10 +235,7 @@ class SceneStream:
         memory.retire(memory.moving & (memory.spare > config.patience), last=last)
         surplus = len(memory) - config.max_gaussians
         if surplus > 0:
-            confidence = memory.extra_confidence[:, 0]
-            order = np.lexsort((confidence, memory.seen))
-            dead = np.zeros(len(memory), dtype=bool)
-            dead[order[:surplus]] = True
-            memory.retire(dead, last=last)
+            order = np.lexsort((memory.extra_confidence[:, 0], memory.seen))
+            memory.retire(np.isin(np.arange(len(memory)), order[:surplus]), last=last)
         if self.history is None or not config.keep_instants:
             memory.forget(config.max_past)

@@ -47,6 +47,11 @@ class FrameObservation:
         """Pixels a view."""
         return self.depth.shape[1] * self.depth.shape[2]
 
+    @property
+    def typical_spacing(self) -> float:
+        """Distance in m between pixels on a typical surface."""
+        return float(np.median(self.spacing)) if len(self.spacing) else 0.01
+
 
 @dataclass(frozen=True)
 class Tolerances:
@@ -74,10 +79,7 @@ class Visibility:
 
     def any(self, *statuses: int) -> np.ndarray:
         """[n] whether the row has one of these in some view."""
-        found = np.zeros(self.status.shape, dtype=bool)
-        for status in statuses:
-            found |= self.status == status
-        return np.asarray(found.any(axis=0))
+        return np.asarray(np.isin(self.status, statuses).any(axis=0))
 
     def pick(self, index: np.ndarray) -> Visibility:
         """Those of some rows."""
@@ -92,20 +94,18 @@ class Visibility:
 
     def followed_by(self, other: Visibility) -> Visibility:
         """Those of more rows, after these."""
-        return Visibility(
-            *(np.concatenate(pair, 1) for pair in zip(vars(self).values(), vars(other).values(), strict=True))
-        )
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Visibility(*(np.concatenate(pair, 1) for pair in pairs))
 
     @property
     def agrees(self) -> np.ndarray:
         """[n] seen where it should be, by some view."""
-        return (self.status == AGREES).any(0)
+        return self.any(AGREES)
 
     @property
     def violated(self) -> np.ndarray:
         """[n] some camera looked through it and none saw it."""
-        seen = (self.status == AGREES) | (self.status == RECOLOURED)
-        return (self.status == VIOLATED).any(0) & ~seen.any(0)
+        return self.any(VIOLATED) & ~self.any(AGREES, RECOLOURED)
 
 
 def observe_frames(frames: Frames, *, config: LiftConfig, sky_depth: float) -> FrameObservation:
@@ -151,8 +151,6 @@ def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.
         return hole & (frames.extras["segments"][..., 0] == -1)
     sky = torch.zeros_like(hole)
     for view in range(len(hole)):
-        if not bool(hole[view].any()):
-            continue
         labels = np.zeros(hole[view].shape, dtype=np.int32)
         label(hole[view].numpy(), output=labels)
         border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
@@ -209,8 +207,7 @@ def _visibility_in_view(
     behind, in_front = z - np.where(known, high, z), low - z
     tolerance = tolerances.depth(z)
     colour = observation.rgb[view].reshape(-1, 3)[near]  # [4 n 3]
-    over = np.maximum(colours - colour.max(0), colour.min(0) - colours).max(-1)
-    mismatch = np.maximum(over, 0.0)
+    mismatch = np.maximum(colours - colour.max(0), colour.min(0) - colours).max(-1).clip(0.0)
 
     status = np.full(len(points), AGREES, dtype=np.int8)
     status[mismatch > tolerances.colour] = RECOLOURED
