@@ -241,10 +241,8 @@ def agent_maker(
     world_model = require(models.world, HeadWorldModel, what="an action head's forecast") if forecast else None
     filled, furthest, robot = agent_config(models, config), models.world.spec.horizon, robot_of_head(models)
     if forecast and not 1 <= filled.horizon <= furthest:
-        raise ConfigError(
-            "is not what the world model forecasts", field="horizon", found=filled.horizon, expected=f"1..{furthest}",
-            fix="leave it out: then it is what the head learned with",
-        )  # fmt: skip
+        problem, fix = "is not what the world model forecasts", "leave it out: then it is what the head learned with"
+        raise ConfigError(problem, field="horizon", found=filled.horizon, expected=f"1..{furthest}", fix=fix)
 
     def make(task: str) -> SceneAgent:
         agent = SceneAgent(head, new_memory, world_model=world_model, robot=robot, config=filled)

@@ -33,10 +33,8 @@ def checked_vector(values: Tensor, *, name: str, shape: tuple[int, ...]) -> Tens
         DataFormatError: another shape, or not finite.
     """
     if tuple(values.shape) != shape or not bool(values.isfinite().all()):
-        raise DataFormatError(
-            "is not what the head knows", field=name, expected=f"{list(shape)}, finite",
-            found=f"{list(values.shape)} {values.flatten()[:8].tolist()}",
-        )  # fmt: skip
+        found = f"{list(values.shape)} {values.flatten()[:8].tolist()}"
+        raise DataFormatError("is not what the head knows", field=name, expected=f"{list(shape)}, finite", found=found)
     return values.detach().float()
 
 
@@ -50,9 +48,8 @@ def check_colours(rgb: Tensor, *, field: str) -> None:
         raise DataFormatError("is no picture", field=field, found=list(rgb.shape), expected="[h w 3], finite")
     if not bool(((rgb >= -COLOUR_TOLERANCE) & (rgb <= 1 + COLOUR_TOLERANCE)).all()):
         found = f"{float(rgb.min()):g} to {float(rgb.max()):g}"
-        raise DataFormatError(
-            "is out of range", field=field, found=found, expected="[0, 1]", fix="divide colours in 8 bits by 255"
-        )
+        fix = "divide colours in 8 bits by 255"
+        raise DataFormatError("is out of range", field=field, found=found, expected="[0, 1]", fix=fix)
 
 
 def check_camera(cameras: Cameras, *, name: str) -> None:
@@ -74,9 +71,8 @@ def check_camera(cameras: Cameras, *, name: str) -> None:
             fix="give camera-from-world in OpenCV axes (x right, y down, z forward), m",
         )  # fmt: skip
     if not (bool((K.diagonal()[:2] > 0).all()) and _distance(K[2], K.new_tensor([0, 0, 1])) < RIGID_TOLERANCE):
-        raise CalibrationError(
-            "is no camera", field=f"{name}.Ks", found=K.tolist(), expected="focal lengths > 0 px over a last row 0 0 1"
-        )
+        expected = "focal lengths > 0 px over a last row 0 0 1"
+        raise CalibrationError("is no camera", field=f"{name}.Ks", found=K.tolist(), expected=expected)
 
 
 def _distance(values: Tensor, others: Tensor) -> float:
@@ -100,9 +96,8 @@ def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: 
         chosen = [_resized(f, width=size[0], height=size[1]) for f in chosen]
     sizes = {name: (f.cameras.width, f.cameras.height) for name, f in zip(names, chosen, strict=True)}
     if len(set(sizes.values())) != 1:
-        raise DataFormatError(
-            "differ in size", field="cameras", found=sizes, fix="give the agent a size to bring them to"
-        )
+        fix = "give the agent a size to bring them to"
+        raise DataFormatError("differ in size", field="cameras", found=sizes, fix=fix)
     return Frames.stack(chosen)
 
 

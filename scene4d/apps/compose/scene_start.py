@@ -156,9 +156,8 @@ def observed_part(scene: Scene4D) -> Scene4D:
         DataFormatError: nothing in it was observed, or it is a batch.
     """
     if not bool(scene.observed.any()):
-        raise DataFormatError(
-            "has no observed instant", field="observed", fix="give a reconstructed scene, not a bare forecast"
-        )
+        fix = "give a reconstructed scene, not a bare forecast"
+        raise DataFormatError("has no observed instant", field="observed", fix=fix)
     stop = _last_observed(scene) + 1
     motion = scene.motion
     log_var = None if motion.log_var is None else motion.log_var[:stop]

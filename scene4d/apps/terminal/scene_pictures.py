@@ -42,21 +42,11 @@ def choose_cameras(
     elif Path(camera).suffix == ".json":
         chosen = read_cameras(Path(camera))
     else:
-        raise CalibrationError(
-            "no such camera",
-            field="camera",
-            found=camera,
-            expected=[*stored, "orbit", "FILE.json"],
-            fix="name one of these",
-        )
+        expected, fix = [*stored, "orbit", "FILE.json"], "name one of these"
+        raise CalibrationError("no such camera", field="camera", found=camera, expected=expected, fix=fix)
     if chosen.batch_shape not in ((), (len(times),)):
-        raise CalibrationError(
-            "camera file has another number of frames",
-            file=camera,
-            found=chosen.batch_shape,
-            expected=len(times),
-            fix=f"use --num-frames {chosen.batch_shape[0]}",
-        )
+        problem, fix = "camera file has another number of frames", f"use --num-frames {chosen.batch_shape[0]}"
+        raise CalibrationError(problem, file=camera, found=chosen.batch_shape, expected=len(times), fix=fix)
     chosen = chosen.resized(round(chosen.width * scale), round(chosen.height * scale))
     return chosen if chosen.batch_shape else chosen.map(lambda x: x.expand(len(times), *x.shape))
 
@@ -73,9 +63,8 @@ def read_cameras(path: Path) -> Cameras:
             Ks = Ks.expand(viewmats.shape[0], 3, 3)
         return Cameras(viewmats=viewmats, Ks=Ks, width=int(fields["width"]), height=int(fields["height"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(
-            "is not a camera file", file=path, found=repr(error), expected="JSON with viewmats, Ks, width, height"
-        ) from error
+        expected = "JSON with viewmats, Ks, width, height"
+        raise CalibrationError("is not a camera file", file=path, found=repr(error), expected=expected) from error
 
 
 def render_over_time(scene: Scene4D, cameras: Cameras, *, times: torch.Tensor, flow_step: float) -> Frames:
@@ -115,9 +104,8 @@ def write_pictures(path: Path, pictures: list[np.ndarray], *, fps: float) -> Non
         write_video(path, pictures, fps=fps)
         return
     if path.suffix:
-        raise ConfigError(
-            "cannot be written", field="output", found=path.suffix, expected=".mp4, or a folder name for PNG files"
-        )
+        expected = ".mp4, or a folder name for PNG files"
+        raise ConfigError("cannot be written", field="output", found=path.suffix, expected=expected)
     with atomic_folder(path) as folder:
         for index, picture in enumerate(pictures):
             Image.fromarray(picture).save(folder / f"{index:04d}.png")

@@ -35,9 +35,8 @@ def import_stage(
     for recording in recordings:
         if recording.num_frames < least:
             found = f"{recording.num_frames} frames"
-            raise DataFormatError(
-                "is too short to learn from", file=recording.path, found=found, expected=f">= {least}"
-            )
+            expected = f">= {least}"
+            raise DataFormatError("is too short to learn from", file=recording.path, found=found, expected=expected)
     jobs = [{"number": number, "folder": folder, "config": config} for number in range(len(recordings))]
     frames = in_processes(import_one, jobs, num=processes, progress=progress)
     return {"episodes": len(frames), "frames": sum(frames)}

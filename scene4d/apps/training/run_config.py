@@ -80,10 +80,8 @@ def _check_task_rows(tasks: Sequence[str], *, num_tasks: int) -> None:
     for task in tasks:
         other = taken.setdefault(task_row(task, num_tasks=num_tasks), task)
         if other != task:
-            raise ConfigError(
-                "share a row of the head's table of tasks", field="policy.data.tasks", found=[other, task],
-                fix="set policy.model.num_tasks to another number",
-            )  # fmt: skip
+            problem, fix = "share a row of the head's table of tasks", "set policy.model.num_tasks to another number"
+            raise ConfigError(problem, field="policy.data.tasks", found=[other, task], fix=fix)
 
 
 @dataclass(frozen=True)
@@ -172,19 +170,14 @@ class RunConfig:
             )
         if not 1 <= self.cache.num_inputs <= len(self.record.cameras):
             expected = f"1..{len(self.record.cameras)}, the number of record.cameras"
-            raise ConfigError(
-                "is no number of cameras", field="cache.num_inputs", found=self.cache.num_inputs, expected=expected
-            )
+            found = self.cache.num_inputs
+            raise ConfigError("is no number of cameras", field="cache.num_inputs", found=found, expected=expected)
         if self.dynamics.own_rollout > 0 and self.dynamics.model.horizon < 4:
             raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=self.dynamics.model.horizon)
         self._check_seeds()
         if not self.record.sources and self.record.num_frames < self.least_frames:
-            raise ConfigError(
-                "is too short for one window",
-                field="record.num_frames",
-                found=self.record.num_frames,
-                expected=f">= {self.least_frames}",
-            )
+            found, expected = self.record.num_frames, f">= {self.least_frames}"
+            raise ConfigError("is too short for one window", field="record.num_frames", found=found, expected=expected)
 
     def _check_family(self) -> None:
         """The settings become those of the family.

@@ -75,9 +75,8 @@ def forecasters_of(model: RobotWorldModel, stream: PastStream, *, options: EvalF
         pixels = require(load_models(options.pixels_weights).world, Renders, what="the row of a 2D baseline")
         if pixels.cameras != options.inputs:
             wanted = " ".join(pixels.cameras)
-            raise ConfigError(
-                "sees other cameras", file=options.pixels_weights, found=wanted, fix=f"add --inputs {wanted}"
-            )
+            fix = f"add --inputs {wanted}"
+            raise ConfigError("sees other cameras", file=options.pixels_weights, found=wanted, fix=fix)
         forecasters.append(ImageForecaster(pixels, steps=options.sampler_steps))
     for path in options.also:
         models = load_models(path)
@@ -138,13 +137,8 @@ def read_recorded(
     """
     recording = recordings[seed]
     if recording.num_frames < num_frames:
-        raise ConfigError(
-            "is too short",
-            file=recording.path,
-            found=f"{recording.num_frames} frames",
-            expected=f">= {num_frames}",
-            fix="lower --horizons or --windows 1",
-        )
+        found, fix = f"{recording.num_frames} frames", "lower --horizons or --windows 1"
+        raise ConfigError("is too short", file=recording.path, found=found, expected=f">= {num_frames}", fix=fix)
     episode = recording.read(0, num_frames, cameras=cameras, size=size)
     # Whatever is kept of an episode is kept under its seed.
     return episode.replace(info={**episode.info, "seed": seed})

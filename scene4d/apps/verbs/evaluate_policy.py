@@ -49,10 +49,8 @@ def _asked(options: EvalPolicyOptions, models: Models) -> tuple[tuple[str, ...],
     if not tasks:
         raise ConfigError("no task is named", field="tasks", fix="add --tasks NAME")
     if strange := sorted(set(tasks) - set(models.tasks)):
-        raise ConfigError(
-            "were never learned by this action head", field="tasks", found=strange, expected=sorted(models.tasks),
-            fix="take weights that were trained on them",
-        )  # fmt: skip
+        problem, fix = "were never learned by this action head", "take weights that were trained on them"
+        raise ConfigError(problem, field="tasks", found=strange, expected=sorted(models.tasks), fix=fix)
     _rollout_config(options, models)
     return tasks, seed_range(options.seeds)
 

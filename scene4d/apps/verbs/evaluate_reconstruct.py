@@ -75,10 +75,8 @@ def _from_folder(recording: Recording, options: EvalReconstructOptions, *, name:
     holdouts: tuple[int | str, ...] = held or tuple(int(h) for h in options.holdout if h.isdigit() and int(h) > 1)
     inputs = tuple(n for n in names if n not in held)
     if not holdouts or not inputs:
-        raise ConfigError(
-            "fits no camera of the recording, and is no number from 2",
-            file=recording.path, field="holdout", found=options.holdout, expected=f"some of {names}, or numbers",
-        )  # fmt: skip
+        problem, expected = "fits no camera of the recording, and is no number from 2", f"some of {names}, or numbers"
+        raise ConfigError(problem, file=recording.path, field="holdout", found=options.holdout, expected=expected)
     return Source(name, episode, inputs, holdouts)
 
 

@@ -28,7 +28,7 @@ from scene4d.data.json_files import read_json
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
-from scene4d.files import atomic_file
+from scene4d.files import write_text
 from scene4d.types import Episode, Recording
 
 COARSE_UNIT = 1e-3  # m a step where depth reaches further than the fine unit
@@ -71,9 +71,8 @@ def run_convert(options: ConvertOptions) -> dict[str, Any]:
 def _check_place(options: ConvertOptions) -> None:
     output, source = options.output.resolve(), options.source.resolve()
     if output == source or (source.is_dir() and output.is_relative_to(source)):
-        raise ConfigError(
-            "lies inside the source, which stays untouched", field="output", found=output, fix="name a folder elsewhere"
-        )
+        fix = "name a folder elsewhere"
+        raise ConfigError("lies inside the source, which stays untouched", field="output", found=output, fix=fix)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ResourceError("exists already", file=output, fix="name a new folder, or remove this one")
 
@@ -97,8 +96,7 @@ def _workplace(options: ConvertOptions) -> Iterator[Path]:
                 expected=[before.get(k) for k in differ], fix=f"give the same options, or remove {folder}",
             )  # fmt: skip
     else:
-        with atomic_file(file) as temporary:
-            temporary.write_text(json.dumps(job), encoding="utf-8")
+        write_text(file, json.dumps(job))
     yield folder
 
 

@@ -25,7 +25,7 @@ from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLa
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, score_window
-from scene4d.files import atomic_file
+from scene4d.files import atomic_file, write_text
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.robot.spec import RobotSpec
@@ -169,8 +169,7 @@ def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
 def write_reports(out: Path, result: DemoResult, *, report: dict, videos: dict[str, Path]) -> None:
     """actions.json, report.json and index.html."""
     for name, value in (("actions", report["actions"]), ("report", report)):
-        with atomic_file(out / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(value, indent=1))
+        write_text(out / f"{name}.json", json.dumps(value, indent=1))
     page = Page(
         title=f"{report['episode']}: what happens next",
         summary=f"{result.now + 1} frames from two RGB-D cameras became {len(result.past.base.ids)} Gaussians; "

@@ -106,9 +106,8 @@ def open_source(options: ExportOptions) -> Source:
             times = _instants(file)
             if options.time is not None and not times[0] <= options.time <= times[-1]:
                 expected = f"{times[0]:g}..{times[-1]:g} s"
-                raise ConfigError(
-                    "is no time of the scene", file=path, field="time", found=options.time, expected=expected
-                )
+                found = options.time
+                raise ConfigError("is no time of the scene", file=path, field="time", found=found, expected=expected)
             needed = range(len(times))
             if not options.every and options.output.suffix.lower() in STILL:
                 late = int(np.searchsorted(times, times[0] if options.time is None else options.time, side="right"))
@@ -123,10 +122,8 @@ def open_source(options: ExportOptions) -> Source:
                 placement = read_placement(options.nerfstudio, recording=options.nerfstudio_data)
                 gaussians = from_nerfstudio(gaussians, placement)
             return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians), mended=mended)
-    raise DataFormatError(
-        "is nothing that can be exported", file=path, found=path.suffix or "no suffix", expected=".s4d or .ply",
-        fix="`scene4d reconstruct` makes a .s4d of a recording",
-    )  # fmt: skip
+    found, fix = path.suffix or "no suffix", "`scene4d reconstruct` makes a .s4d of a recording"
+    raise DataFormatError("is nothing that can be exported", file=path, found=found, expected=".s4d or .ply", fix=fix)
 
 
 def scene_mesh(

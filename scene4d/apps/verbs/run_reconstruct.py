@@ -115,13 +115,8 @@ def chosen_recording(options: ReconstructOptions) -> Recording:
     """
     recordings = open_recordings(options.source)
     if not 0 <= options.episode < len(recordings):
-        raise ConfigError(
-            "no such episode",
-            file=options.source,
-            field="episode",
-            found=options.episode,
-            expected=f"0..{len(recordings) - 1}",
-        )
+        found, expected = options.episode, f"0..{len(recordings) - 1}"
+        raise ConfigError("no such episode", file=options.source, field="episode", found=found, expected=expected)
     return recordings[options.episode]
 
 
@@ -157,9 +152,8 @@ def _holdout(text: str, cameras: Sequence[str]) -> tuple[str, int]:
         return text, 0
     if text.isdigit() and int(text) >= 2:
         return "", int(text)
-    raise ConfigError(
-        "cannot hold out", field="holdout", found=text, expected=f"a number from 2 or one of {list(cameras)}"
-    )
+    expected = f"a number from 2 or one of {list(cameras)}"
+    raise ConfigError("cannot hold out", field="holdout", found=text, expected=expected)
 
 
 def _write(

@@ -24,7 +24,7 @@ from scene4d.apps.training.run_config import RunConfig
 from scene4d.apps.verbs.options.training import TrainOptions
 from scene4d.config import load_config, toml_from_config
 from scene4d.errors import ConfigError
-from scene4d.files import atomic_file
+from scene4d.files import write_text
 from scene4d.train.distributed import rank, torchrun_group
 from scene4d.train.log import line_progress
 from scene4d.train.loop import LoopConfig
@@ -48,8 +48,7 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     start, stages, weights = time.monotonic(), {}, None
     before = torch.get_num_threads()
     with torchrun_group(), locked(root) if rank() == 0 else contextlib.nullcontext():
-        with atomic_file(root / "config.toml") as temporary:
-            temporary.write_text(toml_from_config(config), encoding="utf-8")
+        write_text(root / "config.toml", toml_from_config(config))
         try:
             torch.set_num_threads(config.threads)
             run = Run(root, config)

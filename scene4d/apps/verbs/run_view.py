@@ -65,9 +65,8 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
     file = open_s4d(options.scene)
     scene = file.scene()
     if scene.batch_shape or scene.times.shape[-1] == 0 or scene.base.num_gaussians == 0:
-        raise DataFormatError(
-            "holds nothing to look at", file=options.scene, field="times, means", expected="one scene, not empty"
-        )
+        expected = "one scene, not empty"
+        raise DataFormatError("holds nothing to look at", file=options.scene, field="times, means", expected=expected)
     rollout = _rollout(options, file, scene=scene)
     server = start_viser(access, port=options.port, label=f"scene4d {options.scene.name}")
     stop = threading.Event()

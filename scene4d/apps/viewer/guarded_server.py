@@ -46,10 +46,8 @@ def start_viser(access: Access, *, port: int, label: str) -> Any:
         server = viser.ViserServer(host=access.host, port=port, label=label, verbose=False)
     if not guard.installed:
         server.stop()
-        raise EnvError(
-            "cannot be guarded", field="viser", found=getattr(viser, "__version__", "?"), expected=">= 1.1, < 2",
-            fix='pip install "scene4d[view]"',
-        )  # fmt: skip
+        found, fix = getattr(viser, "__version__", "?"), 'pip install "scene4d[view]"'
+        raise EnvError("cannot be guarded", field="viser", found=found, expected=">= 1.1, < 2", fix=fix)
     return server
 
 

@@ -124,10 +124,8 @@ def _views(arrays: Mapping[str, np.ndarray]) -> dict[str, View]:
         dtype, dims = KINDS.get(kind, ("", 0))
         if not camera or array.dtype != TYPES.get(dtype) or array.ndim != dims:
             expected = "proprio, actions, goal, rgb/CAMERA [h w 3] U8, depth/CAMERA [h w], viewmat/CAMERA, K/CAMERA F32"
-            raise DataFormatError(
-                "is no part of an observation", field=name[:60], found=f"{array.dtype} {list(array.shape)}",
-                expected=expected,
-            )  # fmt: skip
+            found = f"{array.dtype} {list(array.shape)}"
+            raise DataFormatError("is no part of an observation", field=name[:60], found=found, expected=expected)
         parts.setdefault(camera, {})[kind] = array
     return {camera: _view(camera, part) for camera, part in parts.items()}
 
@@ -143,7 +141,6 @@ def _view(camera: str, part: Mapping[str, np.ndarray]) -> View:
     for kind, wanted in (("depth", shape[:2]), ("viewmat", (4, 4)), ("K", (3, 3))):
         if part[kind].shape != wanted:
             field = f"{kind}/{camera[:40]}"
-            raise DataFormatError(
-                "has the wrong shape", field=field, found=list(part[kind].shape), expected=list(wanted)
-            )
+            found = list(part[kind].shape)
+            raise DataFormatError("has the wrong shape", field=field, found=found, expected=list(wanted))
     return View(rgb=part["rgb"], depth=part["depth"], viewmat=part["viewmat"], K=part["K"])
