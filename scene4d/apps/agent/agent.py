@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scene4d.apps.agent.agent_checks import checked_goal, checked_vector, stacked_frames
-from scene4d.apps.compose.action_head import check_head, robot_of_head
+from scene4d.apps.compose.action_head import head_of, robot_of_head
 from scene4d.apps.compose.models import Models
 from scene4d.apps.compose.perception import new_memory, perception
-from scene4d.errors import CheckpointError, ConfigError, NumericsError
+from scene4d.errors import ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
 from scene4d.policy.observation_builder import HeadWorldModel, Stream
 from scene4d.robot.actions import resting_action
@@ -234,10 +234,7 @@ def agent_maker(
         ConfigError: the head speaks of other numbers than the action and proprio specs, or the world model does not
             look as far ahead as is asked.
     """
-    head = models.policy
-    if head is None:
-        raise CheckpointError("holds no action head", field="policy", fix="train with a [policy] section")
-    check_head(head, robot=models.robot)
+    head = head_of(models)
     world_model = require(models.world, HeadWorldModel, what="an action head's forecast") if forecast else None
     filled, furthest, robot = agent_config(models, config), models.world.spec.horizon, robot_of_head(models)
     if forecast and not 1 <= filled.horizon <= furthest:

@@ -34,8 +34,7 @@ def import_stage(
         shared_columns(recordings, spec)
     for recording in recordings:
         if recording.num_frames < least:
-            found = f"{recording.num_frames} frames"
-            expected = f">= {least}"
+            found, expected = f"{recording.num_frames} frames", f">= {least}"
             raise DataFormatError("is too short to learn from", file=recording.path, found=found, expected=expected)
     jobs = [{"number": number, "folder": folder, "config": config} for number in range(len(recordings))]
     frames = in_processes(import_one, jobs, num=processes, progress=progress)

@@ -77,13 +77,9 @@ def read_episode(options: DemoOptions) -> Episode:
     episode = open_recordings(options.episode)[0].read()
     needed = options.now + options.num_steps + 1
     if not options.now >= 1 or options.num_steps < max(HORIZONS) or len(episode.times) < needed:
-        raise ConfigError(
-            "does not fit the recording",
-            file=options.episode,
-            field="now + num_steps",
-            found=f"{options.now} + {options.num_steps}",
-            expected=f"now >= 1, num_steps >= {max(HORIZONS)}, together < {len(episode.times)} frames",
-        )
+        problem, field, found = "does not fit the recording", "now + num_steps", f"{options.now} + {options.num_steps}"
+        expected = f"now >= 1, num_steps >= {max(HORIZONS)}, together < {len(episode.times)} frames"
+        raise ConfigError(problem, file=options.episode, field=field, found=found, expected=expected)
     return episode
 
 

@@ -180,14 +180,10 @@ def _is_over(resting: socket.socket) -> bool:
 def _packed(
     frames: Mapping[str, Frames], proprio: Tensor, *, done: Tensor | None = None, goal: Tensor | None = None
 ) -> bytes:
-    return pack(
-        ObservationMessage(
-            views={name: view_of(f, name=name) for name, f in frames.items()},
-            proprio=proprio.detach().cpu().numpy(),
-            actions=None if done is None else done.detach().cpu().numpy(),
-            goal=None if goal is None else goal.detach().cpu().numpy(),
-        )
-    )
+    state, actions, place = (None if x is None else x.detach().cpu().numpy() for x in (proprio, done, goal))
+    assert state is not None
+    views = {name: view_of(f, name=name) for name, f in frames.items()}
+    return pack(ObservationMessage(views=views, proprio=state, actions=actions, goal=place))
 
 
 def view_of(frames: Frames, *, name: str = "view") -> View:
