@@ -66,11 +66,8 @@ def forecasters_of(model: RobotWorldModel, stream: PastStream, *, options: EvalF
     Raises:
         ConfigError: the 2D baseline sees other cameras; CheckpointError: its weights cannot be read.
     """
-    forecasters: list[Forecaster] = [
-        ModelForecaster(model, stream, steps=options.sampler_steps),
-        CopyLast(stream),
-        ConstantVelocity(stream),
-    ]
+    ours = ModelForecaster(model, stream, steps=options.sampler_steps)
+    forecasters: list[Forecaster] = [ours, CopyLast(stream), ConstantVelocity(stream)]
     if options.pixels_weights is not None:
         pixels = require(load_models(options.pixels_weights).world, Renders, what="the row of a 2D baseline")
         if pixels.cameras != options.inputs:
@@ -109,14 +106,11 @@ def deep_checks(model: GaussianWorldModel, config: ForecastEvalConfig, *, steps:
 def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
     """What the options ask to be forecast and scored."""
     gap = (LAST_START - FIRST_START) / max(1, options.windows - 1)
+    starts = tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)}))
+    seeds, horizons = tuple(seed_range(options.seeds)), tuple(sorted(set(options.horizons)))
+    size, inputs, novel = options.size, options.inputs, options.novel
     return ForecastEvalConfig(
-        tasks=options.tasks,
-        seeds=tuple(seed_range(options.seeds)),
-        starts=tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)})),
-        horizons=tuple(sorted(set(options.horizons))),
-        size=options.size,
-        inputs=options.inputs,
-        novel=options.novel,
+        tasks=options.tasks, seeds=seeds, starts=starts, horizons=horizons, size=size, inputs=inputs, novel=novel
     )
 
 

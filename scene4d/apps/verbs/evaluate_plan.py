@@ -174,48 +174,33 @@ class PlanningAgent:
 
     def _search(self) -> Plan:
         state, options, seed = self._state(), self.options, self.num_steps
-        world_model, cost = self.world, self._cost(state)
+        cost = self._cost(state)
         if options.search == "policy":
-            return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
+            return best_of(self.world, state, proposals=self._proposals(state), cost=cost, seed=seed)
         method = {"cem": cem, "mppi": mppi}[options.search]
         start = None if self.plan is None else moved_on(self.plan.actions, options.replan_every)
         proposals = None
         if isinstance(cost, PointCost):
             proposals = self.goal_tracker.heuristic_proposals(cost, config=self.config)
         return find_plan(
-            world_model,
-            state,
-            cost=cost,
-            method=method,
-            config=self.config,
-            start=start,
-            proposals=proposals,
-            seed=seed,
+            self.world, state, cost=cost, method=method, config=self.config, start=start, proposals=proposals, seed=seed
         )
 
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""
-        num, head = self.options.samples, head_of(self.models)
-        views = views_for(
-            head.config, self.world.anchored(state).gaussians, hand=hand_position(state.proprio, state.robot)
-        )
+        num, head, hand = self.options.samples, head_of(self.models), hand_position(state.proprio, state.robot)
+        views = views_for(head.config, self.world.anchored(state).gaussians, hand=hand)
         many = lambda x: x.expand(num, *x.shape)
         seeds = [1000 * self.num_steps + i for i in range(num)]
         return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
 
     def _state(self) -> State:
-        robot = self.models.robot
+        robot, scene, memory = self.models.robot, self.stream.scene(), self.stream.gaussians()
         past = torch.stack(self.actions) if self.actions else torch.zeros(1, robot.action.width)
-        known = Observation(
-            actions=past,
-            proprio=torch.stack(self.proprio),
-            robot=robot,
-            scene=self.stream.scene(),
-            memory=self.stream.gaussians(),
-            cameras=self.cameras,
-            task=Task(self.task),
+        states, cameras, task = torch.stack(self.proprio), self.cameras, Task(self.task)
+        return self.world.observe(
+            Observation(past, states, robot=robot, scene=scene, memory=memory, cameras=cameras, task=task)
         )
-        return self.world.observe(known)
 
     def _cost(self, state: State) -> Cost:
         if self.options.goal == "image":

@@ -72,11 +72,7 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
     stop = threading.Event()
     try:
         config = PanelConfig(
-            most_splats=options.max_splats,
-            fps=options.fps,
-            task=options.task,
-            num_steps=options.steps,
-            seed=options.seed,
+            options.max_splats, fps=options.fps, task=options.task, num_steps=options.steps, seed=options.seed
         )
         panel = Panel(server, scene, cameras=file.cameras, rollout=rollout, config=config)
         player = threading.Thread(target=panel.play, args=(stop,), daemon=True)

@@ -180,10 +180,9 @@ def _is_over(resting: socket.socket) -> bool:
 def _packed(
     frames: Mapping[str, Frames], proprio: Tensor, *, done: Tensor | None = None, goal: Tensor | None = None
 ) -> bytes:
-    state, actions, place = (None if x is None else x.detach().cpu().numpy() for x in (proprio, done, goal))
-    assert state is not None
-    views = {name: view_of(f, name=name) for name, f in frames.items()}
-    return pack(ObservationMessage(views=views, proprio=state, actions=actions, goal=place))
+    array = lambda values: None if values is None else values.detach().cpu().numpy()
+    views, state = {name: view_of(f, name=name) for name, f in frames.items()}, proprio.detach().cpu().numpy()
+    return pack(ObservationMessage(views, state, actions=array(done), goal=array(goal)))
 
 
 def view_of(frames: Frames, *, name: str = "view") -> View:
