@@ -11,6 +11,8 @@ from torch.nn.functional import interpolate
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Cameras, Frames
 
+Pictures = Mapping[str, Frames]
+"""{camera name: Frames []} of one instant."""
 COLOUR_TOLERANCE = 0.01
 """How far beyond [0, 1] a colour may be by rounding or resampling: colours in 0..255 are far beyond."""
 RIGID_TOLERANCE = 1e-3
@@ -79,7 +81,7 @@ def _distance(values: Tensor, others: Tensor) -> float:
     return float((values - others).abs().max())
 
 
-def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: tuple[int, int] | None) -> Frames:
+def stacked_frames(frames: Pictures, *, names: Sequence[str], size: tuple[int, int] | None) -> Frames:
     """The named cameras' pictures [v] of {camera name: Frames []}, depth 0 wherever it is unknown, without extras.
 
     Args:

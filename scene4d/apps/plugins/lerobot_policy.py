@@ -21,14 +21,8 @@ from scene4d.apps.compose.models import Models
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Cameras, Frames
 
-STATE, GOAL, TASK, IMAGES, DEPTH, EXTRINSIC = (
-    "observation.state",
-    "observation.goal",
-    "task",
-    "observation.images",
-    "observation.depth",
-    "observation.extrinsic",
-)
+STATE, GOAL, TASK = "observation.state", "observation.goal", "task"
+IMAGES, DEPTH, EXTRINSIC = "observation.images", "observation.depth", "observation.extrinsic"
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,8 @@ class LeRobotPolicy:
         Raises:
             CheckpointError: the weights hold no action head. CalibrationError: no camera, or a whole batch of one.
         """
-        self.config, self.depth_unit = (
-            agent_config(models, _with_cameras(config, models=models, cameras=cameras)),
-            depth_unit,
-        )
+        self.depth_unit = depth_unit
+        self.config = agent_config(models, _with_cameras(config, models=models, cameras=cameras))
         missing = [name for name in self.config.input_cameras if name not in cameras]
         bad = [name for name, camera in cameras.items() if camera.batch_shape]
         if not cameras or bad or missing:

@@ -46,16 +46,14 @@ def run_demo(options: DemoOptions) -> dict:
         models = step("reading weights and episode", lambda: load_models(options.weights))
         episode = read_episode(options)
         stream = PastStream()
-        result = step(
-            "reconstructing, forecasting",
-            lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options),
-        )
+        reconstructed = lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options)
+        result = step("reconstructing, forecasting", reconstructed)
         step("writing the future, flow and points", lambda: write_future_files(out, result))
         horizon = step("scoring against the recording", lambda: score(models, episode, stream=stream, options=options))
-        actions = step("choosing actions", lambda: choose_actions(models, result))
+        actions = step("choosing actions", lambda: plan_actions(models, result.known, task=result.known.task.text))
         videos = step("rendering videos", lambda: write_films(out, result))
         report: dict[str, Any] = {
-            "episode": _name_of(episode),
+            "episode": f"{episode.info.get('task', 'episode')}, seed {episode.info.get('seed', '?')}",
             "now": options.now,
             "num_steps": options.num_steps,
             "num_gaussians": result.future.base.num_gaussians,
@@ -124,11 +122,6 @@ def score(models: Models, episode: Episode, *, stream: PastStream, options: Demo
     return table
 
 
-def choose_actions(models: Models, result: DemoResult) -> dict:
-    """The action head's chunk from the scene as it stands after the last observed frame."""
-    return plan_actions(models, result.known, task=result.known.task.text)
-
-
 def write_future_files(out: Path, result: DemoResult) -> None:
     """future.s4d, flow.npz and points/NNNN.ply, beside scene.s4d."""
     future, now = result.future, result.now
@@ -155,10 +148,9 @@ def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
     paths = {name: out / f"{name}.mp4" for name in films}
     for name, pictures in films.items():
         write_pictures(paths[name], pictures, fps=10.0)
+    shown = forecast[len(forecast) - len(result.future.times) + max(HORIZONS)]
     with atomic_file(out / "picture.png") as temporary:
-        Image.fromarray(forecast[len(forecast) - len(result.future.times) + max(HORIZONS)]).save(
-            temporary, optimize=True
-        )
+        Image.fromarray(shown).save(temporary, optimize=True)
     return paths
 
 
@@ -183,7 +175,3 @@ def _files(out: Path) -> list[str]:
     points = sorted(p.name for p in (out / "points").glob("*.ply"))
     names = sorted(p.name for p in out.iterdir() if p.is_file() and not p.name.startswith("."))
     return [*names, f"points/{points[0]}", f"points/{points[-1]}"] if points else names
-
-
-def _name_of(episode: Episode) -> str:
-    return f"{episode.info.get('task', 'episode')}, seed {episode.info.get('seed', '?')}"

@@ -115,14 +115,9 @@ class Guard:
         """403 for who may not come in, else what viser answers (None = go on to the websocket)."""
         headers = request.headers
         upgrade = "websocket" in headers.get("Upgrade", "").lower()
-        shown, fresh = self._token(request)
-        refusal = self.access.refusal(
-            port=connection.local_address[1],
-            hosts=headers.get_all("Host"),
-            origins=headers.get_all("Origin"),
-            token=shown,
-            needs_origin=upgrade,
-        )
+        (shown, fresh), port = self._token(request), connection.local_address[1]
+        hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
+        refusal = self.access.refusal(port=port, hosts=hosts, origins=origins, token=shown, needs_origin=upgrade)
         if refusal is not None:
             self.num_refused += 1
             return connection.respond(http.HTTPStatus.FORBIDDEN, f"{refusal}\n")
