@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from scene4d.apps.terminal.orbits import orbit_of
 from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, depth_range, flow_picture
@@ -20,13 +21,7 @@ from scene4d.types import Cameras, Frames
 
 
 def choose_cameras(
-    scene: Scene4D,
-    stored: dict[str, Cameras],
-    *,
-    camera: str,
-    times: torch.Tensor,
-    size: tuple[int, int],
-    scale: float = 1.0,
+    scene: Scene4D, stored: dict[str, Cameras], *, camera: str, times: Tensor, size: tuple[int, int], scale: float = 1.0
 ) -> Cameras:
     """Cameras [f], one for each of `times` [f].
 
@@ -55,10 +50,7 @@ def read_cameras(path: Path) -> Cameras:
     """Cameras from JSON {viewmats: [4 4] or [f 4 4], Ks: [3 3] or [f 3 3], width, height} (camera-from-world)."""
     try:
         fields = json.loads(path.read_text())
-        viewmats, Ks = (
-            torch.tensor(fields["viewmats"], dtype=torch.float32),
-            torch.tensor(fields["Ks"], dtype=torch.float32),
-        )
+        viewmats, Ks = (torch.tensor(fields[key], dtype=torch.float32) for key in ("viewmats", "Ks"))
         if viewmats.dim() == 3 and Ks.dim() == 2:
             Ks = Ks.expand(viewmats.shape[0], 3, 3)
         return Cameras(viewmats=viewmats, Ks=Ks, width=int(fields["width"]), height=int(fields["height"]))
@@ -67,7 +59,7 @@ def read_cameras(path: Path) -> Cameras:
         raise CalibrationError("is not a camera file", file=path, found=repr(error), expected=expected) from error
 
 
-def render_over_time(scene: Scene4D, cameras: Cameras, *, times: torch.Tensor, flow_step: float) -> Frames:
+def render_over_time(scene: Scene4D, cameras: Cameras, *, times: Tensor, flow_step: float) -> Frames:
     """Frames [f] of the scene at `times` [f]; extras["flow"] = motion in m over the following `flow_step` s."""
     last = float(scene.times[-1])
     frames = []
@@ -76,10 +68,8 @@ def render_over_time(scene: Scene4D, cameras: Cameras, *, times: torch.Tensor, f
             gaussians = scene.at(time)
             start = min(time, last - flow_step) if last > flow_step else time
             flow, valid = scene.flow(start, min(start + flow_step, last))
-            gaussians = gaussians.replace(
-                extras={"flow": torch.where(valid[..., None], flow, torch.zeros_like(flow)).float()}
-            )
-            frames.append(render(gaussians, cameras[index], extras=("flow",)))
+            flow = torch.where(valid[..., None], flow, torch.zeros_like(flow)).float()
+            frames.append(render(gaussians.replace(extras={"flow": flow}), cameras[index], extras=("flow",)))
     return Frames.stack(frames)
 
 

@@ -25,15 +25,11 @@ from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import Progress
 
 MARKER = "stage.json"
+Build = Callable[[Path], dict[str, Any]]
 
 
 def run_stage(
-    folder: Path,
-    build: Callable[[Path], dict[str, Any]],
-    *,
-    key: Sequence[Any],
-    rebuild: bool = False,
-    together: bool = False,
+    folder: Path, build: Build, *, key: Sequence[Any], rebuild: bool = False, together: bool = False
 ) -> dict[str, Any]:
     """Build a stage in `folder` unless it stands there already for the same `key`.
 
@@ -77,7 +73,7 @@ def _found(folder: Path, digest: str, *, rebuild: bool) -> dict[str, Any] | None
     return None
 
 
-def _built(folder: Path, build: Callable[[Path], dict[str, Any]], *, digest: str) -> dict[str, Any]:
+def _built(folder: Path, build: Build, *, digest: str) -> dict[str, Any]:
     marker, start = folder / MARKER, time.monotonic()
     before = json.loads(marker.read_text()).get("spent", 0.0)
     spent = lambda: round(before + time.monotonic() - start, 1)

@@ -16,6 +16,7 @@ from scene4d.apps.compose.models import Models, load_models, models_once
 from scene4d.apps.compose.perception import new_memory
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.training.processes import in_processes
+from scene4d.apps.verbs.evaluate_policy import rollout_config
 from scene4d.apps.verbs.options.evaluation import EvalPlanOptions
 from scene4d.errors import ConfigError
 from scene4d.eval.control.closed_loop import Rollout, RolloutConfig, roll_out, summarise
@@ -56,7 +57,7 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     seeds = seed_range(options.seeds)
     models = load_models(options.weights)
     require(models.world, MovesAnchors, what="planning")
-    _rollout_config(options, models)
+    rollout_config(models, max_frames=options.max_frames)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
     jobs = [{"task": task, "seed": seed, "options": options} for task in options.tasks for seed in seeds]
@@ -87,15 +88,10 @@ class Played:
 
 def _play(task: str, seed: int, *, options: EvalPlanOptions) -> Played:
     models = models_once(options.weights)
-    config = _rollout_config(options, models)
+    config = rollout_config(models, max_frames=options.max_frames)
     goal = goal_of_expert(task, seed=seed, config=config)
     agent = PlanningAgent(models, goal, task=task, options=options)
     return Played(roll_out(agent, task, seed=seed, config=config), agent.plan_seconds, goal.reached)
-
-
-def _rollout_config(options: EvalPlanOptions, models: Models) -> RolloutConfig:
-    size = (models.policy_size, models.policy_size)
-    return RolloutConfig(max_frames=options.max_frames, size=size, cameras=models.policy_cameras)
 
 
 def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:

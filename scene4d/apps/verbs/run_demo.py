@@ -93,14 +93,10 @@ def reconstruct_and_forecast(
     memory = stream.remember(past_of(episode, now))
     robot = RobotSpec.from_info(episode.info)
     info = {k: episode.info[k] for k in ("task", "seed") if k in episode.info} | robot.as_info()
-    write_s4d(
-        path,
-        memory.scene,
-        cameras={name: frames.cameras[: now + 1] for name, frames in episode.views.items()},
-        actions=episode.actions[: now + 1],
-        action_spec=robot.action.rows(),
-        info={**info, "proprio": episode.proprio[: now + 1].tolist(), "input_cameras": list(stream.inputs)},
-    )
+    info |= {"proprio": episode.proprio[: now + 1].tolist(), "input_cameras": list(stream.inputs)}
+    cameras = {name: frames.cameras[: now + 1] for name, frames in episode.views.items()}
+    past, rows = episode.actions[: now + 1], robot.action.rows()
+    write_s4d(path, memory.scene, cameras=cameras, actions=past, action_spec=rows, info=info)
     file = open_s4d(path)
     scene = file.scene()
     known = Observation.from_s4d(file, scene=scene, start=scene.times.shape[-1] - 1)
@@ -126,14 +122,10 @@ def write_future_files(out: Path, result: DemoResult) -> None:
     """future.s4d, flow.npz and points/NNNN.ply, beside scene.s4d."""
     future, now = result.future, result.now
     last, described = now + len(future.times), result.known.robot.as_info()
-    write_s4d(
-        out / "future.s4d",
-        future,
-        cameras={name: c[now:last] for name, c in result.cameras.items()},
-        actions=result.episode.actions[now:last],
-        action_spec=described.get("action_spec", ()),
-        info={"task": result.known.task.text, "proprio": result.known.proprio[-1:].tolist(), **described},
-    )
+    info = {"task": result.known.task.text, "proprio": result.known.proprio[-1:].tolist(), **described}
+    cameras = {name: c[now:last] for name, c in result.cameras.items()}
+    actions, rows = result.episode.actions[now:last], described.get("action_spec", ())
+    write_s4d(out / "future.s4d", future, cameras=cameras, actions=actions, action_spec=rows, info=info)
     write_flow_npz(out / "flow.npz", future)
     times = future.times.tolist()
     for index, instant in enumerate(times):

@@ -187,9 +187,8 @@ def _write_depth(path: Path, scene: Scene4D, *, camera: Cameras, time: float) ->
     with torch.no_grad():
         frames = render(scene.at(time), camera)
     mm = (frames.known_depth.double() * 1000).round()
-    mm = (
-        torch.where((frames.known_alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM), mm, 0.0).numpy().astype(np.uint16)
-    )
+    usable = (frames.known_alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM)
+    mm = torch.where(usable, mm, 0.0).numpy().astype(np.uint16)
     with atomic_file(path) as temporary:
         Image.fromarray(mm).save(temporary, format="PNG")
     return {"num_rows": int((mm > 0).sum())}

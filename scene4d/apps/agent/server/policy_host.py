@@ -111,21 +111,16 @@ class PolicyHost:
         with self._turn(key) as served:
             if message.actions is not None:
                 raise DataFormatError("belong to a chunk", field="actions", fix="leave them out, or ask for a chunk")
-            action = served.agent.step(
-                self._frames(message), proprio=_tensor(message.proprio), task=served.task, goal=_goal(message)
-            )
+            frames, state, goal = self._frames(message), _tensor(message.proprio), _given(message.goal)
+            action = served.agent.step(frames, proprio=state, task=served.task, goal=goal)
             return {"action": action.tolist(), "step": self._counted(served)}
 
     def chunk(self, key: str, message: ObservationMessage) -> dict[str, Any]:
         """A fresh chunk: {actions [h][a], step}; errors as `step`."""
         with self._turn(key) as served:
-            actions = served.agent.step_chunk(
-                self._frames(message),
-                proprio=_tensor(message.proprio),
-                task=served.task,
-                done=None if message.actions is None else _tensor(message.actions),
-                goal=_goal(message),
-            )
+            frames, state = self._frames(message), _tensor(message.proprio)
+            done, goal = _given(message.actions), _given(message.goal)
+            actions = served.agent.step_chunk(frames, proprio=state, task=served.task, done=done, goal=goal)
             return {"actions": actions.tolist(), "step": self._counted(served)}
 
     def end(self, key: str) -> dict[str, Any]:
@@ -160,8 +155,8 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.copy())  # the body's own bytes cannot be written to
 
 
-def _goal(message: ObservationMessage) -> Tensor | None:
-    return None if message.goal is None else _tensor(message.goal)
+def _given(values: np.ndarray | None) -> Tensor | None:
+    return None if values is None else _tensor(values)
 
 
 def frames_of(view: View) -> Frames:
