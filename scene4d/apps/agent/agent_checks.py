@@ -54,12 +54,8 @@ def check_colours(rgb: Tensor, *, field: str) -> None:
         raise DataFormatError("is out of range", field=field, found=found, expected="[0, 1]", fix=fix)
 
 
-def check_camera(cameras: Cameras, *, name: str) -> None:
-    """Refuse a camera [] that is not where, or not what, a pinhole camera can be.
-
-    Raises:
-        CalibrationError: not finite, viewmats is no rigid motion, or Ks has another last row or focal lengths <= 0.
-    """
+def _check_camera(cameras: Cameras, *, name: str) -> None:
+    """Refuse a camera [] (CalibrationError) that is not where, or not what, a pinhole camera can be."""
     viewmat, K = cameras.viewmats.double(), cameras.Ks.double()
     if not (bool(viewmat.isfinite().all()) and bool(K.isfinite().all())):
         raise CalibrationError("is not finite", field=f"{name}.viewmats, {name}.Ks")
@@ -110,7 +106,7 @@ def _checked_frames(frames: Frames, *, name: str) -> Frames:
     check_colours(frames.rgb, field=f"{name}.rgb")
     if frames.depth is None:
         raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
-    check_camera(frames.cameras, name=name)
+    _check_camera(frames.cameras, name=name)
     measured = frames.depth.isfinite() & (frames.depth > 0)
     alpha = torch.ones_like(frames.depth) if frames.alpha is None else frames.alpha
     return frames.replace(depth=torch.where(measured, frames.depth, 0.0), alpha=alpha, extras={})

@@ -38,10 +38,8 @@ def check_head(head: ActionHead, *, robot: RobotSpec) -> None:
         ConfigError: an action or a state of the robot has another number of numbers than the head has.
         CheckpointError: a mean is not finite, or a deviation is not positive.
     """
-    for name, spec, width in (
-        ("action", robot.action, head.config.action_dim),
-        ("proprio", robot.proprio, head.config.proprio_dim),
-    ):
+    vectors = ("action", robot.action, head.config.action_dim), ("proprio", robot.proprio, head.config.proprio_dim)
+    for name, spec, width in vectors:
         if spec.width not in (0, width):
             found, fix = f"{spec.width} numbers", "take the weights that were trained for this robot"
             raise ConfigError("differs from the head", field=f"{name}_spec", found=found, expected=f"{width}", fix=fix)

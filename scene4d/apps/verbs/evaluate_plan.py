@@ -131,12 +131,9 @@ class PlanningAgent:
     def __post_init__(self) -> None:
         self.world = require(self.models.world, MovesAnchors, what="planning")
         horizon = self.world.spec.horizon  # a plan looks one chunk ahead
-        self.config = SearchConfig(
-            num_samples=self.options.samples,
-            num_iterations=self.options.iterations,
-            horizon=horizon,
-            num_knots=max(1, horizon // self.options.replan_every),  # an action is held until the next plan
-        )
+        knots = max(1, horizon // self.options.replan_every)  # an action is held until the next plan
+        samples, rounds = self.options.samples, self.options.iterations
+        self.config = SearchConfig(num_samples=samples, num_iterations=rounds, horizon=horizon, num_knots=knots)
         if self.options.goal == "scene":
             # Geometry suggests trajectories that go far towards a goal scene; the samples about them refine the last
             # centimetres.

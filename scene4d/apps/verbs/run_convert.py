@@ -55,13 +55,8 @@ def run_convert(options: ConvertOptions) -> dict[str, Any]:
         resumed = sum(_part(options, k).is_dir() for k in range(count))
         failures = _write_parts(options, count)
         parts = [_part(options, k) for k in range(count) if _part(options, k).is_dir()]
-        report = {
-            "output": str(options.output),
-            "source": str(options.source),
-            "fixes": list(options.fix),
-            "resumed": resumed,
-            "skipped": [failures[k] for k in sorted(failures)],
-        }
+        asked = {"output": str(options.output), "source": str(options.source), "fixes": list(options.fix)}
+        report = {**asked, "resumed": resumed, "skipped": [failures[k] for k in sorted(failures)]}
         written = join_lerobot(options.output, parts, report=report)
     shutil.rmtree(folder)
     written.pop("path")

@@ -64,7 +64,7 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
     Raises:
         ConfigError: options that do not go together. What the readers and writers raise.
     """
-    source = open_source(options)
+    source = _open_source(options)
     suffix, output = options.output.suffix.lower(), options.output
     times = source.times[:: options.every or 1]
     counts: dict[str, int] = {}
@@ -93,12 +93,8 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def open_source(options: ExportOptions) -> Source:
-    """What the options name; of a .s4d, one instant is read without the others.
-
-    Raises:
-        DataFormatError: neither .s4d nor .ply, or no scene to export in it. ConfigError: no such time.
-    """
+def _open_source(options: ExportOptions) -> Source:
+    """What the options name; of a .s4d, one instant is read without the others."""
     path = options.scene
     match path.suffix.lower():
         case ".s4d":

@@ -115,14 +115,8 @@ def _do_stages(run: Run, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
 
 
 def _export(options: TrainOptions, run: Run, *, stages: dict[str, Any]) -> dict[str, Any]:
-    provenance = {
-        "scene4d": __version__,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "name": run.config.name,
-        "config": toml_from_config(run.config),
-        "stages": stages,
-    }
+    versions = {"scene4d": __version__, "torch": torch.__version__, "machine": platform.machine()}
+    config = {"name": run.config.name, "config": toml_from_config(run.config)}
     name = "pixels" if options.pixels else "weights"
     path = options.weights or run.root / f"{name}.safetensors"
-    return export_stage(run, path=path, provenance=provenance, head="policy" in stages)
+    return export_stage(run, path=path, provenance={**versions, **config, "stages": stages}, head="policy" in stages)

@@ -49,13 +49,9 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
                 print(f"scene4d: {opened.panel.roll_out(options.task, seed=options.seed)}", flush=True)
             threading.Event().wait(options.seconds)
         instants = opened.panel.instants
-    return {
-        "url": opened.url,
-        "instants": len(instants),
-        "observed": sum(i.observed for i in instants),
-        "predicted": sum(not i.observed for i in instants),
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    observed = sum(i.observed for i in instants)
+    counts = {"instants": len(instants), "observed": observed, "predicted": len(instants) - observed}
+    return {"url": opened.url, **counts, "seconds": round(time.monotonic() - start, 1)}
 
 
 @contextlib.contextmanager

@@ -68,11 +68,9 @@ class PolicyHost:
     def info(self) -> dict[str, Any]:
         """What a client has to know, JSON-ready."""
         head, robot = head_of(self._models).config, self._models.robot
+        vectors = ("action", robot.action, head.action_dim), ("proprio", robot.proprio, head.proprio_dim)
         columns = {}
-        for name, spec, width in (
-            ("action", robot.action, head.action_dim),
-            ("proprio", robot.proprio, head.proprio_dim),
-        ):
+        for name, spec, width in vectors:
             names, units = names_and_units(spec, width=width)
             columns[name] = [{"name": n, "unit": u} for n, u in zip(names, units, strict=True)]
         return {
@@ -80,8 +78,7 @@ class PolicyHost:
             "tasks": self.tasks,
             "cameras": list(self.config.input_cameras),
             "size": None if self.config.size is None else list(self.config.size),
-            "action": columns["action"],
-            "proprio": columns["proprio"],
+            **columns,
             "chunk": head.chunk,
             "replan_every": self.config.replan_every,
             "forecast": self._forecast,
