@@ -72,10 +72,8 @@ def film_orbit(result: DemoResult, *, turn: float = 0.9) -> list[np.ndarray]:
     there_and_back = [*range(count), *range(count - 1, -1, -1)]
     share = torch.linspace(0, 2 * math.pi, len(there_and_back))
     center, _ = robust_bounds(result.future.at(float(result.future.times[0])))
-    azimuths = -math.pi / 2 + turn * share.sin()
-    cameras = orbit(
-        center, radius=1.3, elevation=0.6, num_views=len(azimuths), width=384, height=288, azimuths=azimuths
-    )
+    angles = -math.pi / 2 + turn * share.sin()
+    cameras = orbit(center, radius=1.3, elevation=0.6, num_views=len(angles), width=384, height=288, azimuths=angles)
     sets = [result.future.at(float(t)) for t in result.future.times]
     return [_picture(sets[i], cameras[k], background=result.background) for k, i in enumerate(there_and_back)]
 

@@ -62,8 +62,7 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
     jobs = [{"task": task, "seed": seed, "options": options} for task in options.tasks for seed in seeds]
     with counter_shown("planning") as count:
-        progress = lambda done, total, _: count(done, total)
-        played = in_processes(_play, jobs, num=options.processes, progress=progress)
+        played = in_processes(_play, jobs, num=options.processes, progress=count)
     rollouts = [p.rollout for p in played]
     plan_seconds = [s for p in played for s in p.plan_seconds]
     return {

@@ -58,8 +58,7 @@ def _rollouts(options: EvalPolicyOptions, *, tasks: Sequence[str], seeds: Sequen
     """One rollout for each task and seed, in that order."""
     jobs = [{"task": task, "seed": seed, "options": options} for task in tasks for seed in seeds]
     with counter_shown("rolling out") as count:
-        progress = lambda done, total, _: count(done, total)
-        return in_processes(_rollout, jobs, num=options.processes, progress=progress)
+        return in_processes(_rollout, jobs, num=options.processes, progress=count)
 
 
 def _rollout(task: str, seed: int, *, options: EvalPolicyOptions) -> Rollout:

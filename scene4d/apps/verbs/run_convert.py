@@ -74,11 +74,7 @@ def _check_place(options: ConvertOptions) -> None:
 
 @contextmanager
 def _workplace(options: ConvertOptions) -> Iterator[Path]:
-    """The folder beside the output that keeps finished episodes until all are there.
-
-    Raises:
-        ConfigError: it holds those of a run with other options.
-    """
+    """The folder beside the output that keeps finished episodes until all are there; refused if of other options."""
     folder, job = _work_folder(options), options.job()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "job.json"
@@ -128,8 +124,9 @@ def _each(options: ConvertOptions, left: list[int], *, first: Path | None) -> It
         return
     # Started afresh: a forked child that inherits torch's threads hangs.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(options.workers, len(left)), mp_context=context) as pool:
-        futures = {k: pool.submit(_write_part_alone, options, k, first=first) for k in left}
+    num = min(options.workers, len(left))
+    with ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {k: pool.submit(_write_part, options, k, first=first) for k in left}
         try:
             yield from ((k, future.result()) for k, future in futures.items())
         except BrokenProcessPool as error:
@@ -137,11 +134,6 @@ def _each(options: ConvertOptions, left: list[int], *, first: Path | None) -> It
             raise ResourceError("a worker process died", file=options.source, fix=fix) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _write_part_alone(options: ConvertOptions, index: int, *, first: Path | None) -> Scene4DError | None:
-    torch.set_num_threads(1)
-    return _write_part(options, index, first=first)
 
 
 def _write_part(options: ConvertOptions, index: int, *, first: Path | None) -> Scene4DError | None:
@@ -174,11 +166,8 @@ def _stretches(recording: Recording, options: ConvertOptions) -> Iterator[Episod
     done = 0
     for episode in read_in_stretches(recording, cameras=options.cameras or None, size=options.size):
         if not options.segments:
-            views = {
-                n: f.replace(extras={k: v for k, v in f.extras.items() if k != "segments"})
-                for n, f in episode.views.items()
-            }
-            episode = episode.replace(views=views)
+            kept = {n: {k: v for k, v in f.extras.items() if k != "segments"} for n, f in episode.views.items()}
+            episode = episode.replace(views={n: f.replace(extras=kept[n]) for n, f in episode.views.items()})
         if options.fps:
             count = int(episode.valid.sum())
             times = episode.times.clone()

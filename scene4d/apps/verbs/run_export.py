@@ -85,7 +85,9 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
                 counts = {k: counts.get(k, 0) + v for k, v in found.items()}
                 count(index + 1, len(times))
             if cameras:
-                _write_cameras(folder / "camera.json", cameras)
+                shown = {"viewmats": cameras.viewmats.tolist(), "Ks": cameras.Ks.tolist()}
+                shown |= {"width": cameras.width, "height": cameras.height}
+                (folder / "camera.json").write_text(json.dumps(shown))  # as `--camera FILE.json` reads it
     size = sum(p.stat().st_size for p in output.iterdir()) if output.is_dir() else output.stat().st_size
     return {
         "output": str(output), "source": str(options.scene), "times": times, "bytes": size, "mended": source.mended,
@@ -188,12 +190,6 @@ def _write_depth(path: Path, scene: Scene4D, *, camera: Cameras, time: float) ->
     with atomic_file(path) as temporary:
         Image.fromarray(mm).save(temporary, format="PNG")
     return {"num_rows": int((mm > 0).sum())}
-
-
-def _write_cameras(path: Path, cameras: Cameras) -> None:
-    """Cameras [f] as the JSON that `--camera FILE.json` reads."""
-    numbers = {"viewmats": cameras.viewmats.tolist(), "Ks": cameras.Ks.tolist()}
-    path.write_text(json.dumps({**numbers, "width": cameras.width, "height": cameras.height}))
 
 
 def _cameras(options: ExportOptions, source: Source, *, times: list[float]) -> Cameras:

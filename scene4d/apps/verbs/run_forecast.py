@@ -75,9 +75,7 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 @torch.no_grad()
-def predicted_scene(
-    model: Decodes, known: Observation, *, actions: Tensor, seed: int = 0
-) -> tuple[Scene4D, Prediction]:
+def predicted_scene(model: Decodes, known: Observation, *, actions: Tensor, seed: int) -> tuple[Scene4D, Prediction]:
     """One future under actions [h a]: now and h steps, in chunks where h is beyond the model's horizon."""
     state = model.observe(known)
     prediction = predict_long(model, state, actions=actions, seeds=(seed,))

@@ -250,16 +250,13 @@ class _Clock(io.RawIOBase):
 def _route(path: str) -> tuple[str | None, str]:
     """(verb, episode) of /v1/info, /v1/episodes, /v1/episodes/ID, /v1/episodes/ID/step and .../chunk."""
     match path.partition("?")[0].split("/"):
-        case ["", "v1", "info"]:
-            return "info", ""
-        case ["", "v1", "episodes"]:
-            return "episodes", ""
+        case ["", "v1", "info" | "episodes" as verb]:
+            return verb, ""
         case ["", "v1", "episodes", key] if key:
             return "end", key
         case ["", "v1", "episodes", key, "step" | "chunk" as verb] if key:
             return verb, key
-        case _:
-            return None, ""
+    return None, ""
 
 
 def _task_and_seed(body: bytes) -> tuple[str, int]:
@@ -281,14 +278,6 @@ def _task_and_seed(body: bytes) -> tuple[str, int]:
 
 def _status(error: Scene4DError) -> int:
     """The HTTP status of a failure."""
-    match error:
-        case DataFormatError(field="episode"):
-            return 404
-        case ConfigError():
-            return 422
-        case ResourceError():
-            return 503
-        case NumericsError():
-            return 500
-        case _:
-            return 400
+    if isinstance(error, DataFormatError) and error.field == "episode":
+        return 404
+    return {ConfigError: 422, ResourceError: 503, NumericsError: 500}.get(type(error), 400)

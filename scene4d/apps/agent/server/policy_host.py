@@ -96,7 +96,7 @@ class PolicyHost:
         config = replace(self.config, seed=seed)
         agent = agent_maker(self._models, forecast=self._forecast, config=config)(name)
         key = secrets.token_hex(8)
-        with _Turn(self._lock, self._patience):
+        with self._alone():
             while len(self._episodes) >= self._max_episodes:
                 self._episodes.popitem(last=False)
             self._episodes[key] = Served(agent, name)
@@ -122,13 +122,24 @@ class PolicyHost:
 
     def end(self, key: str) -> dict[str, Any]:
         """Forget an episode; one that is not there is no error, so that it can be asked twice."""
-        with _Turn(self._lock, self._patience):
+        with self._alone():
             return {"ended": self._episodes.pop(key, None) is not None}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The one place at the models; waiting for it has an end."""
+        if not self._lock.acquire(timeout=self._patience):
+            fix = "ask fewer at a time, or --no-forecast"
+            raise ResourceError("is busy with others", field="server", found=f"{self._patience:g} s waited", fix=fix)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _turn(self, key: str) -> Iterator[Served]:
         """An episode, while nobody else computes."""
-        with _Turn(self._lock, self._patience):
+        with self._alone():
             served = self._episodes.get(key)
             if served is None:
                 fix = "begin another; the one not asked for longest is forgotten when the server is full"
@@ -162,18 +173,3 @@ def frames_of(view: View) -> Frames:
     height, width = view.depth.shape
     cameras = Cameras(viewmats=values["viewmat"], Ks=values["K"], width=width, height=height)
     return Frames(rgb=values["rgb"].float() / 255, depth=values["depth"], alpha=None, cameras=cameras)
-
-
-class _Turn:
-    """The one place at the models; waiting for it has an end."""
-
-    def __init__(self, lock: threading.Lock, patience: float) -> None:
-        self.lock, self.patience = lock, patience
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(timeout=self.patience):
-            fix = "ask fewer at a time, or --no-forecast"
-            raise ResourceError("is busy with others", field="server", found=f"{self.patience:g} s waited", fix=fix)
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
