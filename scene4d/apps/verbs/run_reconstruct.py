@@ -118,7 +118,7 @@ def _chosen_recording(options: ReconstructOptions) -> Recording:
 
 
 def _read_chosen(recording: Recording, options: ReconstructOptions, *, kept: str) -> Episode:
-    """The frames and cameras that the options ask for, the camera `kept` back included; ConfigError: no such camera."""
+    """The frames and cameras that the options ask for, and the held-out camera `kept`; ConfigError: no such camera."""
     names: Sequence[str] | None = None
     if options.cameras:
         unknown = [n for n in options.cameras if n not in recording.cameras]
