@@ -26,12 +26,8 @@ def check(**tensors: tuple[torch.Tensor | None, str]) -> dict[str, int | tuple[i
             raise ShapeError("is not a tensor", field=name, found=type(tensor).__name__, expected=f"[{spec}]")
         if not _bind(tuple(tensor.shape), spec.split(), sizes=sizes):
             known = ", ".join(f"{k}={v}" for k, v in sizes.items())
-            raise ShapeError(
-                "has the wrong shape",
-                field=name,
-                found=list(tensor.shape),
-                expected=f"[{spec}]" + (f" with {known}" if known else ""),
-            )
+            expected = f"[{spec}]" + (f" with {known}" if known else "")
+            raise ShapeError("has the wrong shape", field=name, found=list(tensor.shape), expected=expected)
     return sizes
 
 

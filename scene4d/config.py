@@ -144,9 +144,8 @@ def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None)
         raise wrong
     if origin is typing.Literal:
         if not any(value == a and type(value) is type(a) for a in args):
-            raise ConfigError(
-                "is not one of the choices", file=file, field=where, found=repr(value), expected=list(args)
-            )
+            found = repr(value)
+            raise ConfigError("is not one of the choices", file=file, field=where, found=found, expected=list(args))
         return value
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         given = default if isinstance(default, hint) else None

@@ -17,9 +17,5 @@ def optional(module: str, *, extra: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError, OSError) as error:
-        raise EnvError(
-            f"{what} needs a library that is not here",
-            field=module,
-            found=str(error)[:120],
-            fix=f'pip install "scene4d[{extra}]"',
-        ) from error
+        problem, fix = f"{what} needs a library that is not here", f'pip install "scene4d[{extra}]"'
+        raise EnvError(problem, field=module, found=str(error)[:120], fix=fix) from error

@@ -16,6 +16,8 @@ from scene4d.errors import ResourceError
 if TYPE_CHECKING:
     from torch import Tensor
 
+OTHER_PLACE = "free space or name another place"
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
@@ -36,6 +38,12 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file (UTF-8) by `atomic_file`, whose errors it has."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -72,9 +80,7 @@ def save_safetensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], *, 
         try:
             save_file(dict(tensors), temporary, metadata=dict(metadata))
         except SafetensorError as error:  # which is how safetensors reports a failed write
-            raise ResourceError(
-                f"cannot be written ({error})", file=path, fix="free space or name another place"
-            ) from error
+            raise ResourceError(f"cannot be written ({error})", file=path, fix=OTHER_PLACE) from error
 
 
 @contextlib.contextmanager
@@ -95,7 +101,7 @@ def _resources(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in reasons:
             raise
-        raise ResourceError(reasons[error.errno], file=target, fix="free space or name another place") from error
+        raise ResourceError(reasons[error.errno], file=target, fix=OTHER_PLACE) from error
 
 
 def _umask() -> int:

@@ -41,8 +41,6 @@ class Rotary(nn.Module):
     Source: RoFormer (Su et al. 2021), extended to several continuous axes.
     """
 
-    frequencies: Tensor
-
     def __init__(self, head_dim: int, *, wavelengths: Sequence[tuple[float, float]]):
         super().__init__()
         pairs = head_dim // 2 // len(wavelengths)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from scene4d.apps.agent.agent_checks import checked_goal, checked_vector, stacked_frames
-from scene4d.apps.compose.action_head import check_head, robot_of_head
+from scene4d.apps.agent.agent_checks import Pictures, checked_goal, checked_vector, stacked_frames
+from scene4d.apps.compose.action_head import head_of, robot_of_head
 from scene4d.apps.compose.models import Models
-from scene4d.apps.compose.perception import new_memory, perception
-from scene4d.errors import CheckpointError, ConfigError, NumericsError
+from scene4d.apps.compose.perception import new_memory
+from scene4d.errors import ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
-from scene4d.policy.observation_builder import HeadWorldModel, Stream
+from scene4d.policy.observation_builder import HeadWorldModel, Stream, observation_builder_for
 from scene4d.robot.actions import resting_action
 from scene4d.robot.spec import RobotSpec
 from scene4d.types import Frames
@@ -77,8 +77,8 @@ class SceneAgent:
             world_model: forecasts for the head; None = it looks at now only.
         """
         self.head, self.config, self.robot = head, config, robot
-        self.observation_builder = perception(
-            head.config, robot=robot, task="", world_model=world_model, horizon=config.horizon, make_stream=make_stream
+        self.observation_builder = observation_builder_for(
+            head.config, make_stream, robot=robot, world_model=world_model, horizon=config.horizon
         )
         self.reset()
 
@@ -90,7 +90,7 @@ class SceneAgent:
         self._state: Tensor | None = None
         self._answered: Tensor | None = None
 
-    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
+    def step(self, frames: Pictures, *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
         """The next action [a] from the newest frames {camera name: Frames []}.
 
         Args:
@@ -109,13 +109,7 @@ class SceneAgent:
         return self.next_action(task, goal=goal)
 
     def step_chunk(
-        self,
-        frames: Mapping[str, Frames],
-        *,
-        proprio: Tensor,
-        task: str,
-        done: Tensor | None = None,
-        goal: Tensor | None = None,
+        self, frames: Pictures, *, proprio: Tensor, task: str, done: Tensor | None = None, goal: Tensor | None = None
     ) -> Tensor:
         """A fresh chunk of actions [h a] from the newest frames, for callers that carry out as many as they like.
 
@@ -130,7 +124,7 @@ class SceneAgent:
         self.observe(frames, proprio=proprio, done=done)
         return self.next_chunk(task, goal=goal)
 
-    def observe(self, frames: Mapping[str, Frames], *, proprio: Tensor, done: Tensor | None = None) -> None:
+    def observe(self, frames: Pictures, *, proprio: Tensor, done: Tensor | None = None) -> None:
         """Take the newest frames {camera name: Frames []} and the robot's state [p] into the memory.
 
         Args:
@@ -172,7 +166,7 @@ class SceneAgent:
         self.chunk, self._answered = [], None
 
     def checked(
-        self, frames: Mapping[str, Frames], *, proprio: Tensor, done: Tensor | None = None
+        self, frames: Pictures, *, proprio: Tensor, done: Tensor | None = None
     ) -> tuple[Frames, Tensor, Tensor | None]:
         """What `observe` puts into the memory: pictures [v], proprio [p], done [n a]; here they are only checked.
 
@@ -234,17 +228,12 @@ def agent_maker(
         ConfigError: the head speaks of other numbers than the action and proprio specs, or the world model does not
             look as far ahead as is asked.
     """
-    head = models.policy
-    if head is None:
-        raise CheckpointError("holds no action head", field="policy", fix="train with a [policy] section")
-    check_head(head, robot=models.robot)
+    head = head_of(models)
     world_model = require(models.world, HeadWorldModel, what="an action head's forecast") if forecast else None
     filled, furthest, robot = agent_config(models, config), models.world.spec.horizon, robot_of_head(models)
     if forecast and not 1 <= filled.horizon <= furthest:
-        raise ConfigError(
-            "is not what the world model forecasts", field="horizon", found=filled.horizon, expected=f"1..{furthest}",
-            fix="leave it out: then it is what the head learned with",
-        )  # fmt: skip
+        problem, fix = "is not what the world model forecasts", "leave it out: then it is what the head learned with"
+        raise ConfigError(problem, field="horizon", found=filled.horizon, expected=f"1..{furthest}", fix=fix)
 
     def make(task: str) -> SceneAgent:
         agent = SceneAgent(head, new_memory, world_model=world_model, robot=robot, config=filled)

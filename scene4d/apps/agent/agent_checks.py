@@ -11,6 +11,8 @@ from torch.nn.functional import interpolate
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Cameras, Frames
 
+Pictures = Mapping[str, Frames]
+"""{camera name: Frames []} of one instant."""
 COLOUR_TOLERANCE = 0.01
 """How far beyond [0, 1] a colour may be by rounding or resampling: colours in 0..255 are far beyond."""
 RIGID_TOLERANCE = 1e-3
@@ -33,10 +35,8 @@ def checked_vector(values: Tensor, *, name: str, shape: tuple[int, ...]) -> Tens
         DataFormatError: another shape, or not finite.
     """
     if tuple(values.shape) != shape or not bool(values.isfinite().all()):
-        raise DataFormatError(
-            "is not what the head knows", field=name, expected=f"{list(shape)}, finite",
-            found=f"{list(values.shape)} {values.flatten()[:8].tolist()}",
-        )  # fmt: skip
+        found = f"{list(values.shape)} {values.flatten()[:8].tolist()}"
+        raise DataFormatError("is not what the head knows", field=name, expected=f"{list(shape)}, finite", found=found)
     return values.detach().float()
 
 
@@ -50,17 +50,12 @@ def check_colours(rgb: Tensor, *, field: str) -> None:
         raise DataFormatError("is no picture", field=field, found=list(rgb.shape), expected="[h w 3], finite")
     if not bool(((rgb >= -COLOUR_TOLERANCE) & (rgb <= 1 + COLOUR_TOLERANCE)).all()):
         found = f"{float(rgb.min()):g} to {float(rgb.max()):g}"
-        raise DataFormatError(
-            "is out of range", field=field, found=found, expected="[0, 1]", fix="divide colours in 8 bits by 255"
-        )
+        fix = "divide colours in 8 bits by 255"
+        raise DataFormatError("is out of range", field=field, found=found, expected="[0, 1]", fix=fix)
 
 
-def check_camera(cameras: Cameras, *, name: str) -> None:
-    """Refuse a camera [] that is not where, or not what, a pinhole camera can be.
-
-    Raises:
-        CalibrationError: not finite, viewmats is no rigid motion, or Ks has another last row or focal lengths <= 0.
-    """
+def _check_camera(cameras: Cameras, *, name: str) -> None:
+    """Refuse a camera [] (CalibrationError) that is not where, or not what, a pinhole camera can be."""
     viewmat, K = cameras.viewmats.double(), cameras.Ks.double()
     if not (bool(viewmat.isfinite().all()) and bool(K.isfinite().all())):
         raise CalibrationError("is not finite", field=f"{name}.viewmats, {name}.Ks")
@@ -74,16 +69,15 @@ def check_camera(cameras: Cameras, *, name: str) -> None:
             fix="give camera-from-world in OpenCV axes (x right, y down, z forward), m",
         )  # fmt: skip
     if not (bool((K.diagonal()[:2] > 0).all()) and _distance(K[2], K.new_tensor([0, 0, 1])) < RIGID_TOLERANCE):
-        raise CalibrationError(
-            "is no camera", field=f"{name}.Ks", found=K.tolist(), expected="focal lengths > 0 px over a last row 0 0 1"
-        )
+        expected = "focal lengths > 0 px over a last row 0 0 1"
+        raise CalibrationError("is no camera", field=f"{name}.Ks", found=K.tolist(), expected=expected)
 
 
 def _distance(values: Tensor, others: Tensor) -> float:
     return float((values - others).abs().max())
 
 
-def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: tuple[int, int] | None) -> Frames:
+def stacked_frames(frames: Pictures, *, names: Sequence[str], size: tuple[int, int] | None) -> Frames:
     """The named cameras' pictures [v] of {camera name: Frames []}, depth 0 wherever it is unknown, without extras.
 
     Args:
@@ -100,9 +94,8 @@ def stacked_frames(frames: Mapping[str, Frames], *, names: Sequence[str], size: 
         chosen = [_resized(f, width=size[0], height=size[1]) for f in chosen]
     sizes = {name: (f.cameras.width, f.cameras.height) for name, f in zip(names, chosen, strict=True)}
     if len(set(sizes.values())) != 1:
-        raise DataFormatError(
-            "differ in size", field="cameras", found=sizes, fix="give the agent a size to bring them to"
-        )
+        fix = "give the agent a size to bring them to"
+        raise DataFormatError("differ in size", field="cameras", found=sizes, fix=fix)
     return Frames.stack(chosen)
 
 
@@ -113,7 +106,7 @@ def _checked_frames(frames: Frames, *, name: str) -> Frames:
     check_colours(frames.rgb, field=f"{name}.rgb")
     if frames.depth is None:
         raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
-    check_camera(frames.cameras, name=name)
+    _check_camera(frames.cameras, name=name)
     measured = frames.depth.isfinite() & (frames.depth > 0)
     alpha = torch.ones_like(frames.depth) if frames.alpha is None else frames.alpha
     return frames.replace(depth=torch.where(measured, frames.depth, 0.0), alpha=alpha, extras={})

@@ -20,10 +20,8 @@ def task_from_text(text: str, known: Sequence[str]) -> str:
     vocabulary = set().union(*names.values())
     meant = [name for name, own in names.items() if own == words & vocabulary]
     if not words or len(meant) != 1:
-        raise ConfigError(
-            "nothing was trained for it", field="task", found=text or "nothing",
-            expected=", ".join(known) or "a trained task", fix="name one of these, or use its words",
-        )  # fmt: skip
+        problem, found, fix = "nothing was trained for it", text or "nothing", "name one of these, or use its words"
+        raise ConfigError(problem, field="task", found=found, expected=", ".join(known) or "a trained task", fix=fix)
     return meant[0]
 
 

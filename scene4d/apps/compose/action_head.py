@@ -38,18 +38,12 @@ def check_head(head: ActionHead, *, robot: RobotSpec) -> None:
         ConfigError: an action or a state of the robot has another number of numbers than the head has.
         CheckpointError: a mean is not finite, or a deviation is not positive.
     """
-    for name, spec, width in (
-        ("action", robot.action, head.config.action_dim),
-        ("proprio", robot.proprio, head.config.proprio_dim),
-    ):
+    vectors = ("action", robot.action, head.config.action_dim), ("proprio", robot.proprio, head.config.proprio_dim)
+    for name, spec, width in vectors:
         if spec.width not in (0, width):
-            raise ConfigError(
-                "differs from the head", field=f"{name}_spec", found=f"{spec.width} numbers", expected=f"{width}",
-                fix="take the weights that were trained for this robot",
-            )  # fmt: skip
+            found, fix = f"{spec.width} numbers", "take the weights that were trained for this robot"
+            raise ConfigError("differs from the head", field=f"{name}_spec", found=found, expected=f"{width}", fix=fix)
         mean, std = getattr(head, f"{name}_mean"), getattr(head, f"{name}_std")
         if not (bool(mean.isfinite().all()) and bool(std.isfinite().all()) and bool((std > 0).all())):
-            raise CheckpointError(
-                "is no normaliser", field=f"policy.{name}_std", found=std.tolist(), expected="finite, > 0",
-                fix="train the head again",
-            )  # fmt: skip
+            problem, expected, fix = "is no normaliser", "finite, > 0", "train the head again"
+            raise CheckpointError(problem, field=f"policy.{name}_std", found=std.tolist(), expected=expected, fix=fix)

@@ -125,9 +125,8 @@ def load_models(path: str | Path | None = None) -> Models:
         raise CheckpointError("is of no known family", file=path, field="family", found=name, expected=list(FAMILIES))
     kinds = {**FAMILIES[name].configs, "policy": ActionHeadConfig}
     if not configs.keys() >= FAMILIES[name].configs.keys():
-        raise CheckpointError(
-            "holds no world model", file=path, field="configs", found=sorted(configs), expected=list(kinds)
-        )
+        found = sorted(configs)
+        raise CheckpointError("holds no world model", file=path, field="configs", found=found, expected=list(kinds))
     built = {k: config_from_dict(configs[k], kind, file=path, where=k) for k, kind in kinds.items() if k in configs}
     models = make_models(built, built.pop("policy", None), family=name, info=info)
     parts = models.parts()

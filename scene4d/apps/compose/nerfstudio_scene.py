@@ -61,10 +61,8 @@ def pictures_of_recording(
         What the reader and the writer raise.
     """
     if source.is_dir() and store.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(
-            "lies inside the recording, which stays untouched", file=source, field="store", found=store,
-            fix="name a folder elsewhere",
-        )  # fmt: skip
+        problem = "lies inside the recording, which stays untouched"
+        raise ConfigError(problem, file=source, field="store", found=store, fix="name a folder elsewhere")
     options = [str(source.resolve()), recording, list(cameras), every, _files(source)]
     digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:12]
     folder = store / f"{source.resolve().name}-{recording}-{digest}"

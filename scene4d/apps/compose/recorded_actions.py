@@ -29,9 +29,9 @@ def observation_and_actions(
     """
     scene, stored = file.scene() if scene is None else scene, actions_of_s4d(file)
     last = scene.times.shape[-1] - 1
-    given = None if actions == "recorded" else read_actions(Path(actions), width=stored.shape[-1])
+    given = None if actions == "recorded" else _read_actions(Path(actions), width=stored.shape[-1])
     if given is not None:
-        check_actions(given, file=file, path=Path(actions))
+        _check_actions(given, file=file, path=Path(actions))
     if start is None:
         start = last if given is not None or len(stored) > last + 1 else max(0, last - num_steps)
     if not 0 <= start <= last:
@@ -45,12 +45,8 @@ def observation_and_actions(
     return Observation.from_s4d(file, scene=scene, start=start), future.float()
 
 
-def read_actions(path: Path, *, width: int) -> Tensor:
-    """Actions [h a] from .json (a list of rows, or {"actions": rows}), .npy, or .csv (one row a line, # comments).
-
-    Raises:
-        DataFormatError: missing, unreadable, or rows of another width.
-    """
+def _read_actions(path: Path, *, width: int) -> Tensor:
+    """Actions [h a] from .json (a list of rows, or {"actions": rows}), .npy, or .csv (one row a line, # comments)."""
     try:
         match path.suffix.lower():
             case ".json":
@@ -69,14 +65,9 @@ def read_actions(path: Path, *, width: int) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def check_actions(rows: Tensor, *, file: S4DFile, path: Path) -> None:
-    """Refuse actions [h a] from `path` that are not finite, or beyond what the spec of `file` says of its robot.
-
-    What was recorded is no bound: a forecast may ask what something else would do.
-
-    Raises:
-        DataFormatError: naming the first of them.
-    """
+def _check_actions(rows: Tensor, *, file: S4DFile, path: Path) -> None:
+    """Refuse actions [h a] from `path` that are not finite, or beyond what the spec of `file` says of its robot."""
+    # What was recorded is no bound: a forecast may ask what something else would do.
     low, high = action_bounds(robot_of_s4d(file))
     wrong = ~(rows.isfinite() & (rows >= low - 1e-5) & (rows <= high + 1e-5))
     if bool(wrong.any()):

@@ -42,7 +42,7 @@ def recorded_starts(scenes: Sequence[str | Path]) -> Callable[[np.random.Generat
     def draw(generator: np.random.Generator) -> Observation:
         number = int(generator.integers(len(files)))
         file, scene = files[number], read(number)
-        last = last_observed(file, scene)
+        last = _last_observed(file, scene)
         start = int(generator.integers(min(1, last), last + 1))
         return start_at(file, scene, start=start, recorded=recorded)
 
@@ -76,12 +76,8 @@ def _range_of(files: Sequence[S4DFile]) -> Range | None:
     return action_range(found) if found else None
 
 
-def last_observed(file: S4DFile, scene: Scene4D) -> int:
-    """The last frame of a .s4d, with its scene, that was seen, with a recorded action after it.
-
-    Raises:
-        DataFormatError: nothing in it was seen.
-    """
+def _last_observed(file: S4DFile, scene: Scene4D) -> int:
+    """The last frame of a .s4d that was seen, with a recorded action after it; DataFormatError: nothing was seen."""
     seen = scene.observed.nonzero()[:, 0]
     if len(seen) == 0:
         raise DataFormatError("has no observed instant", file=file.path, fix="give a reconstructed scene")

@@ -46,16 +46,11 @@ def start_of_file(
     if proprio is not None or not robot.proprio.width:  # what is typed in is in the numbers of the head
         robot = replace(robot, proprio=VectorSpec.from_rows(None, width=width))
     robot_of_head(models).check_same(robot, file=file.path)
-    states = states_of_file(file, scene, given=proprio, width=width)
+    states = _states_of_file(file, scene, given=proprio, width=width)
     actions = file.actions if file.actions is not None else states.new_zeros(0, robot.action.width)
-    known = Observation(
-        actions=actions.float(),
-        proprio=states,
-        robot=robot,
-        scene=scene,
-        cameras=file.input_cameras(_last_observed(scene)),
-        task=Task(task, None if goal is None else checked_goal(torch.tensor(goal))),
-    )
+    cameras = file.input_cameras(_last_observed(scene))
+    asked = Task(task, None if goal is None else checked_goal(torch.tensor(goal)))
+    known = Observation(actions.float(), states, robot=robot, scene=scene, cameras=cameras, task=asked)
     return head_start(models, known, file=file.path)
 
 
@@ -102,14 +97,10 @@ def chosen_actions(
     return actions
 
 
-def states_of_file(
+def _states_of_file(
     file: S4DFile, scene: Scene4D, *, given: Sequence[float] | None = None, width: int | None = None
 ) -> Tensor:
-    """The robot's states [t p] up to the last observed instant of a .s4d: the `given` one, or what the file holds.
-
-    Raises:
-        DataFormatError: there is none, it ends before that instant, or is not made of `width` finite numbers.
-    """
+    """The robot's states [t p] up to the last observed instant of a .s4d: the `given` one, or what the file holds."""
     if given is not None:
         return checked_states(given, width=width)
     held, last = file.info.get("proprio"), _last_observed(scene)
@@ -156,19 +147,15 @@ def observed_part(scene: Scene4D) -> Scene4D:
         DataFormatError: nothing in it was observed, or it is a batch.
     """
     if not bool(scene.observed.any()):
-        raise DataFormatError(
-            "has no observed instant", field="observed", fix="give a reconstructed scene, not a bare forecast"
-        )
+        fix = "give a reconstructed scene, not a bare forecast"
+        raise DataFormatError("has no observed instant", field="observed", fix=fix)
     stop = _last_observed(scene) + 1
     motion = scene.motion
     log_var = None if motion.log_var is None else motion.log_var[:stop]
     residual = None if scene.residual is None else {k: v[:stop] for k, v in scene.residual.items()}
-    return scene.replace(
-        motion=motion.replace(world_from_rest=motion.world_from_rest[:stop], log_var=log_var),
-        times=scene.times[:stop],
-        observed=scene.observed[:stop],
-        residual=residual,
-    )
+    motion = motion.replace(world_from_rest=motion.world_from_rest[:stop], log_var=log_var)
+    times, observed = scene.times[:stop], scene.observed[:stop]
+    return scene.replace(motion=motion, times=times, observed=observed, residual=residual)
 
 
 def _last_observed(scene: Scene4D) -> int:

@@ -57,21 +57,12 @@ def film_forecast(result: DemoResult, *, novel: str) -> list[np.ndarray]:
         observed = offset <= 0
         scene = result.past if observed else result.future
         gaussians = scene.at(float(result.episode.times[index]))
-        images = [
-            _picture(gaussians, result.cameras[name][index], background=result.background) for name in (INPUT, novel)
-        ]
-        label = "reconstructed" if observed else "predicted"
-        pictures.append(
-            panels(
-                {
-                    "recorded": colour_picture(result.episode.views[INPUT].rgb[index]),
-                    label: images[0],
-                    f"{label}, novel view": images[1],
-                },
-                height=PIXELS,
-                note="observed" if observed else f"+{offset} steps",
-            )
-        )
+        recorded = colour_picture(result.episode.views[INPUT].rgb[index])
+        cameras = [result.cameras[name][index] for name in (INPUT, novel)]
+        known, new = (_picture(gaussians, camera, background=result.background) for camera in cameras)
+        label, note = ("reconstructed", "observed") if observed else ("predicted", f"+{offset} steps")
+        shown = {"recorded": recorded, label: known, f"{label}, novel view": new}
+        pictures.append(panels(shown, height=PIXELS, note=note))
     return pictures
 
 
@@ -81,10 +72,8 @@ def film_orbit(result: DemoResult, *, turn: float = 0.9) -> list[np.ndarray]:
     there_and_back = [*range(count), *range(count - 1, -1, -1)]
     share = torch.linspace(0, 2 * math.pi, len(there_and_back))
     center, _ = robust_bounds(result.future.at(float(result.future.times[0])))
-    azimuths = -math.pi / 2 + turn * share.sin()
-    cameras = orbit(
-        center, radius=1.3, elevation=0.6, num_views=len(azimuths), width=384, height=288, azimuths=azimuths
-    )
+    angles = -math.pi / 2 + turn * share.sin()
+    cameras = orbit(center, radius=1.3, elevation=0.6, num_views=len(angles), width=384, height=288, azimuths=angles)
     sets = [result.future.at(float(t)) for t in result.future.times]
     return [_picture(sets[i], cameras[k], background=result.background) for k, i in enumerate(there_and_back)]
 
@@ -97,17 +86,12 @@ def film_depth_and_flow(result: DemoResult) -> list[np.ndarray]:
     near, far = depth_range(frames)
     flow = frames.extras["flow"]
     longest = float(flow.norm(dim=-1).flatten().quantile(0.999)) if flow.numel() < 1 << 24 else float(flow.abs().max())
-    return [
-        panels(
-            {
-                "depth": depth_picture(frames.known_depth[i], near=near, far=far),
-                "scene flow": flow_picture(flow[i], cameras.viewmats[i], longest=max(longest, 0.002)),
-            },
-            height=PIXELS,
-            note=f"+{i} steps",
-        )
-        for i in range(len(times))
-    ]
+    pictures = []
+    for i in range(len(times)):
+        depth = depth_picture(frames.known_depth[i], near=near, far=far)
+        motion = flow_picture(flow[i], cameras.viewmats[i], longest=max(longest, 0.002))
+        pictures.append(panels({"depth": depth, "scene flow": motion}, height=PIXELS, note=f"+{i} steps"))
+    return pictures
 
 
 def _picture(gaussians: Gaussians, camera: Cameras, *, background: Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ from string import Template
 import numpy as np
 import torch
 
-from scene4d.files import atomic_file
+from scene4d.files import write_text
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.scene import Scene4D
 
@@ -47,20 +47,18 @@ def write_page(path: Path, page: Page) -> None:
     """Fill the template and write it atomically."""
     template = Template((Path(__file__).parent / "page.html").read_text())
     videos = {f"{name}_video": base64.b64encode(file.read_bytes()).decode() for name, file in page.videos.items()}
+    task, names = page.actions["task"], ", ".join(page.actions["names"])
     text = template.safe_substitute(
         title=html.escape(page.title),
         summary=html.escape(page.summary),
         points=json.dumps(_points(page.future)),
         table=_table(page.horizon),
         actions=_action_chart(page.actions),
-        action_summary=html.escape(
-            f'"{page.actions["task"]}": {len(page.actions["actions"])} steps of {", ".join(page.actions["names"])}.'
-        ),
+        action_summary=html.escape(f'"{task}": {len(page.actions["actions"])} steps of {names}.'),
         files=", ".join(f'<a href="{html.escape(f)}">{html.escape(f)}</a>' for f in page.files),
         **videos,
     )
-    with atomic_file(path) as temporary:
-        temporary.write_text(text)
+    write_text(path, text)
 
 
 def _points(scene: Scene4D) -> dict:
@@ -78,14 +76,8 @@ def _points(scene: Scene4D) -> dict:
         frames.append(base64.b64encode(block.tobytes()).decode())
     colours = np.zeros((len(keep), 4), np.uint8)
     colours[:, :3] = (rgb_from_sh(sets[0].sh[keep]).clamp(0, 1) * 255).cpu().numpy()
-    times = (scene.times - scene.times[0]).tolist()
-    return {
-        "count": len(keep),
-        "times": times,
-        "frames": frames,
-        "yaw": 0.4,
-        "colours": base64.b64encode(colours.tobytes()).decode(),
-    }
+    shown, times = base64.b64encode(colours.tobytes()).decode(), (scene.times - scene.times[0]).tolist()
+    return {"count": len(keep), "times": times, "frames": frames, "yaw": 0.4, "colours": shown}
 
 
 def _table(horizon: dict) -> str:

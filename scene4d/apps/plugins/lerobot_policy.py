@@ -21,14 +21,8 @@ from scene4d.apps.compose.models import Models
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 from scene4d.types import Cameras, Frames
 
-STATE, GOAL, TASK, IMAGES, DEPTH, EXTRINSIC = (
-    "observation.state",
-    "observation.goal",
-    "task",
-    "observation.images",
-    "observation.depth",
-    "observation.extrinsic",
-)
+STATE, GOAL, TASK = "observation.state", "observation.goal", "task"
+IMAGES, DEPTH, EXTRINSIC = "observation.images", "observation.depth", "observation.extrinsic"
 
 
 @dataclass(frozen=True)
@@ -76,16 +70,13 @@ class LeRobotPolicy:
         Raises:
             CheckpointError: the weights hold no action head. CalibrationError: no camera, or a whole batch of one.
         """
-        self.config, self.depth_unit = (
-            agent_config(models, _with_cameras(config, models=models, cameras=cameras)),
-            depth_unit,
-        )
+        self.depth_unit = depth_unit
+        self.config = agent_config(models, _with_cameras(config, models=models, cameras=cameras))
         missing = [name for name in self.config.input_cameras if name not in cameras]
         bad = [name for name, camera in cameras.items() if camera.batch_shape]
         if not cameras or bad or missing:
-            raise CalibrationError(
-                "one camera a name is needed", field="cameras", found=bad or list(cameras), expected=missing or None
-            )
+            problem = "one camera a name is needed"
+            raise CalibrationError(problem, field="cameras", found=bad or list(cameras), expected=missing or None)
         self.cameras = {name: cameras[name] for name in self.config.input_cameras}
         self.tasks = models.tasks
         self._models, self._forecast = models, forecast
@@ -122,10 +113,8 @@ class LeRobotPolicy:
         given, single = self._observations(batch, done=done)
         agents = self._agents or [self._agent(number) for number in range(len(given))]
         if len(given) != len(agents):
-            raise DataFormatError(
-                "another number of robots than before", field=STATE, found=len(given), expected=len(agents),
-                fix="call reset() when the batch changes",
-            )  # fmt: skip
+            problem, fix = "another number of robots than before", "call reset() when the batch changes"
+            raise DataFormatError(problem, field=STATE, found=len(given), expected=len(agents), fix=fix)
         # All are checked before any memory changes, and all have seen the batch before any plans: whatever fails,
         # none is ahead of the others. Where some cannot begin (no depth anywhere), none has begun.
         for agent, one in zip(agents, given, strict=True):
@@ -178,10 +167,8 @@ class LeRobotPolicy:
         if isinstance(given, Iterable) and not isinstance(given, str):
             texts = list(given)
         if len(texts) != count:
-            raise DataFormatError(
-                "is not one for each robot", field=TASK, found=len(texts), expected=count,
-                fix="give one text, or a list as long as observation.state",
-            )  # fmt: skip
+            fix = "give one text, or a list as long as observation.state"
+            raise DataFormatError("is not one for each robot", field=TASK, found=len(texts), expected=count, fix=fix)
         missing = [text for text in texts if not (isinstance(text, str) and text)]
         if missing:
             expected = ", ".join(self.tasks) or "what is to be done"

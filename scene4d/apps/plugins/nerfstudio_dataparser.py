@@ -56,10 +56,8 @@ class Scene4DDataParser(dataparsers.DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> Any:
         c = self.config
-        folder = pictures_of_recording(c.data, store=c.store, recording=c.recording, cameras=c.cameras, every=c.every)
-        scene = read_nerf_scene(
-            folder, split=split, eval_interval=c.eval_interval, scaled=c.scaled, num_points=c.points
-        )
+        path = pictures_of_recording(c.data, store=c.store, recording=c.recording, cameras=c.cameras, every=c.every)
+        scene = read_nerf_scene(path, split=split, eval_interval=c.eval_interval, scaled=c.scaled, num_points=c.points)
         metadata: dict[str, Any] = {"depth_filenames": scene.depths, "depth_unit_scale_factor": MILLIMETRE}
         if len(scene.points):
             metadata |= {"points3D_xyz": scene.points, "points3D_rgb": scene.colors}

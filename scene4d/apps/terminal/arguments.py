@@ -12,18 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    NoReturn,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scene4d.apps.terminal.option_checks import flag
 from scene4d.errors import ConfigError
@@ -62,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
         """What the options belong to."""
         return self.prog.removeprefix("scene4d ")
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str) -> Never:
         raise ConfigError(message, field=self.verb, fix=f"see: {self.prog} --help")
 
 
@@ -129,7 +118,7 @@ def _suffix(field: dataclasses.Field) -> str:
     return "" if default in (None, "") else f" (default: {default})"
 
 
-def _refuse(parser: _Parser, unknown: Sequence[str], *, flags: Sequence[str]) -> NoReturn:
+def _refuse(parser: _Parser, unknown: Sequence[str], *, flags: Sequence[str]) -> Never:
     """Raise for options that there are not, with those that were perhaps meant."""
     asked = next((word.partition("=")[0] for word in unknown if word.startswith("-")), unknown[0])
     meant: Sequence[str] = ()

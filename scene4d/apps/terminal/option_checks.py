@@ -54,12 +54,9 @@ def check_output(path: Path, *, suffixes: Sequence[str], inputs: Sequence[Path] 
         ConfigError: it has another suffix, or is one of `inputs`.
     """
     if path.suffix.lower() not in suffixes:
-        raise ConfigError(
-            "is not what is written", file=path, field="--output", found=path.suffix or "no suffix",
-            expected=" or ".join(suffixes), fix=fix or None,
-        )  # fmt: skip
+        problem, found, expected = "is not what is written", path.suffix or "no suffix", " or ".join(suffixes)
+        raise ConfigError(problem, file=path, field="--output", found=found, expected=expected, fix=fix or None)
     for other in inputs:
         if path.exists() and other.exists() and path.samefile(other):
-            raise ConfigError(
-                "would replace what is read", file=path, field="--output", fix="name another file with -o"
-            )
+            fix = "name another file with -o"
+            raise ConfigError("would replace what is read", file=path, field="--output", fix=fix)

@@ -15,7 +15,7 @@ from scene4d.scene import Scene4D
 from scene4d.types import Cameras
 
 SWING = (math.radians(32), math.radians(12))  # to the sides, up and down
-TURN_ELEVATION = math.radians(35)
+ELEVATION = math.radians(35)  # of a full turn
 
 
 def orbit_of(scene: Scene4D, stored: dict[str, Cameras], *, num_views: int, size: tuple[int, int]) -> Cameras:
@@ -27,9 +27,7 @@ def orbit_of(scene: Scene4D, stored: dict[str, Cameras], *, num_views: int, size
     width, height = size
     if not stored:
         center, radius = robust_bounds(scene.at(float(scene.times[0])))
-        return orbit(
-            center, radius=2.0 * radius, elevation=TURN_ELEVATION, num_views=num_views, width=width, height=height
-        )
+        return orbit(center, radius=2.0 * radius, elevation=ELEVATION, num_views=num_views, width=width, height=height)
     camera = stillest(stored)
     focus = focus_of(scene, camera)
     place = invert_rigid(camera.viewmats)[:3, 3]

@@ -36,8 +36,8 @@ def steps_shown(total: int, seconds: dict[str, float]) -> Iterator[Callable[[str
 
 
 @contextmanager
-def counter_shown(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield count(done, total): a bar on a terminal, elsewhere a line every tenth."""
+def counter_shown(name: str) -> Iterator[Callable[..., None]]:
+    """Yield count(done, total), which passes over anything more: a bar on a terminal, elsewhere a line every tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -46,7 +46,7 @@ def counter_shown(name: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None)
 
-        def count(done: int, total: int) -> None:
+        def count(done: int, total: int, *_: object) -> None:
             bar.update(task, completed=done, total=total)
             if not console.is_terminal and (done == total or done * 10 // total > (done - 1) * 10 // total):
                 print(f"scene4d: {name} {done}/{total}", file=sys.stderr, flush=True)

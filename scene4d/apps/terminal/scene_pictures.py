@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from scene4d.apps.terminal.orbits import orbit_of
 from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, depth_range, flow_picture
@@ -20,13 +21,7 @@ from scene4d.types import Cameras, Frames
 
 
 def choose_cameras(
-    scene: Scene4D,
-    stored: dict[str, Cameras],
-    *,
-    camera: str,
-    times: torch.Tensor,
-    size: tuple[int, int],
-    scale: float = 1.0,
+    scene: Scene4D, stored: dict[str, Cameras], *, camera: str, times: Tensor, size: tuple[int, int], scale: float = 1.0
 ) -> Cameras:
     """Cameras [f], one for each of `times` [f].
 
@@ -42,21 +37,11 @@ def choose_cameras(
     elif Path(camera).suffix == ".json":
         chosen = read_cameras(Path(camera))
     else:
-        raise CalibrationError(
-            "no such camera",
-            field="camera",
-            found=camera,
-            expected=[*stored, "orbit", "FILE.json"],
-            fix="name one of these",
-        )
+        expected, fix = [*stored, "orbit", "FILE.json"], "name one of these"
+        raise CalibrationError("no such camera", field="camera", found=camera, expected=expected, fix=fix)
     if chosen.batch_shape not in ((), (len(times),)):
-        raise CalibrationError(
-            "camera file has another number of frames",
-            file=camera,
-            found=chosen.batch_shape,
-            expected=len(times),
-            fix=f"use --num-frames {chosen.batch_shape[0]}",
-        )
+        problem, fix = "camera file has another number of frames", f"use --num-frames {chosen.batch_shape[0]}"
+        raise CalibrationError(problem, file=camera, found=chosen.batch_shape, expected=len(times), fix=fix)
     chosen = chosen.resized(round(chosen.width * scale), round(chosen.height * scale))
     return chosen if chosen.batch_shape else chosen.map(lambda x: x.expand(len(times), *x.shape))
 
@@ -65,20 +50,16 @@ def read_cameras(path: Path) -> Cameras:
     """Cameras from JSON {viewmats: [4 4] or [f 4 4], Ks: [3 3] or [f 3 3], width, height} (camera-from-world)."""
     try:
         fields = json.loads(path.read_text())
-        viewmats, Ks = (
-            torch.tensor(fields["viewmats"], dtype=torch.float32),
-            torch.tensor(fields["Ks"], dtype=torch.float32),
-        )
+        viewmats, Ks = (torch.tensor(fields[key], dtype=torch.float32) for key in ("viewmats", "Ks"))
         if viewmats.dim() == 3 and Ks.dim() == 2:
             Ks = Ks.expand(viewmats.shape[0], 3, 3)
         return Cameras(viewmats=viewmats, Ks=Ks, width=int(fields["width"]), height=int(fields["height"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(
-            "is not a camera file", file=path, found=repr(error), expected="JSON with viewmats, Ks, width, height"
-        ) from error
+        expected = "JSON with viewmats, Ks, width, height"
+        raise CalibrationError("is not a camera file", file=path, found=repr(error), expected=expected) from error
 
 
-def render_over_time(scene: Scene4D, cameras: Cameras, *, times: torch.Tensor, flow_step: float) -> Frames:
+def render_over_time(scene: Scene4D, cameras: Cameras, *, times: Tensor, flow_step: float) -> Frames:
     """Frames [f] of the scene at `times` [f]; extras["flow"] = motion in m over the following `flow_step` s."""
     last = float(scene.times[-1])
     frames = []
@@ -87,10 +68,8 @@ def render_over_time(scene: Scene4D, cameras: Cameras, *, times: torch.Tensor, f
             gaussians = scene.at(time)
             start = min(time, last - flow_step) if last > flow_step else time
             flow, valid = scene.flow(start, min(start + flow_step, last))
-            gaussians = gaussians.replace(
-                extras={"flow": torch.where(valid[..., None], flow, torch.zeros_like(flow)).float()}
-            )
-            frames.append(render(gaussians, cameras[index], extras=("flow",)))
+            flow = torch.where(valid[..., None], flow, torch.zeros_like(flow)).float()
+            frames.append(render(gaussians.replace(extras={"flow": flow}), cameras[index], extras=("flow",)))
     return Frames.stack(frames)
 
 
@@ -115,9 +94,8 @@ def write_pictures(path: Path, pictures: list[np.ndarray], *, fps: float) -> Non
         write_video(path, pictures, fps=fps)
         return
     if path.suffix:
-        raise ConfigError(
-            "cannot be written", field="output", found=path.suffix, expected=".mp4, or a folder name for PNG files"
-        )
+        expected = ".mp4, or a folder name for PNG files"
+        raise ConfigError("cannot be written", field="output", found=path.suffix, expected=expected)
     with atomic_folder(path) as folder:
         for index, picture in enumerate(pictures):
             Image.fromarray(picture).save(folder / f"{index:04d}.png")

@@ -25,24 +25,18 @@ from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import track_of
 from scene4d.scene import Scene4D
 from scene4d.train.checkpoint import load_tensors, save_tensors
-from scene4d.train.log import Progress
+from scene4d.train.log import line_progress
 from scene4d.types import Frames, Gaussians
 from scene4d.world.current import PAST_FLOW, memory_of
 
 
 def cache_stage(
-    folder: Path,
-    config: CacheConfig,
-    *,
-    record: RecordConfig,
-    episodes: Path,
-    processes: int,
-    progress: Progress | None = None,
+    folder: Path, config: CacheConfig, *, record: RecordConfig, episodes: Path, processes: int
 ) -> dict[str, Any]:
     """Snapshot every episode of `episodes` that is not there yet; result: windows, rows (mean Gaussians a snapshot)."""
     paths = episode_paths(episodes, record)
     jobs = [{"path": path, "folder": folder, "config": config} for path in paths]
-    counts = in_processes(snapshot_one, jobs, num=processes, progress=progress)
+    counts = in_processes(snapshot_one, jobs, num=processes, progress=line_progress("cache"))
     rows = [n for each in counts for n in each]
     return {"windows": len(rows), "rows": round(sum(rows) / max(1, len(rows)))}
 

@@ -13,13 +13,11 @@ from scene4d.data.load.stored_episode import import_episode
 from scene4d.data.load.window_set import shared_columns
 from scene4d.errors import DataFormatError
 from scene4d.train.checkpoint import load_tensors
-from scene4d.train.log import Progress
+from scene4d.train.log import line_progress
 from scene4d.types import Recording
 
 
-def import_stage(
-    folder: Path, config: RecordConfig, *, least: int, processes: int, progress: Progress | None = None
-) -> dict[str, Any]:
+def import_stage(folder: Path, config: RecordConfig, *, least: int, processes: int) -> dict[str, Any]:
     """Take in every recording of `config.sources` that is not there yet; result: episodes, frames.
 
     Args:
@@ -34,12 +32,10 @@ def import_stage(
         shared_columns(recordings, spec)
     for recording in recordings:
         if recording.num_frames < least:
-            found = f"{recording.num_frames} frames"
-            raise DataFormatError(
-                "is too short to learn from", file=recording.path, found=found, expected=f">= {least}"
-            )
+            found, expected = f"{recording.num_frames} frames", f">= {least}"
+            raise DataFormatError("is too short to learn from", file=recording.path, found=found, expected=expected)
     jobs = [{"number": number, "folder": folder, "config": config} for number in range(len(recordings))]
-    frames = in_processes(import_one, jobs, num=processes, progress=progress)
+    frames = in_processes(import_one, jobs, num=processes, progress=line_progress("recordings"))
     return {"episodes": len(frames), "frames": sum(frames)}
 
 

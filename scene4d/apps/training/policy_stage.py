@@ -10,7 +10,7 @@ import torch
 
 from scene4d.apps.compose.action_head import robot_of_head
 from scene4d.apps.compose.models import load_models, save_models
-from scene4d.apps.compose.perception import perception
+from scene4d.apps.compose.perception import new_memory
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run import Run
 from scene4d.layers import num_parameters
@@ -18,7 +18,7 @@ from scene4d.policy.head import ActionHead
 from scene4d.policy.learning.demonstrations import demonstration_jobs
 from scene4d.policy.learning.samples import PolicySamples, join_samples, save_samples, train_policy_samples
 from scene4d.policy.loss import policy_batches, policy_loss, set_head_statistics
-from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder
+from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder, observation_builder_for
 from scene4d.train.checkpoint import load_weights, save_tensors
 from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import line_progress
@@ -34,13 +34,8 @@ def train_policy_stage(run: Run, folder: Path) -> dict[str, Any]:
         torch.manual_seed(stage.train.seed)
         head = ActionHead(stage.model)
     set_head_statistics(head, samples)
-    batches = policy_batches(
-        samples,
-        num_views=stage.model.num_views,
-        batch_size=stage.batch_size,
-        seed=stage.train.seed,
-        from_memory=stage.model.sees_scene,
-    )
+    num_views, sees, seed = stage.model.num_views, stage.model.sees_scene, stage.train.seed
+    batches = policy_batches(samples, num_views=num_views, batch_size=stage.batch_size, seed=seed, from_memory=sees)
     result = fit(Fit(head, policy_loss(head), batches, stage.train), folder=folder, device=run.device, name="policy")
     save_tensors(folder / "head.safetensors", head.state_dict(), state={})
     sizes = {"samples": len(samples.task_rows), "parameters": num_parameters(head)}
@@ -52,9 +47,8 @@ def prepared_samples(run: Run, folder: Path) -> tuple[PolicySamples, dict[str, i
     jobs, at = demonstration_jobs(run.config.policy.data), folder / "samples"
     names = [at / f"{task}_{seed:04d}.safetensors" for task, seed, _ in jobs]
     each = [{"job": job, "run": run, "target": name} for job, name in zip(jobs, names, strict=True)]
-    in_processes(
-        samples_of_demonstration, each, num=run.config.processes, progress=line_progress("policy demonstrations")
-    )
+    progress = line_progress("policy demonstrations")
+    in_processes(samples_of_demonstration, each, num=run.config.processes, progress=progress)
     samples, wins = join_samples(names)
     return samples, {"demonstrations": len(names), "succeeded": wins}
 
@@ -65,18 +59,15 @@ def samples_of_demonstration(job: tuple[str, int, float], *, run: Run, target: P
         return
     models, config = load_models(run.world_weights), run.config
 
+    head, world = config.policy.model, models.world
+
     def make_builder(task: str) -> ObservationBuilder | CameraObservationBuilder:
-        return perception(
-            config.policy.model,
-            robot=robot_of_head(dataclasses.replace(models, policy=ActionHead(config.policy.model))),
-            task=task,
-            world_model=models.world,
-            horizon=models.world.spec.horizon,
+        robot = robot_of_head(dataclasses.replace(models, policy=ActionHead(head)))
+        return observation_builder_for(
+            head, new_memory, robot=robot, task=task, world_model=world, horizon=world.spec.horizon
         )
 
-    samples, (success,) = train_policy_samples(
-        config.policy.data, make_builder=make_builder, head=config.policy.model, jobs=[job]
-    )
+    samples, (success,) = train_policy_samples(config.policy.data, make_builder=make_builder, head=head, jobs=[job])
     save_samples(target, samples, success=success)
 
 
@@ -90,11 +81,8 @@ def export_stage(run: Run, *, path: Path, provenance: dict[str, Any], head: bool
     if head:
         data = config.policy.data
         policy = ActionHead(config.policy.model)
-        learnt = {
-            "policy_tasks": list(data.tasks),
-            "policy_cameras": list(data.input_cameras),
-            "policy_size": data.image_size,
-        }
+        tasks, cameras = list(data.tasks), list(data.input_cameras)
+        learnt = {"policy_tasks": tasks, "policy_cameras": cameras, "policy_size": data.image_size}
         load_weights(policy, run.folder("policy") / "head.safetensors")
     models = dataclasses.replace(world, policy=policy)
     if config.policy_only:

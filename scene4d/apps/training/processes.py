@@ -20,20 +20,16 @@ import torch
 
 from scene4d.config import config_hash
 from scene4d.errors import ConfigError, ResourceError
-from scene4d.files import atomic_file
+from scene4d.files import write_text
 from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import Progress
 
 MARKER = "stage.json"
+Build = Callable[[Path], dict[str, Any]]
 
 
 def run_stage(
-    folder: Path,
-    build: Callable[[Path], dict[str, Any]],
-    *,
-    key: Sequence[Any],
-    rebuild: bool = False,
-    together: bool = False,
+    folder: Path, build: Build, *, key: Sequence[Any], rebuild: bool = False, together: bool = False
 ) -> dict[str, Any]:
     """Build a stage in `folder` unless it stands there already for the same `key`.
 
@@ -66,20 +62,18 @@ def _found(folder: Path, digest: str, *, rebuild: bool) -> dict[str, Any] | None
         return {**found["result"], "key": digest, "skipped": True}
     if folder.exists() and found.get("key") != digest:
         if not rebuild:
-            raise ConfigError(
-                "was made with another configuration, or from an earlier stage that was",
-                file=folder,
-                fix="name another --out, or add --rebuild to remove it and make it anew",
-            )
+            problem = "was made with another configuration, or from an earlier stage that was"
+            fix = "name another --out, or add --rebuild to remove it and make it anew"
+            raise ConfigError(problem, file=folder, fix=fix)
         print(f"{folder.name}: configuration changed, built anew", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     spent = found.get("spent", 0.0) if found.get("key") == digest else 0.0
-    _write(marker, {"key": digest, "done": False, "spent": spent})
+    write_text(marker, json.dumps({"key": digest, "done": False, "spent": spent}))
     return None
 
 
-def _built(folder: Path, build: Callable[[Path], dict[str, Any]], *, digest: str) -> dict[str, Any]:
+def _built(folder: Path, build: Build, *, digest: str) -> dict[str, Any]:
     marker, start = folder / MARKER, time.monotonic()
     before = json.loads(marker.read_text()).get("spent", 0.0)
     spent = lambda: round(before + time.monotonic() - start, 1)
@@ -87,10 +81,10 @@ def _built(folder: Path, build: Callable[[Path], dict[str, Any]], *, digest: str
         result = build(folder)
     except BaseException:
         # Whoever goes on from here should know what it has cost so far.
-        _write(marker, {"key": digest, "done": False, "spent": spent()})
+        write_text(marker, json.dumps({"key": digest, "done": False, "spent": spent()}))
         raise
     result["seconds"] = spent()
-    _write(marker, {"key": digest, "done": True, "result": result})
+    write_text(marker, json.dumps({"key": digest, "done": True, "result": result}))
     return {**result, "key": digest, "skipped": False}
 
 
@@ -121,9 +115,8 @@ def in_processes(
             results[places[future]] = future.result()
             report(done + 1, len(jobs), {})
     except BrokenProcessPool as error:
-        raise ResourceError(
-            "a worker process died", field="processes", found=num, fix="free memory, or set processes = 1"
-        ) from error
+        fix = "free memory, or set processes = 1"
+        raise ResourceError("a worker process died", field="processes", found=num, fix=fix) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return results
@@ -158,12 +151,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise ResourceError(
-                "another process trains here",
-                file=folder,
-                found=f"pid {file.read().strip()}",
-                fix="wait for it, or name another --out",
-            ) from error
+            found, fix = f"pid {file.read().strip()}", "wait for it, or name another --out"
+            raise ResourceError("another process trains here", file=folder, found=found, fix=fix) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -171,8 +160,3 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value), encoding="utf-8")

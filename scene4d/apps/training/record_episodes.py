@@ -10,26 +10,17 @@ from scene4d.apps.training.run_config import RecordConfig
 from scene4d.data.load.stored_episode import save_episode
 from scene4d.sim.metaworld import record_episode
 from scene4d.train.checkpoint import load_tensors
-from scene4d.train.log import Progress
+from scene4d.train.log import line_progress
 
 
-def record_stage(
-    folder: Path, config: RecordConfig, *, processes: int, progress: Progress | None = None
-) -> dict[str, Any]:
+def record_stage(folder: Path, config: RecordConfig, *, processes: int) -> dict[str, Any]:
     """Record every episode that is not there yet; result: episodes, frames, success_rate."""
-    jobs = []
-    for task in config.tasks:
-        for i in range(config.episodes):
-            noise = config.noise[i % len(config.noise)]
-            jobs.append(
-                {"task": task, "seed": config.first_seed + i, "noise": noise, "folder": folder, "config": config}
-            )
-    wins = in_processes(record_one, jobs, num=processes, progress=progress)
-    return {
-        "episodes": len(jobs),
-        "frames": len(jobs) * config.num_frames,
-        "success_rate": round(sum(wins) / len(wins), 3),
-    }
+    numbered = [(config.first_seed + i, config.noise[i % len(config.noise)]) for i in range(config.episodes)]
+    same = {"folder": folder, "config": config}
+    jobs = [{"task": task, "seed": seed, "noise": noise, **same} for task in config.tasks for seed, noise in numbered]
+    wins = in_processes(record_one, jobs, num=processes, progress=line_progress("record"))
+    rate = round(sum(wins) / len(wins), 3)
+    return {"episodes": len(jobs), "frames": len(jobs) * config.num_frames, "success_rate": rate}
 
 
 def episode_path(folder: Path, *, task: str, seed: int) -> Path:
@@ -42,9 +33,7 @@ def record_one(task: str, seed: int, *, noise: float, folder: Path, config: Reco
     path = episode_path(folder, task=task, seed=seed)
     if path.exists():
         return bool(load_tensors(path)[1]["success"])
-    size = (config.size, config.size)
-    episode = record_episode(
-        task, seed=seed, noise=noise, num_frames=config.num_frames, size=size, cameras=config.cameras
-    )
+    size, num, cameras = (config.size, config.size), config.num_frames, config.cameras
+    episode = record_episode(task, seed=seed, noise=noise, num_frames=num, size=size, cameras=cameras)
     save_episode(path, episode)
     return episode.success is not None and bool(episode.success.any())

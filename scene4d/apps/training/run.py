@@ -80,10 +80,8 @@ class Run:
 
     def windows(self, *, only: Path | None = None) -> WindowCache:
         """The windows of all episodes, or of the one in the file `only`."""
-        config = self.config
-        return WindowCache(
-            self.folder("cache"), config.cache, record=config.record, episodes=self.folder("record"), only=only
-        )
+        config, cache, episodes = self.config, self.folder("cache"), self.folder("record")
+        return WindowCache(cache, config.cache, record=config.record, episodes=episodes, only=only)
 
     def fresh(self, *, seed: int) -> Any:
         """A new model of the family for the run's robot; its first weights depend on `seed` alone."""
@@ -105,17 +103,10 @@ class Run:
         groups = windows.groups()
         targets = [folder / f"{i:04d}.safetensors" for i in range(len(groups))]
         # A job reads its own episode only: with thousands of them, all would take too long to open in each.
-        jobs = [
-            {
-                "run": self,
-                "kind": kind,
-                "make": make,
-                "episode": Path(windows.moment(group[0])[0].path),
-                "first": group[0],
-                "target": target,
-            }
-            for group, target in zip(groups, targets, strict=True)
-        ]
+        same, jobs = {"run": self, "kind": kind, "make": make}, []
+        for (first, *_), target in zip(groups, targets, strict=True):
+            episode = Path(windows.moment(first)[0].path)
+            jobs.append({**same, "episode": episode, "first": first, "target": target})
         in_processes(_prepare_one, jobs, num=self.config.processes, progress=line_progress(folder.name))
         parts = [load_tensors(target)[0] for target in targets]
         joined = {name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}

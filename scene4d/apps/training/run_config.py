@@ -71,19 +71,13 @@ class CacheConfig:
 
 
 def _check_task_rows(tasks: Sequence[str], *, num_tasks: int) -> None:
-    """Refuse tasks that a head could not tell apart.
-
-    Raises:
-        ConfigError: two are hashed to one row.
-    """
+    """Refuse tasks that a head could not tell apart: two that are hashed to one row."""
     taken: dict[int, str] = {}
     for task in tasks:
         other = taken.setdefault(task_row(task, num_tasks=num_tasks), task)
         if other != task:
-            raise ConfigError(
-                "share a row of the head's table of tasks", field="policy.data.tasks", found=[other, task],
-                fix="set policy.model.num_tasks to another number",
-            )  # fmt: skip
+            problem, fix = "share a row of the head's table of tasks", "set policy.model.num_tasks to another number"
+            raise ConfigError(problem, field="policy.data.tasks", found=[other, task], fix=fix)
 
 
 @dataclass(frozen=True)
@@ -100,21 +94,16 @@ class PolicyStageConfig:
     """Steps and optimiser."""
 
     def __post_init__(self) -> None:
-        modality, num = self.model.modality, len(self.data.input_cameras)
-        if not self.model.sees_scene and (self.model.num_views != num or self.model.view_size != self.data.image_size):
-            raise ConfigError(
-                f"{modality} are those of the real cameras",
-                field="policy.model.num_views, view_size",
-                found=[self.model.num_views, self.model.view_size],
-                expected=[num, self.data.image_size],
-                fix=f"set policy.model.num_views={num} policy.model.view_size={self.data.image_size}",
-            )
-        if self.model.feature_dim and self.data.num_camera_offsets:
-            raise ConfigError(
-                "cannot be turned with the scene", field="policy.model.feature_dim", found=self.model.feature_dim,
-                expected="0, or policy.data.num_camera_offsets = 0",
-            )  # fmt: skip
-        _check_task_rows(self.data.tasks, num_tasks=self.model.num_tasks)
+        model, found = self.model, [self.model.num_views, self.model.view_size]
+        expected = [len(self.data.input_cameras), self.data.image_size]
+        if not model.sees_scene and found != expected:
+            problem, field = f"{model.modality} are those of the real cameras", "policy.model.num_views, view_size"
+            fix = f"set policy.model.num_views={expected[0]} policy.model.view_size={expected[1]}"
+            raise ConfigError(problem, field=field, found=found, expected=expected, fix=fix)
+        if model.feature_dim and self.data.num_camera_offsets:
+            problem, expected = "cannot be turned with the scene", "0, or policy.data.num_camera_offsets = 0"
+            raise ConfigError(problem, field="policy.model.feature_dim", found=model.feature_dim, expected=expected)
+        _check_task_rows(self.data.tasks, num_tasks=model.num_tasks)
 
 
 @dataclass(frozen=True)
@@ -156,42 +145,26 @@ class RunConfig:
         self._check_family()
         if self.policy_only and not self.start:
             raise ConfigError("needs a world model", field="policy_only", fix='name one: start = "shipped"')
-        if self.dynamics.model.horizon != self.cache.horizon:
-            raise ConfigError(
-                "differs from that of the cached windows",
-                field="dynamics.model.horizon",
-                found=self.dynamics.model.horizon,
-                expected=f"cache.horizon = {self.cache.horizon}",
-            )
-        if self.dynamics.model.proprio.num_past != self.cache.num_past_actions:
-            raise ConfigError(
-                "differs from what the cached windows hold",
-                field="dynamics.model.proprio.num_past",
-                found=self.dynamics.model.proprio.num_past,
-                expected=f"cache.num_past_actions = {self.cache.num_past_actions}",
-            )
-        if not 1 <= self.cache.num_inputs <= len(self.record.cameras):
-            expected = f"1..{len(self.record.cameras)}, the number of record.cameras"
-            raise ConfigError(
-                "is no number of cameras", field="cache.num_inputs", found=self.cache.num_inputs, expected=expected
-            )
-        if self.dynamics.own_rollout > 0 and self.dynamics.model.horizon < 4:
-            raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=self.dynamics.model.horizon)
+        model, cache, num_past = self.dynamics.model, self.cache, self.dynamics.model.proprio.num_past
+        if model.horizon != cache.horizon:
+            problem, expected = "differs from that of the cached windows", f"cache.horizon = {cache.horizon}"
+            raise ConfigError(problem, field="dynamics.model.horizon", found=model.horizon, expected=expected)
+        if num_past != cache.num_past_actions:
+            problem = "differs from what the cached windows hold"
+            expected = f"cache.num_past_actions = {cache.num_past_actions}"
+            raise ConfigError(problem, field="dynamics.model.proprio.num_past", found=num_past, expected=expected)
+        if not 1 <= cache.num_inputs <= len(self.record.cameras):
+            found, expected = cache.num_inputs, f"1..{len(self.record.cameras)}, the number of record.cameras"
+            raise ConfigError("is no number of cameras", field="cache.num_inputs", found=found, expected=expected)
+        if self.dynamics.own_rollout > 0 and model.horizon < 4:
+            raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=model.horizon)
         self._check_seeds()
         if not self.record.sources and self.record.num_frames < self.least_frames:
-            raise ConfigError(
-                "is too short for one window",
-                field="record.num_frames",
-                found=self.record.num_frames,
-                expected=f">= {self.least_frames}",
-            )
+            found, expected = self.record.num_frames, f">= {self.least_frames}"
+            raise ConfigError("is too short for one window", field="record.num_frames", found=found, expected=expected)
 
     def _check_family(self) -> None:
-        """The settings become those of the family.
-
-        Raises:
-            ConfigError: there is no such family, or it has no such settings.
-        """
+        """The settings become those of the family; refused where there is none of that name, or it has no such ones."""
         if self.family not in FAMILIES:
             expected = ", ".join(FAMILIES)
             raise ConfigError("is no family of world models", field="family", found=self.family, expected=expected)
@@ -203,13 +176,9 @@ class RunConfig:
     @property
     def family_settings(self) -> Any:
         """The settings of the family, as its `Family.settings` class."""
-        match self.family:
-            case "gaussian_flow":
-                return GaussianFlowSettings(self.vae, self.dynamics)
-            case "pixel_transformer":
-                return self.pixels
-            case _:
-                return self.settings
+        if self.family == "gaussian_flow":
+            return GaussianFlowSettings(self.vae, self.dynamics)
+        return self.pixels if self.family == "pixel_transformer" else self.settings
 
     def _check_seeds(self) -> None:
         """Nothing is learned from episodes that results are reported on."""

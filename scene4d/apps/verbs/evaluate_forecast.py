@@ -65,18 +65,14 @@ def forecasters_of(model: RobotWorldModel, stream: PastStream, *, options: EvalF
     Raises:
         ConfigError: the 2D baseline sees other cameras; CheckpointError: its weights cannot be read.
     """
-    forecasters: list[Forecaster] = [
-        ModelForecaster(model, stream, steps=options.sampler_steps),
-        CopyLast(stream),
-        ConstantVelocity(stream),
-    ]
+    ours = ModelForecaster(model, stream, steps=options.sampler_steps)
+    forecasters: list[Forecaster] = [ours, CopyLast(stream), ConstantVelocity(stream)]
     if options.pixels_weights is not None:
         pixels = require(load_models(options.pixels_weights).world, Renders, what="the row of a 2D baseline")
         if pixels.cameras != options.inputs:
             wanted = " ".join(pixels.cameras)
-            raise ConfigError(
-                "sees other cameras", file=options.pixels_weights, found=wanted, fix=f"add --inputs {wanted}"
-            )
+            fix = f"add --inputs {wanted}"
+            raise ConfigError("sees other cameras", file=options.pixels_weights, found=wanted, fix=fix)
         forecasters.append(ImageForecaster(pixels, steps=options.sampler_steps))
     for path in options.also:
         models = load_models(path)
@@ -109,14 +105,11 @@ def deep_checks(model: GaussianWorldModel, config: ForecastEvalConfig, *, steps:
 def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
     """What the options ask to be forecast and scored."""
     gap = (LAST_START - FIRST_START) / max(1, options.windows - 1)
+    starts = tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)}))
+    seeds, horizons = tuple(seed_range(options.seeds)), tuple(sorted(set(options.horizons)))
+    size, inputs, novel = options.size, options.inputs, options.novel
     return ForecastEvalConfig(
-        tasks=options.tasks,
-        seeds=tuple(seed_range(options.seeds)),
-        starts=tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)})),
-        horizons=tuple(sorted(set(options.horizons))),
-        size=options.size,
-        inputs=options.inputs,
-        novel=options.novel,
+        tasks=options.tasks, seeds=seeds, starts=starts, horizons=horizons, size=size, inputs=inputs, novel=novel
     )
 
 
@@ -137,13 +130,8 @@ def read_recorded(
     """
     recording = recordings[seed]
     if recording.num_frames < num_frames:
-        raise ConfigError(
-            "is too short",
-            file=recording.path,
-            found=f"{recording.num_frames} frames",
-            expected=f">= {num_frames}",
-            fix="lower --horizons or --windows 1",
-        )
+        found, fix = f"{recording.num_frames} frames", "lower --horizons or --windows 1"
+        raise ConfigError("is too short", file=recording.path, found=found, expected=f">= {num_frames}", fix=fix)
     episode = recording.read(0, num_frames, cameras=cameras, size=size)
     # Whatever is kept of an episode is kept under its seed.
     return episode.replace(info={**episode.info, "seed": seed})

@@ -16,6 +16,7 @@ from scene4d.apps.compose.models import Models, load_models, models_once
 from scene4d.apps.compose.perception import new_memory
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.training.processes import in_processes
+from scene4d.apps.verbs.evaluate_policy import rollout_config
 from scene4d.apps.verbs.options.evaluation import EvalPlanOptions
 from scene4d.errors import ConfigError
 from scene4d.eval.control.closed_loop import Rollout, RolloutConfig, roll_out, summarise
@@ -56,13 +57,12 @@ def run_eval_plan(options: EvalPlanOptions) -> dict[str, Any]:
     seeds = seed_range(options.seeds)
     models = load_models(options.weights)
     require(models.world, MovesAnchors, what="planning")
-    _rollout_config(options, models)
+    rollout_config(models, max_frames=options.max_frames)
     if options.search == "policy" and models.policy is None:
         raise ConfigError("holds no action head", file=options.weights, fix="run: scene4d train configs/tiny.toml")
     jobs = [{"task": task, "seed": seed, "options": options} for task in options.tasks for seed in seeds]
     with counter_shown("planning") as count:
-        progress = lambda done, total, _: count(done, total)
-        played = in_processes(_play, jobs, num=options.processes, progress=progress)
+        played = in_processes(_play, jobs, num=options.processes, progress=count)
     rollouts = [p.rollout for p in played]
     plan_seconds = [s for p in played for s in p.plan_seconds]
     return {
@@ -87,15 +87,10 @@ class Played:
 
 def _play(task: str, seed: int, *, options: EvalPlanOptions) -> Played:
     models = models_once(options.weights)
-    config = _rollout_config(options, models)
+    config = rollout_config(models, max_frames=options.max_frames)
     goal = goal_of_expert(task, seed=seed, config=config)
     agent = PlanningAgent(models, goal, task=task, options=options)
     return Played(roll_out(agent, task, seed=seed, config=config), agent.plan_seconds, goal.reached)
-
-
-def _rollout_config(options: EvalPlanOptions, models: Models) -> RolloutConfig:
-    size = (models.policy_size, models.policy_size)
-    return RolloutConfig(max_frames=options.max_frames, size=size, cameras=models.policy_cameras)
 
 
 def goal_of_expert(task: str, *, seed: int, config: RolloutConfig) -> Goal:
@@ -135,12 +130,9 @@ class PlanningAgent:
     def __post_init__(self) -> None:
         self.world = require(self.models.world, MovesAnchors, what="planning")
         horizon = self.world.spec.horizon  # a plan looks one chunk ahead
-        self.config = SearchConfig(
-            num_samples=self.options.samples,
-            num_iterations=self.options.iterations,
-            horizon=horizon,
-            num_knots=max(1, horizon // self.options.replan_every),  # an action is held until the next plan
-        )
+        knots = max(1, horizon // self.options.replan_every)  # an action is held until the next plan
+        samples, rounds = self.options.samples, self.options.iterations
+        self.config = SearchConfig(num_samples=samples, num_iterations=rounds, horizon=horizon, num_knots=knots)
         if self.options.goal == "scene":
             # Geometry suggests trajectories that go far towards a goal scene; the samples about them refine the last
             # centimetres.
@@ -174,48 +166,33 @@ class PlanningAgent:
 
     def _search(self) -> Plan:
         state, options, seed = self._state(), self.options, self.num_steps
-        world_model, cost = self.world, self._cost(state)
+        cost = self._cost(state)
         if options.search == "policy":
-            return best_of(world_model, state, proposals=self._proposals(state), cost=cost, seed=seed)
+            return best_of(self.world, state, proposals=self._proposals(state), cost=cost, seed=seed)
         method = {"cem": cem, "mppi": mppi}[options.search]
         start = None if self.plan is None else moved_on(self.plan.actions, options.replan_every)
         proposals = None
         if isinstance(cost, PointCost):
             proposals = self.goal_tracker.heuristic_proposals(cost, config=self.config)
         return find_plan(
-            world_model,
-            state,
-            cost=cost,
-            method=method,
-            config=self.config,
-            start=start,
-            proposals=proposals,
-            seed=seed,
+            self.world, state, cost=cost, method=method, config=self.config, start=start, proposals=proposals, seed=seed
         )
 
     def _proposals(self, state: State) -> Tensor:
         """Chunks [n h a] that the action head draws from views of now."""
-        num, head = self.options.samples, head_of(self.models)
-        views = views_for(
-            head.config, self.world.anchored(state).gaussians, hand=hand_position(state.proprio, state.robot)
-        )
+        num, head, hand = self.options.samples, head_of(self.models), hand_position(state.proprio, state.robot)
+        views = views_for(head.config, self.world.anchored(state).gaussians, hand=hand)
         many = lambda x: x.expand(num, *x.shape)
         seeds = [1000 * self.num_steps + i for i in range(num)]
         return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
 
     def _state(self) -> State:
-        robot = self.models.robot
+        robot, scene, memory = self.models.robot, self.stream.scene(), self.stream.gaussians()
         past = torch.stack(self.actions) if self.actions else torch.zeros(1, robot.action.width)
-        known = Observation(
-            actions=past,
-            proprio=torch.stack(self.proprio),
-            robot=robot,
-            scene=self.stream.scene(),
-            memory=self.stream.gaussians(),
-            cameras=self.cameras,
-            task=Task(self.task),
+        states, cameras, task = torch.stack(self.proprio), self.cameras, Task(self.task)
+        return self.world.observe(
+            Observation(past, states, robot=robot, scene=scene, memory=memory, cameras=cameras, task=task)
         )
-        return self.world.observe(known)
 
     def _cost(self, state: State) -> Cost:
         if self.options.goal == "image":

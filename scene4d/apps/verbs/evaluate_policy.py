@@ -35,9 +35,8 @@ def run_eval_policy(options: EvalPolicyOptions) -> dict[str, Any]:
     asked = {"seeds": list(options.seeds), "forecast": options.forecast, "turned": options.turned}
     if not options.paired:
         return {**report(rollouts), **asked}
-    without = _rollouts(
-        dataclasses.replace(options, forecast=False, paired=False, videos=None), tasks=tasks, seeds=seeds
-    )
+    bare = dataclasses.replace(options, forecast=False, paired=False, videos=None)
+    without = _rollouts(bare, tasks=tasks, seeds=seeds)
     difference = paired_success(rollouts, without)
     return {**report(rollouts), "without_forecast": report(without), "difference": difference, **asked}
 
@@ -49,28 +48,22 @@ def _asked(options: EvalPolicyOptions, models: Models) -> tuple[tuple[str, ...],
     if not tasks:
         raise ConfigError("no task is named", field="tasks", fix="add --tasks NAME")
     if strange := sorted(set(tasks) - set(models.tasks)):
-        raise ConfigError(
-            "were never learned by this action head", field="tasks", found=strange, expected=sorted(models.tasks),
-            fix="take weights that were trained on them",
-        )  # fmt: skip
-    _rollout_config(options, models)
+        problem, fix = "were never learned by this action head", "take weights that were trained on them"
+        raise ConfigError(problem, field="tasks", found=strange, expected=sorted(models.tasks), fix=fix)
+    rollout_config(models, max_frames=options.max_frames, turned=options.turned)
     return tasks, seed_range(options.seeds)
 
 
 def _rollouts(options: EvalPolicyOptions, *, tasks: Sequence[str], seeds: Sequence[int]) -> list[Rollout]:
     """One rollout for each task and seed, in that order."""
+    jobs = [{"task": task, "seed": seed, "options": options} for task in tasks for seed in seeds]
     with counter_shown("rolling out") as count:
-        return in_processes(
-            _rollout,
-            [{"task": task, "seed": seed, "options": options} for task in tasks for seed in seeds],
-            num=options.processes,
-            progress=lambda done, total, _: count(done, total),
-        )
+        return in_processes(_rollout, jobs, num=options.processes, progress=count)
 
 
 def _rollout(task: str, seed: int, *, options: EvalPolicyOptions) -> Rollout:
     models = models_once(options.weights)
-    config = _rollout_config(options, models)
+    config = rollout_config(models, max_frames=options.max_frames, turned=options.turned)
     agent = agent_maker(models, forecast=options.forecast)(task)
     rollout = roll_out(agent, task, seed=seed, config=config, film=FILMING if options.videos else None)
     if options.videos:
@@ -79,13 +72,10 @@ def _rollout(task: str, seed: int, *, options: EvalPolicyOptions) -> Rollout:
     return dataclasses.replace(rollout, video=[])
 
 
-def _rollout_config(options: EvalPolicyOptions, models: Models) -> RolloutConfig:
-    return RolloutConfig(
-        max_frames=options.max_frames,
-        size=(models.policy_size, models.policy_size),
-        cameras=models.policy_cameras,
-        turned_deg=options.turned,
-    )
+def rollout_config(models: Models, *, max_frames: int, turned: float = 0.0) -> RolloutConfig:
+    """Rollouts of at most `max_frames` as the action head learned, its cameras `turned` degrees about the workspace."""
+    size, cameras = (models.policy_size, models.policy_size), models.policy_cameras
+    return RolloutConfig(max_frames=max_frames, size=size, cameras=cameras, turned_deg=turned)
 
 
 def _write_video(folder: Path, rollout: Rollout) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.verbs.options.evaluation import EvalReconstructOptions
-from scene4d.apps.verbs.run_reconstruct import FIT_SECONDS
+from scene4d.apps.verbs.run_reconstruct import FIT_SECONDS, cameras_with_depth, read_part
 from scene4d.data.detect import open_recordings
-from scene4d.errors import ConfigError, Scene4DError
+from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import seed_range
 from scene4d.eval.reconstruct.reconstruction_table import ReconstructEvalConfig, Source, evaluate_reconstruction
-from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct
+from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
 from scene4d.lift.refine.fit import FitConfig
 from scene4d.scene import Scene4D
 from scene4d.sim import rig
@@ -58,27 +58,14 @@ def _sources(options: EvalReconstructOptions) -> Iterator[Source]:
 
 
 def _from_folder(recording: Recording, options: EvalReconstructOptions, *, name: str) -> Source:
-    stop = recording.num_frames
-    if options.max_frames:
-        stop = min(stop, options.max_frames * options.stride)
-    size = None
-    if options.width:
-        first = next(iter(recording.read(0, 1).views.values())).cameras
-        size = (options.width, max(1, round(options.width * first.height / first.width)))
-    episode = recording.read(0, stop, stride=options.stride, size=size)
-    try:
-        names = depth_cameras(episode)
-    except Scene4DError as error:
-        error.file = error.file or str(recording.path)
-        raise
+    episode = read_part(recording, width=options.width, max_frames=options.max_frames, stride=options.stride)
+    names = cameras_with_depth(recording, episode)
     held = tuple(h for h in options.holdout if h in episode.views and len(names) > 1)
     holdouts: tuple[int | str, ...] = held or tuple(int(h) for h in options.holdout if h.isdigit() and int(h) > 1)
     inputs = tuple(n for n in names if n not in held)
     if not holdouts or not inputs:
-        raise ConfigError(
-            "fits no camera of the recording, and is no number from 2",
-            file=recording.path, field="holdout", found=options.holdout, expected=f"some of {names}, or numbers",
-        )  # fmt: skip
+        problem, expected = "fits no camera of the recording, and is no number from 2", f"some of {names}, or numbers"
+        raise ConfigError(problem, file=recording.path, field="holdout", found=options.holdout, expected=expected)
     return Source(name, episode, inputs, holdouts)
 
 
@@ -102,13 +89,9 @@ def print_table(result: dict[str, Any]) -> None:
     """The table for people: every source and the mean, every method, the paired differences, motion and bars."""
     width = max([len(m) for m in result["mean"]] + [len("three_nearest")]) + 2
     shown = [key for key in HEADINGS if any(r.get(key) is not None for r in result["mean"].values())]
-    blocks = {name: r for name, r in result["sources"].items()}
+    blocks = dict(result["sources"])
     if len(blocks) > 1:
-        blocks["mean over sources"] = {
-            "methods": result["mean"],
-            "paired": result["paired"],
-            "motion": result["motion"],
-        }
+        blocks["mean over sources"] = {"methods": result["mean"], **{key: result[key] for key in ("paired", "motion")}}
     for name, block in blocks.items():
         print(f"\n{name}")
         print(" " * width + "".join(f"{HEADINGS[key]:>16}" for key in shown))

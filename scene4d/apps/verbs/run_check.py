@@ -44,14 +44,9 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
         _decode(findings, recordings)
     form = _format(recordings[0]) if recordings else None
     print(_text(options.source, form, recordings=recordings, described=described, findings=findings))
-    return {
-        "source": str(options.source),
-        "format": form,
-        "num_recordings": len(recordings),
-        "recordings": described,
-        "findings": [{**f.as_dict(), "recordings": where} for f, where in findings.items()],
-        "ok": not findings,
-    }
+    what = {"source": str(options.source), "format": form, "num_recordings": len(recordings)}
+    listed = [{**f.as_dict(), "recordings": where} for f, where in findings.items()]
+    return {**what, "recordings": described, "findings": listed, "ok": not findings}
 
 
 def _note(findings: dict[Finding, list[int]], found: Sequence[Finding], *, index: int) -> None:

@@ -28,7 +28,7 @@ from scene4d.data.json_files import read_json
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
-from scene4d.files import atomic_file
+from scene4d.files import write_text
 from scene4d.types import Episode, Recording
 
 COARSE_UNIT = 1e-3  # m a step where depth reaches further than the fine unit
@@ -55,13 +55,8 @@ def run_convert(options: ConvertOptions) -> dict[str, Any]:
         resumed = sum(_part(options, k).is_dir() for k in range(count))
         failures = _write_parts(options, count)
         parts = [_part(options, k) for k in range(count) if _part(options, k).is_dir()]
-        report = {
-            "output": str(options.output),
-            "source": str(options.source),
-            "fixes": list(options.fix),
-            "resumed": resumed,
-            "skipped": [failures[k] for k in sorted(failures)],
-        }
+        asked = {"output": str(options.output), "source": str(options.source), "fixes": list(options.fix)}
+        report = {**asked, "resumed": resumed, "skipped": [failures[k] for k in sorted(failures)]}
         written = join_lerobot(options.output, parts, report=report)
     shutil.rmtree(folder)
     written.pop("path")
@@ -71,20 +66,15 @@ def run_convert(options: ConvertOptions) -> dict[str, Any]:
 def _check_place(options: ConvertOptions) -> None:
     output, source = options.output.resolve(), options.source.resolve()
     if output == source or (source.is_dir() and output.is_relative_to(source)):
-        raise ConfigError(
-            "lies inside the source, which stays untouched", field="output", found=output, fix="name a folder elsewhere"
-        )
+        fix = "name a folder elsewhere"
+        raise ConfigError("lies inside the source, which stays untouched", field="output", found=output, fix=fix)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ResourceError("exists already", file=output, fix="name a new folder, or remove this one")
 
 
 @contextmanager
 def _workplace(options: ConvertOptions) -> Iterator[Path]:
-    """The folder beside the output that keeps finished episodes until all are there.
-
-    Raises:
-        ConfigError: it holds those of a run with other options.
-    """
+    """The folder beside the output that keeps finished episodes until all are there; refused if of other options."""
     folder, job = _work_folder(options), options.job()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "job.json"
@@ -97,8 +87,7 @@ def _workplace(options: ConvertOptions) -> Iterator[Path]:
                 expected=[before.get(k) for k in differ], fix=f"give the same options, or remove {folder}",
             )  # fmt: skip
     else:
-        with atomic_file(file) as temporary:
-            temporary.write_text(json.dumps(job), encoding="utf-8")
+        write_text(file, json.dumps(job))
     yield folder
 
 
@@ -135,8 +124,9 @@ def _each(options: ConvertOptions, left: list[int], *, first: Path | None) -> It
         return
     # Started afresh: a forked child that inherits torch's threads hangs.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(options.workers, len(left)), mp_context=context) as pool:
-        futures = {k: pool.submit(_write_part_alone, options, k, first=first) for k in left}
+    num = min(options.workers, len(left))
+    with ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {k: pool.submit(_write_part, options, k, first=first) for k in left}
         try:
             yield from ((k, future.result()) for k, future in futures.items())
         except BrokenProcessPool as error:
@@ -144,11 +134,6 @@ def _each(options: ConvertOptions, left: list[int], *, first: Path | None) -> It
             raise ResourceError("a worker process died", file=options.source, fix=fix) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _write_part_alone(options: ConvertOptions, index: int, *, first: Path | None) -> Scene4DError | None:
-    torch.set_num_threads(1)
-    return _write_part(options, index, first=first)
 
 
 def _write_part(options: ConvertOptions, index: int, *, first: Path | None) -> Scene4DError | None:
@@ -181,11 +166,8 @@ def _stretches(recording: Recording, options: ConvertOptions) -> Iterator[Episod
     done = 0
     for episode in read_in_stretches(recording, cameras=options.cameras or None, size=options.size):
         if not options.segments:
-            views = {
-                n: f.replace(extras={k: v for k, v in f.extras.items() if k != "segments"})
-                for n, f in episode.views.items()
-            }
-            episode = episode.replace(views=views)
+            kept = {n: {k: v for k, v in f.extras.items() if k != "segments"} for n, f in episode.views.items()}
+            episode = episode.replace(views={n: f.replace(extras=kept[n]) for n, f in episode.views.items()})
         if options.fps:
             count = int(episode.valid.sum())
             times = episode.times.clone()

@@ -25,7 +25,7 @@ from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLa
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, score_window
-from scene4d.files import atomic_file
+from scene4d.files import atomic_file, write_text
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.robot.spec import RobotSpec
@@ -46,16 +46,14 @@ def run_demo(options: DemoOptions) -> dict:
         models = step("reading weights and episode", lambda: load_models(options.weights))
         episode = read_episode(options)
         stream = PastStream()
-        result = step(
-            "reconstructing, forecasting",
-            lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options),
-        )
+        reconstructed = lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options)
+        result = step("reconstructing, forecasting", reconstructed)
         step("writing the future, flow and points", lambda: write_future_files(out, result))
         horizon = step("scoring against the recording", lambda: score(models, episode, stream=stream, options=options))
-        actions = step("choosing actions", lambda: choose_actions(models, result))
+        actions = step("choosing actions", lambda: plan_actions(models, result.known, task=result.known.task.text))
         videos = step("rendering videos", lambda: write_films(out, result))
         report: dict[str, Any] = {
-            "episode": _name_of(episode),
+            "episode": f"{episode.info.get('task', 'episode')}, seed {episode.info.get('seed', '?')}",
             "now": options.now,
             "num_steps": options.num_steps,
             "num_gaussians": result.future.base.num_gaussians,
@@ -77,13 +75,9 @@ def read_episode(options: DemoOptions) -> Episode:
     episode = open_recordings(options.episode)[0].read()
     needed = options.now + options.num_steps + 1
     if not options.now >= 1 or options.num_steps < max(HORIZONS) or len(episode.times) < needed:
-        raise ConfigError(
-            "does not fit the recording",
-            file=options.episode,
-            field="now + num_steps",
-            found=f"{options.now} + {options.num_steps}",
-            expected=f"now >= 1, num_steps >= {max(HORIZONS)}, together < {len(episode.times)} frames",
-        )
+        problem, field, found = "does not fit the recording", "now + num_steps", f"{options.now} + {options.num_steps}"
+        expected = f"now >= 1, num_steps >= {max(HORIZONS)}, together < {len(episode.times)} frames"
+        raise ConfigError(problem, file=options.episode, field=field, found=found, expected=expected)
     return episode
 
 
@@ -99,14 +93,10 @@ def reconstruct_and_forecast(
     memory = stream.remember(past_of(episode, now))
     robot = RobotSpec.from_info(episode.info)
     info = {k: episode.info[k] for k in ("task", "seed") if k in episode.info} | robot.as_info()
-    write_s4d(
-        path,
-        memory.scene,
-        cameras={name: frames.cameras[: now + 1] for name, frames in episode.views.items()},
-        actions=episode.actions[: now + 1],
-        action_spec=robot.action.rows(),
-        info={**info, "proprio": episode.proprio[: now + 1].tolist(), "input_cameras": list(stream.inputs)},
-    )
+    info |= {"proprio": episode.proprio[: now + 1].tolist(), "input_cameras": list(stream.inputs)}
+    cameras = {name: frames.cameras[: now + 1] for name, frames in episode.views.items()}
+    past, rows = episode.actions[: now + 1], robot.action.rows()
+    write_s4d(path, memory.scene, cameras=cameras, actions=past, action_spec=rows, info=info)
     file = open_s4d(path)
     scene = file.scene()
     known = Observation.from_s4d(file, scene=scene, start=scene.times.shape[-1] - 1)
@@ -128,23 +118,14 @@ def score(models: Models, episode: Episode, *, stream: PastStream, options: Demo
     return table
 
 
-def choose_actions(models: Models, result: DemoResult) -> dict:
-    """The action head's chunk from the scene as it stands after the last observed frame."""
-    return plan_actions(models, result.known, task=result.known.task.text)
-
-
 def write_future_files(out: Path, result: DemoResult) -> None:
     """future.s4d, flow.npz and points/NNNN.ply, beside scene.s4d."""
     future, now = result.future, result.now
     last, described = now + len(future.times), result.known.robot.as_info()
-    write_s4d(
-        out / "future.s4d",
-        future,
-        cameras={name: c[now:last] for name, c in result.cameras.items()},
-        actions=result.episode.actions[now:last],
-        action_spec=described.get("action_spec", ()),
-        info={"task": result.known.task.text, "proprio": result.known.proprio[-1:].tolist(), **described},
-    )
+    info = {"task": result.known.task.text, "proprio": result.known.proprio[-1:].tolist(), **described}
+    cameras = {name: c[now:last] for name, c in result.cameras.items()}
+    actions, rows = result.episode.actions[now:last], described.get("action_spec", ())
+    write_s4d(out / "future.s4d", future, cameras=cameras, actions=actions, action_spec=rows, info=info)
     write_flow_npz(out / "flow.npz", future)
     times = future.times.tolist()
     for index, instant in enumerate(times):
@@ -159,18 +140,16 @@ def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
     paths = {name: out / f"{name}.mp4" for name in films}
     for name, pictures in films.items():
         write_pictures(paths[name], pictures, fps=10.0)
+    shown = forecast[len(forecast) - len(result.future.times) + max(HORIZONS)]
     with atomic_file(out / "picture.png") as temporary:
-        Image.fromarray(forecast[len(forecast) - len(result.future.times) + max(HORIZONS)]).save(
-            temporary, optimize=True
-        )
+        Image.fromarray(shown).save(temporary, optimize=True)
     return paths
 
 
 def write_reports(out: Path, result: DemoResult, *, report: dict, videos: dict[str, Path]) -> None:
     """actions.json, report.json and index.html."""
     for name, value in (("actions", report["actions"]), ("report", report)):
-        with atomic_file(out / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(value, indent=1))
+        write_text(out / f"{name}.json", json.dumps(value, indent=1))
     page = Page(
         title=f"{report['episode']}: what happens next",
         summary=f"{result.now + 1} frames from two RGB-D cameras became {len(result.past.base.ids)} Gaussians; "
@@ -188,7 +167,3 @@ def _files(out: Path) -> list[str]:
     points = sorted(p.name for p in (out / "points").glob("*.ply"))
     names = sorted(p.name for p in out.iterdir() if p.is_file() and not p.name.startswith("."))
     return [*names, f"points/{points[0]}", f"points/{points[-1]}"] if points else names
-
-
-def _name_of(episode: Episode) -> str:
-    return f"{episode.info.get('task', 'episode')}, seed {episode.info.get('seed', '?')}"

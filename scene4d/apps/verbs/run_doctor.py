@@ -8,6 +8,7 @@ import shutil
 import sys
 from importlib import metadata
 
+from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
 from scene4d.apps.verbs.options.agents import DoctorOptions
 
 SIMULATED = "record, train, eval of all kinds but on recordings"
@@ -30,14 +31,11 @@ OPTIONAL = {
 
 def run_doctor(options: DoctorOptions) -> dict:
     """Print a table a person can read; return the same facts."""
-    facts = {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        **_torch(),
-        **_native(),
-    }
+    system = f"{platform.system()} {platform.machine()}"
+    facts = {"python": platform.python_version(), "system": system, **_torch(), **_native()}
     facts["compiler"] = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
-    facts["demo_files"] = _demo_files()
+    lacking = [str(path) for path in (DEMO_EPISODE, WEIGHTS) if not path.exists()]
+    facts["demo_files"] = f"missing: {', '.join(lacking)}" if lacking else "ok"
     optional = {name: _version(name) for name in OPTIONAL}
     for key, value in facts.items():
         print(f"{key:<14} {value}")
@@ -74,15 +72,6 @@ def _native() -> dict:
         return {"native": "ok" if visible else "renders nothing: reinstall scene4d"}
     except Exception as error:
         return {"native": f"{type(error).__name__}: {error}"}
-
-
-def _demo_files() -> str:
-    try:
-        assets = importlib.import_module("scene4d.apps.compose.assets")
-        missing = [str(p) for p in (assets.DEMO_EPISODE, assets.WEIGHTS) if not p.exists()]
-        return f"missing: {', '.join(missing)}" if missing else "ok"
-    except ImportError as error:
-        return str(error)
 
 
 def _version(name: str) -> str | None:

@@ -64,7 +64,7 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
     Raises:
         ConfigError: options that do not go together. What the readers and writers raise.
     """
-    source = open_source(options)
+    source = _open_source(options)
     suffix, output = options.output.suffix.lower(), options.output
     times = source.times[:: options.every or 1]
     counts: dict[str, int] = {}
@@ -85,7 +85,9 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
                 counts = {k: counts.get(k, 0) + v for k, v in found.items()}
                 count(index + 1, len(times))
             if cameras:
-                _write_cameras(folder / "camera.json", cameras)
+                shown = {"viewmats": cameras.viewmats.tolist(), "Ks": cameras.Ks.tolist()}
+                shown |= {"width": cameras.width, "height": cameras.height}
+                (folder / "camera.json").write_text(json.dumps(shown))  # as `--camera FILE.json` reads it
     size = sum(p.stat().st_size for p in output.iterdir()) if output.is_dir() else output.stat().st_size
     return {
         "output": str(output), "source": str(options.scene), "times": times, "bytes": size, "mended": source.mended,
@@ -93,12 +95,8 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def open_source(options: ExportOptions) -> Source:
-    """What the options name; of a .s4d, one instant is read without the others.
-
-    Raises:
-        DataFormatError: neither .s4d nor .ply, or no scene to export in it. ConfigError: no such time.
-    """
+def _open_source(options: ExportOptions) -> Source:
+    """What the options name; of a .s4d, one instant is read without the others."""
     path = options.scene
     match path.suffix.lower():
         case ".s4d":
@@ -106,9 +104,8 @@ def open_source(options: ExportOptions) -> Source:
             times = _instants(file)
             if options.time is not None and not times[0] <= options.time <= times[-1]:
                 expected = f"{times[0]:g}..{times[-1]:g} s"
-                raise ConfigError(
-                    "is no time of the scene", file=path, field="time", found=options.time, expected=expected
-                )
+                found = options.time
+                raise ConfigError("is no time of the scene", file=path, field="time", found=found, expected=expected)
             needed = range(len(times))
             if not options.every and options.output.suffix.lower() in STILL:
                 late = int(np.searchsorted(times, times[0] if options.time is None else options.time, side="right"))
@@ -123,10 +120,8 @@ def open_source(options: ExportOptions) -> Source:
                 placement = read_placement(options.nerfstudio, recording=options.nerfstudio_data)
                 gaussians = from_nerfstudio(gaussians, placement)
             return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians), mended=mended)
-    raise DataFormatError(
-        "is nothing that can be exported", file=path, found=path.suffix or "no suffix", expected=".s4d or .ply",
-        fix="`scene4d reconstruct` makes a .s4d of a recording",
-    )  # fmt: skip
+    found, fix = path.suffix or "no suffix", "`scene4d reconstruct` makes a .s4d of a recording"
+    raise DataFormatError("is nothing that can be exported", file=path, found=found, expected=".s4d or .ply", fix=fix)
 
 
 def scene_mesh(
@@ -190,18 +185,11 @@ def _write_depth(path: Path, scene: Scene4D, *, camera: Cameras, time: float) ->
     with torch.no_grad():
         frames = render(scene.at(time), camera)
     mm = (frames.known_depth.double() * 1000).round()
-    mm = (
-        torch.where((frames.known_alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM), mm, 0.0).numpy().astype(np.uint16)
-    )
+    usable = (frames.known_alpha >= 0.5) & mm.isfinite() & (mm <= DEEPEST_MM)
+    mm = torch.where(usable, mm, 0.0).numpy().astype(np.uint16)
     with atomic_file(path) as temporary:
         Image.fromarray(mm).save(temporary, format="PNG")
     return {"num_rows": int((mm > 0).sum())}
-
-
-def _write_cameras(path: Path, cameras: Cameras) -> None:
-    """Cameras [f] as the JSON that `--camera FILE.json` reads."""
-    numbers = {"viewmats": cameras.viewmats.tolist(), "Ks": cameras.Ks.tolist()}
-    path.write_text(json.dumps({**numbers, "width": cameras.width, "height": cameras.height}))
 
 
 def _cameras(options: ExportOptions, source: Source, *, times: list[float]) -> Cameras:

@@ -37,9 +37,8 @@ def run_forecast(options: ForecastOptions) -> dict:
     models = load_models(options.weights)
     model = sampled(require(models.world, Decodes, what="a forecast of scenes"), options.sampler_steps)
     file = open_s4d(options.scene)
-    known, actions = observation_and_actions(
-        file, actions=options.actions, start=options.start, num_steps=options.steps
-    )
+    asked, num_steps = options.actions, options.steps
+    known, actions = observation_and_actions(file, actions=asked, start=options.start, num_steps=num_steps)
     models.robot.check_same(known.robot, file=options.scene)
     seeds = list(range(options.seed, options.seed + options.samples))
     outputs = []
@@ -76,9 +75,7 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 @torch.no_grad()
-def predicted_scene(
-    model: Decodes, known: Observation, *, actions: Tensor, seed: int = 0
-) -> tuple[Scene4D, Prediction]:
+def predicted_scene(model: Decodes, known: Observation, *, actions: Tensor, seed: int) -> tuple[Scene4D, Prediction]:
     """One future under actions [h a]: now and h steps, in chunks where h is beyond the model's horizon."""
     state = model.observe(known)
     prediction = predict_long(model, state, actions=actions, seeds=(seed,))
@@ -98,18 +95,6 @@ def write_future(
     described, states = known.robot.as_info(), known.proprio[-1:]
     if prediction.proprio is not None:
         states = torch.cat([states, prediction.proprio])
-    write_s4d(
-        path,
-        scene,
-        cameras=cameras,
-        actions=prediction.actions,
-        action_spec=file.action_spec,
-        info={
-            "task": known.task.text,
-            "proprio": states.tolist(),
-            "proprio_spec": described.get("proprio_spec"),
-            "action_meaning": described.get("action_meaning"),
-            "input_cameras": list(known.cameras),
-            **info,
-        },
-    )
+    specs = {key: described.get(key) for key in ("proprio_spec", "action_meaning")}
+    info = {"task": known.task.text, "proprio": states.tolist(), **specs, "input_cameras": list(known.cameras), **info}
+    write_s4d(path, scene, cameras=cameras, actions=prediction.actions, action_spec=file.action_spec, info=info)

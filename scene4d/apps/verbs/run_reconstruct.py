@@ -44,12 +44,15 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
         ConfigError: an option does not fit the recording. What the readers raise.
     """
     check_output(options.output, suffixes=(".s4d",), fix="for other formats: scene4d export SCENE.s4d -o FILE")
-    recording = chosen_recording(options)
+    recording = _chosen_recording(options)
     kept_camera, every = _holdout(options.holdout, recording.cameras)
-    episode = read_chosen(recording, options)
+    episode = _read_chosen(recording, options, kept=kept_camera)
     if options.depth_weights is not None:
         episode = episode_with_depth(episode, DepthEstimator(str(options.depth_weights)))
-    usable = _usable_cameras(recording, episode, options=options)
+    if options.from_pictures:
+        usable = list(options.cameras or episode.views)
+    else:
+        usable = cameras_with_depth(recording, episode, names=options.cameras)
     training = episode
     if every:
         index = torch.tensor(split_frames(len(episode.times), every=every)[0])
@@ -96,57 +99,45 @@ def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     }
 
 
-def _usable_cameras(recording: Recording, episode: Episode, *, options: ReconstructOptions) -> list[str]:
-    """The cameras to reconstruct from, the held-out one included."""
-    if options.from_pictures:
-        return list(options.cameras or episode.views)
+def cameras_with_depth(recording: Recording, episode: Episode, *, names: Sequence[str] = ()) -> list[str]:
+    """`depth_cameras` of an episode, whose errors then name the recording."""
     try:
-        return depth_cameras(episode, options.cameras or None)
+        return depth_cameras(episode, names or None)
     except Scene4DError as error:
         error.file = error.file or str(recording.path)
         raise
 
 
-def chosen_recording(options: ReconstructOptions) -> Recording:
-    """The recording that the options name.
-
-    Raises:
-        ConfigError: there are not that many. What the readers raise.
-    """
+def _chosen_recording(options: ReconstructOptions) -> Recording:
+    """The recording that the options name; ConfigError: there are not that many."""
     recordings = open_recordings(options.source)
     if not 0 <= options.episode < len(recordings):
-        raise ConfigError(
-            "no such episode",
-            file=options.source,
-            field="episode",
-            found=options.episode,
-            expected=f"0..{len(recordings) - 1}",
-        )
+        found, expected = options.episode, f"0..{len(recordings) - 1}"
+        raise ConfigError("no such episode", file=options.source, field="episode", found=found, expected=expected)
     return recordings[options.episode]
 
 
-def read_chosen(recording: Recording, options: ReconstructOptions) -> Episode:
-    """The frames and cameras that the options ask for, the held-out ones included.
-
-    Raises:
-        ConfigError: no such camera.
-    """
-    kept, _ = _holdout(options.holdout, recording.cameras)
+def _read_chosen(recording: Recording, options: ReconstructOptions, *, kept: str) -> Episode:
+    """The frames and cameras that the options ask for, and the held-out camera `kept`; ConfigError: no such camera."""
     names: Sequence[str] | None = None
     if options.cameras:
         unknown = [n for n in options.cameras if n not in recording.cameras]
         if unknown:
             raise ConfigError("no such camera", field="cameras", found=unknown, expected=list(recording.cameras))
         names = [*options.cameras, *([kept] if kept and kept not in options.cameras else [])]
-    stop = recording.num_frames
-    if options.max_frames:
-        stop = min(stop, options.max_frames * options.stride)
+    return read_part(recording, names, width=options.size, max_frames=options.max_frames, stride=options.stride)
+
+
+def read_part(
+    recording: Recording, cameras: Sequence[str] | None = None, *, width: int, max_frames: int, stride: int
+) -> Episode:
+    """Every `stride`-th frame, at most `max_frames` (0 = all), `width` px wide in proportion (0 = as recorded)."""
+    stop = min(recording.num_frames, max_frames * stride) if max_frames else recording.num_frames
     size = None
-    if options.size:
-        first = recording.read(0, 1, cameras=names)
-        width, height = next((f.cameras.width, f.cameras.height) for f in first.views.values())
-        size = (options.size, max(1, round(options.size * height / width)))
-    return recording.read(0, stop, stride=options.stride, cameras=names, size=size)
+    if width:
+        first = next(iter(recording.read(0, 1, cameras=cameras).views.values())).cameras
+        size = (width, max(1, round(width * first.height / first.width)))
+    return recording.read(0, stop, stride=stride, cameras=cameras, size=size)
 
 
 def _holdout(text: str, cameras: Sequence[str]) -> tuple[str, int]:
@@ -157,33 +148,21 @@ def _holdout(text: str, cameras: Sequence[str]) -> tuple[str, int]:
         return text, 0
     if text.isdigit() and int(text) >= 2:
         return "", int(text)
-    raise ConfigError(
-        "cannot hold out", field="holdout", found=text, expected=f"a number from 2 or one of {list(cameras)}"
-    )
+    expected = f"a number from 2 or one of {list(cameras)}"
+    raise ConfigError("cannot hold out", field="holdout", found=text, expected=expected)
 
 
 def _write(
     path: Path, scene: Scene4D, *, episode: Episode, inputs: Sequence[str], recording: Recording, whole: bool
 ) -> None:
     """The scene with the recording's cameras and, where no frame was left out, its actions and robot states."""
-    valid = episode.valid
-    info = {
-        "source": str(recording.path),
-        "task": str(episode.info.get("task", "")),
-        "input_cameras": list(inputs),
-        "proprio_spec": [dict(s) for s in episode.info.get("proprio_spec") or []],
-        "action_meaning": episode.info.get("action_meaning"),
-        "robot": episode.info.get("robot"),
-        "seed": episode.info.get("seed"),
-    }
-    has_actions = whole and episode.actions.shape[-1] > 0
+    valid, held, actions, action_spec = episode.valid, episode.info, None, []
+    states = [dict(s) for s in held.get("proprio_spec") or []]
+    info = {"source": str(recording.path), "task": str(held.get("task", "")), "input_cameras": list(inputs)}
+    info |= {"proprio_spec": states, **{key: held.get(key) for key in ("action_meaning", "robot", "seed")}}
+    if whole and episode.actions.shape[-1] > 0:
+        actions, action_spec = episode.actions[valid], [dict(s) for s in held.get("action_spec") or []]
     if whole and episode.proprio.shape[-1] > 0:
         info["proprio"] = episode.proprio[valid].tolist()
-    write_s4d(
-        path,
-        scene,
-        cameras={name: frames.cameras.map(lambda x: x[valid]) for name, frames in episode.views.items()},
-        actions=episode.actions[valid] if has_actions else None,
-        action_spec=[dict(s) for s in episode.info.get("action_spec") or []] if has_actions else (),
-        info=info,
-    )
+    cameras = {name: frames.cameras.map(lambda x: x[valid]) for name, frames in episode.views.items()}
+    write_s4d(path, scene, cameras=cameras, actions=actions, action_spec=action_spec, info=info)

@@ -29,19 +29,14 @@ def run_record(options: RecordOptions) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("frames"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         bar = bars.add_task("record", total=len(options.tasks) * options.episodes * options.frames)
-        episodes = _episodes(
-            options,
-            wins=wins,
-            advance=lambda task, seed: bars.update(bar, advance=1, description=f"{task} seed {seed}"),
-        )
+        advance = lambda task, seed: bars.update(bar, advance=1, description=f"{task} seed {seed}")
+        episodes = _episodes(options, wins=wins, advance=advance)
         written = write_lerobot(options.output, _announced(episodes, console=console), fps=MetaWorldSim.fps)
     seconds = time.perf_counter() - start
     outcomes = [win for task_wins in wins.values() for win in task_wins]
     return {
         "output": str(options.output),
-        "episodes": written["episodes"],
-        "frames": written["frames"],
-        "bytes": written["bytes"],
+        **{name: written[name] for name in ("episodes", "frames", "bytes")},
         "success_rate": round(sum(outcomes) / len(outcomes), 3),
         "success": {task: round(sum(task_wins) / len(task_wins), 3) for task, task_wins in wins.items()},
         "seconds": round(seconds, 2),
@@ -58,13 +53,9 @@ def _episodes(
         with MetaWorldSim(task, seed=options.first_seed, size=size, cameras=options.cameras) as sim:
             for index in range(options.episodes):
                 seed, noise = options.first_seed + index, options.noise[index % len(options.noise)]
+                count = lambda _, task=task, seed=seed: advance(task, seed)
                 episode = record_episode(
-                    task,
-                    seed=seed,
-                    noise=noise,
-                    num_frames=options.frames,
-                    sim=sim,
-                    progress=lambda _, task=task, seed=seed: advance(task, seed),
+                    task, seed=seed, noise=noise, num_frames=options.frames, sim=sim, progress=count
                 )
                 wins[task].append(_succeeded(episode))
                 yield episode

@@ -7,7 +7,6 @@ import torch
 from scene4d.apps.terminal.scene_pictures import choose_cameras, pictures_of, render_over_time, write_pictures
 from scene4d.apps.verbs.options.scenes import RenderOptions
 from scene4d.gaussians.s4d.s4d import open_s4d
-from scene4d.scene import Scene4D
 
 
 def run_render(options: RenderOptions) -> dict:
@@ -19,17 +18,8 @@ def run_render(options: RenderOptions) -> dict:
     cameras = choose_cameras(
         scene, file.cameras, camera=options.camera, times=times, size=options.size, scale=options.scale
     )
-    frames = render_over_time(scene, cameras, times=times, flow_step=_step(scene))
+    step = float(scene.times[1] - scene.times[0]) if len(scene.times) > 1 else 0.0
+    frames = render_over_time(scene, cameras, times=times, flow_step=step)
     write_pictures(options.output, pictures_of(frames, options.what), fps=options.fps)
-    return {
-        "output": str(options.output),
-        "what": options.what,
-        "camera": options.camera,
-        "num_frames": num_frames,
-        "width": cameras.width,
-        "height": cameras.height,
-    }
-
-
-def _step(scene: Scene4D) -> float:
-    return float(scene.times[1] - scene.times[0]) if len(scene.times) > 1 else 0.0
+    shown = {"output": str(options.output), "what": options.what, "camera": options.camera}
+    return {**shown, "num_frames": num_frames, "width": cameras.width, "height": cameras.height}

@@ -24,15 +24,10 @@ def run_serve(options: ServeOptions) -> dict[str, Any]:
         CheckpointError: the weights hold no action head. ConfigError: an option is not positive, or names no camera.
     """
     access = access_to(options.host, allow_remote=options.allow_remote)
-    config = AgentConfig(
-        input_cameras=options.cameras,
-        replan_every=options.replan_every,
-        seconds_per_frame=None if options.fps is None else 1 / options.fps,
-        size=options.size,
-    )
-    host = PolicyHost(
-        load_models(options.weights), config=config, forecast=options.forecast, max_episodes=options.episodes
-    )
+    step, size = None if options.fps is None else 1 / options.fps, options.size
+    config = AgentConfig(options.cameras, replan_every=options.replan_every, seconds_per_frame=step, size=size)
+    models = load_models(options.weights)
+    host = PolicyHost(models, config=config, forecast=options.forecast, max_episodes=options.episodes)
     start, threads = time.monotonic(), torch.get_num_threads()
     torch.set_num_threads(options.threads)
     with contextlib.ExitStack() as stack:

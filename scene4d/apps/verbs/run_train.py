@@ -24,9 +24,8 @@ from scene4d.apps.training.run_config import RunConfig
 from scene4d.apps.verbs.options.training import TrainOptions
 from scene4d.config import load_config, toml_from_config
 from scene4d.errors import ConfigError
-from scene4d.files import atomic_file
+from scene4d.files import write_text
 from scene4d.train.distributed import rank, torchrun_group
-from scene4d.train.log import line_progress
 from scene4d.train.loop import LoopConfig
 from scene4d.train.stage import Stage
 
@@ -48,8 +47,7 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     start, stages, weights = time.monotonic(), {}, None
     before = torch.get_num_threads()
     with torchrun_group(), locked(root) if rank() == 0 else contextlib.nullcontext():
-        with atomic_file(root / "config.toml") as temporary:
-            temporary.write_text(toml_from_config(config), encoding="utf-8")
+        write_text(root / "config.toml", toml_from_config(config))
         try:
             torch.set_num_threads(config.threads)
             run = Run(root, config)
@@ -58,12 +56,7 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
                 weights = _export(options, run, stages=stages)
         finally:
             torch.set_num_threads(before)
-    return {
-        "run": str(root),
-        "weights": weights,
-        "stages": stages,
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    return {"run": str(root), "weights": weights, "stages": stages, "seconds": round(time.monotonic() - start, 1)}
 
 
 def _config(options: TrainOptions) -> RunConfig:
@@ -86,44 +79,20 @@ def _config(options: TrainOptions) -> RunConfig:
 
 
 def _plan(run: Run, *, until: str) -> list[Stage]:
-    """The stages of a run in their order.
-
-    Raises:
-        ConfigError: `until` is none of them.
-    """
+    """The stages of a run in their order; ConfigError: `until` is none of them."""
     config, num = run.config, run.config.processes
     policy = Stage("policy", [config.policy, config.threads, run.start_digest], lambda f: train_policy_stage(run, f))
     if config.policy_only:
         return [policy]
-    if config.record.sources:
-        record = Stage(
-            "record",
-            [config.record, listing(config.record), config.least_frames],
-            lambda folder: import_stage(
-                folder, config.record, least=config.least_frames, processes=num, progress=line_progress("recordings")
-            ),
-        )
-    else:
-        record = Stage(
-            "record",
-            [config.record],
-            lambda folder: record_stage(folder, config.record, processes=num, progress=line_progress("record")),
-        )
-    cache = Stage(
-        "cache",
-        [config.cache],
-        lambda folder: cache_stage(
-            folder,
-            config.cache,
-            record=config.record,
-            episodes=run.folder("record"),
-            processes=num,
-            progress=line_progress("cache"),
-        ),
-    )
-    plan = [record, cache, *run.family_stages()]
+    record, least, episodes = config.record, config.least_frames, run.folder("record")
+    key, build = [record], lambda folder: record_stage(folder, record, processes=num)
+    if record.sources:
+        key += [listing(record), least]
+        build = lambda folder: import_stage(folder, record, least=least, processes=num)
+    cache = lambda folder: cache_stage(folder, config.cache, record=record, episodes=episodes, processes=num)
+    plan = [Stage("record", key, build), Stage("cache", [config.cache], cache), *run.family_stages()]
     # The action head learns from demonstrations that it records itself, and on the flagship's forecast.
-    with_head = config.family == "gaussian_flow" and not config.record.sources
+    with_head = config.family == "gaussian_flow" and not record.sources
     names = [stage.name for stage in plan] + ["policy"]
     if until not in names:
         raise ConfigError("is no stage", field="until", found=until, expected=", ".join(names))
@@ -146,14 +115,8 @@ def _do_stages(run: Run, *, options: TrainOptions) -> dict[str, dict[str, Any]]:
 
 
 def _export(options: TrainOptions, run: Run, *, stages: dict[str, Any]) -> dict[str, Any]:
-    provenance = {
-        "scene4d": __version__,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "name": run.config.name,
-        "config": toml_from_config(run.config),
-        "stages": stages,
-    }
+    versions = {"scene4d": __version__, "torch": torch.__version__, "machine": platform.machine()}
+    config = {"name": run.config.name, "config": toml_from_config(run.config)}
     name = "pixels" if options.pixels else "weights"
     path = options.weights or run.root / f"{name}.safetensors"
-    return export_stage(run, path=path, provenance=provenance, head="policy" in stages)
+    return export_stage(run, path=path, provenance={**versions, **config, "stages": stages}, head="policy" in stages)

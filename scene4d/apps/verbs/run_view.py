@@ -49,13 +49,9 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
                 print(f"scene4d: {opened.panel.roll_out(options.task, seed=options.seed)}", flush=True)
             threading.Event().wait(options.seconds)
         instants = opened.panel.instants
-    return {
-        "url": opened.url,
-        "instants": len(instants),
-        "observed": sum(i.observed for i in instants),
-        "predicted": sum(not i.observed for i in instants),
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    observed = sum(i.observed for i in instants)
+    counts = {"instants": len(instants), "observed": observed, "predicted": len(instants) - observed}
+    return {"url": opened.url, **counts, "seconds": round(time.monotonic() - start, 1)}
 
 
 @contextlib.contextmanager
@@ -65,19 +61,14 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
     file = open_s4d(options.scene)
     scene = file.scene()
     if scene.batch_shape or scene.times.shape[-1] == 0 or scene.base.num_gaussians == 0:
-        raise DataFormatError(
-            "holds nothing to look at", file=options.scene, field="times, means", expected="one scene, not empty"
-        )
+        expected = "one scene, not empty"
+        raise DataFormatError("holds nothing to look at", file=options.scene, field="times, means", expected=expected)
     rollout = _rollout(options, file, scene=scene)
     server = start_viser(access, port=options.port, label=f"scene4d {options.scene.name}")
     stop = threading.Event()
     try:
         config = PanelConfig(
-            most_splats=options.max_splats,
-            fps=options.fps,
-            task=options.task,
-            num_steps=options.steps,
-            seed=options.seed,
+            options.max_splats, fps=options.fps, task=options.task, num_steps=options.steps, seed=options.seed
         )
         panel = Panel(server, scene, cameras=file.cameras, rollout=rollout, config=config)
         player = threading.Thread(target=panel.play, args=(stop,), daemon=True)

@@ -46,10 +46,8 @@ def start_viser(access: Access, *, port: int, label: str) -> Any:
         server = viser.ViserServer(host=access.host, port=port, label=label, verbose=False)
     if not guard.installed:
         server.stop()
-        raise EnvError(
-            "cannot be guarded", field="viser", found=getattr(viser, "__version__", "?"), expected=">= 1.1, < 2",
-            fix='pip install "scene4d[view]"',
-        )  # fmt: skip
+        found, fix = getattr(viser, "__version__", "?"), 'pip install "scene4d[view]"'
+        raise EnvError("cannot be guarded", field="viser", found=found, expected=">= 1.1, < 2", fix=fix)
     return server
 
 
@@ -117,14 +115,9 @@ class Guard:
         """403 for who may not come in, else what viser answers (None = go on to the websocket)."""
         headers = request.headers
         upgrade = "websocket" in headers.get("Upgrade", "").lower()
-        shown, fresh = self._token(request)
-        refusal = self.access.refusal(
-            port=connection.local_address[1],
-            hosts=headers.get_all("Host"),
-            origins=headers.get_all("Origin"),
-            token=shown,
-            needs_origin=upgrade,
-        )
+        (shown, fresh), port = self._token(request), connection.local_address[1]
+        hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
+        refusal = self.access.refusal(port=port, hosts=hosts, origins=origins, token=shown, needs_origin=upgrade)
         if refusal is not None:
             self.num_refused += 1
             return connection.respond(http.HTTPStatus.FORBIDDEN, f"{refusal}\n")

@@ -216,9 +216,8 @@ class Panel:
 
     def _status(self, instant: Instant, index: int) -> str:
         word = "observed" if instant.observed else "PREDICTED"
-        counts = (
-            f"{sum(i.observed for i in self.instants)} observed, {sum(not i.observed for i in self.instants)} predicted"
-        )
+        observed = sum(i.observed for i in self.instants)
+        counts = f"{observed} observed, {len(self.instants) - observed} predicted"
         return f"**{word}** at {instant.time:.3f} s, number {index} of {len(self.instants) - 1} ({counts})"
 
     def _draw_splats(self, splats: Any) -> None:

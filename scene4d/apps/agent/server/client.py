@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scene4d import errors
-from scene4d.apps.agent.agent_checks import check_colours
+from scene4d.apps.agent.agent_checks import Pictures, check_colours
 from scene4d.apps.agent.server.messages import MEDIA_TYPE, ObservationMessage, View, pack
 from scene4d.errors import ConfigError, DataFormatError, DepthError, ResourceError, Scene4DError
 from scene4d.types import Frames
@@ -61,7 +60,7 @@ class PolicyClient:
             self._ask("DELETE", f"/v1/episodes/{self._episode}")
         self._episode = None
 
-    def step(self, frames: Mapping[str, Frames], *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
+    def step(self, frames: Pictures, *, proprio: Tensor, task: str, goal: Tensor | None = None) -> Tensor:
         """The next action [a] from the newest frames {camera name: Frames []}.
 
         Args:
@@ -75,13 +74,7 @@ class PolicyClient:
         return torch.tensor(answer["action"])
 
     def step_chunk(
-        self,
-        frames: Mapping[str, Frames],
-        *,
-        proprio: Tensor,
-        task: str,
-        done: Tensor | None = None,
-        goal: Tensor | None = None,
+        self, frames: Pictures, *, proprio: Tensor, task: str, done: Tensor | None = None, goal: Tensor | None = None
     ) -> Tensor:
         """A fresh chunk of actions [h a]; `done` [n a] = what was carried out since the last call (None: its first).
 
@@ -177,17 +170,10 @@ def _is_over(resting: socket.socket) -> bool:
     return True
 
 
-def _packed(
-    frames: Mapping[str, Frames], proprio: Tensor, *, done: Tensor | None = None, goal: Tensor | None = None
-) -> bytes:
-    return pack(
-        ObservationMessage(
-            views={name: view_of(f, name=name) for name, f in frames.items()},
-            proprio=proprio.detach().cpu().numpy(),
-            actions=None if done is None else done.detach().cpu().numpy(),
-            goal=None if goal is None else goal.detach().cpu().numpy(),
-        )
-    )
+def _packed(frames: Pictures, proprio: Tensor, *, done: Tensor | None = None, goal: Tensor | None = None) -> bytes:
+    array = lambda values: None if values is None else values.detach().cpu().numpy()
+    views, state = {name: view_of(f, name=name) for name, f in frames.items()}, proprio.detach().cpu().numpy()
+    return pack(ObservationMessage(views, state, actions=array(done), goal=array(goal)))
 
 
 def view_of(frames: Frames, *, name: str = "view") -> View:
@@ -217,12 +203,8 @@ def _failure(status: int, answer: Any) -> Scene4DError:
         return ResourceError("refused", field="server", found=f"HTTP {status}", fix="ask fewer at a time")
     kind = getattr(errors, str(problem.get("code")), Scene4DError)
     kind = kind if isinstance(kind, type) and issubclass(kind, Scene4DError) else Scene4DError
-    return kind(
-        str(problem.get("problem")),
-        file=problem.get("file"),
-        field=problem.get("field"),
-        frame=problem.get("frame"),
-        found=problem.get("found"),
-        expected=problem.get("expected"),
-        fix=problem.get("fix"),
+    file, field, frame, found, expected, fix = (
+        problem.get(key) for key in ("file", "field", "frame", "found", "expected", "fix")
     )
+    text = str(problem.get("problem"))
+    return kind(text, file=file, field=field, frame=frame, found=found, expected=expected, fix=fix)

@@ -16,14 +16,7 @@ from typing import Any
 from scene4d.apps.agent.server.access import Access
 from scene4d.apps.agent.server.messages import MAX_SIDE, MEDIA_TYPE, unpack
 from scene4d.apps.agent.server.policy_host import PolicyHost
-from scene4d.errors import (
-    ConfigError,
-    DataFormatError,
-    NumericsError,
-    ResourceError,
-    Scene4DError,
-    SecurityError,
-)
+from scene4d.errors import ConfigError, DataFormatError, NumericsError, ResourceError, Scene4DError, SecurityError
 
 MAX_BODY = 1 << 26
 MAX_JSON = 1 << 14
@@ -137,36 +130,22 @@ class Handler(BaseHTTPRequestHandler):
         """What the standard library refuses (a malformed request line, a method nobody has) as JSON too."""
         self._refuse(code, DataFormatError(message or "is no request", field="request"))
 
-    def do_GET(self) -> None:
-        """Answer."""
-        self._handle("GET")
-
-    def do_POST(self) -> None:
-        """Answer."""
-        self._handle("POST")
-
-    def do_DELETE(self) -> None:
-        """Answer."""
-        self._handle("DELETE")
-
-    def _handle(self, method: str) -> None:
+    def _handle(self) -> None:
         self.policy_server.num_requests += 1
         # A body that is not read would be taken for the next request: then the connection has to end.
         self._unread = self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
         try:
-            why = self._refusal()
-            if why is not None:
-                self._refuse(403, SecurityError(why, field="request"))
-                return
             verb, key = _route(self.path)
-            if verb is None:
+            if (why := self._refusal()) is not None:
+                self._refuse(403, SecurityError(why, field="request"))
+            elif verb is None:
                 self._refuse(404, DataFormatError("no such place", field="path", found=self.path[:80]))
-            elif METHODS[verb] != method:
+            elif METHODS[verb] != self.command:
                 self._refuse(405, DataFormatError("needs another method", field=self.path[:80], expected=METHODS[verb]))
             else:
                 self._send(200, self._answer(verb, key))
         except _TooBig as error:
-            self._refuse(413, error.problem)
+            self._refuse(413, error.args[0])
         except TimeoutError:
             self._refuse(408, ResourceError("came too slowly", field="request"))
         except Scene4DError as error:
@@ -177,14 +156,13 @@ class Handler(BaseHTTPRequestHandler):
             traceback.print_exc()
             self._refuse(500, Scene4DError(f"internal error ({type(error).__name__})", fix="see the server's output"))
 
+    do_GET = do_POST = do_DELETE = _handle
+
     def _refusal(self) -> str | None:
-        shown = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        return self.policy_server.access.refusal(
-            port=self.policy_server.server_port,
-            hosts=self.headers.get_all("Host") or [],
-            origins=self.headers.get_all("Origin") or [],
-            token=shown,
-        )
+        headers, server = self.headers, self.policy_server
+        hosts, origins = headers.get_all("Host") or [], headers.get_all("Origin") or []
+        shown = (headers.get("Authorization") or "").removeprefix("Bearer ")
+        return server.access.refusal(port=server.server_port, hosts=hosts, origins=origins, token=shown)
 
     def _answer(self, verb: str, key: str) -> dict[str, Any]:
         host = self.policy_server.host
@@ -237,9 +215,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class _TooBig(Exception):
-    def __init__(self, problem: ResourceError) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
+    """A body that is refused unread, with the error that says so."""
 
 
 class _Clock(io.RawIOBase):
@@ -259,11 +235,7 @@ class _Clock(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """As a file's.
-
-        Raises:
-            TimeoutError: time is up.
-        """
+        """As a file's; TimeoutError: time is up."""
         left = self.idle if self.until is None else self.until - time.monotonic()
         if left <= 0:
             raise TimeoutError("time is up")
@@ -278,16 +250,13 @@ class _Clock(io.RawIOBase):
 def _route(path: str) -> tuple[str | None, str]:
     """(verb, episode) of /v1/info, /v1/episodes, /v1/episodes/ID, /v1/episodes/ID/step and .../chunk."""
     match path.partition("?")[0].split("/"):
-        case ["", "v1", "info"]:
-            return "info", ""
-        case ["", "v1", "episodes"]:
-            return "episodes", ""
+        case ["", "v1", "info" | "episodes" as verb]:
+            return verb, ""
         case ["", "v1", "episodes", key] if key:
             return "end", key
         case ["", "v1", "episodes", key, "step" | "chunk" as verb] if key:
             return verb, key
-        case _:
-            return None, ""
+    return None, ""
 
 
 def _task_and_seed(body: bytes) -> tuple[str, int]:
@@ -309,14 +278,6 @@ def _task_and_seed(body: bytes) -> tuple[str, int]:
 
 def _status(error: Scene4DError) -> int:
     """The HTTP status of a failure."""
-    match error:
-        case DataFormatError(field="episode"):
-            return 404
-        case ConfigError():
-            return 422
-        case ResourceError():
-            return 503
-        case NumericsError():
-            return 500
-        case _:
-            return 400
+    if isinstance(error, DataFormatError) and error.field == "episode":
+        return 404
+    return {ConfigError: 422, ResourceError: 503, NumericsError: 500}.get(type(error), 400)

@@ -48,11 +48,8 @@ class ObservationMessage:
 
 def pack(observation: ObservationMessage) -> bytes:
     """The body of a request."""
-    arrays = {"proprio": np.asarray(observation.proprio, np.float32)}
-    if observation.actions is not None:
-        arrays["actions"] = np.asarray(observation.actions, np.float32)
-    if observation.goal is not None:
-        arrays["goal"] = np.asarray(observation.goal, np.float32)
+    numbers = {"proprio": observation.proprio, "actions": observation.actions, "goal": observation.goal}
+    arrays = {name: np.asarray(values, np.float32) for name, values in numbers.items() if values is not None}
     for name, view in observation.views.items():
         for kind, (dtype, _) in KINDS.items():
             arrays[f"{kind}/{name}"] = np.ascontiguousarray(getattr(view, kind), dtype=TYPES[dtype])
@@ -106,9 +103,9 @@ def _array(body: bytes, start: int, *, name: str, entry: Any) -> np.ndarray:
         found = f"{entry.get('dtype')} {str(shape)[:40]} at {str(place)[:40]}"
         raise DataFormatError("is no array", field=field, found=found, expected="U8 or F32, shape, data_offsets")
     first, last = place
-    if not (last <= len(body) - start and last - first == math.prod(shape) * dtype.itemsize):
-        raise DataFormatError("does not fit the body", field=field, found=f"{shape} at {place}")
     count = math.prod(shape)
+    if not (last <= len(body) - start and last - first == count * dtype.itemsize):
+        raise DataFormatError("does not fit the body", field=field, found=f"{shape} at {place}")
     return np.frombuffer(body, dtype, count=count, offset=start + first).reshape(shape)
 
 
@@ -124,10 +121,8 @@ def _views(arrays: Mapping[str, np.ndarray]) -> dict[str, View]:
         dtype, dims = KINDS.get(kind, ("", 0))
         if not camera or array.dtype != TYPES.get(dtype) or array.ndim != dims:
             expected = "proprio, actions, goal, rgb/CAMERA [h w 3] U8, depth/CAMERA [h w], viewmat/CAMERA, K/CAMERA F32"
-            raise DataFormatError(
-                "is no part of an observation", field=name[:60], found=f"{array.dtype} {list(array.shape)}",
-                expected=expected,
-            )  # fmt: skip
+            found = f"{array.dtype} {list(array.shape)}"
+            raise DataFormatError("is no part of an observation", field=name[:60], found=found, expected=expected)
         parts.setdefault(camera, {})[kind] = array
     return {camera: _view(camera, part) for camera, part in parts.items()}
 
@@ -142,8 +137,6 @@ def _view(camera: str, part: Mapping[str, np.ndarray]) -> View:
         raise DataFormatError("is no picture", field=f"rgb/{camera[:40]}", found=list(shape), expected=expected)
     for kind, wanted in (("depth", shape[:2]), ("viewmat", (4, 4)), ("K", (3, 3))):
         if part[kind].shape != wanted:
-            field = f"{kind}/{camera[:40]}"
-            raise DataFormatError(
-                "has the wrong shape", field=field, found=list(part[kind].shape), expected=list(wanted)
-            )
+            field, found = f"{kind}/{camera[:40]}", list(part[kind].shape)
+            raise DataFormatError("has the wrong shape", field=field, found=found, expected=list(wanted))
     return View(rgb=part["rgb"], depth=part["depth"], viewmat=part["viewmat"], K=part["K"])

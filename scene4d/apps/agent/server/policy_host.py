@@ -68,11 +68,9 @@ class PolicyHost:
     def info(self) -> dict[str, Any]:
         """What a client has to know, JSON-ready."""
         head, robot = head_of(self._models).config, self._models.robot
+        vectors = ("action", robot.action, head.action_dim), ("proprio", robot.proprio, head.proprio_dim)
         columns = {}
-        for name, spec, width in (
-            ("action", robot.action, head.action_dim),
-            ("proprio", robot.proprio, head.proprio_dim),
-        ):
+        for name, spec, width in vectors:
             names, units = names_and_units(spec, width=width)
             columns[name] = [{"name": n, "unit": u} for n, u in zip(names, units, strict=True)]
         return {
@@ -80,8 +78,7 @@ class PolicyHost:
             "tasks": self.tasks,
             "cameras": list(self.config.input_cameras),
             "size": None if self.config.size is None else list(self.config.size),
-            "action": columns["action"],
-            "proprio": columns["proprio"],
+            **columns,
             "chunk": head.chunk,
             "replan_every": self.config.replan_every,
             "forecast": self._forecast,
@@ -99,7 +96,7 @@ class PolicyHost:
         config = replace(self.config, seed=seed)
         agent = agent_maker(self._models, forecast=self._forecast, config=config)(name)
         key = secrets.token_hex(8)
-        with _Turn(self._lock, self._patience):
+        with self._alone():
             while len(self._episodes) >= self._max_episodes:
                 self._episodes.popitem(last=False)
             self._episodes[key] = Served(agent, name)
@@ -111,32 +108,38 @@ class PolicyHost:
         with self._turn(key) as served:
             if message.actions is not None:
                 raise DataFormatError("belong to a chunk", field="actions", fix="leave them out, or ask for a chunk")
-            action = served.agent.step(
-                self._frames(message), proprio=_tensor(message.proprio), task=served.task, goal=_goal(message)
-            )
+            frames, state, goal = self._frames(message), _tensor(message.proprio), _given(message.goal)
+            action = served.agent.step(frames, proprio=state, task=served.task, goal=goal)
             return {"action": action.tolist(), "step": self._counted(served)}
 
     def chunk(self, key: str, message: ObservationMessage) -> dict[str, Any]:
         """A fresh chunk: {actions [h][a], step}; errors as `step`."""
         with self._turn(key) as served:
-            actions = served.agent.step_chunk(
-                self._frames(message),
-                proprio=_tensor(message.proprio),
-                task=served.task,
-                done=None if message.actions is None else _tensor(message.actions),
-                goal=_goal(message),
-            )
+            frames, state = self._frames(message), _tensor(message.proprio)
+            done, goal = _given(message.actions), _given(message.goal)
+            actions = served.agent.step_chunk(frames, proprio=state, task=served.task, done=done, goal=goal)
             return {"actions": actions.tolist(), "step": self._counted(served)}
 
     def end(self, key: str) -> dict[str, Any]:
         """Forget an episode; one that is not there is no error, so that it can be asked twice."""
-        with _Turn(self._lock, self._patience):
+        with self._alone():
             return {"ended": self._episodes.pop(key, None) is not None}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The one place at the models; waiting for it has an end."""
+        if not self._lock.acquire(timeout=self._patience):
+            fix = "ask fewer at a time, or --no-forecast"
+            raise ResourceError("is busy with others", field="server", found=f"{self._patience:g} s waited", fix=fix)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _turn(self, key: str) -> Iterator[Served]:
         """An episode, while nobody else computes."""
-        with _Turn(self._lock, self._patience):
+        with self._alone():
             served = self._episodes.get(key)
             if served is None:
                 fix = "begin another; the one not asked for longest is forgotten when the server is full"
@@ -160,8 +163,8 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.copy())  # the body's own bytes cannot be written to
 
 
-def _goal(message: ObservationMessage) -> Tensor | None:
-    return None if message.goal is None else _tensor(message.goal)
+def _given(values: np.ndarray | None) -> Tensor | None:
+    return None if values is None else _tensor(values)
 
 
 def frames_of(view: View) -> Frames:
@@ -170,18 +173,3 @@ def frames_of(view: View) -> Frames:
     height, width = view.depth.shape
     cameras = Cameras(viewmats=values["viewmat"], Ks=values["K"], width=width, height=height)
     return Frames(rgb=values["rgb"].float() / 255, depth=values["depth"], alpha=None, cameras=cameras)
-
-
-class _Turn:
-    """The one place at the models; waiting for it has an end."""
-
-    def __init__(self, lock: threading.Lock, patience: float) -> None:
-        self.lock, self.patience = lock, patience
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(timeout=self.patience):
-            fix = "ask fewer at a time, or --no-forecast"
-            raise ResourceError("is busy with others", field="server", found=f"{self.patience:g} s waited", fix=fix)
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()

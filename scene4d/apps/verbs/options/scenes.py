@@ -133,10 +133,8 @@ class ExportOptions:
         check_at_least(1, views=self.views, size=min(self.size))
         check_positive(scale=self.scale, fps=self.fps)
         if self.output.suffix.lower() not in (*STILL, *OVER_TIME):
-            raise ConfigError(
-                "cannot be written", file=self.output, field="output", found=self.output.suffix or "no suffix",
-                expected=[*STILL, *OVER_TIME],
-            )  # fmt: skip
+            found, expected = self.output.suffix or "no suffix", [*STILL, *OVER_TIME]
+            raise ConfigError("cannot be written", file=self.output, field="output", found=found, expected=expected)
         if self.points and self.mesh:
             raise ConfigError("is one or the other", field="points, mesh", fix="leave one out")
         if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() != ".ply"):
