@@ -48,11 +48,11 @@ def main() -> None:
             horizons=tuple(given.horizons),
         )
     )
-    stream, model = PastStream(config.inputs), load_models(given.weights).dynamics
+    stream, model = PastStream(config.inputs), load_models(given.weights).world
     forecasters = [ModelForecaster(model, stream), CopyLast(stream), *(make(model, stream) for make in ABLATIONS)]
     for entry in given.trained:
         name, _, path = entry.partition("=")
-        forecasters.append(ModelForecaster(load_models(path).dynamics, stream, name=name))
+        forecasters.append(ModelForecaster(load_models(path).world, stream, name=name))
     with counter_shown("forecasting") as progress:
         result = evaluate_forecast(
             forecasters,

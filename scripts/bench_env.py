@@ -57,7 +57,7 @@ def run_case(models: Models, scene: Path, *, num_envs: int, steps: int, threads:
         "cpu_ms_per_step": round(1e3 * busy / steps, 1),
         "growth_mb_per_1000_steps": round(slope, 3),
         "resident_mb": round(float(y[-1]), 1),
-        "gaussians": env.sim.state.memory.num_gaussians,
+        "gaussians": env.sim.state.gaussians.num_gaussians,
         "machine": platform.processor() or platform.machine(),
         "commit": commit(),
     }
@@ -65,7 +65,7 @@ def run_case(models: Models, scene: Path, *, num_envs: int, steps: int, threads:
 
 def main() -> None:
     """Run the cases."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300, help="steps of a case; 5000 for the growth that counts")
     parser.add_argument("--envs", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--size", type=int, default=64, help="width in px that the recording is reconstructed at")

@@ -24,13 +24,13 @@ from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import INPUTS, PastStream
 from scene4d.eval.forecast.window_scores import past_of
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
-from scene4d.world.contract import State
+from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.world.evaluated import ForecastQuestion
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sampler", type=int, nargs="+", default=[1, 4], help="steps of the sampler")
     parser.add_argument("--start", type=int, default=20, help="frame that is now")
@@ -40,18 +40,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     models, episode = load_models(options.weights), open_recordings(DEMO_EPISODE)[0].read()
-    model, horizon = models.world, models.world.config.horizon
+    model, horizon = models.world, models.world.spec.horizon
     model.denoiser.precision = getattr(torch, options.precision)
     past = past_of(episode, options.start)
     actions = episode.actions[options.start : options.start + horizon]
     stream = PastStream()
-    known = stream.remember(past)
     cameras = {name: episode.views[name].cameras[options.start + 1 : options.start + 1 + horizon] for name in INPUTS}
-    context = {**models.info["context"], "task": episode.info.get("task", "")}
-    state = model.observe(
-        known.scene, actions=past.actions[:-1], proprio=past.proprio, context=context, memory=known.memory
-    )
-    many, chunks, seeds = State.stack([state] * 64), actions.expand(64, -1, -1), list(range(64))
+    state = ModelForecaster(model, stream).state(past)
+    many, chunks, seeds = state.expand(64), actions.expand(64, -1, -1), list(range(64))
     if options.precision != "float32":
         print_moved(model, state, actions)
     report = functools.partial(
@@ -62,15 +58,16 @@ def main() -> None:
         forecaster = ModelForecaster(model, stream, steps=steps)
         whole = timed(lambda f=forecaster: f.forecast(question), options.repeats)
         report("forecast_rendered_2x64px", horizon / whole, unit="frames/s", steps=steps)
-        alone = timed(lambda s=steps: model.predict(many, actions=chunks, steps=s, seeds=seeds), options.repeats)
+        sampled = model.with_sampler(steps)
+        alone = timed(lambda m=sampled: m.predict(many, actions=chunks, seeds=seeds), options.repeats)
         report("latent_batch_64", 64 * horizon / alone, unit="steps/s", steps=steps)
 
 
-def print_moved(model: GaussianWorldModel, state: State, actions: torch.Tensor) -> None:
+def print_moved(model: GaussianWorldModel, state: GaussianState, actions: torch.Tensor) -> None:
     """One JSON line: how far, in mm, the precision moves predicted anchors from where float32 has them."""
     precision, places = model.denoiser.precision, []
     for model.denoiser.precision in (torch.float32, precision):
-        places.append(model.predict(state, actions=actions, steps=1).world_from_now[..., 4:])
+        places.append(model.with_sampler(1).predict(state, actions=actions).world_from_now[..., 4:])
     mean = 1000 * float((places[1] - places[0]).norm(dim=-1).mean())
     print(json.dumps({"case": "moved_by_precision", "value": round(mean, 3), "unit": "mm"}), flush=True)
 

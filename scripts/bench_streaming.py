@@ -97,7 +97,7 @@ def stream_once(case: StreamCase, path: Path) -> dict[str, float]:
 
 def main() -> None:
     """Run one case and print its line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     for name, value in vars(StreamCase()).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
