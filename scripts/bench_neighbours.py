@@ -100,7 +100,7 @@ class ChamferCase:
             table = torch.cdist(points, target)
             both(table.amin(1).square().mean() + table.amin(0).square().mean())
 
-        calls = {"scene4d": lambda: both(chamfer(points, target))}
+        calls: dict[str, Call] = {"scene4d": lambda: both(chamfer(points, target))}
         if self.num_points**2 <= MAX_TABLE:
             calls["torch"] = torch_call
         return calls
