@@ -19,7 +19,8 @@ from scene4d.lift.moving_camera.layered_views import LayeredViewsConfig, fuse_la
 from scene4d.lift.moving_camera.layered_views_fit import LayeredViewsFitConfig
 from scene4d.lift.refine.adam_loop import Progress, ProgressReporter
 from scene4d.lift.refine.fit import FitConfig, fit_gaussians
-from scene4d.lift.refine.refine_scene import RefineSceneConfig, refine_scene
+from scene4d.lift.refine.refine_config import RefineSceneConfig
+from scene4d.lift.refine.refine_scene import refine_scene
 from scene4d.lift.rgb.rgb_scene import valid_frames
 from scene4d.lift.rgb.splat_trainer import SplatConfig, splats_from_images
 from scene4d.lift.rgbd.fuse import FuseConfig, fuse_static

@@ -8,7 +8,8 @@ import pytest
 import torch
 from turning_box import TurningBox
 
-from scene4d.lift.refine.refine_scene import RefineSceneConfig, refine_scene
+from scene4d.lift.refine.refine_config import RefineSceneConfig
+from scene4d.lift.refine.refine_scene import refine_scene
 from scene4d.lift.stream.stream import SceneStream, StreamConfig
 from scene4d.render.render import render
 from scene4d.types import Frames

@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scene4d.geometry.frame_images import alpha_of
 from scene4d.lift.refine.adam_loop import descend
+from scene4d.lift.refine.refine_config import RefineFrameConfig, RefineSceneConfig
 from scene4d.lift.refine.sparse_adam import SparseAdam
 from scene4d.render.render import render
 from scene4d.types import Frames, Gaussians
-
-if TYPE_CHECKING:
-    from scene4d.lift.refine.refine_scene import RefineSceneConfig
-
-
-@dataclass(frozen=True)
-class RefineFrameConfig:
-    """How Gaussians are refined: splats overlap and spill over edges, so that a lift alone renders blurred."""
-
-    shift_rate: float = 0.08
-    """Step size of the position, in pixel spacings."""
-    scale_rate: float = 0.04
-    """Step size of the log scales."""
-    opacity_rate: float = 0.2
-    """Step size of the opacity logits."""
-    colour_rate: float = 0.03
-    """Step size of the degree-0 colours."""
-    max_shift: float = 0.5
-    """Farthest a Gaussian may go from where it was measured, in pixel spacings."""
-    max_scale: float = 2.0
-    """Most that a scale may grow or shrink."""
-    colour_pull: float = 0.1
-    """Weight of staying near the measured colour: what suits these views alone looks like confetti from others."""
-    coverage: float = 0.1
-    """Weight of covering every measured pixel, beside the squared colour error."""
 
 
 def refine_frame(

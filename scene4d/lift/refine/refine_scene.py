@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from scene4d.geometry.frame_images import depth_of
 from scene4d.lift.refine.adam_loop import Progress, descend
+from scene4d.lift.refine.refine_config import RefineSceneConfig
 from scene4d.lift.refine.refine_frame import changed_look, look_optimizer, misfit, usable_pixels
 from scene4d.render.render import render
 from scene4d.scene import Scene4D, alive_at
 from scene4d.types import Frames, Gaussians
-
-
-@dataclass(frozen=True)
-class RefineSceneConfig:
-    """How the moving part of a scene is refined once all its instants are known."""
-
-    passes: int = 3
-    """Times that every instant is visited; 0 = leave the scene as it is."""
-    shift_rate: float = 0.1
-    """Step size of the position at rest, in splat sizes."""
-    scale_rate: float = 0.06
-    """Step size of the log scales."""
-    opacity_rate: float = 0.3
-    """Step size of the opacity logits."""
-    colour_rate: float = 0.06
-    """Step size of the degree-0 colours."""
-    max_shift: float = 1.25
-    """Farthest a Gaussian may go from where it was measured, in splat sizes (0.4 pixels each)."""
-    max_scale: float = 2.0
-    """Most that a scale may grow or shrink."""
-    coverage: float = 0.1
-    """Weight of covering every measured pixel, beside the squared colour error."""
-    seed: int = 0
-    """Of the order in which instants are visited."""
 
 
 def refine_scene(
