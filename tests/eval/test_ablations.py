@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from box_scene import Box, cast_boxes
+from world_model_laws import WorldModelLaws
 
 from scene4d.eval.forecast.checks.ablations import (
     LAST_FRAMES,
@@ -23,11 +24,15 @@ from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.models.tokens.anchored_state import AnchorPrediction, past_poses
 from scene4d.models.tokens.latent import Latent
 from scene4d.robot.spec import RobotSpec
+from scene4d.robot.track import track_of
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras, Episode, Frames, Gaussians
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
 from scene4d.world.contract import WorldModelSpec
+from scene4d.world.current import memory_of
 from scene4d.world.evaluated import ForecastQuestion
+from scene4d.world.flat_batches import flat_state, flat_steps, unflat
+from scene4d.world.observation import Observation
 
 PLAIN = StreamConfig(polish=0, polish_first=0)
 SHIFT = 0.05
@@ -37,7 +42,7 @@ TOKEN = torch.tensor([-0.05, 0.0, 0.05])
 
 
 class StubModel:
-    """Moves every row along x; decodes one red Gaussian where the token is; adds a row behind the memory."""
+    """Moves every row along x, by the first action too; decodes a red Gaussian at the token; adds a row to the memory."""
 
     spec = WorldModelSpec(4, 0.025, RobotSpec.from_info({}))
 
@@ -46,39 +51,43 @@ class StubModel:
         return self
 
     def observe(self, observation, *, state=None):
-        memory = observation.memory
-        num = memory.num_gaussians
-        skin = torch.zeros(num, 1, dtype=torch.int64), torch.ones(num, 1)
+        memory = memory_of(observation.scene, memory=observation.memory)
+        track = track_of(observation.actions, observation.proprio, num_past=2)
+        skin = torch.zeros(memory.num_gaussians, 1, dtype=torch.int64), torch.ones(memory.num_gaussians, 1)
         return GaussianState(
             time=observation.scene.times[-1].double(),
             proprio=observation.proprio[-1],
-            robot=observation.robot,
+            robot=self.spec.robot_of(observation),
             anchored=AnchoredGaussians(memory, TOKEN[None], *skin),
             recent=past_poses(torch.zeros(1, 6)),
             latent=self._latent(TOKEN[None]),
             anchor_rgb=torch.zeros(1, 3),
             unseen_rows=torch.ones(1, dtype=torch.bool),
-            past_actions=observation.actions,
-            past_proprio=observation.proprio[:-1],
-            past_valid=torch.ones(len(observation.actions), dtype=torch.bool),
+            past_actions=track.actions,
+            past_proprio=track.proprio[:-1],
+            past_valid=track.valid,
             task_vector=torch.zeros(32),
         )
 
     def predict(self, state, *, actions, seeds=(0,)):
-        h = len(actions)
-        poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(h, 1, 1)
-        poses[:, 0, 4] = SHIFT * torch.arange(1, h + 1)
-        return AnchorPrediction(actions=actions, motion=AnchorMotion(poses))
+        flat, _, lead = flat_state(state, seeds)
+        actions = flat_steps(actions, lead, name="actions", tail=(-1,), horizon=self.spec.horizon)
+        shift = (SHIFT + 0.01 * actions[..., :1]).cumsum(1)  # [b h 1]
+        poses = torch.nn.functional.pad(torch.cat([torch.ones_like(shift), shift], -1), (0, 2))  # [b h 4]
+        poses = torch.cat([poses[..., :1], torch.zeros_like(poses[..., 1:]), poses[..., 1:]], -1)[..., None, :]
+        proprio = flat.proprio[:, None].expand(-1, actions.shape[1], -1)
+        return unflat(AnchorPrediction(actions=actions, proprio=proprio, motion=AnchorMotion(poses)), lead)
 
     def advance(self, state, prediction, *, num_steps):
-        return state
+        return state.advanced(prediction, num_steps=num_steps, step_seconds=0.025)
 
     def scene(self, state, prediction):
-        h, rows = len(prediction.actions), state.gaussians
-        rows = rows.pick(torch.arange(rows.num_gaussians + 1).clamp_max(rows.num_gaussians - 1))
-        num = rows.num_gaussians
-        now = AnchoredGaussians(rows, state.anchors, torch.zeros(num, 1, dtype=torch.int64), torch.ones(num, 1))
-        times = later_times(state.time, num_steps=h, step_seconds=0.025)
+        axis, memory = len(state.batch_shape), state.gaussians
+        extra = memory.map(lambda x: x.narrow(axis, memory.num_gaussians - 1, 1))
+        rows = Gaussians.cat([memory, extra.replace(ids=memory.ids.amax(-1, keepdim=True) + 1)], axis)
+        index = torch.zeros(*rows.ids.shape, 1, dtype=torch.int64)
+        now = AnchoredGaussians(rows, state.anchors, index, torch.ones(index.shape))
+        times = later_times(state.time, num_steps=prediction.num_steps, step_seconds=state.robot.step_seconds)
         return scene_of_motion(now, prediction.motion, times=times)
 
     def decode(self, latent):
@@ -113,6 +122,20 @@ def episode(num_frames: int = 6, *, box_from: int = 0) -> Episode:
         segment_poses=torch.tensor([1.0, 0, 0, 0, 0, 0, 0]).repeat(num_frames, 2, 1),
         info={"task": "rest", "seed": 0},
     )
+
+
+class TestStubModel(WorldModelLaws):
+    """The laws hold for the stub, so that what an ablation is shown to take out is taken out of a world model."""
+
+    markov = True
+
+    def make_model(self):
+        return StubModel()
+
+    def make_observation(self, kind: int = 0):
+        past = past_of(episode(), 4 + kind, inputs=("left",))
+        known = PastStream(("left",), config=PLAIN).remember(past)
+        return Observation.from_episode(past, scene=known.scene, memory=known.memory, inputs=("left",))
 
 
 @pytest.fixture
