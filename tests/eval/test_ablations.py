@@ -42,7 +42,7 @@ TOKEN = torch.tensor([-0.05, 0.0, 0.05])
 
 
 class StubModel:
-    """Moves every row along x, by the first action too; decodes a red Gaussian at the token; adds a row to the memory."""
+    """Moves every row along x, by the first action too; decodes a red Gaussian at the token, adds one to the memory."""
 
     spec = WorldModelSpec(4, 0.025, RobotSpec.from_info({}))
 
