@@ -75,7 +75,7 @@ tables() {
     'scene4d train configs/small.toml --pixels'
   row train-cross '33 min (as train-tiny without its action head)' 'extra sim' \
     'scene4d train configs/tiny.toml --until dynamics --out runs/cross --set dynamics.model.dit.cross_attention=true'
-  row train-rssm 'about 10 min of CPU time after record and cache (13 min, as train-tiny)' 'extra sim' \
+  row train-rssm '12 min after record and cache (13 min, as train-tiny)' 'extra sim' \
     'scene4d train configs/rssm.toml'
 
   # Forecast: docs/results/forecast.md
