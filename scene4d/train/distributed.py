@@ -297,5 +297,5 @@ def _peers() -> Iterator[None]:
         # at its end by then, the process would abort instead of saying what happened.
         time.sleep(LETTING_GO_S)
         where, found = f"rank {rank()} of {num_ranks()}", str(error).splitlines()[0][:200]
-        fix = "see what it said; started again, training goes on from the checkpoint"
+        fix = "see what it printed; started again, training goes on from the checkpoint"
         raise ResourceError("another rank is gone or does not answer", field=where, found=found, fix=fix) from error

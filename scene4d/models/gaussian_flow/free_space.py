@@ -1,4 +1,4 @@
-"""What the input cameras rule out: where they looked through, there is no matter."""
+"""What the input cameras rule out: where they looked through, nothing stands."""
 
 from __future__ import annotations
 

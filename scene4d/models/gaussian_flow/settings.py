@@ -35,7 +35,7 @@ class DynamicsConfig:
     intent: ActionDenoiserConfig = field(default_factory=ActionDenoiserConfig)
     """The denoiser of actions."""
     completion: CompletionConfig = field(default_factory=CompletionConfig)
-    """The decoder of new matter."""
+    """The decoder of new Gaussians."""
     dit: DiTConfig = field(default_factory=DiTConfig)
     """The denoiser."""
     flow: FlowConfig = field(default_factory=FlowConfig)

@@ -1,4 +1,4 @@
-"""What a forecast is trained towards: the exact rigid motion of each anchor's matter, and its statistics."""
+"""What a forecast is trained towards: the exact rigid motion of what surrounds each anchor, and its statistics."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def fitted_anchor_motion(
     segments: Tensor | None = None,
     num_rows: int = 24,
 ) -> tuple[Tensor, Tensor]:
-    """The rigid motion since now of each anchor's matter, from the true displacement of the rows about it.
+    """The rigid motion since now of what surrounds each anchor, from the true displacement of the rows about it.
 
-    A neighbour counts as the anchor's matter when it lies in its segment, or, without segments, when it moves nearly as
+    A neighbour counts as part of the anchor's body when it lies in its segment, or, without segments, when it moves nearly as
     the anchor does, with the slack that a rotation would give it.
 
     Args:
@@ -78,7 +78,7 @@ def fitted_anchor_motion(
 class MotionScale(nn.Module):
     """Per step and channel scale of the motion targets, kept beside the weights.
 
-    Motion is divided by the spread of *moving* matter, never clamped and never shifted, so that standing still is zero.
+    Motion is divided by the spread of what *moves*, never clamped and never shifted, so that standing still is zero.
     """
 
     scale: Tensor

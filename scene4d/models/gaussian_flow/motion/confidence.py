@@ -16,7 +16,7 @@ from scene4d.models.tokens.token_windows import TokenWindows
 SIGMAS_90 = 1.6448536
 """Half width of the central 90 % of a normal distribution, in standard deviations."""
 FLOOR_M = 1e-3
-"""Standard deviation in m that is added to every forecast: where matter is now is not known better."""
+"""Standard deviation in m that is added to every forecast: where Gaussians are now is not known better."""
 MOVED_M = 5e-3
 """Way from which a row counts as moving."""
 LEAST = 200

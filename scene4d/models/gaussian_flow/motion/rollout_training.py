@@ -15,8 +15,8 @@ from scene4d.models.tokens.token_windows import TokenWindows
 def rolled_out(model: GaussianWorldModel, batch: TokenWindows, *, num_steps: int) -> TokenWindows:
     """The windows [b] after the model's own forecast of their first `num_steps` >= 2 steps took the place of the truth.
 
-    Anchors, rows, their past and the hand are where the forecast has them; what is left of the targets says how matter
-    gets from there to where it truly is. So a chunk learns to go on from the errors of the one before.
+    Anchors, rows, their past and the hand are where the forecast has them; what is left of the targets says how they
+    get from there to where they truly are. So a chunk learns to go on from the errors of the one before.
     """
     given = model.proprio.condition(batch.actions[:, :num_steps], track=batch.track, task=batch.task)
     noise = torch.randn_like(batch.motion[:, :num_steps])

@@ -1,4 +1,4 @@
-"""New matter: what lies where no camera has looked, decoded from the tokens of what was seen."""
+"""New Gaussians: what lies where no camera has looked, decoded from the tokens of what was seen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CompletionConfig:
     """Size of the completion."""
 
     num_places: int = 48
-    """Places in the world about which matter that stands still is decoded."""
+    """Places in the world about which Gaussians that stand still are decoded."""
     per_place: int = 32
     """Gaussians a place decodes to."""
     per_anchor: int = 12
@@ -126,7 +126,7 @@ class _RowHead(nn.Module):
 def completion_loss(
     completion: Completion, scene: SceneTokens, *, memory: Gaussians, targets: Frames, config: PictureLossConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pictures [b v] of memory [b n] and new matter together, from cameras the memory saw and from others."""
+    """Pictures [b v] of memory [b n] and new Gaussians together, from cameras the memory saw and from others."""
     both = joined(memory.replace(extras={}), completion(scene))
     return picture_loss(render(both, targets.cameras), targets, config=config)
 

@@ -104,7 +104,7 @@ class DiT(nn.Module):
             shift, gain = self.final(nn.functional.silu(condition[:, 1:, None])).chunk(2, -1)
             x = modulate(x, shift=shift, scale=gain)
         clean, log_var, gate, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 2], -1)
-        # Two motions that matter often takes a share of: going on as before, and going along with the hand.
+        # Two motions that an anchor often shares in: going on as before, and going along with the hand.
         coasting, move = scene.simple_motions(change, scale=scale)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
         clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))

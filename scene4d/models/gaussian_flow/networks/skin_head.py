@@ -26,7 +26,7 @@ class SkinConfig:
     motion: float = 0.01
     """Metres a step that past motion is divided by."""
     sharpness: float = 2.0
-    """Factor on the logits when weights are used, not trained: matter belongs to one body, not to a blend."""
+    """Factor on the logits when weights are used, not trained: a Gaussian belongs to one body, not to a blend."""
 
 
 @dataclass(frozen=True)

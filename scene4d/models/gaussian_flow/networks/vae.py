@@ -233,7 +233,7 @@ class GaussianVAE(Codec):
             gaussians = gaussians.map(lambda x: x[None])
         valid = (gaussians.ids >= 0) & (gaussians.opacities > 0.01)
         if "confidence" in gaussians.extras:
-            # Confidence 0 marks a backdrop metres behind everything: no place of matter, so nothing to code.
+            # Confidence 0 marks the sky shell metres behind everything: nothing stands there, so nothing is coded.
             valid = valid & (gaussians.extras["confidence"][..., 0] > 0)
         weight = valid[..., None].to(gaussians.means)
         centre = (gaussians.means * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)

@@ -54,7 +54,7 @@ class DynamicsStageConfig:
     intent_batch_size: int = 32
     """Windows a step of that."""
     completion: LoopConfig = field(default_factory=lambda: _brief(1200, lr=2e-3))
-    """Training of the decoder of new matter, after the rest."""
+    """Training of the decoder of new Gaussians, after the rest."""
     completion_batch_size: int = 8
     """Windows a step of that."""
     completion_loss: PictureLossConfig = field(default_factory=PictureLossConfig)
