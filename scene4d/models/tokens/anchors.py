@@ -1,4 +1,4 @@
-"""Which rows of the memory become anchors, which anchors a row may follow, and how the rows about an anchor moved lately."""
+"""Which rows of the memory become anchors, which anchors a row may follow, and how an anchor moved lately."""
 
 from __future__ import annotations
 
