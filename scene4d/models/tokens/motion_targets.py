@@ -45,7 +45,7 @@ def fitted_anchor_motion(
 ) -> tuple[Tensor, Tensor]:
     """The rigid motion since now of what surrounds each anchor, from the true displacement of the rows about it.
 
-    A neighbour counts as of the anchor's body when it lies in its segment, or, without segments, when it moves nearly as
+    A neighbour counts as of its body when it lies in its segment, or, without segments, when it moves nearly as
     the anchor does, with the slack that a rotation would give it.
 
     Args:
