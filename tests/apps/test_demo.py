@@ -89,6 +89,15 @@ def test_the_verbs_go_on_from_the_demo_files(demo, tmp_path):
     assert count_frames(video) == 5
 
 
+@pytest.fixture
+def one_thread():
+    """Forecasts are compared bit for bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def open_weights(tmp_path_factory):
     """Trained weights that do not say which robot they learned from, so that any may be forecast."""
@@ -100,9 +109,9 @@ def open_weights(tmp_path_factory):
 @pytest.mark.parametrize(
     "meaning", ["relative: how far the hand is to go, in steps of 0.02 m", "place of the hand, absolute"]
 )
+@pytest.mark.usefixtures("one_thread")
 def test_forecast_of_the_demo_scene_is_the_demo_future(open_weights, tmp_path, meaning):
     """Bit for bit, for actions named x, y, z too: only the words of the recording say whether these are places."""
-    torch.set_num_threads(1)
     options = DemoOptions(output=tmp_path / "demo", now=5, num_steps=10, seed=3, weights=open_weights)
     episode = read_episode(options)
     rows = [{"name": name, "unit": ""} for name in ("x", "y", "z", "gripper")]
@@ -125,9 +134,9 @@ def test_forecast_of_the_demo_scene_is_the_demo_future(open_weights, tmp_path, m
     assert 0.001 < float(shift.max()) < 1.0  # something moves, by no more than there is room
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_what_actions_mean_decides_the_future(open_weights, tmp_path):
     """The same numbers as steps and as places are two futures, so the words must reach the file."""
-    torch.set_num_threads(1)
     options = DemoOptions(output=tmp_path, now=5, num_steps=8, weights=open_weights)
     episode, models, stream, futures = read_episode(options), load_models(open_weights), PastStream(), []
     rows = [{"name": name, "unit": ""} for name in ("x", "y", "z", "gripper")]
