@@ -1,4 +1,4 @@
-"""What all nouns share: a frozen dataclass of tensors that can be mapped, moved, indexed and stacked as one thing."""
+"""What all nouns share: a frozen dataclass of tensors that can be mapped, moved, indexed and stacked as one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Laws of every world model: a test class of a family inherits `WorldModelLaws` and says how to make one.
 
     class TestMyFamily(WorldModelLaws):
-        def make_model(self): ...            # small, its weights stirred so that things move
+        def make_model(self): ...            # small, random weights, so that anchors move
         def make_observation(self, kind=0): ...   # two different ones, kind 0 and 1, of one robot
 
 Powers that a model has (`world/capabilities.py`) are tested where it has them.

@@ -191,7 +191,7 @@ class RobotSpec:
         return replace(self, recorded=recorded)
 
     def difference(self, other: RobotSpec) -> tuple[str, str, str] | None:
-        """(field, ours, theirs) of the first thing that differs; None where they are one robot.
+        """(field, ours, theirs) of the first difference; None where they are one robot.
 
         What one of the two leaves open is no difference.
         """

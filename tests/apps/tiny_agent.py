@@ -39,7 +39,7 @@ def tiny_models() -> Models:
 
 
 def with_info(models: Models, **info) -> Models:
-    """The same models, had their weights said this too of what they learned from."""
+    """The same models, had their weights held this too about what they learned from."""
     info = {**models.info, **info}
     world = copy.copy(models.world)
     world.robot = robot_of_info(info)

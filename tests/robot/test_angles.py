@@ -78,7 +78,7 @@ def test_changes_since_now_have_no_jump(unit):
 
 
 class Recorded(SimpleNamespace):
-    """An episode; windows of one are told apart by which it is."""
+    """An episode; windows are distinguished by it."""
 
     __hash__ = object.__hash__
 

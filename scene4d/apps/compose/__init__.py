@@ -1,1 +1,1 @@
-"""Builders: one file for each thing that a verb puts together from several stages."""
+"""Builders: one file for each object that a verb puts together from several stages."""

@@ -53,7 +53,7 @@ class PlainCodec(Codec):
 
 
 def world_model(*, seed: int = 0, **dit: bool) -> GaussianWorldModel:
-    """A model whose zero-initialised layers were stirred, so that it moves things and listens to everything."""
+    """A model whose zero-initialised layers were stirred, so that it moves anchors and every input counts."""
     torch.manual_seed(seed)
     config = dataclasses.replace(CONFIG, dit=dataclasses.replace(CONFIG.dit, **dit))
     model = GaussianWorldModel(PlainCodec(), config, channels=CHANNELS)

@@ -45,7 +45,7 @@ def _one_thread():
 
 
 def stirred(model: RSSMWorldModel) -> RSSMWorldModel:
-    """The model with noise in its weights, so that it moves things and listens to everything."""
+    """The model with noise in its weights, so that it moves anchors and every input counts."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
