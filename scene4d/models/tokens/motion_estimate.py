@@ -29,8 +29,8 @@ def moving_anchors(gate: Tensor, *, past: Tensor, thresholds: tuple[float, float
     """Whether anchors move [b h l], from logits of that [b h l] and their past motion [b l 6]; 0 is at rest.
 
     `thresholds`: probability from which one at rest sets out, and from which one that has moved goes on. The first is
-    high: what stands beside a moving object and is once predicted to move with it would count as moving, for the rest of
-    a long forecast.
+    high: what stands beside a moving object and is once predicted to move with it would count as moving, for the
+    rest of a long forecast.
     """
     setting_out, going_on = thresholds
     likely = gate.sigmoid()
