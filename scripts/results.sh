@@ -81,7 +81,7 @@ tables() {
   # Forecast: docs/results/forecast.md
   row forecast 'about 4 min on one thread (24 forecasts)' 'extra sim; runs/small/pixels.safetensors (train-pixels)' \
     'scene4d eval forecast --seeds 2000 2001 --robot --pixels-weights runs/small/pixels.safetensors'
-  row forecast-rssm 'about 5 min on one thread (24 forecasts)' 'extra sim' \
+  row forecast-rssm 'about 2 min (24 forecasts)' 'extra sim' \
     'scene4d eval forecast --seeds 2000 2001 --also tiny rssm'
   row forecast-128 'about 2 min on one thread (12 forecasts)' 'extra sim' \
     'scene4d eval forecast --seeds 2000 2001 --size 128 --horizons 4 --windows 2'
