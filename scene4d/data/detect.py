@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from scene4d.data.cameras.sidecar import TEMPLATE, Supplied
-from scene4d.data.formats.array_folders import is_array_folder, open_array_folder
-from scene4d.data.formats.colmap import is_colmap, open_colmap
-from scene4d.data.formats.rgbd import is_images_depth, is_seven_scenes, open_images_depth, open_seven_scenes
-from scene4d.data.formats.rgbd_open3d import is_open3d, open_open3d
-from scene4d.data.formats.rgbd_replica import is_replica, open_replica
-from scene4d.data.formats.rgbd_scannet import is_scannet, open_scannet
-from scene4d.data.formats.rgbd_tum import is_tum, open_tum
-from scene4d.data.formats.rig_folder import VIDEOS, is_rig, open_rig
-from scene4d.data.formats.rlbench import is_rlbench, open_rlbench
-from scene4d.data.formats.rlds import is_tfrecord, open_rlds
-from scene4d.data.formats.transforms import is_transforms, open_transforms, open_transforms_file
-from scene4d.data.paths import natural_order
+from scene4d.data.files.paths import natural_order
+from scene4d.data.formats.posed.colmap import is_colmap, open_colmap
+from scene4d.data.formats.posed.transforms import is_transforms, open_transforms, open_transforms_file
+from scene4d.data.formats.rgbd.array_folders import is_array_folder, open_array_folder
+from scene4d.data.formats.rgbd.rgbd import is_images_depth, is_seven_scenes, open_images_depth, open_seven_scenes
+from scene4d.data.formats.rgbd.rgbd_open3d import is_open3d, open_open3d
+from scene4d.data.formats.rgbd.rgbd_replica import is_replica, open_replica
+from scene4d.data.formats.rgbd.rgbd_scannet import is_scannet, open_scannet
+from scene4d.data.formats.rgbd.rgbd_tum import is_tum, open_tum
+from scene4d.data.formats.robots.rig_folder import VIDEOS, is_rig, open_rig
+from scene4d.data.formats.robots.rlbench import is_rlbench, open_rlbench
+from scene4d.data.formats.robots.rlds import is_tfrecord, open_rlds
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
@@ -119,7 +119,7 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
     libraries of their own load only where they are needed.
     """
     if (folder / "meta" / "info.json").is_file():
-        from scene4d.data.formats.lerobot import open_lerobot
+        from scene4d.data.formats.lerobot.lerobot import open_lerobot
 
         return open_lerobot(folder, supplied=supplied)
     for known, opened in LAYOUTS:
@@ -138,11 +138,11 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
 def _open_file(path: Path, supplied: Supplied) -> Sequence[TableReader] | None:
     """The recordings of a file, or None when its kind is unknown."""
     if path.suffix.lower() in (".h5", ".hdf5"):
-        from scene4d.data.formats.hdf5_layouts import open_hdf5
+        from scene4d.data.formats.hdf5.hdf5_layouts import open_hdf5
 
         return open_hdf5(path, supplied=supplied)
     if path.suffix.lower() == ".mcap":
-        from scene4d.data.formats.mcap import open_mcap
+        from scene4d.data.formats.ros.mcap import open_mcap
 
         return open_mcap(path, loose_times=supplied.loose_times)
     if path.name.startswith("transforms") and path.suffix == ".json":

@@ -9,7 +9,7 @@ import torch
 from box_scene import cast_boxes
 from PIL import Image
 
-from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.types import Cameras, Episode, Frames
 

@@ -8,7 +8,7 @@ pytest.importorskip("metaworld")
 
 from scene4d.apps.cli import main
 from scene4d.apps.verbs.run_record import RecordOptions, run_record
-from scene4d.data.formats.lerobot import open_lerobot
+from scene4d.data.formats.lerobot.lerobot import open_lerobot
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.sim.metaworld import record_episode
 

@@ -18,7 +18,7 @@ from data_fixtures import EPISODES, KEY, LENGTH, assert_refused, episode, tree_h
 
 from scene4d.apps.verbs.run_repair import RepairOptions, run_repair
 from scene4d.data.diagnose.repair.video_cut import copy_video, whole_frames
-from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
+from scene4d.data.formats.lerobot.lerobot import open_lerobot, write_lerobot
 from scene4d.data.video.video import encode_video
 from scene4d.errors import ConfigError, DataFormatError, ResourceError, VersionError
 

@@ -13,7 +13,7 @@ from scene4d.apps.training.cache import WindowCache, cache_stage, displacement_o
 from scene4d.apps.training.import_recordings import import_stage, imported_episodes
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
-from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.load.stored_episode import StoredEpisode
 from scene4d.errors import DataFormatError, DepthError
 from scene4d.sim.metaworld import record_episode

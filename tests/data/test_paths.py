@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scene4d.data.paths import inside_folder
+from scene4d.data.files.paths import inside_folder
 from scene4d.errors import DataFormatError, SecurityError
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from memory_recording import MemoryRecording
 
-from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
-from scene4d.data.formats.nerfstudio_write import write_nerfstudio
+from scene4d.data.formats.lerobot.lerobot import open_lerobot, write_lerobot
+from scene4d.data.formats.posed.nerfstudio_write import write_nerfstudio
 from scene4d.data.timeline.stretches import PIXEL_BYTES, read_in_stretches
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.types import Episode

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.errors import EXIT_INPUT
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.types import Cameras, Episode, Frames

@@ -11,8 +11,8 @@ from data_fixtures import HEIGHT, LENGTH, WIDTH, K, assert_refused, tree_hash
 from scene4d.apps.verbs.run_repair import RepairOptions, run_repair
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.repair.mcap_repair import repair_mcap
-from scene4d.data.formats import hdf5_guard
-from scene4d.data.formats.hdf5_guard import GuardedFile
+from scene4d.data.formats.hdf5 import hdf5_guard
+from scene4d.data.formats.hdf5.hdf5_guard import GuardedFile
 from scene4d.errors import EXIT_RESOURCE, DataFormatError, ResourceError, SecurityError
 
 CAMERA = {"width": WIDTH, "height": HEIGHT, "K": K.tolist(), "viewmat": np.eye(4).tolist(), "rgb": "rgb"}

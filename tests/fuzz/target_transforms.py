@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scene4d.data.formats.transforms import open_transforms
+from scene4d.data.formats.posed.transforms import open_transforms
 
 SUFFIX = ".json"
 POSE = [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 2], [0, 0, 0, 1]]

@@ -12,7 +12,7 @@ gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed"
 
 import toy_world
 
-from scene4d.data.formats.rlbench import POSE_SPEC
+from scene4d.data.formats.robots.rlbench import POSE_SPEC
 from scene4d.env.batched_sim import WorldConfig
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv

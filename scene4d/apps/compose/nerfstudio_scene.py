@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.formats.nerfstudio_write import MILLIMETRE, TRANSFORMS, write_nerfstudio
-from scene4d.data.json_files import read_json
+from scene4d.data.files.json_files import read_json
+from scene4d.data.formats.posed.nerfstudio_write import MILLIMETRE, TRANSFORMS, write_nerfstudio
 from scene4d.data.video.images import read_depth_codes
 from scene4d.errors import ConfigError
 from scene4d.gaussians.formats.nerfstudio import Placement, cameras_to_nerfstudio, placement_of

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from scene4d.apps.compose.nerfstudio_scene import pictures_of_recording, read_nerf_scene
-from scene4d.data.formats.nerfstudio_write import MILLIMETRE
+from scene4d.data.formats.posed.nerfstudio_write import MILLIMETRE
 from scene4d.extras import optional
 
 _WHAT = "the dataparser for nerfstudio"

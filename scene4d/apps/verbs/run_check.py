@@ -12,7 +12,8 @@ from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.calibration.calibration_check import CalibrationReport, check_calibration
 from scene4d.data.diagnose.calibration.sample import read_sample
 from scene4d.data.diagnose.finding import Finding, finding_of
-from scene4d.data.diagnose.inspect import GUESSED, describe, note_findings, read_through, sample_findings
+from scene4d.data.diagnose.inspect import GUESSED, describe, ledger_findings, read_through, sample_findings
+from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, Scene4DError
 from scene4d.types import Recording
 
@@ -25,8 +26,9 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
     """Print a report a person can read; return the same.
 
     Returns {source, format, recordings: [...], findings: [{kind, camera, field, found, expected, fix, mendable, score,
-    recordings}], ok}. recordings holds those looked into, as `describe` has them, with {calibration: {pairs, agreement,
-    median_mm, untested}} where asked for; num_recordings counts all. ok: nothing was found.
+    recordings}], ok}. recordings holds those looked into, as `describe` has them (left_out: what the reader did not
+    use), with {calibration: {pairs, agreement, median_mm, untested}} where asked for; num_recordings counts all. ok:
+    nothing was found.
 
     Raises:
         DataFormatError: there is no such file or folder.
@@ -34,7 +36,7 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
     recordings, refused = _opened(options)
     findings: dict[Finding, list[int]] = {f: [] for f in refused}
     for k, recording in enumerate(recordings):
-        _note(findings, note_findings(recording.info), index=k)
+        _note(findings, ledger_findings(left_out(recording.info)), index=k)
     described: list[dict[str, Any]] = []
     for k in _spread(len(recordings), options.samples):
         facts, found = _looked_into(recordings[k], calibration=options.calibration)
@@ -113,7 +115,7 @@ def _decode(findings: dict[Finding, list[int]], recordings: Sequence[Recording])
 
 def _format(recording: Recording) -> str:
     """What it lies in; a converted recording's own `source` says where it comes from."""
-    from scene4d.data.formats.lerobot import LeRobotRecording
+    from scene4d.data.formats.lerobot.lerobot import LeRobotRecording
 
     if isinstance(recording, LeRobotRecording):
         return f"LeRobot {recording.info['version']}"
@@ -161,6 +163,9 @@ def _facts_in_lines(facts: dict[str, Any]) -> list[str]:
             depth = f"depth on {100 * c['depth_coverage']:.0f} %, {near:g} .. {median:g} .. {far:g} m"
         moves = "moves" if c["moving"] else "stands still"
         lines.append(f"  camera {name}: {c['width']}x{c['height']}, {c['fov_deg']:g} deg, {moves}, {depth}")
+    for entry in facts["left_out"]:
+        named = ", ".join(entry["names"][:8]) + (" ..." if len(entry["names"]) > 8 else "")
+        lines.append(f"  not used: {entry['field']} {named} ({entry['reason']})")
     for what in ("actions", "proprio"):
         for column in facts[what][:MAX_COLUMNS]:
             unit = f" {column['unit']}" if column["unit"] else ""

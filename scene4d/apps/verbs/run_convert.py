@@ -21,10 +21,11 @@ from scene4d.apps.verbs.options.recordings import ConvertOptions
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.calibration.sample import small_size
 from scene4d.data.diagnose.repair.mend import MendedRecording, parse_mend
-from scene4d.data.formats import lerobot_layout as layout
-from scene4d.data.formats.lerobot import write_lerobot
-from scene4d.data.formats.lerobot_join import join_lerobot, must_match
-from scene4d.data.json_files import read_json
+from scene4d.data.files.json_files import read_json
+from scene4d.data.formats.lerobot import lerobot_layout as layout
+from scene4d.data.formats.lerobot.lerobot import write_lerobot
+from scene4d.data.formats.lerobot.lerobot_join import join_lerobot, must_match
+from scene4d.data.ledger import left_out
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
@@ -34,13 +35,15 @@ from scene4d.types import Episode, Recording
 COARSE_UNIT = 1e-3  # m a step where depth reaches further than the fine unit
 HEADROOM = 1.5  # other frames and episodes may reach further than the sample of the first
 SAMPLES = 16
+LEAST = (8, 8)  # px: pictures that nobody looks at
 FINE_REACH = 65535 * DEPTH_UNIT
 
 
 def run_convert(options: ConvertOptions) -> dict[str, Any]:
     """Write each recording apart, then join them.
 
-    Returns {output, source, fixes, episodes, frames, bytes, resumed, skipped: [{index, path, error}], seconds};
+    Returns {output, source, fixes, episodes, frames, bytes, resumed, skipped: [{index, path, error}], left_out: [{kind,
+    field, camera, names, reason, fix, lost, recordings}] (what the readers met and did not use), seconds};
     report.json in the output holds the same without the last.
 
     Raises:
@@ -57,6 +60,7 @@ def run_convert(options: ConvertOptions) -> dict[str, Any]:
         parts = [_part(options, k) for k in range(count) if _part(options, k).is_dir()]
         asked = {"output": str(options.output), "source": str(options.source), "fixes": list(options.fix)}
         report = {**asked, "resumed": resumed, "skipped": [failures[k] for k in sorted(failures)]}
+        report["left_out"] = _left_out(options, count)
         written = join_lerobot(options.output, parts, report=report)
     shutil.rmtree(folder)
     written.pop("path")
@@ -153,12 +157,24 @@ def _write_part(options: ConvertOptions, index: int, *, first: Path | None) -> S
             write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=COARSE_UNIT)
         if first is not None:
             must_match(first, draft)
+        ledger = recording.read(0, 1, cameras=options.cameras or None, size=LEAST).info
+        write_text(_ledger_file(options, index), json.dumps([e.as_dict() for e in left_out(ledger)]))
         draft.rename(part)
     except Scene4DError as error:
         shutil.rmtree(draft, ignore_errors=True)
         error.file = error.file or str(_opened(options)[index].path)
         return error
     return None
+
+
+def _left_out(options: ConvertOptions, count: int) -> list[dict[str, Any]]:
+    """The ledgers of all recordings that were written, equal entries once."""
+    found: dict[str, list[int]] = {}
+    for k in range(count):
+        file = _ledger_file(options, k)
+        for entry in json.loads(file.read_text()) if file.is_file() else ():
+            found.setdefault(json.dumps(entry), []).append(k)
+    return [{**json.loads(entry), "recordings": where} for entry, where in found.items()]
 
 
 def _stretches(recording: Recording, options: ConvertOptions) -> Iterator[Episode]:
@@ -207,3 +223,7 @@ def _work_folder(options: ConvertOptions) -> Path:
 
 def _part(options: ConvertOptions, index: int) -> Path:
     return _work_folder(options) / f"episode-{index:06d}"
+
+
+def _ledger_file(options: ConvertOptions, index: int) -> Path:
+    return _work_folder(options) / f"left-out-{index:06d}.json"

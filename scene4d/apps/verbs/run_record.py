@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scene4d.apps.verbs.options.recordings import RecordOptions
-from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.errors import ResourceError
 from scene4d.sim.metaworld import MetaWorldSim, record_episode
 from scene4d.types import Episode

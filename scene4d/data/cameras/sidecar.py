@@ -18,7 +18,8 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses
 from scene4d.data.cameras.lens import MODELS, Lens, checked_lens, lens_or_none
-from scene4d.data.json_files import matrix_of, read_json
+from scene4d.data.files.json_files import matrix_of, read_json
+from scene4d.data.ledger import uncalibrated, with_left_out
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import CalibrationError, ConfigError
 
@@ -104,7 +105,7 @@ def find_cameras(
         table = read_json(file, fix=f"write it as {SCHEMA}")
         entries = entries_of(table.get("cameras"), file=file, sizes=sizes, columns=columns, fit=supplied.fit)
         left_out = sorted(set(sizes) - {e.rgb for e in entries.values()})
-        return entries, {"uncalibrated": left_out} if left_out else {}
+        return entries, with_left_out({}, uncalibrated(left_out))
     if supplied.fov_deg is not None and sizes:
         entries = {name: _guess(rgb, size=sizes[rgb], fov_deg=supplied.fov_deg) for name, rgb in short_names(sizes)}
         return entries, {"calibration": f"approximate: a guess of {supplied.fov_deg:g} deg, cameras at the origin"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from scene4d.data.diagnose.calibration.sample import Sample, small_size
 from scene4d.data.diagnose.calibration.world_axis import up_axis
 from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.frame_faults import check_pictures
+from scene4d.data.ledger import LeftOut
 from scene4d.data.timeline.stretches import full_sizes
 from scene4d.errors import Scene4DError
 from scene4d.types import Frames, Recording
@@ -20,17 +21,6 @@ from scene4d.types import Frames, Recording
 CHUNK = 32
 SQUARE = 0.05  # fx and fy differ by less, or pixels are not square
 GUESSED = "calibration"  # what readers write where nothing was measured
-NOTES = {
-    "missing_images": ("missing_images", "images", "every listed image", "put them back; they are left out until then"),
-    "skipped_frames": ("lost_poses", "pose", "a finite pose a frame", "these frames are left out; track them again"),
-    "unmatched_images": ("unmatched_images", "times", "depth and a pose near each image", "these images are left out"),
-    "frames_cut": ("frame_counts", "frames", "as many frames everywhere", "the longer ones are cut at the end"),
-    "video_frames": ("frame_counts", "frames", "one frame of video a row", "the last frame is repeated or left out"),
-    "missing_episodes": ("missing_episodes", "episodes", "every listed episode", "copy the data set whole"),
-    "uncalibrated": ("no_calibration", "cameras", "calibration of every camera", "add them to cameras.json"),
-    "world": ("world_axis", "pose", "world z up", "nothing: it is turned while reading"),
-    "video_drift_ms": ("video_drift", "timestamp", "stamps where the frames are", "frames are counted instead"),
-}
 
 
 def describe(sample: Sample) -> dict[str, Any]:
@@ -53,13 +43,14 @@ def describe(sample: Sample) -> dict[str, Any]:
         "units": str(info.get("units") or "m"),
         "up": None if GUESSED in info else up_axis(sample),
         "actions": _columns(torch.cat([w.actions for w in windows]), info.get("action_spec")),
+        "left_out": [entry.as_dict() for entry in sample.left_out()],
         "proprio": _columns(torch.cat([w.proprio for w in windows]), info.get("proprio_spec")),
     }
 
 
 def sample_findings(sample: Sample) -> list[Finding]:
     """What the sample and the reader's own notes show to be wrong, calibration between views aside."""
-    findings = note_findings({k: v for w in sample.windows for k, v in w.info.items()})
+    findings = ledger_findings(sample.left_out())
     for start, window in zip(sample.starts, sample.windows, strict=True):
         findings += check_pictures(window, start=start)
     sizes = full_sizes(sample.recording)
@@ -71,16 +62,9 @@ def sample_findings(sample: Sample) -> list[Finding]:
     return findings
 
 
-def note_findings(info: Mapping[str, Any]) -> list[Finding]:
-    """What a reader left out or bent, as findings."""
-    findings = []
-    for key, (kind, field, expected, fix) in NOTES.items():
-        value = info.get(key)
-        if value:
-            many = isinstance(value, list | tuple)
-            shown = ", ".join(map(str, value[:3])) + (" ..." if many and len(value) > 3 else "") if many else str(value)
-            findings.append(Finding(kind, None, field, f"{len(value)}: {shown}" if many else shown, expected, fix))
-    return findings
+def ledger_findings(entries: Iterable[LeftOut]) -> list[Finding]:
+    """What a reader left out, where a part of the recording is lost by it."""
+    return [Finding(e.kind, e.camera, e.field, str(e), "", e.fix) for e in entries if e.lost]
 
 
 def read_through(recording: Recording) -> Iterator[list[Finding]]:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from scene4d.data.cameras.lens import Lens, undistort_depth, undistort_picture
+from scene4d.data.ledger import joined_info
 from scene4d.data.video.images import chosen_cameras, chosen_frames, sample_nearest
 from scene4d.errors import CalibrationError
 from scene4d.types import Cameras, Episode, Frames
@@ -135,7 +136,7 @@ class TableReader(RecordingReader):
             rewards=None if table.rewards is None else _rows(table.rewards, chosen),
             success=None if table.success is None else torch.from_numpy(np.asarray(table.success)[chosen]),
             segment_poses=None if table.segment_poses is None else _rows(table.segment_poses, chosen),
-            info={**self.info, **table.notes, **named},
+            info={**joined_info(self.info, table.notes), **named},
         )
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from floor_scene import K, assert_refused_when_spoiled, assert_true_to_the_floor, fingerprint, photograph, pose
+from left_out_names import left_out_names
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
+from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, SecurityError
 from scene4d.geometry.camera import project
 
@@ -24,7 +26,7 @@ def listed(tmp_path):
 def test_floor(listed):
     recording = open_recordings(listed)[0]
     assert recording.cameras == ("camera0", "camera1", "camera2") and recording.num_frames == 1
-    assert "world" not in recording.info
+    assert not left_out_names(recording, "world_axis")
     assert_true_to_the_floor(recording.read())
 
 
@@ -33,7 +35,7 @@ def test_a_world_upside_down_is_turned(listed):
     np.save(listed / "R_list.npy", np.stack([turn @ pose(i)[:3, :3] for i in range(3)]))
     np.save(listed / "t_list.npy", np.stack([turn @ pose(i)[:3, 3] for i in range(3)]))
     recording = open_recordings(listed)[0]
-    assert "z pointed down" in recording.info["world"]
+    assert "z pointed down" in left_out(recording.info)[0].reason
     assert_true_to_the_floor(recording.read())
 
 
@@ -41,7 +43,7 @@ def test_real_rope(shared_data):
     trimesh = pytest.importorskip("trimesh")
     folder = shared_data / "robot_gsdynamics_rope_4cam"
     recording = open_recordings(folder)[0]
-    assert len(recording.cameras) == 4 and "z pointed down" in recording.info["world"]
+    assert len(recording.cameras) == 4 and "z pointed down" in left_out(recording.info)[0].reason
     episode = recording.read()
     points = np.asarray(trimesh.load(folder / "pcd.ply").vertices) * [1, -1, -1]
     assert points[:, 2].min() > -0.05, "above the table"

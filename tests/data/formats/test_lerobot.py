@@ -10,7 +10,7 @@ import pytest
 import torch
 from floor_scene import decode_frames
 
-from scene4d.data.formats.lerobot import open_lerobot, write_lerobot
+from scene4d.data.formats.lerobot.lerobot import open_lerobot, write_lerobot
 from scene4d.data.video.video import encode_video
 from scene4d.errors import (
     CalibrationError,
@@ -127,7 +127,7 @@ def test_only_what_is_asked_for_is_decoded(made, monkeypatch):
         lambda file, i: decoded.append((file, i)) or decode_frames(file, i),
     )
     monkeypatch.setattr(
-        "scene4d.data.formats.lerobot.decode_depth",
+        "scene4d.data.formats.lerobot.lerobot.decode_depth",
         lambda data, **_: decoded.append("depth") or np.ones((24, 32), np.float32),
     )
     recording = open_lerobot(made[0])[0]

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from floor_scene import HEIGHT, WIDTH, K, assert_true_to_the_floor, photograph, pose
+from left_out_names import left_out_names
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.formats.rgbd_tum import open_tum
+from scene4d.data.formats.rgbd.rgbd_tum import open_tum
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, SecurityError, TimestampError
 
 COUNT = 6
@@ -95,7 +96,7 @@ def test_the_floor_is_as_it_was_painted(tmp_path, name):
 
 def test_scannet_drops_the_lost_instant_and_keeps_time(tmp_path):
     recording = open_recordings(scannet(tmp_path))[0]
-    assert recording.info["skipped_frames"] == ["2"]
+    assert left_out_names(recording, "lost_poses") == ["2"]
     assert recording.read().times.tolist() == [k / 30 for k in (0, 1, 3, 4, 5)]
 
 
@@ -113,7 +114,7 @@ def test_tum_clocks(tmp_path):
     lines = (tmp_path / "depth.txt").read_text().splitlines()
     (tmp_path / "depth.txt").write_text("\n".join(line for line in lines if "depth/3" not in line))
     recording = open_recordings(tmp_path)[0]
-    assert recording.num_frames == 5 and recording.info["unmatched_images"] == 1
+    assert recording.num_frames == 5 and len(left_out_names(recording, "unmatched_images")) == 1
     episode = recording.read()
     assert torch.allclose(episode.times, torch.tensor([0, 1, 2, 4, 5]).double() / 30, atol=2e-6)
     assert_true_to_the_floor(episode)

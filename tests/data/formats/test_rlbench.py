@@ -8,7 +8,7 @@ from floor_scene import assert_refused_when_spoiled
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.formats.rlbench import MAX_CODE, open_rlbench
+from scene4d.data.formats.robots.rlbench import MAX_CODE, open_rlbench
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, Scene4DError, SecurityError
 from scene4d.geometry.camera import project, unproject
 

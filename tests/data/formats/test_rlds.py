@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.formats.tfrecord import crc32c, masked_crc, parse_example, record_places, values_of
+from scene4d.data.formats.robots.tfrecord import crc32c, masked_crc, parse_example, record_places, values_of
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, Scene4DError
 
 T = 4

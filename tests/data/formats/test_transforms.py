@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from floor_scene import HEIGHT, WIDTH, K, assert_true_to_the_floor, photograph, pose
+from left_out_names import left_out_names
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
@@ -170,8 +171,8 @@ def test_folders_that_share_their_times_are_cameras_of_a_rig(tmp_path):
 
 def test_fox_reports_its_missing_images(shared_data):
     recording = open_recordings(shared_data / "mv_fox")[0]
-    assert recording.num_frames == 50 and len(recording.info["missing_images"]) == 17
-    assert "images/0005.jpg" in recording.info["missing_images"] and recording.depth_cameras == ()
+    assert recording.num_frames == 50 and len(left_out_names(recording, "missing_images")) == 17
+    assert "images/0005.jpg" in left_out_names(recording, "missing_images") and recording.depth_cameras == ()
     episode = recording.read(0, 2, size=(135, 240))
     frames = episode.views["camera"]
     assert frames.depth is None and 0.9 < frames.alpha.mean() < 1
@@ -233,5 +234,5 @@ def test_one_lost_pose_is_left_out(tmp_path):
     table["frames"][2]["transform_matrix"][0][3] = 1e400
     (tmp_path / "transforms.json").write_text(json.dumps(table).replace("Infinity", "1e999"))
     recording = open_recordings(tmp_path)[0]
-    assert recording.num_frames == 5 and recording.info["skipped_frames"] == ["002"]
+    assert recording.num_frames == 5 and left_out_names(recording, "lost_poses") == ["002"]
     assert torch.isfinite(recording.read().views["camera"].cameras.viewmats).all()

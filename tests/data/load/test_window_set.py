@@ -9,7 +9,7 @@ from floor_scene import worst_paint
 from loader_recordings import path_of, recording
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.formats.lerobot import write_lerobot
+from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.load.stored_episode import StoredEpisode, import_episode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.errors import ConfigError, DataFormatError

@@ -9,6 +9,7 @@ import torch
 
 from scene4d.data.diagnose.calibration.reprojection import Views, local_shade
 from scene4d.data.diagnose.repair.mend import Mend, apply_mend
+from scene4d.data.ledger import LeftOut, left_out
 from scene4d.data.timeline.stretches import full_sizes
 from scene4d.types import Episode, Recording
 
@@ -37,6 +38,10 @@ class Sample:
     def depth_cameras(self) -> tuple[str, ...]:
         """Cameras with depth."""
         return tuple(n for n, f in self.windows[0].views.items() if f.depth is not None)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What the reader did not use, of the recording and of the stretches."""
+        return tuple(dict.fromkeys(entry for window in self.windows for entry in left_out(window.info)))
 
     def moving(self) -> tuple[str, ...]:
         """Cameras whose pose changes."""

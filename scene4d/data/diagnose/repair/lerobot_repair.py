@@ -20,9 +20,9 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from scene4d.data.diagnose.repair.video_cut import copy_video, whole_frames
-from scene4d.data.formats import lerobot_layout as layout
-from scene4d.data.formats.lerobot_tables import images_of, numbers_of, open_parquet
-from scene4d.data.paths import inside_folder
+from scene4d.data.files.paths import inside_folder
+from scene4d.data.formats.lerobot import lerobot_layout as layout
+from scene4d.data.formats.lerobot.lerobot_tables import images_of, numbers_of, open_parquet
 from scene4d.data.video.pictures import picture_from_bytes
 from scene4d.errors import DataFormatError, Scene4DError, VersionError
 from scene4d.files import atomic_folder

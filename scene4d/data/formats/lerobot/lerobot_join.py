@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scene4d.data.formats import lerobot_layout as layout
-from scene4d.data.formats.lerobot_tables import open_parquet
-from scene4d.data.formats.lerobot_write import CHUNK_SIZE, PARQUET, write_meta
-from scene4d.data.json_files import read_json
+from scene4d.data.files.json_files import read_json
+from scene4d.data.formats.lerobot import lerobot_layout as layout
+from scene4d.data.formats.lerobot.lerobot_tables import open_parquet
+from scene4d.data.formats.lerobot.lerobot_write import CHUNK_SIZE, PARQUET, write_meta
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.files import atomic_folder
 

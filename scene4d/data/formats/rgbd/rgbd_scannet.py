@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scene4d.data.cameras.calibration import read_numbers
-from scene4d.data.formats.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, pose_from, rgbd_recording
+from scene4d.data.formats.rgbd.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, pose_from, rgbd_recording
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.video.images import image_size
 from scene4d.errors import CalibrationError, DataFormatError, DepthError

@@ -20,11 +20,12 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, find_cameras
-from scene4d.data.formats.hdf5 import H5Episode, array, first_row, frame_size, looks_like_z_buffer, open_h5
-from scene4d.data.formats.hdf5_guard import H5Group
-from scene4d.data.formats.mujoco_model import fixed_cameras
-from scene4d.data.json_files import number_in, read_json
-from scene4d.data.paths import natural_order
+from scene4d.data.files.json_files import number_in, read_json
+from scene4d.data.files.paths import natural_order
+from scene4d.data.formats.hdf5.hdf5 import H5Episode, array, first_row, frame_size, looks_like_z_buffer, open_h5
+from scene4d.data.formats.hdf5.hdf5_guard import H5Group
+from scene4d.data.formats.hdf5.mujoco_model import fixed_cameras
+from scene4d.data.ledger import uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import DataFormatError
 
@@ -193,7 +194,7 @@ def _robomimic(group: H5Group, path: Path, *, name: str, places: list[Path], sup
         cameras, known = find_cameras(places, sizes=sizes, columns=depths, supplied=supplied, what="robomimic's format")
     else:
         left_out = sorted(set(sizes) - {e.rgb for e in modelled.values()})
-        cameras, known = modelled, {"uncalibrated": left_out} if left_out else {}
+        cameras, known = modelled, with_left_out({}, uncalibrated(left_out))
     proprio = [f"obs/{k}" for k in next((s for s in STATES if s[0] in obs), ()) if k in obs]
     problem = _json_attribute(group, "problem_info")
     task = problem.get("language_instruction") or env.get("env_name") or ""

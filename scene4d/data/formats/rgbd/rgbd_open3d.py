@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, inverse_poses
-from scene4d.data.formats.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, rgbd_recording
-from scene4d.data.json_files import matrix_of, number_in, read_json
+from scene4d.data.files.json_files import matrix_of, number_in, read_json
+from scene4d.data.formats.rgbd.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, rgbd_recording
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 

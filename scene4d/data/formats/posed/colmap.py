@@ -15,7 +15,8 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses
 from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names, stacked_lenses
-from scene4d.data.paths import inside_folder
+from scene4d.data.files.paths import inside_folder
+from scene4d.data.ledger import lost_poses, missing_images, with_left_out
 from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size
 from scene4d.data.video.pictures import ColorFiles
@@ -59,13 +60,13 @@ def open_colmap(folder: Path) -> list[TableRecording]:
     if not groups:
         found = f"{len(missing)} registered images, such as {missing[:1]}"
         raise DataFormatError("none of the registered images is there", file=root, field="images", found=found)
-    info = {
+    info: dict[str, Any] = {
         "source": "COLMAP",
         "units": "arbitrary scale and orientation",
         "times": f"nominal: {NOMINAL_FPS:g} images a second",
-        "missing_images": missing,
         "num_points": int(scene.num_points3D()),
     }
+    info = with_left_out(info, missing_images(missing))
     return [_recording(folder, model, scene=scene, group=group, size=size, info=info) for size, group in groups.items()]
 
 
@@ -113,7 +114,7 @@ def _recording(
     )
     table = FrameTable(views={"camera": view}, times=np.arange(len(kept)) / NOMINAL_FPS, names=[names[i] for i in kept])
     skipped = [names[i] for i in np.flatnonzero(~usable)]
-    return recording_of(table, path=folder, info={**info, "skipped_frames": skipped}, fps=NOMINAL_FPS)
+    return recording_of(table, path=folder, info=with_left_out(info, lost_poses(skipped)), fps=NOMINAL_FPS)
 
 
 def _viewmat(image: Any) -> np.ndarray:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, read_numbers
-from scene4d.data.formats.rgbd import RGBDFiles, need_all, rgbd_recording
-from scene4d.data.json_files import number_in, read_json
+from scene4d.data.files.json_files import number_in, read_json
+from scene4d.data.formats.rgbd.rgbd import RGBDFiles, need_all, rgbd_recording
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.video.images import image_size
 from scene4d.errors import CalibrationError, DataFormatError, DepthError

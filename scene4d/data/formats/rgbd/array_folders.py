@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
-from scene4d.data.json_files import has_shape
+from scene4d.data.files.json_files import has_shape
+from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
@@ -97,7 +98,8 @@ def _listed(folder: Path) -> TableRecording:
     notes = {}
     if (-poses[:, 2, 1] < -0.2).all():  # the images' up (camera -y) has a negative z in every camera
         poses = HALF_TURN @ poses
-        notes = {"world": "turned half a turn about x: z pointed down"}
+        turned = "z pointed down: the world is turned half a turn about x"
+        notes = with_left_out({}, LeftOut("world_axis", "pose", ("world",), turned, lost=False))
     views = {}
     for k, image in enumerate(images):
         mask = folder / f"mask_{image.stem[4:]}.png"

@@ -15,10 +15,11 @@ import pyarrow.compute
 
 from scene4d.data.cameras.calibration import checked_poses
 from scene4d.data.cameras.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied, find_cameras
-from scene4d.data.formats import lerobot_layout as layout
-from scene4d.data.formats.lerobot_index import EpisodeIndex, read_index
-from scene4d.data.formats.lerobot_tables import images_of, numbers_of, open_parquet, times_of
-from scene4d.data.formats.lerobot_write import write_lerobot
+from scene4d.data.formats.lerobot import lerobot_layout as layout
+from scene4d.data.formats.lerobot.lerobot_index import EpisodeIndex, read_index
+from scene4d.data.formats.lerobot.lerobot_tables import images_of, numbers_of, open_parquet, times_of
+from scene4d.data.formats.lerobot.lerobot_write import write_lerobot
+from scene4d.data.ledger import LeftOut, joined_info, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableReader, View
 from scene4d.data.video.depth_codec import LogDepth, decode_color, decode_depth, decode_segments
 from scene4d.data.video.images import checked_depth
@@ -54,7 +55,9 @@ def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLI
     places, what = [root / layout.CAMERAS], "the LeRobot format"
     cameras, known = find_cameras(places, sizes=sizes, columns=info["features"], supplied=supplied, what=what)
     if index.missing:
-        known = {**known, "missing_episodes": list(index.missing)}
+        reason, fix = "listed, or left out of the numbering, but not there", "copy the data set whole"
+        absent = LeftOut("missing_episodes", "episodes", tuple(map(str, index.missing)), reason, fix)
+        known = with_left_out(known, absent)
     data = _Dataset(index=index, cameras=cameras, known=known, loose_times=supplied.loose_times)
     return [LeRobotRecording(data, row) for row in range(len(index.table))]
 
@@ -209,8 +212,7 @@ class _Dataset:
 
     def _video(self, row: int, key: str, *, notes: dict[str, Any]) -> VideoFrames:
         frames, found = self.index.video(row, key)
-        for name, values in found.items():
-            notes[name] = {**notes.get(name, {}), **values}
+        notes.update(joined_info(notes, found))
         return frames
 
     def _depth(

@@ -17,8 +17,9 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import CV_FROM_GL, checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names, stacked_lenses
-from scene4d.data.json_files import matrix_of, number_in, read_json
-from scene4d.data.paths import inside_folder
+from scene4d.data.files.json_files import matrix_of, number_in, read_json
+from scene4d.data.files.paths import inside_folder
+from scene4d.data.ledger import lost_poses, missing_images, with_left_out
 from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size
 from scene4d.data.video.pictures import ColorFiles, DepthFiles
@@ -76,8 +77,8 @@ def open_transforms_file(path: Path, *, split: str = "") -> list[TableRecording]
         "source": "D-NeRF" if any(s.time is not None for s in shots) else "transforms.json",
         "split": split,
         "units": "arbitrary scale of the file (z up)",
-        "missing_images": missing,
     }
+    info = with_left_out(info, missing_images(missing))
     kinds: dict[tuple[int, int], list[_Shot]] = {}
     for shot in shots:
         kinds.setdefault(image_size(shot.color), []).append(shot)
@@ -133,7 +134,7 @@ def _recording(
     }
     first = next(iter(tracks.values()))
     names = tuple(first[i].name for i in rows)
-    facts = {**info, "skipped_frames": skipped, "times": stamps}
+    facts = with_left_out({**info, "times": stamps}, lost_poses(skipped))
     whole = FrameTable(views=views, times=times[rows] - times[rows[0]], names=names)
     return recording_of(whole, path=path.parent, info=facts)
 

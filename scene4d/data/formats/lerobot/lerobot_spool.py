@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from scene4d.data.formats import lerobot_layout as layout
-from scene4d.data.formats.lerobot_features import PictureMoments, image_column
+from scene4d.data.formats.lerobot import lerobot_layout as layout
+from scene4d.data.formats.lerobot.lerobot_features import PictureMoments, image_column
 from scene4d.data.video.depth_codec import encode_depth, encode_segments
 from scene4d.data.video.video import VideoEncoder
 from scene4d.errors import DataFormatError

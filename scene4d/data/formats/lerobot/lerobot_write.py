@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import torch
 
 from scene4d.data.cameras.sidecar import CONVENTIONS, CameraEntry
-from scene4d.data.formats import lerobot_layout as layout
-from scene4d.data.formats.lerobot_features import (
+from scene4d.data.formats.lerobot import lerobot_layout as layout
+from scene4d.data.formats.lerobot.lerobot_features import (
     PictureMoments,
     camera_entry,
     features_of,
@@ -23,7 +23,7 @@ from scene4d.data.formats.lerobot_features import (
     stats_of,
     task_table,
 )
-from scene4d.data.formats.lerobot_spool import Spool, Spooled
+from scene4d.data.formats.lerobot.lerobot_spool import Spool, Spooled
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, TimestampError
 from scene4d.files import atomic_folder

@@ -19,8 +19,9 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, inverse_poses
 from scene4d.data.cameras.lens import Lens, checked_lens
-from scene4d.data.formats.ros_images import camera_of, color_of, depth_of, is_depth, size_of
-from scene4d.data.formats.tf_tree import FrameTree, seconds, tree_of
+from scene4d.data.formats.ros.ros_images import camera_of, color_of, depth_of, is_depth, size_of
+from scene4d.data.formats.ros.tf_tree import FrameTree, seconds, tree_of
+from scene4d.data.ledger import uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
 from scene4d.data.timeline.resync import RESYNC_FIX, nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, Scene4DError, TimestampError
@@ -152,7 +153,7 @@ def open_mcap(path: Path, *, loose_times: bool = False) -> list[TableRecording]:
         fps=1 / (_pause(ticks) or 1.0),
         sizes={name: c.size for name, c in cameras.items()},
         depth_cameras=tuple(name for name, c in cameras.items() if c.depth),
-        info=info | ({"uncalibrated": left_out} if left_out else {}),
+        info=with_left_out(info, uncalibrated(left_out)),
         load=bag,
     )
     return [recording]

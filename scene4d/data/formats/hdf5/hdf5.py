@@ -18,7 +18,7 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_poses
 from scene4d.data.cameras.sidecar import CameraEntry
-from scene4d.data.formats.hdf5_guard import H5Array, H5Group, guarded_root
+from scene4d.data.formats.hdf5.hdf5_guard import H5Array, H5Group, guarded_root
 from scene4d.data.timeline.frame_table import FrameTable, View
 from scene4d.data.video.images import checked_depth
 from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes, size_from_bytes

@@ -17,6 +17,7 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses, read_numbers
 from scene4d.data.cameras.lens import Lens, checked_lens
+from scene4d.data.ledger import lost_poses, with_left_out
 from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size
 from scene4d.data.video.pictures import ColorFiles, DepthFiles
@@ -74,7 +75,7 @@ def rgbd_recording(
     info: dict[str, Any] = {"source": source, "units": "m", "depth": f"16-bit images, {files.unit:.6g} m a step"}
     if files.times is None:
         info["times"] = f"nominal: frame numbers at {NOMINAL_FPS:g} a second"
-    info["skipped_frames"] = [files.names[i] for i in np.flatnonzero(~usable).tolist()]
+    info = with_left_out(info, lost_poses([files.names[i] for i in np.flatnonzero(~usable).tolist()]))
     times = times[kept] - times[kept[0]]
     table = FrameTable(views={"camera": view}, times=times, names=tuple(files.names[i] for i in kept))
     return recording_of(table, path=folder, info=info)

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from scene4d.data.formats import lerobot_layout as layout
-from scene4d.data.formats.lerobot_tables import open_parquet
-from scene4d.data.paths import inside_folder
+from scene4d.data.files.paths import inside_folder
+from scene4d.data.formats.lerobot import lerobot_layout as layout
+from scene4d.data.formats.lerobot.lerobot_tables import open_parquet
+from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import count_frames
 from scene4d.errors import DataFormatError, TimestampError
@@ -104,7 +105,7 @@ class EpisodeIndex:
         stamped = np.rint(starts * fps).astype(int)
         if found == lengths.sum():
             drift = 1e3 * (starts[mine] - counted[mine] / fps)
-            notes = {"video_drift_ms": {key: round(drift, 3)}} if abs(drift) > 0.5e3 / fps else {}
+            notes = _drifted(key, drift) if abs(drift) > 0.5e3 / fps else {}
             return VideoFrames(file, first=int(counted[mine])), notes
         # Videos from which episodes were taken out keep their frames: the time stamps then show where the others are.
         if stamped[mine] > found:
@@ -125,7 +126,8 @@ class EpisodeIndex:
             raise DataFormatError(problem, file=file, field=key, found=numbers, expected="one frame of video a row")
         if found == expected:
             return VideoFrames(file, first=first), {}
-        notes = {"video_frames": {key: f"{found} frames of video, {expected} rows: the last is clamped"}}
+        reason = f"{found} frames of video, {expected} rows: the last is clamped"
+        notes = with_left_out({}, LeftOut("frame_counts", "frames", (key,), reason, "copy the video again"))
         return VideoFrames(file, first=first, last=found - 1), notes
 
     def _sharing(self, row: int, prefix: str) -> np.ndarray:
@@ -263,3 +265,8 @@ def _tasks(root: Path, *, packed: bool) -> dict[int, str]:
     if text is None or "task_index" not in table.column_names:
         raise DataFormatError("a column is missing", file=file, field="task", found=table.column_names)
     return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+
+
+def _drifted(key: str, drift_ms: float) -> dict[str, Any]:
+    reason = f"its time stamps are {drift_ms:.1f} ms off its frames: frames are counted instead"
+    return with_left_out({}, LeftOut("video_drift", "timestamp", (key,), reason, "nothing: the frames are right"))

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scene4d.data.json_files import read_json
-from scene4d.data.paths import inside_folder
+from scene4d.data.files.json_files import read_json
+from scene4d.data.files.paths import inside_folder
 from scene4d.errors import DataFormatError, SecurityError, VersionError
 
 VERSION = "v3.0"

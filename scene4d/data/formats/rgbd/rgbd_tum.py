@@ -15,8 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, read_numbers
 from scene4d.data.cameras.lens import Lens, lens_or_none
-from scene4d.data.formats.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recording
-from scene4d.data.paths import inside_folder
+from scene4d.data.files.paths import inside_folder
+from scene4d.data.formats.rgbd.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recording
+from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.timeline.resync import nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError
@@ -71,7 +72,11 @@ def open_tum(folder: Path) -> TableRecording:
         times=times[kept],
     )
     recording = rgbd_recording(folder, files, K=K, K_file=K_file, source="TUM RGB-D", lens=lens)
-    return replace(recording, info={**recording.info, "unmatched_images": int((~together).sum())})
+    reason, fix = "no depth and pose near this image: it is left out", "copy depth/ and the trajectory again"
+    alone = tuple(colors[i][1].name for i in np.flatnonzero(~together))
+    return replace(
+        recording, info=with_left_out(recording.info, LeftOut("unmatched_images", "times", alone, reason, fix))
+    )
 
 
 def _intrinsics(folder: Path) -> tuple[np.ndarray, Path, Lens | None]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, entries_of, find_cameras
-from scene4d.data.json_files import matrix_of, read_json
+from scene4d.data.files.json_files import matrix_of, read_json
+from scene4d.data.ledger import frame_counts, uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import VideoFacts, video_facts
@@ -97,7 +98,7 @@ def _cameras(
     entries = table.get("cameras") if "cameras" in table else _translated(table, file=file, sizes=sizes)
     found = entries_of(entries, file=file, sizes=sizes, columns=(), fit=supplied.fit)
     left_out = sorted(set(sizes) - {e.rgb for e in found.values()})
-    return found, {"uncalibrated": left_out} if left_out else {}
+    return found, with_left_out({}, uncalibrated(left_out))
 
 
 def _translated(
@@ -149,7 +150,7 @@ def _common_length(
         expected, fix = "the same, give or take one", "copy the shorter one again, or cut the others"
         raise DataFormatError(problem, file=folder, field="frames", found=found, expected=expected, fix=fix)
     differ = longest != shortest
-    return shortest, {"frames_cut": f"to {shortest}: " + str(counts)} if differ else {}
+    return shortest, with_left_out({}, frame_counts(counts, used=shortest)) if differ else {}
 
 
 def _annotation(folder: Path) -> tuple[np.ndarray | None, dict[str, Any]]:

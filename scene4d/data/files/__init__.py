@@ -1,0 +1,1 @@
+"""Files that other files name, and JSON: read with care."""

@@ -1,0 +1,1 @@
+"""HDF5 files of robot data sets, read in a guarded process."""

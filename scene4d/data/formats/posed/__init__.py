@@ -1,0 +1,1 @@
+"""Colour pictures with a pose each: transforms.json and COLMAP."""

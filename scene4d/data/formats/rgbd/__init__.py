@@ -1,0 +1,1 @@
+"""Folders of colour and depth pictures with a pose each."""

@@ -1,0 +1,1 @@
+"""Episodes of robot data sets that have a layout of their own."""

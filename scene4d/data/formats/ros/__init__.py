@@ -1,0 +1,1 @@
+"""Logs of ROS: messages with times, cameras and frames."""
