@@ -1,6 +1,7 @@
-"""The command line: `scene4d VERB ...`. Each verb ends with one JSON line, each failure in one line and a code.
+"""The command line: `scene4d VERB ...`. Results are short tables on a terminal, one JSON line elsewhere or with --json.
 
-JSON knows no NaN and no Infinity: in a verb's last line a number that is not finite is null: unknown.
+Progress and failures go to standard error; a failure is one line and an exit code. JSON knows no NaN and no Infinity: a
+number that is not finite is null: unknown.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from scene4d.apps.terminal.arguments import parse_options
+from scene4d.apps.terminal.tables import result_table
 from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, ConfigError, ResourceError, Scene4DError
 
 
 @dataclass(frozen=True)
 class Verb:
     """A verb, such as "eval plan": `run_eval_plan` of apps/verbs/evaluate_plan.py, its `EvalPlanOptions`, its help.
+
+    A module whose result needs more than a table of its keys has `text_of(result)`, which people read.
 
     Options are imported when the verb is named, its module (and with it torch) only when they are right.
     """
@@ -43,8 +48,15 @@ class Verb:
 
     def runner(self) -> Callable[[Any], dict[str, Any]]:
         """What takes the options and returns what the last line shows."""
+        return getattr(self._module(), self.run)
+
+    def text_of(self, result: Mapping[str, Any]) -> str:
+        """A result as people read it."""
+        return getattr(self._module(), "text_of", result_table)(result)
+
+    def _module(self) -> ModuleType:
         module = self.run.replace("run_eval_", "evaluate_")
-        return getattr(importlib.import_module(f"scene4d.apps.verbs.{module}"), self.run)
+        return importlib.import_module(f"scene4d.apps.verbs.{module}")
 
 
 _VERBS = (
@@ -83,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json-errors" in arguments
-    arguments = [a for a in arguments if a != "--json-errors"]
+    for_people = "--json" not in arguments and sys.stdout.isatty()
+    arguments = [a for a in arguments if a not in ("--json", "--json-errors")]
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         found = _find(arguments)
@@ -92,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         verb, rest = found
         options = parse_options(verb.options_class(), rest, prog=f"scene4d {verb.name}", description=verb.help)
         result = verb.runner()(options)
-        print(json_line(result), flush=True)
+        print(verb.text_of(result) if for_people else json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
         return _report(error, as_json)
@@ -157,7 +170,8 @@ def _find(arguments: list[str]) -> tuple[Verb, list[str]] | None:
 def _usage(verbs: dict[str, Verb], *, prefix: str, asked: str) -> None:
     lines = [f"usage: scene4d {prefix}VERB ...   (scene4d {prefix}VERB --help for its options)", ""]
     lines += [f"  {prefix}{name:<12} {verb.help}" for name, verb in verbs.items()]
-    lines += ["", "  --json-errors anywhere prints a failure as one JSON object on standard error"]
+    lines += ["", "  --json anywhere prints the result as one JSON line, as it is where output is no terminal"]
+    lines += ["  --json-errors anywhere prints a failure as one JSON object on standard error"]
     lines += [] if prefix else ["  --version prints which one this is"]
     if asked not in ("-h", "--help"):
         fix = f"see: scene4d {prefix}--help"

@@ -58,6 +58,16 @@ def action_bounds(robot: RobotSpec) -> tuple[Tensor, Tensor]:
     return low, high
 
 
+def within_bounds(actions: Tensor, robot: RobotSpec) -> Tensor:
+    """Actions [*b a] held to `action_bounds`: a sampler of a learned distribution ends a little beside its edges.
+
+    Raises:
+        ConfigError: as `action_bounds`.
+    """
+    low, high = action_bounds(robot)
+    return actions.clamp(low.to(actions), high.to(actions))
+
+
 def _supposed(name: str, unit: str, *, meaning: str, seen: tuple[float, float]) -> tuple[float, float]:
     """Bounds of a number whose spec declares none."""
     low, high = seen

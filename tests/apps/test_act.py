@@ -13,7 +13,7 @@ from scene4d.apps.agent.task_names import names_and_units, task_from_text
 from scene4d.apps.cli import main
 from scene4d.apps.compose.models import make_models, save_models
 from scene4d.apps.compose.scene_start import head_start, observed_part, start_of_file
-from scene4d.apps.verbs.run_act import ActOptions, plan_actions, run_act
+from scene4d.apps.verbs.run_act import ActOptions, plan_actions, run_act, text_of
 from scene4d.errors import CheckpointError, ConfigError, DataFormatError, NumericsError, ShapeError
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
@@ -92,7 +92,7 @@ def files(models, scene, tmp_path_factory):
 
 
 @pytest.mark.parametrize("forecast", [False, True])
-def test_act_prints_and_returns_a_chunk(files, capsys, forecast):
+def test_act_prints_and_returns_a_chunk(files, forecast):
     options = ActOptions(
         files / "scene.s4d", task="open the door", weights=files / "weights.safetensors", forecast=forecast
     )
@@ -101,8 +101,8 @@ def test_act_prints_and_returns_a_chunk(files, capsys, forecast):
     assert result["names"] == ["dx", "dy", "dz", "gripper"] and result["units"][0] == "0.02 m"
     assert result["task"] == "door-open-v3" and result["time"] == 0.05
     assert json.loads(json.dumps(result)) == result
-    text = capsys.readouterr().out
-    assert "gripper" in text and "0.02 m" in text and text.count("step") == 8
+    text = text_of(result)
+    assert "gripper" in text and "0.02 m" in text and text.count("step ") == 8
     again, other = run_act(options), run_act(dataclasses.replace(options, seed=1))
     assert again["actions"] == result["actions"] != other["actions"]
     given = run_act(dataclasses.replace(options, goal=(0.5, 0.0, 0.1)))

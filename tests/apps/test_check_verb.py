@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 from synthetic_folder import fingerprint, write_images, write_set
 
-from scene4d.apps.verbs.run_check import CheckOptions, run_check
+from scene4d.apps.verbs.run_check import CheckOptions, run_check, text_of
 from scene4d.errors import ConfigError, DataFormatError
 
-KEYS = {"source", "format", "num_recordings", "recordings", "findings", "ok"}
+KEYS = {"source", "format", "num_recordings", "num_frames", "recordings", "findings", "ok"}
 FINDING = {"kind", "camera", "field", "found", "expected", "fix", "mendable", "score", "recordings"}
 
 
-def test_what_is_in_a_sound_recording(tmp_path, capsys):
+def test_what_is_in_a_sound_recording(tmp_path):
     write_set(tmp_path / "set")
     before = fingerprint(tmp_path)
     report = run_check(CheckOptions(tmp_path / "set", calibration=True, deep=True, samples=2))
@@ -31,12 +31,12 @@ def test_what_is_in_a_sound_recording(tmp_path, capsys):
         {"name": "turn", "unit": "rad", "min": -1.4, "max": 0.0},
     ]
     assert facts["calibration"]["pairs"] > 3 and facts["calibration"]["agreement"] > 0.7
-    text = capsys.readouterr().out
+    text = text_of(report)
     assert "nothing wrong was found" in text and "camera hand: 96x72" in text and "actions forward" in text
     assert fingerprint(tmp_path) == before
 
 
-def test_wrong_axes_are_found_with_a_command_that_mends_them(tmp_path, capsys):
+def test_wrong_axes_are_found_with_a_command_that_mends_them(tmp_path):
     write_images(tmp_path / "walk", opengl=True)
     report = run_check(CheckOptions(tmp_path / "walk", calibration=True))
     (finding,) = report["findings"]
@@ -45,7 +45,7 @@ def test_wrong_axes_are_found_with_a_command_that_mends_them(tmp_path, capsys):
         "camera_axes", "pose", "opengl", True,
     )  # fmt: skip
     assert finding["score"]["before"] < 0.5 < finding["score"]["after"] and finding["recordings"] == [0]
-    assert f"scene4d convert {tmp_path / 'walk'} -o COPY --fix opengl" in capsys.readouterr().out
+    assert f"scene4d convert {tmp_path / 'walk'} -o COPY --fix opengl" in text_of(report)
 
 
 def test_calibration_is_tested_only_when_asked(tmp_path):
@@ -54,14 +54,14 @@ def test_calibration_is_tested_only_when_asked(tmp_path):
     assert report["ok"] and "calibration" not in report["recordings"][0]
 
 
-def test_what_a_reader_refuses_is_reported_and_the_rest_is_shown(tmp_path, capsys):
+def test_what_a_reader_refuses_is_reported_and_the_rest_is_shown(tmp_path):
     write_set(tmp_path / "set")
     (tmp_path / "set" / "meta" / "cameras.json").unlink()
     report = run_check(CheckOptions(tmp_path / "set", calibration=True))
     (finding,) = report["findings"]
     assert finding["kind"] == "CalibrationError" and "cameras.json" in finding["found"] and not finding["mendable"]
     assert report["recordings"][0]["cameras"]["hand"]["width"] == 96 and report["recordings"][0]["up"] is None
-    assert "cameras.json as" in capsys.readouterr().out
+    assert "cameras.json as" in text_of(report)
     with pytest.raises(DataFormatError):
         run_check(CheckOptions(tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
@@ -110,6 +111,29 @@ def test_doctor_ends_with_one_json_line(exit_code):
     facts = json.loads(out.strip().splitlines()[-1])
     assert code == 0
     assert facts["native"] == "ok"
+
+
+class Terminal(io.StringIO):
+    """Standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_people_get_a_table_and_programs_get_json(exit_code, monkeypatch):
+    result = {"output": "a.s4d", "views": 3, "psnr": 31.2345678, "rows": {"ours": {"psnr": 30.0}, "copy": {}}, "no": None}
+    monkeypatch.setattr(doctor, "run_doctor", lambda _: result)
+    monkeypatch.delattr(doctor, "text_of")
+    assert json.loads(exit_code("doctor")[1]) == result, "elsewhere than on a terminal the output is JSON and nothing else"
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(["doctor"]) == 0
+    lines = shown.getvalue().splitlines()
+    assert lines[0].split() == ["output", "a.s4d"] and lines[2].split() == ["psnr", "31.23"]
+    assert [line.split() for line in lines[-3:]] == [["psnr"], ["ours", "30"], ["copy", "-"]]
+    assert not any("null" in line or "None" in line or "{" in line for line in lines)
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    assert main(["doctor", "--json"]) == 0 and json.loads(shown.getvalue()) == result
 
 
 def refuse_constant(name):

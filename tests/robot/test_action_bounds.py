@@ -17,7 +17,7 @@ from scene4d.env.batched_sim import WorldConfig
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, EnvError
-from scene4d.robot.bounds import action_bounds, action_range
+from scene4d.robot.bounds import action_bounds, action_range, within_bounds
 from scene4d.robot.spec import RobotSpec
 from scene4d.sim.metaworld import ACTION_SPEC
 
@@ -150,3 +150,12 @@ def test_tensors_that_carry_gradients_are_actions():
     env.reset(seed=0)
     seen, *_ = env.step(torch.tensor([1.0, 0, 0, 0], requires_grad=True))
     assert seen["agent_pos"][0] == pytest.approx(toy_world.STEP_M)
+
+
+def test_actions_are_held_to_the_bounds_and_keep_their_batch():
+    robot = RobotSpec.from_info({"action_spec": JOINTS}, num_actions=4).with_recorded(RANGE)
+    low, high = action_bounds(robot)
+    inside = ((low + high) / 2).expand(2, 3, 4)
+    assert within_bounds(inside, robot).equal(inside)
+    assert within_bounds(inside + 100, robot).equal(high.expand(2, 3, 4))
+    assert within_bounds(inside - 100, robot).equal(low.expand(2, 3, 4))

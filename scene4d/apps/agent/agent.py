@@ -15,6 +15,7 @@ from scene4d.errors import ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
 from scene4d.policy.observation_builder import HeadWorldModel, Stream, observation_builder_for
 from scene4d.robot.actions import resting_action
+from scene4d.robot.bounds import within_bounds
 from scene4d.robot.spec import RobotSpec
 from scene4d.types import Frames
 from scene4d.world.capabilities import require
@@ -180,7 +181,7 @@ class SceneAgent:
         return stacked_frames(frames, names=config.input_cameras, size=config.size), proprio, done
 
     def plan(self, task: str, *, goal: Tensor | None = None) -> Tensor:
-        """A chunk of actions [h a] from the memory as it stands; goal [3] m as `step`.
+        """A chunk of actions [h a], in bounds, from the memory as it stands; goal [3] m as `step`.
 
         Raises:
             NumericsError: it is not finite.
@@ -193,7 +194,7 @@ class SceneAgent:
         actions = self.head.act(views, features=features, proprio=state, task=task, seed=seed, goal=goal)
         if not bool(actions.isfinite().all()):
             raise NumericsError("are not finite", field="actions", fix="check the weights and the observation")
-        return actions
+        return within_bounds(actions, self.robot)
 
 
 def agent_config(models: Models, config: AgentConfig | None = None) -> FilledAgentConfig:

@@ -17,6 +17,7 @@ from scene4d.errors import DataFormatError, NumericsError
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.policy.head import ActionHead
 from scene4d.robot.actions import resting_action
+from scene4d.robot.bounds import within_bounds
 from scene4d.robot.spec import VectorSpec
 from scene4d.scene import Scene4D
 from scene4d.types import Frames, Task
@@ -85,7 +86,7 @@ def head_start(models: Models, known: Observation, *, file: Path | None = None) 
 def chosen_actions(
     head: ActionHead, start: Observation, *, views: Frames, proprio: Tensor, seed: int, features: Tensor | None = None
 ) -> Tensor:
-    """A chunk of actions [h a] for the task of `start`, from views [v] and the robot's state [p] of then.
+    """A chunk of actions [h a] for the task of `start`, from views [v] and the robot's state [p] of then, in bounds.
 
     Raises:
         NumericsError: it is not finite.
@@ -94,7 +95,7 @@ def chosen_actions(
     actions = head.act(views, features=features, proprio=proprio, task=task, seed=seed, goal=goal)
     if not bool(actions.isfinite().all()):
         raise NumericsError("are not finite", field="actions", fix="check the weights, the scene and the robot's state")
-    return actions
+    return within_bounds(actions, start.robot)
 
 
 def _states_of_file(

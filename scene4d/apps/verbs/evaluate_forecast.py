@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scene4d.apps.compose.models import load_models
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.terminal.tables import result_table
 from scene4d.apps.verbs.options.evaluation import EvalForecastOptions
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
@@ -49,11 +50,8 @@ def run_eval_forecast(options: EvalForecastOptions) -> dict:
         result = evaluate_forecast(
             forecasters, config=config, past_stream=stream, oracles=oracles, record=record, progress=progress
         )
-    for keys in PRINTED:
-        print(printed_table(result["horizon"], keys=keys), end="\n\n")
     if options.deep:
         result["deep"] = deep_checks(models.world, config, steps=options.sampler_steps)
-        print(json.dumps(result["deep"], indent=1))
     # Recordings have no seeds, and the tasks of the options are not theirs.
     asked = {"episodes": [str(p) for p in options.episodes]} if options.episodes else {"seeds": list(options.seeds)}
     return {**result, **asked, "size": options.size, "inputs": list(options.inputs)}
@@ -88,6 +86,14 @@ def forecasters_of(model: RobotWorldModel, stream: PastStream, *, options: EvalF
         robot = metaworld_robot(options.tasks[0])
         forecasters.append(KinematicRobotForecaster(model, stream, robot=robot, steps=options.sampler_steps))
     return forecasters
+
+
+def text_of(result: Mapping[str, Any]) -> str:
+    """The table of the forecasters, horizon by horizon, and the checks of the model itself."""
+    tables = [printed_table(result["horizon"], keys=keys) for keys in PRINTED]
+    rest = {key: value for key, value in result.items() if key not in ("horizon", "deep")}
+    deep = [result_table(result["deep"])] if "deep" in result else []
+    return "\n\n".join([*tables, *deep, result_table(rest)])
 
 
 def deep_checks(model: GaussianWorldModel, config: ForecastEvalConfig, *, steps: int) -> dict:

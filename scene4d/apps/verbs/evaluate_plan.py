@@ -25,6 +25,7 @@ from scene4d.plan.cost import ImageCost, PointCost
 from scene4d.plan.goal_tracker import GoalTracker
 from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, find_plan, moved_on, mppi
 from scene4d.policy.encoders import views_for
+from scene4d.robot.bounds import within_bounds
 from scene4d.robot.slots import hand_position
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Cameras, Frames, Gaussians, Task
@@ -184,7 +185,8 @@ class PlanningAgent:
         views = views_for(head.config, self.world.anchored(state).gaussians, hand=hand)
         many = lambda x: x.expand(num, *x.shape)
         seeds = [1000 * self.num_steps + i for i in range(num)]
-        return head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
+        chunks = head.act(views.map(many), features=None, proprio=many(state.proprio), task=self.task, seed=seeds)
+        return within_bounds(chunks, state.robot)
 
     def _state(self) -> State:
         robot, scene, memory = self.models.robot, self.stream.scene(), self.stream.gaussians()

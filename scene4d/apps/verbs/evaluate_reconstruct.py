@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scene4d.apps.terminal.progress import counter_shown
@@ -28,7 +28,7 @@ DIGITS = {"ssim": 3, "lpips": 3, "depth_absrel": 4, "depth_absrel_covered": 4, "
 
 
 def run_eval_reconstruct(options: EvalReconstructOptions) -> dict[str, Any]:
-    """Score, print the table, and return what `evaluate_reconstruction` returns.
+    """Score; returns what `evaluate_reconstruction` returns.
 
     Raises:
         ConfigError: no camera or number of `holdout` fits a recording. What the readers and the simulator raise.
@@ -40,9 +40,7 @@ def run_eval_reconstruct(options: EvalReconstructOptions) -> dict[str, Any]:
             return reconstruct(episode, cameras=names, config=ReconstructConfig(fit=fit), progress=count)
 
     config = ReconstructEvalConfig(tsdf=options.tsdf, instants=options.instants, view_every=options.view_every)
-    result = evaluate_reconstruction(_sources(options), config=config, rebuild=rebuild, progress=_print_scored)
-    print_table(result)
-    return result
+    return evaluate_reconstruction(_sources(options), config=config, rebuild=rebuild, progress=_print_scored)
 
 
 def _sources(options: EvalReconstructOptions) -> Iterator[Source]:
@@ -85,27 +83,29 @@ def _print_scored(name: str, *, done: int, total: int) -> None:
         print(f"scene4d: scored {total} views of {name}", file=sys.stderr, flush=True)
 
 
-def print_table(result: dict[str, Any]) -> None:
+def text_of(result: Mapping[str, Any]) -> str:
     """The table for people: every source and the mean, every method, the paired differences, motion and bars."""
+    lines: list[str] = []
     width = max([len(m) for m in result["mean"]] + [len("three_nearest")]) + 2
     shown = [key for key in HEADINGS if any(r.get(key) is not None for r in result["mean"].values())]
     blocks = dict(result["sources"])
     if len(blocks) > 1:
         blocks["mean over sources"] = {"methods": result["mean"], **{key: result[key] for key in ("paired", "motion")}}
     for name, block in blocks.items():
-        print(f"\n{name}")
-        print(" " * width + "".join(f"{HEADINGS[key]:>16}" for key in shown))
+        lines += ["", name]
+        lines.append(" " * width + "".join(f"{HEADINGS[key]:>16}" for key in shown))
         for method, values in block["methods"].items():
-            print(f"{method:<{width}}" + "".join(f"{_number(key, values.get(key)):>16}" for key in shown))
+            lines.append(f"{method:<{width}}" + "".join(f"{_number(key, values.get(key)):>16}" for key in shown))
         for method, values in block["paired"].items():
-            print(f"{'- ' + method:<{width}}" + "".join(f"{_paired(key, values.get(key)):>16}" for key in shown))
+            lines.append(f"{'- ' + method:<{width}}" + "".join(f"{_paired(key, values.get(key)):>16}" for key in shown))
         for steps, motion in (block["motion"] or {}).items():
             cells = (f"{key} {value:.5g}" for key, value in motion.items() if value is not None)
-            print(f"motion, {steps} steps: " + ", ".join(cells))
+            lines.append(f"motion, {steps} steps: " + ", ".join(cells))
     for what, why in result["left_out"].items():
-        print(f"left out: {what}: {why}")
+        lines.append(f"left out: {what}: {why}")
     for name, bar in result["bars"].items():
-        print(f"bar {name}: {bar['value']:.5g} against {bar['bar']:g}: {'met' if bar['met'] else 'not met'}")
+        lines.append(f"bar {name}: {bar['value']:.5g} against {bar['bar']:g}: {'met' if bar['met'] else 'not met'}")
+    return "\n".join(lines)
 
 
 def _number(key: str, value: float | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from scene4d.apps.agent.agent import AgentConfig
 from scene4d.apps.agent.task_names import names_and_units, task_from_text
 from scene4d.apps.compose.action_head import head_of
 from scene4d.apps.compose.models import Models, load_models
@@ -22,7 +24,8 @@ def run_act(options: ActOptions) -> dict[str, Any]:
     """Plan one chunk of actions.
 
     Returns:
-        JSON-ready: actions [h][a], names [a], units [a], task (as understood), time (s), forecast (bool).
+        JSON-ready: actions [h][a] within their bounds, names [a], units [a], task (as understood), time (s), forecast
+        (bool), carried_out (steps after which an agent plans again).
     Raises:
         CheckpointError: the weights hold no action head, or an unfit one.
         ConfigError: nothing was trained for the task, or the scene is of another robot than the weights.
@@ -33,14 +36,20 @@ def run_act(options: ActOptions) -> dict[str, Any]:
     head_of(models, file=options.weights)
     task, file = task_from_text(options.task, models.tasks), open_s4d(options.scene)
     start = start_of_file(models, file, scene=file.scene(), task=task, proprio=options.proprio, goal=options.goal)
-    result = _planned(models, start, seed=options.seed, forecast=options.forecast)
+    return _planned(models, start, seed=options.seed, forecast=options.forecast)
+
+
+def text_of(result: Mapping[str, Any]) -> str:
+    """The chunk, one line a step."""
     names, units = result["names"], result["units"]
     width = max(len(name) for name in names)
+    lines = []
     for i, action in enumerate(result["actions"]):
         values = "   ".join(f"{name:>{width}} {value:+.3f}" for name, value in zip(names, action, strict=True))
-        print(f"step {i + 1}   {values}")
-    print("units    " + "   ".join(f"{name}: {unit}" for name, unit in zip(names, units, strict=True)))
-    return result
+        lines.append(f"step {i + 1}   {values}")
+    lines.append("units    " + "   ".join(f"{name}: {unit}" for name, unit in zip(names, units, strict=True)))
+    kept = result["carried_out"]
+    return "\n".join([*lines, f"an agent carries out the first {kept} and plans again; the later ones are its outlook"])
 
 
 def plan_actions(
@@ -53,7 +62,8 @@ def plan_actions(
         task: name of a task the head was trained on, or its words.
         forecast: whether the head also looks at the forecast.
     Returns:
-        JSON-ready: actions [h][a], names [a] and units [a] of the weights, task, time (s), forecast (bool).
+        JSON-ready: actions [h][a], names [a] and units [a] of the weights, task, time (s), forecast (bool),
+        carried_out (steps).
     Raises:
         as `run_act`.
     """
@@ -81,4 +91,5 @@ def _planned(models: Models, start: Observation, *, seed: int, forecast: bool) -
         "task": start.task.text,
         "time": round(now, 6),
         "forecast": forecast,
+        "carried_out": min(AgentConfig.replan_every, len(actions)),
     }

@@ -6,7 +6,9 @@ import importlib
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
 from scene4d.apps.verbs.options.agents import DoctorOptions
@@ -30,20 +32,25 @@ OPTIONAL = {
 
 
 def run_doctor(options: DoctorOptions) -> dict:
-    """Print a table a person can read; return the same facts."""
+    """Returns {python, system, torch, threads, cuda, native, compiler, demo_files, optional, healthy}."""
     system = f"{platform.system()} {platform.machine()}"
     facts = {"python": platform.python_version(), "system": system, **_torch(), **_native()}
     facts["compiler"] = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     lacking = [str(path) for path in (DEMO_EPISODE, WEIGHTS) if not path.exists()]
     facts["demo_files"] = f"missing: {', '.join(lacking)}" if lacking else "ok"
     optional = {name: _version(name) for name in OPTIONAL}
-    for key, value in facts.items():
-        print(f"{key:<14} {value}")
-    for name, version in optional.items():
+    return {**facts, "optional": optional, "healthy": facts["native"] == "ok" and facts["demo_files"] == "ok"}
+
+
+def text_of(result: Mapping[str, Any]) -> str:
+    """The facts as people read them, with what to install for what is missing."""
+    facts = {key: value for key, value in result.items() if key != "optional"}
+    lines = [f"{key:<14} {value}" for key, value in facts.items()]
+    for name, version in result["optional"].items():
         extra, needed_for = OPTIONAL[name]
         fix = f'missing: pip install "scene4d[{extra}]"' if extra else "missing (no wheel; install it by its own guide)"
-        print(f"{name:<14} {version or fix}   ({needed_for})")
-    return {**facts, "optional": optional, "healthy": facts["native"] == "ok" and facts["demo_files"] == "ok"}
+        lines.append(f"{name:<14} {version or fix}   ({needed_for})")
+    return "\n".join(lines)
 
 
 def _torch() -> dict:

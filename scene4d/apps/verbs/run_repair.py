@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from scene4d.apps.terminal.progress import counter_shown
@@ -12,24 +13,25 @@ from scene4d.data.diagnose.repair.mcap_repair import repair_mcap
 
 
 def run_repair(options: RepairOptions) -> dict[str, Any]:
-    """Repair; print what was dropped and why; return {source, output, seconds} and what the repair itself returns."""
+    """Repair; returns {source, output, seconds} and what the repair itself returns."""
     start = time.perf_counter()
     if options.source.suffix.lower() == ".mcap":
         with counter_shown("copying messages") as count:
             report = repair_mcap(options.source, options.output, progress=count)
-        why = report["reason"] or "nothing was wrong: this is a plain copy"
-        print(f"kept {report['messages']} messages of {len(report['topics'])} topics in {options.output}\n{why}")
     else:
         with counter_shown("verifying episodes") as count:
             report = repair_lerobot(options.source, options.output, progress=count)
-        print(_text(options, report))
     seconds = round(time.perf_counter() - start, 2)
     return {"source": str(options.source), "output": str(options.output), **report, "seconds": seconds}
 
 
-def _text(options: RepairOptions, report: dict[str, Any]) -> str:
-    lines = [f"kept {report['episodes']} episodes, {report['frames']} frames, in {options.output}"]
-    reason = report["reason"]
+def text_of(report: Mapping[str, Any]) -> str:
+    """What was kept, what was dropped, and why."""
+    reason, output = report["reason"], report["output"]
+    if "messages" in report:
+        why = reason or "nothing was wrong: this is a plain copy"
+        return f"kept {report['messages']} messages of {len(report['topics'])} topics in {output}\n{why}"
+    lines = [f"kept {report['episodes']} episodes, {report['frames']} frames, in {output}"]
     if reason is not None:
         lines.append(f"dropped {report['dropped_episodes']} episodes, {report['dropped_frames']} frames:")
         lines.append(f"  episode {reason['episode']}: {reason['file']}: {reason['problem']}")
