@@ -74,10 +74,11 @@ class VideoFrames:
     path: Path  # the video
     first: int = 0  # index in the video of frame 0
     last: int | None = None  # index in the video that none may pass: what lies beyond shows this frame
+    chosen: Sequence[int] = ()  # index in the video of each frame, where they do not follow each other from `first`
 
     def places(self, frames: Sequence[int]) -> list[int]:
         """Index in the video of each frame, increasing; see `last`."""
-        places = [self.first + i for i in frames]
+        places = [self.chosen[i] if self.chosen else self.first + i for i in frames]
         return places if self.last is None else [min(place, self.last) for place in places]
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ from scene4d.errors import DepthError, VideoError
 from scene4d.files import atomic_file
 
 _GOP_SIZE = 10  # frames between key frames: what a lookup decodes in vain at most
-_UNEVEN = 0.3  # of a frame: further from the even grid, an index no longer tells which frame is meant
-_REMAKE = "write it again at an even rate and upright: ffmpeg -i IN -fps_mode cfr -r RATE OUT.mp4"
+_UPRIGHT = "write it again upright, frame for frame: ffmpeg -i IN -fps_mode passthrough OUT.mp4"
+_MAX_INDEXED = 64  # videos whose frames are remembered by their stamps
 
 
 class VideoEncoder:
@@ -101,73 +103,130 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: f
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a container declares of its video, nothing decoded."""
+    """What a container tells of its video, nothing decoded."""
 
     width: int
     height: int
     fps: float
+    """Frames a second: of the median step between two frames, so that a gap leaves it alone."""
     num_frames: int
     codec: str
     pix_fmt: str
 
 
 def video_facts(path: str | os.PathLike) -> VideoFacts:
-    """Size, rate, codec and number of frames that the container declares (or holds, where it declares none).
+    """Size, rate, codec and number of frames of a video.
 
     Raises:
         VideoError: the file cannot be opened, has no video or no frame rate.
     """
     with _open(path) as container:
         stream = container.streams.video[0]
-        if not stream.average_rate or not stream.time_base:
-            raise VideoError("has no frame rate", file=path, found=stream.codec_context.name, fix=_REMAKE)
-        return VideoFacts(
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            fps=float(stream.average_rate),
-            num_frames=stream.frames or sum(1 for packet in container.demux(video=0) if packet.size),
-            codec=stream.codec_context.name,
-            pix_fmt=str(stream.codec_context.pix_fmt),
-        )
+        codec, rate = stream.codec_context, stream.average_rate
+        size, names = (codec.width, codec.height), (codec.name, str(codec.pix_fmt))
+    index = _frame_index(path)
+    # Stamps are whole ticks: while they are even, the mean rate is the better one.
+    if index.stamps is not None and index.base and not _is_even(index.stamps):
+        rate = 1 / (float(np.median(np.diff(index.stamps))) * index.base)
+    if not rate:
+        fix = "was it copied whole? a video of one picture needs a rate too"
+        raise VideoError("has no frame rate", file=path, found=names[0], fix=fix)
+    return VideoFacts(*size, fps=float(rate), num_frames=index.count, codec=names[0], pix_fmt=names[1])
 
 
 def count_frames(path: str | os.PathLike) -> int:
-    """Frames that the container declares (or holds, where it declares none).
+    """Frames that a video holds, nothing decoded.
 
     Raises:
         VideoError: the file cannot be opened or has no video.
     """
+    return _frame_index(path).count
+
+
+def frame_times(path: str | os.PathLike) -> np.ndarray | None:
+    """Time of each frame [n] s from the first, increasing; None where they are even, or the container has none.
+
+    Even is what deviates less than a third of a frame from an even grid.
+
+    Raises:
+        VideoError: the file cannot be opened or has no video.
+    """
+    index = _frame_index(path)
+    if index.stamps is None or _is_even(index.stamps):
+        return None
+    return (index.stamps - index.stamps[0]) * index.base
+
+
+@dataclass(frozen=True)
+class _FrameIndex:
+    """The frames of a video in the order in which they are shown."""
+
+    count: int
+    stamps: np.ndarray | None  # [n] int64 ticks, increasing; None where the container does not tell frames apart
+    base: float  # s a tick
+
+
+def _is_even(stamps: np.ndarray) -> bool:
+    if len(stamps) < 3:
+        return True
+    step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+    apart = stamps - stamps[0] - step * np.arange(len(stamps))
+    return bool(np.abs(apart).max() < max(step / 3, 1.0))
+
+
+def _frame_index(path: str | os.PathLike) -> _FrameIndex:
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise VideoError("cannot be opened as video", file=path, found=error.strerror, fix="check the path") from error
+    return _indexed(os.fspath(path), (state.st_mtime_ns, state.st_size))
+
+
+@functools.lru_cache(_MAX_INDEXED)
+def _indexed(path: str, state: tuple[int, int]) -> _FrameIndex:
+    """The index of a file in that state; only where the container's own index does not do, all packets are read."""
     with _open(path) as container:
-        return container.streams.video[0].frames or sum(1 for packet in container.demux(video=0) if packet.size)
+        stream = container.streams.video[0]
+        base, reordered = float(stream.time_base or 0), bool(stream.codec_context.has_b_frames)
+        entries = list(getattr(stream, "index_entries", None) or ())  # absent from older libraries
+        whole = "mp4" in container.format.name and len(entries) == stream.frames > 0
+        if whole and not reordered and not any(entry.is_discard for entry in entries):
+            stamps = [(stream.start_time or 0) + entry.timestamp - entries[0].timestamp for entry in entries]
+        else:
+            try:
+                packets = [packet for packet in container.demux(video=0) if packet.size and not packet.is_discard]
+            except FFmpegError as error:
+                raise VideoError("is damaged", file=path, found=error, fix="copy it again") from error
+            stamps = [packet.pts for packet in packets]
+        # AVI has no times of showing: frames that are stored in another order are found by decoding from the start.
+        told_apart = not (container.format.name == "avi" and reordered)
+    ordered = np.array(sorted(stamp for stamp in stamps if stamp is not None), np.int64)
+    told_apart = told_apart and len(ordered) == len(stamps) and bool((np.diff(ordered) > 0).all())
+    return _FrameIndex(len(stamps), ordered if told_apart else None, base)
 
 
 def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bool = False) -> Iterator[np.ndarray]:
     """Frames of the given increasing indices one by one, uint8 [h w 3], or with `codes` the first plane's [h w] uint16.
 
+    An index counts frames in the order in which they are shown, whatever their times are.
+
     Raises:
-        VideoError: the file cannot be decoded, is turned by its metadata, has an uneven rate or no frame of some index.
+        VideoError: the file cannot be decoded, is turned by its metadata, or has no frame of some index.
     """
     wanted = list(indices)
     done = 0
+    stamps = _frame_index(path).stamps
     with _open(path) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        rate, base = stream.average_rate, stream.time_base
-        first_pts = stream.start_time or 0
-        if not rate or not base:
-            raise VideoError("has no frame rate", file=path, found=stream.codec_context.name, fix=_REMAKE)
+        container.streams.video[0].codec_context.thread_count = 1
         try:
-            if wanted and wanted[0] > _GOP_SIZE:
-                container.seek(first_pts + int(wanted[0] / rate / base), stream=stream, backward=True)
-            for frame in container.decode(stream):
+            for place, frame in _decoded(container, wanted[0] if wanted else 0, stamps=stamps):
                 if done == len(wanted):
                     break
-                exact = ((frame.pts or 0) - first_pts) * base * rate
-                if abs(exact - round(exact)) > _UNEVEN or frame.rotation:
-                    found = f"{stream.codec_context.name}, frame at {float(exact):.2f} of the mean rate"
-                    problem = "is turned by its metadata" if frame.rotation else "has an uneven frame rate"
-                    raise VideoError(problem, file=path, frame=wanted[done], found=found, fix=_REMAKE)
-                if round(exact) == wanted[done]:
+                if frame.rotation:
+                    found = f"{frame.rotation} degrees"
+                    where = {"file": path, "frame": wanted[done], "found": found, "fix": _UPRIGHT}
+                    raise VideoError("is turned by its metadata", **where)
+                if place == wanted[done]:
                     yield _plane(frame, path) if codes else frame.to_ndarray(format="rgb24")
                     done += 1
         except (FFmpegError, ValueError, TypeError) as error:
@@ -176,6 +235,29 @@ def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bo
     if done < len(wanted):
         found = f"{done} frames"
         raise VideoError("ends early", file=path, frame=wanted[done], found=found, expected=f"{len(wanted)}")
+
+
+def _decoded(container: Any, first: int, *, stamps: np.ndarray | None) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(index, frame) from at most `first` on."""
+    stream = container.streams.video[0]
+    if stamps is None:
+        yield from enumerate(container.decode(stream))
+        return
+    frames = container.decode(stream)
+    if _GOP_SIZE < first < len(stamps):
+        container.seek(int(stamps[first]), stream=stream, backward=True)
+        frames = container.decode(stream)
+        ahead = next(frames, None)
+        if ahead is None or ahead.pts is None or ahead.pts > stamps[first]:  # it begins behind what it was asked for
+            container.seek(int(stamps[0]), stream=stream, backward=True)
+            frames = container.decode(stream)
+        else:
+            frames = itertools.chain([ahead], frames)
+    for frame in frames:
+        place = int(np.searchsorted(stamps, frame.pts or 0))
+        if place == len(stamps) or stamps[place] != (frame.pts or 0):
+            raise ValueError(f"a frame at {frame.pts}, of which the container's index knows nothing")
+        yield place, frame
 
 
 def _plane(frame: av.VideoFrame, path: str | os.PathLike) -> np.ndarray:

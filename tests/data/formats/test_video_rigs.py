@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -17,8 +18,10 @@ from floor_scene import (
     pose,
 )
 from left_out_names import left_out_names
+from timed_video import encode_at, level_of
 
 from scene4d.data.detect import open_recordings
+from scene4d.data.ledger import left_out
 from scene4d.data.video.video import encode_video
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, SecurityError, VideoError
 
@@ -147,3 +150,90 @@ def test_names_do_not_lead_out(rig):
     edit(rig, "left", rgb="../0.mp4")
     with pytest.raises((CalibrationError, SecurityError)):
         open_recordings(rig)
+
+
+def numbered_rig(folder, ticks, *, rows=None):
+    """Cameras 0, 1, ... whose frame i is at ticks[camera][i] of 30 a second, and state i of each row."""
+    for camera, stamps in enumerate(ticks):
+        encode_at(folder / f"{camera}.mp4", [512 * t for t in stamps], ticks_per_second=15360)
+    table = {"cameras": {f"cam{camera}": entry(0, rgb=f"{camera}.mp4") for camera in range(len(ticks))}}
+    (folder / "cameras.json").write_text(json.dumps(table))
+    if rows is not None:
+        states = np.arange(rows)[:, None] * np.ones(7)
+        (folder / "annotation.json").write_text(json.dumps({"texts": ["x"], "states": states.tolist()}))
+    return open_recordings(folder)[0]
+
+
+def numbers_shown(recording, camera="cam0"):
+    rgb = recording.read().views[camera].rgb
+    return [level_of(picture) for picture in (rgb * 255).numpy()]
+
+
+ONE_GAP = [i + (i >= 12) for i in range(40)]
+
+
+def lost_entries(recording):
+    return [entry for entry in left_out(recording.info) if entry.lost]
+
+
+def test_as_many_frames_as_rows_are_counted(tmp_path):
+    recording = numbered_rig(tmp_path, [ONE_GAP, range(40)], rows=40)
+    assert numbers_shown(recording) == numbers_shown(recording, "cam1") == [i % 25 for i in range(40)]
+    episode = recording.read(11, 15)
+    assert episode.proprio[:, 0].tolist() == [11, 12, 13, 14] and recording.fps == pytest.approx(30)
+    assert left_out_names(recording, "uneven_times") == ["0.mp4"] and not lost_entries(recording)
+
+
+def test_frames_that_are_missing_are_found_by_their_times(tmp_path):
+    """40 rows, 37 frames: three instants are left out with their rows, no frame is shown twice."""
+    there = [i for i in range(40) if i not in (9, 20, 21)]
+    recording = numbered_rig(tmp_path, [there, range(40)], rows=40)
+    assert recording.num_frames == 37 and left_out_names(recording, "missing_frames") == [
+        "frame 9",
+        "frame 20",
+        "frame 21",
+    ]
+    assert lost_entries(recording)
+    assert recording.read().proprio[:, 0].tolist() == there
+    assert numbers_shown(recording) == [i % 25 for i in range(37)]
+    assert numbers_shown(recording, "cam1") == [i % 25 for i in there]
+    assert np.allclose(recording.read().times, np.array(there) / 30)
+
+
+def test_times_that_explain_nothing_are_refused(tmp_path):
+    with pytest.raises(DataFormatError, match="numbers of frames differ"):
+        numbered_rig(tmp_path, [ONE_GAP], rows=60)
+
+
+def test_a_phone_video_keeps_its_times(tmp_path):
+    recording = numbered_rig(tmp_path, [ONE_GAP, ONE_GAP])
+    assert np.allclose(recording.read().times, np.array(ONE_GAP) / 30, atol=1e-4) and not lost_entries(recording)
+
+
+def test_cameras_whose_times_disagree_are_in_doubt(tmp_path):
+    recording = numbered_rig(tmp_path, [ONE_GAP, [i + (i >= 30) for i in range(40)]])
+    assert [entry.kind for entry in lost_entries(recording)] == ["uneven_times"]
+
+
+def test_what_an_annotation_holds_beyond_the_first_text_is_listed(rig):
+    table = {"texts": ["a", "b", "c"], "states": np.zeros((LENGTH, 7)).tolist(), "success": 1, "joints": [[1.0]]}
+    (rig / "annotation.json").write_text(json.dumps(table))
+    (rig / "readme.txt").write_text("x")
+    recording = open_recordings(rig)[0]
+    assert left_out_names(recording, "other_texts") == ["b", "c"] and left_out_names(recording, "unused_keys") == [
+        "success"
+    ]
+    assert left_out_names(recording, "other_files") == ["readme.txt"]
+    assert [entry.names for entry in lost_entries(recording)] == [("joints",)]
+
+
+def test_field_rig_with_a_gap(shared_data):
+    recording = open_recordings(shared_data / "field/rig_gap1")[0]
+    assert recording.num_frames == 200 and recording.fps == pytest.approx(30) and not lost_entries(recording)
+    episode = recording.read(0, 200, stride=1)
+    assert torch.allclose(episode.proprio[:, 0], torch.arange(200) / 100, atol=1e-6)
+    with av.open(str(shared_data / "field/rig_gap1/0.mp4")) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert torch.equal(
+        (episode.views[recording.cameras[0]].rgb * 255).round().byte(), torch.from_numpy(np.stack(shown))
+    )

@@ -16,16 +16,17 @@ import numpy as np
 
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, entries_of, find_cameras
 from scene4d.data.files.json_files import matrix_of, read_json
-from scene4d.data.ledger import frame_counts, uncalibrated, with_left_out
+from scene4d.data.formats.robots.rig_times import rig_times
+from scene4d.data.ledger import LeftOut, joined_info, uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.pictures import VideoFrames
-from scene4d.data.video.video import VideoFacts, video_facts
-from scene4d.errors import CalibrationError, DataFormatError, VideoError
+from scene4d.data.video.video import video_facts
+from scene4d.errors import CalibrationError, DataFormatError
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 CALIBRATIONS = ("cameras.json", "cameras_opencv.json")
 ANNOTATION = "annotation.json"
-RATE_TOLERANCE = 0.01
+USED_OF_AN_ANNOTATION = ("texts", "states", "joints")
 STATE_SPEC = [
     *({"name": axis, "unit": "m", "frame": "robot base"} for axis in "xyz"),
     *({"name": angle, "unit": "rad", "frame": "robot base"} for angle in ("roll", "pitch", "yaw")),
@@ -40,7 +41,7 @@ def is_rig(folder: Path) -> bool:
 
 
 def open_rig(folder: Path, *, supplied: Supplied) -> TableRecording:
-    """Open the videos of a folder as one recording; it ends with the shortest (by at most one frame).
+    """Open the videos of a folder as one recording; `rig_times` decides which frames belong together.
 
     Raises:
         CalibrationError: no calibration (with how to supply one), one of another image size, or impossible.
@@ -52,28 +53,28 @@ def open_rig(folder: Path, *, supplied: Supplied) -> TableRecording:
     entries, known = _cameras(folder, sizes=sizes, supplied=supplied)
     states, info = _annotation(folder)
     used = {entry.rgb: facts[entry.rgb] for entry in entries.values()}
-    fps = _common_rate(folder, used)
-    length, notes = _common_length(folder, used, states=states)
+    matched = rig_times(folder, used, videos=videos, num_rows=None if states is None else len(states))
     views = {
         name: View(
             size=(entry.width, entry.height),
             Ks=entry.K,
             viewmats=np.eye(4) if entry.viewmat is None else entry.viewmat,
-            color=VideoFrames(videos[entry.rgb]),
+            color=VideoFrames(videos[entry.rgb], chosen=tuple(matched.frames[entry.rgb].tolist())),
             lens=entry.lens,
         )
         for name, entry in entries.items()
     }
     whole = FrameTable(
         views=views,
-        times=np.arange(length) / fps,
-        actions=None if states is None else states[:length, : len(STATE_SPEC)],
+        times=matched.times,
+        actions=None if states is None else states[matched.rows, : len(STATE_SPEC)],
         goals=True,
-        proprio=None if states is None else states[:length],
+        proprio=None if states is None else states[matched.rows],
     )
     codecs = dict(Counter(f.codec for f in used.values()))
-    info = {"source": "videos", "units": "m", "codecs": codecs, **info, **known, **notes}
-    return recording_of(whole, path=folder, fps=fps, info=info)
+    info = joined_info({"source": "videos", "units": "m", "codecs": codecs, **info}, known)
+    info = with_left_out(info, *matched.entries, *_other_files(folder, videos=videos))
+    return recording_of(whole, path=folder, fps=matched.fps, info=info)
 
 
 def _videos(folder: Path) -> dict[str, Path]:
@@ -128,29 +129,19 @@ def _translated(
     return entries
 
 
-def _common_rate(folder: Path, facts: Mapping[str, VideoFacts]) -> float:
-    rates = {name: f.fps for name, f in facts.items()}
-    slowest, fastest = min(rates.values()), max(rates.values())
-    if fastest > slowest * (1 + RATE_TOLERANCE):
-        fix = "write them at one rate: ffmpeg -i IN -fps_mode cfr -r RATE OUT.mp4"
-        raise VideoError("the videos run at different rates", file=folder, field="fps", found=rates, fix=fix)
-    return slowest
-
-
-def _common_length(
-    folder: Path, facts: Mapping[str, VideoFacts], *, states: np.ndarray | None
-) -> tuple[int, dict[str, Any]]:
-    """Frames that all have, which may be one fewer than some have."""
-    counts = {name: f.num_frames for name, f in facts.items()}
-    if states is not None:
-        counts["states"] = len(states)
-    shortest, longest = min(counts.values()), max(counts.values())
-    if longest - shortest > 1 or shortest < 1:
-        problem, found = "the numbers of frames differ", ", ".join(f"{name} {count}" for name, count in counts.items())
-        expected, fix = "the same, give or take one", "copy the shorter one again, or cut the others"
-        raise DataFormatError(problem, file=folder, field="frames", found=found, expected=expected, fix=fix)
-    differ = longest != shortest
-    return shortest, with_left_out({}, frame_counts(counts, used=shortest)) if differ else {}
+def _other_files(folder: Path, *, videos: Mapping[str, Path]) -> list[LeftOut]:
+    """Files of the folder that are not read; videos in a second place are a part of the recording."""
+    known = {ANNOTATION, *CALIBRATIONS, *videos}
+    places = [p for p in (folder, folder / "videos") if p.is_dir()]
+    names = sorted(str(p.relative_to(folder)) for place in places for p in place.iterdir() if p.is_file())
+    others = [name for name in names if name not in known]
+    second = tuple(name for name in others if Path(name).suffix.lower() in VIDEOS)
+    listed = tuple(name for name in others if name not in second)
+    fix = "put all videos into one folder"
+    return [
+        LeftOut("second_place", "files", second, "videos lie in two places; those of the folder itself are read", fix),
+        LeftOut("other_files", "files", listed, "no part of this format", lost=False),
+    ]
 
 
 def _annotation(folder: Path) -> tuple[np.ndarray | None, dict[str, Any]]:
@@ -164,13 +155,23 @@ def _annotation(folder: Path) -> tuple[np.ndarray | None, dict[str, Any]]:
         found = states.shape
         raise DataFormatError("is no table of numbers", file=file, field="states", found=found, expected="[t, 7]")
     texts = table.get("texts")
-    task = str(texts[0]) if isinstance(texts, list) and texts else ""
+    texts = [str(text) for text in texts] if isinstance(texts, list) else []
     spec = STATE_SPEC if states.shape[1] == len(STATE_SPEC) else []
+    unused = tuple(sorted(set(table) - set(USED_OF_AN_ANNOTATION)))
+    entries = [
+        LeftOut("other_texts", "task", tuple(texts[1:]), "the first text is the task", lost=False),
+        LeftOut("unused_keys", "annotation", unused, "not read", lost=False),
+    ]
     joints = matrix_of(table.get("joints", []))
     proprio_spec = spec
     if spec and joints.ndim == 2 and len(joints) == len(states) and np.isfinite(joints).all():
         states = np.concatenate([states, joints], 1)
         joint_spec = [{"name": f"joint{i + 1}", "unit": "rad", "frame": "joint"} for i in range(joints.shape[1])]
         proprio_spec = [*spec, *joint_spec]
+    elif joints.size:
+        reason = f"{joints.shape} numbers do not go with {states.shape} states, or are not finite"
+        fix = "write a finite row of joints for each state"
+        entries.append(LeftOut("columns", "proprio", ("joints",), reason, fix))
     meaning = "state at the next frame, absolute"
-    return states, {"task": task, "action_spec": spec, "action_meaning": meaning, "proprio_spec": proprio_spec}
+    info = {"task": next(iter(texts), ""), "action_spec": spec, "action_meaning": meaning, "proprio_spec": proprio_spec}
+    return states, with_left_out(info, *entries)
