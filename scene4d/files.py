@@ -6,17 +6,57 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from scene4d.errors import ResourceError
+from scene4d.errors import DataFormatError, ResourceError, Scene4DError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 OTHER_PLACE = "free space or name another place"
+
+
+def open_regular(path: str | os.PathLike, *, kind: type[Scene4DError] = DataFormatError) -> BinaryIO:
+    """A file opened for reading, if it is one: a FIFO, a socket or a device is never opened, nor waited for.
+
+    Args:
+        kind: the error that refuses all others.
+    Raises:
+        Scene4DError: of that kind: it is none. OSError: there is nothing of that name, or it may not be read.
+    """
+    require_regular(path, kind=kind)
+    # It may have been replaced since: an opening that does not wait, and a second look at what was opened.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _refuse_others(os.fstat(handle).st_mode, path, kind=kind)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def require_regular(path: str | os.PathLike, *, kind: type[Scene4DError] = DataFormatError) -> os.stat_result:
+    """The facts of a file, for libraries that open it by its name. Raises as `open_regular`."""
+    found = os.stat(path)
+    _refuse_others(found.st_mode, path, kind=kind)
+    return found
+
+
+def _refuse_others(mode: int, path: str | os.PathLike, *, kind: type[Scene4DError]) -> None:
+    if not stat.S_ISREG(mode):
+        found, fix = _KINDS.get(stat.S_IFMT(mode), "something else"), "name a file, or remove what lies there"
+        raise kind("is no file that can be read", file=path, found=found, expected="a regular file", fix=fix)
 
 
 @contextlib.contextmanager

@@ -203,6 +203,18 @@ def test_nothing_unpickles(path):
             assert not any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords)
 
 
+def test_videos_are_opened_in_one_place():
+    """Elsewhere a name could be taken for a protocol, and a playlist for a video."""
+    opened = {
+        _name(path)
+        for path in SOURCES
+        for node in ast.walk(_tree(path))
+        if (isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("av.open", "av.container")))
+        or (isinstance(node, ast.ImportFrom) and re.fullmatch(r"av(\.(?!error$).*)?", node.module or ""))
+    }
+    assert opened == {"scene4d/data/video/video_file.py"}
+
+
 @pytest.mark.parametrize("path", [*SOURCES, *NATIVE, *SCRIPTS], ids=_name)
 def test_nothing_is_left_unfinished(path):
     assert not re.search(r"\b(TODO|FIXME|XXX)\b|NotImplementedError\(\)|not implemented yet", path.read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scene4d.data.cameras.sidecar import TEMPLATE, Supplied
-from scene4d.data.files.paths import natural_order
+from scene4d.data.files.paths import natural_order, refuse_protocol
 from scene4d.data.formats.posed.colmap import is_colmap, open_colmap
 from scene4d.data.formats.posed.transforms import is_transforms, open_transforms, open_transforms_file
 from scene4d.data.formats.rgbd.array_folders import is_array_folder, open_array_folder
@@ -71,7 +71,7 @@ def open_recordings(
         resync: "nearest" puts every recording on an even grid at the rate of the first (`ResyncedRecording`); None
             takes times as they are, and refuses impossible ones.
     Raises:
-        ConfigError: `resync` is unknown.
+        ConfigError: `resync` is unknown. SecurityError: a path names a protocol, such as http.
         DataFormatError: no such folder, or nothing known in it. CalibrationError, DepthError: images without what
             places them in space; each names what is missing and how to supply it. EnvError: a format whose library is
             not installed. What the readers raise.
@@ -80,6 +80,9 @@ def open_recordings(
     if resync not in (None, "nearest"):
         raise ConfigError("is unknown", field="resync", found=resync, expected=["nearest"])
     file = None if cameras is None else Path(cameras)
+    for field, given in (("source", path), ("cameras", cameras)):
+        if given is not None:
+            refuse_protocol(str(given), path=Path(given), file=given, field=field)
     supplied = Supplied(cameras=file, fov_deg=fov_deg, fit=fit, loose_times=resync is not None)
     recordings = _found(root, supplied)
     if resync is None:

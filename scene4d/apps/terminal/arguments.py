@@ -11,10 +11,12 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scene4d.apps.terminal.option_checks import flag
+from scene4d.data.files.paths import refuse_protocol
 from scene4d.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
     of these or None. `--some_name` and `--some-name` are the same.
 
     Raises:
-        ConfigError: an option is unknown, missing or has a wrong value. SystemExit: the help was asked for.
+        ConfigError: an option is unknown, missing or has a wrong value. SecurityError: what is read is no file of this
+            machine. SystemExit: the help was asked for.
     """
     parser = _Parser(prog=prog, description=description)
     texts = docstrings_of(kind) if set(HELP) & set(arguments) else {}
@@ -73,7 +76,18 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
     if unknown:
         flags = [flag(name) for name, hint in hints.items() if POSITIONAL not in get_args(hint)]
         _refuse(parser, unknown, flags=flags)
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in vars(values).items()})
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(values).items()}
+    for name, value in given.items():
+        if OUTPUT not in get_args(hints[name]):
+            _refuse_addresses(name, value)
+    return kind(**given)
+
+
+def _refuse_addresses(name: str, value: Any) -> None:
+    """Raise where a path that is read is an address of another machine, or a protocol of another program."""
+    for path in value if isinstance(value, tuple) else (value,):
+        if isinstance(path, Path):
+            refuse_protocol(str(path), path=path, file=path, field=flag(name))
 
 
 def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field, *, hint: Any, text: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses
 from scene4d.data.cameras.lens import MODELS, Lens, checked_lens, lens_or_none
 from scene4d.data.files.json_files import matrix_of, read_json
+from scene4d.data.files.paths import refuse_protocol
 from scene4d.data.ledger import uncalibrated, with_left_out
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import CalibrationError, ConfigError
@@ -121,7 +122,7 @@ def entries_of(
     """The "cameras" of a cameras.json, checked.
 
     Raises:
-        CalibrationError: an entry is impossible, or names what does not exist.
+        CalibrationError: an entry is impossible, or names what does not exist. SecurityError: it names a protocol.
     """
     if not isinstance(entries, dict) or not entries:
         raise CalibrationError("names no camera", file=file, field="cameras", fix=f"write it as {SCHEMA}")
@@ -155,6 +156,7 @@ def _entry(
         named, there = entry.get(key), sizes if key == "rgb" else columns
         known = isinstance(named, str) and named in there
         if not known and (named is not None or key == "rgb"):
+            refuse_protocol(str(named), path=file.parent / str(named), file=file, field=f"{field}.{key}")
             problem = "names nothing that is there"
             raise CalibrationError(problem, file=file, field=f"{field}.{key}", found=named, expected=list(there)[:20])
     size, K = _fitted(entry, actual=sizes[entry["rgb"]], file=file, field=field, fit=entry.get("fit", fit))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scene4d.errors import DataFormatError, ResourceError
+from scene4d.files import require_regular
 
 MAX_BYTES = 1 << 29
 
@@ -26,8 +27,9 @@ def read_json(path: Path, *, fix: str) -> dict[str, Any]:
         raise DataFormatError("holds a number that JSON does not have", file=path, found=word)
 
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ResourceError("is too large", file=path, found=path.stat().st_size, expected=f"<= {MAX_BYTES} bytes")
+        size = require_regular(path).st_size
+        if size > MAX_BYTES:
+            raise ResourceError("is too large", file=path, found=size, expected=f"<= {MAX_BYTES} bytes")
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, fix=fix) from error

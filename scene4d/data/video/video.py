@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from scene4d.data.video.video_file import new_video, open_video
 from scene4d.errors import DepthError, VideoError
 from scene4d.files import atomic_file
 
@@ -33,7 +34,7 @@ class VideoEncoder:
     def __init__(self, path: str | os.PathLike, *, fps: float, crf: int = 6, pix_fmt: str = "yuv444p"):
         self.path, self.count = path, 0
         self._rate, self._crf, self._pix_fmt = Fraction(fps).limit_denominator(100000), crf, pix_fmt
-        self._container = av.open(os.fspath(path), "w", options={"movflags": "faststart"})
+        self._container = new_video(path)
         self._stream: Any = None
 
     def add(self, frames: Iterable[np.ndarray]) -> None:
@@ -120,7 +121,7 @@ def video_facts(path: str | os.PathLike) -> VideoFacts:
     Raises:
         VideoError: the file cannot be opened, has no video or no frame rate.
     """
-    with _open(path) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
         codec, rate = stream.codec_context, stream.average_rate
         size, names = (codec.width, codec.height), (codec.name, str(codec.pix_fmt))
@@ -185,7 +186,7 @@ def _frame_index(path: str | os.PathLike) -> _FrameIndex:
 @functools.lru_cache(_MAX_INDEXED)
 def _indexed(path: str, state: tuple[int, int]) -> _FrameIndex:
     """The index of a file in that state; only where the container's own index does not do, all packets are read."""
-    with _open(path) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
         base, reordered = float(stream.time_base or 0), bool(stream.codec_context.has_b_frames)
         entries = list(getattr(stream, "index_entries", None) or ())  # absent from older libraries
@@ -216,7 +217,7 @@ def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bo
     wanted = list(indices)
     done = 0
     stamps = _frame_index(path).stamps
-    with _open(path) as container:
+    with open_video(path) as container:
         container.streams.video[0].codec_context.thread_count = 1
         try:
             for place, frame in _decoded(container, wanted[0] if wanted else 0, stamps=stamps):
@@ -268,15 +269,3 @@ def _plane(frame: av.VideoFrame, path: str | os.PathLike) -> np.ndarray:
         raise DepthError("is no depth video", file=path, field="pix_fmt", found=found, expected="gray12le", fix=fix)
     rows = np.frombuffer(memoryview(frame.planes[0]), np.uint16).reshape(-1, frame.planes[0].line_size // 2)
     return rows[: frame.height, : frame.width].copy()
-
-
-def _open(path: str | os.PathLike):
-    try:
-        container = av.open(os.fspath(path))
-    except (FFmpegError, OSError) as error:
-        fix = "was it copied whole? a file that was never finished has no index"
-        raise VideoError("cannot be opened as video", file=path, found=error, fix=fix) from error
-    if not container.streams.video:
-        container.close()
-        raise VideoError("has no video stream", file=path)
-    return container

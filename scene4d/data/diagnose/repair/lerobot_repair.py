@@ -218,13 +218,13 @@ class _Source:
     def _place(self, number: int, key: str) -> tuple[Path, int]:
         """The video of an episode, and the index of its first frame there."""
         place = self._where(number, f"videos/{key}") or {}
-        file = layout.file_path(self.root, self.info["video_path"], video_key=key, **place)
+        file = layout.file_path(self.root, self.info, field="video_path", video_key=key, **place)
         start = f"videos/{key}/from_timestamp"
         seconds = self.episodes[start][number].as_py() if start in self.episodes.column_names else 0.0
         return file, round((seconds or 0.0) * float(self.info["fps"]))
 
     def _data_file(self, number: int) -> Path:
-        return layout.file_path(self.root, self.info["data_path"], **(self._where(number, "data") or {}))
+        return layout.file_path(self.root, self.info, field="data_path", **(self._where(number, "data") or {}))
 
     def _data_files(self) -> dict[Path, list[int]]:
         found: dict[Path, list[int]] = {}

@@ -12,6 +12,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from scene4d.data.video.video import encode_video
+from scene4d.data.video.video_file import new_video, open_video
 from scene4d.errors import VideoError
 
 
@@ -19,9 +20,7 @@ def whole_frames(path: str | os.PathLike) -> tuple[int, str | None]:
     """Frames that decode from the start on without a fault, and what ends them too early (None: nothing)."""
     count = 0
     try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.video:
-                return 0, "has no video stream"
+        with open_video(path) as container:
             stream = container.streams.video[0]
             declared = stream.frames
             stream.codec_context.thread_count = 1
@@ -29,7 +28,7 @@ def whole_frames(path: str | os.PathLike) -> tuple[int, str | None]:
                 if frame.is_corrupt:
                     return count, f"frame {count} is damaged"
                 count += 1
-    except (FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError, VideoError) as error:
         return count, " ".join(f"cannot be decoded from frame {count} on ({error})".split())[:200]
     if declared and count < declared:
         return count, f"ends after {count} of {declared} frames"
@@ -58,7 +57,7 @@ def copy_video(path: str | os.PathLike, target: str | os.PathLike, *, num_frames
 
 
 def _copy_packets(path: str | os.PathLike, target: str | os.PathLike, *, num_frames: int) -> None:
-    with av.open(os.fspath(path)) as source, av.open(os.fspath(target), "w", options={"movflags": "faststart"}) as copy:
+    with open_video(path) as source, new_video(target) as copy:
         stream = source.streams.video[0]
         target_stream = copy.add_stream_from_template(stream)
         for taken, packet in enumerate(source.demux(stream)):
@@ -69,7 +68,7 @@ def _copy_packets(path: str | os.PathLike, target: str | os.PathLike, *, num_fra
 
 
 def _first_frames(path: str | os.PathLike, most: int) -> Iterator[av.VideoFrame]:
-    with av.open(os.fspath(path)) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         yield from itertools.islice(container.decode(stream), most)

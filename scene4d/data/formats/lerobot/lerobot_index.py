@@ -64,14 +64,16 @@ class EpisodeIndex:
 
     def data_file(self, row: int) -> Path:
         """The table of an episode."""
-        return layout.file_path(self.root, self.info["data_path"], **self.place(row))
+        return layout.file_path(self.root, self.info, field="data_path", **self.place(row))
 
     def has_images(self, row: int, key: str) -> bool:
         """Whether a feature's images are there: in the tables, or in a video."""
-        template = self.info.get("video_path")
-        if self.info["features"][key].get("dtype") != "video" or not isinstance(template, str):
+        if self.info["features"][key].get("dtype") != "video" or not isinstance(self.info.get("video_path"), str):
             return True
-        return layout.file_path(self.root, template, **self.place(row, video_key=key)).is_file()
+        return self._video_file(row, key).is_file()
+
+    def _video_file(self, row: int, key: str) -> Path:
+        return layout.file_path(self.root, self.info, field="video_path", **self.place(row, video_key=key))
 
     def rows_in_file(self, row: int) -> int:
         """Frames of all episodes that share an episode's table."""
@@ -88,11 +90,7 @@ class EpisodeIndex:
             VideoError: the video cannot be opened. TimestampError: the episode lies beyond its end.
             DataFormatError: the numbers of frames differ by more than one.
         """
-        template = self.info.get("video_path")
-        if not isinstance(template, str):
-            where = {"file": self.root / layout.INFO, "field": "video_path"}
-            raise DataFormatError("is missing", **where, found=template)
-        file = layout.file_path(self.root, template, **self.place(row, video_key=key))
+        file = self._video_file(row, key)
         found, length = count_frames(file), int(self.value(row, "length"))
         if not self.packed:
             return self._clipped(file, key, found=found, expected=length, first=0)

@@ -81,22 +81,25 @@ def is_depth_map(feature: Mapping[str, Any]) -> bool:
     return video_entry(feature).get("is_depth_map") is True
 
 
-def file_path(root: Path, template: str, **values: Any) -> Path:
-    """The file a path template names, which must lie inside `root`.
+def file_path(root: Path, info: Mapping[str, Any], *, field: str, **values: Any) -> Path:
+    """The file that a path template of info.json ("data_path", "video_path") names, which must lie inside `root`.
 
     Raises:
-        SecurityError: the template or a link leads out of `root`, or asks for more than chunk, file and video names.
-        DataFormatError: the template cannot be filled.
+        SecurityError: the template or a link leads out of `root`, names a protocol, or asks for more than chunk, file
+            and video names. DataFormatError: there is no template, or it cannot be filled.
     """
+    template, where = info.get(field), {"file": root / INFO, "field": field}
+    if not isinstance(template, str):
+        raise DataFormatError("is missing", **where, found=template)
     try:
         fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise DataFormatError("is no path template", file=root / INFO, found=template) from error
+        raise DataFormatError("is no path template", **where, found=template) from error
     if any(name not in _TEMPLATE_FIELDS or len(spec or "") > 4 for name, spec in fields):
         problem = "a path template asks for something else"
-        raise SecurityError(problem, file=root / INFO, found=template, expected=sorted(_TEMPLATE_FIELDS))
+        raise SecurityError(problem, **where, found=template, expected=sorted(_TEMPLATE_FIELDS))
     try:
         relative = template.format(**values)
     except (KeyError, ValueError) as error:
-        raise DataFormatError("a path template cannot be filled", file=root / INFO, found=template) from error
-    return inside_folder(root, relative, file=root / INFO)
+        raise DataFormatError("a path template cannot be filled", **where, found=template) from error
+    return inside_folder(root, relative, **where)
