@@ -109,8 +109,17 @@ HEADERS = {
     ),
     "unknown type": (lambda h: h.replace("float y", "float128 y"), "header line 5", "unknown header line"),
     "twice": (lambda h: h.replace("float y", "float x"), "header line 5", "twice"),
-    "ascii": (lambda h: h.replace("binary_little_endian", "ascii"), "header line 2", "unsupported encoding"),
-    "big endian": (lambda h: h.replace("little", "big"), "header line 2", "unsupported encoding"),
+    "no such encoding": (lambda h: h.replace("little", "middle"), "header line 2", "unknown encoding"),
+    "ascii that lies": (
+        lambda h: h.replace("binary_little_endian", "ascii").replace("vertex 30", "vertex 4000000000"),
+        "header line 3",
+        "shorter",
+    ),
+    "big endian that lies": (
+        lambda h: h.replace("little", "big").replace("vertex 30", "vertex 31"),
+        "header line 3",
+        "shorter",
+    ),
     "no end": (lambda h: h.replace("end_header", "end"), "header", "no end_header"),
     "no ply": (lambda h: h.replace("ply", "PLY", 1), "header", "no PLY"),
 }

@@ -100,15 +100,6 @@ def test_headers_that_lie_are_refused_before_allocation(tmp_path, change, words)
     assert str(tmp_path / "a.ply") in str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "binary_big_endian"])
-def test_other_encodings_are_named(tmp_path, encoding):
-    table_file(tmp_path / "a.ply", splat_columns())
-    data = (tmp_path / "a.ply").read_bytes().replace(b"binary_little_endian", encoding.encode())
-    (tmp_path / "a.ply").write_bytes(data)
-    with pytest.raises(DataFormatError, match=f"found {encoding}"):
-        read_ply(tmp_path / "a.ply")
-
-
 def test_mesh_or_point_cloud_instead_of_splats(tmp_path):
     trimesh = pytest.importorskip("trimesh")
     (tmp_path / "mesh.ply").write_bytes(trimesh.creation.box().export(file_type="ply"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from scene4d.gaussians.edit import prune
 from scene4d.gaussians.formats.mesh import Mesh, mesh_from_depth
 from scene4d.gaussians.formats.nerfstudio import from_nerfstudio, read_placement
 from scene4d.gaussians.formats.open3d import mesh_from_depth_open3d
-from scene4d.gaussians.formats.ply import read_ply_counted, write_ply
+from scene4d.gaussians.formats.ply import read_ply_splats, write_ply
 from scene4d.gaussians.formats.points import (
     gaussians_from_points,
     read_point_cloud,
@@ -35,6 +35,7 @@ from scene4d.gaussians.formats.points import (
     write_flow_npz,
     write_gaussian_points,
 )
+from scene4d.gaussians.formats.splat_notes import Splats
 from scene4d.gaussians.formats.trimesh import write_mesh
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.geometry.camera import orbit
@@ -52,14 +53,15 @@ class Source:
     times: list[float]
     cameras: dict[str, Cameras]
     scene: Scene4D
-    mended: dict[str, int] = field(default_factory=dict)
+    splats: Splats | None = None
+    """What came in, where it was a file of splats."""
 
 
 def run_export(options: ExportOptions) -> dict[str, Any]:
-    """Read, convert, write; returns {output, source, times, bytes, mended, num_rows or num_faces}.
+    """Read, convert, write; returns {output, source, times, bytes, mended, left_out, num_rows or num_faces}.
 
-    times: seconds exported; mended: what was impossible in a .ply that came in, by rule; num_rows: splats, points or
-    pixels with depth of all files together; num_faces: triangles.
+    times: seconds exported; mended: what was impossible in splats that came in, by rule; left_out: what was not read of
+    them, or otherwise; num_rows: splats, points or pixels with depth of all files together; num_faces: triangles.
 
     Raises:
         ConfigError: options that do not go together. What the readers and writers raise.
@@ -89,9 +91,10 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
                 shown |= {"width": cameras.width, "height": cameras.height}
                 (folder / "camera.json").write_text(json.dumps(shown))  # as `--camera FILE.json` reads it
     size = sum(p.stat().st_size for p in output.iterdir()) if output.is_dir() else output.stat().st_size
+    mended, notes = ({}, ()) if source.splats is None else (source.splats.mended, source.splats.notes)
     return {
-        "output": str(output), "source": str(options.scene), "times": times, "bytes": size, "mended": source.mended,
-        **counts,
+        "output": str(output), "source": str(options.scene), "times": times, "bytes": size, "mended": mended,
+        "left_out": [note.as_dict() for note in notes], **counts,
     }  # fmt: skip
 
 
@@ -115,11 +118,12 @@ def _open_source(options: ExportOptions) -> Source:
             points, colors = read_point_cloud(path)
             return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians_from_points(points, colors=colors)))
         case ".ply":
-            gaussians, mended = read_ply_counted(path, strict=options.strict)
+            splats = read_ply_splats(path, strict=options.strict)
+            gaussians = splats.gaussians
             if options.nerfstudio is not None:
                 placement = read_placement(options.nerfstudio, recording=options.nerfstudio_data)
                 gaussians = from_nerfstudio(gaussians, placement)
-            return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians), mended=mended)
+            return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians), splats=splats)
     found, fix = path.suffix or "no suffix", "`scene4d reconstruct` makes a .s4d of a recording"
     raise DataFormatError("is nothing that can be exported", file=path, found=found, expected=".s4d or .ply", fix=fix)
 

@@ -6,20 +6,18 @@ import os
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from scene4d.errors import DataFormatError, GaussianError, ShapeError
-from scene4d.gaussians.edit import prune, sanitize, with_sh_bases
+from scene4d.errors import ShapeError
+from scene4d.gaussians.edit import prune, with_sh_bases
+from scene4d.gaussians.formats.ply_columns import REST_BY_DEGREE, splats_of_vertices
 from scene4d.gaussians.formats.ply_compressed import is_compressed, unpack_gaussians
-from scene4d.gaussians.formats.ply_table import read_ply_tables, write_ply_vertices
-from scene4d.geometry.sh import sh_from_rgb
+from scene4d.gaussians.formats.ply_table import PlyFile, read_ply_file, write_ply_vertices
+from scene4d.gaussians.formats.splat_notes import SplatNote, Splats, antialiased_note, checked_splats
 from scene4d.types import Gaussians
 
-REST_BY_DEGREE = (0, 9, 24, 45)
-DC, RGB = ("f_dc_0", "f_dc_1", "f_dc_2"), ("red", "green", "blue")
-NEEDED = ("x", "y", "z", *DC, "opacity")
-NEEDED += tuple(f"scale_{i}" for i in range(3)) + tuple(f"rot_{i}" for i in range(4))
+ANTIALIASED = ("splatrendermode: mip", "antialiased 1")
+"""Comments of Brush and Postshot, in small letters."""
 
 
 def write_ply(path: str | os.PathLike, gaussians: Gaussians, *, sh_degree: int = 3) -> None:
@@ -54,64 +52,40 @@ def write_ply(path: str | os.PathLike, gaussians: Gaussians, *, sh_degree: int =
 
 
 def read_ply(path: str | os.PathLike, *, strict: bool = False) -> Gaussians:
-    """Read a splat .ply: INRIA columns in any order (red green blue for f_dc where nerfstudio wrote them), with or
-    without normals and f_rest, or compressed by SuperSplat.
+    """`read_ply_splats` without its notes.
 
-    Impossible values are mended or their rows dropped with a warning that counts them (`gaussians.edit.sanitize`).
+    What was mended, and findings, are a warning.
+    """
+    splats = read_ply_splats(path, strict=strict)
+    if splats.mended:
+        warnings.warn(f"{path}: mended or dropped impossible values: {splats.mended}", stacklevel=2)
+    for note in splats.notes:
+        if note.lost:
+            warnings.warn(f"{path}: {note}", stacklevel=2)
+    return splats.gaussians
+
+
+def read_ply_splats(path: str | os.PathLike, *, strict: bool = False) -> Splats:
+    """Read a splat .ply of any encoding: INRIA columns in any order (red green blue for f_dc where nerfstudio wrote
+    them), with or without normals and f_rest, flat or with a 3D filter (`splats_of_vertices`), or compressed by
+    SuperSplat. Axes are as in the file.
+
+    Impossible values are mended or their rows dropped, and counted (`gaussians.edit.sanitize`).
 
     Raises:
-        DataFormatError: not a binary little-endian splat PLY, or shorter than it claims (checked before allocating).
-        GaussianError: `strict` and a value is impossible.
+        DataFormatError: no splat PLY, or shorter than it claims (checked before allocating).
+        GaussianError: `strict` and a value is impossible, or was activated already.
     """
-    gaussians, counts = read_ply_counted(path, strict=strict)
-    if counts:
-        warnings.warn(f"{path}: mended or dropped impossible values: {counts}", stacklevel=2)
-    return gaussians
-
-
-def read_ply_counted(path: str | os.PathLike, *, strict: bool = False) -> tuple[Gaussians, dict[str, int]]:
-    """`read_ply` without its warning, and how many rows each rule of `sanitize` touched."""
     path = Path(path)
-    tables = read_ply_tables(path, names=("chunk", "vertex", "sh"))
-    if is_compressed(tables):
-        return sanitize(unpack_gaussians(tables, file=path), strict=strict, file=path)
-    table = tables["vertex"]
-    names = table.dtype.names or ()
-    plain = not set(DC) & set(names) and set(RGB) <= set(names)  # `ns-export --ply-color-mode rgb`
-    missing = [n for n in NEEDED if n not in names and not (plain and n in DC)]
-    if missing:
-        problem = "is no Gaussian splat: no " + "/".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
-        fix = "a mesh or plain point cloud? did you mean --as-points"
-        raise DataFormatError(problem, file=path, field="element vertex", found=list(names[:12]), fix=fix)
-    rest = [n for n in names if n.startswith("f_rest_")]
-    if len(rest) not in REST_BY_DEGREE or set(rest) != {f"f_rest_{i}" for i in range(len(rest))}:
-        problem = "f_rest columns fit no SH degree"
-        expected, fix = "0, 9, 24 or 45, numbered from 0", "export the splats again with SH degree 0 to 3"
-        raise DataFormatError(problem, file=path, field="f_rest", found=len(rest), expected=expected, fix=fix)
-    infinite = np.flatnonzero(np.isinf(table["opacity"]))
-    if len(infinite) and strict:
-        found = {"opacity_logits_infinite": len(infinite)}
-        raise GaussianError("impossible values", file=path, field="opacity", frame=int(infinite[0]), found=found)
-    gaussians, counts = sanitize(_gaussians_from_table(table, num_rest=len(rest)), strict=strict, file=path)
-    return gaussians, counts | ({"opacity_logits_infinite": len(infinite)} if len(infinite) else {})
+    file = read_ply_file(path, names=("chunk", "vertex", "sh"))
+    notes = _notes(file)
+    if is_compressed(file.tables):
+        gaussians = unpack_gaussians(file.tables, file=path)
+        return checked_splats(gaussians, form="compressed PLY", file=path, strict=strict, notes=notes)
+    return splats_of_vertices(file.tables["vertex"], file=path, strict=strict, notes=notes)
 
 
-def _gaussians_from_table(table: np.ndarray, *, num_rest: int) -> Gaussians:
-    def columns(*names: str) -> torch.Tensor:
-        picked = np.empty((len(table), len(names)), np.float32)
-        for i, name in enumerate(names):
-            picked[:, i] = table[name]
-        return torch.from_numpy(picked)
-
-    if DC[0] in (table.dtype.names or ()):
-        dc = columns(*DC)[:, None]
-    else:
-        dc = sh_from_rgb(columns(*RGB) / (255 if table.dtype["red"].kind == "u" else 1))
-    rest = columns(*(f"f_rest_{i}" for i in range(num_rest))).unflatten(1, (3, num_rest // 3)).transpose(1, 2)
-    return Gaussians(
-        means=columns("x", "y", "z"),
-        quats=columns(*(f"rot_{i}" for i in range(4))),
-        scales=columns(*(f"scale_{i}" for i in range(3))).double().exp().float(),
-        opacities=torch.sigmoid(columns("opacity")[:, 0]),
-        sh=torch.cat([dc, rest], 1),
-    )
+def _notes(file: PlyFile) -> tuple[SplatNote, ...]:
+    said = tuple(c for c in file.comments if c.lower() in ANTIALIASED)
+    elements = SplatNote("elements", "elements", file.others, "no splats: not read", lost=False)
+    return (antialiased_note(said), elements)
