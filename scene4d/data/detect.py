@@ -145,7 +145,7 @@ def _open_file(path: Path, supplied: Supplied) -> Sequence[TableReader] | None:
 
         return open_hdf5(path, supplied=supplied)
     if path.suffix.lower() == ".mcap":
-        from scene4d.data.formats.ros.mcap import open_mcap
+        from scene4d.data.formats.ros.ros_recording import open_mcap
 
         return open_mcap(path, loose_times=supplied.loose_times)
     if path.name.startswith("transforms") and path.suffix == ".json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ COLORS = {
     "8UC1": (1, [0, 0, 0]),
 }
 DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-COMPRESSED_DEPTH_HEADER = 12
+COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")  # format, and of floats the two numbers of their inverse
 PNG = b"\x89PNG"
 
 
@@ -36,8 +37,16 @@ def is_depth(message: Any) -> bool:
 
 
 def size_of(message: Any, *, file: Path, topic: str) -> tuple[int, int]:
-    """(width, height) of an image message."""
+    """(width, height) of an image message.
+
+    Raises:
+        DataFormatError: pictures of this kind are not read.
+    """
     if not hasattr(message, "format"):
+        known = {*COLORS, *DEPTHS}
+        if message.encoding not in known or not message.width or not message.height:
+            found = f"{message.encoding} {message.width}x{message.height}"
+            raise DataFormatError("is no image", file=file, field=topic, found=found, expected=sorted(known))
         return int(message.width), int(message.height)
     return size_from_bytes(_payload(message), file=file, field=topic)
 
@@ -68,9 +77,12 @@ def depth_of(message: Any, *, file: Path, topic: str, frame: int) -> np.ndarray:
     if hasattr(message, "format"):
         with image_from_bytes(_payload(message), file=file, field=topic, frame=frame) as image:
             codes = np.asarray(image).astype(np.int64)
+        if codes.ndim != 2:
+            raise DataFormatError("is no known depth", **where, found=message.format, expected="one channel")
         if message.format.startswith("32FC1"):
-            fix = "record the raw topic, or 16UC1"
-            raise DataFormatError("floats in compressed depth are not read", **where, found=message.format, fix=fix)
+            if len(message.data) < COMPRESSED_DEPTH_HEADER.size or bytes(message.data[:4]) == PNG:
+                raise DataFormatError("floats in compressed depth lack their header", **where, found=message.format)
+            return checked_depth(_from_inverse(codes, bytes(message.data)), file=file, frame=f"{topic} {frame}")
         return depth_of_codes(codes, unit=0.001, file=file, frame=f"{topic} {frame}")
     kind = DEPTHS.get(message.encoding)
     if kind is None:
@@ -87,6 +99,9 @@ def camera_of(message: Any, *, rectified: bool, file: Path, topic: str) -> tuple
     Raises:
         CalibrationError: not calibrated, or an unknown lens.
     """
+    if len(message.k) != 9 or len(message.p) != 12:
+        found, expected = f"{len(message.k)}, {len(message.p)} numbers", "k of 9, p of 12"
+        raise DataFormatError("is no CameraInfo", file=file, field=topic, found=found, expected=expected)
     K = np.asarray(message.p if rectified else message.k, np.float64).reshape(3, -1)[:, :3]
     if not K.any():
         fix = "calibrate the camera"
@@ -94,6 +109,11 @@ def camera_of(message: Any, *, rectified: bool, file: Path, topic: str) -> tuple
     coefficients = np.asarray(message.d, np.float64)
     if rectified or not coefficients.any():
         return K + PIXEL_CENTRE, None
+    terms = 4 if message.distortion_model == "equidistant" else 8
+    if coefficients[terms:].any():
+        found, fix = f"{len(coefficients)} coefficients", f"calibrate with {terms} coefficients, or record image_rect"
+        where = {"file": file, "field": f"{topic}.d", "found": found, "expected": f"at most {terms}"}
+        raise CalibrationError("the lens has terms that are not read", **where, fix=fix)
     match message.distortion_model:
         case "plumb_bob" | "rational_polynomial" | "":
             lens = lens_or_none(coefficients[:8])
@@ -108,8 +128,15 @@ def camera_of(message: Any, *, rectified: bool, file: Path, topic: str) -> tuple
 def _payload(message: Any) -> bytes:
     """The encoded image of a CompressedImage; that of compressed depth has a header of its own in front."""
     data = bytes(message.data)
-    cut = COMPRESSED_DEPTH_HEADER if "compressedDepth" in message.format and not data.startswith(PNG) else 0
+    cut = COMPRESSED_DEPTH_HEADER.size if "compressedDepth" in message.format and not data.startswith(PNG) else 0
     return data[cut:]
+
+
+def _from_inverse(codes: np.ndarray, data: bytes) -> np.ndarray:
+    """Metres [h w] of floats in compressed depth, whose codes count their inverse; code 0 is a hole."""
+    _, scale, shift = COMPRESSED_DEPTH_HEADER.unpack_from(data)
+    measured = (codes > 0) & (codes != shift)
+    return np.where(measured, scale / np.where(measured, codes - shift, 1), 0).astype(np.float32)
 
 
 def _rows(message: Any, kind: str, *, channels: int, file: Path, topic: str, frame: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
+from scene4d.data.formats.ros.ros_log import seconds
 from scene4d.errors import CalibrationError, DataFormatError
 
 MAX_GAP = 0.25  # s between two readings that are still joined by a line
@@ -46,6 +47,22 @@ class FrameTree:
             above.append(parent)
         return next((name for name in ROOTS if name in above), above[-1])
 
+    def unconnected(self, root: str) -> list[str]:
+        """Frames whose links do not lead to `root`, nor down from it."""
+        top = self._top(root)
+        return sorted(frame for frame in self.links if self._top(frame) != top)
+
+    def _top(self, frame: str) -> str:
+        seen = {frame}
+        while frame in self.links and self.links[frame].parent not in seen:
+            frame = self.links[frame].parent
+            seen.add(frame)
+        return frame
+
+    def knows(self, frame: str) -> bool:
+        """Whether any link names a frame."""
+        return frame in self.links or any(link.parent == frame for link in self.links.values())
+
     def world_from(self, frame: str, times: np.ndarray, *, root: str, file: Any) -> tuple[np.ndarray, np.ndarray]:
         """World-from-frame [t 4 4] at times [t] s, and where it is known [t]: near enough to readings of every link.
 
@@ -64,18 +81,18 @@ class FrameTree:
         return matrices, known
 
 
-def tree_of(transforms: Iterable[tuple[Any, bool]], *, file: Any) -> FrameTree:
-    """The tree of (TransformStamped, fixed) messages.
+def tree_of(transforms: Iterable[tuple[Any, bool, int]], *, file: Any) -> FrameTree:
+    """The tree of (TransformStamped, fixed, time of logging in ns) messages.
 
     Raises:
         CalibrationError: a quaternion is zero or not finite.
     """
     rows: dict[str, list[tuple[float, ...]]] = {}
     parents: dict[str, tuple[str, bool]] = {}
-    for message, fixed in transforms:
+    for message, fixed, logged in transforms:
         child, parent = message.child_frame_id.lstrip("/"), message.header.frame_id.lstrip("/")
         shift, turn = message.transform.translation, message.transform.rotation
-        row = (seconds(message.header.stamp), shift.x, shift.y, shift.z, turn.x, turn.y, turn.z, turn.w)
+        row = (seconds(message.header.stamp, logged=logged), shift.x, shift.y, shift.z, turn.x, turn.y, turn.z, turn.w)
         if not np.isfinite(row).all() or not np.linalg.norm(row[4:]) > 1e-6:
             where = {"file": file, "field": f"tf {parent} -> {child}"}
             raise CalibrationError("a transform is not finite, or its quaternion is zero", **where, found=row[1:])
@@ -90,11 +107,6 @@ def tree_of(transforms: Iterable[tuple[Any, bool]], *, file: Any) -> FrameTree:
         times = np.empty(0) if fixed else table[:, 0]
         links[child] = _Link(parent=parent, times=times, positions=table[:, 1:4], quats=table[:, 4:])
     return FrameTree(links)
-
-
-def seconds(stamp: Any) -> float:
-    """Seconds of a ROS time; float64 keeps a tenth of a microsecond of the wall clock."""
-    return stamp.sec + 1e-9 * stamp.nanosec
 
 
 def _at(link: _Link, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
