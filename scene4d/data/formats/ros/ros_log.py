@@ -128,7 +128,9 @@ def decoded(message: Message, *, file: Path) -> Any:
 def _check_fields(found: Any, fields: Mapping[str, type], *, kind: str, where: Mapping[str, Any]) -> None:
     accepted = {int: (int, np.integer), float: (int, float, np.number), str: (str,), list: (Sequence, np.ndarray)}
     for name, wanted in fields.items():
-        value: Any = functools.reduce(lambda each, part: getattr(each, part, None), name.split("."), found)
+        value = found
+        for part in name.split("."):
+            value = getattr(value, part, None)
         good = isinstance(value, accepted[wanted]) and (wanted is not list or not isinstance(value, str))
         if not good or (wanted is int and not name.startswith("header") and value < 0):
             problem = f"its messages are no {kind}: the field {name} is missing or of another type"
