@@ -128,14 +128,19 @@ def decoded(message: Message, *, file: Path) -> Any:
 def _check_fields(found: Any, fields: Mapping[str, type], *, kind: str, where: Mapping[str, Any]) -> None:
     accepted = {int: (int, np.integer), float: (int, float, np.number), str: (str,), list: (Sequence, np.ndarray)}
     for name, wanted in fields.items():
-        value = found
-        for part in name.split("."):
-            value = getattr(value, part, None)
+        value = _at(found, name)
         good = isinstance(value, accepted[wanted]) and (wanted is not list or not isinstance(value, str))
         if not good or (wanted is int and not name.startswith("header") and value < 0):
             problem = f"its messages are no {kind}: the field {name} is missing or of another type"
             fix = "record it with the standard type, or leave the topic out"
             raise DataFormatError(problem, **where, found=type(value).__name__, expected=wanted.__name__, fix=fix)
+
+
+def _at(found: Any, name: str) -> Any:
+    """The field of a dotted name, None where there is none."""
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def first_message(log: Log, topic: str) -> Any:
