@@ -130,7 +130,8 @@ def _check_fields(found: Any, fields: Mapping[str, type], *, kind: str, where: M
     for name, wanted in fields.items():
         value = _at(found, name)
         good = isinstance(value, accepted[wanted]) and (wanted is not list or not isinstance(value, str))
-        if not good or (wanted is int and not name.startswith("header") and value < 0):
+        negative = isinstance(value, int | np.integer) and value < 0 and not name.startswith("header")
+        if not good or negative:
             problem = f"its messages are no {kind}: the field {name} is missing or of another type"
             fix = "record it with the standard type, or leave the topic out"
             raise DataFormatError(problem, **where, found=type(value).__name__, expected=wanted.__name__, fix=fix)
