@@ -321,12 +321,14 @@ void farthest_of(const FarthestTask<typename N::T>& t) {
 }  // namespace
 
 void nearest_float(const NearestTask<float>& task) { nearest_any<Floats>(task); }
-void nearest_double(const NearestTask<double>& task) { nearest_any<Doubles>(task); }
 
 void farthest_float(const FarthestTask<float>& task) {
   task.num_dims == 3 ? farthest_of<Floats, 3>(task) : farthest_of<Floats, 0>(task);
 }
 
+#ifdef S4D_DOUBLES
+void nearest_double(const NearestTask<double>& task) { nearest_any<Doubles>(task); }
 void farthest_double(const FarthestTask<double>& task) { farthest_of<Doubles, 0>(task); }
+#endif
 
 }  // namespace S4D_NS

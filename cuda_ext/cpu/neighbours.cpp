@@ -24,7 +24,8 @@ namespace {
 
 constexpr int64_t TASK_QUERIES = 256;
 
-#define S4D_LOOPS(ns) {ns::nearest_float, ns::nearest_double, ns::farthest_float, ns::farthest_double}
+// Doubles go one by one on every machine, so that loop is built once.
+#define S4D_LOOPS(ns) {ns::nearest_float, s4d_base::nearest_double, ns::farthest_float, s4d_base::farthest_double}
 #ifdef S4D_X86
 constexpr NeighbourLoops LOOPS[] = {S4D_LOOPS(s4d_base), S4D_LOOPS(s4d_avx2), S4D_LOOPS(s4d_avx512)};
 #else

@@ -40,22 +40,22 @@ struct PixelTable {
 constexpr PixelTable PIXELS;
 
 template <int N>
-using Places = float* const (&)[N];  // N x WIDTH pixels, on plane 0
+using Pixels = float* const (&)[N];  // N x WIDTH pixels, on plane 0
 
 template <int N>
-S4D_HD Bundle<N> load(Places<N> at, int plane) {
+S4D_HD Bundle<N> load(Pixels<N> at, int plane) {
   Bundle<N> r;
   for (int i = 0; i < N; ++i) r.at[i] = Lanes::load(at[i] + plane * TILE_PIXELS);
   return r;
 }
 
 template <int N>
-S4D_HD void store(Places<N> at, int plane, const Bundle<N>& value) {
+S4D_HD void store(Pixels<N> at, int plane, const Bundle<N>& value) {
   for (int i = 0; i < N; ++i) value.at[i].store(at[i] + plane * TILE_PIXELS);
 }
 
 template <int N>
-S4D_HD void accumulate(Places<N> at, int plane, const Bundle<N>& weight, Lanes value) {
+S4D_HD void accumulate(Pixels<N> at, int plane, const Bundle<N>& weight, Lanes value) {
   store(at, plane, fma(weight, Bundle<N>(value), load<N>(at, plane)));
 }
 
@@ -73,7 +73,7 @@ struct Blend {
   using L = Bundle<N>;
   L dx, dy, raw, alpha, weight, after;
   BundleMask<N> kept;
-  S4D_HD Blend(const Stamp& s, Places<N> at, const L& before) {
+  S4D_HD Blend(const Stamp& s, Pixels<N> at, const L& before) {
     dx = load<N>(at, X) - L(s.u);
     dy = load<N>(at, Y) - L(s.v);
     raw = exp2(log2_alpha(dx, dy, L(s.a), L(s.b), L(s.c), L(s.log2_opacity)));
@@ -135,7 +135,7 @@ struct Tile {
 
   // Pixels that this splat finished: remembers their T; drops the block when none of it is left.
   template <int N>
-  S4D_HD void update(Places<N> at, const Bundle<N>& before, const Blend<N>& blend) {
+  S4D_HD void update(Pixels<N> at, const Bundle<N>& before, const Blend<N>& blend) {
     store<N>(at, T, blend.after);
     for (int i = 0; i < N; ++i) {
       Mask done = and_not(before.at[i] > Lanes(0.0f), blend.kept.at[i]);
@@ -285,7 +285,7 @@ struct EntrySums {
 
 // `seen` = gradient . (colour, depth, extras) of the splat.
 template <bool DEPTH, bool ABS, int N>
-S4D_HD void blend_vjp(const Stamp& s, const Blend<N>& b, Places<N> at, const Bundle<N>& before, const Bundle<N>& seen,
+S4D_HD void blend_vjp(const Stamp& s, const Blend<N>& b, Pixels<N> at, const Bundle<N>& before, const Bundle<N>& seen,
                       EntrySums& sums) {
   using L = Bundle<N>;
   L behind = fnma(b.weight, seen, load<N>(at, S));

@@ -17,48 +17,48 @@
 namespace s4d {
 namespace {
 
-constexpr size_t KEPT_BYTES = size_t{256} << 20;
-constexpr int KEPT_BLOCKS = 64;
+constexpr size_t SPARE_BYTES = size_t{256} << 20;
+constexpr int SPARE_BLOCKS = 64;
 constexpr size_t PAGE = 4096, HUGE_PAGE = size_t{2} << 20;
 constexpr size_t HUGE_BYTES = 2 * HUGE_PAGE;  // from this size on, blocks are made of huge pages
 
-struct Kept {
+struct Spare {
   void* data;
   size_t size;
 };
 
-std::mutex mutex;
-Kept kept[KEPT_BLOCKS];
-int num_kept = 0;
-size_t kept_bytes = 0;
+std::mutex spare_mutex;
+Spare spare[SPARE_BLOCKS];
+int num_spare = 0;
+size_t spare_bytes = 0;
 bool forked = false;
 
 // The child of a fork must neither find the lock taken nor wait for threads that were not copied.
-const int registered = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); },
+const int registered = pthread_atfork([] { spare_mutex.lock(); }, [] { spare_mutex.unlock(); },
                                       [] {
                                         forked = true;
-                                        mutex.unlock();
+                                        spare_mutex.unlock();
                                       });
 
 void* take_kept(size_t bytes, size_t& size) {
-  std::lock_guard<std::mutex> lock(mutex);
+  std::lock_guard<std::mutex> lock(spare_mutex);
   int best = -1;
-  for (int i = 0; i < num_kept; ++i)
-    if (kept[i].size >= bytes && kept[i].size / 4 <= bytes && (best < 0 || kept[i].size < kept[best].size)) best = i;
+  for (int i = 0; i < num_spare; ++i)
+    if (spare[i].size >= bytes && spare[i].size / 4 <= bytes && (best < 0 || spare[i].size < spare[best].size)) best = i;
   if (best < 0) return nullptr;
-  Kept block = kept[best];
-  kept[best] = kept[--num_kept];
-  kept_bytes -= block.size;
+  Spare block = spare[best];
+  spare[best] = spare[--num_spare];
+  spare_bytes -= block.size;
   size = block.size;
   return block.data;
 }
 
 void give_back(void* data, size_t size) {
   {
-    std::lock_guard<std::mutex> lock(mutex);
-    if (num_kept < KEPT_BLOCKS && kept_bytes + size <= KEPT_BYTES) {
-      kept[num_kept++] = {data, size};
-      kept_bytes += size;
+    std::lock_guard<std::mutex> lock(spare_mutex);
+    if (num_spare < SPARE_BLOCKS && spare_bytes + size <= SPARE_BYTES) {
+      spare[num_spare++] = {data, size};
+      spare_bytes += size;
       return;
     }
   }

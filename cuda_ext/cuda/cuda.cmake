@@ -1,7 +1,8 @@
-# The CUDA kernels. S4D_CUDA = AUTO builds them where nvcc is found, ON fails without it, OFF leaves them out. The
-# module imports on any machine: the CUDA runtime is linked in, and looks for a driver only when it is called.
-set(S4D_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
-set_property(CACHE S4D_CUDA PROPERTY STRINGS AUTO ON OFF)
+# The CUDA kernels, half of the compiler's time. S4D_CUDA = OFF leaves them out, ON fails without nvcc, AUTO builds them
+# where it is found (scripts/setup.sh asks for that where torch has CUDA): pip install . -C cmake.define.S4D_CUDA=ON
+# The module imports on any machine: the CUDA runtime is linked in, and looks for a driver only when it is called.
+set(S4D_CUDA OFF CACHE STRING "Build the CUDA kernels: OFF, AUTO or ON")
+set_property(CACHE S4D_CUDA PROPERTY STRINGS OFF AUTO ON)
 if(S4D_CUDA STREQUAL "OFF")
   return()
 endif()
