@@ -215,6 +215,18 @@ def test_videos_are_opened_in_one_place():
     assert opened == {"scene4d/data/video/video_file.py"}
 
 
+@pytest.mark.parametrize("path", [p for p in SOURCES if _name(p) != "scene4d/data/video/images.py"], ids=_name)
+def test_pictures_are_opened_in_one_place(path):
+    """Where only the decoders that start no program are reached."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
+            assert not {module.split(".")[0] for module in modules} & {"imageio", "cv2", "matplotlib", "skimage"}
+            assert getattr(node, "module", None) != "PIL.Image", "a bare open() of it would not be seen"
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("Image.open", "PIL.Image.open")
+
+
 @pytest.mark.parametrize("path", [*SOURCES, *NATIVE, *SCRIPTS], ids=_name)
 def test_nothing_is_left_unfinished(path):
     assert not re.search(r"\b(TODO|FIXME|XXX)\b|NotImplementedError\(\)|not implemented yet", path.read_text())

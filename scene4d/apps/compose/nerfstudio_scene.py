@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scene4d.data.detect import open_recordings
 from scene4d.data.files.json_files import read_json
 from scene4d.data.formats.posed.nerfstudio_write import MILLIMETRE, TRANSFORMS, write_nerfstudio
-from scene4d.data.video.images import read_depth_codes
+from scene4d.data.video.images import open_image, read_depth_codes
 from scene4d.errors import ConfigError
 from scene4d.gaussians.formats.nerfstudio import Placement, cameras_to_nerfstudio, placement_of
 from scene4d.geometry.camera import CV_FROM_GL, invert_rigid, transform_points, unproject
@@ -132,8 +131,7 @@ def _points(
         depth = torch.from_numpy(read_depth_codes(folder / row["depth_file_path"])).float() * MILLIMETRE
         seen = (depth > 0).flatten().nonzero()[:, 0]
         picked = seen[torch.randperm(len(seen), generator=generator)[: -(-most // len(rows))]]
-        with Image.open(folder / row["file_path"]) as picture:
-            rgb = torch.from_numpy(np.array(picture.convert("RGB")))
+        rgb = torch.from_numpy(np.array(open_image(folder / row["file_path"]).convert("RGB")))
         points.append(unproject(depth, viewmat, Ks=K).reshape(-1, 3)[picked])
         colors.append(rgb.reshape(-1, 3)[picked])
     return torch.cat(points)[:most], torch.cat(colors)[:most]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from scene4d.data.video.images import DECODE_ERRORS
+from scene4d.data.video.images import image_from_bytes
 from scene4d.errors import DataFormatError, DepthError
 
 DEPTH_UNIT = 1e-4  # m a step: rounds by at most 0.05 mm, reaches 6.5535 m
@@ -92,10 +92,7 @@ def _png(values: np.ndarray) -> bytes:
 
 
 def _array(data: bytes, *, size: tuple[int, int], file: str | os.PathLike, mode: str | None = None) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.size != tuple(size):  # the header is read before any pixel: a lie about the size costs nothing
-                raise DataFormatError("an image has the wrong size", file=file, found=image.size, expected=tuple(size))
-            return np.asarray(image if mode is None else image.convert(mode))
-    except DECODE_ERRORS as error:
-        raise DataFormatError("an image cannot be decoded", file=file, found=error) from error
+    with image_from_bytes(data, file=file) as image:
+        if image.size != tuple(size):  # the header is read before any pixel: a lie about the size costs nothing
+            raise DataFormatError("an image has the wrong size", file=file, found=image.size, expected=tuple(size))
+        return np.asarray(image if mode is None else image.convert(mode))

@@ -1,10 +1,16 @@
-"""Colour, depth and label images from files: decoded, checked, resized; every failure names the file."""
+"""Colour, depth and label images from files: decoded, checked, resized; every failure names the file.
+
+Every picture is opened here, by its content and by no decoder but those of `FORMATS`: others start foreign programs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
+import stat
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,18 +21,24 @@ from PIL import Image
 from scene4d.errors import DataFormatError, DepthError
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+MAX_PIXELS = 1 << 26  # 8192 x 8192: what a decoded picture may need of memory is known from its header
 MAX_INVALID = 0.95
 DEPTH_RANGE = (0.02, 100.0)
+
+
+# MAX_PIXELS refuses more than Pillow warns of.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def open_image(path: Path) -> Image.Image:
     """A decoded image.
 
     Raises:
-        DataFormatError: missing, truncated or no image.
+        DataFormatError: missing, truncated, too large, no image, or no regular file.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             image.load()
             return image
     except DECODE_ERRORS as error:
@@ -37,7 +49,7 @@ def open_image(path: Path) -> Image.Image:
 
 @contextlib.contextmanager
 def image_from_bytes(
-    data: bytes, *, file: str | Path, field: str | None = None, frame: int | str | None = None
+    data: bytes, *, file: str | os.PathLike, field: str | None = None, frame: int | str | None = None
 ) -> Iterator[Image.Image]:
     """An encoded image, whose header is read at once and whose pixels when they are asked for.
 
@@ -45,7 +57,7 @@ def image_from_bytes(
         DataFormatError: it cannot be decoded, also while the block lasts.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(io.BytesIO(data)) as image:
             yield image
     except DECODE_ERRORS as error:
         found = str(error)[:80]
@@ -53,13 +65,28 @@ def image_from_bytes(
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the header only."""
+    """(width, height) from the header only.
+
+    Raises:
+        DataFormatError: missing, too large, no image, or no regular file.
+    """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return image.size
     except DECODE_ERRORS as error:
         fix = "copy the file again, or leave the frame out"
         raise DataFormatError("is no image", file=path, found=str(error)[:80], fix=fix) from error
+
+
+def _opened(source: Path | io.BytesIO) -> Image.Image:
+    """An image whose header is read, by its content; errors are those of `DECODE_ERRORS`."""
+    if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+        raise ValueError("is no regular file")  # a pipe would wait for ever
+    image = Image.open(source, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height} are more than {MAX_PIXELS} pixels")
+    return image
 
 
 def read_depth_codes(path: Path) -> np.ndarray:
