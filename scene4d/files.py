@@ -1,17 +1,18 @@
-"""Outputs that appear whole or not at all: write beside the target, then rename over it."""
+"""Outputs that appear whole or not at all, and are on disk when they do; a disk that fails is a ResourceError."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
+from scene4d.disk_errors import writing
+from scene4d.drafts import DRAFT, OLD, claimed, draft_folder
 from scene4d.errors import DataFormatError, ResourceError, Scene4DError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-OTHER_PLACE = "free space or name another place"
+Run = TypeVar("Run", bound=Callable[[Any], Any])
 
 
 def open_regular(path: str | os.PathLike, *, kind: type[Scene4DError] = DataFormatError) -> BinaryIO:
@@ -61,90 +62,121 @@ def _refuse_others(mode: int, path: str | os.PathLike, *, kind: type[Scene4DErro
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path of the same suffix; move it to `path` when the block ends well, remove it otherwise.
+    """Yield the path of an empty draft of the same name; move it to `path` when the block ends well, else remove it.
+
+    Before it is moved its bytes are on disk, so that a power cut leaves the old file or the new one.
 
     Raises:
-        ResourceError: the disk is full, read-only or the folder cannot be made.
+        ResourceError: the disk is full or fails, or cannot be written: see `writing`.
     """
     target = Path(path)
-    with _resources(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}.", suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing(target), draft_folder(target) as folder:
+        draft = folder / target.name
+        draft.touch()
+        mode = draft.stat().st_mode
+        yield draft
+        draft.chmod(mode)  # a library may have made the file anew, for its owner alone
+        put_in_place(draft, target)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file (UTF-8) by `atomic_file`, whose errors it has."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary folder; move it to `path` (which must not exist or be empty) when the block ends well.
+def atomic_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty draft folder; move it to `path` when the block ends well.
 
+    Args:
+        replace: take the place of a folder that stands there; without it that folder must be empty or absent.
     Raises:
-        ResourceError: `path` holds something already, or the disk is full or read-only.
+        ResourceError: `path` holds something already, or as `atomic_file`.
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ResourceError("exists already", file=target, fix="name a new folder, or remove this one")
-    with _resources(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
-        try:
-            yield temporary
-            os.chmod(temporary, 0o777 & ~_umask())
-            os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with writing(target):
+        if target.exists() and (not target.is_dir() or (not replace and any(target.iterdir()))):
+            raise ResourceError("exists already", file=target, fix="name a new folder, or remove this one")
+        with draft_folder(target) as folder:
+            draft = folder / target.name
+            draft.mkdir()
+            yield draft
+            put_in_place(draft, target)
 
 
 def save_safetensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
-    """Write contiguous tensors and a header to one safetensors file, atomically.
-
-    Raises:
-        ResourceError: the disk is full or cannot be written.
-    """
-    from safetensors import SafetensorError
+    """Write contiguous tensors and a header to one safetensors file, by `atomic_file`, whose errors it has."""
     from safetensors.torch import save_file  # imported late: torch takes seconds to load
 
-    with atomic_file(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, metadata=dict(metadata))
-        except SafetensorError as error:  # which is how safetensors reports a failed write
-            raise ResourceError(f"cannot be written ({error})", file=path, fix=OTHER_PLACE) from error
+    with atomic_file(path) as draft:
+        save_file(dict(tensors), draft, metadata=dict(metadata))
 
 
-@contextlib.contextmanager
-def _resources(target: Path) -> Iterator[None]:
-    reasons = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the quota is used up",
-        errno.EROFS: "the disk is read-only",
-        errno.EACCES: "no permission to write",
-        errno.EPERM: "no permission to write",
-        errno.EISDIR: "is a folder",
-        errno.ENOTDIR: "a part of the path is a file",
-        errno.EEXIST: "a part of the path is a file",
-        errno.ENAMETOOLONG: "the name is too long",
-    }
+def put_in_place(draft: Path, target: Path) -> None:
+    """Move a file or folder from its draft folder to its place: its bytes are on disk before, its name after.
+
+    Raises:
+        OSError: it cannot be moved; what stood there still stands.
+    """
+    inner = any(parent.name.endswith(DRAFT) for parent in target.absolute().parents)  # the outer one is synced whole
+    if not inner:
+        sync(draft)
+    old = draft.parent / OLD / target.name
+    if draft.is_dir() and target.is_dir() and any(target.iterdir()):
+        old.parent.mkdir()
+        os.rename(target, old)
     try:
-        yield
+        os.replace(draft, target)
+    except OSError:
+        if old.exists():
+            os.rename(old, target)
+        raise
+    if not inner:
+        sync(target.parent, alone=True)
+
+
+def sync(path: Path, *, alone: bool = False) -> None:
+    """Bring a file, or a folder with all that is in it, to the disk; `alone`: of a folder the names in it.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    if path.is_dir() and not alone:
+        for root, _, names in os.walk(path, topdown=False):
+            for name in names:
+                _sync_one(Path(root) / name)
+            _sync_one(Path(root))
+    else:
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     except OSError as error:
-        if error.errno not in reasons:
-            raise
-        raise ResourceError(reasons[error.errno], file=target, fix=OTHER_PLACE) from error
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise  # folders cannot be synced everywhere
+    finally:
+        os.close(handle)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+class HasOutput(Protocol):
+    """Options of a verb that writes one file or folder."""
+
+    @property
+    def output(self) -> Path:
+        """Where to."""
+        ...
+
+
+def sole_writer(run: Run) -> Run:
+    """A verb that holds its `options.output` from its start to its end, as `claimed`."""
+
+    @functools.wraps(run)
+    def held(options: HasOutput) -> Any:
+        with claimed(options.output):
+            return run(options)
+
+    return held  # pyright: ignore[reportReturnType]  # wraps keeps the signature

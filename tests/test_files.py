@@ -11,7 +11,7 @@ from scene4d.files import atomic_file, atomic_folder
 def test_file_appears_whole_and_in_folders_that_are_made(tmp_path):
     target = tmp_path / "new" / "a.ply"
     with atomic_file(target) as temporary:
-        assert temporary.suffix == ".ply" and temporary.parent == target.parent and not target.exists()
+        assert temporary.suffix == ".ply" and temporary.name == target.name and not target.exists()
         temporary.write_bytes(b"whole")
     assert target.read_bytes() == b"whole" and os.listdir(target.parent) == ["a.ply"]
     umask = os.umask(0)

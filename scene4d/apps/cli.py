@@ -19,6 +19,7 @@ from typing import Any
 
 from scene4d.apps.terminal.arguments import parse_options
 from scene4d.apps.terminal.tables import result_table
+from scene4d.disk_errors import shortage, writing
 from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, ConfigError, ResourceError, Scene4DError
 
 
@@ -105,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         verb, rest = found
         options = parse_options(verb.options_class(), rest, prog=f"scene4d {verb.name}", description=verb.help)
         result = verb.runner()(options)
-        print(verb.text_of(result) if for_people else json_line(result), flush=True)
+        with writing("standard output"):
+            print(verb.text_of(result) if for_people else json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
         return _report(error, as_json)
@@ -117,6 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if _is_lack_of_memory(error):
             return _report(ResourceError("out of memory", fix="use a smaller --size, fewer frames or cameras"), as_json)
+        short = shortage(error, file=getattr(error, "filename", None))
+        if short is not None:
+            return _report(short, as_json)
         traceback.print_exc()
         failure = f"{type(error).__name__}: {error}"
         print(f"scene4d: internal error: {failure}; please report it with the lines above", file=sys.stderr)

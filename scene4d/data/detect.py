@@ -24,6 +24,7 @@ from scene4d.data.formats.robots.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.robots.rlds import is_tfrecord, open_rlds
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
+from scene4d.disk_errors import reading
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
 
 LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
@@ -74,7 +75,7 @@ def open_recordings(
         ConfigError: `resync` is unknown. SecurityError: a path names a protocol, such as http.
         DataFormatError: no such folder, or nothing known in it. CalibrationError, DepthError: images without what
             places them in space; each names what is missing and how to supply it. EnvError: a format whose library is
-            not installed. What the readers raise.
+            not installed. ResourceError: memory, threads or descriptors ran out. What the readers raise.
     """
     root = Path(path)
     if resync not in (None, "nearest"):
@@ -84,7 +85,8 @@ def open_recordings(
         if given is not None:
             refuse_protocol(str(given), path=Path(given), file=given, field=field)
     supplied = Supplied(cameras=file, fov_deg=fov_deg, fit=fit, loose_times=resync is not None)
-    recordings = _found(root, supplied)
+    with reading(root):
+        recordings = _found(root, supplied)
     if resync is None:
         return recordings
     rate = float(f"{recordings[0].fps:.9g}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from scene4d.errors import ResourceError
+from scene4d.disk_errors import writing
+from scene4d.drafts import draft_folder
+from scene4d.files import sync
 from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.scene import Scene4D
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion, later_times, scene_of_motion
@@ -65,16 +66,14 @@ class EpisodeLog:
         Raises:
             ResourceError: the disk is full or read-only.
         """
-        draft = Path(folder) / f".episode_{uuid.uuid4().hex}.s4d"
-        self._write(draft)
-        try:
-            while not _put_in_place(draft, draft.with_name(f"episode_{number:04d}.s4d")):
+        place = Path(folder) / "episode.s4d"
+        with writing(folder), draft_folder(place) as work:
+            draft = work / place.name
+            self._write(draft)
+            sync(draft)
+            while not _put_in_place(draft, place.with_name(f"episode_{number:04d}.s4d")):
                 number += 1
-        except OSError as error:
-            fix = "free space or name another folder"
-            raise ResourceError("the episode cannot be put there", file=folder, found=error, fix=fix) from error
-        finally:
-            draft.unlink(missing_ok=True)
+            sync(place.parent, alone=True)
         self.num_written = len(self.poses)
         return number
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scene4d.errors import ResourceError
-from scene4d.files import atomic_file
+from scene4d.disk_errors import writing
+from scene4d.files import write_text
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (done, total, metrics) after every step; must be cheap."""
@@ -22,7 +22,8 @@ class JsonLog:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, **values: Any) -> None:
         """Add one line.
@@ -30,12 +31,8 @@ class JsonLog:
         Raises:
             ResourceError: the disk is full or cannot be written.
         """
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-        except OSError as error:
-            fix = "free space; started again, it goes on"
-            raise ResourceError("cannot be written", file=self.path, found=error.strerror, fix=fix) from error
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole line so far; a torn last line is passed over."""
@@ -50,8 +47,7 @@ class JsonLog:
     def keep_until(self, step: int) -> None:
         """Drop lines of later steps, so that a resumed run does not log them twice."""
         kept = [line for line in self.read() if line.get("step", 0) <= step]
-        with atomic_file(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def line_progress(name: str, *, every_s: float = 2.0, stream=None) -> Progress:

@@ -127,8 +127,6 @@ class _Run:
             fix = "name a folder on a disk that all ranks share"
             raise ResourceError("is not the same for all ranks", file=self.path, found=f"step {self.step}", fix=fix)
         if distributed.rank() == 0:
-            for torn in folder.glob(f".{self.path.stem}.*{self.path.suffix}"):  # a run was killed while it wrote this
-                torn.unlink()
             self.log.keep_until(self.step)
 
     def update(self, step: int, *, loss_fn: Callable, batch: Any) -> dict[str, float]:

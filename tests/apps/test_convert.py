@@ -96,7 +96,7 @@ def test_a_killed_process_leaves_nothing_half_written(tmp_path):
         f"run_convert(ConvertOptions(Path({str(tmp_path / 'set')!r}), Path({str(tmp_path / 'copy')!r})))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    parts = tmp_path / ".copy.parts"
+    parts = tmp_path / ".copy.scene4d-parts"
     deadline = time.monotonic() + 60
     while process.poll() is None and len(list(parts.glob("episode-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import os
 import time
 
 import pytest
@@ -10,11 +9,11 @@ import torch
 
 from scene4d.apps.compose.models import load_models, make_models, save_models
 from scene4d.apps.training.cache import displacement_of
-from scene4d.apps.training.processes import in_processes, locked, run_stage
+from scene4d.apps.training.processes import in_processes, run_stage
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig, RunConfig
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.config import load_config
-from scene4d.errors import CheckpointError, ConfigError, ResourceError, SecurityError
+from scene4d.errors import CheckpointError, ConfigError, SecurityError
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pose_about
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
@@ -45,14 +44,6 @@ def test_a_stage_is_done_once_resumed_and_redone(tmp_path):
     assert (folder / "half").exists()  # nothing is lost unasked
     assert run_stage(folder, build, key=[CacheConfig(window_stride=9)], rebuild=True)["seconds"] < 0.3
     assert "half" not in calls[2]
-
-
-def test_one_process_a_run_folder(tmp_path):
-    with locked(tmp_path), pytest.raises(ResourceError) as error, locked(tmp_path):
-        pass
-    assert str(os.getpid()) in str(error.value)
-    with locked(tmp_path):
-        pass
 
 
 def _square(x):

@@ -138,7 +138,7 @@ def test_a_piece_that_was_half_written_leaves_no_trace(tmp_path, monkeypatch, fa
 
             before = (file.num_rows, file.num_frames)
             monkeypatch.setattr(s4d_growing, "_bytes_of", full)
-            with pytest.raises(ResourceError, match="No space"):
+            with pytest.raises(ResourceError, match="the disk is full"):
                 file.append(piece)
             monkeypatch.setattr(s4d_growing, "_bytes_of", plain)
             assert (file.num_rows, file.num_frames) == before

@@ -102,7 +102,7 @@ def test_killed_at_any_byte_of_a_checkpoint_the_one_before_is_whole(tmp_path, mo
                     os._exit(1)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
         assert path.read_bytes() == before
-    assert len(list(path.parent.glob(".checkpoint.*"))) == len(sizes)  # what the killed ones left
+    assert len(list(path.parent.glob(".checkpoint.*"))) == 1  # each removed what the one before had left
     resumed = toy_net(seed=5)
     toy_train(resumed, path.parent)
     assert equal(whole, resumed)
@@ -148,7 +148,7 @@ def test_a_full_disk_in_the_middle_of_training(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ResourceError) as error:
         patch.setattr(JsonLog, "keep_until", lambda log, step: setattr(log, "path", Path("/dev/full")))
         toy_train(toy_net(), tmp_path / "cut")
-    assert error.value.file == "/dev/full" and "No space left" in str(error.value)
+    assert error.value.file == "/dev/full" and "the disk is full" in str(error.value)
     resumed = toy_net()
     toy_train(resumed, tmp_path / "cut")
     assert equal(whole, resumed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from scene4d.config import config_hash
+from scene4d.disk_errors import writing
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.files import write_text
 from scene4d.train.distributed import rank_zero_first
@@ -66,8 +66,10 @@ def _found(folder: Path, digest: str, *, rebuild: bool) -> dict[str, Any] | None
             fix = "name another --out, or add --rebuild to remove it and make it anew"
             raise ConfigError(problem, file=folder, fix=fix)
         print(f"{folder.name}: configuration changed, built anew", file=sys.stderr, flush=True)
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            shutil.rmtree(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     spent = found.get("spent", 0.0) if found.get("key") == digest else 0.0
     write_text(marker, json.dumps({"key": digest, "done": False, "spent": spent}))
     return None
@@ -105,21 +107,35 @@ def in_processes(
             results[i] = task(**job)
             report(i + 1, len(jobs), {})
         return results
-    # Spawned, not forked: a forked child inherits locks of threads that do not exist in it.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
-    try:
+    with worker_pool(num, fix="free memory, or set processes = 1") as pool:
         with _one_thread_each():
             places = {pool.submit(task, **job): i for i, job in enumerate(jobs)}
         for done, future in enumerate(as_completed(places)):
             results[places[future]] = future.result()
             report(done + 1, len(jobs), {})
+    return results
+
+
+@contextlib.contextmanager
+def worker_pool(num: int, *, fix: str) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes of one torch thread each.
+
+    Raises:
+        ResourceError: they cannot be started (no /dev/shm, no memory), or one died.
+    """
+    # Spawned, not forked: a forked child inherits locks of threads that do not exist in it.
+    context = multiprocessing.get_context("spawn")
+    where = {"field": "processes", "found": num, "fix": fix}
+    try:
+        pool = ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    except (OSError, ImportError) as error:  # the latter where the system has no semaphores
+        raise ResourceError(f"worker processes cannot share memory (is /dev/shm there?): {error}", **where) from error
+    try:
+        yield pool
     except BrokenProcessPool as error:
-        fix = "free memory, or set processes = 1"
-        raise ResourceError("a worker process died", field="processes", found=num, fix=fix) from error
+        raise ResourceError("a worker process died", **where) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return results
 
 
 @contextlib.contextmanager
@@ -136,27 +152,3 @@ def _one_thread_each() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process alone.
-
-    Raises:
-        ResourceError: another process holds it; names its pid.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            found, fix = f"pid {file.read().strip()}", "wait for it, or name another --out"
-            raise ResourceError("another process trains here", file=folder, found=found, fix=fix) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)

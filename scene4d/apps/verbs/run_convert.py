@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import torch
 
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.training.processes import worker_pool
 from scene4d.apps.verbs.options.recordings import ConvertOptions
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.calibration.sample import small_size
@@ -28,6 +26,8 @@ from scene4d.data.formats.lerobot.lerobot_join import join_lerobot, must_match
 from scene4d.data.ledger import left_out
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import DEPTH_UNIT
+from scene4d.disk_errors import writing
+from scene4d.drafts import JOB, PARTS, claimed
 from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
 from scene4d.files import write_text
 from scene4d.types import Episode, Recording
@@ -54,7 +54,7 @@ def run_convert(options: ConvertOptions) -> dict[str, Any]:
     _opened.cache_clear()  # the folder may have changed since the last run of this process
     _check_place(options)
     count = len(_opened(options))
-    with _workplace(options) as folder:
+    with claimed(options.output), writing(options.output), _workplace(options) as folder:
         resumed = sum(_part(options, k).is_dir() for k in range(count))
         failures = _write_parts(options, count)
         parts = [_part(options, k) for k in range(count) if _part(options, k).is_dir()]
@@ -62,7 +62,7 @@ def run_convert(options: ConvertOptions) -> dict[str, Any]:
         report = {**asked, "resumed": resumed, "skipped": [failures[k] for k in sorted(failures)]}
         report["left_out"] = _left_out(options, count)
         written = join_lerobot(options.output, parts, report=report)
-    shutil.rmtree(folder)
+        shutil.rmtree(folder)
     written.pop("path")
     return {**report, **written, "seconds": round(time.monotonic() - start, 2)}
 
@@ -81,7 +81,7 @@ def _workplace(options: ConvertOptions) -> Iterator[Path]:
     """The folder beside the output that keeps finished episodes until all are there; refused if of other options."""
     folder, job = _work_folder(options), options.job()
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "job.json"
+    file = folder / JOB
     if file.is_file():
         before = read_json(file, fix=f"remove {folder}")
         differ = [k for k in job if before.get(k) != json.loads(json.dumps(job[k]))]
@@ -126,18 +126,10 @@ def _each(options: ConvertOptions, left: list[int], *, first: Path | None) -> It
     if options.workers == 1 or len(left) < 2:
         yield from ((k, _write_part(options, k, first=first)) for k in left)
         return
-    # Started afresh: a forked child that inherits torch's threads hangs.
-    context = multiprocessing.get_context("spawn")
-    num = min(options.workers, len(left))
-    with ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    fix = "start it again with fewer --workers; what is finished is kept"
+    with worker_pool(min(options.workers, len(left)), fix=fix) as pool:
         futures = {k: pool.submit(_write_part, options, k, first=first) for k in left}
-        try:
-            yield from ((k, future.result()) for k, future in futures.items())
-        except BrokenProcessPool as error:
-            fix = "start it again with fewer workers; what is finished is kept"
-            raise ResourceError("a worker process died", file=options.source, fix=fix) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from ((k, future.result()) for k, future in futures.items())
 
 
 def _write_part(options: ConvertOptions, index: int, *, first: Path | None) -> Scene4DError | None:
@@ -145,26 +137,30 @@ def _write_part(options: ConvertOptions, index: int, *, first: Path | None) -> S
     part = _part(options, index)
     draft = part.with_name(f"draft-{part.name}")
     try:
-        recording = _opened(options)[index]
-        fps, unit = options.fps or _rate(options), _depth_unit(options, recording, first=first)
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=unit)
-        except DepthError:
-            if first is not None or options.depth_unit or unit == COARSE_UNIT:
-                raise
-            # The sample did not show how far the first recording reaches.
-            write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=COARSE_UNIT)
-        if first is not None:
-            must_match(first, draft)
-        ledger = recording.read(0, 1, cameras=options.cameras or None, size=LEAST).info
-        write_text(_ledger_file(options, index), json.dumps([e.as_dict() for e in left_out(ledger)]))
-        draft.rename(part)
+        with writing(options.output):
+            shutil.rmtree(draft, ignore_errors=True)
+            _write_draft(draft, options, recording=_opened(options)[index], first=first)
+            ledger = _opened(options)[index].read(0, 1, cameras=options.cameras or None, size=LEAST).info
+            write_text(_ledger_file(options, index), json.dumps([e.as_dict() for e in left_out(ledger)]))
+            draft.rename(part)
     except Scene4DError as error:
         shutil.rmtree(draft, ignore_errors=True)
         error.file = error.file or str(_opened(options)[index].path)
         return error
     return None
+
+
+def _write_draft(draft: Path, options: ConvertOptions, *, recording: Recording, first: Path | None) -> None:
+    fps, unit = options.fps or _rate(options), _depth_unit(options, recording, first=first)
+    try:
+        write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=unit)
+    except DepthError:
+        if first is not None or options.depth_unit or unit == COARSE_UNIT:
+            raise
+        # The sample did not show how far the first recording reaches.
+        write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=COARSE_UNIT)
+    if first is not None:
+        must_match(first, draft)
 
 
 def _left_out(options: ConvertOptions, count: int) -> list[dict[str, Any]]:
@@ -218,7 +214,7 @@ def _opened(options: ConvertOptions) -> Sequence[Recording]:
 
 
 def _work_folder(options: ConvertOptions) -> Path:
-    return options.output.resolve().with_name(f".{options.output.name}.parts")
+    return options.output.resolve().with_name(f".{options.output.name}{PARTS}")
 
 
 def _part(options: ConvertOptions, index: int) -> Path:

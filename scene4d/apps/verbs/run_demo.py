@@ -25,7 +25,7 @@ from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLa
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, score_window
-from scene4d.files import atomic_file, write_text
+from scene4d.files import atomic_file, atomic_folder, sole_writer, write_text
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.robot.spec import RobotSpec
@@ -37,6 +37,7 @@ HORIZONS = (1, 4, 8)
 NOVEL = "front"
 
 
+@sole_writer
 def run_demo(options: DemoOptions) -> dict:
     """Reconstruct, forecast, render, act; returns report.json."""
     start = time.monotonic()
@@ -128,9 +129,10 @@ def write_future_files(out: Path, result: DemoResult) -> None:
     write_s4d(out / "future.s4d", future, cameras=cameras, actions=actions, action_spec=rows, info=info)
     write_flow_npz(out / "flow.npz", future)
     times = future.times.tolist()
-    for index, instant in enumerate(times):
-        flow = future.flow(times[0], instant)[0]
-        write_gaussian_points(out / "points" / f"{index:04d}.ply", future.at(instant), flow=flow)
+    with atomic_folder(out / "points", replace=True) as folder:
+        for index, instant in enumerate(times):
+            flow = future.flow(times[0], instant)[0]
+            write_gaussian_points(folder / f"{index:04d}.ply", future.at(instant), flow=flow)
 
 
 def write_films(out: Path, result: DemoResult) -> dict[str, Path]:

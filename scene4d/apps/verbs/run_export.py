@@ -22,7 +22,7 @@ from scene4d.apps.terminal.scene_pictures import (
 )
 from scene4d.apps.verbs.options.scenes import STILL, ExportOptions
 from scene4d.errors import ConfigError, DataFormatError
-from scene4d.files import atomic_file, atomic_folder
+from scene4d.files import atomic_file, atomic_folder, sole_writer
 from scene4d.gaussians.edit import prune
 from scene4d.gaussians.formats.mesh import Mesh, mesh_from_depth
 from scene4d.gaussians.formats.nerfstudio import from_nerfstudio, read_placement
@@ -57,6 +57,7 @@ class Source:
     """What came in, where it was a file of splats."""
 
 
+@sole_writer
 def run_export(options: ExportOptions) -> dict[str, Any]:
     """Read, convert, write; returns {output, source, times, bytes, mended, left_out, num_rows or num_faces}.
 

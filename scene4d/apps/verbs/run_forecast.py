@@ -12,6 +12,7 @@ from torch import Tensor
 from scene4d.apps.compose.recorded_actions import observation_and_actions
 from scene4d.apps.terminal.option_checks import check_output
 from scene4d.apps.verbs.options.agents import ForecastOptions
+from scene4d.files import atomic_folder, sole_writer
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
 from scene4d.scene import Scene4D
@@ -21,6 +22,7 @@ from scene4d.world.observation import Observation
 from scene4d.world.rollout import predict_long
 
 
+@sole_writer
 def run_forecast(options: ForecastOptions) -> dict:
     """Forecast and write.
 
@@ -52,8 +54,9 @@ def run_forecast(options: ForecastOptions) -> dict:
     flow_path, points = path.with_suffix(".flow.npz"), path.with_suffix("").with_name(f"{path.stem}_points")
     write_flow_npz(flow_path, scene)
     now = float(scene.times[0])
-    for step, time in enumerate(scene.times.tolist()):
-        write_gaussian_points(points / f"{step:04d}.ply", scene.at(time), flow=scene.flow(now, time)[0])
+    with atomic_folder(points, replace=True) as folder:
+        for step, time in enumerate(scene.times.tolist()):
+            write_gaussian_points(folder / f"{step:04d}.ply", scene.at(time), flow=scene.flow(now, time)[0])
     moved = scene.flow(now, float(scene.times[-1]))[0].norm(dim=-1)
     moving = moved[moved > 1e-3]
     return {

@@ -16,6 +16,7 @@ from scene4d.apps.verbs.options.scenes import ReconstructOptions
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError, Scene4DError
 from scene4d.eval.reconstruct.score_reconstruction import holdout_report, split_frames
+from scene4d.files import sole_writer
 from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.lift.depth.estimate import DepthEstimator, episode_with_depth
 from scene4d.lift.reconstruct import ReconstructConfig, depth_cameras, reconstruct, reconstruct_pictures
@@ -33,6 +34,7 @@ PICTURES_SECONDS = 840.0
 RGB_SECONDS = 150.0
 
 
+@sole_writer
 def run_reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     """Read, reconstruct, report, write.
 

@@ -12,10 +12,12 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from scene4d.apps.verbs.options.recordings import RecordOptions
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.errors import ResourceError
+from scene4d.files import sole_writer
 from scene4d.sim.metaworld import MetaWorldSim, record_episode
 from scene4d.types import Episode
 
 
+@sole_writer
 def run_record(options: RecordOptions) -> dict[str, Any]:
     """Record and write; returns {output, episodes, frames, bytes, success_rate, success, seconds, ms_per_frame}.
 

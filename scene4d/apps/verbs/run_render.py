@@ -6,9 +6,11 @@ import torch
 
 from scene4d.apps.terminal.scene_pictures import choose_cameras, pictures_of, render_over_time, write_pictures
 from scene4d.apps.verbs.options.scenes import RenderOptions
+from scene4d.files import sole_writer
 from scene4d.gaussians.s4d.s4d import open_s4d
 
 
+@sole_writer
 def run_render(options: RenderOptions) -> dict:
     """Render and write; returns {output, what, camera, num_frames, width, height}."""
     file = open_s4d(options.scene)

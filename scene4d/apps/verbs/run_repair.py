@@ -10,8 +10,10 @@ from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.verbs.options.recordings import RepairOptions
 from scene4d.data.diagnose.repair.lerobot_repair import repair_lerobot
 from scene4d.data.diagnose.repair.mcap_repair import repair_mcap
+from scene4d.files import sole_writer
 
 
+@sole_writer
 def run_repair(options: RepairOptions) -> dict[str, Any]:
     """Repair; returns {source, output, seconds} and what the repair itself returns."""
     start = time.perf_counter()

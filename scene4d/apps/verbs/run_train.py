@@ -17,12 +17,13 @@ from scene4d.apps.compose.models import sized_as_start
 from scene4d.apps.training.cache import cache_stage
 from scene4d.apps.training.import_recordings import import_stage, listing
 from scene4d.apps.training.policy_stage import export_stage, train_policy_stage
-from scene4d.apps.training.processes import locked, run_stage
+from scene4d.apps.training.processes import run_stage
 from scene4d.apps.training.record_episodes import record_stage
 from scene4d.apps.training.run import Run
 from scene4d.apps.training.run_config import RunConfig
 from scene4d.apps.verbs.options.training import TrainOptions
 from scene4d.config import load_config, toml_from_config
+from scene4d.drafts import claimed, remove_leftovers
 from scene4d.errors import ConfigError
 from scene4d.files import write_text
 from scene4d.train.distributed import rank, torchrun_group
@@ -46,7 +47,9 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
     _plan(Run(root, config), until=options.until)  # an unknown stage is refused before anything is written
     start, stages, weights = time.monotonic(), {}, None
     before = torch.get_num_threads()
-    with torchrun_group(), locked(root) if rank() == 0 else contextlib.nullcontext():
+    with torchrun_group(), claimed(root) if rank() == 0 else contextlib.nullcontext():
+        if rank() == 0:
+            remove_leftovers(root)
         write_text(root / "config.toml", toml_from_config(config))
         try:
             torch.set_num_threads(config.threads)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scene4d.data.diagnose.repair.mend import Mend
-from scene4d.errors import Scene4DError
+from scene4d.errors import ResourceError, Scene4DError
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,13 @@ class Finding:
 
 
 def finding_of(error: Scene4DError) -> Finding:
-    """What a reader refused."""
+    """What a reader refused.
+
+    Raises:
+        ResourceError: `error` is one: it says nothing about the recording.
+    """
+    if isinstance(error, ResourceError):
+        raise error
     where = "" if error.file is None else f" in {error.file}"
     found = "" if error.found is None else f" (found {error.found})"
     return Finding(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from scene4d.disk_errors import shortage
 from scene4d.errors import DataFormatError
 
 T = TypeVar("T")
@@ -27,7 +28,8 @@ def read_with_retries(read: Callable[[], T], *, file: str) -> T:
     """`read()`, tried again where the disk, not the data, failed.
 
     Raises:
-        DataFormatError: it still fails after `RETRIES` more tries. Whatever else `read` raises, at once.
+        DataFormatError: it still fails after `RETRIES` more tries. ResourceError: so it does, for want of memory or
+            threads. Whatever else `read` raises, at once.
     """
     for attempt in range(RETRIES + 1):
         try:
@@ -39,6 +41,9 @@ def read_with_retries(read: Callable[[], T], *, file: str) -> T:
             if attempt == RETRIES:
                 problem = f"could not be read in {RETRIES + 1} tries over {WAIT_SECONDS * (2**RETRIES - 1):.3g} s"
                 where = lost.filename or getattr(error, "file", None) or file
+                short = shortage(lost, file=where)
+                if short is not None:
+                    raise short from error
                 fix = "is the disk still there? start again: a training run goes on from its last checkpoint"
                 raise DataFormatError(problem, file=where, found=os.strerror(lost.errno or 0), fix=fix) from error
         time.sleep(WAIT_SECONDS * 2**attempt)

@@ -18,6 +18,7 @@ from PIL import Image
 from scene4d.data.cameras.lens import Lens, undistort_depth, undistort_picture
 from scene4d.data.ledger import joined_info
 from scene4d.data.video.images import chosen_cameras, chosen_frames, sample_nearest
+from scene4d.disk_errors import reading
 from scene4d.errors import CalibrationError
 from scene4d.types import Cameras, Episode, Frames
 
@@ -109,9 +110,11 @@ class RecordingReader:
         Raises:
             DataFormatError: no such frames or camera, or a damaged file. DepthError: depth of another kind or unit.
             CalibrationError: pictures of another size. TimestampError, VideoError, SecurityError: as the file deserves.
+            ResourceError: memory, threads or descriptors ran out; the file may be whole.
         """
         frames = chosen_frames(self.num_frames, start=start, stop=stop, stride=stride, path=self.path)
-        return self.read_chosen(frames, chosen_cameras(self.cameras, cameras, path=self.path), size=size)
+        with reading(self.path):
+            return self.read_chosen(frames, chosen_cameras(self.cameras, cameras, path=self.path), size=size)
 
 
 class TableReader(RecordingReader):

@@ -6,8 +6,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.errors import ResourceError, ShapeError, TimestampError
+from scene4d.disk_errors import writing
+from scene4d.drafts import OWNER, draft_folder
+from scene4d.errors import ShapeError, TimestampError
 from scene4d.gaussians.s4d.container import Chunks, write_archive
 from scene4d.gaussians.s4d.s4d import base_tensors, camera_member, frame_member, manifest_bytes, safetensors_bytes
 from scene4d.scene import Scene4D
@@ -57,11 +57,9 @@ class GrowingS4D:
         self._anchors: list[int] = []
         self._poses_before = [0]  # poses that were appended before each instant, and in all
         self._last = -math.inf
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem[:40]}.", dir=self.path.parent))
-        except OSError as error:
-            raise self._trouble(error) from error
+        self._open = contextlib.ExitStack()
+        with writing(self.path):
+            self._folder = self._open.enter_context(draft_folder(self.path))
 
     def __enter__(self) -> GrowingS4D:
         return self
@@ -92,15 +90,14 @@ class GrowingS4D:
         columns = self._fitting(piece)
         poses = piece.motion.world_from_rest
         try:
-            for name, values in columns.items():
-                with open(self._file(name), "ab") as file:
-                    file.write(_bytes_of(values))
-            with open(self._folder / "poses", "ab") as file:
-                file.write(_bytes_of(poses.float()))
-        except BaseException as error:
+            with writing(self.path):
+                for name, values in columns.items():
+                    with open(self._file(name), "ab") as file:
+                        file.write(_bytes_of(values))
+                with open(self._folder / "poses", "ab") as file:
+                    file.write(_bytes_of(poses.float()))
+        except BaseException:
             self._cut()
-            if isinstance(error, OSError):
-                raise self._trouble(error) from error
             raise
         self._like = {name: values[:0].clone() for name, values in columns.items()}
         self._count["rows"] += piece.base.num_gaussians
@@ -150,7 +147,7 @@ class GrowingS4D:
 
     def close(self) -> None:
         """Remove what waits on disk; the target stays as it was saved last."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._open.close()
 
     def _fitting(self, piece: Scene4D) -> dict[str, Tensor]:
         """The columns of a piece that are appended, after a look at whether they may be."""
@@ -180,7 +177,8 @@ class GrowingS4D:
             lengths[self._file(name).name] = rows * math.prod(like.shape[1:]) * like.element_size()
         with contextlib.suppress(OSError):
             for file in self._folder.iterdir():
-                os.truncate(file, lengths.get(file.name, 0))
+                if file.name != OWNER:
+                    os.truncate(file, lengths.get(file.name, 0))
 
     def _file(self, name: str) -> Path:
         return self._folder / name.replace("/", ".")
@@ -204,10 +202,6 @@ class GrowingS4D:
             known = torch.frombuffer(bytearray(file.read(28 * num)), dtype=torch.float32).view(num, 7)
         rest = known.new_tensor([1.0, 0, 0, 0, 0, 0, 0]).expand(living.motion.anchors.shape[0] - num, 7)
         return torch.cat([known, rest])
-
-    def _trouble(self, error: OSError) -> ResourceError:
-        problem = f"cannot be written: {error.strerror}"
-        return ResourceError(problem, file=self.path, fix="free space or name another place")
 
 
 def _bytes_of(values: Tensor) -> bytes:

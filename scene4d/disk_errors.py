@@ -1,0 +1,132 @@
+"""What a disk or a machine refuses, in the words of any library, as one ResourceError that names the file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from scene4d.errors import ResourceError, Scene4DError
+
+OURS = ".scene4d-"
+"""In the names of all drafts and locks."""
+OTHER_PLACE = "free space or name another place"
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file is larger than this disk or this process may write",
+    errno.EROFS: "the disk is read-only",
+    errno.EIO: "the disk fails",
+    errno.ESTALE: "the network disk has gone",
+    errno.ENODEV: "the disk has gone",
+    errno.ENXIO: "the disk has gone",
+    errno.ETIMEDOUT: "the network disk does not answer",
+    errno.EMFILE: "too many files are open in this process",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+    errno.EISDIR: "is a folder",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EEXIST: "a part of the path is a file",
+    errno.ENOTEMPTY: "holds something already",
+    errno.ENOENT: "its folder was removed meanwhile",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOMEM: "out of memory",
+    errno.EAGAIN: "no thread or memory is to be had",
+    errno.ENOSYS: "this machine lacks what it takes (is /dev/shm there?)",
+}
+MORE_FILES = "raise the limit of open files (ulimit -n), or use fewer workers"
+MORE_MEMORY = "free memory or threads (ulimit -v, -u), or use fewer workers"
+FIXES = {errno.EMFILE: MORE_FILES, errno.ENFILE: MORE_FILES, errno.ENOMEM: MORE_MEMORY, errno.EAGAIN: MORE_MEMORY}
+SHORT = frozenset(FIXES)
+"""Errors that say nothing about the file concerned: the process or the machine lacks something."""
+
+
+@contextlib.contextmanager
+def writing(target: str | os.PathLike) -> Iterator[None]:
+    """Turn what a disk refuses inside the block, whichever library asked for it, into a ResourceError about `target`.
+
+    Errors that name another file pass, unless the process or the machine lacks something: they are about what is read.
+    """
+    try:
+        yield
+    except Scene4DError:
+        raise
+    except Exception as error:
+        found = _refusal(error, target=Path(target))
+        if found is None:
+            raise
+        raise found from error
+
+
+@contextlib.contextmanager
+def reading(file: str | os.PathLike) -> Iterator[None]:
+    """Turn a lack of memory, threads or descriptors inside the block into a ResourceError: `file` is not damaged.
+
+    Readers may raise what they like of it, as long as its cause goes with it.
+    """
+    try:
+        yield
+    except ResourceError:
+        raise
+    except Exception as error:
+        found = shortage(error, file=getattr(error, "file", None) or file)
+        if found is None:
+            raise
+        raise found from error
+
+
+def shortage(error: BaseException | None, *, file: str | os.PathLike | None) -> ResourceError | None:
+    """The ResourceError for an error of any library whose cause is that files, memory or threads ran out; else None.
+
+    A reader asks this before it calls a file damaged.
+    """
+    for each in _causes(error):
+        # Memory that a reader itself calls a fault of the file: it claims more than it holds.
+        number = 0 if isinstance(error, Scene4DError) and not hasattr(each, "errno") else _errno(each)
+        if number in SHORT:
+            return ResourceError(REASONS[number], file=file, found=type(each).__name__, fix=FIXES[number])
+    return None
+
+
+def _refusal(error: BaseException, *, target: Path) -> ResourceError | None:
+    short = shortage(error, file=target)
+    if short is not None:
+        return short
+    for each in _causes(error):
+        number = _errno(each)
+        if number and not isinstance(each, ConnectionError) and _concerns(each, target.absolute()):
+            return ResourceError(REASONS.get(number, os.strerror(number)), file=target, fix=OTHER_PLACE)
+    return None
+
+
+def _concerns(error: BaseException, target: Path) -> bool:
+    """Whether an error is about the target, a folder above it, a file in it, its draft or its lock; or does not say."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, str | bytes | os.PathLike):
+        return True
+    place = Path(os.fsdecode(named)).absolute()
+    return OURS in str(place) or place == target or place in target.parents or target in place.parents
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _errno(error: BaseException) -> int:
+    """The number of an error of the system, also where a library tells it in words; 0 if it is none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return errno.EAGAIN
+    words = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(words[1]) if words else 0
