@@ -73,9 +73,18 @@ def reading(file: str | os.PathLike) -> Iterator[None]:
     except ResourceError:
         raise
     except Exception as error:
-        found = shortage(error, file=getattr(error, "file", None) or file)
-        if found is None:
-            raise
+        refuse_shortage(error, file=getattr(error, "file", None) or file)
+        raise
+
+
+def refuse_shortage(error: BaseException, *, file: str | os.PathLike) -> None:
+    """For readers that go on after an error: raise the ResourceError of `shortage`, if it is one.
+
+    Raises:
+        ResourceError: memory, threads or descriptors ran out; the error says nothing about the file.
+    """
+    found = shortage(error, file=file)
+    if found is not None:
         raise found from error
 
 
@@ -88,7 +97,7 @@ def shortage(error: BaseException | None, *, file: str | os.PathLike | None) -> 
         # Memory that a reader itself calls a fault of the file: it claims more than it holds.
         number = 0 if isinstance(error, Scene4DError) and not hasattr(each, "errno") else _errno(each)
         if number in SHORT:
-            return ResourceError(REASONS[number], file=file, found=type(each).__name__, fix=FIXES[number])
+            return ResourceError(REASONS[number], file=file, fix=FIXES[number])
     return None
 
 

@@ -8,10 +8,12 @@ import shutil
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
 from scene4d.apps.verbs.options.agents import DoctorOptions
+from scene4d.drafts import leftovers, remove_leftovers
 
 SIMULATED = "record, train, eval of all kinds but on recordings"
 OPTIONAL = {
@@ -32,7 +34,12 @@ OPTIONAL = {
 
 
 def run_doctor(options: DoctorOptions) -> dict:
-    """Returns {python, system, torch, threads, cuda, native, compiler, demo_files, optional, healthy}."""
+    """Returns {python, system, torch, threads, cuda, native, compiler, demo_files, optional, healthy}.
+
+    With --clean {folder, removed, kept, bytes} instead: paths {path, bytes}, and the bytes of those that are removed.
+    """
+    if options.clean is not None:
+        return _cleaned(options.clean, dry_run=options.dry_run)
     system = f"{platform.system()} {platform.machine()}"
     facts = {"python": platform.python_version(), "system": system, **_torch(), **_native()}
     facts["compiler"] = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
@@ -42,8 +49,26 @@ def run_doctor(options: DoctorOptions) -> dict:
     return {**facts, "optional": optional, "healthy": facts["native"] == "ok" and facts["demo_files"] == "ok"}
 
 
+def _cleaned(folder: Path, *, dry_run: bool) -> dict:
+    found = leftovers(folder)
+    gone = [each for each in found if not each.held] if dry_run else remove_leftovers(folder)
+    rows = lambda some: [{"path": str(each.path), "bytes": each.num_bytes} for each in some]
+    size = sum(each.num_bytes for each in gone)
+    kept = rows(each for each in found if each.held)
+    return {"folder": str(folder), "dry_run": dry_run, "removed": rows(gone), "kept": kept, "bytes": size}
+
+
+def _cleaned_text(result: Mapping[str, Any]) -> str:
+    verb = "would be removed" if result["dry_run"] else "removed"
+    rows = [f"{row['bytes']:>14,}  {row['path']}" for row in result["removed"]]
+    rows += [f"{row['bytes']:>14,}  {row['path']}  (in use: stays)" for row in result["kept"]]
+    return "\n".join([*rows, f"{verb}: {len(result['removed'])}, {result['bytes']:,} bytes"])
+
+
 def text_of(result: Mapping[str, Any]) -> str:
-    """The facts as people read them, with what to install for what is missing."""
+    """The facts as people read them, with what to install for what is missing; or what was cleaned."""
+    if "removed" in result:
+        return _cleaned_text(result)
     facts = {key: value for key, value in result.items() if key != "optional"}
     lines = [f"{key:<14} {value}" for key, value in facts.items()]
     for name, version in result["optional"].items():

@@ -117,4 +117,16 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """No options: look at this machine and this installation."""
+    """Without options: look at this machine and this installation."""
+
+    clean: Path | None = None
+    """Remove from this folder, and those below it, what killed runs left: half-written files, locks, and what an
+    unfinished `convert` would go on from. What a living run holds stays, as does all that scene4d did not make."""
+    dry_run: bool = False
+    """With --clean: list it with its size, and remove nothing."""
+
+    def __post_init__(self) -> None:
+        if self.clean is None and self.dry_run:
+            raise ConfigError("needs --clean FOLDER", field="--dry-run", fix="name the folder to look into")
+        if self.clean is not None and not self.clean.is_dir():
+            raise ConfigError("is no folder", file=self.clean, field="--clean")

@@ -24,6 +24,7 @@ from scene4d.data.files.paths import inside_folder
 from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot_tables import images_of, numbers_of, open_parquet
 from scene4d.data.video.pictures import picture_from_bytes
+from scene4d.disk_errors import refuse_shortage
 from scene4d.errors import DataFormatError, Scene4DError, VersionError
 from scene4d.files import atomic_folder
 
@@ -91,6 +92,7 @@ def _listed(root: Path) -> tuple[pa.Table, _Damage | None]:
         try:
             parts.append(open_parquet(file).read())
         except (Scene4DError, pa.ArrowException, OSError) as error:
+            refuse_shortage(error, file=file)
             damage = _Damage(sum(map(len, parts)), str(file.relative_to(root)), _message(error))
             break
     needed = {"episode_index", "length", "data/chunk_index", "data/file_index"}
@@ -190,6 +192,7 @@ class _Source:
                 for k in range(source.metadata.num_row_groups):
                     groups.append(source.read_row_group(k))
             except (Scene4DError, pa.ArrowException, OSError) as error:
+                refuse_shortage(error, file=file)
                 ended = _message(error)
             # One table at a time: episodes come file after file.
             self._tables = {file: (pa.concat_tables(groups) if groups else pa.table({}), ended)}

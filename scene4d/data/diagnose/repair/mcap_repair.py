@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scene4d.disk_errors import refuse_shortage
 from scene4d.errors import DataFormatError
 from scene4d.extras import optional
 from scene4d.files import atomic_file
@@ -116,6 +117,7 @@ class _Walk:
                 except StopIteration:
                     return
                 except Exception as error:  # the library and its decompressors raise what the bytes make them raise
+                    refuse_shortage(error, file=self.path)
                     self.reason = f"{str(error)[:80] or type(error).__name__}, after {self.last}"
                     return
                 self.done = stream.tell()

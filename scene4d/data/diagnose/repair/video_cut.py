@@ -13,6 +13,7 @@ from av.error import FFmpegError
 
 from scene4d.data.video.video import encode_video
 from scene4d.data.video.video_file import new_video, open_video
+from scene4d.disk_errors import refuse_shortage
 from scene4d.errors import VideoError
 
 
@@ -29,6 +30,7 @@ def whole_frames(path: str | os.PathLike) -> tuple[int, str | None]:
                     return count, f"frame {count} is damaged"
                 count += 1
     except (FFmpegError, OSError, ValueError, VideoError) as error:
+        refuse_shortage(error, file=path)
         return count, " ".join(f"cannot be decoded from frame {count} on ({error})".split())[:200]
     if declared and count < declared:
         return count, f"ends after {count} of {declared} frames"
@@ -49,8 +51,8 @@ def copy_video(path: str | os.PathLike, target: str | os.PathLike, *, num_frames
         # Frames that refer to later ones lose them at the cut: only what decodes to the same pictures counts.
         if [_digest(frame) for frame in _first_frames(target, num_frames + 1)] == wanted:
             return True
-    except (FFmpegError, OSError, ValueError):
-        pass
+    except (FFmpegError, OSError, ValueError) as error:
+        refuse_shortage(error, file=target)
     pictures = (frame.to_ndarray(format="rgb24") for frame in _eight_bit(_first_frames(path, num_frames), path))
     encode_video(target, pictures, fps=fps, crf=0)
     return False
