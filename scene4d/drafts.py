@@ -42,14 +42,10 @@ def draft_folder(target: Path) -> Iterator[Path]:
         OSError: the folder cannot be made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count():
-        folder = target.with_name(f".{_short(target.name)}.{number}{DRAFT}")
-        lock = _new_draft(folder)
-        if lock is not None:
-            break
-    for later in itertools.count(number + 1):
-        if not remove_draft(target.with_name(f".{_short(target.name)}.{later}{DRAFT}")):
-            break
+    names = (target.with_name(f".{_short(target.name)}.{number}{DRAFT}") for number in itertools.count())
+    folder, lock = next((name, held) for name in names if (held := _new_draft(name)) is not None)
+    while remove_draft(next(names)):  # they are numbered without a gap
+        pass
     try:
         yield folder
     finally:
