@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import pytest
 
@@ -103,3 +104,31 @@ def test_help_shows_docstrings_and_defaults(capsys):
 def test_every_option_of_every_verb_is_explained(verb):
     kind = verb.options_class()
     assert {field.name for field in dataclasses.fields(kind)} == set(docstrings_of(kind))
+
+
+NAMES = [*[verb for verb in VERBS.values() if verb.name != "eval"], *EVAL_VERBS.values()]
+
+
+@pytest.mark.parametrize("verb", NAMES, ids=lambda verb: verb.name)
+def test_every_example_of_a_help_is_a_right_command(verb):
+    kind = verb.options_class()
+    assert kind.EXAMPLES
+    for example in kind.EXAMPLES:
+        words = shlex.split(example)
+        assert " ".join(words[: 1 + len(verb.name.split())]) == f"scene4d {verb.name}"
+        parse_options(kind, words[1 + len(verb.name.split()) :], prog=f"scene4d {verb.name}", description="")
+
+
+@pytest.mark.parametrize("verb", NAMES, ids=lambda verb: verb.name)
+def test_long_helps_group_every_option_once_and_name_no_machine(verb, capsys):
+    kind = verb.options_class()
+    fields = dataclasses.fields(kind)
+    hints = get_type_hints(kind, include_extras=True)
+    flags = {f.name for f in fields if POSITIONAL not in get_args(hints[f.name])}
+    grouped = [name for names in getattr(kind, "GROUPS", {}).values() for name in names]
+    assert (sorted(grouped) == sorted(flags)) if len(fields) > 6 else set(grouped) <= flags
+    with pytest.raises(SystemExit):
+        parse_options(kind, ["--help"], prog=f"scene4d {verb.name}", description="")
+    shown = capsys.readouterr().out
+    assert kind.EXAMPLES[0] in shown and all(f"{title}:" in shown for title in getattr(kind, "GROUPS", {}))
+    assert str(Path(__file__).parents[2]) not in shown and str(Path.home()) not in shown

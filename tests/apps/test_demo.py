@@ -75,7 +75,7 @@ def test_actions_have_names_units_and_sane_values(demo):
     out, _ = demo
     actions = json.loads((out / "actions.json").read_text())
     assert len(actions["names"]) == len(actions["units"]) == len(actions["actions"][0]) == 4
-    assert np.isfinite(actions["actions"]).all() and np.abs(actions["actions"]).max() < 3
+    assert np.isfinite(actions["actions"]).all() and np.abs(actions["actions"]).max() <= 1
 
 
 def test_the_verbs_go_on_from_the_demo_files(demo, tmp_path):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scene4d.apps.page.page import Page, write_page
 from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, flow_picture, panels
 from scene4d.apps.terminal.scene_pictures import choose_cameras, pictures_of, read_cameras, render_over_time
-from scene4d.errors import CalibrationError
+from scene4d.apps.verbs.run_render import RenderOptions, run_render
+from scene4d.errors import CalibrationError, ConfigError
+from scene4d.gaussians.s4d.s4d import write_s4d
 from scene4d.geometry.rotation import identity_pose
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Gaussians
@@ -73,6 +77,32 @@ def test_rendered_flow_is_the_motion(sliding):
     lengths = frames.extras["flow"][0].norm(dim=-1)
     assert lengths.max() == pytest.approx(0.1, abs=0.01)
     assert len(pictures_of(frames, "flow")) == 2
+
+
+def test_one_picture_shows_the_second_that_is_asked_for(sliding, tmp_path):
+    write_s4d(tmp_path / "scene.s4d", sliding)
+    cameras = tmp_path / "camera.json"
+    camera = choose_cameras(sliding, {}, camera="orbit", times=sliding.times, size=(64, 48))[0]
+    fields = {"viewmats": camera.viewmats.tolist(), "Ks": camera.Ks.tolist(), "width": 64, "height": 48}
+    cameras.write_text(json.dumps(fields))
+
+    def shown(output, **options):
+        run_render(RenderOptions(tmp_path / "scene.s4d", tmp_path / output, camera=str(cameras), **options))
+        return np.asarray(Image.open(tmp_path / output)) if output.endswith(".png") else None
+
+    last = float(sliding.times[-1])
+    first_picture, last_picture = shown("first.png"), shown("last.png", time=last)
+    shown("sequence", num_frames=2)
+    for name, picture in (("0000", first_picture), ("0001", last_picture)):
+        assert (np.asarray(Image.open(tmp_path / f"sequence/{name}.png")) == picture).all()
+    assert (first_picture != last_picture).any() and first_picture.shape == (48, 64, 3)
+    with pytest.raises(ConfigError, match="lies outside the scene"):
+        shown("late.png", time=last + 1)
+    for options in ({"output": Path("a.png"), "num_frames": 3}, {"output": Path("a.mp4"), "time": 0.0}):
+        with pytest.raises(ConfigError):
+            RenderOptions(tmp_path / "scene.s4d", **options)
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["camera.json", "first.png", "last.png", "scene.s4d", "sequence"]
 
 
 def test_unknown_camera_names_the_known_ones(sliding, tmp_path):

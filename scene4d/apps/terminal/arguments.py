@@ -1,6 +1,7 @@
 """Arguments of the command line to a dataclass of options: one flag a field, the field's docstring as its help.
 
-Standard library only, so that help and usage errors come at once.
+A class may have EXAMPLES, commands that its help shows, and GROUPS, {what they decide: fields}, under which its help
+lists them. Standard library only, so that help and usage errors come at once.
 """
 
 from __future__ import annotations
@@ -43,8 +44,12 @@ POSITIONAL, OUTPUT, FILE = Argument(positional=True), Argument(short="-o"), Argu
 class _Parser(argparse.ArgumentParser):
     """argparse, with errors that are raised."""
 
-    def __init__(self, *, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, *, prog: str, description: str, examples: Sequence[str]) -> None:
+        epilog = "\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else None
+        style = argparse.RawDescriptionHelpFormatter  # it keeps the lines of the examples
+        super().__init__(
+            prog=prog, description=description, epilog=epilog, formatter_class=style, allow_abbrev=False
+        )
         # Any negative number is a value, also -1e-3, which argparse takes for a flag.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
@@ -67,14 +72,22 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
         ConfigError: an option is unknown, missing or has a wrong value. SecurityError: what is read is no file of this
             machine. SystemExit: the help was asked for.
     """
-    parser = _Parser(prog=prog, description=description)
+    parser = _Parser(prog=prog, description=description, examples=getattr(kind, "EXAMPLES", ()))
+    groups = {
+        name: group
+        for title, names in getattr(kind, "GROUPS", {}).items()
+        for group in [parser.add_argument_group(title)]
+        for name in names
+    }
     texts = docstrings_of(kind) if set(HELP) & set(arguments) else {}
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        _add_argument(parser, field, hint=hints[field.name], text=texts.get(field.name, ""))
+        place = groups.get(field.name, parser)
+        _add_argument(place, field, hint=hints[field.name], text=texts.get(field.name, ""))
     values, unknown = parser.parse_known_args([_hyphenated(a) for a in arguments])
     if unknown:
-        flags = [flag(name) for name, hint in hints.items() if POSITIONAL not in get_args(hint)]
+        names = [field.name for field in dataclasses.fields(kind)]
+        flags = [flag(name) for name in names if POSITIONAL not in get_args(hints[name])]
         _refuse(parser, unknown, flags=flags)
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(values).items()}
     for name, value in given.items():
@@ -90,7 +103,7 @@ def _refuse_addresses(name: str, value: Any) -> None:
             refuse_protocol(str(path), path=path, file=path, field=flag(name))
 
 
-def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field, *, hint: Any, text: str) -> None:
+def _add_argument(parser: argparse._ActionsContainer, field: dataclasses.Field, *, hint: Any, text: str) -> None:
     hint, how = (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, Argument())
     if get_origin(hint) in (Union, UnionType):
         hint = next(member for member in get_args(hint) if member is not type(None))

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def steps_shown(total: int, seconds: dict[str, float]) -> Iterator[Callable[[str, Callable[[], T]], T]]:
+def steps_shown(total: int, seconds: dict[str, float] | None = None) -> Iterator[Callable[[str, Callable[[], T]], T]]:
     """Yield step(name, work) -> result: shows which of `total` runs, notes how long each took in `seconds`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,10 +26,12 @@ def steps_shown(total: int, seconds: dict[str, float]) -> Iterator[Callable[[str
             bar.update(task, description=name)
             start = time.monotonic()
             result = work()
-            seconds[name] = round(time.monotonic() - start, 2)
+            took = round(time.monotonic() - start, 2)
+            if seconds is not None:
+                seconds[name] = took
             bar.advance(task)
             if not console.is_terminal:
-                print(f"scene4d: {name} ({seconds[name]:.1f} s)", file=sys.stderr, flush=True)
+                print(f"scene4d: {name} ({took:.1f} s)", file=sys.stderr, flush=True)
             return result
 
         yield step

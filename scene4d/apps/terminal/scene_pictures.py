@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scene4d.apps.terminal.orbits import orbit_of
 from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, depth_range, flow_picture
 from scene4d.data.video.video import write_video
 from scene4d.errors import CalibrationError, ConfigError
-from scene4d.files import atomic_folder
+from scene4d.files import atomic_file, atomic_folder
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras, Frames
@@ -59,7 +60,14 @@ def read_cameras(path: Path) -> Cameras:
         raise CalibrationError("is not a camera file", file=path, found=repr(error), expected=expected) from error
 
 
-def render_over_time(scene: Scene4D, cameras: Cameras, *, times: Tensor, flow_step: float) -> Frames:
+def render_over_time(
+    scene: Scene4D,
+    cameras: Cameras,
+    *,
+    times: Tensor,
+    flow_step: float,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Frames:
     """Frames [f] of the scene at `times` [f]; extras["flow"] = motion in m over the following `flow_step` s."""
     last = float(scene.times[-1])
     frames = []
@@ -70,6 +78,7 @@ def render_over_time(scene: Scene4D, cameras: Cameras, *, times: Tensor, flow_st
             flow, valid = scene.flow(start, min(start + flow_step, last))
             flow = torch.where(valid[..., None], flow, torch.zeros_like(flow)).float()
             frames.append(render(gaussians.replace(extras={"flow": flow}), cameras[index], extras=("flow",)))
+            progress(index + 1, len(times))
     return Frames.stack(frames)
 
 
@@ -89,12 +98,16 @@ def pictures_of(frames: Frames, what: str) -> list[np.ndarray]:
 
 
 def write_pictures(path: Path, pictures: list[np.ndarray], *, fps: float) -> None:
-    """An .mp4 file, or a folder of NNNN.png, written whole or not at all."""
+    """An .mp4 file, one .png, or a folder of NNNN.png, written whole or not at all."""
     if path.suffix == ".mp4":
         write_video(path, pictures, fps=fps)
         return
+    if path.suffix.lower() == ".png" and len(pictures) == 1:
+        with atomic_file(path) as temporary:
+            Image.fromarray(pictures[0]).save(temporary, format="PNG")
+        return
     if path.suffix:
-        expected = ".mp4, or a folder name for PNG files"
+        expected = ".mp4, .png, or a folder name for PNG files"
         raise ConfigError("cannot be written", field="output", found=path.suffix, expected=expected)
     with atomic_folder(path) as folder:
         for index, picture in enumerate(pictures):

@@ -10,6 +10,7 @@ from scene4d.apps.agent.task_names import names_and_units, task_from_text
 from scene4d.apps.compose.action_head import head_of
 from scene4d.apps.compose.models import Models, load_models
 from scene4d.apps.compose.scene_start import chosen_actions, head_start, start_of_file
+from scene4d.apps.terminal.progress import steps_shown
 from scene4d.apps.verbs.options.agents import ActOptions
 from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.policy.encoders import views_for
@@ -32,11 +33,18 @@ def run_act(options: ActOptions) -> dict[str, Any]:
         DataFormatError: the scene is broken, holds no robot state, or --proprio or --goal are not finite numbers.
         NumericsError: the actions are not finite.
     """
+    with steps_shown(2) as step:
+        models, start = step("reading weights and scene", lambda: _start(options))
+        return step("planning", lambda: _planned(models, start, seed=options.seed, forecast=options.forecast))
+
+
+def _start(options: ActOptions) -> tuple[Models, Observation]:
+    """The weights, and where they begin to act."""
     models = load_models(options.weights)
     head_of(models, file=options.weights)
     task, file = task_from_text(options.task, models.tasks), open_s4d(options.scene)
-    start = start_of_file(models, file, scene=file.scene(), task=task, proprio=options.proprio, goal=options.goal)
-    return _planned(models, start, seed=options.seed, forecast=options.forecast)
+    proprio, goal = options.proprio, options.goal
+    return models, start_of_file(models, file, scene=file.scene(), task=task, proprio=proprio, goal=goal)
 
 
 def text_of(result: Mapping[str, Any]) -> str:

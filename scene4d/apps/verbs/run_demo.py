@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from scene4d.apps.compose.assets import DEMO_EPISODE
 from scene4d.apps.compose.models import Models, load_models
 from scene4d.apps.page.demo_films import DemoResult, film_depth_and_flow, film_forecast, film_orbit
 from scene4d.apps.page.page import Page, write_page
 from scene4d.apps.terminal.progress import steps_shown
 from scene4d.apps.terminal.scene_pictures import write_pictures
+from scene4d.apps.terminal.tables import columns_table, result_table
 from scene4d.apps.verbs.options.agents import DemoOptions
 from scene4d.apps.verbs.run_act import plan_actions
 from scene4d.apps.verbs.run_forecast import predicted_scene
@@ -67,18 +69,30 @@ def run_demo(options: DemoOptions) -> dict:
     return {"output": str(out), **{k: v for k, v in report.items() if k != "actions"}, "files": _files(out)}
 
 
+def text_of(result: Mapping[str, Any]) -> str:
+    """Where the results lie, and the forecast beside its baselines."""
+    horizon = result["horizon"]
+    psnr = lambda row: {name: row[name]["psnr"] for name in ("copy_last", "constant_velocity")}
+    rows = {f"{steps} steps ahead": {"ours": row["psnr"], **psnr(row)} for steps, row in horizon.items()}
+    facts = {key: result[key] for key in ("episode", "num_gaussians", "seconds_total")}
+    page = Path(result["output"]) / "index.html"
+    heading = "PSNR in dB of the forecast, on the cameras that it saw"
+    return "\n".join([result_table(facts), "", heading, columns_table(rows), "", f"open {page} in a browser"])
+
+
 def read_episode(options: DemoOptions) -> Episode:
     """The first episode of the recording, long enough for the forecast.
 
     Raises:
         ConfigError: the recording is too short for `now` and `num_steps`.
     """
-    episode = open_recordings(options.episode)[0].read()
+    source = options.episode or DEMO_EPISODE
+    episode = open_recordings(source)[0].read()
     needed = options.now + options.num_steps + 1
     if not options.now >= 1 or options.num_steps < max(HORIZONS) or len(episode.times) < needed:
         problem, field, found = "does not fit the recording", "now + num_steps", f"{options.now} + {options.num_steps}"
         expected = f"now >= 1, num_steps >= {max(HORIZONS)}, together < {len(episode.times)} frames"
-        raise ConfigError(problem, file=options.episode, field=field, found=found, expected=expected)
+        raise ConfigError(problem, file=source, field=field, found=found, expected=expected)
     return episode
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from scene4d.apps.compose.recorded_actions import observation_and_actions
 from scene4d.apps.terminal.option_checks import check_output
+from scene4d.apps.terminal.progress import steps_shown
 from scene4d.apps.verbs.options.agents import ForecastOptions
 from scene4d.files import atomic_folder, sole_writer
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
@@ -32,31 +34,19 @@ def run_forecast(options: ForecastOptions) -> dict:
         ConfigError: the scene is of another robot than the weights, or they cannot forecast scenes.
         DataFormatError: the scene or the actions are not as they should be.
     """
-    from scene4d.apps.compose.models import load_models
-
     for number in range(options.samples):
         check_output(_numbered(options.output, number), suffixes=(".s4d",), inputs=(options.scene,))
-    models = load_models(options.weights)
-    model = sampled(require(models.world, Decodes, what="a forecast of scenes"), options.sampler_steps)
-    file = open_s4d(options.scene)
-    asked, num_steps = options.actions, options.steps
-    known, actions = observation_and_actions(file, actions=asked, start=options.start, num_steps=num_steps)
-    models.robot.check_same(known.robot, file=options.scene)
-    seeds = list(range(options.seed, options.seed + options.samples))
-    outputs = []
-    for number, seed in enumerate(seeds):
-        scene, prediction = predicted_scene(model, known, actions=actions, seed=seed)
-        path = _numbered(options.output, number)
-        info = {"seed": seed, "weights": str(options.weights or "shipped"), "source": str(options.scene)}
-        write_future(path, scene, prediction=prediction, known=known, file=file, info=info)
-        outputs.append((path, scene))
-    path, scene = outputs[0]
-    flow_path, points = path.with_suffix(".flow.npz"), path.with_suffix("").with_name(f"{path.stem}_points")
-    write_flow_npz(flow_path, scene)
+    with steps_shown(2 + options.samples) as step:
+        model, file, known, actions = step("reading weights and scene", lambda: _start(options))
+        outputs = []
+        for number in range(options.samples):
+            write = functools.partial(
+                _write_sample, options, number, model=model, file=file, known=known, actions=actions
+            )
+            outputs.append(step(f"forecasting future {number + 1} of {options.samples}", write))
+        path, scene = outputs[0]
+        flow_path, points = step("writing flow and points", lambda: _write_motion(path, scene))
     now = float(scene.times[0])
-    with atomic_folder(points, replace=True) as folder:
-        for step, time in enumerate(scene.times.tolist()):
-            write_gaussian_points(folder / f"{step:04d}.ply", scene.at(time), flow=scene.flow(now, time)[0])
     moved = scene.flow(now, float(scene.times[-1]))[0].norm(dim=-1)
     moving = moved[moved > 1e-3]
     return {
@@ -70,6 +60,41 @@ def run_forecast(options: ForecastOptions) -> dict:
         "num_new": int((scene.alive[:, 0] > now + 1e-6).sum()),
         "moved_mm": round(1e3 * float(moving.mean()), 2) if len(moving) else 0.0,
     }
+
+
+def _start(options: ForecastOptions) -> tuple[Decodes, S4DFile, Observation, Tensor]:
+    """The model, the scene's file, what is known of it, and the actions [h a] of the future."""
+    from scene4d.apps.compose.models import load_models
+
+    models = load_models(options.weights)
+    model = sampled(require(models.world, Decodes, what="a forecast of scenes"), options.sampler_steps)
+    file = open_s4d(options.scene)
+    asked, num_steps = options.actions, options.steps
+    known, actions = observation_and_actions(file, actions=asked, start=options.start, num_steps=num_steps)
+    models.robot.check_same(known.robot, file=options.scene)
+    return model, file, known, actions
+
+
+def _write_sample(
+    options: ForecastOptions, number: int, *, model: Decodes, file: S4DFile, known: Observation, actions: Tensor
+) -> tuple[Path, Scene4D]:
+    """Forecast and write one of the futures."""
+    seed, path = options.seed + number, _numbered(options.output, number)
+    scene, prediction = predicted_scene(model, known, actions=actions, seed=seed)
+    info = {"seed": seed, "weights": str(options.weights or "shipped"), "source": str(options.scene)}
+    write_future(path, scene, prediction=prediction, known=known, file=file, info=info)
+    return path, scene
+
+
+def _write_motion(path: Path, scene: Scene4D) -> tuple[Path, Path]:
+    """Flow and points beside the future; returns the file and the folder."""
+    flow_path, points = path.with_suffix(".flow.npz"), path.with_suffix("").with_name(f"{path.stem}_points")
+    write_flow_npz(flow_path, scene)
+    now = float(scene.times[0])
+    with atomic_folder(points, replace=True) as folder:
+        for step, time in enumerate(scene.times.tolist()):
+            write_gaussian_points(folder / f"{step:04d}.ply", scene.at(time), flow=scene.flow(now, time)[0])
+    return flow_path, points
 
 
 def _numbered(path: Path, number: int) -> Path:

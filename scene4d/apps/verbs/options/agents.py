@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
 from scene4d.apps.terminal.arguments import OUTPUT, POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least, check_positive, check_within
 from scene4d.errors import ConfigError
@@ -16,12 +16,17 @@ from scene4d.errors import ConfigError
 class DemoOptions:
     """Run the main job on a recorded episode."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d demo",
+        "scene4d demo -o out/demo --num-steps 24 --seed 1",
+    )
+
     output: Annotated[Path, OUTPUT] = Path("out/demo")
     """Folder for the results."""
-    episode: Path = DEMO_EPISODE
-    """A recording with cameras left, right and front, as `scene4d record` makes them."""
-    weights: Path = WEIGHTS
-    """Weights of world model and action head: a file, or the name of shipped ones (small, tiny)."""
+    episode: Path | None = None
+    """A recording with cameras left, right and front, as `scene4d record` makes them; by default the built-in one."""
+    weights: Path | None = None
+    """Weights of world model and action head: a file, or the name of shipped ones (small, tiny); by default small."""
     now: int = 12
     """Frame from which on everything is forecast; the frames before it are the observed past."""
     num_steps: int = 16
@@ -33,6 +38,25 @@ class DemoOptions:
 @dataclass(frozen=True)
 class ForecastOptions:
     """Predict how a scene evolves."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d forecast out/demo/scene.s4d",
+        "scene4d forecast out/demo/scene.s4d --actions plan.csv --steps 12 --samples 3 -o future.s4d",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is forecast": (
+            "actions",
+            "start",
+            "steps",
+        ),
+        "how": (
+            "weights",
+            "samples",
+            "seed",
+            "sampler_steps",
+        ),
+        "what is written": ("output",),
+    }
 
     scene: Annotated[Path, POSITIONAL]
     """A .s4d file with the past, as `scene4d reconstruct` writes it."""
@@ -51,7 +75,7 @@ class ForecastOptions:
     sampler_steps: int = 4
     """Steps of the sampler."""
     weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    """A weights file, or the name of shipped ones (small, tiny); by default small."""
 
     def __post_init__(self) -> None:
         check_at_least(1, samples=self.samples, steps=self.steps, sampler_steps=self.sampler_steps)
@@ -61,12 +85,29 @@ class ForecastOptions:
 class ActOptions:
     """The next actions for a task, from a scene."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        'scene4d act out/demo/scene.s4d --task "open the door"',
+        'scene4d act scene.s4d --task "open the door" --proprio 0.05 0.6 0.2 1.0 --no-forecast',
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is to be done": (
+            "task",
+            "proprio",
+            "goal",
+        ),
+        "how": (
+            "weights",
+            "forecast",
+            "seed",
+        ),
+    }
+
     scene: Annotated[Path, POSITIONAL]
     """A .s4d file; the actions start at its last observed instant."""
     task: str
     """What is to be done: the name of a task the head was trained on, or its words ("open the door")."""
     weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    """A weights file, or the name of shipped ones (small, tiny); by default small."""
     seed: int = 0
     """Seed of the sampled chunk."""
     forecast: bool = True
@@ -81,8 +122,34 @@ class ActOptions:
 class ServeOptions:
     """Answer observations with actions, for robots and simulators in other processes."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d serve",
+        "scene4d serve --port 8790 --cameras left right --size 64 64",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "where it listens": (
+            "host",
+            "port",
+            "allow_remote",
+        ),
+        "what it is shown": (
+            "cameras",
+            "size",
+            "fps",
+        ),
+        "how it acts": (
+            "weights",
+            "forecast",
+            "replan_every",
+        ),
+        "what it costs": (
+            "threads",
+            "episodes",
+        ),
+    }
+
     weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    """A weights file, or the name of shipped ones (small, tiny); by default small."""
     host: str = "127.0.0.1"
     """Address to listen at."""
     port: int = 8790
@@ -118,6 +185,8 @@ class ServeOptions:
 @dataclass(frozen=True)
 class DoctorOptions:
     """Without options: look at this machine and this installation."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("scene4d doctor", "scene4d doctor --clean out --dry-run")
 
     clean: Path | None = None
     """Remove from this folder, and those below it, what killed runs left: half-written files, locks, and what an

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from scene4d.apps.terminal.arguments import POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least, check_within
@@ -19,6 +20,34 @@ class EvalReconstructOptions:
 
     Without any source, the six tasks of the rig are recorded.
     """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d eval reconstruct --tasks door-open-v3 --seeds 2000 2000",
+        "scene4d eval reconstruct my_recordings --holdout 8 --max-frames 40",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is reconstructed": (
+            "episodes",
+            "max_frames",
+            "stride",
+            "width",
+            "tasks",
+            "seeds",
+            "frames",
+            "size",
+            "inputs",
+        ),
+        "what is scored": (
+            "holdout",
+            "novel",
+            "view_every",
+        ),
+        "how": (
+            "fit",
+            "tsdf",
+            "instants",
+        ),
+    }
 
     sources: Annotated[tuple[Path, ...], POSITIONAL] = ()
     """Folders of recordings (what `scene4d reconstruct` reads); a folder of several gives its first ones. Without any,
@@ -68,12 +97,40 @@ class EvalReconstructOptions:
 class EvalForecastOptions:
     """Forecast recorded-on-the-fly episodes; score them against copying, constant velocity, exact motion, 2D video."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d eval forecast --seeds 2000 2001",
+        "scene4d eval forecast --seeds 2000 2001 --also tiny rssm",
+        "scene4d eval forecast --episodes my_recordings --inputs left right --novel front",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is forecast": (
+            "tasks",
+            "seeds",
+            "episodes",
+            "inputs",
+            "size",
+            "windows",
+            "horizons",
+        ),
+        "what is compared": (
+            "weights",
+            "sampler_steps",
+            "pixels_weights",
+            "also",
+            "robot",
+        ),
+        "what is scored": (
+            "novel",
+            "deep",
+        ),
+    }
+
     tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
     """Meta-World tasks."""
     seeds: tuple[int, int] = (2000, 2005)
     """First and last episode seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
     weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    """A weights file, or the name of shipped ones (small, tiny); by default small."""
     sampler_steps: int = 4
     """Steps of the diffusion sampler."""
     windows: int = 4
@@ -115,12 +172,34 @@ class EvalForecastOptions:
 class EvalPolicyOptions:
     """Run the action head in closed loop in Meta-World."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d eval policy --tasks door-open-v3 --seeds 2000 2004",
+        "scene4d eval policy --paired --processes 2",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is tried": (
+            "tasks",
+            "seeds",
+            "turned",
+            "max_frames",
+        ),
+        "who acts": (
+            "weights",
+            "forecast",
+            "paired",
+        ),
+        "how it runs": (
+            "processes",
+            "videos",
+        ),
+    }
+
     tasks: tuple[str, ...] = ()
     """Meta-World tasks; by default those that the action head was trained on."""
     seeds: tuple[int, int] = (2000, 2019)
     """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
     weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    """A weights file, or the name of shipped ones (small, tiny); by default small."""
     forecast: bool = True
     """Show the head the predicted future too (slower)."""
     paired: bool = False
@@ -146,12 +225,33 @@ class EvalPolicyOptions:
 class EvalPlanOptions:
     """Plan towards the scene in which a scripted expert's episode from the same start ends, its success held."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d eval plan --tasks reach-v3 --seeds 2000 2004",
+        "scene4d eval plan --search policy --goal image --processes 2",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is tried": (
+            "tasks",
+            "seeds",
+            "goal",
+            "max_frames",
+        ),
+        "who plans": (
+            "weights",
+            "search",
+            "samples",
+            "iterations",
+            "replan_every",
+        ),
+        "how it runs": ("processes",),
+    }
+
     tasks: tuple[str, ...] = ("reach-v3", "drawer-open-v3")
     """Meta-World tasks."""
     seeds: tuple[int, int] = (2000, 2029)
     """First and last environment seed; test seeds are 2000 to 2099, validation 1000 to 1099."""
     weights: Path | None = None
-    """A weights file, or the name of shipped ones (small, tiny); by default the best of those."""
+    """A weights file, or the name of shipped ones (small, tiny); by default small."""
     search: Literal["cem", "mppi", "policy"] = "cem"
     """How plans are found: the cross-entropy method, MPPI, or the best of `samples` that the action head proposes."""
     goal: Literal["scene", "image"] = "scene"

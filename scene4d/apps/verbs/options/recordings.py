@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from scene4d.apps.terminal.arguments import FILE, OUTPUT, POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least
@@ -16,6 +17,25 @@ from scene4d.sim import rig
 @dataclass(frozen=True)
 class RecordOptions:
     """Record scripted experts with noise on their actions."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d record --tasks door-open-v3 --episodes 3 -o episodes",
+        "scene4d record --tasks door-open-v3 drawer-open-v3 --frames 120 --size 128 --first-seed 100",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what happens": (
+            "tasks",
+            "episodes",
+            "first_seed",
+            "noise",
+            "frames",
+        ),
+        "how it is seen": (
+            "cameras",
+            "size",
+        ),
+        "what is written": ("output",),
+    }
 
     output: Annotated[Path, OUTPUT] = Path("episodes")
     """Folder of the new data set; must not exist or be empty."""
@@ -54,6 +74,20 @@ class RecordOptions:
 class CheckOptions:
     """Look at a recording, or at a folder of recordings; nothing is written."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d check my_recording",
+        "scene4d check my_recording --calibration",
+        "scene4d check lerobot_set --deep --samples 10",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is tested": (
+            "calibration",
+            "deep",
+            "samples",
+        ),
+        "what the source lacks": ("cameras",),
+    }
+
     source: Annotated[Path, POSITIONAL]
     """Folder or file."""
     calibration: bool = False
@@ -73,6 +107,32 @@ class CheckOptions:
 @dataclass(frozen=True)
 class ConvertOptions:
     """Convert every recording of a folder. A run that was stopped continues when it is started again."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d convert my_recording -o converted",
+        "scene4d convert my_recording -o mended --fix depth_scale=0.001 opengl",
+        "scene4d convert lerobot_set -o small --size 128 96 --cameras front wrist --workers 2",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is corrected": (
+            "fix",
+            "calibration",
+            "fit",
+            "resync",
+            "fps",
+        ),
+        "what is kept": (
+            "cameras",
+            "segments",
+            "size",
+            "depth_unit",
+            "skip_bad",
+        ),
+        "how it is written": (
+            "output",
+            "workers",
+        ),
+    }
 
     source: Annotated[Path, POSITIONAL]
     """Folder or file of recordings."""
@@ -125,6 +185,11 @@ class ConvertOptions:
 @dataclass(frozen=True)
 class RepairOptions:
     """Copy the longest run of whole episodes, or all messages before the cut; the input is only read."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d repair broken_set -o repaired",
+        "scene4d repair broken.mcap -o repaired.mcap",
+    )
 
     source: Annotated[Path, POSITIONAL]
     """Folder of the data set (the one that holds meta/, data/ and videos/), or an .mcap file."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from scene4d.apps.terminal.arguments import FILE, OUTPUT, POSITIONAL
 from scene4d.apps.terminal.option_checks import check_at_least, check_positive, check_within, flag
@@ -18,6 +19,29 @@ LEAST_WIDTH = 16
 @dataclass(frozen=True)
 class ReconstructOptions:
     """Reconstruct a recording: static and moving Gaussians, persistent ids, motion over time."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d reconstruct my_recording -o scene.s4d",
+        "scene4d reconstruct lerobot_set --episode 2 --cameras left right --max-frames 40",
+        "scene4d reconstruct photos --from-pictures --holdout 8",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is read": (
+            "episode",
+            "cameras",
+            "max_frames",
+            "stride",
+            "size",
+            "holdout",
+        ),
+        "how it is reconstructed": (
+            "fit",
+            "fused",
+            "from_pictures",
+            "depth_weights",
+        ),
+        "what is written": ("output",),
+    }
 
     source: Annotated[Path, POSITIONAL]
     """A recording: folder or file of any format that `scene4d check` knows."""
@@ -60,10 +84,32 @@ class ReconstructOptions:
 class RenderOptions:
     """Render a scene over its own time."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d render out/demo/future.s4d -o orbit.mp4",
+        "scene4d render out/demo/scene.s4d --camera left --time 0.2 -o one.png",
+        "scene4d render scene.s4d --what depth -o depth_pictures",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "where from": (
+            "camera",
+            "size",
+            "scale",
+        ),
+        "what is shown": (
+            "what",
+            "time",
+            "num_frames",
+        ),
+        "what is written": (
+            "output",
+            "fps",
+        ),
+    }
+
     scene: Annotated[Path, POSITIONAL]
     """A .s4d file."""
     output: Annotated[Path, OUTPUT] = Path("render.mp4")
-    """out.mp4, or a folder name for a PNG sequence."""
+    """out.mp4, out.png (one picture), or a folder name for a PNG sequence."""
     camera: str = "orbit"
     """A camera name stored in the scene, "orbit" (a swing round what the stillest stored camera shows; a full turn
     where none is stored), or a JSON file with viewmats, Ks, width, height."""
@@ -73,6 +119,8 @@ class RenderOptions:
     """Width and height in px of an orbit; other cameras keep their own size times --scale."""
     scale: float = 1.0
     """Enlarge the images of named and file cameras by this factor."""
+    time: float | None = None
+    """Second of the scene that a single picture shows; by default the first."""
     num_frames: int | None = None
     """Frames in the video; by default one for each instant of the scene (at least 48 for an orbit)."""
     fps: float = 12.0
@@ -81,11 +129,31 @@ class RenderOptions:
     def __post_init__(self) -> None:
         check_at_least(1, size=min(self.size), num_frames=self.num_frames)
         check_positive(scale=self.scale, fps=self.fps)
+        single = self.output.suffix.lower() == ".png"
+        if single and self.num_frames not in (None, 1):
+            fix = "leave it out, or name a folder or an .mp4"
+            raise ConfigError("does not go into one picture", field="--num-frames", found=self.num_frames, fix=fix)
+        if self.time is not None and not single:
+            raise ConfigError("is of a single picture", field="--time", fix="name a .png with -o, or leave it out")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """Export by the suffix of the output: .ply splats or points, .npz flow, .png depth, .mp4 film, .glb .obj mesh."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d export out/demo/scene.s4d -o scene.ply",
+        "scene4d export out/demo/future.s4d --every 4 -o points.ply --points",
+        "scene4d export scene.s4d -o room.glb --voxel 0.01",
+    )
+
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is exported": ("time", "every", "points", "mesh"),
+        "how splats that come in are read": ("as_points", "strict", "nerfstudio", "nerfstudio_data"),
+        "pictures": ("camera", "what", "size", "scale", "fps"),
+        "meshes": ("voxel", "reach", "views", "tsdf"),
+        "what is written": ("output",),
+    }
 
     scene: Annotated[Path, POSITIONAL]
     """A .s4d file, or splats as .ply (INRIA's columns, or compressed by SuperSplat)."""
@@ -147,6 +215,31 @@ class ExportOptions:
 class ViewOptions:
     """Look at a scene in the browser."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d view out/demo/scene.s4d",
+        'scene4d view out/demo/scene.s4d --task "open the door" --steps 24',
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is done in it": (
+            "task",
+            "weights",
+            "steps",
+            "seed",
+            "proprio",
+            "goal",
+        ),
+        "what is shown": (
+            "fps",
+            "max_splats",
+        ),
+        "where it listens": (
+            "host",
+            "port",
+            "allow_remote",
+            "seconds",
+        ),
+    }
+
     scene: Annotated[Path, POSITIONAL]
     """A .s4d file."""
     host: str = "127.0.0.1"
@@ -156,7 +249,7 @@ class ViewOptions:
     task: str = ""
     """Let the agent do this in the scene at once ("open the door"); the predicted instants come behind the others."""
     weights: Path | None = None
-    """Weights of the agent: a file, or the name of shipped ones (small, tiny); by default the best of those."""
+    """Weights of the agent: a file, or the name of shipped ones (small, tiny); by default small."""
     steps: int = 24
     """Steps that the agent takes."""
     seed: int = 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from scene4d.apps.terminal.arguments import POSITIONAL
 from scene4d.errors import ConfigError
@@ -13,6 +14,24 @@ from scene4d.errors import ConfigError
 @dataclass(frozen=True)
 class TrainOptions:
     """Train everything from one TOML file."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "scene4d train configs/smoke.toml",
+        "scene4d train configs/tiny.toml --out runs/mine --set vae.train.steps=2000 record.episodes=3",
+    )
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is trained": (
+            "steps",
+            "until",
+            "pixels",
+            "set",
+        ),
+        "what is written": (
+            "out",
+            "weights",
+            "rebuild",
+        ),
+    }
 
     config: Annotated[Path, POSITIONAL]
     """TOML with what differs from the defaults, such as configs/tiny.toml."""
