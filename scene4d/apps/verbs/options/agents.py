@@ -186,7 +186,7 @@ class ServeOptions:
 class DoctorOptions:
     """Without options: look at this machine and this installation."""
 
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("scene4d doctor", "scene4d doctor --clean out --dry-run")
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("scene4d doctor", "scene4d doctor --clean . --dry-run")
 
     clean: Path | None = None
     """Remove from this folder, and those below it, what killed runs left: half-written files, locks, and what an
