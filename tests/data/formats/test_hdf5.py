@@ -64,7 +64,8 @@ def model(index, *, extent=2.0):
     return (
         f'<mujoco><statistic extent="{extent}"/><visual><map znear="0.01" zfar="50"/></visual><worldbody>'
         f'<camera mode="fixed" name="agentview" pos="{where}" quat="{w:.9f} {x:.9f} {y:.9f} {z:.9f}" fovy="{FOVY}"/>'
-        '<body name="hand"><camera mode="fixed" name="robot0_eye_in_hand" pos="0 0 0"/></body></worldbody></mujoco>'
+        '<body name="hand"><joint/><camera mode="fixed" name="robot0_eye_in_hand" pos="0 0 0"/></body>'
+        "</worldbody></mujoco>"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ def array(group: H5Group, name: str, *, path: Path, width: Sequence[int | None] 
     where = {"file": path, "field": f"{group.name}/{name}"}
     if not isinstance(item, H5Array):
         raise DataFormatError("is missing", **where, found=sorted(group)[:12])
-    if item.dtype.kind not in "fiub" or item.ndim < 1:
+    if item.runs and width is None:
+        return item
+    if item.dtype.kind not in "fiub" or item.ndim < 1 or item.runs:
         fix = "save plain numbers: arrays of objects are not read"
         raise DataFormatError("is no array of numbers", **where, found=f"{item.dtype} {item.shape}", fix=fix)
     wanted = item.shape[1:] if width is None else width
@@ -82,11 +84,13 @@ def numbers(group: H5Group, name: str, *, path: Path, count: int) -> np.ndarray:
     """
     item = array(group, name, path=path)
     where = {"file": path, "field": f"{group.name}/{name}"}
+    if item.runs:
+        raise DataFormatError("is no array of numbers", **where, found="runs of bytes")
     if len(item) < count:
         raise DataFormatError("the numbers of frames differ", **where, found=len(item), expected=count)
     if item.size * item.dtype.itemsize > MAX_TABLE_BYTES:
         raise ResourceError("is too large", **where, found=item.shape, expected=f"<= {MAX_TABLE_BYTES} bytes")
-    values = item.rows(0, count).reshape(count, -1)
+    values = np.asarray(item.rows(0, count)).reshape(count, -1)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = int((~np.isfinite(values).all(1)).argmax())
         raise DataFormatError("is not finite", **where, frame=bad, fix="leave out the broken frames")
@@ -96,7 +100,7 @@ def numbers(group: H5Group, name: str, *, path: Path, count: int) -> np.ndarray:
 def rows_of(item: H5Array, frames: Sequence[int]) -> Iterator[np.ndarray]:
     """The rows of an array that `frames` name, fetched in blocks where they follow each other."""
     each = max(1, math.prod(item.shape[1:]) * item.dtype.itemsize)
-    block = max(1, BLOCK_BYTES // each)
+    block = 1 if item.runs else max(1, BLOCK_BYTES // each)
     done = 0
     while done < len(frames):
         first, count = frames[done], 1
@@ -114,6 +118,7 @@ class H5Pictures:
     name: str  # the array, from the root
     kind: str = "color"  # color, depth or segments
     upside_down: bool = False  # rows run from the bottom up
+    bgr: bool = False  # blue is stored where red belongs
     unit: float = 0.001  # metres a step of integer depth
     near_far: tuple[float, float] | None = None  # m, of depth as OpenGL's z-buffer in [0, 1]; it is metres where None
 
@@ -140,7 +145,7 @@ class H5Pictures:
             found = f"{values.dtype} {values.shape}"
             problem, expected = "is no colour", "uint8 [h w 3]"
             raise DataFormatError(problem, file=self.path, field=self.name, frame=frame, found=found, expected=expected)
-        return np.ascontiguousarray(values[..., :3])
+        return np.ascontiguousarray(values[..., 2::-1] if self.bgr else values[..., :3])
 
     def _depth(self, values: np.ndarray, frame: int) -> np.ndarray:
         where = {"file": self.path, "frame": str(frame)}
@@ -177,6 +182,8 @@ class H5Episode:
     rewards: str | None = None
     success: str | None = None
     upside_down: bool = False
+    bgr: Collection[str] = ()
+    """Cameras whose pictures have blue where red belongs."""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, cameras: Sequence[str]) -> FrameTable:
@@ -201,7 +208,9 @@ class H5Episode:
         if viewmats is None:
             viewmats, usable = self._poses(group, entry.viewmats, camera=name)
         stored = functools.partial(H5Pictures, self.path, upside_down=self.upside_down, unit=entry.depth_unit)
-        source = lambda part, kind: stored(f"{self.group}/{part}", kind=kind, near_far=entry.near_far)
+        source = lambda part, kind: stored(
+            f"{self.group}/{part}", kind=kind, near_far=entry.near_far, bgr=name in self.bgr
+        )
         return View(
             size=(entry.width, entry.height),
             Ks=entry.K,
@@ -233,6 +242,6 @@ class H5Episode:
 def frame_size(group: H5Group, name: str, *, path: Path) -> tuple[int, int]:
     """(width, height) of a colour array's pictures; of encoded ones from the first one's header."""
     item = array(group, name, path=path)
-    if item.ndim == 2:
+    if item.encoded:
         return size_from_bytes(first_row(group, name, path=path).tobytes(), file=path)
     return int(item.shape[2]), int(item.shape[1])

@@ -26,7 +26,7 @@ from scene4d.errors import DataFormatError, ResourceError, Scene4DError, Securit
 
 SERVER = Path(__file__).with_name("hdf5_server.py")
 MEMORY, SECONDS = 3 << 30, 60.0
-MAX_ANSWER, MAX_ARRAYS, MAX_OPEN = 1 << 26, 10_000, 4
+MAX_ANSWER, MAX_ARRAYS, MAX_OPEN, MAX_RUNS = 1 << 26, 10_000, 4, 1 << 28
 FIX = "copy it again, or pack it anew: h5repack IN.h5 OUT.h5"
 KINDS: dict[str, type[Scene4DError]] = {
     "security": SecurityError,
@@ -65,6 +65,15 @@ class GuardedFile:
         with self._lock:
             self._answer({"ask": "rows", "name": name, "start": start, "stop": stop}, into=values)
         return values
+
+    def runs(self, name: str, *, start: int, stop: int) -> list[np.ndarray]:
+        """Rows start .. stop of an array whose rows are runs of bytes [n] uint8, each with a length of its own."""
+        question = {"name": name, "start": start, "stop": stop, "most": MAX_RUNS}
+        with self._lock:
+            lengths = [int(n) for n in self._answer({"ask": "lengths", **question})["lengths"]]
+            whole = np.empty(min(sum(lengths), MAX_RUNS), np.uint8)
+            self._answer({"ask": "runs", **question}, into=whole)
+        return np.split(whole, np.cumsum(lengths)[:-1])
 
     def _start(self) -> None:
         paths = os.pathsep.join(p for p in sys.path if p)
@@ -166,6 +175,12 @@ class H5Array:
     shape: tuple[int, ...]
     dtype: np.dtype
     chunks: tuple[int, ...] | None
+    runs: bool = False  # rows are runs of bytes, each with a length of its own
+
+    @property
+    def encoded(self) -> bool:
+        """Whether a row can be an encoded picture."""
+        return self.runs or (self.dtype == np.uint8 and self.ndim == 2)
 
     @property
     def ndim(self) -> int:
@@ -180,8 +195,10 @@ class H5Array:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows start .. stop, which must be there."""
+    def rows(self, start: int, stop: int) -> np.ndarray | list[np.ndarray]:
+        """Rows start .. stop, which must be there; a list where they are runs."""
+        if self.runs:
+            return self.file.runs(self.name, start=start, stop=stop)
         return self.file.rows(self.name, start=start, stop=stop, shape=self.shape, dtype=self.dtype)
 
 
@@ -225,6 +242,9 @@ def _object(file: GuardedFile, name: str, *, facts: dict[str, Any]) -> H5Group |
             chunks = None if facts["chunks"] is None else tuple(facts["chunks"])
             dtype = np.dtype(facts["dtype"])
             return H5Array(file, name, shape=tuple(facts["shape"]), dtype=dtype, chunks=chunks)
+        case "runs":
+            dtype = np.dtype(np.uint8)
+            return H5Array(file, name, shape=tuple(facts["shape"]), dtype=dtype, chunks=None, runs=True)
     return None
 
 

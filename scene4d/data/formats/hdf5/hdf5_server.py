@@ -67,8 +67,34 @@ def facts(item: Any) -> dict[str, Any]:
     if isinstance(item, h5py.Dataset):
         shape = list(item.shape) if item.shape is not None else []
         chunks = list(item.chunks) if item.chunks else None
-        return {"kind": "array", "shape": shape, "dtype": item.dtype.str, "chunks": chunks}
+        if has_runs(item):
+            return {"kind": "runs", "shape": shape}
+        dtype = item.dtype
+        if dtype.kind == "S" and dtype.itemsize:  # texts of one length are rows of bytes: pictures are stored so
+            chunks = [*chunks, dtype.itemsize] if chunks else None
+            return {"kind": "array", "shape": [*shape, dtype.itemsize], "dtype": "|u1", "chunks": chunks}
+        return {"kind": "array", "shape": shape, "dtype": dtype.str, "chunks": chunks}
     return {"kind": "none"}
+
+
+def has_runs(item: h5py.Dataset) -> bool:
+    """Whether each row of an array is a run of bytes that has a length of its own."""
+    inside = h5py.check_vlen_dtype(item.dtype)
+    return inside is not None and inside == np.uint8 and item.ndim == 1
+
+
+def runs(item: h5py.Dataset, start: int, *, stop: int, most: int) -> list[np.ndarray]:
+    """The runs of some rows.
+
+    Raises:
+        Refusal: together they are longer than `most` bytes.
+    """
+    found: list[np.ndarray] = []
+    for i in range(start, stop):
+        found.append(np.asarray(item[i], np.uint8))
+        if sum(map(len, found)) > most:
+            raise Refusal("memory", "claims impossibly large frames", expected=f"<= {most} bytes")
+    return found
 
 
 def answer(file: h5py.File, question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -94,6 +120,12 @@ def answer(file: h5py.File, question: dict[str, Any]) -> tuple[dict[str, Any], n
         case "rows":
             rows = np.ascontiguousarray(item[question["start"] : question["stop"]])
             return {"bytes": rows.nbytes}, rows
+        case "lengths" | "runs":
+            read = runs(item, question["start"], stop=question["stop"], most=question["most"])
+            if question["ask"] == "lengths":
+                return {"lengths": [len(run) for run in read]}, None
+            whole = np.concatenate(read)
+            return {"bytes": whole.nbytes}, whole
     return {"error": "format", "problem": "is an unknown question"}, None
 
 
