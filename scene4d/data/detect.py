@@ -22,6 +22,8 @@ from scene4d.data.formats.rgbd.rgbd_tum import is_tum, open_tum
 from scene4d.data.formats.robots.rig_folder import VIDEOS, is_rig, open_rig
 from scene4d.data.formats.robots.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.robots.rlds import is_tfrecord, open_rlds
+from scene4d.data.formats.robots.zarr_buffer import is_zarr_name, open_zarr
+from scene4d.data.formats.robots.zarr_store import is_zarr_folder
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.disk_errors import reading
@@ -131,6 +133,8 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
         if known(folder):
             found = opened(folder)
             return found if isinstance(found, list) else [found]
+    if is_zarr_folder(folder):
+        return open_zarr(folder, supplied=supplied)
     if is_colmap(folder):
         return open_colmap(folder)
     if is_rig(folder):
@@ -152,6 +156,8 @@ def _open_file(path: Path, supplied: Supplied) -> Sequence[TableReader] | None:
         return open_mcap(path, loose_times=supplied.loose_times)
     if path.name.startswith("transforms") and path.suffix == ".json":
         return open_transforms_file(path)
+    if is_zarr_name(path.name):
+        return open_zarr(path, supplied=supplied)
     if is_tfrecord(path):
         return open_rlds(path, supplied=supplied)
     return None

@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from scene4d.data.cameras.said import Said
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array
 from scene4d.data.formats.hdf5.hdf5_guard import H5Group
-from scene4d.data.formats.hdf5.hdf5_parts import Said, picture_sizes, recording_of_episode, shared_length, specs
+from scene4d.data.formats.hdf5.hdf5_parts import picture_sizes, recording_of_episode, shared_length, specs
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import DataFormatError
 

@@ -6,11 +6,11 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
+from scene4d.data.cameras.said import Said
 from scene4d.data.files.paths import natural_order
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array
 from scene4d.data.formats.hdf5.hdf5_guard import H5Group
 from scene4d.data.formats.hdf5.hdf5_parts import (
-    Said,
     contents,
     group_of,
     picture_sizes,

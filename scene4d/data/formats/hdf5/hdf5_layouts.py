@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics
+from scene4d.data.cameras.said import Said, said_beside
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied
 from scene4d.data.files.json_files import number_in, read_json
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array, first_row, frame_size, looks_like_z_buffer, open_h5
@@ -22,11 +23,9 @@ from scene4d.data.formats.hdf5.hdf5_aloha import is_aloha, open_aloha
 from scene4d.data.formats.hdf5.hdf5_fields import open_mapped
 from scene4d.data.formats.hdf5.hdf5_guard import H5Group
 from scene4d.data.formats.hdf5.hdf5_parts import (
-    Said,
     contents,
     group_of,
     recording_of_episode,
-    said_beside,
     shared_length,
     specs,
 )
