@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from scene4d.data.cameras.said import Said
+from scene4d.data.cameras.stated import Stated
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array
 from scene4d.data.formats.hdf5.hdf5_guard import H5Group
 from scene4d.data.formats.hdf5.hdf5_parts import picture_sizes, recording_of_episode, shared_length, specs
@@ -28,7 +28,7 @@ def is_aloha(file: H5Group) -> bool:
     return file.group(IMAGES) is not None and file.get(ACTIONS) is not None
 
 
-def open_aloha(file: H5Group, path: Path, *, said: Said) -> TableRecording:
+def open_aloha(file: H5Group, path: Path, *, stated: Stated) -> TableRecording:
     """The episode of a file; actions[t] are the joint positions that step t asks for.
 
     Raises:
@@ -39,29 +39,29 @@ def open_aloha(file: H5Group, path: Path, *, said: Said) -> TableRecording:
     sizes = picture_sizes(file, stored, path=path, named=set(stored))
     if not sizes:
         raise DataFormatError("holds no images", file=path, field=IMAGES, found=sorted(arrays)[:12])
-    cameras, known = said.cameras(sizes, columns=arrays, what="ALOHA's format")
+    cameras, known = stated.cameras(sizes, columns=arrays, what="ALOHA's format")
     proprio = [name for name in STATES if name in arrays]
     length, entries = shared_length({n: len(array(file, n, path=path)) for n in (ACTIONS, *proprio, *sizes)})
     episode = H5Episode(
         path=path,
         group="/",
         length=length,
-        fps=said.number("fps", default=FPS),
+        fps=stated.number("fps", default=FPS),
         cameras=cameras,
         actions=ACTIONS,
         proprio=proprio,
-        upside_down=said.flag("upside_down", default=False),
-        bgr=said.bgr(cameras),
+        upside_down=stated.flag("upside_down", default=False),
+        bgr=stated.bgr(cameras),
     )
     names = specs(file, path, actions=ACTIONS, proprio=proprio, frame="joint")
     info = {"source": "ALOHA", "robot": "ALOHA", **_joint_names(names), **known}
-    return recording_of_episode(episode, file, info=info, said=said, entries=entries)
+    return recording_of_episode(episode, file, info=info, stated=stated, entries=entries)
 
 
 def _joint_names(found: dict[str, Any]) -> dict[str, Any]:
     """Columns by the names of the joints, where there are as many as two arms have."""
 
-    def rows(stem: str, unit: str, gripper: str) -> list[dict[str, Any]]:
+    def rows(stem: str, unit: str, *, gripper: str) -> list[dict[str, Any]]:
         units = [gripper if name.endswith("gripper") else unit for name in BOTH_ARMS]
         return [
             {"name": f"{stem}{name}", "unit": u, "frame": "joint"} for name, u in zip(BOTH_ARMS, units, strict=True)
@@ -70,9 +70,9 @@ def _joint_names(found: dict[str, Any]) -> dict[str, Any]:
     count = len(BOTH_ARMS)
     goals, states = found["action_spec"], found["proprio_spec"]
     if len(goals) == count:
-        goals = rows("", "rad", "1")
+        goals = rows("", "rad", gripper="1")
     if len(states) == 2 * count:
-        states = [*rows("", "rad", "1"), *rows("velocity_", "rad/s", "1/s")]
+        states = [*rows("", "rad", gripper="1"), *rows("velocity_", "rad/s", gripper="1/s")]
     elif len(states) == count:
-        states = rows("", "rad", "1")
+        states = rows("", "rad", gripper="1")
     return {"action_spec": goals, "proprio_spec": states}

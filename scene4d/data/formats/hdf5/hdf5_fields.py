@@ -6,7 +6,7 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from scene4d.data.cameras.said import Said
+from scene4d.data.cameras.stated import Stated
 from scene4d.data.files.paths import natural_order
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array
 from scene4d.data.formats.hdf5.hdf5_guard import H5Group
@@ -22,27 +22,27 @@ from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import DataFormatError
 
 
-def open_mapped(file: H5Group, path: Path, *, said: Said) -> list[TableRecording]:
+def open_mapped(file: H5Group, path: Path, *, stated: Stated) -> list[TableRecording]:
     """The episodes that a field map names.
 
     Raises:
         DataFormatError: no group, or an array of a group, matches. CalibrationError: no calibration, or impossible.
     """
-    pattern = str((said.fields or {}).get("episodes", ""))
-    recordings = [_episode(file, name, path=path, said=said) for name in _matching(file, pattern)]
+    pattern = str((stated.fields or {}).get("episodes", ""))
+    recordings = [_episode(file, name, path=path, stated=stated) for name in _matching(file, pattern)]
     if not recordings:
         where = {"file": path, "field": "fields.episodes"}
         raise DataFormatError("no group matches", **where, found=contents(file), expected=pattern)
     return recordings
 
 
-def _episode(file: H5Group, name: str, *, path: Path, said: Said) -> TableRecording:
-    group, fields = group_of(file, name, path=path), said.fields or {}
+def _episode(file: H5Group, name: str, *, path: Path, stated: Stated) -> TableRecording:
+    group, fields = group_of(file, name, path=path), stated.fields or {}
     proprio: Any = fields.get("proprio") or []
     proprio = [proprio] if isinstance(proprio, str) else list(proprio)
     arrays = group.arrays()
-    sizes = picture_sizes(group, arrays, path=path, named=said.pictures & set(arrays))
-    cameras, known = said.cameras(sizes, columns=arrays, what="HDF5")
+    sizes = picture_sizes(group, arrays, path=path, named=stated.pictures & set(arrays))
+    cameras, known = stated.cameras(sizes, columns=arrays, what="HDF5")
     actions = fields.get("actions")
     counted = [*([actions] if actions else []), *(e.rgb for e in cameras.values())]
     length, entries = shared_length({n: len(array(group, n, path=path)) for n in counted})
@@ -50,17 +50,17 @@ def _episode(file: H5Group, name: str, *, path: Path, said: Said) -> TableRecord
         path=path,
         group=name or "/",
         length=length,
-        fps=said.number("fps"),
+        fps=stated.number("fps"),
         cameras=cameras,
         actions=actions,
         proprio=proprio,
         rewards=fields.get("rewards"),
         success=fields.get("success"),
-        upside_down=said.flag("upside_down", default=False),
-        bgr=said.bgr(cameras),
+        upside_down=stated.flag("upside_down", default=False),
+        bgr=stated.bgr(cameras),
     )
     info = {"source": "HDF5", **specs(group, path, actions=actions, proprio=proprio), **known}
-    return recording_of_episode(episode, group, info=info, said=said, entries=entries)
+    return recording_of_episode(episode, group, info=info, stated=stated, entries=entries)
 
 
 def _matching(file: H5Group, pattern: str) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics
-from scene4d.data.cameras.said import Said, said_beside
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied
+from scene4d.data.cameras.stated import Stated, stated_beside
 from scene4d.data.files.json_files import number_in, read_json
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array, first_row, frame_size, looks_like_z_buffer, open_h5
 from scene4d.data.formats.hdf5.hdf5_aloha import is_aloha, open_aloha
@@ -52,23 +52,23 @@ def open_hdf5(path: Path, *, supplied: Supplied) -> list[TableRecording]:
         EnvError: h5py is not installed.
     """
     file = open_h5(path)
-    said = said_beside(path, supplied)
-    if said.is_map:
-        return open_mapped(file, path, said=said)
+    stated = stated_beside(path, supplied)
+    if stated.is_map:
+        return open_mapped(file, path, stated=stated)
     if is_aloha(file):
-        return [open_aloha(file, path, said=said)]
+        return [open_aloha(file, path, stated=stated)]
     names = _demos(file)
     if any(_maniskill_cameras(file, name) for name in names[:1]):
         entries = _other_groups(file, names, what="the trajectories")
-        return [_maniskill(file, path, name=name, said=said, entries=entries) for name in names]
+        return [_maniskill(file, path, name=name, stated=stated, entries=entries) for name in names]
     group = file.group("data")
     if group is not None and (demos := _demos(group)):
         entries = [*_other_groups(file, ["data"], what="the demos"), *_other_groups(group, demos, what="the demos")]
-        return [_robomimic(group, path, name=name, said=said, entries=entries) for name in demos]
-    if said.fields is not None:
-        return open_mapped(file, path, said=said)
+        return [_robomimic(group, path, name=name, stated=stated, entries=entries) for name in demos]
+    if stated.fields is not None:
+        return open_mapped(file, path, stated=stated)
     example = '{"cameras": {...}, "fields": {"episodes": "data/*", "actions": "a", "proprio": ["p"], "fps": 20}}'
-    fix = f"describe it in {said.places[0]}: {example}"
+    fix = f"describe it in {stated.places[0]}: {example}"
     raise DataFormatError("has an unknown layout", file=path, found=contents(file) or "nothing", fix=fix)
 
 
@@ -99,7 +99,7 @@ def _maniskill_cameras(file: H5Group, name: str) -> dict[str, tuple[str, str]]:
     return {}
 
 
-def _maniskill(file: H5Group, path: Path, *, name: str, said: Said, entries: list[LeftOut]) -> TableRecording:
+def _maniskill(file: H5Group, path: Path, *, name: str, stated: Stated, entries: list[LeftOut]) -> TableRecording:
     group = group_of(file, name, path=path)
     cameras = {}
     for camera, (images, parameters) in _maniskill_cameras(file, name).items():
@@ -134,19 +134,19 @@ def _maniskill(file: H5Group, path: Path, *, name: str, said: Said, entries: lis
         path=path,
         group=name,
         length=length,
-        fps=said.number("fps", default=number_in(kwargs, "control_freq", file=beside, default=CONTROL_FPS)),
+        fps=stated.number("fps", default=number_in(kwargs, "control_freq", file=beside, default=CONTROL_FPS)),
         cameras=cameras,
         actions="actions",
         proprio=proprio,
-        upside_down=said.flag("upside_down", default=False),
-        bgr=said.bgr(cameras),
+        upside_down=stated.flag("upside_down", default=False),
+        bgr=stated.bgr(cameras),
         rewards="rewards" if group.get("rewards") is not None else None,
         success="success" if group.get("success") is not None else None,
     )
     names = specs(group, path, actions="actions", proprio=proprio, frame=kwargs.get("control_mode"))
     info = {"source": "ManiSkill", "task": str(env.get("env_id", "")), **names}
     used = [f"{e.viewmats.rsplit('/', 1)[0]}/intrinsic_cv" for e in cameras.values()]
-    return recording_of_episode(episode, group, info=info, said=said, entries=entries, used=used)
+    return recording_of_episode(episode, group, info=info, stated=stated, entries=entries, used=used)
 
 
 def _table_in(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -154,7 +154,7 @@ def _table_in(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _robomimic(group: H5Group, path: Path, *, name: str, said: Said, entries: list[LeftOut]) -> TableRecording:
+def _robomimic(group: H5Group, path: Path, *, name: str, stated: Stated, entries: list[LeftOut]) -> TableRecording:
     demo = group_of(group, name, path=path)
     obs = demo.group("obs") or H5Group(demo.file, f"{demo.name}/obs", keys=())
     images = [k for k in obs if k.endswith(("_image", "_rgb"))]
@@ -166,32 +166,32 @@ def _robomimic(group: H5Group, path: Path, *, name: str, said: Said, entries: li
     problem = _json_attribute(group, "problem_info")
     sizes = {f"obs/{k}": frame_size(obs, k, path=path) for k in images}
     depths = {f"obs/{k}" for k in obs if k.endswith("_depth")}
-    modelled = ModelCameras() if said.calibrates else fixed_cameras(demo.text("model_file"), file=path)
+    modelled = ModelCameras() if stated.calibrates else fixed_cameras(demo.text("model_file"), file=path)
     cameras, known = _model_cameras(demo, sizes, depths=depths, file=path, modelled=modelled), {}
     if not cameras:
-        cameras, known = said.cameras(sizes, columns=depths, what="robomimic's format")
+        cameras, known = stated.cameras(sizes, columns=depths, what="robomimic's format")
     else:
-        known = with_left_out({}, *_without_pose(sizes, cameras, modelled))
+        known = with_left_out({}, *_without_pose(sizes, cameras, modelled=modelled))
     proprio = [f"obs/{k}" for k in next((s for s in STATES if s[0] in obs), ()) if k in obs]
-    upside_down = said.flag("upside_down", default=_is_upside_down(group, images, problem=problem))
+    upside_down = stated.flag("upside_down", default=_is_upside_down(group, images, problem=problem))
     counts = {n: len(array(demo, n, path=path)) for n in ("actions", *(e.rgb for e in cameras.values()))}
     length, differ = shared_length(counts)
     episode = H5Episode(
         path=path,
         group=f"data/{name}",
         length=length,
-        fps=said.number("fps", default=number_in(kwargs, "control_freq", file=path, default=CONTROL_FPS)),
+        fps=stated.number("fps", default=number_in(kwargs, "control_freq", file=path, default=CONTROL_FPS)),
         cameras=cameras,
         actions="actions",
         proprio=proprio,
         rewards="rewards" if "rewards" in demo else None,
         upside_down=upside_down,
-        bgr=said.bgr(cameras),
+        bgr=stated.bgr(cameras),
     )
     task = problem.get("language_instruction") or env.get("env_name") or ""
     source = "LIBERO" if problem else "robomimic"
     info = {"source": source, "task": str(task), **specs(demo, path, actions="actions", proprio=proprio), **known}
-    return recording_of_episode(episode, demo, info=info, said=said, entries=[*entries, *differ])
+    return recording_of_episode(episode, demo, info=info, stated=stated, entries=[*entries, *differ])
 
 
 def _is_upside_down(group: H5Group, images: list[str], *, problem: Mapping[str, Any]) -> bool:
@@ -201,7 +201,7 @@ def _is_upside_down(group: H5Group, images: list[str], *, problem: Mapping[str, 
 
 
 def _without_pose(
-    sizes: Mapping[str, tuple[int, int]], cameras: Mapping[str, CameraEntry], modelled: ModelCameras
+    sizes: Mapping[str, tuple[int, int]], cameras: Mapping[str, CameraEntry], *, modelled: ModelCameras
 ) -> list[LeftOut]:
     """Pictures whose camera has no pose in the model, with the reason that the model gives."""
     why = {

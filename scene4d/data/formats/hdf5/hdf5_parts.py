@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from scene4d.data.cameras.said import Said
 from scene4d.data.cameras.sidecar import CameraEntry
+from scene4d.data.cameras.stated import Stated
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array, first_row, frame_size
 from scene4d.data.formats.hdf5.hdf5_guard import H5Array, H5Group
 from scene4d.data.ledger import LeftOut, frame_counts, with_left_out
@@ -78,19 +78,19 @@ def shared_length(counts: Mapping[str, int]) -> tuple[int, tuple[LeftOut, ...]]:
 
 
 def recording_of_episode(
-    episode: H5Episode, group: H5Group, *, info: Mapping[str, Any], said: Said, entries: Iterable[LeftOut] = (),
+    episode: H5Episode, group: H5Group, *, info: Mapping[str, Any], stated: Stated, entries: Iterable[LeftOut] = (),
     used: Iterable[str] = (),
 ) -> TableRecording:  # fmt: skip
     """The recording of an episode; its ledger names every array of the group that is not read, nor `used`."""
     arrays = group.arrays()
     info = {"task": "", "units": "m", "action_spec": [], "proprio_spec": [], **info}
-    task = (said.fields or {}).get("task")
+    task = (stated.fields or {}).get("task")
     info |= {} if task is None else {"task": str(task)}
     asked = [name for name, e in episode.cameras.items() if e.rgb in arrays and arrays[e.rgb].encoded]
     fix = 'where red and blue are exchanged, write {"fields": {"color_order": "bgr"}} into cameras.json'
     question = LeftOut("color_order", "images", tuple(asked), QUESTION, fix, lost=False)
-    answered = "color_order" in (said.fields or {})
-    info = with_left_out(info, *entries, *(() if answered else (question,)), *_unused(episode, arrays, used))
+    answered = "color_order" in (stated.fields or {})
+    info = with_left_out(info, *entries, *(() if answered else (question,)), *_unused(episode, arrays, used=used))
     return TableRecording(
         path=f"{episode.path}#{episode.group}",
         num_frames=episode.length,
@@ -102,7 +102,7 @@ def recording_of_episode(
     )
 
 
-def _unused(episode: H5Episode, arrays: Mapping[str, H5Array], used: Iterable[str]) -> list[LeftOut]:
+def _unused(episode: H5Episode, arrays: Mapping[str, H5Array], *, used: Iterable[str]) -> list[LeftOut]:
     """Arrays that are not read: depth by itself, groups of which nothing is read as one, others by name."""
     entries = list(episode.cameras.values())
     read = {episode.actions, episode.rewards, episode.success, *episode.proprio, *used}

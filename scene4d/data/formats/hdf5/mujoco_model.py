@@ -59,7 +59,7 @@ class ModelCameras:
 
 @dataclass(frozen=True)
 class _Compiler:
-    """What is said once for the whole model."""
+    """What is stated once for the whole model."""
 
     file: Path
     degrees: bool
@@ -104,29 +104,29 @@ def fixed_cameras(text: Any, *, file: Path) -> ModelCameras:
     cameras: dict[str, ModelCamera] = {}
     others: dict[str, str] = {}
     for element, place in _cameras(model, compiler):
-        attributes = _with_defaults(element, place, compiler)
+        attributes = _with_defaults(element, place, compiler=compiler)
         name, why = attributes.get("name", ""), _why_not(attributes, place)
         if why:
             others[name] = why
         else:
-            cameras[name] = _camera(attributes, place, compiler)
+            cameras[name] = _camera(attributes, place, compiler=compiler)
     return ModelCameras(cameras, others, _planes(model, file=file))
 
 
 def _compiler(model: ElementTree.Element, *, file: Path) -> _Compiler:
-    said: dict[str, str] = {}
+    stated: dict[str, str] = {}
     for element in model.findall("compiler"):
-        said |= element.attrib
-    sequence = said.get("eulerseq", "xyz")
+        stated |= element.attrib
+    sequence = stated.get("eulerseq", "xyz")
     known = len(sequence) == 3 and set(sequence.lower()) <= set("xyz")
     if (
-        said.get("coordinate", "local") != "local"
-        or said.get("angle", "degree") not in ("degree", "radian")
+        stated.get("coordinate", "local") != "local"
+        or stated.get("angle", "degree") not in ("degree", "radian")
         or not known
     ):
         where = {"file": file, "field": "model_file compiler"}
         expected = "local coordinates, angle degree or radian, eulerseq of three axes"
-        raise CalibrationError("is not supported", **where, found=said, expected=expected)
+        raise CalibrationError("is not supported", **where, found=stated, expected=expected)
     classes: dict[str, dict[str, str]] = {}
     open_ones = [(element, element.get("class", "main"), "") for element in model.findall("default")]
     while open_ones:
@@ -139,7 +139,7 @@ def _compiler(model: ElementTree.Element, *, file: Path) -> _Compiler:
         open_ones += [(inner, inner.get("class", ""), name) for inner in element.findall("default")]
     names = {element.get("class", "main") for element in model.findall("default")}
     classes |= {name: classes["main"] for name in names - set(classes)}
-    return _Compiler(file, said.get("angle", "degree") == "degree", sequence, classes)
+    return _Compiler(file, stated.get("angle", "degree") == "degree", sequence, classes)
 
 
 def _merged(defaults: Mapping[str, str], attributes: Mapping[str, str]) -> dict[str, str]:
@@ -159,10 +159,10 @@ def _cameras(model: ElementTree.Element, compiler: _Compiler) -> Iterator[tuple[
                 case "camera":
                     yield element, place
                 case "body" | "frame" | "replicate":
-                    open_ones.append((element, _inside(element, place, compiler)))
+                    open_ones.append((element, _inside(element, place, compiler=compiler)))
 
 
-def _inside(element: ElementTree.Element, place: _Place, compiler: _Compiler) -> _Place:
+def _inside(element: ElementTree.Element, place: _Place, *, compiler: _Compiler) -> _Place:
     """The place of what is in a body, a frame, or a part that is repeated."""
     name, moved_by = element.get("name", ""), place.moved_by
     if element.tag == "replicate":
@@ -184,7 +184,7 @@ def _has_joint(body: ElementTree.Element) -> bool:
     return False
 
 
-def _with_defaults(element: ElementTree.Element, place: _Place, compiler: _Compiler) -> dict[str, str]:
+def _with_defaults(element: ElementTree.Element, place: _Place, *, compiler: _Compiler) -> dict[str, str]:
     name = element.get("class", place.childclass)
     if name not in compiler.classes and name != "main":
         where = {"file": compiler.file, "field": f"model_file camera {element.get('name', '')} class"}
@@ -202,7 +202,7 @@ def _why_not(attributes: Mapping[str, str], place: _Place) -> str:
     return place.moved_by
 
 
-def _camera(attributes: Mapping[str, str], place: _Place, compiler: _Compiler) -> ModelCamera:
+def _camera(attributes: Mapping[str, str], place: _Place, *, compiler: _Compiler) -> ModelCamera:
     world_from_cam = place.world_from_here @ _pose(attributes, compiler)
     focal, centre = _lens(attributes, compiler.file)
     return ModelCamera(viewmat=inverse_poses(world_from_cam * CV_FROM_GL), focal=focal, centre=centre)
@@ -278,13 +278,13 @@ def _no_orientation(attributes: Mapping[str, str], key: str, *, file: Path) -> C
 
 def _planes(model: ElementTree.Element, *, file: Path) -> tuple[float, float] | None:
     """Near and far plane in m, which MuJoCo states as shares of the model's extent."""
-    said: dict[str, str] = {}
+    stated: dict[str, str] = {}
     for element in (*model.findall("visual/map"), *model.findall("statistic")):
-        said |= element.attrib
-    if not said.get("extent"):
+        stated |= element.attrib
+    if not stated.get("extent"):
         return None
-    near, far = (_numbers(said, key, count=1, file=file)[0] for key in ("znear", "zfar"))
-    size = _numbers(said, "extent", count=1, file=file)[0]
+    near, far = (_numbers(stated, key, count=1, file=file)[0] for key in ("znear", "zfar"))
+    size = _numbers(stated, "extent", count=1, file=file)[0]
     if not 0 < near * size < far * size:
         raise CalibrationError("near and far are no range", file=file, field="model_file", found=(near, far, size))
     return near * size, far * size

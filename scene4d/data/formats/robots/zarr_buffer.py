@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from scene4d.data.cameras.calibration import checked_poses
-from scene4d.data.cameras.said import said_beside
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied
+from scene4d.data.cameras.stated import stated_beside
 from scene4d.data.formats.robots.zarr_store import ZarrArray, open_array, open_store
 from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
@@ -152,17 +152,17 @@ def open_zarr(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     ends = _ends(path, found.get(ENDS))
     fit = {name: item for name, item in data.items() if len(item) == ends[-1]}
     for name, item in fit.items():
-        _believable(path, name, item)
+        _believable(path, name, item=item)
     sizes = {n: (item.shape[2], item.shape[1]) for n, item in fit.items() if item.ndim == 4 and item.shape[3] in (3, 4)}
     if not sizes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         where = {"file": path, "field": "data", "found": f"{sorted(data)[:12]} {reasons}".strip()}
         raise DataFormatError("holds no images", **where, expected=f"an array [{ends[-1]} h w 3]")
-    said = said_beside(path, supplied, more=(path / "cameras.json",) if path.is_dir() else ())
-    cameras, known = said.cameras(sizes, columns=fit, what="a replay buffer")
+    stated = stated_beside(path, supplied, more=(path / "cameras.json",) if path.is_dir() else ())
+    cameras, known = stated.cameras(sizes, columns=fit, what="a replay buffer")
     actions, proprio = _columns(fit, cameras)
     timed = f"data/{TIMES}" in fit
-    fps = said.number("fps", default=0.0) or _stored_rate(fit, ends)
+    fps = stated.number("fps", default=0.0) or _stored_rate(fit, ends)
     spec = lambda names: [
         {"name": f"{name.removeprefix('data/')}{i}", "unit": None, "frame": None}
         for name in names
@@ -171,14 +171,14 @@ def open_zarr(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     goals = {} if actions else {"action_meaning": "state at the next frame, absolute"}
     info = {
         "source": "zarr replay buffer",
-        "task": str((said.fields or {}).get("task", "")),
+        "task": str((stated.fields or {}).get("task", "")),
         "units": "m",
         "action_spec": spec(actions or proprio),
         "proprio_spec": spec(proprio),
         **goals,
         **known,
     }
-    if not timed and "fps" not in (said.fields or {}):
+    if not timed and "fps" not in (stated.fields or {}):
         info["times"] = f"{fps:g} a second, nominal: the format has no rate"
     used = {*actions, *proprio, *([f"data/{TIMES}"] if timed else [])}
     used |= {part for e in cameras.values() for part in (e.rgb, e.depth, e.viewmats)} | set(sizes)
@@ -194,8 +194,8 @@ def open_zarr(path: Path, *, supplied: Supplied) -> list[TableRecording]:
             actions=actions,
             proprio=proprio,
             timed=timed,
-            upside_down=said.flag("upside_down", default=False),
-            bgr=said.bgr(cameras),
+            upside_down=stated.flag("upside_down", default=False),
+            bgr=stated.bgr(cameras),
         )
         recordings.append(
             TableRecording(
@@ -219,7 +219,7 @@ def _ends(path: Path, item: ZarrArray | str | None) -> list[int]:
         raise DataFormatError("is missing", **where, found=item, fix=fix)
     if item.ndim != 1 or item.dtype.kind not in "iu" or not 0 < len(item) <= MAX_EPISODES:
         raise DataFormatError("is no list of episodes", **where, found=f"{item.dtype} {item.shape}")
-    _believable(path, ENDS, item)
+    _believable(path, ENDS, item=item)
     ends = [int(end) for end in item.rows(0, len(item))]
     lengths = [b - a for a, b in itertools.pairwise([0, *ends])]
     if min(lengths) < 1 or max(lengths) > MAX_LENGTH:
@@ -231,7 +231,7 @@ def _ends(path: Path, item: ZarrArray | str | None) -> list[int]:
     return ends
 
 
-def _believable(path: Path, name: str, item: ZarrArray) -> None:
+def _believable(path: Path, name: str, *, item: ZarrArray) -> None:
     """Refuse arrays that claim rows of which hardly any is stored: nothing is written of what holds one value only."""
     count = -(-len(item) // item.chunks[0])
     if count > MAX_EMPTY and not any(item.is_stored(k) for k in range(0, count, count // MAX_EMPTY)):

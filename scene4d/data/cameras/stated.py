@@ -21,7 +21,7 @@ ORDERS = ("rgb", "bgr")
 
 
 @dataclass(frozen=True)
-class Said:
+class Stated:
     """What the user says of a file in a cameras.json."""
 
     places: Sequence[Path]
@@ -82,8 +82,8 @@ class Said:
         return DataFormatError("is not what this field can be", **where, found=found, expected=expected)
 
 
-def said_beside(path: Path, supplied: Supplied, *, more: Sequence[Path] = ()) -> Said:
-    """What is said of a file, beside it, in `more` places, or in what the caller supplies.
+def stated_beside(path: Path, supplied: Supplied, *, more: Sequence[Path] = ()) -> Stated:
+    """What is stated of a file, beside it, in `more` places, or in what the caller supplies.
 
     Raises:
         DataFormatError: it is no JSON, or has fields that nobody reads.
@@ -91,7 +91,7 @@ def said_beside(path: Path, supplied: Supplied, *, more: Sequence[Path] = ()) ->
     places = (path.with_name(f"{path.stem}.cameras.json"), path.with_name("cameras.json"), *more)
     file = supplied.cameras or next((p for p in places if p.is_file()), None)
     if file is None:
-        return Said(places, supplied)
+        return Stated(places, supplied)
     table = read_json(file, fix="write it as JSON")
     fields, cameras = table.get("fields"), table.get("cameras")
     if fields is not None and not isinstance(fields, dict):
@@ -105,4 +105,4 @@ def said_beside(path: Path, supplied: Supplied, *, more: Sequence[Path] = ()) ->
     entries = cameras.values() if isinstance(cameras, dict) else ()
     named = (entry.get("rgb") for entry in entries if isinstance(entry, dict))
     pictures = frozenset(name for name in named if isinstance(name, str))
-    return Said(places, supplied, file, fields, pictures=pictures, has_cameras="cameras" in table or fields is None)
+    return Stated(places, supplied, file, fields, pictures=pictures, has_cameras="cameras" in table or fields is None)
