@@ -21,6 +21,7 @@ from scene4d.apps.terminal.arguments import parse_options
 from scene4d.apps.terminal.tables import result_table
 from scene4d.disk_errors import shortage, writing
 from scene4d.errors import EXIT_INPUT, EXIT_INTERNAL, ConfigError, ResourceError, Scene4DError
+from scene4d.unreadable import naming_pointers
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0  # what was asked for was help
         verb, rest = found
         options = parse_options(verb.options_class(), rest, prog=f"scene4d {verb.name}", description=verb.help)
-        result = verb.runner()(options)
+        result = naming_pointers()(verb.runner())(options)
         with writing("standard output"):
             print(verb.text_of(result) if for_people else json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0

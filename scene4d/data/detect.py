@@ -28,6 +28,7 @@ from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.disk_errors import reading
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, DepthError
+from scene4d.unreadable import naming_pointers
 
 LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
     (is_transforms, open_transforms),
@@ -56,6 +57,7 @@ KNOWN = (
 )
 
 
+@naming_pointers()
 def open_recordings(
     path: str | os.PathLike,
     *,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from scene4d.errors import CheckpointError, SecurityError, VersionError
 from scene4d.files import save_safetensors
 from scene4d.train.distributed import laid_out_as, whole
+from scene4d.unreadable import naming_pointers
 
 FORMAT_VERSION = 1
 PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
@@ -32,6 +33,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], *, state: Mapp
     return Path(path)
 
 
+@naming_pointers()
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote.
 

@@ -13,6 +13,7 @@ from scene4d.errors import ConfigError, DataFormatError
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.robot.bounds import action_bounds
 from scene4d.scene import Scene4D
+from scene4d.unreadable import NPY_ERRORS
 from scene4d.world.observation import Observation, actions_of_s4d, robot_of_s4d
 
 
@@ -58,7 +59,7 @@ def _read_actions(path: Path, *, width: int) -> Tensor:
                 rows = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
             case other:
                 raise DataFormatError("of no known kind", file=path, found=other, expected=".json, .npy or .csv")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*NPY_ERRORS, KeyError, TypeError) as error:
         raise DataFormatError("cannot be read as actions", file=path, found=str(error)[:100]) from error
     if rows.ndim != 2 or rows.shape[1] != width or len(rows) == 0:
         raise DataFormatError("are no actions", file=path, found=list(rows.shape), expected=f"[h {width}]")

@@ -21,6 +21,7 @@ from scene4d.data.video.images import chosen_cameras, chosen_frames, sample_near
 from scene4d.disk_errors import reading
 from scene4d.errors import CalibrationError
 from scene4d.types import Cameras, Episode, Frames
+from scene4d.unreadable import naming_pointers
 
 NOMINAL_FPS = 30.0
 
@@ -93,6 +94,7 @@ class RecordingReader:
         """Existing frames (at least one) of existing cameras."""
         raise TypeError(f"{type(self).__name__} must give its frames")
 
+    @naming_pointers()
     def read(
         self,
         start: int = 0,

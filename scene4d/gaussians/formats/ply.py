@@ -15,6 +15,7 @@ from scene4d.gaussians.formats.ply_compressed import is_compressed, unpack_gauss
 from scene4d.gaussians.formats.ply_table import PlyFile, read_ply_file, write_ply_vertices
 from scene4d.gaussians.formats.splat_notes import SplatNote, Splats, antialiased_note, checked_splats
 from scene4d.types import Gaussians
+from scene4d.unreadable import naming_pointers
 
 ANTIALIASED = ("splatrendermode: mip", "antialiased 1")
 """Comments of Brush and Postshot, in small letters."""
@@ -65,6 +66,7 @@ def read_ply(path: str | os.PathLike, *, strict: bool = False) -> Gaussians:
     return splats.gaussians
 
 
+@naming_pointers()
 def read_ply_splats(path: str | os.PathLike, *, strict: bool = False) -> Splats:
     """Read a splat .ply of any encoding: INRIA columns in any order (red green blue for f_dc where nerfstudio wrote
     them), with or without normals and f_rest, flat or with a 3D filter (`splats_of_vertices`), or compressed by

@@ -23,6 +23,7 @@ from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.sh import rgb_from_sh, sh_from_rgb
 from scene4d.scene import Scene4D, alive_at
 from scene4d.types import Gaussians
+from scene4d.unreadable import NPY_ERRORS, naming_pointers
 
 # Leading axes (t times, p = t - 1 pairs, n Gaussians) and the rest of the shape.
 FLOW_KEYS = {
@@ -68,6 +69,7 @@ def write_gaussian_points(
     write_point_cloud(path, seen.means, colors=rgb_from_sh(seen.sh), flow=flow)
 
 
+@naming_pointers()
 def read_point_cloud(path: str | os.PathLike) -> tuple[Tensor, Tensor | None]:
     """Points [n 3] and colours [n 3] in [0, 1] (None where there are none) of a binary .ply, a mesh's vertices too.
 
@@ -169,7 +171,7 @@ def read_flow_npz(path: str | os.PathLike, *, max_bytes: int = 1 << 30) -> dict[
             arrays = {name: table[name] for name in FLOW_KEYS}
     except OSError as error:
         raise DataFormatError(f"cannot be read: {error.strerror or error}", file=path, fix="check the path") from error
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (*NPY_ERRORS, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataFormatError("is no .npz", file=path, found=str(error)[:80], fix="write it again") from error
     num_times, num = len(arrays["times"]), len(arrays["ids"])
     for name, (lead, rest) in FLOW_KEYS.items():

@@ -29,6 +29,7 @@ from scene4d.gaussians.s4d.container import MAX_JSON, Chunks, list_members, pars
 from scene4d.gaussians.s4d.s4d_rules import check_base, check_instants
 from scene4d.scene import Motion, Scene4D
 from scene4d.types import Cameras, Gaussians
+from scene4d.unreadable import naming_pointers
 
 T = TypeVar("T")
 FORMAT, VERSION = "s4d", 1
@@ -169,6 +170,7 @@ class S4DFile:
             raise DataFormatError("holds no safetensors", file=self.path, field=members[0], found=found) from error
 
 
+@naming_pointers()
 def open_s4d(path: str | os.PathLike) -> S4DFile:
     """Open a .s4d: checks the zip (stored, no odd names, nothing bigger than the file) and reads the manifest only.
 

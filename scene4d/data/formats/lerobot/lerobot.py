@@ -18,8 +18,10 @@ from scene4d.data.cameras.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied
 from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot_index import EpisodeIndex, read_index
 from scene4d.data.formats.lerobot.lerobot_tables import images_of, numbers_of, open_parquet, times_of
+from scene4d.data.formats.lerobot.lerobot_tasks import joined_tasks, task_notes
+from scene4d.data.formats.lerobot.lerobot_unused import unused_parts
 from scene4d.data.formats.lerobot.lerobot_write import write_lerobot
-from scene4d.data.ledger import LeftOut, joined_info, with_left_out
+from scene4d.data.ledger import joined_info, missing_images, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableReader, View
 from scene4d.data.video.depth_codec import LogDepth, decode_color, decode_depth, decode_segments
 from scene4d.data.video.images import checked_depth
@@ -49,15 +51,14 @@ def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLI
     root = Path(path)
     info = layout.read_info(root)
     index = read_index(root, info)
-    sizes = layout.image_sizes(info)
+    sizes = listed = layout.image_sizes(info)
     if supplied.fov_deg is not None:  # no file names the cameras: only those whose videos are there are meant
         sizes = {k: v for k, v in sizes.items() if index.has_images(0, k)}
     places, what = [root / layout.CAMERAS], "the LeRobot format"
     cameras, known = find_cameras(places, sizes=sizes, columns=info["features"], supplied=supplied, what=what)
-    if index.missing:
-        reason, fix = "listed, or left out of the numbering, but not there", "copy the data set whole"
-        absent = LeftOut("missing_episodes", "episodes", tuple(map(str, index.missing)), reason, fix)
-        known = with_left_out(known, absent)
+    absent = missing_images(sorted(set(listed) - set(sizes)))
+    unused = unused_parts(root, info["features"], cameras=cameras, read={*_WANTED, *listed})
+    known = with_left_out(known, *index.notes, absent, *unused)
     data = _Dataset(index=index, cameras=cameras, known=known, loose_times=supplied.loose_times)
     return [LeRobotRecording(data, row) for row in range(len(index.table))]
 
@@ -105,7 +106,7 @@ class _Dataset:
             "version": self.index.info["codebase_version"],
             "action_spec": self._spec(_ACTION),
             "proprio_spec": self._spec(_STATE),
-            "task": (self.index.value(row, "tasks") or list(self.index.tasks.values()) or [""])[0],
+            "task": joined_tasks(self._tasks(row)),
         }
         try:
             own = json.loads(self.index.value(row, "scene4d/info") or "{}")
@@ -113,6 +114,11 @@ class _Dataset:
             own = {}
         own = own if isinstance(own, dict) else {}
         return {**known, **own, **self.known, "episode_index": self.index.value(row, "episode_index")}
+
+    def _tasks(self, row: int) -> list[str]:
+        """The tasks that an episode is listed with; the only one there is where it is listed with none."""
+        every = list(self.index.tasks.values())
+        return self.index.value(row, "tasks") or (every if len(every) == 1 else [])
 
     def _spec(self, name: str) -> list[dict[str, Any]]:
         feature = self.features.get(name, {})
@@ -127,7 +133,7 @@ class _Dataset:
         entries = {name: self.cameras[name] for name in cameras}
         table, rows = self._table(row, entries)
         file = rows.file
-        notes: dict[str, Any] = {}
+        notes = task_notes(table, self.index.tasks, listed=self._tasks(row), file=file)
         views = {name: self._view(row, entry, table=table, rows=rows, notes=notes) for name, entry in entries.items()}
         poses = self._column(table, _POSES, file=file)
         segments = self.index.value(row, "scene4d/num_segments")
@@ -163,7 +169,7 @@ class _Dataset:
             lengths, total = self.index.rows_in_file(row), self.index.info["total_frames"]
             found = f"{source.metadata.num_rows} rows, lengths of its episodes {lengths}, total_frames {total}"
             raise DataFormatError("the numbers of frames differ", file=file, field="length", found=found)
-        keys = ("episode_index", "frame_index", "timestamp")
+        keys = ("episode_index", "frame_index", "timestamp", "task_index")
         columns = [name for name in (*keys, *stored) if name in source.schema_arrow.names]
         number, length = self.index.value(row, "episode_index"), self.index.value(row, "length")
         try:

@@ -15,7 +15,7 @@ import pyarrow.compute
 
 from scene4d.data.files.paths import inside_folder
 from scene4d.data.formats.lerobot import lerobot_layout as layout
-from scene4d.data.formats.lerobot.lerobot_tables import open_parquet
+from scene4d.data.formats.lerobot.lerobot_tables import open_parquet, whole_table
 from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import count_frames
@@ -36,8 +36,8 @@ class EpisodeIndex:
     table: pa.Table
     """episode_index, length, tasks, and for v3.0 where data and videos are."""
     tasks: Mapping[int, str]
-    missing: tuple[int, ...] = ()
-    """Episodes that are listed but not there (v2 only: an episode is a file of its own, and copies leave some out)."""
+    notes: tuple[LeftOut, ...] = ()
+    """Episodes that are not read, and numbers that no episode has."""
 
     @property
     def packed(self) -> bool:
@@ -155,8 +155,10 @@ def read_index(root: Path, info: Mapping[str, Any]) -> EpisodeIndex:
     where = {"file": root / (layout.EPISODES if packed else EPISODES_V2), "field": "episode_index"}
     numbers = table["episode_index"].to_numpy()
     expected = np.arange(info["total_episodes"])
-    if not np.array_equal(np.sort(numbers), expected):
-        seen, counts = np.unique(numbers, return_counts=True)
+    seen, counts = np.unique(numbers, return_counts=True)
+    # Deleting an episode of v2 leaves a gap in the numbers; the count tells that none is missing. v3 counts on.
+    whole = np.array_equal(seen, expected) if packed else len(seen) == len(expected)
+    if not whole or len(seen) < len(numbers) or (numbers < 0).any():
         wrong = np.setxor1d(seen, expected).tolist() or seen[counts > 1].tolist()
         numbers = f"0..{len(expected) - 1}"
         raise DataFormatError("episodes are missing or doubled", **where, found=wrong[:10], expected=numbers)
@@ -167,7 +169,7 @@ def read_index(root: Path, info: Mapping[str, Any]) -> EpisodeIndex:
     index = EpisodeIndex(root=root, info=info, table=table, tasks=_tasks(root, packed=packed))
     if len(table):
         index.data_file(0)  # refuses templates that lead out before any is looked for
-    there = _present(root, [info["data_path"].format(**place) for place in _places(index)])
+    there, unlisted = _present(root, [info["data_path"].format(**place) for place in _places(index)])
     if lengths.sum() != info["total_frames"]:
         files = sorted({index.data_file(row) for row in np.flatnonzero(there).tolist()})
         rows = sum(open_parquet(file).metadata.num_rows for file in files)
@@ -177,8 +179,26 @@ def read_index(root: Path, info: Mapping[str, Any]) -> EpisodeIndex:
     if not there.all() and (packed or not there.any()):
         file = index.data_file(int((~there).argmax()))
         raise DataFormatError("is missing", file=file, found=f"{(~there).sum()} tables", fix="was it copied whole?")
-    kept = table.filter(pa.array(there))
-    return EpisodeIndex(root, info, kept, index.tasks, missing=tuple(np.flatnonzero(~there).tolist()))
+    notes = _notes(seen, there=there, unlisted=unlisted)
+    return EpisodeIndex(root, info, table.filter(pa.array(there)), index.tasks, notes=notes)
+
+
+def _notes(numbers: np.ndarray, *, there: np.ndarray, unlisted: Sequence[str]) -> tuple[LeftOut, ...]:
+    """What is not read of the episodes of these increasing numbers [n], of which some are `there` [n].
+
+    A gap in the numbers is no finding: nothing that the data set says it holds is missing by it.
+    """
+    before = np.concatenate([[-1], numbers])
+    gaps = [(a + 1, b - 1) for a, b in zip(before[:-1].tolist(), numbers.tolist(), strict=True) if b - a > 1]
+    free = tuple(str(a) if a == b else f"{a}-{b}" for a, b in gaps)
+    missing, whole = tuple(map(str, numbers[~there].tolist())), "copy the data set whole"
+    deleted = "no episode has these numbers: it was deleted, or left out when the rest was copied"
+    fix = "add them to meta/, or remove the files"
+    return (
+        LeftOut("missing_episodes", "episodes", missing, "listed, but their tables are not there", whole),
+        LeftOut("free_numbers", "episodes", free, deleted, lost=False),
+        LeftOut("unlisted_episodes", "episodes", tuple(unlisted), "tables that meta/ does not list: not read", fix),
+    )
 
 
 def _places(index: EpisodeIndex) -> list[dict[str, Any]]:
@@ -189,8 +209,8 @@ def _places(index: EpisodeIndex) -> list[dict[str, Any]]:
     return [dict(zip(_PLACE, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _present(root: Path, relatives: Sequence[str]) -> np.ndarray:
-    """Which files are there [n]; each folder is listed once, and links must stay inside."""
+def _present(root: Path, relatives: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Which files are there [n], and other tables beside them; each folder is listed once, links must stay inside."""
     listed: dict[str, set[str]] = {}
     for folder in {os.path.dirname(name) for name in relatives}:
         inside = inside_folder(root, folder, file=root / layout.INFO)
@@ -202,7 +222,9 @@ def _present(root: Path, relatives: Sequence[str]) -> np.ndarray:
                 if entry.is_symlink():
                     inside_folder(root, os.path.join(folder, entry.name), file=root / layout.INFO)
                 listed[folder].add(entry.name)
-    return np.array([os.path.basename(name) in listed[os.path.dirname(name)] for name in relatives], bool)
+    there = np.array([os.path.basename(name) in listed[os.path.dirname(name)] for name in relatives], bool)
+    tables = {os.path.join(folder, n) for folder, names in listed.items() for n in names if not n.startswith(".")}
+    return there, sorted(name for name in tables - set(relatives) if name.endswith(".parquet"))
 
 
 def _packed_table(root: Path) -> pa.Table:
@@ -218,10 +240,7 @@ def _packed_table(root: Path) -> pa.Table:
         missing = {"episode_index", "length", "data/chunk_index", "data/file_index"} - set(columns)
         if missing:
             raise DataFormatError("a column is missing", file=file, field=min(missing), found=columns)
-        try:
-            parts.append(source.read(columns=columns))
-        except (pa.ArrowException, OSError) as error:
-            raise DataFormatError("cannot be read", file=file, found=error) from error
+        parts.append(whole_table(source, columns=columns, file=file))
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
 
 
@@ -258,7 +277,7 @@ def _tasks(root: Path, *, packed: bool) -> dict[int, str]:
         rows = _json_lines(root / TASKS_V2, keys=("task_index",))
         return {row["task_index"]: str(row.get("task", "")) for row in rows}
     file = root / layout.TASKS
-    table = open_parquet(file).read()
+    table = whole_table(open_parquet(file), columns=None, file=file)
     text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
     if text is None or "task_index" not in table.column_names:
         raise DataFormatError("a column is missing", file=file, field="task", found=table.column_names)

@@ -47,9 +47,8 @@ def join_lerobot(path: str | os.PathLike, parts: Sequence[Path], *, report: Mapp
         for number, part in enumerate(parts):
             must_match(parts[0], part)
             row = _row(part, number=number, first=rows[-1]["dataset_to_index"] if rows else 0, videos=videos)
-            if row["tasks"][0] not in tasks:
-                tasks.append(row["tasks"][0])
-            _copy(root, part, row=row, task_index=tasks.index(row["tasks"][0]), videos=videos)
+            tasks += [task for task in row["tasks"] if task not in tasks]
+            _copy(root, part, row=row, tasks=tasks, videos=videos)
             rows.append(row)
             stats.append(read_json(part / layout.STATS, fix=""))
         frames = rows[-1]["dataset_to_index"]
@@ -98,14 +97,17 @@ def _row(part: Path, *, number: int, first: int, videos: Sequence[str]) -> dict[
     return row
 
 
-def _copy(root: Path, part: Path, *, row: Mapping[str, Any], task_index: int, videos: Sequence[str]) -> None:
+def _copy(root: Path, part: Path, *, row: Mapping[str, Any], tasks: Sequence[str], videos: Sequence[str]) -> None:
+    """Tables and videos of a part, counted on; `tasks` are the texts of the joined data set."""
     place = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
     first, length = row["dataset_from_index"], row["length"]
     changed = {
         "episode_index": np.full(length, row["episode_index"]),
         "index": np.arange(first, first + length),
-        "task_index": np.full(length, task_index),
     }
+    own = open_parquet(part / layout.TASKS).read()
+    pairs = zip(own["task_index"].to_pylist(), own["task"].to_pylist(), strict=True)
+    joined = {index: tasks.index(text) for index, text in pairs}
     source = open_parquet(part / layout.DATA_PATH.format(**_SOURCE))
     file = root / layout.DATA_PATH.format(**place)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +115,9 @@ def _copy(root: Path, part: Path, *, row: Mapping[str, Any], task_index: int, vi
         done = 0
         for group in range(source.num_row_groups):
             table = source.read_row_group(group)
-            for name, values in changed.items():
-                values = pa.array(values[done : done + len(table)], pa.int64())
+            renamed = {"task_index": [joined[index] for index in table["task_index"].to_pylist()]}
+            for name, values in (renamed | {n: v[done : done + len(table)] for n, v in changed.items()}).items():
+                values = pa.array(values, pa.int64())
                 table = table.set_column(table.column_names.index(name), name, values)
             writer.write_table(table)
             done += len(table)

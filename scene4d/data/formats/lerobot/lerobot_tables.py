@@ -86,12 +86,36 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     """A parquet file of which only the footer has been read.
 
     Raises:
-        DataFormatError: missing, or cut short.
+        DataFormatError: missing, cut short, or with names that are no UTF-8.
     """
     try:
-        return pq.ParquetFile(file)
+        source = pq.ParquetFile(file)
+        _ = source.schema_arrow.names  # decoded here, where it can still be refused
+        return source
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=file, fix="was the data set copied whole?") from error
+    except UnicodeDecodeError as error:
+        fix = "copy it again, or write it anew with names in UTF-8"
+        where = {"file": file, "field": "schema", "found": error.reason, "expected": "UTF-8"}
+        raise DataFormatError("the names of its columns cannot be read", **where, fix=fix) from error
     except (pa.ArrowException, OSError) as error:
         fix = "not finalised, or cut short: copy it again, or keep what is whole: scene4d repair SRC -o DST"
         raise DataFormatError("is no parquet file", file=file, found=error, fix=fix) from error
+
+
+def whole_table(source: pq.ParquetFile, *, columns: Sequence[str] | None, file: Path) -> pa.Table:
+    """These columns of a parquet file (by default all), every value checked.
+
+    Raises:
+        DataFormatError: damaged, or a text is no UTF-8.
+    """
+    try:
+        table = source.read(columns=None if columns is None else list(columns))
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            try:
+                column.validate(full=True)
+            except pa.ArrowException as error:
+                raise DataFormatError("cannot be read", file=file, field=name, found=str(error)[:80]) from error
+        return table
+    except (pa.ArrowException, OSError) as error:
+        raise DataFormatError("cannot be read", file=file, found=str(error)[:80], fix="copy it again") from error

@@ -24,6 +24,7 @@ from scene4d.data.formats.lerobot.lerobot_features import (
     task_table,
 )
 from scene4d.data.formats.lerobot.lerobot_spool import Spool, Spooled
+from scene4d.data.formats.lerobot.lerobot_tasks import tasks_of_frames
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, TimestampError
 from scene4d.files import atomic_folder
@@ -113,7 +114,8 @@ class _Writer:
             found = {*columns, *(name for name in spooled.images if name in self.features)}
             self._check_columns(found, columns, number=number)
             self._write_table(spool, columns, where=where)
-        row = {"episode_index": number, "tasks": [self.tasks[columns["task_index"][0].as_py()]], "length": length}
+        named = dict.fromkeys(columns["task_index"].to_pylist())
+        row = {"episode_index": number, "tasks": [self.tasks[k] for k in named], "length": length}
         row |= {f"data/{key}": value for key, value in where.items()}
         row |= {"dataset_from_index": self.num_frames, "dataset_to_index": self.num_frames + length}
         for camera in self.cameras.values():
@@ -179,9 +181,8 @@ class _Writer:
     def _columns(self, episode: Episode, *, number: int) -> dict[str, pa.Array]:
         """What is no picture."""
         length = len(episode.times)
-        task = str(episode.info.get("task", ""))
-        if task not in self.tasks:
-            self.tasks.append(task)
+        texts = tasks_of_frames(episode.info, length)
+        self.tasks += [text for text in dict.fromkeys(texts) if text not in self.tasks]
         frame = np.arange(length)
         numbers = {
             "observation.state": episode.proprio,
@@ -190,7 +191,7 @@ class _Writer:
             "frame_index": frame,
             "episode_index": np.full(length, number),
             "index": self.num_frames + frame,
-            "task_index": np.full(length, self.tasks.index(task)),
+            "task_index": np.array([self.tasks.index(text) for text in texts], np.int64),
             "next.reward": episode.rewards,
             "next.success": episode.success,
             "next.done": frame == length - 1,

@@ -22,6 +22,7 @@ from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, 
 from scene4d.data.video.images import image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, SecurityError
+from scene4d.unreadable import NPY_ERRORS
 
 HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])  # about x: z down becomes z up
 ARM_SPEC = [
@@ -142,7 +143,7 @@ def _array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
         values = np.load(path, allow_pickle=False, mmap_mode="r")
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, fix="copy the whole folder") from error
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except NPY_ERRORS as error:
         if "pickle" in str(error).lower() or "object" in str(error).lower():
             fix = "save plain numeric arrays"
             raise SecurityError("holds pickled objects; not opened", file=path, fix=fix) from error

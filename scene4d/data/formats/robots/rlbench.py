@@ -20,6 +20,7 @@ from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, 
 from scene4d.data.video.images import checked_depth, image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError, SecurityError
+from scene4d.unreadable import NPY_ERRORS
 
 STEPS_PER_SECOND = 20.0
 MAX_TABLE_BYTES = 1 << 30
@@ -191,7 +192,7 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
             return {name: table[name] for name in table.files}
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, field="low_dim.npz", fix=fix) from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, MemoryError) as error:
+    except (*NPY_ERRORS, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
         if isinstance(error, ValueError) and "pickle" in str(error).lower():
             fix = "save plain numeric arrays"
             raise SecurityError("holds pickled objects; not opened", file=path, fix=fix) from error
