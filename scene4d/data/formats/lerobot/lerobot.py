@@ -19,7 +19,6 @@ from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot_index import EpisodeIndex, read_index
 from scene4d.data.formats.lerobot.lerobot_tables import images_of, numbers_of, open_parquet, times_of
 from scene4d.data.formats.lerobot.lerobot_tasks import joined_tasks, task_notes
-from scene4d.data.formats.lerobot.lerobot_unused import unused_parts
 from scene4d.data.formats.lerobot.lerobot_write import write_lerobot
 from scene4d.data.ledger import joined_info, missing_images, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableReader, View
@@ -57,7 +56,7 @@ def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLI
     places, what = [root / layout.CAMERAS], "the LeRobot format"
     cameras, known = find_cameras(places, sizes=sizes, columns=info["features"], supplied=supplied, what=what)
     absent = missing_images(sorted(set(listed) - set(sizes)))
-    unused = unused_parts(root, info["features"], cameras=cameras, read={*_WANTED, *listed})
+    unused = layout.unused_parts(root, info["features"], cameras=cameras, read={*_WANTED, *listed})
     known = with_left_out(known, *index.notes, absent, *unused)
     data = _Dataset(index=index, cameras=cameras, known=known, loose_times=supplied.loose_times)
     return [LeRobotRecording(data, row) for row in range(len(index.table))]

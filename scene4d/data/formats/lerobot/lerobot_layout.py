@@ -1,15 +1,18 @@
-"""The LeRobot folder, v2.0 to v3.0: meta/info.json, path templates, and how large the images of a feature are."""
+"""The LeRobot folder, v2.0 to v3.0: meta/info.json, path templates, sizes of images, and what nothing reads."""
 
 from __future__ import annotations
 
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from scene4d.data.cameras.sidecar import CameraEntry
 from scene4d.data.files.json_files import read_json
 from scene4d.data.files.paths import inside_folder
+from scene4d.data.formats.lerobot.lerobot_features import INDEX_COLUMNS
+from scene4d.data.ledger import LeftOut
 from scene4d.errors import DataFormatError, SecurityError, VersionError
 
 VERSION = "v3.0"
@@ -19,6 +22,7 @@ TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes"
 EPISODE_TABLE = EPISODES + "/chunk-000/file-000.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+_META = ("info.json", "cameras.json", "stats.json", "tasks.", "episodes", "episodes.", "episodes_stats.")
 _TEMPLATE_FIELDS = {"chunk_index", "file_index", "video_key", "episode_chunk", "episode_index"}
 
 
@@ -79,6 +83,31 @@ def video_entry(feature: Mapping[str, Any]) -> dict[str, Any]:
 def is_depth_map(feature: Mapping[str, Any]) -> bool:
     """Whether a feature is marked as depth."""
     return video_entry(feature).get("is_depth_map") is True
+
+
+def unused_parts(
+    root: Path, features: Mapping[str, Any], *, cameras: Mapping[str, CameraEntry], read: Collection[str]
+) -> list[LeftOut]:
+    """Features that no camera names and no column is made of (`read` are those of which one is), and files of meta/."""
+    named = {n for c in cameras.values() for n in (c.rgb, c.depth, c.segments, c.viewmats) if n}
+    rest = [n for n in features if n not in {*read, *named, *INDEX_COLUMNS, "timestamp", "next.done"}]
+    pictures = [n for n in rest if features[n].get("dtype") in ("video", "image")]
+    depth = tuple(n for n in pictures if is_depth_map(features[n]))
+    odd = tuple(n for n in pictures if n not in depth)
+    actions = tuple(n for n in rest if n.startswith("action") and "action" not in features)
+    states = tuple(n for n in rest if n.startswith("observation.state") and "observation.state" not in features)
+    columns = tuple(n for n in rest if n not in {*pictures, *actions, *states})
+    files = sorted(p.name for p in (root / "meta").iterdir() if not p.name.startswith((*_META, ".")))
+    name_it = "name it as depth of a camera in cameras.json, if it is registered to its colour"
+    one = "write them as one column"
+    return [
+        LeftOut("depth_without_camera", "depth", depth, "no camera in cameras.json has this depth", name_it),
+        LeftOut("unknown_pictures", "images", odd, "pictures without height, width and colours: left out"),
+        LeftOut("columns", "actions", actions, "there is no feature action: these are not read", f"{one} action"),
+        LeftOut("columns", "proprio", states, "there is no observation.state", f"{one} observation.state"),
+        LeftOut("columns", "columns", columns, "neither state, action, reward nor picture: not read", lost=False),
+        LeftOut("files", "meta", tuple(files), "not read", lost=False),
+    ]
 
 
 def file_path(root: Path, info: Mapping[str, Any], *, field: str, **values: Any) -> Path:
