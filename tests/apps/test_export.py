@@ -179,7 +179,7 @@ def test_splats_that_come_in_as_ply(tmp_path):
         ({"output": "a.npz", "time": 1.0}, ConfigError, "one instant"),
         ({"every": -1}, ConfigError, "out of range"),
         ({"points": True, "mesh": True}, ConfigError, "one or the other"),
-        ({"scene": "a.spz"}, DataFormatError, ".s4d or .ply"),
+        ({"scene": "a.xyz"}, DataFormatError, "a folder with SOG"),
         ({"output": "d.png", "camera": "nowhere"}, DataFormatError, "no such camera"),
     ],
 )

@@ -13,7 +13,9 @@ def check_report(result: Mapping[str, Any]) -> str:
     """The facts of each recording that was looked into, then the findings, each with what to do; see `run_check`."""
     source = result["source"]
     counts = f"{result['num_recordings']} recordings, {result['num_frames']} frames"
-    lines = [f"{source}: {result['format'] or 'cannot be read'}, {counts}"]
+    splats = result.get("splats")
+    lines = [f"{source}: {result['format'] or 'cannot be read'}, {'splats' if splats else counts}"]
+    lines += _splats(splats) if splats else []
     for facts in result["recordings"]:
         lines += _facts(facts)
     lines.append("")
@@ -33,6 +35,15 @@ def _finding(finding: Mapping[str, Any], *, source: str) -> list[str]:
     lines += [f"      score     {score['before']:.2f} as it is, {score['after']:.2f} mended"] if score else []
     command = f"scene4d convert {source} -o COPY --fix {finding['fix']}" if mendable else finding["fix"]
     return [*lines, f"      mend      {command}"] if command else lines
+
+
+def _splats(facts: Mapping[str, Any]) -> list[str]:
+    corners = " .. ".join(f"({', '.join(f'{x:.3g}' for x in facts[end])})" for end in ("lowest", "highest"))
+    lines = [f"  {facts['num_gaussians']} splats, SH degree {facts['sh_degree']}, from {corners}"]
+    lines.append(f"  median size {facts['size']:.3g}, median opacity {facts['opacity']:.2f}")
+    for note in facts["left_out"]:
+        lines.append(f"  note: {note['field']} {_listed(note['names'])} ({note['reason']})")
+    return lines
 
 
 def _facts(facts: Mapping[str, Any]) -> list[str]:

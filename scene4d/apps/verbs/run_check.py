@@ -7,6 +7,7 @@ from typing import Any
 
 from scene4d.apps.terminal.check_report import check_report
 from scene4d.apps.terminal.progress import counter_shown
+from scene4d.apps.verbs.check_splats import check_splats
 from scene4d.apps.verbs.options.recordings import CheckOptions
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.calibration.calibration_check import CalibrationReport, check_calibration
@@ -15,6 +16,7 @@ from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.inspect import GUESSED, describe, ledger_findings, read_through, sample_findings
 from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, Scene4DError
+from scene4d.gaussians.formats.splat_files import is_splats
 from scene4d.types import Recording
 
 GUESSES: tuple[dict[str, Any], ...] = ({"fov_deg": 60.0}, {"fit": "crop"}, {"fov_deg": 60.0, "fit": "crop"})
@@ -26,11 +28,13 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
     Returns {source, format, recordings: [...], findings: [{kind, camera, field, found, expected, fix, mendable, score,
     recordings}], ok}. recordings holds those looked into, as `describe` has them (left_out: what the reader did not
     use), with {calibration: {pairs, agreement, median_mm, untested}} where asked for; num_recordings and num_frames
-    count all. ok: nothing was found.
+    count all. ok: nothing was found. Of a file of splats: as `check_splats`.
 
     Raises:
         DataFormatError: there is no such file or folder.
     """
+    if is_splats(options.source):
+        return check_splats(options.source)
     recordings, refused = _opened(options)
     findings: dict[Finding, list[int]] = {f: [] for f in refused}
     for k, recording in enumerate(recordings):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from scene4d.apps.compose.scene_files import still_scene
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.terminal.scene_pictures import (
     choose_cameras,
@@ -27,7 +28,7 @@ from scene4d.gaussians.edit import prune
 from scene4d.gaussians.formats.mesh import Mesh, mesh_from_depth
 from scene4d.gaussians.formats.nerfstudio import from_nerfstudio, read_placement
 from scene4d.gaussians.formats.open3d import mesh_from_depth_open3d
-from scene4d.gaussians.formats.ply import read_ply_splats, write_ply
+from scene4d.gaussians.formats.ply import write_ply
 from scene4d.gaussians.formats.points import (
     gaussians_from_points,
     read_point_cloud,
@@ -35,12 +36,13 @@ from scene4d.gaussians.formats.points import (
     write_flow_npz,
     write_gaussian_points,
 )
+from scene4d.gaussians.formats.splat_files import KNOWN, is_splats, open_splats
 from scene4d.gaussians.formats.splat_notes import Splats
 from scene4d.gaussians.formats.trimesh import write_mesh
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
 from scene4d.geometry.camera import orbit
 from scene4d.render.render import render
-from scene4d.scene import Motion, Scene4D, alive_at
+from scene4d.scene import Scene4D, alive_at
 from scene4d.types import Cameras, Frames, Gaussians
 
 DEEPEST_MM = 65535
@@ -115,18 +117,18 @@ def _open_source(options: ExportOptions) -> Source:
                 late = int(np.searchsorted(times, times[0] if options.time is None else options.time, side="right"))
                 needed = range(max(late - 1, 0), min(late + 1, len(times)))  # those around it
             return Source(times=times, cameras=file.cameras, scene=file.scene(frames=needed))
-        case ".ply" if options.as_points:
+        case _ if options.as_points:
             points, colors = read_point_cloud(path)
-            return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians_from_points(points, colors=colors)))
-        case ".ply":
-            splats = read_ply_splats(path, strict=options.strict)
+            return Source(times=[0.0], cameras={}, scene=still_scene(gaussians_from_points(points, colors=colors)))
+        case _ if is_splats(path):
+            splats = open_splats(path, strict=options.strict)
             gaussians = splats.gaussians
             if options.nerfstudio is not None:
                 placement = read_placement(options.nerfstudio, recording=options.nerfstudio_data)
                 gaussians = from_nerfstudio(gaussians, placement)
-            return Source(times=[0.0], cameras={}, scene=_still_scene(gaussians), splats=splats)
+            return Source(times=[0.0], cameras={}, scene=still_scene(gaussians), splats=splats)
     found, fix = path.suffix or "no suffix", "`scene4d reconstruct` makes a .s4d of a recording"
-    raise DataFormatError("is nothing that can be exported", file=path, found=found, expected=".s4d or .ply", fix=fix)
+    raise DataFormatError("is nothing that can be exported", file=path, found=found, expected=f".s4d, {KNOWN}", fix=fix)
 
 
 def scene_mesh(
@@ -264,16 +266,3 @@ def _instants(file: S4DFile) -> list[float]:
             expected="[t], at least one instant", fix="export the samples one by one (Scene4D[i], write_s4d)",
         )  # fmt: skip
     return file.times.tolist()
-
-
-def _still_scene(gaussians: Gaussians) -> Scene4D:
-    """A scene of one instant in which nothing moves."""
-    num = gaussians.num_gaussians
-    motion = Motion(
-        anchors=torch.zeros(0, 3), world_from_rest=torch.zeros(1, 0, 7),
-        skin_index=torch.zeros(num, 0, dtype=torch.int64), skin_weights=torch.zeros(num, 0),
-    )  # fmt: skip
-    return Scene4D(
-        base=gaussians, motion=motion, alive=torch.zeros(num, 2), times=torch.zeros(1, dtype=torch.float64),
-        observed=torch.ones(1, dtype=torch.bool),
-    )  # fmt: skip

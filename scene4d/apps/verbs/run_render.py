@@ -1,16 +1,16 @@
-"""`scene4d render`: colour, depth or flow of a .s4d scene from any camera, as a video, PNG files or one picture."""
+"""`scene4d render`: colour, depth or flow of a scene from any camera, as a video, PNG files or one picture."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from scene4d.apps.compose.scene_files import open_scene
 from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.terminal.scene_pictures import choose_cameras, pictures_of, render_over_time, write_pictures
 from scene4d.apps.verbs.options.scenes import RenderOptions
 from scene4d.errors import ConfigError
 from scene4d.files import sole_writer
-from scene4d.gaussians.s4d.s4d import open_s4d
 from scene4d.scene import Scene4D
 
 
@@ -21,11 +21,11 @@ def run_render(options: RenderOptions) -> dict:
     Raises:
         ConfigError: the output has another suffix, or the time lies outside the scene. What `choose_cameras` raises.
     """
-    file = open_s4d(options.scene)
-    scene = file.scene()
+    opened = open_scene(options.scene)
+    scene = opened.scene
     times = _times(scene, options)
     cameras = choose_cameras(
-        scene, file.cameras, camera=options.camera, times=times, size=options.size, scale=options.scale
+        scene, opened.cameras, camera=options.camera, times=times, size=options.size, scale=options.scale
     )
     step = float(scene.times[1] - scene.times[0]) if len(scene.times) > 1 else 0.0
     with counter_shown("rendering") as count:

@@ -1,4 +1,4 @@
-"""`scene4d view`: a .s4d scene in the browser - time, cameras, flow, uncertainty, and the agent at work in it."""
+"""`scene4d view`: a scene in the browser - time, cameras, flow, uncertainty, and the agent at work in it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any
 from scene4d.apps.agent.server.access import access_to
 from scene4d.apps.agent.task_names import task_from_text
 from scene4d.apps.compose.models import Models, models_once
+from scene4d.apps.compose.scene_files import open_scene
 from scene4d.apps.compose.scene_start import start_of_file
 from scene4d.apps.verbs.options.scenes import ViewOptions
 from scene4d.apps.viewer.guarded_server import start_viser, stop_viser
 from scene4d.apps.viewer.live_forecast import roll_forward
 from scene4d.apps.viewer.panel import Panel, PanelConfig, Rollout
 from scene4d.errors import DataFormatError
-from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d
+from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.scene import Scene4D
 from scene4d.world.observation import Observation
 
@@ -58,19 +59,19 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
 def open_view(options: ViewOptions) -> Iterator[Opened]:
     """A viewer that runs as long as the block; errors as `run_view`."""
     access = access_to(options.host, allow_remote=options.allow_remote)
-    file = open_s4d(options.scene)
-    scene = file.scene()
+    opened = open_scene(options.scene)
+    scene = opened.scene
     if scene.batch_shape or scene.times.shape[-1] == 0 or scene.base.num_gaussians == 0:
         expected = "one scene, not empty"
         raise DataFormatError("holds nothing to look at", file=options.scene, field="times, means", expected=expected)
-    rollout = _rollout(options, file, scene=scene)
+    rollout = _rollout(options, opened.file, scene=scene)
     server = start_viser(access, port=options.port, label=f"scene4d {options.scene.name}")
     stop = threading.Event()
     try:
         config = PanelConfig(
             options.max_splats, fps=options.fps, task=options.task, num_steps=options.steps, seed=options.seed
         )
-        panel = Panel(server, scene, cameras=file.cameras, rollout=rollout, config=config)
+        panel = Panel(server, scene, cameras=opened.cameras, rollout=rollout, config=config)
         player = threading.Thread(target=panel.play, args=(stop,), daemon=True)
         player.start()
         query = "" if access.token is None else f"?token={access.token}"
@@ -82,9 +83,13 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
         stop_viser(server)
 
 
-def _rollout(options: ViewOptions, file: S4DFile, *, scene: Scene4D) -> Rollout | None:
+def _rollout(options: ViewOptions, file: S4DFile | None, *, scene: Scene4D) -> Rollout | None:
     """The agent's button, where the robot's state is known; models are loaded when it is first pressed."""
-    if not options.task and options.proprio is None and file.info.get("proprio") is None:
+    asked = bool(options.task) or options.proprio is not None
+    if file is None and asked:
+        fix = "give a .s4d, which `scene4d reconstruct` makes of a recording"
+        raise DataFormatError("are splats without a robot", file=options.scene, field="task, proprio", fix=fix)
+    if file is None or not (asked or file.info.get("proprio") is not None):
         return None
 
     def begun(task: str) -> tuple[Models, Observation]:

@@ -78,7 +78,7 @@ def parse_json(data: bytes, *, file: Path, field: str) -> dict[str, Any]:
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
-        _check_directory(path)
+        check_directory(path)
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, struct.error, ValueError, NotImplementedError) as error:
         problem = "is no .s4d (not a zip, or truncated)"
@@ -87,7 +87,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
         raise DataFormatError(f"cannot be read: {error.strerror}", file=path, fix="check the path") from error
 
 
-def _check_directory(path: Path) -> None:
+def check_directory(path: Path) -> None:
     """Refuse a list of members that would take much memory to read: zipfile reads it whole before anyone can look.
 
     The end record must be the file's last 22 bytes (no comment after it), so that it is the one that zipfile reads.

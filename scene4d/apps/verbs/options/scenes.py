@@ -107,7 +107,7 @@ class RenderOptions:
     }
 
     scene: Annotated[Path, POSITIONAL]
-    """A .s4d file."""
+    """A .s4d file, or splats as `scene4d export` takes them."""
     output: Annotated[Path, OUTPUT] = Path("render.mp4")
     """out.mp4, out.png (one picture), or a folder name for a PNG sequence."""
     camera: str = "orbit"
@@ -156,7 +156,8 @@ class ExportOptions:
     }
 
     scene: Annotated[Path, POSITIONAL]
-    """A .s4d file, or splats as .ply (INRIA's columns, or compressed by SuperSplat)."""
+    """A .s4d file, or splats: .ply (INRIA, 2DGS, Mip-Splatting, compressed), .splat, .spz, .ksplat, .sog, or a folder
+    with SOG's meta.json."""
     output: Annotated[Path, OUTPUT] = Path("scene.ply")
     """File to write; with --every, of .ply .png .glb .obj, a folder of that name without the suffix."""
     time: float | None = None
@@ -170,9 +171,9 @@ class ExportOptions:
     as_points: bool = False
     """Take the .ply that comes in for a plain point cloud or mesh, not for splats."""
     strict: bool = False
-    """Refuse a .ply with impossible values instead of mending it with a count."""
+    """Refuse splats with impossible values instead of mending them with a count."""
     nerfstudio: Annotated[Path | None, FILE] = None
-    """dataparser_transforms.json of the nerfstudio run that a .ply was exported from: its splats go back into the world
+    """dataparser_transforms.json of the nerfstudio run that splats were exported from: they go back into the world
     of the recording."""
     nerfstudio_data: Annotated[Path | None, FILE] = None
     """The transforms.json that run was trained on, where it says applied_transform."""
@@ -205,8 +206,8 @@ class ExportOptions:
             raise ConfigError("cannot be written", file=self.output, field="output", found=found, expected=expected)
         if self.points and self.mesh:
             raise ConfigError("is one or the other", field="points, mesh", fix="leave one out")
-        if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() != ".ply"):
-            raise ConfigError("is for splats that come as .ply", field="nerfstudio", found=self.scene)
+        if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() == ".s4d"):
+            raise ConfigError("is for splats that nerfstudio exported", field="nerfstudio", found=self.scene)
         if self.time is not None and (self.every or self.output.suffix.lower() in OVER_TIME):
             raise ConfigError("is one instant, the output is many", field="time", fix="leave out --time or --every")
 
@@ -241,7 +242,7 @@ class ViewOptions:
     }
 
     scene: Annotated[Path, POSITIONAL]
-    """A .s4d file."""
+    """A .s4d file, or splats as `scene4d export` takes them."""
     host: str = "127.0.0.1"
     """Address to listen at."""
     port: int = 8080
