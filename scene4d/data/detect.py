@@ -19,10 +19,12 @@ from scene4d.data.formats.rgbd.rgbd_open3d import is_open3d, open_open3d
 from scene4d.data.formats.rgbd.rgbd_replica import is_replica, open_replica
 from scene4d.data.formats.rgbd.rgbd_scannet import is_scannet, open_scannet
 from scene4d.data.formats.rgbd.rgbd_tum import is_tum, open_tum
+from scene4d.data.formats.robots.agibot import is_agibot, open_agibot
+from scene4d.data.formats.robots.droid import is_droid, open_droid
 from scene4d.data.formats.robots.rig_folder import VIDEOS, is_rig, open_rig
 from scene4d.data.formats.robots.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.robots.rlds import is_tfrecord, open_rlds
-from scene4d.data.formats.robots.zarr_buffer import is_zarr_name, open_zarr
+from scene4d.data.formats.robots.zarr_buffer import is_zarr_file, open_zarr
 from scene4d.data.formats.robots.zarr_store import is_zarr_folder
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
@@ -53,7 +55,8 @@ PARTS = {
 KNOWN = (
     "LeRobot v2.0 to v3.0, RGB-D folders (7-Scenes, TUM, ScanNet, Replica, Open3D, images + depth + K + poses), "
     "transforms.json (nerfstudio, instant-ngp, Blender, D-NeRF), COLMAP, RLBench episodes, videos with cameras.json, "
-    "HDF5 (ManiSkill, robomimic, LIBERO, field map), RLDS TFRecord, MCAP"
+    "HDF5 (ManiSkill, robomimic, LIBERO, ALOHA, field map), zarr replay buffers, DROID and AgiBot World episodes, "
+    "RLDS TFRecord, MCAP"
 )
 
 
@@ -135,6 +138,10 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
         if known(folder):
             found = opened(folder)
             return found if isinstance(found, list) else [found]
+    if is_droid(folder):
+        return [open_droid(folder, supplied=supplied)]
+    if is_agibot(folder):
+        return open_agibot(folder, supplied=supplied)
     if is_zarr_folder(folder):
         return open_zarr(folder, supplied=supplied)
     if is_colmap(folder):
@@ -158,7 +165,7 @@ def _open_file(path: Path, supplied: Supplied) -> Sequence[TableReader] | None:
         return open_mcap(path, loose_times=supplied.loose_times)
     if path.name.startswith("transforms") and path.suffix == ".json":
         return open_transforms_file(path)
-    if is_zarr_name(path.name):
+    if is_zarr_file(path):
         return open_zarr(path, supplied=supplied)
     if is_tfrecord(path):
         return open_rlds(path, supplied=supplied)

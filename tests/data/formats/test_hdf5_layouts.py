@@ -235,6 +235,7 @@ def test_field_robomimic(shared_data):
         cameras = frames[name].cameras
         points = unproject(frames[name].depth, cameras.viewmats, Ks=cameras.Ks)
         assert float((points[..., 2].abs() < 0.01).float().mean()) > 0.4, "the floor is at z = 0"
+        assert float(frames[name].depth.max()) < 39, "the sky at the far plane is no surface"
     assert not ledger_findings(left_out(recording.info))
 
 

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 from floor_scene import assert_refused_when_spoiled
+from left_out_names import left_out_names
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
+from scene4d.data.diagnose.inspect import ledger_findings
 from scene4d.data.formats.robots.rlbench import MAX_CODE, open_rlbench
+from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, Scene4DError, SecurityError
 from scene4d.geometry.camera import project, unproject
 
@@ -158,3 +161,14 @@ def test_real_cameras_agree(shared_data):
         in_front.append((z < nearest - 0.03)[usable].float().mean())
     assert torch.stack(differences).mean() < 0.002, "half a pixel of the centre is worth 2 mm"
     assert torch.stack(in_front).max() < 0.01, "nothing floats in space that another camera sees to be free"
+
+
+def test_what_is_not_read_is_listed(episode_folder):
+    np.savez(episode_folder / "low_dim.npz", **table(), joint_forces=np.ones((STEPS, 7)))
+    (episode_folder / "variation_descriptions.pkl").write_bytes(b"x")
+    recording = open_rlbench(episode_folder)
+    assert left_out_names(recording, "other_files") == ["variation_descriptions.pkl"]
+    assert left_out_names(recording, "unused_columns") == ["joint_forces"]
+    assert left_out_names(recording, "steps") == ["4 of 8 steps"] and not ledger_findings(left_out(recording.info))
+    shutil.copy(episode_folder / "front_mask/000.png", episode_folder / "front_mask/099.png")
+    assert left_out_names(open_rlbench(episode_folder), "unused_images") == ["front_mask/099.png"]

@@ -10,10 +10,13 @@ import pytest
 from floor_scene import HEIGHT, WIDTH, K, assert_true_to_the_floor, fingerprint, photograph, pose
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from left_out_names import left_out_names
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
+from scene4d.data.diagnose.inspect import ledger_findings
 from scene4d.data.formats.robots.tfrecord import crc32c, masked_crc, parse_example, record_places, values_of
+from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, Scene4DError
 
 T = 4
@@ -221,3 +224,26 @@ def test_no_bytes_do_harm(tmp_path_factory, junk, at, value):
         record_places(path)
     except DataFormatError as error:
         assert error.fix
+
+
+def test_features_that_are_not_read_are_listed(tmp_path):
+    texts = {"steps/language_instruction": [b"greif", b"greif", b"hebe", b""]}
+    write(tmp_path, example(features(**texts)))
+    recording = open_recordings(tmp_path)[0]
+    listed = ["episode_metadata/id", "steps/is_first", "steps/observation/embedding"]
+    assert left_out_names(recording, "unused_columns") == listed
+    assert left_out_names(recording, "other_texts") == ["hebe"]
+    assert not ledger_findings(left_out(recording.info))
+
+
+def test_actions_that_fit_no_step_are_a_finding(tmp_path):
+    write(tmp_path, example(features(**{"steps/action": np.zeros(T * 3 - 1, np.float32)})))
+    recording = open_recordings(tmp_path)[0]
+    assert [f.kind for f in ledger_findings(left_out(recording.info))] == ["unused_actions"]
+
+
+def test_depth_that_no_camera_names_is_a_finding(tmp_path):
+    write(tmp_path, example(features()))
+    (tmp_path / "cameras.json").unlink()
+    recording = open_recordings(tmp_path, fov_deg=60)[0]
+    assert left_out_names(recording, "unused_depth") == ["steps/observation/depth_0"]

@@ -121,6 +121,7 @@ class H5Pictures:
     bgr: bool = False  # blue is stored where red belongs
     unit: float = 0.001  # metres a step of integer depth
     near_far: tuple[float, float] | None = None  # m, of depth as OpenGL's z-buffer in [0, 1]; it is metres where None
+    far: float | None = None  # m, the far plane of depth in metres: what lies there was not hit
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """One array a frame."""
@@ -159,7 +160,7 @@ class H5Pictures:
             found = f"median {np.median(values):.4f}"
             fix = 'give "near_far": [near, far] in m (robosuite: znear and zfar times the extent of the model)'
             raise DepthError("depth is a z-buffer, not metres", **where, field=self.name, found=found, fix=fix)
-        return checked_depth(values, **where)
+        return checked_depth(values if self.far is None else np.where(values > 0.999 * self.far, 0, values), **where)
 
 
 def looks_like_z_buffer(values: np.ndarray) -> bool:
@@ -184,6 +185,8 @@ class H5Episode:
     upside_down: bool = False
     bgr: Collection[str] = ()
     """Cameras whose pictures have blue where red belongs."""
+    far: Mapping[str, float] = field(default_factory=dict)
+    """Far planes, m, of cameras whose depth is in metres."""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, cameras: Sequence[str]) -> FrameTable:
@@ -209,7 +212,7 @@ class H5Episode:
             viewmats, usable = self._poses(group, entry.viewmats, camera=name)
         stored = functools.partial(H5Pictures, self.path, upside_down=self.upside_down, unit=entry.depth_unit)
         source = lambda part, kind: stored(
-            f"{self.group}/{part}", kind=kind, near_far=entry.near_far, bgr=name in self.bgr
+            f"{self.group}/{part}", kind=kind, near_far=entry.near_far, bgr=name in self.bgr, far=self.far.get(name)
         )
         return View(
             size=(entry.width, entry.height),

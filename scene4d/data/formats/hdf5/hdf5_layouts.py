@@ -186,6 +186,7 @@ def _robomimic(group: H5Group, path: Path, *, name: str, stated: Stated, entries
         proprio=proprio,
         rewards="rewards" if "rewards" in demo else None,
         upside_down=upside_down,
+        far=_far_planes(cameras, modelled),
         bgr=stated.bgr(cameras),
     )
     task = problem.get("language_instruction") or env.get("env_name") or ""
@@ -213,6 +214,13 @@ def _without_pose(
         if reason
     ]
     return [uncalibrated([name for name, reason in why.items() if not reason]), *known]
+
+
+def _far_planes(cameras: Mapping[str, CameraEntry], modelled: ModelCameras) -> dict[str, float]:
+    """The model's far plane, for cameras of it whose depth is in metres."""
+    if modelled.near_far is None:
+        return {}
+    return {name: modelled.near_far[1] for name, e in cameras.items() if e.depth and e.near_far is None}
 
 
 def _camera_of(name: str) -> str:

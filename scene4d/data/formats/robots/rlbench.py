@@ -16,6 +16,7 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.files.json_files import has_shape
+from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import checked_depth, image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
@@ -105,7 +106,35 @@ def open_rlbench(folder: Path) -> TableRecording:
         proprio=np.concatenate([gripper, joints], 1),
         names=tuple(files),
     )
+    info = with_left_out(info, *_left_out(folder, table, cameras=cameras, files=files, num_steps=num_steps))
     return recording_of(whole, path=folder, info=info, fps=STEPS_PER_SECOND if len(files) == 1 else None)
+
+
+def _left_out(
+    folder: Path, table: Mapping[str, np.ndarray], *, cameras: Sequence[str], files: Sequence[str], num_steps: int
+) -> list[LeftOut]:
+    """Pictures, files and columns that are not read."""
+    kinds = ("rgb", "depth", "mask")
+    known = {f"{camera}_{kind}" for camera in cameras for kind in kinds} | {"low_dim.npz", "instruction.txt"}
+    others = sorted(p.name for p in folder.iterdir() if p.name not in known)
+    more = sorted(
+        f"{path.parent.name}/{path.name}"
+        for camera in cameras
+        for kind in kinds
+        for path in (folder / f"{camera}_{kind}").glob("*.png")
+        if path.name not in files
+    )
+    used = {"kept_frames", "gripper_pose", "gripper_open", "joint_positions"}
+    used |= {f"{camera}_{part}" for camera in cameras for part in ("intrinsics", "extrinsics_c2w", "near_far")}
+    steps = [f"{num_steps - len(files)} of {num_steps} steps"] if num_steps > len(files) else []
+    return [
+        LeftOut(
+            "unused_images", "images", tuple(more), f"the first camera ({cameras[0]}) has no such picture", "copy them"
+        ),
+        LeftOut("other_files", "files", tuple(others), "no part of this format", lost=False),
+        LeftOut("unused_columns", "columns", tuple(sorted(set(table) - used)), "not read", lost=False),
+        LeftOut("steps", "frames", tuple(steps), "no pictures were kept of these steps", lost=False),
+    ]
 
 
 def _view(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, find_cameras
 from scene4d.data.files.json_files import number_in, read_json
 from scene4d.data.formats.robots.tfrecord import Feature, parse_example, read_record, record_places, values_of
+from scene4d.data.ledger import LeftOut, joined_info, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
 from scene4d.data.video.images import checked_depth, image_from_bytes
 from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes, size_from_bytes
@@ -143,6 +144,8 @@ def _recording(
         for name in names
         for i in range(widths[name])
     ]
+    used = {*sizes, *actions, *proprio, *(e.depth for e in cameras.values()), *(e.viewmats for e in cameras.values())}
+    used |= {"steps/reward", *[n for n in TEXTS if n in features][:1]}
     info = {
         "source": "RLDS",
         "task": texts[0][0].decode("utf-8", "replace") if texts and texts[0] else "",
@@ -159,9 +162,31 @@ def _recording(
         fps=fps,
         sizes={name: (e.width, e.height) for name, e in cameras.items()},
         depth_cameras=tuple(name for name, e in cameras.items() if e.depth),
-        info={**info, **known},
+        info=with_left_out(joined_info(info, known), *_unused(features, used, depths=depths), _other_texts(texts)),
         load=episode,
     )
+
+
+def _unused(features: Mapping[str, Feature], used: Collection[str | None], *, depths: set[str]) -> list[LeftOut]:
+    """Features that are not read; an action that is not read is lost."""
+    unused = [name for name in sorted(features) if name not in used and features[name].parts]
+    actions = [name for name in unused if name == ACTION or name.startswith(f"{ACTION}/")]
+    depth = [name for name in unused if name in depths]
+    listed = [name for name in unused if name not in actions + depth]
+    fix = 'name it as "depth" of its camera in cameras.json'
+    reason = "no whole number of values a step: these actions are not read"
+    return [
+        LeftOut("unused_actions", "actions", tuple(actions), reason, "write the record again"),
+        LeftOut("unused_depth", "depth", tuple(depth), "depth that no camera names is not read", fix),
+        LeftOut("unused_columns", "columns", tuple(listed), "not read", lost=False),
+    ]
+
+
+def _other_texts(texts: Sequence[Any]) -> LeftOut:
+    """Texts beside the one that is the task: of later steps, and of other features."""
+    found = dict.fromkeys(t.decode("utf-8", "replace") for values in texts for t in values if isinstance(t, bytes))
+    others = tuple(text for text in list(found)[1:] if text)
+    return LeftOut("other_texts", "task", others, "the first text is the task", lost=False)
 
 
 def _image_sizes(

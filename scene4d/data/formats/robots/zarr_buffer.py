@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -134,9 +135,16 @@ class ZarrEpisode:
         )
 
 
-def is_zarr_name(name: str) -> bool:
-    """Whether a file is called as a packed store is."""
-    return name.lower().endswith(".zarr.zip")
+def is_zarr_file(path: Path) -> bool:
+    """Whether a file is a packed store: by its name, or a .zip with a group of zarr in it."""
+    name = path.name.lower()
+    if not name.endswith(".zip") or name.endswith(".zarr.zip"):
+        return name.endswith(".zarr.zip")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(PurePosixPath(member).name in (".zgroup", "zarr.json") for member in archive.namelist())
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return False
 
 
 def open_zarr(path: Path, *, supplied: Supplied) -> list[TableRecording]:
