@@ -175,7 +175,7 @@ def _ksplat_section(c: Cloud, rows: np.ndarray, *, level: int, block: float, buc
     return body, head.ljust(1024, b"\0")
 
 
-def _webp(rows: np.ndarray, *, width: int | None = None) -> bytes:
+def webp_table(rows: np.ndarray, *, width: int | None = None) -> bytes:
     """A table [n 4] as a lossless picture, four pixels or more a row."""
     width = width or max(4, -(-int(np.ceil(np.sqrt(len(rows)))) // 4) * 4)
     height = -(-len(rows) // width)
@@ -219,8 +219,8 @@ def sog_members(c: Cloud, *, version: int = 2, palette: int = 64) -> dict[str, b
     else:
         colours, colour_code = _coded(np.concatenate([c.dc, logits[:, None]], 1), version=1, name="sh0")
     files = {
-        "means_l.webp": _webp(_opaque(whole & 255)), "means_u.webp": _webp(_opaque(whole >> 8)),
-        "quats.webp": _webp(quats), "scales.webp": _webp(_opaque(scales)), "sh0.webp": _webp(colours),
+        "means_l.webp": webp_table(_opaque(whole & 255)), "means_u.webp": webp_table(_opaque(whole >> 8)),
+        "quats.webp": webp_table(quats), "scales.webp": webp_table(_opaque(scales)), "sh0.webp": webp_table(colours),
     }  # fmt: skip
     meta = {
         "means": {"mins": low.tolist(), "maxs": high.tolist(), "files": ["means_l.webp", "means_u.webp"]},
@@ -235,8 +235,8 @@ def sog_members(c: Cloud, *, version: int = 2, palette: int = 64) -> dict[str, b
         coded, code = _coded(c.rest[:palette], version=version, name="shN")
         table = np.zeros((-(-palette // 64) * 64, bases, 4), np.uint8)
         table[: len(coded), :, :3], table[..., 3] = coded, 255
-        files["shN_centroids.webp"] = _webp(table.reshape(-1, 4), width=64 * bases)
-        files["shN_labels.webp"] = _webp(_opaque(np.stack([labels & 255, labels >> 8, 0 * labels], 1)))
+        files["shN_centroids.webp"] = webp_table(table.reshape(-1, 4), width=64 * bases)
+        files["shN_labels.webp"] = webp_table(_opaque(np.stack([labels & 255, labels >> 8, 0 * labels], 1)))
         meta["shN"] = {**code, "files": ["shN_centroids.webp", "shN_labels.webp"]}
         meta["shN"] |= {"count": palette, "bands": {3: 1, 8: 2, 15: 3}[bases]} if version == 2 else {}
     return {"meta.json": json.dumps(meta).encode(), **files}

@@ -53,7 +53,8 @@ def test_export(source, capsys, tmp_path):
 
 def test_render(source, capsys, tmp_path):
     size = ("--size", 48, 32, "--num-frames", 2)
-    assert facts(capsys, "render", source, "-o", tmp_path / "film.mp4", *size)["num_frames"] == 2
+    found = facts(capsys, "render", source, "-o", tmp_path / "film.mp4", *size)
+    assert (found["num_frames"], found["mended"], found["left_out"]) == (2, {}, [])
 
 
 def test_check_names_what_is_wrong(capsys, tmp_path):

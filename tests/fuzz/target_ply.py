@@ -22,7 +22,7 @@ LIMITS = [
 
 
 def golden() -> list[bytes]:
-    """Degree 0 and 1, compressed with SH, points."""
+    """Degree 0 and 1, compressed with SH, points; ascii, big endian, flat and filtered."""
     splats = Gaussians(
         means=torch.eye(3), quats=torch.eye(4)[:3], scales=torch.full((3, 3), 0.1), opacities=torch.full((3,), 0.5),
         sh=torch.ones(3, 4, 3),
@@ -44,7 +44,18 @@ def golden() -> list[bytes]:
         + struct.pack("<8I", *[0x12345678, 0xC0FFEE00, 7, 99] * 2)
         + bytes(range(18))
     )
-    return [*files, "\n".join(lines).encode() + body]
+    return [*files, *_other_encodings(files[0]), "\n".join(lines).encode() + body]
+
+
+def _other_encodings(data: bytes) -> list[bytes]:
+    """A little-endian file of floats as text and in the other byte order, there flat and filtered too."""
+    head, body = data.split(b"end_header\n")
+    rows = np.frombuffer(body, "<f4").reshape(3, -1)
+    text = "\n".join(" ".join(f"{x:g}" for x in row) for row in rows.tolist()) + "\n"
+    little = b"binary_little_endian"
+    flat = head.replace(little, b"binary_big_endian").replace(b"scale_2", b"filter_3D")
+    ascii_ = head.replace(little, b"ascii") + b"end_header\n" + text.encode()
+    return [ascii_, flat + b"end_header\n" + rows.astype(">f4").tobytes()]
 
 
 def mended(data: bytes) -> bytes:
@@ -52,11 +63,15 @@ def mended(data: bytes) -> bytes:
     return data
 
 
+def check_finite(splats: Gaussians) -> None:
+    """What a reader of splats promises of them."""
+    for name in ("means", "quats", "scales", "opacities", "sh"):
+        assert bool(getattr(splats, name).isfinite().all()), name
+    assert bool((splats.scales > 0).all()) and bool((splats.opacities.clamp(0, 1) == splats.opacities).all())
+
+
 def read(path: Path) -> None:
     """As points, and as splats that are then finite."""
     with contextlib.suppress(Scene4DError):
         read_point_cloud(path)
-    splats = read_ply(path)
-    for name in ("means", "quats", "scales", "opacities", "sh"):
-        assert bool(getattr(splats, name).isfinite().all()), name
-    assert bool((splats.scales > 0).all()) and bool((splats.opacities.clamp(0, 1) == splats.opacities).all())
+    check_finite(read_ply(path))

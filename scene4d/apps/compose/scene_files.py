@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,12 @@ class SceneFile:
     cameras: dict[str, Cameras] = field(default_factory=dict)
     file: S4DFile | None = None
     splats: Splats | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What a verb's result says of splats that came in: what was mended, and what was not read, or otherwise."""
+        if self.splats is None:
+            return {}
+        return {"mended": self.splats.mended, "left_out": [note.as_dict() for note in self.splats.notes]}
 
 
 def open_scene(path: Path) -> SceneFile:

@@ -16,7 +16,7 @@ from scene4d.scene import Scene4D
 
 @sole_writer
 def run_render(options: RenderOptions) -> dict:
-    """Render and write; returns {output, what, camera, num_frames, width, height}.
+    """Render and write; returns {output, what, camera, num_frames, width, height}, of splats {mended, left_out} too.
 
     Raises:
         ConfigError: the output has another suffix, or the time lies outside the scene. What `choose_cameras` raises.
@@ -32,7 +32,7 @@ def run_render(options: RenderOptions) -> dict:
         frames = render_over_time(scene, cameras, times=times, flow_step=step, progress=count)
     write_pictures(options.output, pictures_of(frames, options.what), fps=options.fps)
     shown = {"output": str(options.output), "what": options.what, "camera": options.camera}
-    return {**shown, "num_frames": len(times), "width": cameras.width, "height": cameras.height}
+    return {**shown, "num_frames": len(times), "width": cameras.width, "height": cameras.height, **opened.facts()}
 
 
 def _times(scene: Scene4D, options: RenderOptions) -> Tensor:

@@ -31,10 +31,14 @@ class Opened:
     url: str
     server: Any
     panel: Panel
+    facts: dict[str, Any]
+    """Of splats that came in, for the verb's result."""
 
 
 def run_view(options: ViewOptions) -> dict[str, Any]:
     """Show until interrupted (or `seconds` are over); returns {url, instants, observed, predicted, seconds}.
+
+    Of splats {mended, left_out} too: what was mended, and what was not read, or otherwise.
 
     Raises:
         EnvError: viser is not installed. DataFormatError: the scene is broken, empty or a batch, or there is a --task
@@ -52,7 +56,7 @@ def run_view(options: ViewOptions) -> dict[str, Any]:
         instants = opened.panel.instants
     observed = sum(i.observed for i in instants)
     counts = {"instants": len(instants), "observed": observed, "predicted": len(instants) - observed}
-    return {"url": opened.url, **counts, "seconds": round(time.monotonic() - start, 1)}
+    return {"url": opened.url, **counts, "seconds": round(time.monotonic() - start, 1), **opened.facts}
 
 
 @contextlib.contextmanager
@@ -75,7 +79,7 @@ def open_view(options: ViewOptions) -> Iterator[Opened]:
         player = threading.Thread(target=panel.play, args=(stop,), daemon=True)
         player.start()
         query = "" if access.token is None else f"?token={access.token}"
-        yield Opened(url=f"{access.url(server.get_port())}/{query}", server=server, panel=panel)
+        yield Opened(url=f"{access.url(server.get_port())}/{query}", server=server, panel=panel, facts=opened.facts())
         stop.set()
         player.join(timeout=2.0)
     finally:
