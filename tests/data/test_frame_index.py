@@ -1,11 +1,14 @@
 """Frames are found by counting them, whatever their times, their order in the file and the container are."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
 from floor_scene import decode_frames
 from timed_video import encode_at, level_of
 
+from scene4d.data.video import video
 from scene4d.data.video.video import count_frames, frame_times, video_facts
 from scene4d.errors import VideoError
 
@@ -62,6 +65,21 @@ def test_what_an_edit_list_cuts_away_is_not_counted(tmp_path):
     assert count_frames(tmp_path / "cut.mp4") == len(shown)
     for wanted in ([0, 1, 2], [30, 40], [len(shown) - 1]):
         assert [level_of(p) for p in decode_frames(tmp_path / "cut.mp4", wanted)] == [shown[i] for i in wanted]
+
+
+def test_a_gap_leaves_the_rate_alone(tmp_path):
+    """Also where a tick is a whole millisecond, of which no step of 30 a second is made."""
+    for name in ("a.mp4", "a.mkv"):
+        encode_at(tmp_path / name, GAP, ticks_per_second=15360)
+        assert frame_times(tmp_path / name) is not None and video_facts(tmp_path / name).fps == pytest.approx(
+            30, rel=2e-3
+        )
+
+
+def test_no_advice_moves_frames():
+    """ffmpeg's constant rate doubles and drops frames, after which rows and frames belong together no more."""
+    sources = Path(video.__file__).parents[2].rglob("*.py")
+    assert not [path for path in sources if "fps_mode cfr" in path.read_text()]
 
 
 def test_an_index_beyond_the_end(tmp_path):

@@ -23,6 +23,8 @@ OPTIONAL = {
     "gsplat": ("gsplat", "the gsplat backend, to compare with, on CUDA"),
     "open3d": ("open3d", "TSDF meshes"),
     "h5py": ("hdf5", "HDF5 recordings"),
+    "numcodecs": ("zarr", "zarr recordings"),
+    "imagecodecs": ("jpegxl", "JPEG-XL pictures of zarr recordings"),
     "pycolmap": ("colmap", "COLMAP recordings"),
     "mcap": ("mcap", "MCAP recordings"),
     "gymnasium": ("env", "the learned simulator"),

@@ -109,7 +109,7 @@ class VideoFacts:
     width: int
     height: int
     fps: float
-    """Frames a second: of the median step between two frames, so that a gap leaves it alone."""
+    """Frames a second: of the usual step between two frames, so that a gap leaves it alone."""
     num_frames: int
     codec: str
     pix_fmt: str
@@ -128,7 +128,9 @@ def video_facts(path: str | os.PathLike) -> VideoFacts:
     index = _frame_index(path)
     # Stamps are whole ticks: while they are even, the mean rate is the better one.
     if index.stamps is not None and index.base and not _is_even(index.stamps):
-        rate = 1 / (float(np.median(np.diff(index.stamps))) * index.base)
+        steps = np.diff(index.stamps)
+        usual = steps[np.abs(steps - np.median(steps)) <= 0.5 * np.median(steps)]  # gaps aside
+        rate = 1 / (float(usual.mean()) * index.base)
     if not rate:
         fix = "was it copied whole? a video of one picture needs a rate too"
         raise VideoError("has no frame rate", file=path, found=names[0], fix=fix)

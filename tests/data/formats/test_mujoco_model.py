@@ -149,6 +149,11 @@ def test_cameras_without_a_pose_of_their_own_are_named(camera, around, why):
         (model('<camera name="a" fovy="200"/>'), CalibrationError, "fovy 200"),
         (model('<camera name="a" class="x"/>'), CalibrationError, "no class of defaults"),
         (model('<camera name="a" sensorsize="1 1"/>'), CalibrationError, "no focal length"),
+        (
+            model('<camera name="a" pos="1.7e308 0 0"/>', around='<body pos="1.7e308 0 0">{}</body>'),
+            CalibrationError,
+            "camera a: is too far",
+        ),
         (model("", compiler='<compiler eulerseq="xyw"/>'), CalibrationError, "eulerseq"),
         (model("", compiler='<compiler angle="turn"/>'), CalibrationError, "degree or radian"),
         (model("", compiler='<compiler coordinate="global"/>'), CalibrationError, "local coordinates"),

@@ -203,9 +203,14 @@ def _why_not(attributes: Mapping[str, str], place: _Place) -> str:
 
 
 def _camera(attributes: Mapping[str, str], place: _Place, *, compiler: _Compiler) -> ModelCamera:
-    world_from_cam = place.world_from_here @ _pose(attributes, compiler)
     focal, centre = _lens(attributes, compiler.file)
-    return ModelCamera(viewmat=inverse_poses(world_from_cam * CV_FROM_GL), focal=focal, centre=centre)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too far away is refused here
+        world_from_cam = place.world_from_here @ _pose(attributes, compiler)
+        viewmat = inverse_poses(world_from_cam * CV_FROM_GL)
+    if not all(np.isfinite(values).all() for values in (viewmat, focal[1:], centre)):
+        where = {"file": compiler.file, "field": f"camera {attributes.get('name', '')}"}
+        raise CalibrationError("is too far away, or too far from any lens, to be one", **where, found=dict(attributes))
+    return ModelCamera(viewmat=viewmat, focal=focal, centre=centre)
 
 
 def _lens(attributes: Mapping[str, str], file: Path) -> tuple[np.ndarray, np.ndarray]:
