@@ -232,6 +232,11 @@ FAULTS = {
         SecurityError,
         "pickle",
     ),
+    "objects for actions": (
+        lambda r: edit(r / "data/action/.zarray", dtype="|O", filters=[{"id": "json2"}]),
+        SecurityError,
+        "data/action: holds objects",
+    ),
     "linked folder": (link_out, SecurityError, "leads out"),
     "linked chunk": (link_a_chunk_out, SecurityError, "leads out"),
     "bomb": (bomb, DataFormatError, r"data/state/0\.0.*cannot be decoded"),
@@ -265,6 +270,13 @@ def test_faults(tmp_path, name):
     with pytest.raises(kind, match=words) as caught:
         [recording.read() for recording in open_recordings(tmp_path / "a.zarr", fov_deg=60)]
     assert caught.value.exit_code in (3, 4) and str(tmp_path) in caught.value.file
+
+
+def test_actions_in_an_unknown_codec_are_a_finding(tmp_path):
+    write(tmp_path / "a.zarr", push())
+    edit(tmp_path / "a.zarr/data/action/.zarray", compressor={"id": "own"})
+    recording = open_recordings(tmp_path, fov_deg=60)[0]
+    assert [f.kind for f in ledger_findings(left_out(recording.info))] == ["unread_arrays"]
 
 
 def test_ends_that_do_not_increase(tmp_path):

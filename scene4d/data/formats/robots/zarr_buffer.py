@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ import numpy as np
 from scene4d.data.cameras.calibration import checked_poses
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied
 from scene4d.data.cameras.stated import stated_beside
-from scene4d.data.formats.robots.zarr_store import ZarrArray, open_array, open_store
+from scene4d.data.formats.robots.zarr_store import NO_NUMBERS_IN_IT, ZarrArray, open_array, open_store
 from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
 from scene4d.data.video.images import checked_depth
 from scene4d.data.video.pictures import depth_of_codes
-from scene4d.errors import CalibrationError, DataFormatError, ResourceError
+from scene4d.errors import CalibrationError, DataFormatError, ResourceError, SecurityError
 
 ENDS, ACTION, TIMES = "meta/episode_ends", "action", "timestamp"
 NOMINAL_FPS, UMI_FPS = 10.0, 59.94
@@ -156,6 +157,7 @@ def open_zarr(path: Path, *, supplied: Supplied) -> list[TableRecording]:
     """
     found = open_store(path)
     refused = {name: why for name, why in found.items() if isinstance(why, str)}
+    _refuse_objects(path, refused)
     data = {n: item for n, item in found.items() if isinstance(item, ZarrArray) and n.startswith("data/")}
     ends = _ends(path, found.get(ENDS))
     fit = {name: item for name, item in data.items() if len(item) == ends[-1]}
@@ -217,6 +219,15 @@ def open_zarr(path: Path, *, supplied: Supplied) -> list[TableRecording]:
             )
         )
     return recordings
+
+
+def _refuse_objects(path: Path, refused: Mapping[str, str]) -> None:
+    """Refuse a store whose actions, pictures or ends of episodes are objects; texts beside them are left out."""
+    needed = (ENDS, f"data/{ACTION}")
+    for name, reason in refused.items():
+        if reason.startswith(NO_NUMBERS_IN_IT) and (name in needed or re.search(r"img|image|rgb", name)):
+            where = {"file": path, "field": name, "found": reason, "fix": "write it as plain numbers"}
+            raise SecurityError("holds objects; nothing of it was decoded", **where)
 
 
 def _ends(path: Path, item: ZarrArray | str | None) -> list[int]:
@@ -285,5 +296,8 @@ def _left_out(
             "not as many rows as meta/episode_ends says",
             "write it again",
         ),
-        *(LeftOut("unread_arrays", "columns", (name,), reason, lost=False) for name, reason in refused.items()),
+        *(
+            LeftOut("unread_arrays", "columns", (name,), reason, lost=not reason.startswith(NO_NUMBERS_IN_IT))
+            for name, reason in refused.items()
+        ),
     ]

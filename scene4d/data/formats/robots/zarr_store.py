@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scene4d.data.files.json_files import MAX_BYTES
 from scene4d.data.formats.robots.tfrecord import crc32c
 from scene4d.errors import DataFormatError, ResourceError, SecurityError
 from scene4d.extras import optional
@@ -33,6 +32,7 @@ MAX_CHUNK_BYTES, MAX_META_BYTES, MAX_PIECES = 1 << 28, 1 << 24, 4096
 OBJECTS = ("pickle", "json2", "msgpack2", "msgpack", "vlen-utf8", "vlen-bytes", "vlen-array", "categorize")
 PICTURES = ("imagecodecs_jpegxl", "imagecodecs_jpeg", "imagecodecs_png", "imagecodecs_webp")
 PLAIN = ("blosc", "zstd", "lz4", "zlib", "gzip", "bz2", "crc32c")
+NO_NUMBERS_IN_IT = "it holds objects or texts, not numbers"
 NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -252,7 +252,7 @@ def _zipped(path: Path, state: tuple[int, int, int]) -> Store:
 
 
 def _json(store: Store, name: str) -> dict[str, Any] | None:
-    data = store.read(name, most=min(MAX_META_BYTES, MAX_BYTES))
+    data = store.read(name, most=MAX_META_BYTES)
     if data is None:
         return None
     value = json.loads(data)
@@ -270,7 +270,7 @@ def _array(store: Store, name: str, *, facts: Mapping[str, Any], version: int) -
         fix = "write it as plain numbers"
         raise SecurityError("holds pickled objects; nothing of it was decoded", **where, found=unsafe[0], fix=fix)
     if any(c["id"] in OBJECTS for c in codecs) or dtype is None:
-        return f"it holds objects or texts ({dtype or facts.get('dtype', facts.get('data_type'))}), not numbers"
+        return f"{NO_NUMBERS_IN_IT} ({dtype or facts.get('dtype', facts.get('data_type'))})"
     unknown = [c["id"] for c in codecs if c["id"] not in PLAIN + PICTURES]
     if unknown:
         return f"its codec {unknown[0]} is not read"
