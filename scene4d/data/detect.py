@@ -11,6 +11,9 @@ from typing import Any
 
 from scene4d.data.cameras.sidecar import TEMPLATE, Supplied
 from scene4d.data.files.paths import natural_order, refuse_protocol
+from scene4d.data.formats.phones.polycam import is_polycam, open_polycam
+from scene4d.data.formats.phones.record3d import is_record3d, open_record3d
+from scene4d.data.formats.phones.stray_scanner import is_stray_scanner, open_stray_scanner
 from scene4d.data.formats.posed.colmap import is_colmap, open_colmap
 from scene4d.data.formats.posed.transforms import is_transforms, open_transforms, open_transforms_file
 from scene4d.data.formats.rgbd.array_folders import is_array_folder, open_array_folder
@@ -34,6 +37,9 @@ from scene4d.unreadable import naming_pointers
 
 LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Any]], ...] = (
     (is_transforms, open_transforms),
+    (is_polycam, open_polycam),
+    (is_stray_scanner, open_stray_scanner),
+    (is_record3d, open_record3d),
     (is_rlbench, open_rlbench),
     (is_seven_scenes, open_seven_scenes),
     (is_tum, open_tum),
@@ -54,7 +60,8 @@ PARTS = {
 }
 KNOWN = (
     "LeRobot v2.0 to v3.0, RGB-D folders (7-Scenes, TUM, ScanNet, Replica, Open3D, images + depth + K + poses), "
-    "transforms.json (nerfstudio, instant-ngp, Blender, D-NeRF), COLMAP, RLBench episodes, videos with cameras.json, "
+    "transforms.json (nerfstudio, instant-ngp, Blender, D-NeRF), COLMAP, Polycam, Stray Scanner, Record3D, "
+    "RLBench episodes, videos with cameras.json, "
     "HDF5 (ManiSkill, robomimic, LIBERO, ALOHA, field map), zarr replay buffers, DROID and AgiBot World episodes, "
     "RLDS TFRecord, MCAP"
 )
@@ -186,7 +193,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
             for entry in entries[: MAX_ENTRIES - len(files)]:
                 if entry.is_dir(follow_symlinks=False):
                     deeper.append(Path(entry.path))
-                elif entry.is_file():
+                elif Path(entry.path).is_file():  # also of a link to itself, which a directory entry would raise for
                     files.append(Path(entry.path))
         folders += deeper
         level = deeper

@@ -6,7 +6,7 @@ topics, terms of a lens, tasks, files. What is not listed was used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,3 +81,51 @@ def frame_counts(counts: Mapping[str, int], *, used: int) -> LeftOut:
     """Columns of a recording whose numbers of frames differ."""
     names = tuple(f"{name} {count}" for name, count in counts.items())
     return LeftOut("frame_counts", "frames", names, f"the numbers of frames differ: {used} are used", "record it again")
+
+
+def missing_depth(names: Sequence[str], *, camera: str | None = None) -> LeftOut:
+    """Frames whose depth is not there, while that of others is."""
+    reason, fix = "no depth file: nothing is measured in these frames", "put the files back"
+    return LeftOut("missing_depth", "depth", tuple(names), reason, fix, camera)
+
+
+def missing_masks(names: Sequence[str], *, camera: str | None = None) -> LeftOut:
+    """Frames whose mask is not there, while that of others is."""
+    reason, fix = "no mask: the whole picture counts as usable", "put the masks back"
+    return LeftOut("missing_masks", "mask", tuple(names), reason, fix, camera)
+
+
+def turned_pictures(names: Sequence[str]) -> LeftOut:
+    """Pictures with an orientation tag, which viewers show turned."""
+    reason = (
+        "an orientation tag: which picture was calibrated, the stored or the shown one, cannot be known; "
+        "the stored one is read"
+    )
+    fix = "remove the tag where the stored pixels were calibrated, else turn the pixels, then remove it"
+    return LeftOut("orientation_tags", "images", tuple(names), reason, fix)
+
+
+def resized_depth(depth: tuple[int, int], color: tuple[int, int]) -> LeftOut:
+    """Depth of another scale than colour; none where the sizes (width, height) are the same."""
+    names = () if depth == color else ("{}x{}".format(*depth),)
+    reason = "colour is {}x{}: depth is taken at the nearest pixels".format(*color)
+    return LeftOut("depth_size", "depth", names, reason, lost=False)
+
+
+def low_confidence(count: int) -> LeftOut:
+    """Frames with a confidence map, whose lowest level is taken as not measured."""
+    names = (f"{count} maps",) if count else ()
+    return LeftOut(
+        "low_confidence", "depth", names, "depth of the lowest confidence counts as not measured", lost=False
+    )
+
+
+def no_regular_files(names: Sequence[str]) -> LeftOut:
+    """Entries of a folder that are named like pictures and are pipes, devices, or links that lead nowhere."""
+    reason = "no regular files: they are not opened"
+    return LeftOut("no_regular_files", "files", tuple(names), reason, "copy the files to their places")
+
+
+def unused_files(names: Sequence[str]) -> LeftOut:
+    """Files of a known layout that hold what is not read."""
+    return LeftOut("unused_files", "files", tuple(names), "not read", lost=False)

@@ -64,7 +64,7 @@ def test_19_metres_read_as_millimetres(folder, code):
 
 
 def test_21_depth_of_another_size(folder):
-    Image.fromarray(np.full((2 * HEIGHT, 2 * WIDTH), 1000, np.uint16)).save(folder / "depth/002.png")
+    Image.fromarray(np.full((2 * HEIGHT, WIDTH), 1000, np.uint16)).save(folder / "depth/002.png")
     error = assert_refused(folder, reading(folder), kind=CalibrationError, file="depth/002.png", field="depth")
     assert error.expected == (WIDTH, HEIGHT) and "register" in error.fix
 

@@ -26,6 +26,7 @@ OPTIONAL = {
     "numcodecs": ("zarr", "zarr recordings"),
     "imagecodecs": ("jpegxl", "JPEG-XL pictures of zarr recordings"),
     "pycolmap": ("colmap", "COLMAP recordings"),
+    "OpenEXR": ("exr", "depth in EXR"),
     "mcap": ("mcap", "MCAP recordings"),
     "gymnasium": ("env", "the learned simulator"),
     "transformers": ("depth", "depth for recordings without it"),

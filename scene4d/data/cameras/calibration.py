@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scene4d.data.files.text_files import text_lines
 from scene4d.errors import CalibrationError, DataFormatError
 
 MAX_RESIDUAL = 1e-3
@@ -20,11 +21,11 @@ def read_numbers(path: Path, *, what: str) -> np.ndarray:
     """The numbers of a text file [rows columns] float64.
 
     Raises:
-        DataFormatError: unreadable, no numbers, or lines of different lengths.
+        DataFormatError: unreadable, no numbers, too long, or lines of different lengths.
     """
     fix = f"write plain numbers, {what}"
     try:
-        lines = [line.replace(",", " ").split() for line in path.read_text().splitlines()]
+        lines = (line.replace(",", " ").split() for line in text_lines(path))
         rows = [[_number(word) for word in line] for line in lines if line and not line[0].startswith("#")]
     except (OSError, ValueError) as error:
         raise DataFormatError("cannot be read as numbers", file=path, found=str(error)[:80], fix=fix) from error

@@ -15,8 +15,8 @@ from scene4d.files import require_regular
 MAX_BYTES = 1 << 29
 
 
-def read_json(path: Path, *, fix: str) -> dict[str, Any]:
-    """A JSON object; NaN and Infinity are refused, as the standard wants.
+def read_json(path: Path, *, fix: str, loose_numbers: bool = False) -> dict[str, Any]:
+    """A JSON object; NaN and Infinity are refused, as the standard wants, unless numbers are `loose_numbers`.
 
     Raises:
         DataFormatError: missing, not JSON (with line and column), or not an object.
@@ -30,7 +30,7 @@ def read_json(path: Path, *, fix: str) -> dict[str, Any]:
         size = require_regular(path).st_size
         if size > MAX_BYTES:
             raise ResourceError("is too large", file=path, found=size, expected=f"<= {MAX_BYTES} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=float if loose_numbers else refuse)
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, fix=fix) from error
     except json.JSONDecodeError as error:

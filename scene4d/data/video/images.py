@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import stat
 import struct
 import warnings
 import zlib
@@ -16,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from scene4d.errors import DataFormatError, DepthError
+from scene4d.files import require_regular
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
@@ -65,14 +65,19 @@ def image_from_bytes(
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the header only.
+    """(width, height) from the header only. Raises as `image_header`."""
+    return image_header(path)[0]
+
+
+def image_header(path: Path) -> tuple[tuple[int, int], int]:
+    """(width, height) as the pixels lie, and the orientation tag: 1 where there is none, 2 to 8 to be shown turned.
 
     Raises:
         DataFormatError: missing, too large, no image, or no regular file.
     """
     try:
         with _opened(path) as image:
-            return image.size
+            return image.size, _orientation(image)
     except DECODE_ERRORS as error:
         fix = "copy the file again, or leave the frame out"
         raise DataFormatError("is no image", file=path, found=str(error)[:80], fix=fix) from error
@@ -80,13 +85,22 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _opened(source: Path | io.BytesIO) -> Image.Image:
     """An image whose header is read, by its content; errors are those of `DECODE_ERRORS`."""
-    if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
-        raise ValueError("is no regular file")  # a pipe would wait for ever
+    if isinstance(source, Path):
+        require_regular(source)  # a pipe would wait for ever
     image = Image.open(source, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(f"{image.width} x {image.height} are more than {MAX_PIXELS} pixels")
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """From the header alone: PNG is asked for the chunk that lies before its pixels."""
+    exif = image.getexif() if image.format in ("JPEG", "MPO", "WEBP", "TIFF") else Image.Exif()
+    if image.format == "PNG" and isinstance(image.info.get("exif"), bytes):
+        exif.load(image.info["exif"])
+    tag = exif.get(ExifTags.Base.Orientation, 1)
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
 
 
 def read_depth_codes(path: Path) -> np.ndarray:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scene4d.data.video.images import checked_depth, image_from_bytes, open_image, read_depth_codes
+from scene4d.data.video.depth_files import NOT_MEASURED, read_depth
+from scene4d.data.video.images import checked_depth, image_from_bytes, open_image, sample_nearest
 from scene4d.data.video.video import iterate_frames
-from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
-NOT_MEASURED = 65535
+MAX_ASPECT = 0.01  # relative
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,18 @@ class ColorFiles:
 
     paths: Sequence[Path]  # one image a frame
     size: tuple[int, int] | None = None  # (width, height) that all must have
-    masks: Sequence[Path | None] = ()  # one grey image a frame
+    masks: Sequence[Path | None] = ()  # one grey image a frame; all is usable where it is None
     resize: tuple[int, int] | None = None  # (width, height) that they are averaged to, where depth has another size
+    canvas: Canvas | None = None  # of images of several sizes, instead of `size`
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """Pictures [h w 3 or 4] uint8."""
         for i in frames:
             image = open_image(self.paths[i])
-            if self.size is not None and image.size != tuple(self.size):
+            wanted = self.size if self.canvas is None else self.canvas.sizes[i]
+            if wanted is not None and image.size != tuple(wanted):
                 found = image.size
-                expected, fix = tuple(self.size), "all images of a recording must have one size"
+                expected, fix = tuple(wanted), "all images of a recording must have one size"
                 raise CalibrationError("has another size", file=self.paths[i], found=found, expected=expected, fix=fix)
             if image.mode not in ("RGB", "RGBA", "L", "P"):
                 found = f"mode {image.mode}"
@@ -44,27 +47,73 @@ class ColorFiles:
             if mask is not None:
                 usable = np.asarray(open_image(mask).convert("L").resize(image.size, Image.Resampling.NEAREST))
                 picture = np.dstack([picture[..., :3], usable])
-            yield picture
+            elif self.canvas is not None and picture.shape[2] == 3:
+                picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+            yield picture if self.canvas is None else self.canvas.placed(picture)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One size for pictures of several: each lies in the upper left corner, so that K holds; nothing is resampled."""
+
+    sizes: Sequence[tuple[int, int]]
+    """(width, height) px of each frame's picture."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) px of all."""
+        return max(w for w, _ in self.sizes), max(h for _, h in self.sizes)
+
+    def placed(self, values: np.ndarray) -> np.ndarray:
+        """A picture [h w ...] on the canvas, 0 beside it."""
+        width, height = self.size
+        margins = [(0, height - values.shape[0]), (0, width - values.shape[1])]
+        return np.pad(values, [*margins, *[(0, 0)] * (values.ndim - 2)])
 
 
 @dataclass(frozen=True)
 class DepthFiles:
-    """Depth as 16-bit images: metres = code * unit; 0 and 65535 are not measured."""
+    """Depth files, registered to colour: integers count steps of `unit`, 0 and 65535 are not measured; floats are m."""
 
-    paths: Sequence[Path]  # one image a frame
+    paths: Sequence[Path | None]  # one a frame; nothing is measured where it is None
     unit: float = 0.001  # metres a step
-    size: tuple[int, int] | None = None  # (width, height) of the colour images that depth must be registered to
+    size: tuple[int, int] | None = None  # (width, height) of the colour images; smaller depth is resized to it
+    confidences: Sequence[Path | None] = ()  # one grey image a frame, 0 = lowest: nothing is measured there
+    canvas: Canvas | None = None  # of images of several sizes, instead of `size`
 
     def __call__(self, frames: Sequence[int], /) -> Iterator[np.ndarray]:
         """z-depth [h w] float32 m."""
         for i in frames:
-            path = self.paths[i]
-            codes = read_depth_codes(path)
-            if self.size is not None and codes.shape[::-1] != tuple(self.size):
-                problem, found = "depth and colour differ in size", codes.shape[::-1]
-                expected, fix = tuple(self.size), "register depth to the colour camera first"
-                raise CalibrationError(problem, file=path, field="depth", found=found, expected=expected, fix=fix)
-            yield depth_of_codes(codes, unit=self.unit, file=path, frame=path.stem.split(".")[0])
+            path, size = self.paths[i], self.size if self.canvas is None else self.canvas.sizes[i]
+            if path is None:
+                if size is None:
+                    raise DepthError("a frame without depth needs the size of colour", field="depth", frame=i)
+                depth = np.zeros(size[::-1], np.float32)
+            else:
+                depth = checked_depth(read_depth(path, unit=self.unit), file=path, frame=path.stem.split(".")[0])
+                confidence = self.confidences[i] if self.confidences else None
+                if confidence is not None:
+                    levels = np.asarray(open_image(confidence).convert("L"))
+                    depth = np.where(sample_nearest(levels, depth.shape[::-1]) == 0, np.float32(0), depth)
+                depth = _of_color_size(depth, size, path=path)
+            yield depth if self.canvas is None else self.canvas.placed(depth)
+
+
+def _of_color_size(depth: np.ndarray, size: tuple[int, int] | None, *, path: Path) -> np.ndarray:
+    """Depth [h w] at the nearest pixels of a colour image that shows the same at another scale."""
+    width, height = depth.shape[::-1]
+    if size is not None and not same_aspect((width, height), size):
+        problem, found = "depth and colour differ in size", (width, height)
+        expected, fix = tuple(size), "register depth to the colour camera first"
+        raise CalibrationError(problem, file=path, field="depth", found=found, expected=expected, fix=fix)
+    return sample_nearest(depth, size)
+
+
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) can be those of one picture at two scales: sides rounded to whole pixels."""
+    small, large = sorted((one, other))
+    scale = large[0] / small[0]
+    return abs(large[1] / scale - small[1]) <= 1 or abs(one[0] / one[1] * other[1] / other[0] - 1) < MAX_ASPECT
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ OPENING_FAULTS = {
     "no K": (remove("K.txt"), CalibrationError, "no intrinsics; write K.txt"),
     "no poses": (remove("poses.txt"), CalibrationError, "no poses; write poses.txt"),
     "no K no poses": (remove("K.txt", "poses.txt"), CalibrationError, "no intrinsics, no poses"),
-    "one depth less": (remove("depth/003.png"), DepthError, "no depth for 1 of 5"),
+    "no depth file": (lambda f: [p.unlink() for p in (f / "depth").iterdir()], DepthError, "no depth for 5 of 5"),
     "one pose less": (lambda f: np.savetxt(f / "poses.txt", np.ones((4, 16))), CalibrationError, "differ in number"),
     "ragged poses": (lambda f: (f / "poses.txt").write_text("1 2 3\n4 5\n"), DataFormatError, "ragged"),
     "words for poses": (lambda f: (f / "poses.txt").write_text("a b c\n"), DataFormatError, "numbers"),
@@ -178,7 +178,7 @@ READING_FAULTS = {
     "empty depth file": (lambda f: (f / "depth/002.png").write_bytes(b""), DataFormatError, "cannot be decoded"),
     "8-bit depth": (save_depth(np.ones((HEIGHT, WIDTH), np.uint8)), DepthError, "mode L"),
     "coloured depth": (save_depth(np.ones((HEIGHT, WIDTH, 3), np.uint8)), DepthError, "mode RGB"),
-    "depth of another size": (save_depth(np.full((12, 16), 1000, np.uint16)), CalibrationError, "register"),
+    "depth of another size": (save_depth(np.full((16, 16), 1000, np.uint16)), CalibrationError, "register"),
     "no depth measured": (save_depth(np.zeros((HEIGHT, WIDTH), np.uint16)), DepthError, "100.0 % of the depth"),
     "depth in metres": (save_depth(np.full((HEIGHT, WIDTH), 2, np.uint16)), DepthError, "another unit"),
     "another image size": (

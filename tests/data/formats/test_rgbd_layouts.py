@@ -154,7 +154,7 @@ def k_of_color(folder):
 FAULTS = {
     "tum: no depth list": (tum, remove("depth.txt"), DepthError, "depth.txt"),
     "tum: no poses": (tum, remove("groundtruth.txt"), CalibrationError, "no poses"),
-    "tum: a depth image is gone": (tum, remove("depth/2.png"), DepthError, "no depth for 1 of 6"),
+    "tum: all depth is gone": (tum, remove(*(f"depth/{i}.png" for i in range(6))), DepthError, "no depth for 6 of 6"),
     "tum: doubled stamp": (tum, rewrite("rgb.txt", "102.033333", "102.000000"), TimestampError, "frame 1"),
     "tum: another clock": (tum, rewrite("groundtruth.txt", "13050311", "13060311"), TimestampError, "one clock"),
     "tum: path out": (tum, rewrite("rgb.txt", "rgb/3.png", "../../3.png"), SecurityError, "leads out"),
@@ -167,7 +167,7 @@ FAULTS = {
         "quaternion",
     ),
     "scannet: no pose": (scannet, remove("pose/3.txt"), CalibrationError, "no pose for 1 of 6"),
-    "scannet: no depth": (scannet, remove("depth/3.png"), DepthError, "no depth for 1 of 6"),
+    "scannet: no depth": (scannet, remove(*(f"depth/{i}.png" for i in range(6))), DepthError, "no depth for 6 of 6"),
     "scannet: no K": (scannet, remove("intrinsic/intrinsic_depth.txt"), CalibrationError, "intrinsic_depth"),
     "scannet: depth not aligned": (scannet, k_of_color, CalibrationError, "not aligned.*register"),
     "scannet: two poses lost": (
@@ -199,7 +199,12 @@ FAULTS = {
         CalibrationError,
         "intrinsic_matrix",
     ),
-    "open3d: a depth less": (open3d, remove("depth/00003.png"), DepthError, "differ in number"),
+    "open3d: depth of other names": (
+        open3d,
+        lambda f: [(f / "depth/00003.png").unlink(), (f / "depth/00004.png").rename(f / "depth/left.png")],
+        DepthError,
+        "differ in number",
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +16,179 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses
 from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names, stacked_lenses
-from scene4d.data.files.paths import inside_folder
-from scene4d.data.ledger import lost_poses, missing_images, with_left_out
+from scene4d.data.files.paths import inside_folder, natural_order, regular_file
+from scene4d.data.files.text_files import text_lines
+from scene4d.data.formats.posed.picture_sizes import grouped_sizes, sizes_entry
+from scene4d.data.ledger import LeftOut, lost_poses, missing_images, missing_masks, turned_pictures, with_left_out
 from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
-from scene4d.data.video.images import image_size
-from scene4d.data.video.pictures import ColorFiles
+from scene4d.data.video.images import image_header
+from scene4d.data.video.pictures import Canvas, ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.extras import optional
 
-MODELS = ("sparse/0", "sparse", "colmap/sparse/0", "")
-IMAGE_FOLDERS = ("images", "input", "image")
+MODELS = ("sparse", "colmap/sparse", "")  # models lie there, or in numbered folders inside
+IMAGE_FOLDERS = (
+    "images",
+    "input",
+    "image",
+    "images_2",
+    "images_4",
+    "images_8",
+)  # the last are copies of half the size..
 PLAIN = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 FISHEYE = ("SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE")
 # Smallest record of each binary table: a count that needs more than the file has is a lie.
+MAX_POINTS_BYTES, MAX_TABLE_BYTES = 1 << 24, 1 << 31  # of images.txt: the points of an image, and all
 RECORD_BYTES = {"cameras.bin": 24, "images.bin": 64, "points3D.bin": 43}
 
 
 def is_colmap(folder: Path) -> bool:
-    """Whether a folder holds a COLMAP model and images."""
-    return _model(folder) is not None
+    """Whether a folder holds a COLMAP model."""
+    return bool(_models(folder))
 
 
 def open_colmap(folder: Path) -> list[TableRecording]:
-    """The registered images of a reconstruction; images of one size are a recording, in the order of their names.
+    """The registered images of a reconstruction, in the natural order of their names.
+
+    Of several models (COLMAP makes one for each part that it cannot join) the one with the most images is read, and the
+    others are named; a model's own folder, such as sparse/1, is read where that is given. Images that differ a little
+    in size are one recording, on one canvas.
 
     Raises:
         DataFormatError: the model is damaged, or none of its images is there. EnvError: pycolmap is not installed.
         CalibrationError: an unknown lens, impossible intrinsics or poses, or images of another size.
         SecurityError: an image lies outside the folder.
     """
-    model = _model(folder)
-    if model is None:
+    models = _models(folder)
+    if not models:
         raise DataFormatError("holds no COLMAP model", file=folder, expected="sparse/0/cameras.bin, images.bin")
-    scene = _read(model)
-    root = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), folder)
-    groups: dict[tuple[int, int], list[tuple[str, Path, Any]]] = {}
-    missing: list[str] = []
-    for image in sorted((scene.images[i] for i in scene.reg_image_ids()), key=lambda image: image.name):
-        path = inside_folder(root, image.name, file=model, field="image name")
-        if path.is_file():
-            groups.setdefault(image_size(path), []).append((image.name, path, image))
-        else:
-            missing.append(image.name)
-    if not groups:
-        found = f"{len(missing)} registered images, such as {missing[:1]}"
+    scenes = {model: _read(model) for model in models}
+    model = max(models, key=lambda m: len(scenes[m].reg_image_ids()))
+    known = _image_names(model)
+    images = {i: scenes[model].images[i] for i in scenes[model].reg_image_ids()}
+    named = [(known.get(i, str(image.name)), image) for i, image in images.items()]
+    named.sort(key=lambda pair: (natural_order(pair[0]), pair[0]))
+    names = [name for name, _ in named]
+    root, scale = _images_of(_scene_folder(folder), names, model=model)
+    shots = [_Shot(name, path, image) for name, image in named if (path := _there(root, name, model=model))]
+    if not shots:
+        found = f"{len(names)} registered images, such as {names[:1]}"
         raise DataFormatError("none of the registered images is there", file=root, field="images", found=found)
     info: dict[str, Any] = {
         "source": "COLMAP",
         "units": "arbitrary scale and orientation",
         "times": f"nominal: {NOMINAL_FPS:g} images a second",
-        "num_points": int(scene.num_points3D()),
+        "num_points": int(scenes[model].num_points3D()),
     }
-    info = with_left_out(info, missing_images(missing))
-    return [_recording(folder, model, scene=scene, group=group, size=size, info=info) for size, group in groups.items()]
+    others = [f"{_place(m, folder)}: {len(s.reg_image_ids())} images" for m, s in scenes.items() if m != model]
+    missing = sorted({*names} - {shot.name for shot in shots}, key=natural_order)
+    info = with_left_out(
+        info,
+        missing_images(missing),
+        _other_models(others, chosen=f"{_place(model, folder)}: {len(names)} images"),
+        scale,
+    )
+    masks = _masks(_scene_folder(folder), shots)
+    headers = [image_header(shot.path) for shot in shots]
+    recordings = []
+    for group in grouped_sizes([size for size, _ in headers]):
+        chosen = [shots[i] for i in group]
+        facts = with_left_out(info, turned_pictures([shots[i].name for i in group if headers[i][1] != 1]))
+        sizes, paths = [headers[i][0] for i in group], [masks[i] for i in group]
+        recordings.append(
+            _recording(folder, model, scene=scenes[model], shots=chosen, sizes=sizes, masks=paths, info=facts)
+        )
+    return recordings
 
 
-def _model(folder: Path) -> Path | None:
-    for name in MODELS:
-        for suffix in (".bin", ".txt"):
-            if all((folder / name / f"{part}{suffix}").is_file() for part in ("cameras", "images")):
-                return folder / name
+@dataclass(frozen=True)
+class _Shot:
+    """One registered image."""
+
+    name: str
+    path: Path
+    image: Any
+
+
+def _image_names(model: Path) -> dict[int, str]:
+    """Names by image id where they are text: COLMAP itself ends them at their first space."""
+    path = model / "images.txt"
+    if (model / "images.bin").is_file():
+        return {}
+    try:
+        names, lines = {}, text_lines(path, longest=MAX_POINTS_BYTES, most=MAX_TABLE_BYTES)
+        for line in lines:
+            row = line.split(maxsplit=9)
+            if row and row[0][0] != "#":
+                names[int(row[0])] = row[9].strip()
+                next(lines, None)  # its points
+        return names
+    except (OSError, ValueError, IndexError) as error:
+        found = str(error)[:80]
+        raise DataFormatError("is no list of images", file=path, found=found, fix="copy it again") from error
+
+
+def _models(folder: Path) -> list[Path]:
+    """The folders of the models of a scene, or of this one alone where it is a model's own."""
+    if _is_model(folder):
+        return [folder]
+    found = []
+    for place in (folder / name for name in MODELS if name):
+        numbered = sorted(place.iterdir(), key=lambda p: natural_order(p.name)) if place.is_dir() else []
+        found += [p for p in (*numbered, place) if p.is_dir() and _is_model(p)]
+    return found
+
+
+def _is_model(folder: Path) -> bool:
+    parts = ("cameras", "images")
+    return any(all((folder / f"{part}{suffix}").is_file() for part in parts) for suffix in (".bin", ".txt"))
+
+
+def _scene_folder(folder: Path) -> Path:
+    """The folder of the scene: that of a model's own folder, sparse/N or sparse, is above it."""
+    if not _is_model(folder) or any((folder / name).is_dir() for name in IMAGE_FOLDERS):
+        return folder
+    above = [p for p in folder.absolute().parents[:3] if any((p / name).is_dir() for name in IMAGE_FOLDERS)]
+    return above[0] if above else folder
+
+
+def _place(model: Path, folder: Path) -> str:
+    return str(model.relative_to(folder)) if model != folder else model.name
+
+
+def _other_models(names: list[str], *, chosen: str) -> LeftOut:
+    reason = f"the reconstruction fell into parts: the one with the most images is read ({chosen})"
+    fix = "give the folder of another model to read it, such as SCENE/sparse/0"
+    return LeftOut("other_models", "model", tuple(names), reason, fix)
+
+
+def _images_of(scene: Path, names: list[str], *, model: Path) -> tuple[Path, LeftOut]:
+    """The folder that holds the most registered images, the earliest of `IMAGE_FOLDERS` where several do."""
+    places = [scene / name for name in IMAGE_FOLDERS if (scene / name).is_dir()] or [scene]
+    counts = [sum(_there(place, name, model=model) is not None for name in names) for place in places]
+    root = places[int(np.argmax(counts))]
+    smaller = (root.name,) if root.name.startswith("images_") else ()
+    reason = "smaller copies of the images that were reconstructed: K is scaled to them"
+    return root, LeftOut("smaller_images", "images", smaller, reason, lost=False)
+
+
+def _there(root: Path, name: str, *, model: Path) -> Path | None:
+    """The regular file of an image's name; None where there is none."""
+    for spelling in (name, name.replace("\\", "/")):
+        path = inside_folder(root, spelling, file=model, field="image name")
+        if regular_file(path, root=root):
+            return path
     return None
+
+
+def _masks(scene: Path, shots: list[_Shot]) -> list[Path | None]:
+    """masks/NAME.png or masks/NAME without its own ending: black is not used, as COLMAP has it."""
+    root = scene / "masks"
+    if not root.is_dir():
+        return [None] * len(shots)
+    spellings = [(f"{s.name}.png", str(Path(s.name).with_suffix(".png"))) for s in shots]
+    places = [[inside_folder(root, n, file=root, field="mask name") for n in names] for names in spellings]
+    return [next((p for p in paths if regular_file(p, root=root)), None) for paths in places]
 
 
 def _read(model: Path) -> Any:
@@ -96,25 +209,40 @@ def _read(model: Path) -> Any:
 
 
 def _recording(
-    folder: Path, model: Path, *, scene: Any, group: list[tuple[str, Path, Any]], size: tuple[int, int], info: Mapping
+    folder: Path,
+    model: Path,
+    *,
+    scene: Any,
+    shots: list[_Shot],
+    sizes: list[tuple[int, int]],
+    masks: list[Path | None],
+    info: Mapping[str, Any],
 ) -> TableRecording:
-    names = [name for name, _, _ in group]
-    viewmats = np.stack([_viewmat(image) for _, _, image in group])
+    names = [shot.name for shot in shots]
+    viewmats = np.stack([_viewmat(shot.image) for shot in shots])
     rigid, usable = checked_poses(viewmats, names=names, file=model)
-    kept = np.flatnonzero(usable)
-    cameras = {i: _camera(scene.cameras[i], size=size, file=model) for i in {g[2].camera_id for g in group}}
-    Ks, lenses = zip(*(cameras[group[i][2].camera_id] for i in kept), strict=True)
+    kept = np.flatnonzero(usable).tolist()
+    wanted = {(shots[i].image.camera_id, sizes[i]) for i in kept}
+    cameras = {(c, size): _camera(scene.cameras[c], size=size, file=model) for c, size in wanted}
+    Ks, lenses = zip(*(cameras[shots[i].image.camera_id, sizes[i]] for i in kept), strict=True)
     alone = len(cameras) == 1
+    canvas = Canvas([sizes[i] for i in kept]) if len({sizes[i] for i in kept}) > 1 else None
+    used = [masks[i] for i in kept]
+    color = ColorFiles(
+        [shots[i].path for i in kept], size=sizes[kept[0]], masks=used if any(used) else (), canvas=canvas
+    )
     view = View(
-        size=size,
+        size=sizes[kept[0]] if canvas is None else canvas.size,
         Ks=Ks[0] if alone else np.stack(Ks),
         viewmats=rigid[kept],
-        color=ColorFiles([group[i][1] for i in kept], size=size),
+        color=color,
         lens=lenses[0] if alone else stacked_lenses(lenses, file=model),
     )
     table = FrameTable(views={"camera": view}, times=np.arange(len(kept)) / NOMINAL_FPS, names=[names[i] for i in kept])
-    skipped = [names[i] for i in np.flatnonzero(~usable)]
-    return recording_of(table, path=folder, info=with_left_out(info, lost_poses(skipped)), fps=NOMINAL_FPS)
+    lost = lost_poses([names[i] for i in np.flatnonzero(~usable)])
+    unmasked = missing_masks([names[i] for i in kept if masks[i] is None] if any(used) else [])
+    entries = (lost, unmasked, sizes_entry([sizes[i] for i in kept], camera="camera"))
+    return recording_of(table, path=folder, info=with_left_out(info, *entries), fps=NOMINAL_FPS)
 
 
 def _viewmat(image: Any) -> np.ndarray:

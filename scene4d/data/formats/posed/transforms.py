@@ -1,35 +1,44 @@
 """transforms.json: nerfstudio and instant-ngp captures, Blender's NeRF scenes (train / val / test), D-NeRF (timed).
 
 What is foreign here ends here: poses are camera-to-world with OpenGL axes (x right, y up, z back), lenses are removed
-when pictures are read, depth is 16-bit in millimetres (or as in integer_depth_scale). The scale of the world is that
-of the file, often arbitrary; its z is up. Images that are listed and not there are left out and named in `info`.
+when pictures are read, depth is 16-bit in millimetres (or as in integer_depth_scale) or metres as floats. The scale of
+the world is that of the file, often arbitrary; its z is up. What is listed and not there is named in `info`.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from scene4d.data.cameras.calibration import CV_FROM_GL, checked_intrinsics, checked_poses, inverse_poses
-from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names, stacked_lenses
+from scene4d.data.cameras.calibration import CV_FROM_GL, checked_poses, inverse_poses
+from scene4d.data.cameras.lens import stacked_lenses
 from scene4d.data.files.json_files import matrix_of, number_in, read_json
-from scene4d.data.files.paths import inside_folder
-from scene4d.data.ledger import lost_poses, missing_images, with_left_out
+from scene4d.data.files.paths import inside_folder, regular_file
+from scene4d.data.formats.posed.picture_sizes import grouped_sizes, sizes_entry
+from scene4d.data.formats.posed.transforms_cameras import CAMERA_KEYS, frame_camera, unread_keys
+from scene4d.data.ledger import (
+    LeftOut,
+    lost_poses,
+    missing_depth,
+    missing_images,
+    missing_masks,
+    resized_depth,
+    turned_pictures,
+    with_left_out,
+)
 from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
-from scene4d.data.video.images import image_size
-from scene4d.data.video.pictures import ColorFiles, DepthFiles
+from scene4d.data.video.depth_files import depth_size
+from scene4d.data.video.images import image_header
+from scene4d.data.video.pictures import Canvas, ColorFiles, DepthFiles
 from scene4d.errors import CalibrationError, DataFormatError, TimestampError
 
 FILE, SPLITS = "transforms.json", ("train", "val", "test")
 SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")
-PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE")
-FISHEYES = ("OPENCV_FISHEYE", "FISHEYE")
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,9 @@ class _Shot:
     color: Path
     depth: Path | None
     mask: Path | None
+    size: tuple[int, int]
+    turned: bool
+    listed: frozenset[str]
     time: float | None
     index: int
     values: Mapping[str, Any]
@@ -52,7 +64,7 @@ def is_transforms(folder: Path) -> bool:
 
 
 def open_transforms(folder: Path) -> list[TableRecording]:
-    """Each transforms file of a folder (and each image size in it) as a recording.
+    """Each transforms file of a folder as a recording (several where its images differ much in size).
 
     Raises:
         DataFormatError: not JSON, no frames, or none of the images is there.
@@ -64,8 +76,8 @@ def open_transforms(folder: Path) -> list[TableRecording]:
 
 
 def open_transforms_file(path: Path, *, split: str = "") -> list[TableRecording]:
-    """One transforms file; each image size in it is a recording. Raises as `open_transforms`."""
-    table = read_json(path, fix="save it again")
+    """One transforms file; images of about one size are a recording. Raises as `open_transforms`."""
+    table = read_json(path, fix="save it again", loose_numbers=True)  # lost poses are NaN
     frames = table.get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) for f in frames):
         raise DataFormatError("lists no frames", file=path, field="frames", found=type(frames).__name__)
@@ -78,11 +90,9 @@ def open_transforms_file(path: Path, *, split: str = "") -> list[TableRecording]
         "split": split,
         "units": "arbitrary scale of the file (z up)",
     }
-    info = with_left_out(info, missing_images(missing))
-    kinds: dict[tuple[int, int], list[_Shot]] = {}
-    for shot in shots:
-        kinds.setdefault(image_size(shot.color), []).append(shot)
-    return [_recording(path, table, shots=group, size=size, info=info) for size, group in kinds.items()]
+    info = with_left_out(info, missing_images(missing), *unread_keys(table, frames))
+    groups = grouped_sizes([shot.size for shot in shots])
+    return [_recording(path, table, shots=[shots[i] for i in group], info=info) for group in groups]
 
 
 def _shots(path: Path, frames: Sequence[Mapping[str, Any]]) -> tuple[list[_Shot], list[str]]:
@@ -99,44 +109,60 @@ def _shots(path: Path, frames: Sequence[Mapping[str, Any]]) -> tuple[list[_Shot]
         depth, mask = (frame.get("depth_file_path", frame.get("depth_path")), frame.get("mask_path"))
         depth, mask = (_there(path, n, index=index) if isinstance(n, str) else None for n in (depth, mask))
         time = None if frame.get("time") is None else number_in(frame, "time", file=path)
-        stem, place = Path(name).stem, str(Path(name).parent)
-        shot = _Shot(name=stem, folder=place, color=color, depth=depth, mask=mask, time=time, index=index, values=frame)
-        shots.append(shot)
+        plain = PurePosixPath(name.replace("\\", "/"))
+        size, orientation = image_header(color)
+        files = {"color": color, "depth": depth, "mask": mask, "size": size, "turned": orientation != 1}
+        files["listed"] = frozenset(k for k in ("depth", "depth_file", "mask") if frame.get(f"{k}_path"))
+        shots.append(_Shot(name=plain.stem, folder=str(plain.parent), time=time, index=index, values=frame, **files))
     return shots, missing
 
 
 def _there(path: Path, name: str, *, index: int) -> Path | None:
-    """The file of that name, with or without its ending; None where there is none."""
-    for suffix in SUFFIXES:
-        found = inside_folder(path.parent, name + suffix, file=path, field=f"frames[{index}]")
-        if found.is_file():
+    """The regular file of that name, with or without its ending; None where there is none."""
+    names = [name] if "\\" not in name else [name, name.replace("\\", "/")]  # as Windows writes paths
+    for spelling, suffix in itertools.product(names, SUFFIXES):
+        found = inside_folder(path.parent, spelling + suffix, file=path, field=f"frames[{index}]")
+        if regular_file(found, root=path.parent):
             return found
     return None
 
 
-def _recording(
-    path: Path, table: Mapping[str, Any], *, shots: list[_Shot], size: tuple[int, int], info: Mapping[str, Any]
-) -> TableRecording:
+def _recording(path: Path, table: Mapping[str, Any], *, shots: list[_Shot], info: Mapping[str, Any]) -> TableRecording:
     tracks, times, stamps = _tracks(path, shots)
-    skipped: list[str] = []
     kept = np.ones(len(times), bool)
     poses: dict[str, np.ndarray] = {}
+    entries: list[LeftOut] = [turned_pictures([s.name for s in shots if s.turned])]
     for name, track in tracks.items():
         matrices = [_pose(shot, path=path) for shot in track]
         poses[name], usable = checked_poses(np.stack(matrices), names=[s.name for s in track], file=path)
-        skipped += [s.name for s, there in zip(track, usable, strict=True) if not there]
+        entries.append(lost_poses([s.name for s, there in zip(track, usable, strict=True) if not there]))
         kept &= usable
     rows = np.flatnonzero(kept)
     unit = number_in(table, "integer_depth_scale", file=path, default=1e-3)
-    views = {
-        name: _view([track[i] for i in rows], table, poses=poses[name][rows], size=size, unit=unit, path=path)
-        for name, track in tracks.items()
-    }
+    views = {}
+    for name, track in tracks.items():
+        used = [track[i] for i in rows]
+        views[name] = _view(used, table, poses=poses[name][rows], unit=unit, path=path)
+        entries += _gaps(used, camera=name)
     first = next(iter(tracks.values()))
     names = tuple(first[i].name for i in rows)
-    facts = with_left_out({**info, "times": stamps}, lost_poses(skipped))
+    facts = with_left_out({**info, "times": stamps}, *entries)
     whole = FrameTable(views=views, times=times[rows] - times[rows[0]], names=names)
     return recording_of(whole, path=path.parent, info=facts)
+
+
+def _gaps(shots: Sequence[_Shot], *, camera: str) -> list[LeftOut]:
+    """Depth and masks that some frames of a camera have and others lack; sizes that are not one."""
+    entries = [sizes_entry([s.size for s in shots], camera=camera)]
+    with_depth = next((s for s in shots if s.depth is not None), None)
+    if with_depth is not None and with_depth.depth is not None:
+        entries.append(resized_depth(depth_size(with_depth.depth), with_depth.size))
+    wanted = [s for s in shots if with_depth is not None or s.listed & {"depth", "depth_file"}]
+    entries.append(missing_depth([s.name for s in wanted if s.depth is None], camera=camera))
+    masked = any(s.mask for s in shots)
+    wanted = [s for s in shots if masked or "mask" in s.listed]
+    entries.append(missing_masks([s.name for s in wanted if s.mask is None], camera=camera))
+    return entries
 
 
 def _tracks(path: Path, shots: list[_Shot]) -> tuple[dict[str, list[_Shot]], np.ndarray, str]:
@@ -177,60 +203,22 @@ def _pose(shot: _Shot, *, path: Path) -> np.ndarray:
     return matrix * CV_FROM_GL
 
 
-def _view(
-    shots: list[_Shot], table: Mapping[str, Any], *, poses: np.ndarray, size: tuple[int, int], unit: float, path: Path
-) -> View:
-    own = any(key in s.values for s in shots for key in ("fl_x", "camera_angle_x", "cx", *DISTORTION))
+def _view(shots: list[_Shot], table: Mapping[str, Any], *, poses: np.ndarray, unit: float, path: Path) -> View:
+    own = any(key in s.values for s in shots for key in CAMERA_KEYS)
+    sizes = [s.size for s in shots]
+    canvas = Canvas(sizes) if len(set(sizes)) > 1 else None
     matrices, lenses = [], []
-    for shot in shots if own else shots[:1]:
-        K, lens = _camera({**table, **shot.values}, size=size, path=path, name=shot.name)
+    for shot in shots if own or canvas is not None else shots[:1]:
+        K, lens = frame_camera({**table, **shot.values}, size=shot.size, path=path, name=shot.name)
         matrices.append(K)
         lenses.append(lens)
+    alone = len(matrices) == 1
     depths, masks = [s.depth for s in shots], [s.mask for s in shots]
     return View(
-        size=size,
-        Ks=np.stack(matrices) if own else matrices[0],
+        size=sizes[0] if canvas is None else canvas.size,
+        Ks=matrices[0] if alone else np.stack(matrices),
         viewmats=inverse_poses(poses),
-        color=ColorFiles([s.color for s in shots], size=size, masks=masks if any(masks) else ()),
-        depth=DepthFiles([d for d in depths if d], unit=unit, size=size) if all(depths) else None,
-        lens=stacked_lenses(lenses, file=path) if own else lenses[0],
+        color=ColorFiles([s.color for s in shots], size=sizes[0], masks=masks if any(masks) else (), canvas=canvas),
+        depth=DepthFiles(depths, unit=unit, size=sizes[0], canvas=canvas) if any(depths) else None,
+        lens=lenses[0] if alone else stacked_lenses(lenses, file=path),
     )
-
-
-def _camera(
-    values: Mapping[str, Any], *, size: tuple[int, int], path: Path, name: str
-) -> tuple[np.ndarray, Lens | None]:
-    """K and lens of one frame's entries over the file's, for pictures of `size`."""
-    model = str(values.get("camera_model", "OPENCV")).upper()
-    fisheye = bool(values.get("is_fisheye")) or model in FISHEYES
-    if not fisheye and model not in PINHOLES:
-        known = [*PINHOLES, *FISHEYES]
-        problem = "is no known lens"
-        raise CalibrationError(problem, file=path, field="camera_model", frame=name, found=model, expected=known)
-    width = number_in(values, "w", file=path, default=size[0])
-    height = number_in(values, "h", file=path, default=size[1])
-    if not (width > 0 and height > 0) or abs(width / height * size[1] / size[0] - 1) > 0.01:
-        problem = "the calibration is for another image size"
-        found, fix = (width, height), "scale K, w and h to the images"
-        raise CalibrationError(problem, file=path, field="w, h", frame=name, found=found, expected=size, fix=fix)
-    if "fl_x" in values:
-        fx = number_in(values, "fl_x", file=path)
-        fy = number_in(values, "fl_y", file=path, default=fx)
-    elif "camera_angle_x" in values:
-        fx = 0.5 * width / math.tan(0.5 * number_in(values, "camera_angle_x", file=path))
-        angle_y = values.get("camera_angle_y")
-        fy = fx if angle_y is None else 0.5 * height / math.tan(0.5 * number_in(values, "camera_angle_y", file=path))
-    else:
-        fix = "give fl_x, fl_y, cx, cy in pixels, or camera_angle_x in radians"
-        raise CalibrationError("no intrinsics", file=path, field="fl_x", frame=name, fix=fix)
-    cx = number_in(values, "cx", file=path, default=0.5 * width)
-    cy = number_in(values, "cy", file=path, default=0.5 * height)
-    # Downscaled copies of a capture keep the file of the original: the aspect tells that they are the same pictures.
-    scale_x, scale_y = size[0] / width, size[1] / height
-    K = np.array([[fx * scale_x, 0, cx * scale_x], [0, fy * scale_y, cy * scale_y], [0, 0, 1]])
-    K = checked_intrinsics(K, width=size[0], height=size[1], file=path, camera=name)
-    coefficients = {key: number_in(values, key, file=path, default=0.0) for key in DISTORTION}
-    if not fisheye:
-        coefficients.pop("k4")  # nerfstudio writes the fisheye's fourth here even for plain lenses, as 0
-    lens = lens_from_names(coefficients, fisheye=fisheye)
-    return K, checked_lens(lens, K, size=size, file=path, camera=name)

@@ -17,11 +17,13 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.files.json_files import has_shape
+from scene4d.data.files.paths import listed_files, natural_order, regular_file
 from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, SecurityError
+from scene4d.files import require_regular
 from scene4d.unreadable import NPY_ERRORS
 
 HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])  # about x: z down becomes z up
@@ -68,7 +70,7 @@ def open_array_folder(folder: Path) -> TableRecording:
         return _recording(folder, views, notes={})
     views, history = {}, 0
     for name in names:
-        images = sorted((folder / f"{name}_color").glob("*.png"), key=lambda p: (len(p.stem), p.stem))
+        images, _ = listed_files(folder / f"{name}_color", root=folder, suffixes=(".png",))
         if not images:
             raise DataFormatError("holds no images", file=folder / f"{name}_color", expected="0.png, 1.png, ...")
         K = _array(folder / f"intrinsic_{name}.npy", shape=(3, 3))
@@ -81,13 +83,14 @@ def open_array_folder(folder: Path) -> TableRecording:
 
 def _tracked(folder: Path) -> list[str]:
     """Cameras of which there is an intrinsic_<camera>.npy."""
-    found = sorted(p.stem.removeprefix("intrinsic_") for p in folder.glob("intrinsic_*.npy"))
+    names = [p.stem.removeprefix("intrinsic_") for p in folder.glob("intrinsic_*.npy")]
+    found = sorted(names, key=natural_order)
     return [name for name in found if (folder / f"{name}_color").is_dir()]
 
 
 def _listed(folder: Path) -> TableRecording:
-    images = [p for p in folder.glob("img_*.png") if re.fullmatch(r"img_\d+", p.stem)]
-    images.sort(key=lambda p: int(p.stem[4:]))
+    listed, _ = listed_files(folder, root=folder, suffixes=(".png",))
+    images = [p for p in listed if re.fullmatch(r"img_[0-9]+", p.stem)]
     Ks = _array(folder / "intr_list.npy", shape=(None, 3, 3))
     turns = _array(folder / "R_list.npy", shape=(len(Ks), 3, 3))
     centres = _array(folder / "t_list.npy", shape=(len(Ks), 3))
@@ -104,7 +107,7 @@ def _listed(folder: Path) -> TableRecording:
     views = {}
     for k, image in enumerate(images):
         mask = folder / f"mask_{image.stem[4:]}.png"
-        mask = mask if mask.is_file() else None
+        mask = mask if regular_file(mask, root=folder) else None
         view = _view(image, Ks[k], pose=poses[k], folder=folder, camera=image.stem, mask=mask)
         views[f"camera{image.stem[4:]}"] = view
     return _recording(folder, views, notes=notes)
@@ -140,6 +143,7 @@ def _recording(folder: Path, views: dict[str, View], *, notes: dict[str, Any]) -
 def _array(path: Path, *, shape: tuple[int | None, ...]) -> np.ndarray:
     """A finite float64 array of that shape; None is any size above 0."""
     try:
+        require_regular(path)
         values = np.load(path, allow_pickle=False, mmap_mode="r")
     except FileNotFoundError as error:
         raise DataFormatError("is missing", file=path, fix="copy the whole folder") from error

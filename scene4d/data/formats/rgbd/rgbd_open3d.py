@@ -6,14 +6,18 @@ half a pixel is added.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, inverse_poses
 from scene4d.data.files.json_files import matrix_of, number_in, read_json
-from scene4d.data.formats.rgbd.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, rgbd_recording
+from scene4d.data.files.paths import listed_files, regular_file
+from scene4d.data.files.text_files import text_lines
+from scene4d.data.formats.rgbd.rgbd import IMAGE_SUFFIXES, RGBDFiles, rgbd_recording
 from scene4d.data.timeline.frame_table import TableRecording
+from scene4d.data.video.depth_files import SUFFIXES
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
 COLOR_FOLDERS = ("color", "image", "rgb")
@@ -27,22 +31,19 @@ def is_open3d(folder: Path) -> bool:
 
 
 def open_open3d(folder: Path) -> TableRecording:
-    """Open an Open3D folder; images and depth go together in the order of their names.
+    """Open an Open3D folder; images and depth go together by their names, or else by the order of these.
 
     Raises:
         DataFormatError: no images, or a table that cannot be read. DepthError: no depth.
         CalibrationError: no or impossible intrinsics or trajectory.
     """
     images = next((folder / name for name in COLOR_FOLDERS if (folder / name).is_dir()), folder / COLOR_FOLDERS[0])
-    colors, depths = _pictures(images), _pictures(folder / "depth")
+    colors, passed = listed_files(images, root=folder, suffixes=IMAGE_SUFFIXES)
+    found, lost = listed_files(folder / "depth", root=folder, suffixes=SUFFIXES)
     if not colors:
         raise DataFormatError("holds no images", file=images, expected=list(COLOR_FOLDERS))
-    if len(depths) != len(colors):
-        problem = "images and depth differ in number"
-        found, fix = len(depths), "give one depth image a colour image"
-        raise DepthError(problem, file=folder / "depth", field="depth", found=found, expected=len(colors), fix=fix)
-    need_all(depths, folder, error=DepthError, what="depth", fix="give one depth image a colour image")
-    file = next((folder / name for name in K_FILES if (folder / name).is_file()), None)
+    depths = _paired(colors, found, folder=folder / "depth")
+    file = next((folder / name for name in K_FILES if regular_file(folder / name, root=folder)), None)
     if file is None:
         fix = 'write {"width", "height", "intrinsic_matrix": [fx 0 0 0 fy 0 cx cy 1]}'
         raise CalibrationError("no intrinsics", file=folder / K_FILES[0], field="K of camera", fix=fix)
@@ -56,17 +57,39 @@ def open_open3d(folder: Path) -> TableRecording:
         raise DepthError("is no depth scale", file=file, field="depth_scale", found=scale, expected="steps a metre")
     poses = _trajectory(folder, count=len(colors))
     names = [p.stem for p in colors]
-    files = RGBDFiles(names=names, colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale)
+    passed = [*passed, *lost]
+    files = RGBDFiles(
+        names=names, colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale, passed_over=passed
+    )
     return rgbd_recording(folder, files, K=K + PIXEL_CENTRE, K_file=file, source="Open3D")
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+def _paired(colors: list[Path], depths: list[Path], *, folder: Path) -> list[Path | None]:
+    """The depth of each image: of its name, of the number that ends its name, or of its place in the order."""
+    for key in (_stem, _number):
+        known = {key(path): path for path in depths}
+        if None not in known and len(known) == len(depths) and known.keys() <= {key(path) for path in colors}:
+            return [known.get(key(path)) for path in colors]
+    if len(depths) != len(colors):
+        problem = "images and depth differ in number"
+        found, fix = len(depths), "give one depth image a colour image"
+        raise DepthError(problem, file=folder, field="depth", found=found, expected=len(colors), fix=fix)
+    return list(depths)
+
+
+def _stem(path: Path) -> str | None:
+    return path.stem
+
+
+def _number(path: Path) -> str | None:
+    """The number that ends a name, without its zeros in front."""
+    found = re.search(r"[0-9]+$", path.stem)
+    return None if found is None else found[0].lstrip("0")
 
 
 def _trajectory(folder: Path, *, count: int) -> np.ndarray:
     """World-from-camera [t 4 4]."""
-    path = next((folder / name for name in TRAJECTORIES if (folder / name).is_file()), None)
+    path = next((folder / name for name in TRAJECTORIES if regular_file(folder / name, root=folder)), None)
     if path is None:
         fix = "write trajectory.log: for each image a line of three numbers, then its 4x4 camera-to-world matrix"
         raise CalibrationError("no poses", file=folder / TRAJECTORIES[0], field="pose", fix=fix)
@@ -79,8 +102,7 @@ def _trajectory(folder: Path, *, count: int) -> np.ndarray:
         poses = inverse_poses(np.array(flat).reshape(-1, 4, 4).swapaxes(1, 2))
     else:
         try:
-            words = path.read_text().split()
-            numbers = np.array(words, np.float64)
+            numbers = np.array([word for line in text_lines(path) for word in line.split()], np.float64)
         except (OSError, ValueError) as error:
             raise DataFormatError("cannot be read as numbers", file=path, found=str(error)[:80]) from error
         if len(numbers) % 19:

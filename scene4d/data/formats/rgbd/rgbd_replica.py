@@ -12,8 +12,10 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, read_numbers
 from scene4d.data.files.json_files import number_in, read_json
-from scene4d.data.formats.rgbd.rgbd import RGBDFiles, need_all, rgbd_recording
+from scene4d.data.files.paths import listed_files, regular_file
+from scene4d.data.formats.rgbd.rgbd import RGBDFiles, need_all, rgbd_recording, those_there
 from scene4d.data.timeline.frame_table import TableRecording
+from scene4d.data.video.depth_files import depth_file
 from scene4d.data.video.images import image_size
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
@@ -33,13 +35,14 @@ def open_replica(folder: Path) -> TableRecording:
         DataFormatError: no images, or a table that cannot be read. DepthError: no depth.
         CalibrationError: no traj.txt, or of another length; no cam_params.json and an unknown size.
     """
-    colors = sorted((folder / "results").glob("frame*.[jp][pn]g"))
+    results = folder / "results"
+    listed, passed = listed_files(results, root=folder, suffixes=(".jpg", ".png"))
+    colors = [p for p in listed if p.name.startswith("frame")]
     numbers = [p.stem.removeprefix("frame") for p in colors]
-    depths = [folder / "results" / f"depth{n}.png" for n in numbers]
     need_all(colors, folder, error=DataFormatError, what="image", fix="copy results/ again")
-    need_all(depths, folder, error=DepthError, what="depth", fix="copy results/ again")
+    depths = those_there([depth_file(results, f"depth{n}") for n in numbers], folder, fix="copy results/ again")
     trajectory = folder / "traj.txt"
-    if not trajectory.is_file():
+    if not regular_file(trajectory, root=folder):
         fix = "one camera-to-world matrix a line (16 numbers)"
         raise CalibrationError("no poses", file=trajectory, field="pose", fix=fix)
     rows = read_numbers(trajectory, what="16 numbers a line")
@@ -49,7 +52,8 @@ def open_replica(folder: Path) -> TableRecording:
         raise CalibrationError(problem, file=trajectory, field="pose", found=found, expected=(len(colors), 16), fix=fix)
     K, unit, file = _camera(folder, size=image_size(colors[0]))
     poses = rows.reshape(-1, 4, 4)
-    files = RGBDFiles(names=numbers, colors=colors, depths=depths, world_from_cam=poses, unit=unit)
+    passed = [name for name in passed if name.startswith("frame")]
+    files = RGBDFiles(names=numbers, colors=colors, depths=depths, world_from_cam=poses, unit=unit, passed_over=passed)
     return rgbd_recording(folder, files, K=K, K_file=file, source="Replica")
 
 

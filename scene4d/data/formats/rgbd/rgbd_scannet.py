@@ -11,10 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from scene4d.data.cameras.calibration import read_numbers
-from scene4d.data.formats.rgbd.rgbd import IMAGE_SUFFIXES, RGBDFiles, need_all, pose_from, rgbd_recording
+from scene4d.data.files.paths import listed_files, regular_file
+from scene4d.data.formats.rgbd.rgbd import (
+    IMAGE_SUFFIXES,
+    RGBDFiles,
+    need_all,
+    pose_from,
+    rgbd_recording,
+    those_there,
+)
 from scene4d.data.timeline.frame_table import TableRecording
+from scene4d.data.video.depth_files import depth_file, depth_size
 from scene4d.data.video.images import image_size
-from scene4d.errors import CalibrationError, DataFormatError, DepthError
+from scene4d.errors import CalibrationError, DataFormatError
 
 MAX_SCALE_ERROR = 0.03
 
@@ -31,20 +40,21 @@ def open_scannet(folder: Path) -> TableRecording:
         DataFormatError: no images. DepthError: no depth.
         CalibrationError: no or impossible intrinsics or poses, or K of colour and depth that do not belong together.
     """
-    found = [p for p in (folder / "color").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
+    colors, passed = listed_files(folder / "color", root=folder, suffixes=IMAGE_SUFFIXES)
+    if not colors:
         raise DataFormatError("holds no images", file=folder / "color", expected="0.jpg, 1.jpg, ...")
-    colors = sorted(found, key=lambda p: (len(p.stem), p.stem))
-    depths = [folder / "depth" / f"{p.stem}.png" for p in colors]
+    listed = [depth_file(folder / "depth", p.stem) for p in colors]
     poses = [folder / "pose" / f"{p.stem}.txt" for p in colors]
-    need_all(depths, folder, error=DepthError, what="depth", fix="export depth images too")
+    depths = those_there(listed, folder, fix="export depth images too")
     need_all(poses, folder, error=CalibrationError, what="pose", fix="export the poses too")
-    colored, size = image_size(colors[0]), image_size(depths[0])
+    colored, size = image_size(colors[0]), depth_size(next(d for d in depths if d is not None))
     K, K_file = _intrinsics(folder, "depth" if size != colored else "color", "depth")
     if size != colored:
         _check_scale(folder, K, colored=colored, size=size)
     names, matrices = [p.stem for p in colors], np.stack([pose_from(p) for p in poses])
-    files = RGBDFiles(names=names, colors=colors, depths=depths, world_from_cam=matrices, depth_size=size)
+    files = RGBDFiles(
+        names=names, colors=colors, depths=depths, world_from_cam=matrices, depth_size=size, passed_over=passed
+    )
     return rgbd_recording(folder, files, K=K, K_file=K_file, source="ScanNet")
 
 
@@ -52,7 +62,7 @@ def _intrinsics(folder: Path, *kinds: str) -> tuple[np.ndarray, Path]:
     """K [3 3] of the first kind of camera that there is a file for."""
     places = [folder / where / f"intrinsic_{kind}.txt" for kind in kinds for where in ("intrinsic", "")]
     for path in places:
-        if path.is_file():
+        if regular_file(path, root=folder):
             return read_numbers(path, what="4x4")[:3, :3], path
     fix = "export the intrinsics too: a 4x4 matrix with fx 0 cx / 0 fy cy in pixels"
     raise CalibrationError("no intrinsics", file=places[0], field="K of camera", fix=fix)

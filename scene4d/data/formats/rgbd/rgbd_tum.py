@@ -15,8 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, read_numbers
 from scene4d.data.cameras.lens import Lens, lens_or_none
-from scene4d.data.files.paths import inside_folder
-from scene4d.data.formats.rgbd.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recording
+from scene4d.data.files.paths import inside_folder, regular_file
+from scene4d.data.files.text_files import text_lines
+from scene4d.data.formats.rgbd.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recording, those_there
 from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.timeline.resync import nearest_stamps
@@ -61,12 +62,12 @@ def open_tum(folder: Path) -> TableRecording:
     kept = np.flatnonzero(together)
     color_files, depth_files = [colors[i][1] for i in kept], [depths[depth_index[i]][1] for i in kept]
     need_all(color_files, folder, error=DataFormatError, what="image", fix="copy rgb/ again")
-    need_all(depth_files, folder, error=DepthError, what="depth", fix="copy depth/ again")
+    there = those_there(depth_files, folder, fix="copy depth/ again")
     K, K_file, lens = _intrinsics(folder)
     files = RGBDFiles(
         names=[p.stem for p in color_files],
         colors=color_files,
-        depths=depth_files,
+        depths=there,
         world_from_cam=poses[pose_index[kept]],
         unit=METRES_PER_STEP,
         times=times[kept],
@@ -81,7 +82,7 @@ def open_tum(folder: Path) -> TableRecording:
 
 def _intrinsics(folder: Path) -> tuple[np.ndarray, Path, Lens | None]:
     for name in K_FILES:
-        if (folder / name).is_file():
+        if regular_file(folder / name, root=folder):
             return read_numbers(folder / name, what="3x3"), folder / name, None
     number = re.search(r"freiburg([123])", folder.resolve().name)
     if number is None:
@@ -95,7 +96,7 @@ def _intrinsics(folder: Path) -> tuple[np.ndarray, Path, Lens | None]:
 def _listing(path: Path, *, error: type, what: str) -> list[tuple[float, Path]]:
     """Clock reading and file of each line."""
     try:
-        lines = [line.split() for line in path.read_text().splitlines()]
+        lines = [line.split() for line in text_lines(path)]
         rows = [(float(line[0]), line[1]) for line in lines if line and not line[0].startswith("#")]
     except FileNotFoundError as missing:
         raise error(f"no {what}", file=path, fix="copy the whole folder") from missing
@@ -114,7 +115,7 @@ def _listing(path: Path, *, error: type, what: str) -> list[tuple[float, Path]]:
 
 def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Clock readings [n] and world-from-camera matrices [n 4 4]."""
-    if not path.is_file():
+    if not regular_file(path, root=path.parent):
         raise CalibrationError("no poses", file=path, field="pose", fix="lines of: seconds tx ty tz qx qy qz qw")
     rows = read_numbers(path, what="8 numbers a line: seconds tx ty tz qx qy qz qw")
     if rows.shape[1] != 8:

@@ -1,0 +1,1 @@
+"""Exports of phones with LiDAR: Polycam, Stray Scanner, Record3D."""
