@@ -93,8 +93,8 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 def _is_inside(path: Path, root: Path) -> bool:
     try:
         return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a link to itself: where it leads cannot be known
-        return False
+    except (OSError, RuntimeError):  # a link to itself leads nowhere: it cannot be opened
+        return True
 
 
 def _is_a_name(part: str) -> bool:

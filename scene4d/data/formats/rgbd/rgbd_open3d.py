@@ -7,6 +7,7 @@ half a pixel is added.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from scene4d.data.files.json_files import matrix_of, number_in, read_json
 from scene4d.data.files.paths import listed_files, regular_file
 from scene4d.data.files.text_files import text_lines
 from scene4d.data.formats.rgbd.rgbd import IMAGE_SUFFIXES, RGBDFiles, rgbd_recording
+from scene4d.data.ledger import unused_files, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.video.depth_files import SUFFIXES
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
@@ -61,14 +63,19 @@ def open_open3d(folder: Path) -> TableRecording:
     files = RGBDFiles(
         names=names, colors=colors, depths=depths, world_from_cam=poses, unit=1 / scale, passed_over=passed
     )
-    return rgbd_recording(folder, files, K=K + PIXEL_CENTRE, K_file=file, source="Open3D")
+    recording = rgbd_recording(folder, files, K=K + PIXEL_CENTRE, K_file=file, source="Open3D")
+    alone = unused_files(sorted({p.name for p in found} - {p.name for p in depths if p is not None}))
+    return replace(recording, info=with_left_out(recording.info, alone))
 
 
 def _paired(colors: list[Path], depths: list[Path], *, folder: Path) -> list[Path | None]:
     """The depth of each image: of its name, of the number that ends its name, or of its place in the order."""
+    if not depths:
+        raise DepthError("no depth", file=folder, field="depth", fix="give one depth image a colour image")
     for key in (_stem, _number):
-        known = {key(path): path for path in depths}
-        if None not in known and len(known) == len(depths) and known.keys() <= {key(path) for path in colors}:
+        known, wanted = {key(path): path for path in depths}, {key(path) for path in colors}
+        unlike = None in known or len(known) < len(depths) or len(wanted) < len(colors)
+        if not unlike and (known.keys() <= wanted or known.keys() >= wanted):
             return [known.get(key(path)) for path in colors]
     if len(depths) != len(colors):
         problem = "images and depth differ in number"
