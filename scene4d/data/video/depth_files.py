@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -109,7 +110,7 @@ def _plane(values: np.ndarray, path: Path) -> np.ndarray:
 def _exr(path: Path) -> np.ndarray:
     """The channel of an EXR picture that is depth, metres."""
     library = optional("OpenEXR", extra="exr", what="reading EXR depth")
-    with _exr_errors(path):
+    with _exr_errors(path), contextlib.redirect_stdout(sys.stderr):  # where the library prints what it found wrong
         require_regular(path)
         low, high = library.File(str(path), header_only=True).header()["dataWindow"]
         width, height = (int(b) - int(a) + 1 for a, b in zip(low, high, strict=True))
@@ -126,6 +127,6 @@ def _exr(path: Path) -> np.ndarray:
 def _exr_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, TypeError, MemoryError, OSError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, MemoryError, OSError) as error:
         found, fix = str(error)[:80], "copy the file again"
         raise DataFormatError("is no EXR depth picture", file=path, field="depth", found=found, fix=fix) from error

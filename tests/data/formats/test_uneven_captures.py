@@ -230,3 +230,14 @@ def test_a_pipe_among_the_images(tmp_path):
     os.mkfifo(tmp_path / "images/3.png")
     recording = open_recordings(tmp_path)[0]
     assert recording.num_frames == COUNT - 1 and left_out_names(recording, "missing_images") == ["3.png"]
+
+
+@pytest.mark.parametrize("name", ["images", "masks"])
+def test_folders_of_colmap_that_are_links_out_of_the_tree(tmp_path, name):
+    pytest.importorskip("pycolmap")
+    folder = colmap(tmp_path / "set")
+    save(folder / "masks/0.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(SecurityError):
+        open_recordings(folder)

@@ -69,8 +69,11 @@ def open_colmap(folder: Path) -> list[TableRecording]:
     named = [(known.get(i, str(image.name)), image) for i, image in images.items()]
     named.sort(key=lambda pair: (natural_order(pair[0]), pair[0]))
     names = [name for name, _ in named]
-    root, scale = _images_of(_scene_folder(folder), names, model=model)
-    shots = [_Shot(name, path, image) for name, image in named if (path := _there(root, name, model=model))]
+    scene = _scene_folder(folder)
+    root, scale = _images_of(scene, names, model=model)
+    shots = [
+        _Shot(name, path, image) for name, image in named if (path := _there(root, name, model=model, scene=scene))
+    ]
     if not shots:
         found = f"{len(names)} registered images, such as {names[:1]}"
         raise DataFormatError("none of the registered images is there", file=root, field="images", found=found)
@@ -88,7 +91,7 @@ def open_colmap(folder: Path) -> list[TableRecording]:
         _other_models(others, chosen=f"{_place(model, folder)}: {len(names)} images"),
         scale,
     )
-    masks = _masks(_scene_folder(folder), shots)
+    masks = _masks(scene, shots)
     headers = [image_header(shot.path) for shot in shots]
     recordings = []
     for group in grouped_sizes([size for size, _ in headers]):
@@ -165,18 +168,18 @@ def _other_models(names: list[str], *, chosen: str) -> LeftOut:
 def _images_of(scene: Path, names: list[str], *, model: Path) -> tuple[Path, LeftOut]:
     """The folder that holds the most registered images, the earliest of `IMAGE_FOLDERS` where several do."""
     places = [scene / name for name in IMAGE_FOLDERS if (scene / name).is_dir()] or [scene]
-    counts = [sum(_there(place, name, model=model) is not None for name in names) for place in places]
+    counts = [sum(_there(place, name, model=model, scene=scene) is not None for name in names) for place in places]
     root = places[int(np.argmax(counts))]
     smaller = (root.name,) if root.name.startswith("images_") else ()
     reason = "smaller copies of the images that were reconstructed: K is scaled to them"
     return root, LeftOut("smaller_images", "images", smaller, reason, lost=False)
 
 
-def _there(root: Path, name: str, *, model: Path) -> Path | None:
+def _there(root: Path, name: str, *, model: Path, scene: Path) -> Path | None:
     """The regular file of an image's name; None where there is none."""
     for spelling in (name, name.replace("\\", "/")):
         path = inside_folder(root, spelling, file=model, field="image name")
-        if regular_file(path, root=root):
+        if regular_file(path, root=scene):
             return path
     return None
 
@@ -188,7 +191,7 @@ def _masks(scene: Path, shots: list[_Shot]) -> list[Path | None]:
         return [None] * len(shots)
     spellings = [(f"{s.name}.png", str(Path(s.name).with_suffix(".png"))) for s in shots]
     places = [[inside_folder(root, n, file=root, field="mask name") for n in names] for names in spellings]
-    return [next((p for p in paths if regular_file(p, root=root)), None) for paths in places]
+    return [next((p for p in paths if regular_file(p, root=scene)), None) for paths in places]
 
 
 def _read(model: Path) -> Any:
