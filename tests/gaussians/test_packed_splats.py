@@ -80,7 +80,8 @@ def test_spz(tmp_path, version, bases, num):
     c = cloud(num, bases=bases)
     (tmp_path / "a.spz").write_bytes(spz_file(c, version=version))
     splats = open_splats(tmp_path / "a.spz", strict=True)
-    assert (splats.form, splats.mended, splats.notes) == (f"SPZ {version}", {}, ())
+    assert (splats.form, splats.mended) == (f"SPZ {version}", {})
+    assert [(n.kind, n.names, n.lost) for n in splats.notes] == [("axes", ("RUB",), False)]
     means = 1e-3 if version == 1 else 0.51 / 4096
     limits = {"scales": 1 / 31, "opacities": 1 / 509, "rest": 0.51 / 128, "dc": 0.0135}
     # Three bytes leave the fourth number to the length, which is little to go by where it is small.
@@ -100,7 +101,7 @@ def test_spz_of_degree_4_keeps_3_and_says_so(tmp_path, version):
     c = cloud(30, bases=24)
     (tmp_path / "a.spz").write_bytes(spz_file(c, version=version, flags=1))
     splats = open_splats(tmp_path / "a.spz")
-    assert {(n.kind, n.lost) for n in splats.notes} == {("sh_degree", True), ("antialiased", False)}
+    assert {(n.kind, n.lost) for n in splats.notes} == {("axes", False), ("sh_degree", True), ("antialiased", False)}
     np.testing.assert_allclose(splats.gaussians.sh[:, 1:], c.rest[:, :15], atol=0.51 / 128)
 
 
@@ -114,7 +115,8 @@ def test_spz_extensions(tmp_path, version):
     splats, same = open_splats(tmp_path / "a.spz"), open_splats(tmp_path / "plain.spz").gaussians
     # RUF (8) is RUB with z turned round: in .ply axes, z is the other one.
     torch.testing.assert_close(splats.gaussians.means, same.means * torch.tensor([1.0, 1, -1]))
-    assert [(n.names, n.lost) for n in splats.notes] == [(("camera limits",), False), (("0x12340001",), True)]
+    found = {(n.names, n.lost) for n in splats.notes}
+    assert found == {(("RUF",), False), (("camera limits",), False), (("0x12340001",), True)}
     (tmp_path / "b.spz").write_bytes(spz_file(c, version=version, extensions=spz_extension(0xADBE0003, bytes(4))))
     with pytest.raises(DataFormatError, match="names no axes"):
         open_splats(tmp_path / "b.spz")
@@ -250,7 +252,7 @@ def test_real_files(shared_data):
     folder = shared_data / "splats" / "playcanvas"
     spz, ply = open_splats(folder / "biker.spz", strict=True), open_splats(folder / "biker.compressed.ply", strict=True)
     assert (spz.form, ply.form) == ("SPZ 4", "compressed PLY")
-    assert spz.gaussians.num_gaussians == ply.gaussians.num_gaussians == 152746 and not spz.notes
+    assert spz.gaussians.num_gaussians == ply.gaussians.num_gaussians == 152746
     torch.testing.assert_close(spz.gaussians.means.mean(0), ply.gaussians.means.mean(0), rtol=0, atol=1e-4)
     torch.testing.assert_close(spz.gaussians.sh.mean((0, 1)), ply.gaussians.sh.mean((0, 1)), rtol=0, atol=0.01)
     counts = {}

@@ -13,9 +13,9 @@ import numpy as np
 
 from scene4d.gaussians.formats.splat_notes import SplatNote
 
-LEAST = 8
+LEAST = 4
 """Splats below which chance can give both signs."""
-ENOUGH = 16
+ENOUGH = 8
 """The same for one sign."""
 LARGE = 0.2
 """Median size of a splat over the radius of the scene; splats above it are no parts of a scene."""

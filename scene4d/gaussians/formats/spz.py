@@ -69,6 +69,8 @@ def read_spz(path: str | os.PathLike, *, strict: bool = False) -> Splats:
     head, parts, extensions = (_from_gzip if data.startswith(GZIP) else _from_streams)(data, path=path)
     gaussians = _gaussians(head, parts)
     system, notes = _extensions(extensions, path=path)
+    reason = "turned into the axes of .ply files, right, down, front; upside down if its writer did not turn them"
+    notes.append(SplatNote("axes", "means", (system,), reason, lost=False))
     if head.flags & ANTIALIASED:
         notes.append(antialiased_note(("flag",)))
     if BASES[head.degree] > KEPT_BASES:
