@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import stat
 import tomllib
 import types
 import typing
@@ -22,27 +23,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from scene4d.bounds import MAX_NESTING, out_of_range, shown
 from scene4d.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+MAX_BYTES = 1 << 20
 
 
 def load_config(path: str | Path, kind: type[T], *, overrides: Sequence[str] = ()) -> T:
     """Read a TOML file into a configuration dataclass, then apply overrides such as "vae.steps=100".
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key (names the nearest), or a value of the wrong type.
+        ConfigError: no such file, not TOML, an unknown key (names the nearest), or a value of the wrong type or out of
+            range.
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for without end
+            raise ConfigError("is no file", file=path, fix="name a TOML file")
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError("is too large", file=path, found=path.stat().st_size, expected=f"<= {MAX_BYTES} bytes")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError("cannot be read", file=path, found=error.strerror, fix="name a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is not TOML: {error}", file=path) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, tables in tables
+        raise ConfigError(f"is not TOML: {str(error)[:200]}", file=path) from error
     for text in overrides:
         _override(data, text)
     return config_from_dict(data, kind, file=path)
@@ -70,10 +78,18 @@ def config_from_dict(
             raise ConfigError("unknown setting", file=file, field=_join(where, key), fix=fix)
     above = {name: getattr(default, name) if default else _default_of(field) for name, field in fields.items()}
     values = {k: _value(v, hints[k], file=file, where=_join(where, k), default=above[k]) for k, v in data.items()}
+    for key, value in values.items():
+        wrong = out_of_range(key, value, default=above[key])
+        if wrong is not None:
+            found, expected = wrong
+            raise ConfigError("is out of range", file=file, field=_join(where, key), found=found, expected=expected)
     try:
         return dataclasses.replace(default, **values) if default else kind(**values)
     except TypeError as error:
         raise ConfigError(str(error), file=file, field=where or None) from error
+    except ConfigError as error:  # what the class itself refuses knows of no file
+        error.file = error.file or (None if file is None else str(file))
+        raise
 
 
 def _renamed(data: Mapping[str, Any], kind: type, *, file: Any, where: str) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def _default_of(field: dataclasses.Field[Any]) -> Any:
 
 def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = ConfigError("has the wrong type", file=file, field=where, found=repr(value), expected=_spell(hint))
+    wrong = ConfigError("has the wrong type", file=file, field=where, found=shown(value), expected=_spell(hint))
     if hint is Any:
         return value
     if origin in (types.UnionType, typing.Union):
@@ -144,7 +160,7 @@ def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None)
         raise wrong
     if origin is typing.Literal:
         if not any(value == a and type(value) is type(a) for a in args):
-            found = repr(value)
+            found = shown(value)
             raise ConfigError("is not one of the choices", file=file, field=where, found=found, expected=list(args))
         return value
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -158,7 +174,7 @@ def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None)
         return {k: _value(v, args[1], file=file, where=_join(where, k)) for k, v in value.items()}
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and value.bit_length() <= 64:
         return float(value)
     if hint is type(None) or type(value) is not hint:
         raise wrong
@@ -168,7 +184,7 @@ def _value(value: Any, hint: Any, *, file: Any, where: str, default: Any = None)
 def _sequence(value: Any, hint: Any, *, file: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if not isinstance(value, list | tuple):
-        raise ConfigError("has the wrong type", file=file, field=where, found=repr(value), expected=_spell(hint))
+        raise ConfigError("has the wrong type", file=file, field=where, found=shown(value), expected=_spell(hint))
     if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
         if len(value) != len(args):
             raise ConfigError("has the wrong length", file=file, field=where, found=len(value), expected=len(args))
@@ -187,7 +203,11 @@ def _override(data: dict[str, Any], text: str) -> None:
         parsed = tomllib.loads(f"x = {value}")["x"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists
+        raise ConfigError("is no value", field=key.strip()[:80], found=str(error)[:80]) from error
     *tables, last = key.strip().split(".")
+    if len(tables) > MAX_NESTING:
+        raise ConfigError("is no setting", field=key.strip()[:80], found=f"{len(tables)} dots")
     for name in tables:
         data = data.setdefault(name, {})
         if not isinstance(data, dict):

@@ -8,8 +8,9 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scene4d.disk_errors import writing
 from scene4d.drafts import DRAFT, OLD, claimed, draft_folder
@@ -28,7 +29,7 @@ _KINDS = {
 Run = TypeVar("Run", bound=Callable[[Any], Any])
 
 
-def open_regular(path: str | os.PathLike, *, kind: type[Scene4DError] = DataFormatError) -> BinaryIO:
+def open_regular(path: str | os.PathLike, *, kind: type[Scene4DError] = DataFormatError) -> BufferedReader:
     """A file opened for reading, if it is one: a FIFO, a socket or a device is never opened, nor waited for.
 
     Args:

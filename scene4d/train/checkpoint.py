@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from scene4d.errors import CheckpointError, SecurityError, VersionError
-from scene4d.files import save_safetensors
+from scene4d.files import open_regular, save_safetensors
+from scene4d.tensor_file import tensor_header
 from scene4d.train.distributed import laid_out_as, whole
 from scene4d.unreadable import naming_pointers
 
@@ -45,8 +46,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     refuse_other_files(path)
     try:
+        header = tensor_header(path).metadata  # with bounds, before the library reads it
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError("does not exist", file=path, fix="train first, or name the weights file") from error
@@ -54,14 +55,14 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         problem = f"cannot be read as safetensors ({error})"
         raise CheckpointError(problem, file=path, fix="it may be truncated: copy it again") from error
     version = header.get("version", str(FORMAT_VERSION))
-    if not (version.isascii() and version.isdecimal()):
-        raise CheckpointError("has a broken header", file=path, field="version", found=version)
+    if not (version.isascii() and version.isdecimal() and len(version) < 10):
+        raise CheckpointError("has a broken header", file=path, field="version", found=version[:40])
     if int(version) > FORMAT_VERSION:
         raise VersionError("was written by a later version", file=path, found=version, expected=f"<= {FORMAT_VERSION}")
     try:
         state = json.loads(header.get("state", "{}"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError("has a broken header", file=path, field="state", found=str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("has a broken header", file=path, field="state", found=str(error)[:80]) from error
     if not isinstance(state, dict):
         raise CheckpointError("has a broken header", file=path, field="state", found=type(state).__name__)
     return tensors, state
@@ -110,13 +111,13 @@ def refuse_other_files(path: Path) -> None:
     """Refuse what is no weights file, by name or by content, without opening it as such.
 
     Raises:
-        SecurityError: a pickle. CheckpointError: a folder, or a scene.
+        SecurityError: a pickle. CheckpointError: a folder, a scene, or no regular file.
     """
     head = b""
     if path.is_dir():
         raise CheckpointError("is a folder", file=path, expected="a .safetensors file")
-    if path.is_file():
-        with path.open("rb") as file:
+    if path.exists():
+        with open_regular(path, kind=CheckpointError) as file:
             head = file.read(9)
     # A safetensors file opens with the 8-byte length of its JSON header, which can look like a pickle's first bytes.
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:] != b"{"

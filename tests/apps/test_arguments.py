@@ -25,7 +25,7 @@ class Options:
     """Where it goes,
     100 % of it."""
     steps: int | None = None
-    rate: float = 1.5
+    turned: float = 1.5
     """A rate."""
     name: str = ""
     fit: bool = False
@@ -49,8 +49,8 @@ def test_defaults_stand_where_nothing_is_given():
     ("arguments", "field", "value"),
     [
         ("--steps 3", "steps", 3),
-        ("--rate=-1e-3", "rate", -1e-3),
-        ("--rate -1e-3", "rate", -1e-3),
+        ("--turned=-1e-3", "turned", -1e-3),
+        ("--turned -1e-3", "turned", -1e-3),
         ("--name -.5", "name", "-.5"),
         ("--fit", "fit", True),
         ("--no-show", "show", False),
@@ -97,7 +97,7 @@ def test_help_shows_docstrings_and_defaults(capsys):
     assert stop.value.code == 0 and out.startswith("usage: scene4d verb [-h]")
     for text in ("what it does", "Where it is read from. (required)", "Where it goes, 100 % of it.", "(default: 4 3)"):
         assert text in out
-    assert "--rate FLOAT A rate. (default: 1.5)" in out and "--max-frames FILE" in out and "None" not in out
+    assert "--turned FLOAT A rate. (default: 1.5)" in out and "--max-frames FILE" in out and "None" not in out
 
 
 @pytest.mark.parametrize("verb", [v for v in [*VERBS.values(), *EVAL_VERBS.values()] if v.options], ids=lambda v: v.run)

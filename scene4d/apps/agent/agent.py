@@ -7,11 +7,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scene4d.apps.agent.agent_checks import Pictures, checked_goal, checked_vector, stacked_frames
+from scene4d.apps.agent.agent_checks import (
+    Pictures,
+    camera_places,
+    check_place,
+    check_seen,
+    checked_goal,
+    checked_vector,
+    stacked_frames,
+)
 from scene4d.apps.compose.action_head import head_of, robot_of_head
 from scene4d.apps.compose.models import Models
 from scene4d.apps.compose.perception import new_memory
-from scene4d.errors import ConfigError, NumericsError
+from scene4d.errors import CalibrationError, ConfigError, NumericsError
 from scene4d.policy.head import ActionHead
 from scene4d.policy.observation_builder import HeadWorldModel, Stream, observation_builder_for
 from scene4d.robot.actions import resting_action
@@ -105,7 +113,7 @@ class SceneAgent:
             NumericsError: the head's action is not finite. The frames are in the memory all the same; call again, with
                 newer ones, the robot having rested.
         """
-        goal = checked_goal(goal)
+        goal = self._checked_goal(goal)
         self.observe(frames, proprio=proprio)
         return self.next_action(task, goal=goal)
 
@@ -121,7 +129,7 @@ class SceneAgent:
         Raises:
             as `step`.
         """
-        goal = checked_goal(goal)
+        goal = self._checked_goal(goal)
         self.observe(frames, proprio=proprio, done=done)
         return self.next_chunk(task, goal=goal)
 
@@ -177,8 +185,20 @@ class SceneAgent:
         head, config = self.head.config, self.config
         if done is not None:
             done = checked_vector(done, name="actions", shape=(max([1, *done.shape[:1]]), head.action_dim))
+            check_seen(done, name="actions", head=self.head)
         proprio = checked_vector(proprio, name="proprio", shape=(head.proprio_dim,))
-        return stacked_frames(frames, names=config.input_cameras, size=config.size), proprio, done
+        check_seen(proprio, name="proprio", head=self.head)
+        pictures = stacked_frames(frames, names=config.input_cameras, size=config.size)
+        places = camera_places(pictures.cameras)
+        for name, place in zip(config.input_cameras, places, strict=True):
+            check_place(place, field=f"{name}.viewmats", head=self.head, kind=CalibrationError)
+        return pictures, proprio, done
+
+    def _checked_goal(self, goal: Tensor | None) -> Tensor | None:
+        goal = checked_goal(goal)
+        if goal is not None:
+            check_place(goal, field="goal", head=self.head)
+        return goal
 
     def plan(self, task: str, *, goal: Tensor | None = None) -> Tensor:
         """A chunk of actions [h a], in bounds, from the memory as it stands; goal [3] m as `step`.

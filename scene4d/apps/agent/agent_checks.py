@@ -8,15 +8,62 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from scene4d.errors import CalibrationError, DataFormatError, DepthError
+from scene4d.errors import CalibrationError, DataFormatError, DepthError, Scene4DError
+from scene4d.policy.head import ActionHead
 from scene4d.types import Cameras, Frames
 
 Pictures = Mapping[str, Frames]
 """{camera name: Frames []} of one instant."""
 COLOUR_TOLERANCE = 0.01
 """How far beyond [0, 1] a colour may be by rounding or resampling: colours in 0..255 are far beyond."""
+LEAST_DEVIATION = 1e-2
+"""What a number that never changed is taken to vary by, in its unit."""
 RIGID_TOLERANCE = 1e-3
 """Error of a rotation, or of a last row that is always the same, that counts as rounding."""
+
+
+FARTHEST_DEPTH_M = 1e4
+"""Beyond it, depth is no measurement: 0 is what stands for none."""
+FARTHEST_PLACE_M = 100.0
+"""From where the hand was on average while the head learned, to a camera or a goal."""
+MOST_DEVIATIONS = 50.0
+"""By which a number may be away from its mean while the head learned."""
+LONGEST_FOCAL_PX = 1e6
+
+
+def check_seen(values: Tensor, *, name: str, head: ActionHead) -> None:
+    """Refuse states or actions [*b n] that have nothing to do with what the head learned from.
+
+    Args:
+        name: "proprio" or "actions".
+    Raises:
+        DataFormatError: a number lies outside the bounds of the training statistics.
+    """
+    key = "proprio" if name == "proprio" else "action"
+    mean, std = (getattr(head, f"{key}_{part}").detach().cpu() for part in ("mean", "std"))
+    reach = MOST_DEVIATIONS * std.clamp_min(LEAST_DEVIATION)
+    wrong = ~((values.detach().cpu() - mean).abs() <= reach)
+    if bool(wrong.any()):
+        row, column = wrong.reshape(-1, len(mean)).nonzero()[0].tolist()
+        found = f"[{column}] = {float(values.reshape(-1, len(mean))[row, column]):.3g}"
+        expected = f"{float(mean[column] - reach[column]):.3g} to {float(mean[column] + reach[column]):.3g}"
+        fix = "give it in the units of the weights, as /v1/info and scene4d act say"
+        problem = "is outside the bounds of the training statistics"
+        raise DataFormatError(problem, field=name, found=found, expected=expected, fix=fix)
+
+
+def check_place(place: Tensor, *, field: str, head: ActionHead, kind: type[Scene4DError] = DataFormatError) -> None:
+    """Refuse a place [3] m that is nowhere near where the head learned.
+
+    Raises:
+        Scene4DError: of that kind: it is farther than `FARTHEST_PLACE_M` from the hand's mean place.
+    """
+    centre = head.proprio_mean[:3].detach().double().cpu()
+    away = float((place.detach().double().cpu() - centre).norm())
+    if not away <= FARTHEST_PLACE_M:
+        problem = "is outside the bounds of the training statistics"
+        found, expected = f"{away:.3g} m from where the hand was", f"<= {FARTHEST_PLACE_M:g} m"
+        raise kind(problem, field=field, found=found, expected=expected, fix="give places in m, in the robot's world")
 
 
 def checked_goal(goal: Tensor | None) -> Tensor | None:
@@ -68,9 +115,16 @@ def _check_camera(cameras: Cameras, *, name: str) -> None:
             found=f"det {det:.4g}, off by {off:.2g}, last row {last.tolist()}",
             fix="give camera-from-world in OpenCV axes (x right, y down, z forward), m",
         )  # fmt: skip
-    if not (bool((K.diagonal()[:2] > 0).all()) and _distance(K[2], K.new_tensor([0, 0, 1])) < RIGID_TOLERANCE):
-        expected = "focal lengths > 0 px over a last row 0 0 1"
+    usual = bool((K.diagonal()[:2] > 0).all()) and float(K.abs().max()) <= LONGEST_FOCAL_PX
+    if not (usual and _distance(K[2], K.new_tensor([0, 0, 1])) < RIGID_TOLERANCE):
+        expected = f"focal lengths > 0 px over a last row 0 0 1, none above {LONGEST_FOCAL_PX:g}"
         raise CalibrationError("is no camera", field=f"{name}.Ks", found=K.tolist(), expected=expected)
+
+
+def camera_places(cameras: Cameras) -> Tensor:
+    """Where cameras [v] stand [v 3] m, float64."""
+    viewmats = cameras.viewmats.double()
+    return -(viewmats[..., :3, :3].mT @ viewmats[..., :3, 3:])[..., 0]
 
 
 def _distance(values: Tensor, others: Tensor) -> float:
@@ -108,6 +162,10 @@ def _checked_frames(frames: Frames, *, name: str) -> Frames:
         raise DepthError("is missing", field=f"{name}.depth", fix="give z-depth in m, 0 where it was not measured")
     _check_camera(frames.cameras, name=name)
     measured = frames.depth.isfinite() & (frames.depth > 0)
+    if bool((frames.depth[measured] > FARTHEST_DEPTH_M).any()):
+        found, expected = f"{float(frames.depth[measured].max()):.3g} m", f"<= {FARTHEST_DEPTH_M:g} m"
+        fix = "give z-depth in m, 0 where it was not measured"
+        raise DepthError("is no depth", field=f"{name}.depth", found=found, expected=expected, fix=fix)
     alpha = torch.ones_like(frames.depth) if frames.alpha is None else frames.alpha
     return frames.replace(depth=torch.where(measured, frames.depth, 0.0), alpha=alpha, extras={})
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from scene4d.apps.compose.assets import weights_file
 from scene4d.apps.training.run_config import RunConfig
+from scene4d.bounds import settings_out_of_range
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.errors import CheckpointError
 from scene4d.models.families import FAMILIES
@@ -22,6 +29,9 @@ from scene4d.policy.head import ActionHead
 from scene4d.robot.spec import RobotSpec
 from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
 from scene4d.world.family import Family
+
+SPARE_VALUES = 1 << 22
+"""Numbers that models may hold beyond twice those of their file: tables that they compute themselves."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +137,11 @@ def load_models(path: str | Path | None = None) -> Models:
     if not configs.keys() >= FAMILIES[name].configs.keys():
         found = sorted(configs)
         raise CheckpointError("holds no world model", file=path, field="configs", found=found, expected=list(kinds))
+    for field, found, expected in settings_out_of_range(configs):
+        raise CheckpointError("is out of range", file=path, field=field, found=found, expected=expected)
     built = {k: config_from_dict(configs[k], kind, file=path, where=k) for k, kind in kinds.items() if k in configs}
-    models = make_models(built, built.pop("policy", None), family=name, info=info)
+    with _no_larger_than(sum(value.numel() for value in tensors.values()), file=path):
+        models = make_models(built, built.pop("policy", None), family=name, info=info)
     parts = models.parts()
     stray = sorted(key for key in tensors if key.split(".", 1)[0] not in parts)
     if stray:
@@ -138,6 +151,32 @@ def load_models(path: str | Path | None = None) -> Models:
         module.requires_grad_(False).eval()
     models.world.eval()  # which may be more than its parts
     return models
+
+
+@contextlib.contextmanager
+def _no_larger_than(num_values: int, *, file: Path) -> Iterator[None]:
+    """While models are built, refuse the first layer that makes them larger than the tensors that are to fill them.
+
+    It is refused before its memory is written to, so that a file of a few bytes cannot ask for all there is.
+    """
+    most, mine, asked = SPARE_VALUES + 2 * num_values, threading.get_ident(), 0
+
+    def counted(module: nn.Module, name: str, value: Tensor | None) -> None:
+        nonlocal asked
+        if threading.get_ident() != mine or value is None:
+            return
+        asked += value.numel()
+        if asked > most:
+            problem, fix = "its configuration asks for more than it holds", "use the configuration of these weights"
+            found, expected = f"{type(module).__name__}.{name} {list(value.shape)}", f"{num_values} numbers in all"
+            raise CheckpointError(problem, file=file, field="configs", found=found, expected=expected, fix=fix)
+
+    hooks = [register_module_parameter_registration_hook(counted), register_module_buffer_registration_hook(counted)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 models_once = functools.lru_cache(maxsize=1)(load_models)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import ConfigError, DataFormatError
+from scene4d.files import require_regular
 from scene4d.gaussians.s4d.s4d import S4DFile
 from scene4d.robot.bounds import action_bounds
 from scene4d.scene import Scene4D
@@ -49,6 +50,7 @@ def observation_and_actions(
 def _read_actions(path: Path, *, width: int) -> Tensor:
     """Actions [h a] from .json (a list of rows, or {"actions": rows}), .npy, or .csv (one row a line, # comments)."""
     try:
+        require_regular(path)
         match path.suffix.lower():
             case ".json":
                 found = json.loads(path.read_text(encoding="utf-8"))
@@ -59,7 +61,7 @@ def _read_actions(path: Path, *, width: int) -> Tensor:
                 rows = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
             case other:
                 raise DataFormatError("of no known kind", file=path, found=other, expected=".json, .npy or .csv")
-    except (*NPY_ERRORS, KeyError, TypeError) as error:
+    except (*NPY_ERRORS, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataFormatError("cannot be read as actions", file=path, found=str(error)[:100]) from error
     if rows.ndim != 2 or rows.shape[1] != width or len(rows) == 0:
         raise DataFormatError("are no actions", file=path, found=list(rows.shape), expected=f"[h {width}]")

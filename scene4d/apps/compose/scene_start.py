@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scene4d.apps.agent.agent_checks import checked_goal
+from scene4d.apps.agent.agent_checks import check_place, check_seen, checked_goal
 from scene4d.apps.compose.action_head import head_of, robot_of_head
 from scene4d.apps.compose.models import Models
 from scene4d.errors import DataFormatError, NumericsError
@@ -71,6 +71,9 @@ def head_start(models: Models, known: Observation, *, file: Path | None = None) 
     robot = robot_of_head(models)
     past = observed_part(known.known_scene)
     states = checked_states(known.proprio, width=head.config.proprio_dim, file=file)
+    check_seen(states[-1], name="proprio", head=head)
+    if known.task.goal is not None:
+        check_place(known.task.goal, field="goal", head=head)
     num_past, actions = past.times.shape[-1] - 1, known.actions
     if len(actions):
         robot.check_same(known.robot, file=file)

@@ -17,6 +17,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scene4d.apps.terminal.option_checks import flag
+from scene4d.bounds import out_of_range
 from scene4d.data.files.paths import refuse_protocol
 from scene4d.errors import ConfigError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound="DataclassInstance")
 HELP = ("-h", "--help")
+MAX_MESSAGE = 300
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Parser(argparse.ArgumentParser):
         return self.prog.removeprefix("scene4d ")
 
     def error(self, message: str) -> Never:
+        message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
         raise ConfigError(message, field=self.verb, fix=f"see: {self.prog} --help")
 
 
@@ -89,11 +92,20 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
         names = [field.name for field in dataclasses.fields(kind)]
         flags = [flag(name) for name in names if POSITIONAL not in get_args(hints[name])]
         _refuse(parser, unknown, flags=flags)
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(values).items()}
     for name, value in given.items():
+        _check_range(name, value, default=defaults[name])
         if OUTPUT not in get_args(hints[name]):
             _refuse_addresses(name, value)
     return kind(**given)
+
+
+def _check_range(name: str, value: Any, *, default: Any) -> None:
+    for each in value if isinstance(value, tuple) else (value,):
+        wrong = out_of_range(name, each, default=default)
+        if wrong is not None:
+            raise ConfigError("is out of range", field=flag(name), found=wrong[0], expected=wrong[1])
 
 
 def _refuse_addresses(name: str, value: Any) -> None:

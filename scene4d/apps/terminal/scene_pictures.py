@@ -15,7 +15,7 @@ from scene4d.apps.terminal.orbits import orbit_of
 from scene4d.apps.terminal.picture_strips import colour_picture, depth_picture, depth_range, flow_picture
 from scene4d.data.video.video import write_video
 from scene4d.errors import CalibrationError, ConfigError
-from scene4d.files import atomic_file, atomic_folder
+from scene4d.files import atomic_file, atomic_folder, open_regular
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
 from scene4d.types import Cameras, Frames
@@ -50,14 +50,15 @@ def choose_cameras(
 def read_cameras(path: Path) -> Cameras:
     """Cameras from JSON {viewmats: [4 4] or [f 4 4], Ks: [3 3] or [f 3 3], width, height} (camera-from-world)."""
     try:
-        fields = json.loads(path.read_text())
+        with open_regular(path, kind=CalibrationError) as file:
+            fields = json.loads(file.read().decode("utf-8"))
         viewmats, Ks = (torch.tensor(fields[key], dtype=torch.float32) for key in ("viewmats", "Ks"))
         if viewmats.dim() == 3 and Ks.dim() == 2:
             Ks = Ks.expand(viewmats.shape[0], 3, 3)
         return Cameras(viewmats=viewmats, Ks=Ks, width=int(fields["width"]), height=int(fields["height"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         expected = "JSON with viewmats, Ks, width, height"
-        raise CalibrationError("is not a camera file", file=path, found=repr(error), expected=expected) from error
+        raise CalibrationError("is not a camera file", file=path, found=str(error)[:80], expected=expected) from error
 
 
 def render_over_time(

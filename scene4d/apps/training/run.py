@@ -14,6 +14,8 @@ from scene4d.apps.compose.models import Models, go_on_from, save_models, sizes_o
 from scene4d.apps.training.cache import WindowCache
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RunConfig
+from scene4d.errors import CheckpointError
+from scene4d.files import open_regular
 from scene4d.models.families import FAMILIES
 from scene4d.tensor_struct import TensorStruct
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
@@ -50,7 +52,10 @@ class Run:
     @property
     def start_digest(self) -> str:
         """A hash of these weights, or "": those of the same name may be others tomorrow."""
-        return self.start and hashlib.sha256(weights_file(self.start).read_bytes()).hexdigest()
+        if not self.start:
+            return ""
+        with open_regular(weights_file(self.start), kind=CheckpointError) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def device(self) -> Device:

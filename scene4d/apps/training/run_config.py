@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scene4d.bounds import is_folder_name, shown
 from scene4d.config import config_from_dict
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import check_training_seeds
@@ -142,6 +143,9 @@ class RunConfig:
     """2D baseline of the evaluation; made only where it is asked for."""
 
     def __post_init__(self) -> None:
+        if not is_folder_name(self.name):
+            found, expected = shown(self.name), "the name of a folder, without / and \\"
+            raise ConfigError("is no name", field="name", found=found, expected=expected)
         self._check_family()
         if self.policy_only and not self.start:
             raise ConfigError("needs a world model", field="policy_only", fix='name one: start = "shipped"')
@@ -169,6 +173,10 @@ class RunConfig:
             expected = ", ".join(FAMILIES)
             raise ConfigError("is no family of world models", field="family", found=self.family, expected=expected)
         kind = FAMILIES[self.family].settings
+        if self.family in ("gaussian_flow", "pixel_transformer") and self.settings:
+            sections = "vae and dynamics" if self.family == "gaussian_flow" else "pixels"
+            fix = f"set up {self.family} in the sections {sections}"
+            raise ConfigError("are those of other families", field="settings", fix=fix)
         if self.family not in ("gaussian_flow", "pixel_transformer") and not isinstance(self.settings, kind):
             settings = config_from_dict(self.settings or {}, kind, where="settings")
             object.__setattr__(self, "settings", settings)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import DataFormatError
+from scene4d.files import open_regular
 from scene4d.gaussians.edit import transform
 from scene4d.gaussians.formats.ply import read_ply
 from scene4d.geometry.camera import CV_FROM_GL, invert_rigid
@@ -132,7 +133,8 @@ def _scaled(gaussians: Gaussians, factor: float) -> Gaussians:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            table = json.loads(file.read().decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataFormatError("cannot be read as JSON", file=path, found=str(error)[:80], fix=FIX) from error
     if not isinstance(table, dict):

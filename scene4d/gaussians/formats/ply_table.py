@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from scene4d.errors import DataFormatError
-from scene4d.files import atomic_file
+from scene4d.files import atomic_file, open_regular
 from scene4d.gaussians.formats.ply_ascii import read_ascii_rows
 
 MAX_HEADER = 1 << 16
@@ -66,12 +66,12 @@ def read_ply_file(path: str | os.PathLike, *, names: Sequence[str] = ("vertex",)
     than the file holds.
 
     Raises:
-        DataFormatError: missing, a header that lies or a type that does not exist, or text that holds something else
-            than numbers; with its line.
+        DataFormatError: missing, no regular file, a header that lies or a type that does not exist, or text that holds
+            something else than numbers; with its line.
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             header = _parse_header(file.read(MAX_HEADER), path)
             read = _read_text if header.encoding == "ascii" else _read_binary
             tables = read(file, header, names=names, path=path)

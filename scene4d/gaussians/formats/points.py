@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scene4d.check import check
 from scene4d.errors import DataFormatError, SecurityError
-from scene4d.files import atomic_file
+from scene4d.files import atomic_file, require_regular
 from scene4d.gaussians.edit import prune
 from scene4d.gaussians.formats.ply_table import read_ply_tables, write_ply_vertices
 from scene4d.geometry.neighbours import nearest
@@ -156,6 +156,7 @@ def read_flow_npz(path: str | os.PathLike, *, max_bytes: int = 1 << 30) -> dict[
     """
     path = Path(path)
     try:
+        require_regular(path)
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
             for name in sizes:

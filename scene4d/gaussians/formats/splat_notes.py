@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scene4d.errors import DataFormatError
+from scene4d.files import open_regular
 from scene4d.gaussians.edit import sanitize
 from scene4d.types import Gaussians
 
@@ -83,7 +84,8 @@ def read_whole(path: Path, *, what: str) -> bytes:
     try:
         size = path.stat().st_size
         check_size(size, path=path, what=what)
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise DataFormatError(f"cannot be read: {error.strerror}", file=path, fix="check the path") from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scene4d.errors import DataFormatError, ResourceError, SecurityError
-from scene4d.files import atomic_file
+from scene4d.files import atomic_file, open_regular
 
 Chunks = Callable[[], Iterable[bytes]]
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -92,7 +92,7 @@ def check_directory(path: Path) -> None:
 
     The end record must be the file's last 22 bytes (no comment after it), so that it is the one that zipfile reads.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(-min(path.stat().st_size, _END + _LOCATOR + _END64), os.SEEK_END)
         tail = file.read().rjust(_END + _LOCATOR + _END64, b"\0")
     end64, locator, end = tail[:_END64], tail[_END64:-_END], tail[-_END:]

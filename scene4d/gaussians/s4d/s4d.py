@@ -28,6 +28,7 @@ from scene4d.errors import DataFormatError, Scene4DError, ShapeError, VersionErr
 from scene4d.gaussians.s4d.container import MAX_JSON, Chunks, list_members, parse_json, read_members, write_archive
 from scene4d.gaussians.s4d.s4d_rules import check_base, check_instants
 from scene4d.scene import Motion, Scene4D
+from scene4d.tensor_file import header_of_bytes
 from scene4d.types import Cameras, Gaussians
 from scene4d.unreadable import naming_pointers
 
@@ -163,11 +164,14 @@ class S4DFile:
         return found
 
     def _tensors(self, *members: str) -> list[dict[str, Tensor]]:
+        found = self._bytes(members)
+        for member, data in zip(members, found, strict=True):
+            header_of_bytes(data, file=self.path, field=member, kind=DataFormatError)
         try:
-            return [safetensors.torch.load(data) for data in self._bytes(members)]
+            return [safetensors.torch.load(data) for data in found]
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            found = str(error)[:80]
-            raise DataFormatError("holds no safetensors", file=self.path, field=members[0], found=found) from error
+            reason = str(error)[:80]
+            raise DataFormatError("holds no safetensors", file=self.path, field=members[0], found=reason) from error
 
 
 @naming_pointers()

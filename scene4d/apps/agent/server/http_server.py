@@ -7,13 +7,13 @@ import io
 import json
 import socket
 import sys
-import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from scene4d.apps.agent.server.access import Access
+from scene4d.apps.agent.server.connections import Connections
 from scene4d.apps.agent.server.messages import MAX_SIDE, MEDIA_TYPE, unpack
 from scene4d.apps.agent.server.policy_host import PolicyHost
 from scene4d.errors import ConfigError, DataFormatError, NumericsError, ResourceError, Scene4DError, SecurityError
@@ -25,6 +25,7 @@ REQUEST_SECONDS = 10.0
 IDLE_SECONDS = 60.0
 """Between two requests of one connection."""
 MAX_CONNECTIONS = 16
+"""That may come in; as many more wait to show that they may."""
 METHODS = {"info": "GET", "episodes": "POST", "step": "POST", "chunk": "POST", "end": "DELETE"}
 
 
@@ -32,7 +33,7 @@ class PolicyServer(ThreadingHTTPServer):
     """Answers requests; `serve_forever` until `shutdown`. Use in a with-block."""
 
     daemon_threads = True
-    request_queue_size = MAX_CONNECTIONS
+    request_queue_size = 2 * MAX_CONNECTIONS
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class PolicyServer(ThreadingHTTPServer):
         self.request_seconds, self.idle_seconds = request_seconds, idle_seconds
         self.num_requests, self.num_refused = 0, 0
         self.address_family = socket.AF_INET6 if ":" in access.host else socket.AF_INET
-        self._places = threading.Semaphore(MAX_CONNECTIONS)
+        self.connections = Connections(places=MAX_CONNECTIONS, waiting=MAX_CONNECTIONS)
         try:
             super().__init__((access.host, port), Handler)
         except OSError as error:
@@ -70,18 +71,12 @@ class PolicyServer(ThreadingHTTPServer):
         return self.access.url(self.server_port)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give a connection a thread, or turn it away where all are taken."""
-        if not self._places.acquire(blocking=False):
-            self.num_refused += 1
-            with contextlib.suppress(OSError):  # it may have gone away by itself
-                request.settimeout(1.0)
-                request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            self.shutdown_request(request)
-            return
+        """Give a connection a thread; it waits there until it has shown that it may come in."""
+        self.connections.come(request)
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread could be started, so none will give the place back
-            self._places.release()
+        except BaseException:  # no thread could be started, so none will take it off the list
+            self.connections.gone(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -89,7 +84,7 @@ class PolicyServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self.connections.gone(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that broke is no news; anything else is shown and the server goes on."""
@@ -121,6 +116,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         """One request within its time."""
         super().handle_one_request()
+        self.policy_server.connections.rest(self.connection)
         self._clock.restart()
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -138,6 +134,9 @@ class Handler(BaseHTTPRequestHandler):
             verb, key = _route(self.path)
             if (why := self._refusal()) is not None:
                 self._refuse(403, SecurityError(why, field="request"))
+            elif not self.policy_server.connections.begin(self.connection):
+                fix = f"ask on fewer connections at a time than {MAX_CONNECTIONS}"
+                self._refuse(503, ResourceError("is busy with others", field="server", fix=fix))
             elif verb is None:
                 self._refuse(404, DataFormatError("no such place", field="path", found=self.path[:80]))
             elif METHODS[verb] != self.command:

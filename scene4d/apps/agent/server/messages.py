@@ -68,8 +68,7 @@ def unpack(body: bytes) -> ObservationMessage:
     if version != VERSION:
         raise VersionError("is another version", field="body.version", found=str(version)[:40], expected=VERSION)
     arrays = {str(name): _array(body, start, name=str(name), entry=entry) for name, entry in header.items()}
-    if sum(a.nbytes for a in arrays.values()) != len(body) - start:
-        raise DataFormatError("arrays overlap or leave gaps", field="body", found=len(body) - start)
+    _check_places(header, size=len(body) - start)
     proprio, actions, goal = (arrays.pop(name, None) for name in ("proprio", "actions", "goal"))
     if proprio is None or proprio.dtype != TYPES["F32"] or proprio.ndim != 1:
         raise DataFormatError("is no robot's state", field="proprio", expected="[p] F32")
@@ -107,6 +106,19 @@ def _array(body: bytes, start: int, *, name: str, entry: Any) -> np.ndarray:
     if not (last <= len(body) - start and last - first == count * dtype.itemsize):
         raise DataFormatError("does not fit the body", field=field, found=f"{shape} at {place}")
     return np.frombuffer(body, dtype, count=count, offset=start + first).reshape(shape)
+
+
+def _check_places(header: Mapping[str, Any], *, size: int) -> None:
+    """Refuse arrays that lie over one another, or between which are bytes that belong to none."""
+    end, name = 0, "body"
+    for (first, last), name in sorted((entry["data_offsets"], name) for name, entry in header.items()):
+        if first != end:
+            problem = "overlaps another array" if first < end else "leaves a gap before it"
+            raise DataFormatError(problem, field=name[:60], found=first, expected=end)
+        end = last
+    if end != size:
+        problem, expected = "bytes lie behind the last array", f"{end} bytes"
+        raise DataFormatError(problem, field=name[:60], found=size, expected=expected)
 
 
 def _whole(values: Any, *, most: int) -> bool:

@@ -109,7 +109,7 @@ class _Dataset:
         }
         try:
             own = json.loads(self.index.value(row, "scene4d/info") or "{}")
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             own = {}
         own = own if isinstance(own, dict) else {}
         return {**known, **own, **self.known, "episode_index": self.index.value(row, "episode_index")}
