@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scene4d.bounds import MAX_NESTING, out_of_range, shown
 from scene4d.errors import ConfigError
+from scene4d.setting_ranges import MAX_NESTING, out_of_range, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -102,7 +102,7 @@ class Observation(TensorStruct):
             past.info,
             num_actions=past.actions.shape[-1],
             num_proprio=past.proprio.shape[-1],
-            step_seconds=_step(past.times),
+            step_seconds=step_of(past.times),
         )
         return cls(
             actions=past.actions[:-1],
@@ -131,7 +131,7 @@ class Observation(TensorStruct):
         return cls(
             actions=actions[:start].float(),
             proprio=proprio,
-            robot=robot_of_s4d(file, num_proprio=proprio.shape[-1], step_seconds=_step(scene.times)),
+            robot=robot_of_s4d(file, num_proprio=proprio.shape[-1], step_seconds=step_of(scene.times)),
             scene=known_at(scene, start),
             cameras=file.input_cameras(start),
             task=Task(str(file.info.get("task", ""))),
@@ -187,6 +187,6 @@ def known_at(scene: Scene4D, last: int) -> Scene4D:
     )
 
 
-def _step(times: Tensor) -> float | None:
+def step_of(times: Tensor) -> float | None:
     """Usual seconds between times [t]; None where there is one. Clocks of real cameras jitter."""
     return float(times.diff().median()) if len(times) > 1 else None

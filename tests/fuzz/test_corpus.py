@@ -10,6 +10,7 @@ import random
 
 import pytest
 from golden import FOLDER, MEBIBYTES, Target, check_input, load_target, target_names
+from peak_memory import peak_growth
 
 ROUNDS = 600
 WORDS = [
@@ -70,15 +71,13 @@ def test_golden_files_are_accepted(target, tmp_path):
 
 
 def test_damaged_files_raise_only_our_errors(target, tmp_path):
-    resource = pytest.importorskip("resource")
     dice, files = random.Random(0), target.golden()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     accepted = 0
-    for index in range(ROUNDS):
-        data = damaged(files[index % len(files)], dice)
-        accepted += check_input(target, target.mended(data) if index % 3 else data, tmp_path)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < MEBIBYTES * 1024, "KiB more at the highest than before"
+    with peak_growth() as grown:
+        for index in range(ROUNDS):
+            data = damaged(files[index % len(files)], dice)
+            accepted += check_input(target, target.mended(data) if index % 3 else data, tmp_path)
+        assert grown() < MEBIBYTES, "MiB more at the highest than before"
     assert 0 < accepted < ROUNDS, "damage of both kinds: harmless and not"
 
 

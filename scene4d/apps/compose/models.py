@@ -20,13 +20,13 @@ from torch.nn.modules.module import (
 
 from scene4d.apps.compose.assets import weights_file
 from scene4d.apps.training.run_config import RunConfig
-from scene4d.bounds import settings_out_of_range
 from scene4d.config import config_from_dict, dict_from_config
 from scene4d.errors import CheckpointError
 from scene4d.models.families import FAMILIES
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
 from scene4d.robot.spec import RobotSpec
+from scene4d.setting_ranges import settings_out_of_range
 from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
 from scene4d.world.family import Family
 
@@ -161,8 +161,9 @@ def _no_larger_than(num_values: int, *, file: Path) -> Iterator[None]:
     """
     most, mine, asked = SPARE_VALUES + 2 * num_values, threading.get_ident(), 0
 
-    def counted(module: nn.Module, name: str, value: Tensor | None) -> None:
+    def counted(*registered: Any) -> None:
         nonlocal asked
+        module, name, value = registered
         if threading.get_ident() != mine or value is None:
             return
         asked += value.numel()

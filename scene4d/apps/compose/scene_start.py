@@ -21,7 +21,7 @@ from scene4d.robot.bounds import within_bounds
 from scene4d.robot.spec import VectorSpec
 from scene4d.scene import Scene4D
 from scene4d.types import Frames, Task
-from scene4d.world.observation import Observation, robot_of_s4d
+from scene4d.world.observation import Observation, robot_of_s4d, step_of
 
 
 def start_of_file(
@@ -48,6 +48,8 @@ def start_of_file(
         robot = replace(robot, proprio=VectorSpec.from_rows(None, width=width))
     robot_of_head(models).check_same(robot, file=file.path)
     states = _states_of_file(file, scene, given=proprio, width=width)
+    robot = replace(robot, step_seconds=step_of(scene.times))
+    robot_of_head(models).check_same(robot, file=file.path)
     actions = file.actions if file.actions is not None else states.new_zeros(0, robot.action.width)
     cameras = file.input_cameras(_last_observed(scene))
     asked = Task(task, None if goal is None else checked_goal(torch.tensor(goal)))

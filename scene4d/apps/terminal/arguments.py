@@ -17,9 +17,9 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scene4d.apps.terminal.option_checks import flag
-from scene4d.bounds import out_of_range
 from scene4d.data.files.paths import refuse_protocol
 from scene4d.errors import ConfigError
+from scene4d.setting_ranges import out_of_range
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

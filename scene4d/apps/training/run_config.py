@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scene4d.bounds import is_folder_name, shown
 from scene4d.config import config_from_dict
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import check_training_seeds
@@ -20,6 +19,7 @@ from scene4d.models.pixel_transformer.family import PixelsStageConfig
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
+from scene4d.setting_ranges import is_folder_name, shown
 from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig
 from scene4d.train.optim import OptimConfig

@@ -51,6 +51,8 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
         if rank() == 0:
             remove_leftovers(root)
         write_text(root / "config.toml", toml_from_config(config))
+        if rank() == 0:
+            print(_precedence(options, root), file=sys.stderr)
         try:
             torch.set_num_threads(config.threads)
             run = Run(root, config)
@@ -60,6 +62,14 @@ def run_train(options: TrainOptions) -> dict[str, Any]:
         finally:
             torch.set_num_threads(before)
     return {"run": str(root), "weights": weights, "stages": stages, "seconds": round(time.monotonic() - start, 1)}
+
+
+def _precedence(options: TrainOptions, root: Path) -> str:
+    """Where the settings come from, each place before those that beat it."""
+    places = ["defaults", str(options.config), *(f"--set {text.partition('=')[0].strip()}" for text in options.set)]
+    places += ["--pixels"] if options.pixels else []
+    places += [] if options.steps is None else [f"--steps {options.steps}"]
+    return f"settings: {', then '.join(places)}; all of them: {root / 'config.toml'}"
 
 
 def _config(options: TrainOptions) -> RunConfig:

@@ -214,10 +214,10 @@ def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bo
     An index counts frames in the order in which they are shown, whatever their times are.
 
     Raises:
-        VideoError: the file cannot be decoded, is turned by its metadata, or has no frame of some index.
+        VideoError: the file cannot be decoded, is damaged, is turned by its metadata, or has no frame of some index.
     """
     wanted = list(indices)
-    done = 0
+    done, damaged = 0, None
     stamps = _frame_index(path).stamps
     with open_video(path) as container:
         container.streams.video[0].codec_context.thread_count = 1
@@ -229,7 +229,12 @@ def iterate_frames(path: str | os.PathLike, indices: Sequence[int], *, codes: bo
                     found = f"{frame.rotation} degrees"
                     where = {"file": path, "frame": wanted[done], "found": found, "fix": _UPRIGHT}
                     raise VideoError("is turned by its metadata", **where)
+                # What follows is made of it, up to the next picture that stands for itself.
+                damaged = place if frame.is_corrupt else None if frame.key_frame else damaged
                 if place == wanted[done]:
+                    if damaged is not None:
+                        found, fix = f"picture {damaged} holds other bits than were written", "copy the video again"
+                        raise VideoError("is damaged", file=path, frame=place, found=found, fix=fix)
                     yield _plane(frame, path) if codes else frame.to_ndarray(format="rgb24")
                     done += 1
         except (FFmpegError, ValueError, TypeError) as error:

@@ -51,7 +51,8 @@ class TrainOptions:
     rebuild: bool = False
     """Remove and make anew the stages in the run folder that another configuration made."""
     set: tuple[str, ...] = ()
-    """Any setting, such as vae.train.steps=100 record.episodes=3."""
+    """Any setting, such as vae.train.steps=100 record.episodes=3. --steps beats --set, --set beats the file, the file
+    beats the defaults; of two equal ones the last counts. Environment variables set nothing."""
 
     def __post_init__(self) -> None:
         if self.pixels and self.until != "policy":
