@@ -55,11 +55,15 @@ def _sources(options: EvalReconstructOptions) -> Iterator[Source]:
         yield from _simulated(task, options)
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()  # "²" is a digit too, and no number
+
+
 def _from_folder(recording: Recording, options: EvalReconstructOptions, *, name: str) -> Source:
     episode = read_part(recording, width=options.width, max_frames=options.max_frames, stride=options.stride)
     names = cameras_with_depth(recording, episode)
     held = tuple(h for h in options.holdout if h in episode.views and len(names) > 1)
-    holdouts: tuple[int | str, ...] = held or tuple(int(h) for h in options.holdout if h.isdigit() and int(h) > 1)
+    holdouts: tuple[int | str, ...] = held or tuple(int(h) for h in options.holdout if _is_number(h) and int(h) > 1)
     inputs = tuple(n for n in names if n not in held)
     if not holdouts or not inputs:
         problem, expected = "fits no camera of the recording, and is no number from 2", f"some of {names}, or numbers"

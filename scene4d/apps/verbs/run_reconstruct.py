@@ -148,7 +148,7 @@ def _holdout(text: str, cameras: Sequence[str]) -> tuple[str, int]:
         return "", 0
     if text in cameras:
         return text, 0
-    if text.isdigit() and int(text) >= 2:
+    if text.isascii() and text.isdigit() and int(text) >= 2:
         return "", int(text)
     expected = f"a number from 2 or one of {list(cameras)}"
     raise ConfigError("cannot hold out", field="holdout", found=text, expected=expected)
