@@ -29,6 +29,7 @@ from scene4d.data.formats.robots.rlbench import is_rlbench, open_rlbench
 from scene4d.data.formats.robots.rlds import is_tfrecord, open_rlds
 from scene4d.data.formats.robots.zarr_buffer import is_zarr_file, open_zarr
 from scene4d.data.formats.robots.zarr_store import is_zarr_folder
+from scene4d.data.formats.ros.rosbag_log import is_bag_folder
 from scene4d.data.timeline.frame_table import TableReader
 from scene4d.data.timeline.resync import ResyncedRecording
 from scene4d.disk_errors import reading
@@ -63,7 +64,7 @@ KNOWN = (
     "transforms.json (nerfstudio, instant-ngp, Blender, D-NeRF), COLMAP, Polycam, Stray Scanner, Record3D, "
     "RLBench episodes, videos with cameras.json, "
     "HDF5 (ManiSkill, robomimic, LIBERO, ALOHA, field map), zarr replay buffers, DROID and AgiBot World episodes, "
-    "RLDS TFRecord, MCAP"
+    "RLDS TFRecord, MCAP, ROS bags (.bag, .db3, folders)"
 )
 
 
@@ -141,6 +142,10 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
         from scene4d.data.formats.lerobot.lerobot import open_lerobot
 
         return open_lerobot(folder, supplied=supplied)
+    if is_bag_folder(folder):
+        from scene4d.data.formats.ros.ros_recording import open_bag
+
+        return open_bag(folder, loose_times=supplied.loose_times)
     for known, opened in LAYOUTS:
         if known(folder):
             found = opened(folder)
@@ -170,6 +175,10 @@ def _open_file(path: Path, supplied: Supplied) -> Sequence[TableReader] | None:
         from scene4d.data.formats.ros.ros_recording import open_mcap
 
         return open_mcap(path, loose_times=supplied.loose_times)
+    if path.suffix.lower() in (".bag", ".db3"):
+        from scene4d.data.formats.ros.ros_recording import open_bag
+
+        return open_bag(path, loose_times=supplied.loose_times)
     if path.name.startswith("transforms") and path.suffix == ".json":
         return open_transforms_file(path)
     if is_zarr_file(path):

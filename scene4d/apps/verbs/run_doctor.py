@@ -28,6 +28,7 @@ OPTIONAL = {
     "pycolmap": ("colmap", "COLMAP recordings"),
     "OpenEXR": ("exr", "depth in EXR"),
     "mcap": ("mcap", "MCAP recordings"),
+    "rosbag": ("rosbags", "ROS 1 and ROS 2 bags (.bag, .db3, folders)"),
     "gymnasium": ("env", "the learned simulator"),
     "transformers": ("depth", "depth for recordings without it"),
     "viser": ("view", "the viewer"),

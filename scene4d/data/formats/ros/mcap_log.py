@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scene4d.data.formats.ros.ros_log import Message, Topic
+from scene4d.data.formats.ros.ros_unpack import message_unpacked
 from scene4d.errors import DataFormatError, Scene4DError
 from scene4d.extras import optional
 
@@ -49,7 +50,7 @@ class McapLog:
             for schema, channel, message in found:
                 kind = "no schema" if schema is None else schema.name
                 decode = _Decode(decoders, encoding=channel.message_encoding, schema=schema)
-                yield Message(channel.topic, message.log_time, message.data, kind, decode)
+                yield Message(channel.topic, message.log_time, message_unpacked(message.data), kind, decode)
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,16 @@ def _at(found: Any, name: str) -> Any:
 
 
 def first_message(log: Log, topic: str) -> Any:
-    """The first message of a topic, decoded; None where there is none."""
+    """The first message of a topic that has some, decoded.
+
+    Raises:
+        DataFormatError: damaged.
+    """
     found = next(iter(log.messages((topic,), start=None, stop=None)), None)
-    return None if found is None else decoded(found, file=log.path)
+    if found is None:
+        fix = "copy it again"
+        raise DataFormatError("is damaged: no message is where it should be", file=log.path, field=topic, fix=fix)
+    return decoded(found, file=log.path)
 
 
 def seconds(stamp: Any, *, logged: int = 0) -> float:

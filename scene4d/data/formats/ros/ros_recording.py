@@ -35,6 +35,7 @@ from scene4d.data.formats.ros.ros_log import (
     stamps_of,
 )
 from scene4d.data.formats.ros.ros_topics import image_topics, joint_topics, unused_topics
+from scene4d.data.formats.ros.rosbag_log import BagLog, Db3Log, folder_log
 from scene4d.data.formats.ros.tf_tree import FrameTree, tree_of
 from scene4d.data.ledger import LeftOut, uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
@@ -121,8 +122,19 @@ def open_mcap(path: Path, *, loose_times: bool = False) -> list[TableRecording]:
     return open_log(McapLog(path), loose_times=loose_times)
 
 
-def open_log(log: Log, *, loose_times: bool = False) -> list[TableRecording]:
+def open_bag(path: Path, *, loose_times: bool = False) -> list[TableRecording]:
+    """The one recording of a .bag, a .db3 or the folder of a ROS 2 bag; see `open_log`."""
+    if path.is_dir():
+        log, lost = folder_log(path)
+        return open_log(log, loose_times=loose_times, notes=[lost])
+    return open_log(BagLog(path) if path.suffix.lower() == ".bag" else Db3Log(path), loose_times=loose_times)
+
+
+def open_log(log: Log, *, loose_times: bool = False, notes: Sequence[LeftOut] = ()) -> list[TableRecording]:
     """The one recording of a log: every camera with images, CameraInfo and tf.
+
+    Args:
+        notes: what of the log itself is not there.
 
     Raises:
         DataFormatError: damaged (names the last topic and time that can be read), or no ROS images.
@@ -138,7 +150,7 @@ def open_log(log: Log, *, loose_times: bool = False) -> list[TableRecording]:
     if not transforms:
         fix = "record /tf and /tf_static too"
         raise CalibrationError("no poses", file=path, field="tf", found=f"images of {images}", fix=fix)
-    cameras, notes, used = _cameras(log, topics, images=images)
+    cameras, unread, used = _cameras(log, topics, images=images)
     tree = _tree(log, transforms)
     cameras, root, lost = _placed(cameras, tree, file=path)
     clock = max((c.color for c in cameras.values()), key=lambda topic: (topics[topic].count, topic))
@@ -150,18 +162,18 @@ def open_log(log: Log, *, loose_times: bool = False) -> list[TableRecording]:
     info["proprio_spec"] = [{"name": name, "unit": joint_unit(name), "frame": "joint"} for name in names]
     info["topics"] = {name: [c.color, *([c.depth] if c.depth else [])] for name, c in cameras.items()}
     used |= {*transforms, *bag.joints, *(name for name, topic in topics.items() if topic.kind == INFO)}
-    notes += [lost, *unused_topics(topics, used=used), *_odd_times(bag)]
+    unread += [*notes, lost, *unused_topics(topics, used=used), *_odd_times(bag)]
     apart = "their links do not lead to the cameras' world"
-    notes.append(LeftOut("frames", "tf", tuple(tree.unconnected(root)), apart, lost=False))
+    unread.append(LeftOut("frames", "tf", tuple(tree.unconnected(root)), apart, lost=False))
     if joints is not None:
-        notes.append(joints.stale(ticks))
+        unread.append(joints.stale(ticks))
     recording = TableRecording(
         path=str(path),
         num_frames=len(ticks),
         fps=1 / (_pause(ticks) or 1.0),
         sizes={name: c.size for name, c in cameras.items()},
         depth_cameras=tuple(name for name, c in cameras.items() if c.depth),
-        info=with_left_out(info, *notes),
+        info=with_left_out(info, *unread),
         load=bag,
     )
     return [recording]
@@ -190,7 +202,8 @@ def _cameras(
     without: list[str] = []
     for topic in (t for t in first if t not in depths):
         info = f"{_folder(topic)}/camera_info"
-        calibration = first_message(log, info) if info in topics and topics[info].kind == INFO else None
+        listed = topics.get(info, Topic("", 0))
+        calibration = first_message(log, info) if listed.kind == INFO and listed.count else None
         name = _folder(topic).strip("/").replace("/", ".") or "camera"
         if calibration is None:
             without.append(topic)
