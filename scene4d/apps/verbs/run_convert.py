@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.formats.lerobot.lerobot_join import join_lerobot, must_match
 from scene4d.data.ledger import left_out
 from scene4d.data.timeline.stretches import read_in_stretches
-from scene4d.data.video.depth_codec import DEPTH_UNIT
+from scene4d.data.video.depth_codec import DEPTH_UNIT, LogDepth
 from scene4d.disk_errors import writing
 from scene4d.drafts import JOB, PARTS, claimed
 from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
@@ -151,14 +152,18 @@ def _write_part(options: ConvertOptions, index: int, *, first: Path | None) -> S
 
 
 def _write_draft(draft: Path, options: ConvertOptions, *, recording: Recording, first: Path | None) -> None:
-    fps, unit = options.fps or _rate(options), _depth_unit(options, recording, first=first)
-    try:
-        write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=unit)
-    except DepthError:
-        if first is not None or options.depth_unit or unit == COARSE_UNIT:
-            raise
-        # The sample did not show how far the first recording reaches.
-        write_lerobot(draft, [_stretches(recording, options)], fps=fps, depth_unit=COARSE_UNIT)
+    fps, stretches = options.fps or _rate(options), functools.partial(_stretches, recording, options)
+    if options.depth == "video":
+        write_lerobot(draft, [stretches()], fps=fps, depth_video=_depth_video(options, recording, first=first))
+    else:
+        unit = _depth_unit(options, recording, first=first)
+        try:
+            write_lerobot(draft, [stretches()], fps=fps, depth_unit=unit)
+        except DepthError:
+            if first is not None or options.depth_unit or unit == COARSE_UNIT:
+                raise
+            # The sample did not show how far the first recording reaches.
+            write_lerobot(draft, [stretches()], fps=fps, depth_unit=COARSE_UNIT)
     if first is not None:
         must_match(first, draft)
 
@@ -194,10 +199,24 @@ def _depth_unit(options: ConvertOptions, recording: Recording, *, first: Path | 
     if first is not None:
         cameras = read_json(first / layout.CAMERAS, fix="")["cameras"]
         return next((c["depth_unit"] for c in cameras.values() if "depth_unit" in c), DEPTH_UNIT)
+    return DEPTH_UNIT if _reach(recording, options) * HEADROOM <= FINE_REACH else COARSE_UNIT
+
+
+def _depth_video(options: ConvertOptions, recording: Recording, *, first: Path | None) -> LogDepth:
+    """LeRobot's own range, or a wider one where the first recording reaches further; all recordings share one."""
+    usual = LogDepth()
+    if first is not None:
+        features = read_json(first / layout.INFO, fix="")["features"].values()
+        found = (layout.video_entry(f).get("depth_max") for f in features)
+        return LogDepth(depth_max=next((far for far in found if far is not None), usual.depth_max))
+    return LogDepth(depth_max=max(usual.depth_max, math.ceil(_reach(recording, options) * HEADROOM)))
+
+
+def _reach(recording: Recording, options: ConvertOptions) -> float:
+    """The farthest depth in some of the frames, m."""
     stride = max(1, recording.num_frames // SAMPLES)
     sample = recording.read(stride=stride, cameras=options.cameras or None, size=small_size(recording))
-    reach = max((float(f.depth.max()) for f in sample.views.values() if f.depth is not None), default=0.0)
-    return DEPTH_UNIT if reach * HEADROOM <= FINE_REACH else COARSE_UNIT
+    return max((float(f.depth.max()) for f in sample.views.values() if f.depth is not None), default=0.0)
 
 
 def _rate(options: ConvertOptions) -> float:

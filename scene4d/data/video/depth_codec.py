@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,8 +35,12 @@ def encode_depth(depth: np.ndarray, *, unit: float = DEPTH_UNIT) -> bytes:
 
 
 def decode_depth(data: bytes, *, unit: float, size: tuple[int, int], file: str | os.PathLike) -> np.ndarray:
-    """z-depth [h w] float32 m of `encode_depth`'s bytes; size = (width, height)."""
-    return (_array(data, size=size, file=file).astype(np.float64) * unit).astype(np.float32)
+    """z-depth [h w] float32 m of `encode_depth`'s bytes, or of a TIFF of whole or broken numbers of `unit` m; 0 = hole.
+
+    size = (width, height).
+    """
+    values = _array(data, size=size, file=file).astype(np.float64)
+    return np.where(np.isfinite(values) & (values > 0), values * unit, 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,37 @@ class LogDepth:
     shift: float = 3.5
     use_log: bool = True
 
+    def encode(self, depth: np.ndarray) -> np.ndarray:
+        """Codes [h w] uint16 of z-depth [h w] m; what is no hole never gets a code that is read as one.
+
+        Raises:
+            DepthError: a depth lies beyond `depth_max`.
+        """
+        valid = np.isfinite(depth) & (depth > 0)
+        far = float(depth[valid].max(initial=0))
+        if far > self.depth_max:
+            fix = "give a larger depth_max, keep depth as PNG, or mask what is too far to be used"
+            where = {"field": "depth", "found": f"{far:.2f} m", "expected": f"<= {self.depth_max:g} m"}
+            raise DepthError("lies beyond the range of the depth video", **where, fix=fix)
+        low, high = self._ends()
+        metres = np.where(valid, depth, self.depth_min).astype(np.float64)
+        metres = np.log(metres + self.shift) if self.use_log else metres
+        codes = np.rint((metres - low) / (high - low) * _LARGEST_LOG).clip(HOLE_CODES + 1, _LARGEST_LOG)
+        return np.where(valid, codes, 0).astype(np.uint16)
+
+    def entry(self) -> dict[str, Any]:
+        """What info.json tells of it."""
+        return {f"video.{name}": value for name, value in asdict(self).items()}
+
+    def _ends(self) -> tuple[float, float]:
+        ends = np.array([self.depth_min, self.depth_max])
+        low, high = np.log(ends + self.shift) if self.use_log else ends
+        return float(low), float(high)
+
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """z-depth [h w] float32 m of codes [h w]; holes are 0."""
         share = codes.astype(np.float64) / _LARGEST_LOG
-        low, high = self.depth_min, self.depth_max
-        if self.use_log:
-            low, high = np.log(low + self.shift), np.log(high + self.shift)
+        low, high = self._ends()
         metres = low + share * (high - low)
         metres = np.exp(metres) - self.shift if self.use_log else metres
         return np.where(codes <= HOLE_CODES, 0, metres).astype(np.float32)

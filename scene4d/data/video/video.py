@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -41,15 +41,17 @@ class VideoEncoder:
         """Encode uint8 frames [h w 3], all of one size."""
         for frame in frames:
             if self._stream is None:
-                self._stream = self._container.add_stream("libx264", rate=self._rate)
-                self._stream.height, self._stream.width = frame.shape[:2]
-                self._stream.pix_fmt = self._pix_fmt
                 # Its macroblock tree is not the same each time where the sides are no multiples of 16.
-                options = {"preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
-                self._stream.options = {"crf": str(self._crf), **options}
-                self._stream.gop_size, self._stream.max_b_frames = _GOP_SIZE, 0
+                options = {"preset": "medium", "threads": "1", "x264-params": "mbtree=0", "crf": str(self._crf)}
+                self._begin("libx264", frame.shape, options=options)
             self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
             self.count += 1
+
+    def _begin(self, codec: str, shape: Sequence[int], *, options: dict[str, str]) -> None:
+        self._stream = self._container.add_stream(codec, rate=self._rate)
+        self._stream.height, self._stream.width = shape[:2]
+        self._stream.pix_fmt, self._stream.options = self._pix_fmt, options
+        self._stream.gop_size, self._stream.max_b_frames = _GOP_SIZE, 0
 
     def finish(self) -> None:
         """Write what is still to come, and the index.
@@ -67,7 +69,7 @@ class VideoEncoder:
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 
-    def __enter__(self) -> VideoEncoder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -76,6 +78,27 @@ class VideoEncoder:
         else:
             with contextlib.suppress(FFmpegError, OSError):
                 self._container.close()
+
+
+class CodesEncoder(VideoEncoder):
+    """Lossless HEVC of 12-bit codes, which is how LeRobot keeps depth (`LogDepth`)."""
+
+    def __init__(self, path: str | os.PathLike, *, fps: float):
+        super().__init__(path, fps=fps, pix_fmt="gray12le")
+
+    def add(self, frames: Iterable[np.ndarray]) -> None:
+        """Encode uint16 codes [h w] of at most 4095, all of one size."""
+        for codes in frames:
+            if self._stream is None:
+                alone = "lossless=1:pools=1:frame-threads=1:log-level=error"  # the same bytes each time
+                self._begin("libx265", codes.shape, options={"x265-params": alone})
+            height, width = codes.shape
+            frame = av.VideoFrame(width, height, "gray12le")
+            rows = np.zeros((height, frame.planes[0].line_size // 2), "<u2")
+            rows[:, :width] = codes
+            frame.planes[0].update(rows.tobytes())
+            self._mux(frame)
+            self.count += 1
 
 
 def encode_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: float, crf: int = 6) -> int:

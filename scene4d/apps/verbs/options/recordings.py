@@ -125,6 +125,7 @@ class ConvertOptions:
             "cameras",
             "segments",
             "size",
+            "depth",
             "depth_unit",
             "skip_bad",
         ),
@@ -150,8 +151,10 @@ class ConvertOptions:
     """Leave out recordings that cannot be read or do not fit the first, and say so in report.json."""
     fps: float = 0.0
     """Take frames as evenly spaced at this rate; 0 = as recorded."""
+    depth: Literal["png", "video"] = "png"
+    """How depth is kept: png, exact to its unit; or LeRobot's own video of 12 bits, small, with steps of 1 to 4 mm."""
     depth_unit: float = 0.0
-    """Metres a step of depth; 0 = 0.0001 where it reaches far enough, else 0.001."""
+    """Metres a step of depth as png; 0 = 0.0001 where it reaches far enough, else 0.001; lerobot knows no finer one."""
     calibration: Annotated[Path | None, FILE] = None
     """A cameras.json that lies elsewhere."""
     fit: Literal["none", "scale", "crop"] = "none"

@@ -224,6 +224,7 @@ class _Dataset:
         self, row: int, key: str, *, size: tuple[int, int], unit: float, rows: _Rows, notes: dict[str, Any]
     ) -> Pictures:
         if not self._is_video(key):
+            unit = layout.depth_unit(self.features[key], default=unit)
             return _Column(key, rows, kind="depth", size=size, unit=unit)
         entry = layout.video_entry(self.features[key])
         values = {k: entry[k] for k in ("depth_min", "depth_max", "shift", "use_log") if k in entry}

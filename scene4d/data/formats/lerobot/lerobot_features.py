@@ -10,16 +10,23 @@ import numpy as np
 import pyarrow as pa
 
 from scene4d.data.cameras.sidecar import CameraEntry
+from scene4d.data.video.depth_codec import LogDepth
 from scene4d.errors import DataFormatError
 from scene4d.types import Cameras, Episode
 
 SEGMENT_STEP = 16  # the rows of observation.segment_poses are padded to a multiple of this: episodes share one shape
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+MILLIMETRE = 1e-3
 INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
 
 
-def features_of(episode: Episode, *, cameras: Mapping[str, CameraEntry], fps: float) -> dict[str, dict[str, Any]]:
-    """The "features" of info.json for episodes like this one, whose pictures are those of `cameras`."""
+def features_of(
+    episode: Episode, *, cameras: Mapping[str, CameraEntry], fps: float, depth_video: LogDepth | None = None
+) -> dict[str, dict[str, Any]]:
+    """The "features" of info.json for episodes like this one, whose pictures are those of `cameras`.
+
+    Depth is marked as such for lerobot where it is a video, or PNG in whole millimetres: it knows no finer unit.
+    """
 
     def names(key: str, count: int) -> list[str]:
         spec = episode.info.get(key) or []
@@ -51,6 +58,12 @@ def features_of(episode: Episode, *, cameras: Mapping[str, CameraEntry], fps: fl
         for name in (camera.depth, camera.segments):
             if name is not None:
                 features[name] = {"dtype": "image", "shape": [*size, 1], "names": axes}
+        if camera.depth is not None and depth_video is not None:
+            stored = {"video.channels": 1, "video.codec": "hevc", "video.pix_fmt": "gray12le", "depth_unit": "m"}
+            marked = {k: v for k, v in video.items() if k != "video.is_depth_map"} | stored | depth_video.entry()
+            features[camera.depth] |= {"dtype": "video", "info": {**marked, "is_depth_map": True}}
+        elif camera.depth is not None and camera.depth_unit == MILLIMETRE:
+            features[camera.depth]["info"] = {"is_depth_map": True, "depth_unit": "mm"}
         if camera.viewmats:
             features[camera.viewmats] = {"dtype": "float32", "shape": [4, 4], "names": ["row", "column"]}
     return features

@@ -11,7 +11,7 @@ from typing import Any
 from scene4d.data.cameras.sidecar import CameraEntry
 from scene4d.data.files.json_files import read_json
 from scene4d.data.files.paths import inside_folder
-from scene4d.data.formats.lerobot.lerobot_features import INDEX_COLUMNS
+from scene4d.data.formats.lerobot.lerobot_features import INDEX_COLUMNS, MILLIMETRE
 from scene4d.data.ledger import LeftOut
 from scene4d.errors import DataFormatError, SecurityError, VersionError
 
@@ -83,6 +83,11 @@ def video_entry(feature: Mapping[str, Any]) -> dict[str, Any]:
 def is_depth_map(feature: Mapping[str, Any]) -> bool:
     """Whether a feature is marked as depth."""
     return video_entry(feature).get("is_depth_map") is True
+
+
+def depth_unit(feature: Mapping[str, Any], *, default: float) -> float:
+    """Metres a step of depth pictures, where the feature tells its unit ("m" or "mm"), as lerobot writes it."""
+    return {"m": 1.0, "mm": MILLIMETRE}.get(str(video_entry(feature).get("depth_unit")), default)
 
 
 def unused_parts(

@@ -20,8 +20,8 @@ import torch
 
 from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot_features import PictureMoments, image_column
-from scene4d.data.video.depth_codec import encode_depth, encode_segments
-from scene4d.data.video.video import VideoEncoder
+from scene4d.data.video.depth_codec import LogDepth, encode_depth, encode_segments
+from scene4d.data.video.video import CodesEncoder, VideoEncoder
 from scene4d.errors import DataFormatError
 from scene4d.types import Cameras, Episode, Frames
 
@@ -32,7 +32,7 @@ class Spooled:
 
     numbers: Episode  # [t], no views
     cameras: Mapping[str, Cameras]  # [t] each
-    images: tuple[str, ...]  # columns of encoded pictures that `Spool.stretches` yields
+    images: tuple[str, ...]  # columns of encoded pictures that `Spool.stretches` yields, and depth that is a video
 
 
 class Spool:
@@ -40,10 +40,10 @@ class Spool:
 
     def __init__(
         self, root: Path, *, where: Mapping[str, int], number: int, unit: float, crf: int,
-        moments: dict[str, PictureMoments],
+        moments: dict[str, PictureMoments], depth_video: LogDepth | None = None,
     ):  # fmt: skip
         self._root, self._where, self._number, self._unit, self._crf = root, where, number, unit, crf
-        self._moments = moments
+        self._moments, self._depth_video = moments, depth_video
         self._numbers: list[Episode] = []
         self._cameras: dict[str, list[Cameras]] = {}
         self._lengths: list[int] = []
@@ -51,6 +51,7 @@ class Spool:
         self._info: dict[str, Any] | None = None
         self._open, self._writing = contextlib.ExitStack(), contextlib.ExitStack()
         self._films: dict[str, VideoEncoder] = {}
+        self._codes: dict[str, CodesEncoder] = {}
         self._images: pq.ParquetWriter | None = None
         self._columns: tuple[str, ...] = ()
 
@@ -75,10 +76,11 @@ class Spool:
         if not self._lengths:
             self._names = list(stretch.views)
             for name in self._names:
-                key = f"observation.images.{name}"
-                file = self._root / layout.VIDEO_PATH.format(video_key=key, **self._where)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                self._films[name] = self._writing.enter_context(VideoEncoder(file, fps=fps, crf=self._crf))
+                film = VideoEncoder(self._video(f"observation.images.{name}"), fps=fps, crf=self._crf)
+                self._films[name] = self._writing.enter_context(film)
+                if self._depth_video is not None and stretch.views[name].depth is not None:
+                    codes = CodesEncoder(self._video(f"observation.depth.{name}"), fps=fps)
+                    self._codes[name] = self._writing.enter_context(codes)
         images: dict[str, pa.Array] = {}
         for name, frames in stretch.views.items():
             self._cameras.setdefault(name, []).append(frames.cameras)
@@ -111,12 +113,15 @@ class Spool:
         self._writing.close()
         numbers = Episode.cat(self._numbers).replace(info=self._info or {})
         cameras = {n: Cameras.cat(parts) for n, parts in self._cameras.items()}
-        return Spooled(numbers=numbers, cameras=cameras, images=self._columns)
+        images = (*self._columns, *(f"observation.depth.{name}" for name in self._codes))
+        return Spooled(numbers=numbers, cameras=cameras, images=images)
 
     def _image_columns(self, frames: Frames, *, name: str) -> dict[str, pa.Array]:
         """Depth and segments of a camera, encoded."""
         columns = {}
-        if frames.depth is not None:
+        if frames.depth is not None and self._depth_video is not None:
+            self._add_codes(frames.depth.detach().cpu().numpy(), name=name)
+        elif frames.depth is not None:
             depth = frames.depth.detach().cpu().numpy()
             columns[f"observation.depth.{name}"] = image_column([encode_depth(d, unit=self._unit) for d in depth])
             steps = np.rint(np.nan_to_num(depth, posinf=0, neginf=0).clip(0) / np.float32(self._unit))
@@ -126,6 +131,21 @@ class Spool:
             columns[f"observation.segments.{name}"] = image_column([encode_segments(ids[..., 0]) for ids in segments])
             self._count(f"observation.segments.{name}", (segments + 1).astype(np.uint16))
         return columns
+
+    def _add_codes(self, depth: np.ndarray, *, name: str) -> None:
+        """Depth [t h w] m into its video, counted in whole millimetres."""
+        if name not in self._codes or self._depth_video is None:
+            where = {"field": f"observation.depth.{name}", "frame": self._number}
+            raise DataFormatError("its columns change within it", **where, found="depth that was not there before")
+        codes = [self._depth_video.encode(each) for each in depth]
+        self._codes[name].add(codes)
+        millimetres = np.rint([1000 * self._depth_video.decode(each) for each in codes]).astype(np.int64)
+        self._count(f"observation.depth.{name}", millimetres[..., None], step=1e-3)
+
+    def _video(self, key: str) -> Path:
+        file = self._root / layout.VIDEO_PATH.format(video_key=key, **self._where)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
     def _count(self, column: str, pictures: np.ndarray, *, step: float = 1.0) -> None:
         self._moments.setdefault(column, PictureMoments(step=step)).add(pictures)

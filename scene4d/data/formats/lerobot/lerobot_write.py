@@ -25,7 +25,7 @@ from scene4d.data.formats.lerobot.lerobot_features import (
 )
 from scene4d.data.formats.lerobot.lerobot_spool import Spool, Spooled
 from scene4d.data.formats.lerobot.lerobot_tasks import tasks_of_frames
-from scene4d.data.video.depth_codec import DEPTH_UNIT
+from scene4d.data.video.depth_codec import DEPTH_UNIT, LogDepth
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, TimestampError
 from scene4d.files import atomic_folder
 from scene4d.types import Cameras, Episode
@@ -41,6 +41,7 @@ def write_lerobot(
     *,
     fps: float | None = None,
     depth_unit: float = DEPTH_UNIT,
+    depth_video: LogDepth | None = None,
     crf: int = 6,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -51,6 +52,8 @@ def write_lerobot(
     exact. Not written: alpha, and extras other than segments. The first episode fixes cameras, columns and sizes.
 
     Args:
+        depth_video: keep depth as LeRobot's own 12-bit video of this range, lossless but for its steps (of the default
+            range: 1 to 4 mm); None: as PNG.
         fps: frames a second; by default from the times of the first episode, which then may not come as stretches.
         crf: quality of the video, see `encode_video`.
         progress: called with the number of episodes written.
@@ -65,7 +68,7 @@ def write_lerobot(
         ResourceError: the folder exists already, or cannot be written.
     """
     with atomic_folder(path) as root:
-        writer = _Writer(root, fps=fps, depth_unit=depth_unit, crf=crf)
+        writer = _Writer(root, fps=fps, depth_unit=depth_unit, depth_video=depth_video, crf=crf)
         for number, episode in enumerate(episodes):
             if not writer.fps and not isinstance(episode, Episode):
                 raise ConfigError("is not known from a stretch", file=path, field="fps", fix="give the frame rate")
@@ -82,8 +85,10 @@ def write_lerobot(
 class _Writer:
     """One data set being written; the first episode fixes what all of them hold."""
 
-    def __init__(self, root: Path, *, fps: float | None, depth_unit: float, crf: int):
-        self.root, self.crf, self.unit = root, crf, depth_unit
+    def __init__(
+        self, root: Path, *, fps: float | None, depth_unit: float, depth_video: LogDepth | None, crf: int
+    ) -> None:
+        self.root, self.crf, self.unit, self.depth_video = root, crf, depth_unit, depth_video
         self.fps = 0.0 if fps is None else float(fps)  # 0: that of the first episode
         self.cameras: dict[str, CameraEntry] = {}
         self.features: dict[str, dict[str, Any]] = {}
@@ -98,8 +103,10 @@ class _Writer:
         """Write one episode's files."""
         number = len(self.rows)
         where = {"chunk_index": number // CHUNK_SIZE, "file_index": number % CHUNK_SIZE}
-        spool = Spool(self.root, where=where, number=number, unit=self.unit, crf=self.crf, moments=self.pictures)
-        with spool:
+        with Spool(
+            self.root, where=where, number=number, unit=self.unit, crf=self.crf, moments=self.pictures,
+            depth_video=self.depth_video,
+        ) as spool:  # fmt: skip
             for stretch in stretches:
                 if not self.fps:
                     self.fps = _fps_of(stretch.times)
@@ -111,16 +118,17 @@ class _Writer:
                 self._begin(spooled)
             columns = self._columns(numbers, number=number)
             columns |= self._pose_columns(spooled.cameras, number=number)
-            found = {*columns, *(name for name in spooled.images if name in self.features)}
+            stored = {name for name, feature in self.features.items() if feature["dtype"] != "video"}
+            found = {*columns, *(name for name in spooled.images if name in stored)}
             self._check_columns(found, columns, number=number)
             self._write_table(spool, columns, where=where)
         named = dict.fromkeys(columns["task_index"].to_pylist())
         row = {"episode_index": number, "tasks": [self.tasks[k] for k in named], "length": length}
         row |= {f"data/{key}": value for key, value in where.items()}
         row |= {"dataset_from_index": self.num_frames, "dataset_to_index": self.num_frames + length}
-        for camera in self.cameras.values():
-            row |= {f"videos/{camera.rgb}/{key}": value for key, value in where.items()}
-            row |= {f"videos/{camera.rgb}/from_timestamp": 0.0, f"videos/{camera.rgb}/to_timestamp": length / self.fps}
+        for name in (name for name, feature in self.features.items() if feature["dtype"] == "video"):
+            row |= {f"videos/{name}/{key}": value for key, value in where.items()}
+            row |= {f"videos/{name}/from_timestamp": 0.0, f"videos/{name}/to_timestamp": length / self.fps}
         segments = None if numbers.segment_poses is None else numbers.segment_poses.shape[-2]
         row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         row |= {"scene4d/num_segments": segments, "scene4d/info": json.dumps(dict(numbers.info))}
@@ -159,7 +167,7 @@ class _Writer:
         for name, cameras in first.cameras.items():
             depth, segments = (f"observation.{kind}.{name}" in first.images for kind in ("depth", "segments"))
             self.cameras[name] = camera_entry(name, cameras, unit=self.unit, depth=depth, segments=segments)
-        self.features = features_of(first.numbers, cameras=self.cameras, fps=self.fps)
+        self.features = features_of(first.numbers, cameras=self.cameras, fps=self.fps, depth_video=self.depth_video)
         self.robot = first.numbers.info.get("robot")
 
     def _write_table(self, spool: Spool, columns: Mapping[str, pa.Array], *, where: Mapping[str, int]) -> None:
