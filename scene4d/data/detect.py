@@ -158,7 +158,7 @@ def _open_folder(folder: Path, supplied: Supplied) -> Sequence[TableReader] | No
         return open_zarr(folder, supplied=supplied)
     if is_colmap(folder):
         return open_colmap(folder)
-    if is_rig(folder):
+    if is_rig(folder, alone=supplied.fov_deg is not None):
         return [open_rig(folder, supplied=supplied)]
     files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: natural_order(p.name))
     opened = [_open_file(path, supplied) for path in files]
@@ -235,5 +235,5 @@ def _how_to_supply(root: Path) -> str:
         "supply them as (1) for each camera a folder with images/NAME.png, depth/NAME.png (16-bit, "
         "millimetres, registered to colour), K.txt (3x3 in pixels) and poses.txt (16 numbers a line, camera-to-world, "
         f"OpenCV axes, metres); (2) a LeRobot v3 data set with a depth feature and {root.name}/meta/cameras.json, "
-        f"filled in from the template {TEMPLATE}"
+        f"filled in from the template {TEMPLATE}; (3) for videos without geometry, a field of view (--fov)"
     )

@@ -1,12 +1,19 @@
+import ast
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from synthetic_folder import fingerprint, write_images, write_set
 
+import scene4d
 from scene4d.apps.verbs.run_check import CheckOptions, run_check, text_of
-from scene4d.errors import ConfigError, DataFormatError
+from scene4d.apps.verbs.run_convert import ConvertOptions, run_convert
+from scene4d.data.detect import open_recordings
+from scene4d.data.video.video import encode_video
+from scene4d.errors import CalibrationError, ConfigError, DataFormatError
 
 KEYS = {"source", "format", "num_recordings", "num_frames", "recordings", "findings", "ok"}
 FINDING = {"kind", "camera", "field", "found", "expected", "fix", "mendable", "score", "recordings"}
@@ -92,3 +99,66 @@ def test_traps_of_real_recordings_are_found(shared_data):
     assert "CalibrationError" in droid and droid["frame_counts"]["recordings"]
     assert not kinds("robot_gsdynamics_rope_4cam"), "that its world was turned is listed, and no fault"
     assert kinds("robot_agibot_calibrated", samples=1)["non_square_pixels"]["camera"]
+
+
+def test_a_guess_is_never_a_fact(tmp_path):
+    write_set(tmp_path / "set")
+    (tmp_path / "set" / "meta" / "cameras.json").unlink()
+    report = run_check(CheckOptions(tmp_path / "set", calibration=True, samples=1))
+    (facts,) = report["recordings"]
+    assert facts["calibration_note"] == "unknown" and facts["up"] is None and "calibration" not in facts
+    for camera in facts["cameras"].values():
+        assert (camera["moving"], camera["fov_deg"], camera["pixel_aspect"]) == (None, None, None)
+    text = text_of(report)
+    assert "field of view unknown" in text and "stands still" not in text and "60" not in text.split("WRONG")[0]
+    assert "--fov" in text
+
+
+def test_a_field_of_view_makes_colour_alone_readable_and_is_remembered(tmp_path):
+    (tmp_path / "clip").mkdir()
+    pictures = [np.full((48, 64, 3), 20 * k + 20, np.uint8) for k in range(8)]
+    encode_video(tmp_path / "clip" / "front.mp4", pictures, fps=10)
+    with pytest.raises(CalibrationError, match="--fov"):
+        run_convert(ConvertOptions(tmp_path / "clip", tmp_path / "copy"))
+    report = run_check(CheckOptions(tmp_path / "clip", calibration=True, fov=70.0))
+    assert report["ok"] and "70 deg" in report["recordings"][0]["calibration_note"]
+    assert run_convert(ConvertOptions(tmp_path / "clip", tmp_path / "copy", fov=70.0))["frames"] == 8
+    (copy,) = open_recordings(tmp_path / "copy")
+    assert copy.info["calibration"].startswith("approximate: a guess of 70 deg")
+    camera = copy.read(0, 1).views["front"].cameras
+    assert 2 * np.degrees(np.arctan(32 / float(camera.Ks[0, 0, 0]))) == pytest.approx(70, rel=1e-4)
+    again = run_check(CheckOptions(tmp_path / "copy", calibration=True))
+    assert again["ok"] and again["recordings"][0]["cameras"]["front"]["fov_deg"] is None
+    assert "calibration is approximate" in text_of(again) and "stands still" not in text_of(again)
+
+
+@pytest.mark.parametrize("fov", [-1.0, 0.5, 180.0, float("nan")])
+def test_no_field_of_view(tmp_path, fov):
+    for options in (CheckOptions, ConvertOptions):
+        with pytest.raises(ConfigError, match="field of view"):
+            options(tmp_path, fov=fov)
+
+
+def test_the_share_that_agrees_is_shown_on_its_scale(tmp_path):
+    write_images(tmp_path / "walk")
+    report = run_check(CheckOptions(tmp_path / "walk", calibration=True))
+    figures = report["recordings"][0]["calibration"]
+    assert 0 < figures["scale"]["poor"] < figures["scale"]["good"] < figures["agreement"] and figures["relative"] < 0.01
+    text = text_of(report)
+    assert "of the pixels seen twice agree (good: 45 % and more; poor: under 25 %)" in text and "% of the depth" in text
+
+
+FRAMES_MOVED = re.compile(r"fps_mode (cfr|vfr|drop)|vsync|-r RATE|\bfps=\d|-vf fps", re.I)
+
+
+def test_no_words_of_a_fix_change_which_state_belongs_to_which_frame():
+    """Every text in the package: none gives a command that doubles or drops frames."""
+    package = Path(scene4d.__file__).parent
+    texts = {
+        (file.name, node.value)
+        for file in sorted(package.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    commands = [(name, text) for name, text in texts if "ffmpeg" in text]
+    assert commands and not [entry for entry in texts if FRAMES_MOVED.search(entry[1])]

@@ -49,9 +49,7 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, *, prog: str, description: str, examples: Sequence[str]) -> None:
         epilog = "\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else None
         style = argparse.RawDescriptionHelpFormatter  # it keeps the lines of the examples
-        super().__init__(
-            prog=prog, description=description, epilog=epilog, formatter_class=style, allow_abbrev=False
-        )
+        super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=style, allow_abbrev=False)
         # Any negative number is a value, also -1e-3, which argparse takes for a flag.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 

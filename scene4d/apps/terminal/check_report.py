@@ -53,6 +53,7 @@ def _facts(facts: Mapping[str, Any]) -> list[str]:
     task = f", task {facts['task'].splitlines()[0]!r}" if facts["task"] else ""
     lines.append(f"  {facts['num_frames']} frames at {facts['fps']:g} a second ({facts['times']}){task}")
     lines.append(f"  units {facts['units']}; up in the world is {facts['up'] or 'not clear'}")
+    lines += [f"  calibration is {facts['calibration_note']}"] if facts.get("calibration_note") else []
     lines += [_camera(name, camera) for name, camera in facts["cameras"].items()]
     for entry in facts["left_out"]:
         lines.append(f"  not used: {entry['field']} {_listed(entry['names'])} ({entry['reason']})")
@@ -70,15 +71,21 @@ def _camera(name: str, camera: Mapping[str, Any]) -> str:
     if camera["depth"]:
         near, median, far = camera["depth_m"] or (0, 0, 0)
         depth = f"depth on {100 * camera['depth_coverage']:.0f} %, {near:g} .. {median:g} .. {far:g} m"
-    moves = "moves" if camera["moving"] else "stands still"
-    return f"  camera {name}: {camera['width']}x{camera['height']}, {camera['fov_deg']:g} deg, {moves}, {depth}"
+    moves = {None: "whether it moves unknown", True: "moves", False: "stands still"}[camera["moving"]]
+    view = "field of view unknown" if camera["fov_deg"] is None else f"{camera['fov_deg']:g} deg"
+    return f"  camera {name}: {camera['width']}x{camera['height']}, {view}, {moves}, {depth}"
 
 
 def _calibration(figures: Mapping[str, Any]) -> str:
     if figures["untested"]:
         return f"  calibration: not tested ({figures['untested']})"
     off = "" if figures["median_mm"] is None else f", median {figures['median_mm']:g} mm apart"
-    return f"  calibration: {figures['pairs']} pairs of views agree on {100 * figures['agreement']:.0f} %{off}"
+    off += "" if figures["relative"] is None else f" ({100 * figures['relative']:.2g} % of the depth)"
+    share, scale = f"{100 * figures['agreement']:.0f} % of the pixels seen twice agree", figures["scale"]
+    good, poor = (f"{100 * scale[k]:.0f} %" for k in ("good", "poor"))
+    return (
+        f"  calibration: {share} (good: {good} and more; poor: under {poor}){off}, in {figures['pairs']} pairs of views"
+    )
 
 
 def _listed(names: list[Any]) -> str:

@@ -10,7 +10,12 @@ from scene4d.apps.terminal.progress import counter_shown
 from scene4d.apps.verbs.check_splats import check_splats
 from scene4d.apps.verbs.options.recordings import CheckOptions
 from scene4d.data.detect import open_recordings
-from scene4d.data.diagnose.calibration.calibration_check import CalibrationReport, check_calibration
+from scene4d.data.diagnose.calibration.calibration_check import (
+    GOOD_SHARE,
+    POOR_SHARE,
+    CalibrationReport,
+    check_calibration,
+)
 from scene4d.data.diagnose.calibration.sample import read_sample
 from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.inspect import GUESSED, describe, ledger_findings, read_through, sample_findings
@@ -27,15 +32,15 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
 
     Returns {source, format, recordings: [...], findings: [{kind, camera, field, found, expected, fix, mendable, score,
     recordings}], ok}. recordings holds those looked into, as `describe` has them (left_out: what the reader did not
-    use), with {calibration: {pairs, agreement, median_mm, untested}} where asked for; num_recordings and num_frames
-    count all. ok: nothing was found. Of a file of splats: as `check_splats`.
+    use), with {calibration: {pairs, agreement, scale: {good, poor}, median_mm, relative, untested}} where asked for;
+    num_recordings and num_frames count all. ok: nothing was found. Of a file of splats: as `check_splats`.
 
     Raises:
         DataFormatError: there is no such file or folder.
     """
     if is_splats(options.source):
         return check_splats(options.source)
-    recordings, refused = _opened(options)
+    recordings, refused, guessed = _opened(options)
     findings: dict[Finding, list[int]] = {f: [] for f in refused}
     for k, recording in enumerate(recordings):
         _note(findings, ledger_findings(left_out(recording.info)), index=k)
@@ -43,7 +48,7 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
     looked_into = _spread(len(recordings), options.samples)
     with counter_shown("looking into recordings") as count:
         for done, k in enumerate(looked_into, 1):
-            facts, found = _looked_into(recordings[k], calibration=options.calibration)
+            facts, found = _looked_into(recordings[k], calibration=options.calibration, guessed=guessed)
             described.append({"index": k, **facts})
             _note(findings, found, index=k)
             count(done, len(looked_into))
@@ -69,10 +74,10 @@ def _note(findings: dict[Finding, list[int]], found: Sequence[Finding], *, index
             where.append(index)
 
 
-def _opened(options: CheckOptions) -> tuple[Sequence[Recording], list[Finding]]:
-    """The recordings, and what their reader refused; refused calibration is guessed, so that the rest can be seen."""
+def _opened(options: CheckOptions) -> tuple[Sequence[Recording], list[Finding], bool]:
+    """The recordings, what their reader refused, and whether calibration is guessed so that the rest can be seen."""
     try:
-        return open_recordings(options.source, cameras=options.cameras), []
+        return open_recordings(options.source, cameras=options.cameras, fov_deg=options.fov or None), [], False
     except Scene4DError as error:
         if not options.source.exists():
             raise
@@ -80,21 +85,21 @@ def _opened(options: CheckOptions) -> tuple[Sequence[Recording], list[Finding]]:
         if isinstance(error, CalibrationError):
             for guess in GUESSES:
                 try:
-                    return open_recordings(options.source, cameras=options.cameras, **guess), findings
+                    return open_recordings(options.source, cameras=options.cameras, **guess), findings, True
                 except Scene4DError:
                     continue
-        return [], findings
+        return [], findings, False
 
 
-def _looked_into(recording: Recording, *, calibration: bool) -> tuple[dict[str, Any], list[Finding]]:
+def _looked_into(recording: Recording, *, calibration: bool, guessed: bool) -> tuple[dict[str, Any], list[Finding]]:
     try:
         sample = read_sample(recording)
     except Scene4DError as error:
         facts = {"path": str(recording.path), "num_frames": recording.num_frames, "cameras": {}}
         return facts, [finding_of(error)]
-    facts, findings = describe(sample), sample_findings(sample)
+    facts, findings = describe(sample, guessed=guessed), sample_findings(sample)
     # A guess is known to be wrong: nothing is learnt from testing it.
-    if calibration and GUESSED not in recording.info:
+    if calibration and not guessed and GUESSED not in recording.info:
         report = check_calibration(sample)
         findings += report.findings
         facts["calibration"] = _figures(report)
@@ -106,7 +111,9 @@ def _figures(report: CalibrationReport) -> dict[str, Any]:
     return {
         "pairs": report.num_pairs,
         "agreement": rounded(report.agreement, 3),
+        "scale": {"good": GOOD_SHARE, "poor": POOR_SHARE},
         "median_mm": rounded(report.median_mm, 2),
+        "relative": rounded(report.relative, 5),
         "untested": report.untested,
     }
 

@@ -228,7 +228,9 @@ def _rate(options: ConvertOptions) -> float:
 def _opened(options: ConvertOptions) -> Sequence[Recording]:
     mends = tuple(parse_mend(text) for text in options.fix)
     fit, resync = (None if choice == "none" else choice for choice in (options.fit, options.resync))
-    recordings = open_recordings(options.source, cameras=options.calibration, fit=fit, resync=resync)
+    recordings = open_recordings(
+        options.source, cameras=options.calibration, fov_deg=options.fov or None, fit=fit, resync=resync
+    )
     return [MendedRecording(r, mends) for r in recordings] if mends else recordings
 
 

@@ -112,7 +112,7 @@ def find_cameras(
         return entries, {"calibration": f"approximate: a guess of {supplied.fov_deg:g} deg, cameras at the origin"}
     sources = ", ".join(f"{name} ({w}x{h})" for name, (w, h) in list(sizes.items())[:12]) or "none"
     problem, without = f"there is no calibration: {what} has no place for it", "to look at images without geometry"
-    fix = f"write {places[0]} as {SCHEMA} (template: {TEMPLATE}); {without}, give a field of view"
+    fix = f"write {places[0]} as {SCHEMA} (template: {TEMPLATE}); {without}, give a field of view (--fov, or fov_deg)"
     raise CalibrationError(problem, file=places[0], field="cameras", found=f"images of {sources}", fix=fix)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from scene4d.data.diagnose.calibration.sample import Sample, small_size
-from scene4d.data.diagnose.calibration.world_axis import up_axis
 from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.frame_faults import check_pictures
+from scene4d.data.diagnose.world_axis import up_axis
 from scene4d.data.ledger import LeftOut
 from scene4d.data.timeline.stretches import full_sizes
 from scene4d.errors import Scene4DError
@@ -23,15 +23,22 @@ SQUARE = 0.05  # fx and fy differ by less, or pixels are not square
 GUESSED = "calibration"  # what readers write where nothing was measured
 
 
-def describe(sample: Sample) -> dict[str, Any]:
-    """JSON-ready facts of a recording; depth and the ranges of actions as the sample shows them."""
+def describe(sample: Sample, *, guessed: bool = False) -> dict[str, Any]:
+    """JSON-ready facts of a recording; depth and the ranges of actions as the sample shows them.
+
+    Args:
+        guessed: calibration was made up to look inside. What it would say is None, as where the recording's own notes
+            call its calibration a guess.
+    """
     recording, windows = sample.recording, sample.windows
+    unknown = guessed or GUESSED in recording.info
     sizes, moving = full_sizes(recording), sample.moving()
     cameras = {}
     for name in sample.cameras:
         frames = [w.views[name] for w in windows]
         cameras[name] = {"width": sizes[name][0], "height": sizes[name][1], "moving": name in moving}
         cameras[name] |= _lens_facts(frames[0], size=sizes[name]) | _depth_facts(frames)
+        cameras[name] |= dict.fromkeys(("moving", "fov_deg", "pixel_aspect")) if unknown else {}
     info = recording.info
     return {
         "path": str(recording.path),
@@ -41,7 +48,8 @@ def describe(sample: Sample) -> dict[str, Any]:
         "times": str(info.get("times") or "recorded"),
         "cameras": cameras,
         "units": str(info.get("units") or "m"),
-        "up": None if GUESSED in info else up_axis(sample),
+        "up": None if unknown else up_axis(sample),
+        "calibration_note": "unknown" if guessed else info.get(GUESSED),
         "actions": _columns(torch.cat([w.actions for w in windows]), info.get("action_spec")),
         "left_out": [entry.as_dict() for entry in sample.left_out()],
         "proprio": _columns(torch.cat([w.proprio for w in windows]), info.get("proprio_spec")),

@@ -4,8 +4,8 @@ import torch
 from memory_recording import MemoryRecording
 
 from scene4d.data.diagnose.calibration.sample import read_sample
-from scene4d.data.diagnose.calibration.world_axis import up_axis
 from scene4d.data.diagnose.repair.mend import MENDS, Mend, MendedRecording, apply_mend, parse_mend
+from scene4d.data.diagnose.world_axis import up_axis
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.geometry.camera import unproject
 
@@ -22,6 +22,11 @@ SPELLED = (
     "swap=left/right",
     "lag=-1@left",
     "up=-z",
+    "flip_vertical",
+    "flip_vertical=depth@left",
+    "flip_horizontal=rgb",
+    "turn=180",
+    "turn=90,depth@left",
 )
 
 
@@ -39,7 +44,7 @@ def test_spelling_comes_back():
 @pytest.mark.parametrize(
     "text",
     ["", "magic", "opengl=1", "depth_scale", "depth_scale=0", "depth_scale=-1", "K_scale=nan", "depth_scale=a", "up=w",
-     "lag=0.5", "swap=left", "depth_shift=1"],
+     "lag=0.5", "swap=left", "depth_shift=1", "flip_vertical=left", "turn", "turn=45", "turn=depth", "turn=90,180"],
 )  # fmt: skip
 def test_what_is_no_mend_is_refused(text):
     with pytest.raises(ConfigError):
@@ -109,6 +114,35 @@ def test_mended_depth_moves_by_shares_of_the_picture(recording):
     small = recording.read(size=(64, 48))
     assert torch.equal(apply_mend(Mend("depth_shift", (2 / 128, 0)), small).views["left"].depth[..., 1:],
                        small.views["left"].depth[..., :-1])  # fmt: skip
+
+
+def test_pictures_are_turned_and_calibration_stays(recording):
+    whole = recording.episode.views["left"]
+    marked = whole.replace(alpha=whole.rgb[..., 0], extras={"segments": whole.rgb[..., 1:2]})
+    episode = recording.episode.replace(views={"left": marked, "right": marked})
+    for text, dims in (("flip_vertical@left", (1,)), ("flip_horizontal@left", (2,)), ("turn=180@left", (1, 2))):
+        left, right = apply_mend(parse_mend(text), episode).views.values()
+        assert torch.equal(left.rgb, marked.rgb.flip(dims)) and torch.equal(left.depth, marked.depth.flip(dims))
+        assert torch.equal(left.alpha, marked.alpha.flip(dims))
+        assert torch.equal(left.extras["segments"], marked.extras["segments"].flip(dims))
+        assert torch.equal(left.cameras.viewmats, marked.cameras.viewmats)
+        assert torch.equal(left.cameras.Ks, marked.cameras.Ks) and torch.equal(right.rgb, marked.rgb)
+    only = apply_mend(parse_mend("flip_vertical=depth"), episode).views["left"]
+    assert torch.equal(only.rgb, marked.rgb) and torch.equal(only.depth, marked.depth.flip(1))
+    only = apply_mend(parse_mend("flip_vertical=rgb"), episode).views["left"]
+    assert torch.equal(only.rgb, marked.rgb.flip(1)) and torch.equal(only.depth, marked.depth)
+    with pytest.raises(ConfigError, match="size"):
+        apply_mend(parse_mend("turn=90"), episode)
+
+
+def test_a_quarter_turn_is_clockwise():
+    square = spoil.episode_of({"one": spoil.camera_walk(2)})
+    crop = square.views["one"]
+    rgb, depth = crop.rgb[:, :, :96], crop.depth[:, :, :96]
+    cameras = crop.cameras.replace(width=96)
+    episode = square.replace(views={"one": crop.replace(rgb=rgb, depth=depth, cameras=cameras)})
+    turned = apply_mend(parse_mend("turn=90"), episode).views["one"]
+    assert torch.equal(turned.rgb[:, 0, -1], rgb[:, 0, 0]) and torch.equal(turned.depth[:, -1, -1], depth[:, 0, -1])
 
 
 @pytest.mark.parametrize("axis", ["-z", "+x", "-y"])

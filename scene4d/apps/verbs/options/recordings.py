@@ -96,12 +96,15 @@ class CheckOptions:
     """Decode every picture of every recording."""
     cameras: Annotated[Path | None, FILE] = None
     """A cameras.json that lies elsewhere."""
+    fov: float = 0.0
+    """Horizontal field of view in degrees to take where there is no calibration; 0 = not known."""
     samples: int = 3
     """Recordings to look into, spread over all that there are; metadata is read of every one. 0 = only that."""
 
     def __post_init__(self) -> None:
         if self.samples < 0:
             raise ConfigError("is out of range", field="samples", found=self.samples, expected=">= 0")
+        _check_fov(self.fov)
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,9 @@ class ConvertOptions:
     """Metres a step of depth as png; 0 = 0.0001 where it reaches far enough, else 0.001; lerobot knows no finer one."""
     calibration: Annotated[Path | None, FILE] = None
     """A cameras.json that lies elsewhere."""
+    fov: float = 0.0
+    """Horizontal field of view in degrees to take where there is no calibration, cameras at the origin; 0 = not known.
+    The result notes that its calibration is approximate."""
     fit: Literal["none", "scale", "crop"] = "none"
     """What to do with calibration of another picture size: refuse it, or say how the pictures were made."""
     resync: Literal["none", "nearest"] = "none"
@@ -173,6 +179,7 @@ class ConvertOptions:
         ):
             if not good:
                 raise ConfigError("is out of range", field=name, found=getattr(self, name))
+        _check_fov(self.fov)
         if self.fps and self.resync != "none":
             fix = "leave out --fps: the grid has the rate of the recording"
             raise ConfigError("contradict each other about times", field="fps, resync", fix=fix)
@@ -204,3 +211,8 @@ class RepairOptions:
         if output.is_relative_to(source):
             fix = "name a folder elsewhere: the input is not touched"
             raise ConfigError("lies inside the data set", file=self.output, field="output", fix=fix)
+
+
+def _check_fov(fov: float) -> None:
+    if fov and not 1 < fov < 170:
+        raise ConfigError("is no field of view", field="fov", found=fov, expected="1..170, or 0")

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene4d.data.diagnose.calibration.hypotheses import Hypothesis, compound_hypotheses, hypotheses_of
+from scene4d.data.diagnose.calibration.finding_words import finding_in_words
+from scene4d.data.diagnose.calibration.hypotheses import Hypothesis, hypotheses_of
+from scene4d.data.diagnose.calibration.misfit import check_fit
 from scene4d.data.diagnose.calibration.registration import check_registration
 from scene4d.data.diagnose.calibration.reprojection import Agreement, agreement
-from scene4d.data.diagnose.calibration.sample import Rows, Sample, rows_of, shades_of, views_of
-from scene4d.data.diagnose.calibration.world_axis import check_world_axis
+from scene4d.data.diagnose.calibration.sample import Rows, Sample, rows_of, views_of
+from scene4d.data.diagnose.calibration.scale_search import axes_and_scale_hypotheses, is_sound, scale_hypotheses
 from scene4d.data.diagnose.finding import Finding
 from scene4d.data.diagnose.frame_faults import check_holes
-from scene4d.data.diagnose.repair.mend import Mend
-from scene4d.data.timeline.stretches import full_sizes
+from scene4d.data.diagnose.world_axis import check_world_axis
 
 ANCHORS = 6
 GAPS = (1, 3, 8, 20)
@@ -33,7 +34,7 @@ MIN_PAIRS, MIN_PIXELS = 3, 30
 MAX_MISTAKES = 4
 GLANCE, HOPEFUL = 10, 10  # pairs that tell whether a hypothesis is worth all pairs, and how many are
 POOR = 0.5
-PLAUSIBLE_DEPTH = (0.05, 30.0)
+GOOD_SHARE, POOR_SHARE = 0.45, 0.25  # of the pixels seen twice: most well calibrated recordings, most spoiled ones
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,18 @@ class CalibrationReport:
     """Share of the pixels seen twice that agree, as recorded."""
     median_mm: float | None = None
     """Median distance in depth between what two views measured, mm."""
+    relative: float | None = None
+    """The same as a share of the depth."""
     untested: str = ""
 
 
 @dataclass(frozen=True)
 class _Gain:
-    """How a hypothesis compares with what is: cost sums over pixels that either of the two covers, pair by pair."""
+    """How a hypothesis compares with what is, over the pixels that either of the two covers, pair by pair."""
 
-    before: float
+    before: float  # blame of a pixel
     after: float
+    shares: tuple[float, float]  # of the pixels that agree, before and after
     better: float
     num_pairs: int
     total: float
@@ -63,6 +67,8 @@ class _Gain:
     @property
     def clear(self) -> bool:
         enough = self.num_pairs >= MIN_PAIRS and self.better >= MIN_BETTER
+        # Less to blame is not enough: cameras that look away from each other have nothing to blame.
+        enough = enough and self.shares[1] - self.shares[0] >= MIN_GAIN
         return enough and self.after <= MAX_RATIO * self.before and self.before - self.after >= MIN_GAIN
 
 
@@ -74,21 +80,22 @@ def check_calibration(sample: Sample) -> CalibrationReport:
         findings += check_world_axis(sample, tested=False)
         reason = "one camera that stands still: there are no two views" if sample.depth_cameras else "no depth"
         return CalibrationReport(tuple(findings), 0, untested=reason)
-    mends = [m for f in findings for m in f.mends]
-    rows, shades = rows_of(sample), shades_of(sample)
-    before = agreement(views_of(sample, shades), pairs)
+    mends, rows = [m for f in findings for m in f.mends], rows_of(sample)
+    before = agreement(views_of(sample), pairs)
     for _ in range(MAX_MISTAKES):
         mended = sample.mended(mends)
-        found = _worst_mistake(mended, rows, shades=shades, pairs=pairs)
+        found = _worst_mistake(mended, rows, pairs=pairs)
         if found is None:
             break
-        findings.append(_finding(mended, found[0], gain=found[1]))
+        findings.append(finding_in_words(mended, found[0], score=found[1].shares))
         mends += findings[-1].mends
+    findings += check_fit(sample.mended(mends), rows, pairs=pairs, mended=bool(mends))
     findings += check_world_axis(sample.mended(mends), tested=True)
-    covered, share, median_mm = before.covered, 0.0, None
+    covered, share, median_mm, relative = before.covered, 0.0, None, None
     if covered.any():
         share, median_mm = 1 - float(before.cost[covered].mean()), 1e3 * float(before.metres[covered].median())
-    return CalibrationReport(tuple(findings), len(pairs), agreement=share, median_mm=median_mm)
+        relative = float(before.relative[covered].abs().median())
+    return CalibrationReport(tuple(findings), len(pairs), agreement=share, median_mm=median_mm, relative=relative)
 
 
 def pairs_of(rows: Rows, *, moving: Sequence[str]) -> Tensor:
@@ -121,15 +128,14 @@ def _thinned(pairs: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     return [pairs[i] for i in torch.linspace(0, len(pairs) - 1, count).round().long().tolist()]
 
 
-def _worst_mistake(sample: Sample, rows: Rows, *, shades: Tensor, pairs: Tensor) -> tuple[Hypothesis, _Gain] | None:
+def _worst_mistake(sample: Sample, rows: Rows, *, pairs: Tensor) -> tuple[Hypothesis, _Gain] | None:
     """The hypothesis that explains most of what differs, if any does so clearly."""
-    base = agreement(views_of(sample, shades), pairs)
+    base = agreement(views_of(sample), pairs)
 
     def tried(hypothesis: Hypothesis, *, most: int) -> _Gain:
         concerned = _concerned(hypothesis, rows, pairs=pairs).nonzero()[:, 0]
         few = concerned[torch.linspace(0, len(concerned) - 1, min(most, len(concerned))).round().long()]
-        views = views_of(sample.mended(hypothesis.mends), shades)
-        gain = _gain(_pairs_at(base, few), agreement(views, pairs[few]))
+        gain = _gain(base.at(few), agreement(views_of(sample.mended(hypothesis.mends)), pairs[few]))
         return dataclasses.replace(gain, total=gain.total * len(concerned) / max(1, len(few)))
 
     def clear_among(hypotheses: Sequence[Hypothesis]) -> list[tuple[Hypothesis, _Gain]]:
@@ -138,9 +144,9 @@ def _worst_mistake(sample: Sample, rows: Rows, *, shades: Tensor, pairs: Tensor)
         gains = [(h, tried(h, most=len(pairs))) for h, _ in hopeful]
         return [(h, g) for h, g in gains if g.clear]
 
-    clear = clear_among(hypotheses_of(sample))
-    if max((1 - g.after for _, g in clear), default=0) < POOR and float(base.cost[base.known].mean()) > POOR:
-        clear += clear_among(compound_hypotheses())
+    clear = clear_among(hypotheses_of(sample) + scale_hypotheses(sample, rows, pairs=pairs))
+    if max((g.shares[1] for _, g in clear), default=0) < POOR and not is_sound(base):
+        clear += clear_among(axes_and_scale_hypotheses(sample, pairs=pairs))
     return max(clear, key=lambda item: item[1].total * item[0].likely) if clear else None
 
 
@@ -152,82 +158,19 @@ def _concerned(hypothesis: Hypothesis, rows: Rows, *, pairs: Tensor) -> Tensor:
     return torch.isin(rows.camera[pairs], index).any(1)
 
 
-def _pairs_at(result: Agreement, index: Tensor) -> Agreement:
-    return Agreement(*(getattr(result, n)[index] for n in ("cost", "covered", "known", "metres")))
-
-
 def _gain(base: Agreement, changed: Agreement) -> _Gain:
     shared = base.known & changed.known & (base.covered | changed.covered)
-    before, after, pixels = (base.cost * shared).sum(1), (changed.cost * shared).sum(1), shared.sum(1)
+    before, after, pixels = (base.blame * shared).sum(1), (changed.blame * shared).sum(1), shared.sum(1)
     differ = (pixels >= MIN_PIXELS) & ((before - after).abs() > 1e-3 * pixels)
     if not differ.any():
-        return _Gain(0, 0, 0, 0, 0)
-    before, after, count = before[differ], after[differ], float(pixels[differ].sum())
+        return _Gain(0, 0, (0, 0), 0, 0, 0)
+    count, compared = float(pixels[differ].sum()), shared & differ[:, None]
+    agreed = lambda result: 1 - float((result.cost * compared).sum()) / count
     return _Gain(
-        before=float(before.sum()) / count,
-        after=float(after.sum()) / count,
-        better=float((after < before).float().mean()),
+        before=float(before[differ].sum()) / count,
+        after=float(after[differ].sum()) / count,
+        shares=(agreed(base), agreed(changed)),
+        better=float((after < before)[differ].float().mean()),
         num_pairs=int(differ.sum()),
-        total=float((before - after).sum()),
+        total=float((before - after)[differ].sum()),
     )
-
-
-def _finding(sample: Sample, hypothesis: Hypothesis, *, gain: _Gain) -> Finding:
-    found, expected, mends = _in_words(sample, hypothesis)
-    cameras = hypothesis.cameras
-    return Finding(
-        kind=hypothesis.kind,
-        camera=",".join(cameras) if cameras else None,
-        field="pose" if mends[-1].name == "position_scale" else hypothesis.field,
-        found=found,
-        expected=expected,
-        fix=" ".join(str(m) for m in mends),
-        mends=mends,
-        score=(1 - gain.before, 1 - gain.after),
-    )
-
-
-def _in_words(sample: Sample, hypothesis: Hypothesis) -> tuple[str, str, tuple[Mend, ...]]:
-    """Found, expected, and the mends (of two that explain the same, the likelier)."""
-    mends, value = hypothesis.mends, hypothesis.mends[-1].value
-    match hypothesis.kind:
-        case "camera_axes":
-            return _axes_in_words(mends), "OpenCV axes, poses as the format defines them", mends
-        case "depth_unit":
-            return _unit_in_words(sample, mends[0])
-        case "camera_axes_and_depth_unit":
-            found, expected, scaled = _unit_in_words(sample, mends[-1])
-            return f"{_axes_in_words(mends[:-1])}, and {found}", f"OpenCV axes, and {expected}", (*mends[:-1], *scaled)
-        case "ray_depth":
-            return "depth is the distance along the ray", "z-depth, along the optical axis", mends
-        case "K_size":
-            camera = mends[0].cameras[0] if mends[0].cameras else sample.depth_cameras[0]
-            width, height = full_sizes(sample.recording)[camera]
-            across, down = float(value[0]), float(value[-1])
-            return f"K for {width / across:.0f}x{height / down:.0f} pictures", f"K for {width}x{height}", mends
-        case "lag":
-            late = int(value[0])
-            moved = f"{abs(late)} frame{'s' if abs(late) > 1 else ''} {'late' if late > 0 else 'early'}"
-            return f"poses come {moved}", "each picture with its own pose", mends
-        case "swapped_cameras":
-            return f"{value[0]} has the calibration of {value[1]} and the reverse", "each camera its own", mends
-    raise KeyError(hypothesis.kind)
-
-
-def _axes_in_words(mends: Sequence[Mend]) -> str:
-    words = {
-        "opengl": "OpenGL axes (y up, z back)",
-        "inverted": "poses inverted (camera-from-world for world-from-camera, or the reverse)",
-    }
-    return " and ".join(words[m.name] for m in mends)
-
-
-def _unit_in_words(sample: Sample, mend: Mend) -> tuple[str, str, tuple[Mend, ...]]:
-    factor, names = float(mend.value[0]), mend.cameras or sample.depth_cameras
-    depth = torch.cat([w.views[n].known_depth.flatten() for w in sample.windows for n in names])
-    median = float(depth[depth > 0].median())
-    # Depth and positions in different units agree whichever of the two is changed.
-    if not mend.cameras and PLAUSIBLE_DEPTH[0] < median < PLAUSIBLE_DEPTH[1]:
-        times = f"{factor:g} times too small" if factor > 1 else f"{1 / factor:g} times too large"
-        return f"camera positions {times} for the depth", "one unit, metres", (Mend("position_scale", (1 / factor,)),)
-    return f"depth with a median of {median:.4g} m", f"{median * factor:.4g} m", (mend,)

@@ -11,7 +11,6 @@ from scene4d.data.diagnose.repair.mend import Mend
 from scene4d.data.timeline.stretches import full_sizes
 
 AXES = (("opengl",), ("inverted",), ("inverted", "opengl"))
-FACTORS = (1000.0, 100.0, 10.0, 5.0, 4.0, 2.0, 0.5, 0.25, 0.2, 0.1, 0.01, 0.001)
 SIZES = (
     (128, 128), (160, 120), (224, 224), (256, 256), (320, 180), (320, 240), (424, 240), (480, 270), (512, 512),
     (640, 360), (640, 480), (800, 600), (848, 480), (960, 540), (1024, 768), (1024, 1024), (1280, 720), (1280, 960),
@@ -22,6 +21,7 @@ OFF_CENTRE = 0.08
 SAME_SIZE = 0.05
 ALIKE = 0.03
 ODD = 0.93
+PARTS = ("", "rgb", "depth")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,12 @@ class Hypothesis:
 
     @property
     def likely(self) -> float:
-        """What its gain counts for: K of pictures in other proportions must explain clearly more than plain scaling."""
-        return ODD if any(m.name == "K_scale" and len(m.value) == 2 for m in self.mends) else 1.0
+        """What its gain counts for: what fits anything a little must explain clearly more than a plain mistake.
+
+        That is a factor between positions and depth, and K of pictures in other proportions.
+        """
+        odd = any(m.name.endswith("_scale") and (m.name != "K_scale" or len(m.value) == 2) for m in self.mends)
+        return ODD if odd else 1.0
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -45,14 +49,14 @@ class Hypothesis:
 
 
 def hypotheses_of(sample: Sample) -> list[Hypothesis]:
-    """What to try on a sample: everything on all cameras, then on each, then exchanges of two."""
+    """What to try on a sample: everything on all cameras, then on each, then exchanges of two. For scale see there."""
     names, moving = sample.depth_cameras, sample.moving()
     scopes: list[tuple[str, ...]] = [()]
     scopes += [(n,) for n in names] if len(names) > 1 else []
     found: list[Hypothesis] = []
     for scope in scopes:
         found += [Hypothesis("camera_axes", "pose", tuple(Mend(w, (), scope) for w in words)) for words in AXES]
-        found += [Hypothesis("depth_unit", "depth", (Mend("depth_scale", (f,), scope),)) for f in FACTORS]
+        found += _orientations(sample, scope)
         found.append(Hypothesis("ray_depth", "depth", (Mend("ray_depth", (), scope),)))
         found += [Hypothesis("K_size", "K", (Mend("K_scale", v, scope),)) for v in _K_factors(sample, scope or names)]
     lagging = [tuple(n for n in names if n in moving)]
@@ -65,13 +69,22 @@ def hypotheses_of(sample: Sample) -> list[Hypothesis]:
     return found
 
 
-def compound_hypotheses() -> list[Hypothesis]:
-    """Axes and unit wrong at once: neither alone makes views agree."""
-    return [
-        Hypothesis("camera_axes_and_depth_unit", "pose, depth", (*(Mend(w) for w in words), Mend("depth_scale", (f,))))
-        for words in AXES
-        for f in FACTORS
-    ]
+def _orientations(sample: Sample, scope: tuple[str, ...]) -> list[Hypothesis]:
+    """Pictures that lie otherwise than the calibration says: all of them, colour alone or depth alone."""
+    found = []
+    for part in PARTS:
+        value = (part,) if part else ()
+        found.append(Hypothesis("upside_down", part or "rgb, depth", (Mend("flip_vertical", value, scope),)))
+        found.append(Hypothesis("mirrored", part or "rgb, depth", (Mend("flip_horizontal", value, scope),)))
+        for angle in (90, 180, 270) if _all_square(sample, scope) else (180,):
+            turn = Mend("turn", (str(angle), *value), scope)
+            found.append(Hypothesis("turned", part or "rgb, depth", (turn,)))
+    return found
+
+
+def _all_square(sample: Sample, scope: tuple[str, ...]) -> bool:
+    sizes = full_sizes(sample.recording)
+    return all(sizes[n][0] == sizes[n][1] for n in scope or sample.cameras)
 
 
 def _K_factors(sample: Sample, names: Sequence[str]) -> list[tuple[float, ...]]:

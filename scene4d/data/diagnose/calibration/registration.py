@@ -82,13 +82,15 @@ def _shift_of(sample: Sample, name: str) -> tuple[tuple[int, int], float, float]
 def _finding(sample: Sample, shift: tuple[tuple[int, int], float, float], *, camera: str | None) -> Finding:
     (right, down), before, after = shift
     cameras = sample.windows[0].views[camera or sample.depth_cameras[0]].cameras
+    across, along = 100 * abs(right) / cameras.width, 100 * abs(down) / cameras.height
+    sides = [f"{across:.1f} % {'left' if right > 0 else 'right'} of"] if right else []
+    sides += [f"{along:.1f} % {'above' if down > 0 else 'below'}"] if down else []
     mend = Mend("depth_shift", (right / cameras.width, down / cameras.height), (camera,) if camera else ())
     return Finding(
         kind="depth_not_registered",
         camera=camera,
         field="depth",
-        found=f"outlines of depth lie {-100 * right / cameras.width:.1f} % right of and "
-        f"{-100 * down / cameras.height:.1f} % below those of colour",
+        found=f"outlines of depth lie {' and '.join(sides)} those of colour",
         expected="depth registered to the colour camera",
         fix=f"{mend}; where depth comes from a camera of its own, register it with both calibrations instead",
         mends=(mend,),

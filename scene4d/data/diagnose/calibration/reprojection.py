@@ -32,13 +32,25 @@ class Agreement:
 
     cost [p q] in 0..1: 0 = there is the same surface of the same shade, 1 = not, or the pixel left the image;
     covered [p q]: the second view measured depth there; known [p q]: the cost means something (the first view measured
-    depth, and the second one too where the pixel landed inside); metres [p q]: difference of depth where covered.
+    depth, and the second one too where the pixel landed inside); metres [p q]: difference of depth where covered;
+    relative [p q]: its share of the depth, negative where the second view looks through what the first one sees.
     """
 
     cost: Tensor
     covered: Tensor
     known: Tensor
     metres: Tensor
+    relative: Tensor
+
+    @property
+    def blame(self) -> Tensor:
+        """The cost [p q] in 0..2: what looks through a surface counts twice, for a surface may only be hidden."""
+        return self.cost + (self.relative < -DEPTH_TOLERANCE)
+
+    def at(self, index: Tensor) -> Agreement:
+        """The pairs of an index."""
+        parts = (self.cost, self.covered, self.known, self.metres, self.relative)
+        return Agreement(*(part[index] for part in parts))
 
 
 def local_shade(rgb: Tensor) -> Tensor:
@@ -53,10 +65,10 @@ def local_shade(rgb: Tensor) -> Tensor:
     return ((grey - mean) / (deviation + 0.02))[:, 0]
 
 
-def agreement(views: Views, pairs: Tensor) -> Agreement:
-    """Carry every fourth pixel of the first view of each pair [p 2] into the second, and compare."""
+def agreement(views: Views, pairs: Tensor, *, every: int = EVERY) -> Agreement:
+    """Carry a pixel in `every` rows and columns of the first view of each pair [p 2] into the second, and compare."""
     first, second = views_at(views, pairs[:, 0]), views_at(views, pairs[:, 1])
-    thin = (slice(None), slice(EVERY // 2, None, EVERY), slice(EVERY // 2, None, EVERY))
+    thin = (slice(None), slice(every // 2, None, every), slice(every // 2, None, every))
     measured = first.depth[thin].flatten(1) > 0
     height, width = views.depth.shape[-2:]
     centres = pixel_centres(width, height, like=views.depth)[thin[1:]].flatten(0, 1)
@@ -67,12 +79,12 @@ def agreement(views: Views, pairs: Tensor) -> Agreement:
     there, weight, shade = _sampled(second, torch.nan_to_num(pixels))
     covered = measured & inside & (weight > 0.5)
     metres = torch.where(covered, (z - there).abs(), 0.0)
-    relative = torch.where(covered, metres / torch.minimum(z, there).clamp_min(1e-9), 0.0)
-    off = (relative / DEPTH_TOLERANCE).clamp(max=1)
+    relative = torch.where(covered, (z - there) / torch.minimum(z, there).clamp_min(1e-9), 0.0)
+    off = (relative.abs() / DEPTH_TOLERANCE).clamp(max=1)
     paler = ((first.shade[thin].flatten(1) - shade).abs() / SHADE_TOLERANCE).clamp(max=1)
     same = torch.where(off < 1, 0.5 * off + 0.5 * paler, 1.0)
     cost, known = torch.where(covered, same, 1.0), measured & (covered | ~inside)
-    return Agreement(cost=cost, covered=covered, known=known, metres=metres)
+    return Agreement(cost=cost, covered=covered, known=known, metres=metres, relative=relative)
 
 
 def views_at(views: Views, index: Tensor) -> Views:

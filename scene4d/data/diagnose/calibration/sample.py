@@ -18,6 +18,7 @@ PICTURES = 96
 PIXELS = 60_000_000  # decoded for a sample, at most: fewer of large pictures
 WINDOWS = 4
 MAX_LAG = 2
+SHADE = "local_shade"  # among the extras of a sample's frames
 MOVED = 1e-4  # a camera that stands still may be written with rounding
 
 
@@ -82,8 +83,14 @@ def read_sample(recording: Recording) -> Sample:
         firsts = torch.linspace(0, recording.num_frames - length, count).round().long().tolist()
         spans = [(a, a + length) for a in firsts]
     size = small_size(recording)
-    windows = tuple(recording.read(a, b, size=size) for a, b in spans)
+    windows = tuple(_shaded(recording.read(a, b, size=size)) for a, b in spans)
     return Sample(recording, tuple(a for a, _ in spans), windows)
+
+
+def _shaded(window: Episode) -> Episode:
+    """The window with the local shade of every picture beside it, so that mends turn both alike."""
+    shade = lambda f: {**f.extras, SHADE: local_shade(f.rgb)[..., None]}
+    return window.replace(views={n: f.replace(extras=shade(f)) for n, f in window.views.items()})
 
 
 def small_size(recording: Recording) -> tuple[int, int]:
@@ -107,19 +114,14 @@ def rows_of(sample: Sample) -> Rows:
     return Rows(names, torch.cat(camera), torch.cat(frame), torch.cat(inner))
 
 
-def shades_of(sample: Sample) -> torch.Tensor:
-    """Local shade [n h w] of every picture with depth, in the order of `rows_of`."""
-    return torch.cat([local_shade(w.views[n].rgb) for w in sample.windows for n in sample.depth_cameras])
-
-
-def views_of(sample: Sample, shade: torch.Tensor) -> Views:
+def views_of(sample: Sample) -> Views:
     """Every picture with depth, in the order of `rows_of`."""
     frames = [w.views[n] for w in sample.windows for n in sample.depth_cameras]
     return Views(
         viewmats=torch.cat([f.cameras.viewmats for f in frames]),
         Ks=torch.cat([f.cameras.Ks for f in frames]),
         depth=torch.cat([f.depth for f in frames if f.depth is not None]),
-        shade=shade,
+        shade=torch.cat([f.extras[SHADE][..., 0] for f in frames]),
     )
 
 

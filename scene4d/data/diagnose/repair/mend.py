@@ -1,7 +1,7 @@
 """Mends: named corrections of calibration and depth, applied while reading; what is on disk stays as it is.
 
 A mend is spelled NAME, NAME=VALUE or NAME=VALUE@CAMERA,CAMERA (all cameras where none is named), such as
-"opengl", "depth_scale=0.001" or "K_scale=0.5@wrist".
+"opengl", "depth_scale=0.001" or "K_scale=0.5@wrist". What turns pictures may be for a part of them: "turn=90,depth".
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from scene4d.geometry.rotation import multiply_quat, quat_from_matrix
 from scene4d.types import Cameras, Episode, Frames, Recording
 
 AXES = {f"{sign}{axis}": (k, 1.0 if sign == "+" else -1.0) for k, axis in enumerate("xyz") for sign in "+-"}
+TURNS = ("flip_vertical", "flip_horizontal", "turn")
+PARTS = ("rgb", "depth")
+ANGLES = ("90", "180", "270")
 HOLE_TOLERANCE = 1e-4
 Numbers = tuple[float, ...]
 
@@ -31,7 +34,7 @@ class Mend:
     name: str
     """One of `MENDS`."""
     value: tuple[float | str, ...] = ()
-    """Numbers, two camera names (swap), or an axis (up)."""
+    """Numbers, two camera names (swap), an axis (up), or an angle and a part of the pictures (`TURNS`)."""
     cameras: tuple[str, ...] = ()
     """Cameras it is for; all where empty."""
 
@@ -54,16 +57,20 @@ def parse_mend(text: str) -> Mend:
         fix = "; ".join(f"{n}: {k.meaning}" for n, k in MENDS.items())
         raise ConfigError("no such mend", field="fix", found=name, expected=list(MENDS), fix=fix)
     parts = tuple(p for p in value.split("/" if name == "swap" else ",") if p)
-    words: tuple[str, ...] = parts if name in ("swap", "up") else ()
+    words: tuple[str, ...] = parts if name in ("swap", "up", *TURNS) else ()
     numbers: tuple[float, ...] = ()
     wrong = ConfigError("has another value", field=f"fix {name}", found=text, expected=kind.spelling)
-    if not words:
+    if not words and name not in TURNS:
         try:
             numbers = tuple(float(p) for p in parts)
         except ValueError:
             raise wrong from None
     if len(parts) not in kind.counts or (name == "up" and parts[0] not in AXES):
         raise wrong
+    if name in TURNS:
+        angles, rest = (parts[:1], parts[1:]) if name == "turn" else ((), parts)
+        if not {*angles} <= {*ANGLES} or not {*rest} <= {*PARTS}:
+            raise wrong
     if name == "lag" and any(number % 1 for number in numbers):
         raise wrong
     if name.endswith("_scale") and not all(0 < v < float("inf") for v in numbers):
@@ -91,10 +98,8 @@ def apply_mend(mend: Mend, episode: Episode) -> Episode:
         return episode.replace(views=views)
     if mend.name == "up":
         return _turned(episode, axis=str(mend.value[0]))
-    change = MENDS[mend.name].change
     chosen = mend.cameras or tuple(episode.views)
-    numbers = tuple(float(value) for value in mend.value)
-    views = {n: change(f, numbers) if n in chosen else f for n, f in episode.views.items()}
+    views = {n: _mended(f, mend) if n in chosen else f for n, f in episode.views.items()}
     return episode.replace(views=views)
 
 
@@ -148,6 +153,35 @@ class MendedRecording(RecordingReader):
     def _first_time(self, offset: int) -> Tensor:
         """Seconds at which the first frame that is left was taken."""
         return self.recording.read(offset, offset + 1, cameras=self.cameras[:1], size=(8, 8)).times[0]
+
+
+def _mended(frames: Frames, mend: Mend) -> Frames:
+    if mend.name in TURNS:
+        return _laid_otherwise(frames, mend)
+    return MENDS[mend.name].change(frames, tuple(float(value) for value in mend.value))
+
+
+def _laid_otherwise(frames: Frames, mend: Mend) -> Frames:
+    """Pictures turned or mirrored, their calibration left alone."""
+    parts = {v for v in mend.value if v in PARTS} or {*PARTS}
+    quarters = next((ANGLES.index(str(v)) + 1 for v in mend.value if v in ANGLES), 0)
+    if quarters % 2 and frames.cameras.width != frames.cameras.height:
+        found = f"{frames.cameras.width}x{frames.cameras.height}"
+        fix = "turn the pictures at their source, and give the calibration of the turned ones"
+        raise ConfigError("would change the size of the pictures", field=f"fix {mend}", found=found, fix=fix)
+
+    def laid(x: Tensor, rows: int) -> Tensor:
+        if mend.name == "turn":
+            return torch.rot90(x, -quarters, (rows, rows + 1))
+        return x.flip(rows if mend.name == "flip_vertical" else rows + 1)
+
+    if "depth" in parts:
+        frames = _with_depth(frames, lambda depth: laid(depth, -2))
+    if "rgb" in parts:
+        alpha = None if frames.alpha is None else laid(frames.alpha, -2)
+        extras = {name: laid(x, -3) for name, x in frames.extras.items()}
+        frames = frames.replace(rgb=laid(frames.rgb, -3), alpha=alpha, extras=extras)
+    return frames
 
 
 def _seen_by(frames: Frames, cameras: Cameras) -> Frames:
@@ -252,6 +286,9 @@ MENDS: dict[str, _Kind] = {
         "depth lies beside colour (shares of width, height)", "depth_shift=0.01,0", (2,), _depth_shift
     ),
     "K_scale": _Kind("K is for pictures of another size", "K_scale=0.5 or K_scale=0.5,0.4", (1, 2), _K_scale),
+    "flip_vertical": _Kind("pictures are upside down", "flip_vertical or flip_vertical=rgb or =depth", (0, 1)),
+    "flip_horizontal": _Kind("pictures are mirrored", "flip_horizontal or flip_horizontal=rgb or =depth", (0, 1)),
+    "turn": _Kind("pictures are to be turned clockwise by 90, 180, 270 degrees", "turn=180 or turn=90,rgb", (1, 2)),
     "swap": _Kind("two cameras are exchanged", "swap=left/right", (2,)),
     "lag": _Kind("pictures belong to the pose so many frames later", "lag=1 or lag=-1", (1,)),
     "up": _Kind("this axis of the world points up", "up=-z", (1,)),

@@ -34,10 +34,14 @@ STATE_SPEC = [
 ]
 
 
-def is_rig(folder: Path) -> bool:
-    """Whether a folder (or its videos/) holds videos, and a calibration or an annotation goes with them."""
+def is_rig(folder: Path, *, alone: bool = False) -> bool:
+    """Whether a folder (or its videos/) holds videos, and a calibration or an annotation goes with them.
+
+    Args:
+        alone: videos are enough.
+    """
     companions = [folder / ANNOTATION, *(folder / name for name in CALIBRATIONS)]
-    return any(p.is_file() for p in companions) and bool(_videos(folder))
+    return (alone or any(p.is_file() for p in companions)) and bool(_videos(folder))
 
 
 def open_rig(folder: Path, *, supplied: Supplied) -> TableRecording:
