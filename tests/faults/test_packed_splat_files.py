@@ -76,6 +76,7 @@ CASES: dict[str, tuple[str, bytes, str, str | None]] = {  # file, bytes, kind of
     ".splat empty": ("a.splat", b"", "DataFormatError", "size"),
     ".splat cut": ("a.splat", splat_file(cloud(9))[:-5], "DataFormatError", "size"),
     ".splat of noise": ("a.splat", np.random.default_rng(0).bytes(3200), "DataFormatError", "scales"),
+    ".splat of words": ("a.splat", b"hello world 1234" * 8, "DataFormatError", "scales"),
     "spz cut": ("a.spz", SPZ[:-60], "DataFormatError", "count"),
     "spz cut in its sum": ("a.spz", SPZ[:-3], "DataFormatError", "count"),
     "spz damaged": ("a.spz", SPZ[:90] + b"\xff" * 8 + SPZ[98:], "DataFormatError", None),

@@ -10,6 +10,7 @@ import torch
 
 from scene4d.errors import DataFormatError, GaussianError
 from scene4d.gaussians.formats.ply import read_ply
+from scene4d.gaussians.formats.ply_table import read_ply_tables
 from scene4d.geometry.sh import rgb_from_sh
 
 COLUMNS = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "r", "g", "b")
@@ -103,6 +104,20 @@ def test_what_was_packed_comes_back_within_the_bits(tmp_path, num, rest):
     assert num == 1 or set(np.abs(splats["quats"]).argmax(1).tolist()) == {0, 1, 2, 3}, "all four cases are met"
     theirs = splats["rest"].reshape(num, 3, -1)  # channel-major
     np.testing.assert_allclose(g.sh[:, 1:].numpy(), theirs.transpose(0, 2, 1), atol=8 / 256)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary_big_endian"])
+def test_other_encodings_give_the_same(tmp_path, encoding):
+    write_compressed(tmp_path / "a.ply", some_splats(300, rest=9))
+    head, _ = (tmp_path / "a.ply").read_bytes().split(b"end_header\n", 1)
+    tables = read_ply_tables(tmp_path / "a.ply", names=("chunk", "vertex", "sh")).values()
+    body = b"".join(rows.byteswap().tobytes() for rows in tables)
+    if encoding == "ascii":
+        body = "".join(" ".join(map(str, row)) + "\n" for rows in tables for row in rows.tolist()).encode()
+    head = head.replace(b"binary_little_endian", encoding.encode())
+    (tmp_path / "b.ply").write_bytes(head + b"end_header\n" + body)
+    g, same = (read_ply(tmp_path / f"{name}.ply", strict=True) for name in "ba")
+    assert all(torch.equal(getattr(g, name), getattr(same, name)) for name in ("means", "quats", "scales", "sh"))
 
 
 def test_a_real_file_agrees_with_the_same_splats_as_spz(shared_data):

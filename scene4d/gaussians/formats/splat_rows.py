@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from scene4d.errors import DataFormatError
+from scene4d.gaussians.edit import MAX_SCALE
 from scene4d.gaussians.formats.splat_notes import Splats, checked_splats, read_whole
 from scene4d.geometry.sh import sh_from_rgb
 from scene4d.types import Gaussians
@@ -35,9 +36,9 @@ def read_splat(path: str | os.PathLike, *, strict: bool = False) -> Splats:
         fix = "copy or export it again"
         raise DataFormatError("is no whole .splat", file=path, field="size", found=found, expected=expected, fix=fix)
     rows = np.frombuffer(data, ROW)
-    impossible = ~(np.isfinite(rows["mean"]).all(1) & (rows["scale"] >= 0).all(1))
+    impossible = ~(np.isfinite(rows["mean"]).all(1) & ((rows["scale"] >= 0) & (rows["scale"] <= MAX_SCALE)).all(1))
     if impossible.mean() > MOST_IMPOSSIBLE:
-        found = f"{int(impossible.sum())} of {len(rows)} splats without a finite place or with a size below 0"
+        found = f"{int(impossible.sum())} of {len(rows)} splats without a finite place or a size in 0 .. {MAX_SCALE:g}"
         raise DataFormatError("is no .splat", file=path, field="scales", found=found, fix="check the path")
     rgba = torch.from_numpy(rows["rgba"].astype(np.float32) / 255)
     gaussians = Gaussians(
