@@ -6,6 +6,7 @@ import ast
 import functools
 import itertools
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -234,6 +235,18 @@ def test_pictures_are_opened_in_one_place(path):
 @pytest.mark.parametrize("path", [*SOURCES, *NATIVE, *SCRIPTS], ids=_name)
 def test_nothing_is_left_unfinished(path):
     assert not re.search(r"\b(TODO|FIXME|XXX)\b|NotImplementedError\(\)|not implemented yet", path.read_text())
+
+
+def test_libraries_that_are_imported_are_dependencies():
+    """Others are loaded by `scene4d.extras.optional`, which names their extra; some rooms live with theirs only."""
+    known = {"torch", "numpy", "PIL", "av", "pyarrow", "safetensors", "rich", "scene4d", "_typeshed"}
+    extras = {"sim": {"mujoco", "metaworld"}, "env": {"gymnasium"}, "hdf5": {"h5py"}, "viewer": {"websockets"}}
+    for path in SOURCES:
+        allowed = known | sys.stdlib_module_names | set().union(*(extras.get(part, set()) for part in path.parts))
+        for node in ast.walk(_tree(path)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert {name.split(".")[0] for name in names} <= allowed, f"{path}: {names}"
 
 
 def test_one_version():

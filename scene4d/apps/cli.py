@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import signal
 import sys
 import traceback
@@ -95,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
 
     0 done, 2 usage, 3 bad input (also when `check` finds it so), 4 resource, 5 numeric, 6 internal, 130 interrupted.
     """
+    # Threads that wait sleep: spinning, the pools of torch and of the kernels take six times the time of busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json-errors" in arguments
     for_people = "--json" not in arguments and sys.stdout.isatty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,16 @@ def matrix_from_quat(quats: Tensor) -> Tensor:
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def matrices_from_xyzw(quats: np.ndarray) -> np.ndarray:
+    """Rotation matrices [... 3 3] of quaternions [... 4] as recordings hold them: x y z w, of any length but 0."""
+    return matrix_from_quat(normalize_quat(torch.from_numpy(np.roll(quats, 1, axis=-1)).double())).numpy()
+
+
+def matrices_from_rotvecs(rotvecs: np.ndarray) -> np.ndarray:
+    """Rotation matrices [... 3 3] of rotation vectors [... 3] (axis times angle in rad)."""
+    return matrix_from_quat(quat_from_rotvec(torch.from_numpy(rotvecs).double())).numpy()
 
 
 def quat_from_matrix(matrices: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def test_actions_have_names_units_and_sane_values(demo):
 def test_the_verbs_go_on_from_the_demo_files(demo, tmp_path):
     out, _ = demo
     future = tmp_path / "again.s4d"
-    made = run_forecast(ForecastOptions(scene=out / "scene.s4d", output=future, start=4, steps=4, samples=2))
+    made = run_forecast(ForecastOptions(scene=out / "scene.s4d", output=future, start=2, steps=4, samples=2))
     assert made["num_steps"] == 4 and len(made["output"]) == 2
     assert run_act(ActOptions(scene=out / "scene.s4d", task="open the door"))["task"] == "door-open-v3"
     video = tmp_path / "orbit.mp4"

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,12 @@ angles = st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 0.3, 1.5, 3.0, 3.14159, 3.14159
 def random_poses(*shape: int) -> torch.Tensor:
     quats = r.normalize_quat(torch.randn(*shape, 4, dtype=torch.float64))
     return torch.cat([quats, torch.randn(*shape, 3, dtype=torch.float64)], -1)
+
+
+def test_recorded_quaternions_have_their_scalar_last_and_any_length():
+    quarter = np.array([0.0, 0.0, 3.0, 3.0])  # about z
+    assert np.allclose(r.matrices_from_xyzw(quarter), [[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    assert r.matrices_from_xyzw(np.tile(quarter, (2, 5, 1))).shape == (2, 5, 3, 3)
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ from scene4d.apps.verbs.run_forecast import predicted_scene
 from scene4d.data.detect import open_recordings
 from scene4d.errors import ConfigError
 from scene4d.eval.forecast.forecasters.baselines import ConstantVelocity, CopyLast
-from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
+from scene4d.eval.forecast.forecasters.model_forecaster import render_forecast
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, score_window
 from scene4d.files import atomic_file, atomic_folder, sole_writer, write_text
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.robot.spec import RobotSpec
-from scene4d.types import Episode
+from scene4d.scene import RememberedScene, Scene4D
+from scene4d.types import Episode, Frames
 from scene4d.world.capabilities import Decodes, require
+from scene4d.world.evaluated import ForecastQuestion
 from scene4d.world.observation import Observation
 
 HORIZONS = (1, 4, 8)
@@ -52,7 +55,7 @@ def run_demo(options: DemoOptions) -> dict:
         reconstructed = lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options)
         result = step("reconstructing, forecasting", reconstructed)
         step("writing the future, flow and points", lambda: write_future_files(out, result))
-        horizon = step("scoring against the recording", lambda: score(models, episode, stream=stream, options=options))
+        horizon = step("scoring against the recording", lambda: score(result, stream=stream, options=options))
         actions = step("choosing actions", lambda: plan_actions(models, result.known, task=result.known.task.text))
         videos = step("rendering videos", lambda: write_films(out, result))
         report: dict[str, Any] = {
@@ -117,12 +120,25 @@ def reconstruct_and_forecast(
     known = Observation.from_s4d(file, scene=scene, start=scene.times.shape[-1] - 1)
     actions = episode.actions[now : now + options.num_steps]
     future, _ = predicted_scene(model, known, actions=actions, seed=options.seed)
-    return DemoResult(episode, now, known, future, memory.background)
+    return DemoResult(episode, now, known, RememberedScene.of(future), memory.background)
 
 
-def score(models: Models, episode: Episode, *, stream: PastStream, options: DemoOptions) -> dict:
+@dataclass(frozen=True)
+class MadeForecast:
+    """The forecast that is shown, as one of the forecasters that are scored."""
+
+    result: DemoResult
+    name: str = "ours"
+
+    def forecast(self, question: ForecastQuestion) -> tuple[dict[str, Frames], Scene4D]:
+        """Implements `Forecaster`."""
+        future = self.result.future
+        return render_forecast(future, question, background=self.result.background), future
+
+
+def score(result: DemoResult, *, stream: PastStream, options: DemoOptions) -> dict:
     """{steps ahead: {metric: ours, copy_last: {...}, constant_velocity: {...}}} on this one episode."""
-    forecasters = [ModelForecaster(models.world, stream), CopyLast(stream), ConstantVelocity(stream)]
+    episode, forecasters = result.episode, [MadeForecast(result), CopyLast(stream), ConstantVelocity(stream)]
     config = ForecastEvalConfig(horizons=HORIZONS, novel=(NOVEL,))
     scores = score_window(forecasters, episode, start=options.now, config=config, past_stream=stream)
     clean: Callable[[dict], dict] = lambda row: {k: round(v, 5) for k, v in row.items() if math.isfinite(v)}
@@ -158,7 +174,7 @@ def write_films(out: Path, result: DemoResult) -> dict[str, Path]:
         write_pictures(paths[name], pictures, fps=10.0)
     shown = forecast[len(forecast) - len(result.future.times) + max(HORIZONS)]
     with atomic_file(out / "picture.png") as temporary:
-        Image.fromarray(shown).save(temporary, optimize=True)
+        Image.fromarray(shown).save(temporary)
     return paths
 
 

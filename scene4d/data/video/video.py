@@ -31,9 +31,12 @@ class VideoEncoder:
     it is finished at the end, unless that comes by an exception.
     """
 
-    def __init__(self, path: str | os.PathLike, *, fps: float, crf: int = 6, pix_fmt: str = "yuv444p"):
+    def __init__(
+        self, path: str | os.PathLike, *, fps: float, crf: int = 6, pix_fmt: str = "yuv444p", preset: str = "medium"
+    ):
         self.path, self.count = path, 0
         self._rate, self._crf, self._pix_fmt = Fraction(fps).limit_denominator(100000), crf, pix_fmt
+        self._preset = preset
         self._container = new_video(path)
         self._stream: Any = None
 
@@ -42,7 +45,7 @@ class VideoEncoder:
         for frame in frames:
             if self._stream is None:
                 # Its macroblock tree is not the same each time where the sides are no multiples of 16.
-                options = {"preset": "medium", "threads": "1", "x264-params": "mbtree=0", "crf": str(self._crf)}
+                options = {"preset": self._preset, "threads": "1", "x264-params": "mbtree=0", "crf": str(self._crf)}
                 self._begin("libx264", frame.shape, options=options)
             self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
             self.count += 1
@@ -120,7 +123,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: f
     Odd sizes are cut by one pixel row or column, as halved chroma wants even ones.
     """
     with atomic_file(path) as temporary:
-        with VideoEncoder(temporary, fps=fps, crf=crf, pix_fmt="yuv420p") as encoder:
+        with VideoEncoder(temporary, fps=fps, crf=crf, pix_fmt="yuv420p", preset="veryfast") as encoder:
             encoder.add(frame[: frame.shape[0] & ~1, : frame.shape[1] & ~1] for frame in frames)
         return encoder.count
 

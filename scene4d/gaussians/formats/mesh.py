@@ -14,6 +14,7 @@ from scene4d.check import check
 from scene4d.errors import ResourceError, ShapeError
 from scene4d.extras import optional
 from scene4d.geometry.camera import pixel_centres, unproject
+from scene4d.geometry.connected import connected_parts
 from scene4d.types import Frames
 
 BLOCK = 8
@@ -215,12 +216,8 @@ def _averages(
 
 def _large_pieces(faces: np.ndarray, *, num_vertices: int, min_faces: int) -> tuple[np.ndarray, np.ndarray]:
     """Vertices to keep (indices) and the faces, renumbered, of connected pieces of at least `min_faces`."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    graph = coo_matrix((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(num_vertices, num_vertices))
-    piece = connected_components(graph, directed=False)[1]
+    piece = connected_parts(edges[:, 0], edges[:, 1], num_rows=num_vertices)
     faces = faces[np.bincount(piece[faces[:, 0]], minlength=piece.max() + 1)[piece[faces[:, 0]]] >= min_faces]
     kept, renumbered = np.unique(faces, return_inverse=True)
     return kept, renumbered.reshape(-1, 3)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d, pad, unfold
 
 from scene4d.check import check
 from scene4d.geometry.camera import project
+from scene4d.geometry.neighbours import nearest
 from scene4d.types import Cameras
 
 
@@ -34,9 +33,11 @@ def fill_nearest(values: Tensor, known: Tensor) -> Tensor:
     """Values [h w ...] with every pixel outside `known` [h w] given the value of the nearest pixel inside it."""
     if known.all() or not known.any():
         return values
-    nearest = distance_transform_edt((~known).cpu().numpy(), return_distances=False, return_indices=True)
-    rows, columns = np.asarray(nearest)
-    return values[torch.as_tensor(rows, device=values.device), torch.as_tensor(columns, device=values.device)]
+    places, holes = known.nonzero(), (~known).nonzero()
+    _, index = nearest(places.float(), holes.float(), num=1)
+    filled = values.clone()
+    filled[~known] = values[known][index[:, 0]]
+    return filled
 
 
 def complete_depth(depth: Tensor) -> Tensor:

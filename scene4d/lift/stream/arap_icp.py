@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 
-from scene4d.lift.stream.point_search import nearest_in, quick_tree
+from scene4d.lift.stream.point_search import nearest_in
 from scene4d.lift.stream.rigid_anchors import Skin, rotations_from_rotvecs, skew
 
 
@@ -107,7 +106,7 @@ def motion_of_step(
     targets, front = targets.pick(kept), front[kept]
     edges = _edges(centres)
     motion = before = StepMotion(centres, rotations_from_rotvecs(start[:, :3]), start[:, 3:].copy())
-    tree = quick_tree(_features(targets, spacing=spacing, config=config))
+    known = _features(targets, spacing=spacing, config=config)
     # Early on any match within a few pixels pulls; later only near ones do.
     for width in np.geomspace(3.0, 1.0, config.num_iterations) * config.outlier * spacing:
         equations = NormalEquations(len(centres))
@@ -115,7 +114,7 @@ def motion_of_step(
         points = sources.skin.blend(each)
         normals = np.einsum("nab,nb->na", motion.rotation[sources.skin.index[:, 0]], sources.cloud.normals)
         moved = Cloud(points, normals, sources.cloud.colours)
-        source, target = _matches(moved, targets, tree=tree, front=front, spacing=spacing, config=config)
+        source, target = _matches(moved, targets, known=known, front=front, spacing=spacing, config=config)
         offset, normal = targets.points[target] - points[source], targets.normals[target]
         facing = (normal * normals[source]).sum(-1) > 0.2
         distance = np.linalg.norm(offset, axis=-1)
@@ -143,17 +142,19 @@ def _features(cloud: Cloud, *, spacing: float, config: ArapIcpConfig) -> np.ndar
     return np.concatenate(scaled, -1)
 
 
-def _matches(moved: Cloud, targets: Cloud, *, tree: KDTree, front: np.ndarray, spacing: float, config: ArapIcpConfig):
+def _matches(
+    moved: Cloud, targets: Cloud, *, known: np.ndarray, front: np.ndarray, spacing: float, config: ArapIcpConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (source index, target index): nearest target of every source, nearest source of every front target."""
     features = _features(moved, spacing=spacing, config=config)
-    _, target = nearest_in(tree, features, limit=4.0)
+    _, target = nearest_in(known, features, limit=4.0)
     source = np.nonzero(target < len(targets.points))[0]
     target = target[source]
     back = np.nonzero(front)[0]
     back = back[_evenly(len(back), limit=config.max_points)]
     if len(back):
         queries = _features(targets.pick(back), spacing=spacing, config=config)
-        _, found = nearest_in(quick_tree(features), queries, limit=4.0)
+        _, found = nearest_in(features, queries, limit=4.0)
         hit = found < len(features)
         source = np.concatenate([source, found[hit]])
         target = np.concatenate([target, back[hit]])
@@ -165,7 +166,7 @@ def _edges(centres: np.ndarray, *, num: int = 6) -> tuple[np.ndarray, np.ndarray
     if len(centres) < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     num = min(num, len(centres) - 1)
-    _, index = nearest_in(KDTree(centres), centres, num=num + 1)
+    _, index = nearest_in(centres, centres, num=num + 1)
     first = np.repeat(np.arange(len(centres)), num)
     second = index[:, 1:].reshape(-1)
     return np.concatenate([first, second]), np.concatenate([second, first])

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from scene4d.lift.stream.arap_icp import ArapIcpConfig, Cloud, SkinnedCloud, StepMotion, motion_of_step
-from scene4d.lift.stream.point_search import nearest_in, quick_tree
+from scene4d.lift.stream.point_search import nearest_in
 from scene4d.lift.stream.rigid_anchors import Anchors, Skin, rotvecs_from_rotations, skin_to
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import (
@@ -87,8 +86,9 @@ def changed_rows(memory: RowStore, visibility: Visibility, *, spacing: float, mi
     index = np.nonzero(changed)[0]
     if len(index) == 0:
         return changed
-    crowd = KDTree(memory.x[index]).query_ball_point(memory.x[index], r=2.5 * spacing, return_length=True)
-    changed[index[crowd < min_cluster]] = False
+    distance, _ = nearest_in(memory.x[index], memory.x[index], num=min_cluster)
+    alone = distance.reshape(len(index), min_cluster)[:, -1] > 2.5 * spacing
+    changed[index[alone]] = False
     return changed
 
 
@@ -99,7 +99,7 @@ def candidate_rows(memory: RowStore, visibility: Visibility, *, changed: np.ndar
     static = np.nonzero(~moving & (changed | visibility.any(AGREES, RECOLOURED)))[0]
     if len(source) == 0 or len(static) == 0:
         return np.zeros(0, dtype=np.int64)
-    distance, _ = nearest_in(quick_tree(memory.x[source]), memory.x[static], limit=reach)
+    distance, _ = nearest_in(memory.x[source], memory.x[static], limit=reach)
     return static[np.isfinite(distance)]
 
 
@@ -109,7 +109,7 @@ def spread_out(points: np.ndarray, *, others: np.ndarray, spacing: float, limit:
         return np.zeros((0, 3))
     distance = np.full(len(points), np.inf)
     if len(others):
-        distance, _ = nearest_in(KDTree(others), points)
+        distance, _ = nearest_in(others, points)
     chosen = []
     while len(chosen) < limit and distance.max() > spacing:
         pick = points[distance.argmax()]
@@ -248,7 +248,7 @@ def _neighbourhood(memory: RowStore, *, rows: np.ndarray, convinced: np.ndarray,
     num = min(9, len(features))
     if num < 2:
         return np.zeros(int(candidates.sum()))
-    _, index = nearest_in(quick_tree(features), features[: len(rows)][candidates], num=num)
+    _, index = nearest_in(features, features[: len(rows)][candidates], num=num)
     return votes[index[:, 1:]].mean(1)
 
 

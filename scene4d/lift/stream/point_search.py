@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import KDTree
+import torch
 
-
-def quick_tree(points: np.ndarray) -> KDTree:
-    """A tree [n d] that is quick to build: right for a few queries."""
-    return KDTree(points, balanced_tree=False, compact_nodes=False)
+from scene4d.native.nearest import nearest_rows
 
 
 def nearest_in(
-    tree: KDTree, queries: np.ndarray, *, num: int = 1, limit: float = np.inf
+    points: np.ndarray, queries: np.ndarray, *, num: int = 1, limit: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distances [q] and rows [q] of the nearest points, [q num] if num > 1; infinite and n where none is in `limit`."""
-    distance, index = tree.query(queries, k=num, distance_upper_bound=limit)
-    return np.asarray(distance), np.asarray(index)
+    """Distances [q] and rows [q] of the nearest of the points [n d] to queries [q d], [q num] if num > 1.
+
+    Infinite and n where none is nearer than `limit`. Of points as near, the lowest row.
+    """
+    rows, wanted = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))[None] for x in (points, queries))
+    squares, index = nearest_rows(rows, wanted, num=num)
+    distance = squares[0].sqrt()
+    near = distance < limit
+    distance, index = torch.where(near, distance, torch.inf), torch.where(near & (index[0] >= 0), index[0], len(points))
+    distance, index = distance.numpy(), index.numpy()
+    return (distance[:, 0], index[:, 0]) if num == 1 else (distance, index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scene4d.lift.stream.point_search import nearest_in, quick_tree
+from scene4d.lift.stream.point_search import nearest_in
 from scene4d.lift.stream.rigid_anchors import Anchors, Skin, multiply_quats, rotate_by_quats
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.lift.stream.visibility import FrameObservation
@@ -67,7 +67,7 @@ def nearest_moving_rows(memory: RowStore, observation: FrameObservation, *, chos
 
     def nearest(rows: np.ndarray):
         known = features(memory.x[rows], memory.normal[rows], colours=memory.colour[rows])
-        return nearest_in(quick_tree(known), query, limit=4.0)
+        return nearest_in(known, query, limit=4.0)
 
     moving = np.nonzero(memory.moving)[0]
     low, high = observation.points[chosen].min(0) - 4 * spacing, observation.points[chosen].max(0) + 4 * spacing

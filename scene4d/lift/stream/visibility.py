@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import label
 
+from scene4d.geometry.connected import connected_regions
 from scene4d.geometry.frame_images import depth_of
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.lift.rgbd.unproject import LiftConfig, lift_frames, valid_pixels
-from scene4d.lift.stream.point_search import nearest_in, quick_tree
+from scene4d.lift.stream.point_search import nearest_in
 from scene4d.lift.stream.row_store import RowStore
 from scene4d.types import Frames, Gaussians
 
@@ -151,8 +151,7 @@ def sky_mask(frames: Frames, *, min_share: float = 0.005, max_spread: float = 0.
         return hole & (frames.extras["segments"][..., 0] == -1)
     sky = torch.zeros_like(hole)
     for view in range(len(hole)):
-        labels = np.zeros(hole[view].shape, dtype=np.int32)
-        label(hole[view].numpy(), output=labels)
+        labels = connected_regions(hole[view].numpy())
         border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
         for part in border[border > 0]:
             inside = torch.from_numpy(labels == part)
@@ -233,7 +232,7 @@ def unexplained_points(
         left[open_points] = True
         return left
     reach = 0.75 * observation.spacing[open_points]
-    _, index = nearest_in(quick_tree(points[agrees]), observation.points[open_points], limit=float(reach.max()))
+    _, index = nearest_in(points[agrees], observation.points[open_points], limit=float(reach.max()))
     found = index < len(agrees)
     mate = agrees[np.where(found, index, 0)]
     offset = observation.points[open_points] - points[mate]

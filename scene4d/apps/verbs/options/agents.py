@@ -27,7 +27,7 @@ class DemoOptions:
     """A recording with cameras left, right and front, as `scene4d record` makes them; by default the built-in one."""
     weights: Path | None = None
     """Weights of world model and action head: a file, or the name of shipped ones (small, tiny); by default small."""
-    now: int = 12
+    now: int = 6
     """Frame from which on everything is forecast; the frames before it are the observed past."""
     num_steps: int = 16
     """Steps to forecast under the recorded actions."""

@@ -14,10 +14,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from scene4d.data.cameras.calibration import CV_FROM_GL, inverse_poses
 from scene4d.errors import CalibrationError, SecurityError
+from scene4d.geometry.rotation import matrices_from_rotvecs, matrices_from_xyzw
 
 MAX_BYTES = 1 << 24
 DEFAULTS = {"fovy": 45.0, "znear": 0.01, "zfar": 50.0}
@@ -242,14 +242,14 @@ def _pose(attributes: Mapping[str, str], compiler: _Compiler) -> np.ndarray:
         quat = _numbers(attributes, "quat", count=4, file=compiler.file, default=(1, 0, 0, 0))
         if not np.linalg.norm(quat) > 1e-6:
             raise _no_orientation(attributes, "quat", file=compiler.file)
-        pose[:3, :3] = Rotation.from_quat(quat[[1, 2, 3, 0]]).as_matrix()
+        pose[:3, :3] = matrices_from_xyzw(quat[[1, 2, 3, 0]])
         return pose
     values = _numbers(attributes, spelling, count=TURNS[spelling], file=compiler.file)
     angle = math.radians(1) if compiler.degrees else 1.0
     match spelling:
         case "axisangle":
             axis = _unit(values[:3], attributes, spelling=spelling, file=compiler.file)
-            pose[:3, :3] = Rotation.from_rotvec(axis * values[3] * angle).as_matrix()
+            pose[:3, :3] = matrices_from_rotvecs(axis * values[3] * angle)
         case "xyaxes":
             x = _unit(values[:3], attributes, spelling=spelling, file=compiler.file)
             y = _unit(values[3:] - x * (x @ values[3:]), attributes, spelling=spelling, file=compiler.file)
@@ -259,13 +259,13 @@ def _pose(attributes: Mapping[str, str], compiler: _Compiler) -> np.ndarray:
             across = np.cross([0.0, 0.0, 1.0], z)
             size = float(np.linalg.norm(across))
             axis = across / size if size > 1e-10 else np.array([1.0, 0.0, 0.0])
-            pose[:3, :3] = Rotation.from_rotvec(axis * math.atan2(size, z[2])).as_matrix()
+            pose[:3, :3] = matrices_from_rotvecs(axis * math.atan2(size, z[2]))
         case _:
-            turn = Rotation.identity()
+            turn = np.eye(3)
             for letter, value in zip(compiler.eulerseq, values * angle, strict=True):
-                one = Rotation.from_euler(letter.lower(), value)
-                turn = turn * one if letter.islower() else one * turn  # about axes that turn along, or that stay
-            pose[:3, :3] = turn.as_matrix()
+                one = matrices_from_rotvecs(value * np.eye(3)["xyz".index(letter.lower())])
+                turn = turn @ one if letter.islower() else one @ turn  # about axes that turn along, or that stay
+            pose[:3, :3] = turn
     return pose
 
 

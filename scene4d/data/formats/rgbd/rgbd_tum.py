@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, read_numbers
 from scene4d.data.cameras.lens import Lens, lens_or_none
@@ -22,6 +21,7 @@ from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.timeline.resync import nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError
+from scene4d.geometry.rotation import matrices_from_xyzw
 
 METRES_PER_STEP = 1 / 5000
 MAX_APART = 0.02  # s between a colour image and its depth or pose, as the data set's own tools have it
@@ -125,7 +125,7 @@ def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
         frame = int((~(length > 1e-6)).argmax())
         raise CalibrationError("a quaternion is zero or not finite", file=path, field="quaternion", frame=frame)
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
-    matrices[:, :3, :3] = Rotation.from_quat(rows[:, 4:]).as_matrix()
+    matrices[:, :3, :3] = matrices_from_xyzw(rows[:, 4:])
     matrices[:, :3, 3] = rows[:, 1:4]
     order = np.argsort(rows[:, 0], kind="stable")
     return rows[order, 0], matrices[order]

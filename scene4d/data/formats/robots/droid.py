@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, entries_of
@@ -29,6 +28,7 @@ from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, 
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import video_facts
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.geometry.rotation import matrices_from_rotvecs
 
 TABLE, VIDEOS, INTRINSICS = "trajectory.h5", "recordings/MP4", "intrinsics.json"
 ROLES = ("wrist", "ext1", "ext2")
@@ -221,7 +221,8 @@ def _poses(
 def _matrices(values: np.ndarray) -> np.ndarray:
     """[t 4 4] of [t 6] positions and Euler angles."""
     matrices = np.tile(np.eye(4), (len(values), 1, 1))
-    matrices[:, :3, :3] = Rotation.from_euler("xyz", values[:, 3:]).as_matrix()
+    about_x, about_y, about_z = (matrices_from_rotvecs(values[:, i : i + 1] * np.eye(3)[i - 3]) for i in (3, 4, 5))
+    matrices[:, :3, :3] = about_z @ about_y @ about_x
     matrices[:, :3, 3] = values[:, :3]
     return matrices
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
+import torch
 
 from scene4d.data.formats.ros.ros_log import seconds
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.geometry.rotation import matrices_from_xyzw, normalize_quat, slerp
 
 MAX_GAP = 0.25  # s between two readings that are still joined by a line
 ROOTS = ("world", "map", "base_link", "base")
@@ -113,7 +114,7 @@ def _at(link: _Link, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Parent-from-child [t 4 4] on the line between its readings, and whether readings are near."""
     matrices = np.tile(np.eye(4), (len(times), 1, 1))
     if not len(link.times):
-        matrices[:, :3, :3], matrices[:, :3, 3] = Rotation.from_quat(link.quats[0]).as_matrix(), link.positions[0]
+        matrices[:, :3, :3], matrices[:, :3, 3] = matrices_from_xyzw(link.quats[0]), link.positions[0]
         return matrices, np.ones(len(times), bool)
     inside = times.clip(link.times[0], link.times[-1])
     right = np.searchsorted(link.times, inside).clip(min(1, len(link.times) - 1), len(link.times) - 1)
@@ -122,9 +123,11 @@ def _at(link: _Link, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     hit = np.minimum(np.abs(inside - link.times[left]), np.abs(inside - link.times[right])) < 1e-4
     near = (np.abs(times - inside) <= 0.5 * MAX_GAP) & ((gap <= MAX_GAP) | hit)
     if len(link.times) > 1:
-        matrices[:, :3, :3] = Slerp(link.times, Rotation.from_quat(link.quats))(inside).as_matrix()
+        quats, weight = normalize_quat(torch.from_numpy(link.quats)), (inside - link.times[left]) / gap
+        between = slerp(quats[left], quats[right], weight=torch.from_numpy(weight))
+        matrices[:, :3, :3] = matrices_from_xyzw(between.numpy())
     else:
-        matrices[:, :3, :3] = Rotation.from_quat(link.quats[0]).as_matrix()
+        matrices[:, :3, :3] = matrices_from_xyzw(link.quats[0])
     for axis in range(3):
         matrices[:, axis, 3] = np.interp(inside, link.times, link.positions[:, axis])
     return matrices, near
