@@ -143,7 +143,7 @@ def leftovers(folder: Path) -> list[Leftover]:
                 held = (path / OWNER).exists() and not is_free(path / OWNER)
             elif name.endswith(LOCK) and name in files:
                 held = not is_free(path)
-            elif name.endswith(PARTS) and (path / JOB).is_file():
+            elif name.endswith(PARTS) and name in folders and ((path / JOB).is_file() or not any(path.iterdir())):
                 held = not is_free(lock_of(path.with_name(name[1 : -len(PARTS)])))
             else:
                 continue

@@ -2,7 +2,10 @@
 
 import copy
 import dataclasses
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -226,3 +229,24 @@ def test_a_head_alone_is_trained_on_a_given_world_model(tmp_path):
         theirs = start.parts()[part].state_dict()
         for name, value in made.parts()[part].state_dict().items():
             assert torch.equal(value, theirs[name]), name
+
+
+def _wait_long(marker):
+    marker.with_suffix(f".{os.getpid()}").touch()
+    time.sleep(100)
+
+
+def test_workers_end_with_a_process_that_was_killed(tmp_path):
+    child = os.fork()
+    if child == 0:
+        jobs = [{"marker": tmp_path / str(i)} for i in range(2)]
+        in_processes(_wait_long, jobs, num=2)
+    deadline = time.monotonic() + 100
+    while len(pids := [int(p.suffix[1:]) for p in tmp_path.iterdir()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.05)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -127,7 +129,7 @@ def worker_pool(num: int, *, fix: str) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     where = {"field": "processes", "found": num, "fix": fix}
     try:
-        pool = ProcessPoolExecutor(num, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+        pool = ProcessPoolExecutor(num, mp_context=context, initializer=_begin_worker)
     except (OSError, ImportError) as error:  # the latter where the system has no semaphores
         raise ResourceError(f"worker processes cannot share memory (is /dev/shm there?): {error}", **where) from error
     try:
@@ -136,6 +138,19 @@ def worker_pool(num: int, *, fix: str) -> Iterator[ProcessPoolExecutor]:
         raise ResourceError("a worker process died", **where) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """One thread; and an end with the process that started it, which can no more tell it to stop once it was killed."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from scene4d.data.diagnose.repair.mend import MendedRecording, parse_mend
 from scene4d.data.files.json_files import read_json
 from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
-from scene4d.data.formats.lerobot.lerobot_join import join_lerobot, must_match
+from scene4d.data.formats.lerobot.lerobot_join import REPORT, join_lerobot, must_match
 from scene4d.data.ledger import left_out
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import DEPTH_UNIT, LogDepth
@@ -73,6 +73,11 @@ def _check_place(options: ConvertOptions) -> None:
     if output == source or (source.is_dir() and output.is_relative_to(source)):
         fix = "name a folder elsewhere"
         raise ConfigError("lies inside the source, which stays untouched", field="output", found=output, fix=fix)
+    if not _work_folder(options).exists():
+        _refuse_output(options.output)
+
+
+def _refuse_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ResourceError("exists already", file=output, fix="name a new folder, or remove this one")
 
@@ -81,6 +86,9 @@ def _check_place(options: ConvertOptions) -> None:
 def _workplace(options: ConvertOptions) -> Iterator[Path]:
     """The folder beside the output that keeps finished episodes until all are there; refused if of other options."""
     folder, job = _work_folder(options), options.job()
+    if (options.output / REPORT).is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed after its last step
+    _refuse_output(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / JOB
     if file.is_file():
