@@ -77,7 +77,7 @@ def reading(file: str | os.PathLike) -> Iterator[None]:
         raise
 
 
-def refuse_shortage(error: BaseException, *, file: str | os.PathLike) -> None:
+def refuse_shortage(error: BaseException, *, file: str | os.PathLike | None) -> None:
     """For readers that go on after an error: raise the ResourceError of `shortage`, if it is one.
 
     Raises:
@@ -94,9 +94,8 @@ def shortage(error: BaseException | None, *, file: str | os.PathLike | None) -> 
     A reader asks this before it calls a file damaged.
     """
     for each in _causes(error):
-        # Memory that a reader itself calls a fault of the file: it claims more than it holds.
-        number = 0 if isinstance(error, Scene4DError) and not hasattr(each, "errno") else _errno(each)
-        if number in SHORT:
+        number = _errno(each)
+        if number in SHORT and not (isinstance(error, Scene4DError) and _is_claim_of_file(each)):
             return ResourceError(REASONS[number], file=file, fix=FIXES[number])
     return None
 
@@ -137,5 +136,15 @@ def _errno(error: BaseException) -> int:
         return errno.ENOMEM
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return errno.EAGAIN
+    if isinstance(error, ImportError):  # a library that could not be loaded
+        return next((number for number in SHORT if os.strerror(number) in str(error)), 0)
     words = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(words[1]) if words else 0
+
+
+def _is_claim_of_file(error: BaseException) -> bool:
+    """Whether memory was asked for that no machine of this size has: a file that lies of its size is at fault."""
+    if not isinstance(error, MemoryError) or hasattr(error, "errno") or not str(error):
+        return False
+    asked = re.search(r"malloc of size (\d+) failed", str(error))
+    return asked is None or int(asked[1]) > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

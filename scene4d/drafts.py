@@ -62,8 +62,13 @@ def _new_draft(folder: Path) -> int | None:
             if not remove_draft(folder):
                 return None
             continue
-        with contextlib.suppress(FileNotFoundError, BlockingIOError):  # one who cleans up was faster: make it again
+        try:
             return _hold(folder / OWNER)
+        except (FileNotFoundError, BlockingIOError):
+            continue  # one who cleans up was faster: make it again
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def remove_draft(folder: Path) -> bool:
@@ -98,27 +103,34 @@ def claimed(target: str | os.PathLike) -> Iterator[None]:
     """
     place = Path(target).resolve()
     lock = lock_of(place)
-    with writing(place):
-        made = _make_folders(place.parent)
-        while True:
-            try:
-                handle = _hold(lock)
-                break
-            except BlockingIOError as error:
-                fix = "wait for it, or name another output"
-                raise ResourceError("another process writes this", file=target, found=holder(lock), fix=fix) from error
-            except FileNotFoundError:
-                made = [*made, *_make_folders(place.parent)]
-        for draft in place.parent.glob(f".*{DRAFT}"):
-            remove_draft(draft)
+    made: list[Path] = []
+    handle = None
     try:
+        with writing(place):
+            while handle is None:
+                made += _make_folders(place.parent)
+                handle = _claim(lock, target)
+            for draft in place.parent.glob(f".*{DRAFT}"):
+                remove_draft(draft)
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
-        os.close(handle)
+        if handle is not None:
+            lock.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
+            os.close(handle)
         with contextlib.suppress(OSError):
             for folder in reversed(made):
                 folder.rmdir()  # where nothing came into it
+
+
+def _claim(lock: Path, target: str | os.PathLike) -> int | None:
+    """Hold a lock; None where its folder was removed meanwhile."""
+    try:
+        return _hold(lock)
+    except BlockingIOError as error:
+        fix = "wait for it, or name another output"
+        raise ResourceError("another process writes this", file=target, found=holder(lock), fix=fix) from error
+    except FileNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -234,13 +246,21 @@ def _hold(path: Path, *, alone: bool = False) -> int:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(path)):
                     if not alone:
-                        os.ftruncate(handle, 0)
-                        os.pwrite(handle, str(os.getpid()).encode(), 0)
+                        _write_id(handle, path)
                     return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)  # it was removed between its opening and its locking
+
+
+def _write_id(handle: int, lock: Path) -> None:
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+    except OSError:
+        lock.unlink(missing_ok=True)
+        raise
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scene4d.disk_errors import writing
-from scene4d.drafts import DRAFT, OLD, claimed, draft_folder
+from scene4d.drafts import DRAFT, OLD, OWNER, claimed, draft_folder
 from scene4d.errors import DataFormatError, ResourceError, Scene4DError
 
 if TYPE_CHECKING:
@@ -106,6 +106,22 @@ def atomic_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator
             put_in_place(draft, target)
 
 
+@contextlib.contextmanager
+def placed_together(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield an empty draft folder; move each file and folder in it beside `path` when all are written.
+
+    What stands there by the same names is replaced.
+
+    Raises:
+        ResourceError: as `atomic_file`.
+    """
+    target = Path(path)
+    with writing(target), draft_folder(target) as folder:
+        yield folder
+        for draft in sorted(each for each in folder.iterdir() if each.name != OWNER):
+            put_in_place(draft, target.with_name(draft.name))
+
+
 def save_safetensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
     """Write contiguous tensors and a header to one safetensors file, by `atomic_file`, whose errors it has."""
     from safetensors.torch import save_file  # imported late: torch takes seconds to load
@@ -125,7 +141,7 @@ def put_in_place(draft: Path, target: Path) -> None:
         sync(draft)
     old = draft.parent / OLD / target.name
     if draft.is_dir() and target.is_dir() and any(target.iterdir()):
-        old.parent.mkdir()
+        old.parent.mkdir(exist_ok=True)
         os.rename(target, old)
     try:
         os.replace(draft, target)

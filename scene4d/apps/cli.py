@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
             print(verb.text_of(result) if for_people else json_line(result), flush=True)
         return EXIT_INPUT if result.get("ok") is False else 0
     except Scene4DError as error:
-        return _report(error, as_json)
+        return _report(shortage(error, file=error.file) or error, as_json)
     except KeyboardInterrupt as stop:
         print("scene4d: interrupted; nothing half-written was left", file=sys.stderr)
         return 143 if stop.args == ("SIGTERM",) else 130

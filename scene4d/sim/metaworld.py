@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scene4d.disk_errors import refuse_shortage
 from scene4d.errors import ConfigError, EnvError
 from scene4d.geometry.camera import CV_FROM_GL
 from scene4d.geometry.rotation import normalize_quat
@@ -264,6 +265,7 @@ def _task_makers(task: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
     except ImportError as error:
+        refuse_shortage(error, file=None)
         raise EnvError("metaworld is not installed", field="metaworld", fix='pip install "scene4d[sim]"') from error
     if task not in ENV_POLICY_MAP:
         known = ", ".join(rig.TASKS) + " or another v3 task"

@@ -16,6 +16,7 @@ from scene4d.apps.verbs.run_convert import run_convert
 from scene4d.apps.verbs.run_repair import run_repair
 from scene4d.data.detect import open_recordings
 from scene4d.data.load import retry
+from scene4d.disk_errors import shortage
 from scene4d.errors import EXIT_RESOURCE, DataFormatError, ResourceError, VideoError
 
 LACKS = {"memory": errno.ENOMEM, "threads": errno.EAGAIN, "files": errno.EMFILE}
@@ -123,3 +124,23 @@ def test_tried_again_first_where_the_disk_may_come_back(monkeypatch, number, kin
     with pytest.raises(kind, match=r"/disk/a\.png"):
         retry.read_with_retries(read, file="x")
     assert len(tries) == retry.RETRIES + 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "lacks"),
+    [
+        (MemoryError(), True),
+        (MemoryError("malloc of size 12032 failed"), True),
+        (MemoryError("malloc of size 9000000000000000000 failed"), False),  # what the file claims no machine has
+        (MemoryError("Unable to allocate 7.00 EiB for an array"), False),
+        (ImportError("x.so: failed to map segment from shared object: Cannot allocate memory"), True),
+        (ImportError("No module named 'x'"), False),
+        (RuntimeError("can't start new thread"), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+    ],
+)
+def test_what_a_reader_refused_for_want_of_memory_is_told_from_what_a_file_claims(cause, lacks):
+    try:
+        raise DataFormatError("is damaged", file="a.npy") from cause
+    except DataFormatError as error:
+        assert (shortage(error, file="a.npy") is not None) == lacks

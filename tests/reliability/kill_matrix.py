@@ -75,11 +75,13 @@ def killed(work: Work, out: Path, *, kills: int, seed: int) -> dict[str, object]
             code = 0  # killed after the last step: that output is refused, and what was left beside it removed
         ends += 1
         left = sorted(set(all_paths(out)) ^ set(good.paths))
-        same = in_child(lambda: entries(out, work)) == good.entries
+        made = in_child(lambda: entries(out, work))
+        other = [name for name in good.entries if made.get(name) != good.entries[name]]
+        same = not other
         equal += same
         if code or left or not same:
             unharmed -= in_a_row and not faults
-            faults.append(f"{work.verb}: code {code}, left or missing {left[:5]}, equal {same}")
+            faults.append(f"{work.verb}: code {code}, left or missing {left[:5]}, not equal {other}")
         for fault in faults:
             print(fault, flush=True)
     shutil.rmtree(out)
@@ -109,7 +111,7 @@ def _old(work: Work, out: Path) -> dict[str, str]:
 def _half_written(work: Work, out: Path, *, good: Whole, before: dict[str, str]) -> list[str]:
     """What can be seen and is neither as it was before nor as a whole run leaves it."""
     if work.grows:
-        return _torn_files(work, out)
+        return torn_files(work, out)
     return [
         f"{work.verb}: {name} is neither the old nor the new one"
         for name, digest in entries(out, work).items()
@@ -117,7 +119,7 @@ def _half_written(work: Work, out: Path, *, good: Whole, before: dict[str, str])
     ]
 
 
-def _torn_files(work: Work, out: Path) -> list[str]:
+def torn_files(work: Work, out: Path) -> list[str]:
     """Files of a run of training that cannot be read: reading them for their digest is the test."""
     torn = []
     for path in out.rglob("*"):

@@ -115,13 +115,18 @@ def started(*arguments: str, prepare: Callable[[], None] = lambda: None) -> int:
         return child
     code = 70
     try:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
+        quiet()
         prepare()
         code = cli.main([*arguments, "--json"])
     finally:
         os._exit(code)
+
+
+def quiet() -> None:
+    """Say nothing any more, on standard output and standard error."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
 
 
 def run(*arguments: str, prepare: Callable[[], None] = lambda: None) -> tuple[int, float]:
@@ -163,8 +168,12 @@ def all_paths(folder: Path) -> list[str]:
 
 
 def entries(out: Path, work: Work) -> dict[str, str]:
-    """A digest of the content of each entry that can be seen."""
-    return {path.name: _digest(path, work) for path in sorted(out.iterdir()) if not path.name.startswith(".")}
+    """A digest of the content of each entry that can be seen; of a folder that grows, of each file in it."""
+    seen = [path for path in sorted(out.iterdir()) if not path.name.startswith(".")]
+    if work.grows:
+        files = (file for path in seen for file in sorted(path.rglob("*")) if file.is_file())
+        return {str(file.relative_to(out)): _digest(file, work) for file in files}
+    return {path.name: _digest(path, work) for path in seen}
 
 
 def _digest(place: Path, work: Work) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from scene4d.apps.compose.recorded_actions import observation_and_actions
 from scene4d.apps.terminal.option_checks import check_output
 from scene4d.apps.terminal.progress import steps_shown
 from scene4d.apps.verbs.options.agents import ForecastOptions
-from scene4d.files import atomic_folder, sole_writer
+from scene4d.files import placed_together, sole_writer
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
 from scene4d.scene import Scene4D
@@ -36,16 +37,20 @@ def run_forecast(options: ForecastOptions) -> dict:
     """
     for number in range(options.samples):
         check_output(_numbered(options.output, number), suffixes=(".s4d",), inputs=(options.scene,))
-    with steps_shown(2 + options.samples) as step:
+    # The futures, the flow and the points belong together: they appear when all are written.
+    with placed_together(options.output) as draft, steps_shown(2 + options.samples) as step:
         model, file, known, actions = step("reading weights and scene", lambda: _start(options))
+        to_draft = dataclasses.replace(options, output=draft / options.output.name)
         outputs = []
         for number in range(options.samples):
             write = functools.partial(
-                _write_sample, options, number, model=model, file=file, known=known, actions=actions
+                _write_sample, to_draft, number, model=model, file=file, known=known, actions=actions
             )
             outputs.append(step(f"forecasting future {number + 1} of {options.samples}", write))
         path, scene = outputs[0]
         flow_path, points = step("writing flow and points", lambda: _write_motion(path, scene))
+    outputs = [(options.output.with_name(written.name), each) for written, each in outputs]
+    path, flow_path, points = (options.output.with_name(written.name) for written in (path, flow_path, points))
     now = float(scene.times[0])
     moved = scene.flow(now, float(scene.times[-1]))[0].norm(dim=-1)
     moving = moved[moved > 1e-3]
@@ -91,9 +96,8 @@ def _write_motion(path: Path, scene: Scene4D) -> tuple[Path, Path]:
     flow_path, points = path.with_suffix(".flow.npz"), path.with_suffix("").with_name(f"{path.stem}_points")
     write_flow_npz(flow_path, scene)
     now = float(scene.times[0])
-    with atomic_folder(points, replace=True) as folder:
-        for step, time in enumerate(scene.times.tolist()):
-            write_gaussian_points(folder / f"{step:04d}.ply", scene.at(time), flow=scene.flow(now, time)[0])
+    for step, time in enumerate(scene.times.tolist()):
+        write_gaussian_points(points / f"{step:04d}.ply", scene.at(time), flow=scene.flow(now, time)[0])
     return flow_path, points
 
 
