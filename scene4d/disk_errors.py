@@ -134,12 +134,13 @@ def _errno(error: BaseException) -> int:
         return error.errno or 0
     if isinstance(error, MemoryError):
         return errno.ENOMEM
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return errno.EAGAIN
-    if isinstance(error, ImportError):  # a library that could not be loaded
-        return next((number for number in SHORT if os.strerror(number) in str(error)), 0)
-    words = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(words[1]) if words else 0
+    words = str(error)
+    if isinstance(error, RuntimeError | ImportError):  # of torch, of threads, of a library that could not be loaded
+        if any(part in words for part in ("can't start new thread", "failed to map segment")):
+            return errno.EAGAIN
+        return next((number for number in SHORT if os.strerror(number) in words), 0)
+    found = re.search(r"\(os error (\d+)\)", words) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else 0
 
 
 def _is_claim_of_file(error: BaseException) -> bool:

@@ -112,6 +112,8 @@ class _Run:
     def __init__(self, module: nn.Module, *, config: LoopConfig, folder: Path):
         self.module, self.config, self.path = module, config, folder / CHECKPOINT_NAME
         self.step, self.bad, self.skipped = 0, 0, 0
+        # What a part kept from its own training before would count in the norm that gradients are clipped by.
+        module.zero_grad(set_to_none=True)
         distributed.copy_from_rank_zero(module)
         if config.shard:
             distributed.shard(module)

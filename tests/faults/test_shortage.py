@@ -135,7 +135,9 @@ def test_tried_again_first_where_the_disk_may_come_back(monkeypatch, number, kin
         (MemoryError("Unable to allocate 7.00 EiB for an array"), False),
         (ImportError("x.so: failed to map segment from shared object: Cannot allocate memory"), True),
         (ImportError("No module named 'x'"), False),
+        (ImportError("_ext.so: failed to map segment from shared object"), True),
         (RuntimeError("can't start new thread"), True),
+        (RuntimeError("unable to open file <a> in read-only mode: Too many open files (24)"), True),
         (OSError(errno.EIO, "Input/output error"), False),
     ],
 )

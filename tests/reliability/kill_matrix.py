@@ -38,7 +38,7 @@ def main() -> int:
     loaded()
     rows, harmless = [], 0
     with tempfile.TemporaryDirectory(prefix="scene4d-kill-") as folder:
-        works = inputs(Path(folder) / "work")
+        works = inputs(Path(folder) / "work", options.verbs or ())
         names = options.verbs or list(works)
         for k, name in enumerate(names):
             kills = options.size // len(names) + (k < options.size % len(names))

@@ -58,7 +58,7 @@ def main() -> int:
             return failing_disk.again(Path(folder), str(Path(__file__)), *sys.argv[1:])
         loaded()
         work = Path(folder) / "work"
-        works = inputs(work)
+        works = inputs(work, options.verbs or ())
         rows, faults = [], 0
         for name in options.verbs or works:
             good = whole(works[name], work / "output")

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,15 @@ def loaded() -> None:
         importlib.import_module(f"scene4d.apps.verbs.run_{verb}")
 
 
-def inputs(folder: Path) -> dict[str, Work]:
-    """Make the inputs in a new folder; {name: work}, whose outputs go to folder/output."""
+def inputs(folder: Path, verbs: Sequence[str] = ()) -> dict[str, Work]:
+    """Make the inputs of these verbs (by default of all) in a new folder; {verb: work} of outputs in folder/output."""
     folder.mkdir(parents=True)
     out, source = folder / "output", str(DEMO_EPISODE)
     in_child(lambda: lerobot_set(folder / "set") and None)
     (folder / "train.toml").write_text(TRAIN.format(source=json.dumps(source)))
     little = ("--max-frames", "3", "--size", "32", "--cameras", "left")
-    assert run("reconstruct", source, "-o", str(folder / "scene.s4d"), *little)[0] == 0
+    if not verbs or {"export", "forecast"} & {*verbs}:
+        assert run("reconstruct", source, "-o", str(folder / "scene.s4d"), *little)[0] == 0
     scene = str(folder / "scene.s4d")
     works = (
         Work("convert", (str(folder / "set"), "-o", str(out / "copy"))),
@@ -96,7 +97,7 @@ def inputs(folder: Path) -> dict[str, Work]:
              old=("future.s4d", "future.flow.npz", "future_points/0000.ply", "future_points/0099.ply")),
         Work("train", (str(folder / "train.toml"), "--out", str(out / "run")), grows=True),
     )  # fmt: skip
-    return {work.verb: work for work in works}
+    return {work.verb: work for work in works if not verbs or work.verb in verbs}
 
 
 def fresh(out: Path, work: Work) -> None:

@@ -132,6 +132,19 @@ def test_global_randomness_is_left_alone(tmp_path):
     assert state is None and torch.equal(torch.rand(3), expected)
 
 
+def test_what_a_part_kept_from_a_training_before_changes_nothing(tmp_path):
+    """It is frozen, but its last gradient would count in the norm: a run that was resumed has no such gradient."""
+    made = []
+    for name in ("resumed", "at once"):
+        net = model()
+        net[0].requires_grad_(False)
+        if name == "at once":
+            net[0].weight.grad = torch.full_like(net[0].weight, 1000.0)
+        run(net, tmp_path / name)
+        made.append((weights(net), JsonLog(tmp_path / name / "log.jsonl").read()))
+    assert torch.equal(made[0][0], made[1][0]) and made[0][1] == made[1][1]
+
+
 def test_bad_numbers_are_skipped_then_stop_with_the_last_good_weights(tmp_path):
     net = model()
     bad_from = {"step": 5, "until": 7}
