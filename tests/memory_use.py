@@ -1,12 +1,9 @@
-"""What this process holds: memory, descriptors, threads (Linux). Memory is never compared by `ru_maxrss`: that is the
-highest of the whole life of a process, which nothing raises any more after a larger test."""
+"""What this process holds now: memory, descriptors, threads (Linux). How high memory went meanwhile: `peak_memory`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 STATUS = Path("/proc/self/status")
 
@@ -24,14 +21,6 @@ def num_threads() -> int:
 def num_descriptors() -> int:
     """Files, pipes and sockets that it has open, the listing itself not counted."""
     return len(os.listdir("/proc/self/fd")) - 1
-
-
-def peak_growth_mb(act: Callable[[], Any]) -> float:
-    """How far above what it held before memory rises while `act` runs; the high-water mark is set back first."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmHWM")
-    act()
-    return (_status("VmHWM") - before) / 1024
 
 
 def _status(name: str) -> int:

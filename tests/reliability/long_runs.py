@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -177,14 +178,12 @@ def show(count: int) -> list[Sample]:
         little = {"max_frames": 3, "size": 32, "cameras": ("left",)}
         scene = Path(folder) / "scene.s4d"
         run_reconstruct(replace(ReconstructOptions(DEMO_EPISODE, scene), **little))
-        with open_view(ViewOptions(scene, port=0)) as opened:
+        with open_view(ViewOptions(scene, port=0)) as opened, ThreadPoolExecutor(VIEWERS) as pool:
             for crowd in range(count // VIEWERS):
-                visitors = [threading.Thread(target=_visit, args=(opened.server.get_port(),)) for _ in range(VIEWERS)]
-                for each in visitors:
-                    each.start()
+                visits = [pool.submit(_visit, opened.server.get_port()) for _ in range(VIEWERS)]
                 opened.panel.slider.value = crowd % 3
-                for each in visitors:
-                    each.join()
+                for each in visits:
+                    each.result()  # a visitor who was refused ends the run
                 done += 1
                 _until_alone(opened.server)
                 note(done)
@@ -196,8 +195,8 @@ def _visit(port: int) -> None:
     from websockets.sync.client import connect
 
     protocol = f"viser-v{viser.__version__}"
-    address = f"ws://127.0.0.1:{port}"
-    with connect(address, subprotocols=[protocol], max_size=None) as visitor, contextlib.suppress(TimeoutError):
+    options = {"subprotocols": [protocol], "max_size": None, "origin": f"http://127.0.0.1:{port}"}
+    with connect(f"ws://127.0.0.1:{port}", **options) as visitor, contextlib.suppress(TimeoutError):
         while True:
             visitor.recv(timeout=0.3)
 
