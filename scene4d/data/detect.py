@@ -59,6 +59,7 @@ PARTS = {
     "poses": re.compile(r"pose|extr|c2w|w2c|[rt]_list|camera|calib|transforms\.json", re.I),
     "depth": re.compile(r"depth", re.I),
 }
+PACKED = {".r3d": "export as EXR + RGB in Record3D, and give that folder: depth in .r3d is compressed by LZFSE"}
 KNOWN = (
     "LeRobot v2.0 to v3.0, RGB-D folders (7-Scenes, TUM, ScanNet, Replica, Open3D, images + depth + K + poses), "
     "transforms.json (nerfstudio, instant-ngp, Blender, D-NeRF), COLMAP, Polycam, Stray Scanner, Record3D, "
@@ -112,7 +113,7 @@ def _found(root: Path, supplied: Supplied) -> list[TableReader]:
     if root.is_file():
         found = _open_file(root, supplied)
         if found is None:
-            fix = "give the folder of a recording, or a file of a known kind"
+            fix = PACKED.get(root.suffix.lower(), "give the folder of a recording, or a file of a known kind")
             raise DataFormatError("is a file of an unknown kind", file=root, expected=KNOWN, fix=fix)
         return list(found)
     if not root.is_dir():

@@ -234,3 +234,10 @@ def test_faults(tmp_path, name):
     with pytest.raises(kind, match=words) as caught:
         open_recordings(tmp_path)[0].read()
     assert str(tmp_path) in caught.value.file and caught.value.exit_code == 3
+
+
+def test_a_packed_file_says_how_to_export(tmp_path):
+    (tmp_path / "scan.r3d").write_bytes(b"PK")
+    with pytest.raises(DataFormatError) as caught:
+        open_recordings(tmp_path / "scan.r3d")
+    assert "EXR + RGB" in caught.value.fix
