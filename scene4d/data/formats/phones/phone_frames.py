@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.files.paths import listed_files
@@ -29,6 +28,7 @@ from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableRecordi
 from scene4d.data.video.depth_files import depth_size
 from scene4d.data.video.pictures import DepthFiles
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.geometry.rotation import matrices_from_xyzw
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 Z_UP_FROM_Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
@@ -119,7 +119,7 @@ def rigid_matrices(quaternions: np.ndarray, positions: np.ndarray, *, file: Path
         raise CalibrationError("a quaternion is zero", file=file, field="quaternion", frame=frame)
     matrices = np.tile(np.eye(4), (len(positions), 1, 1))
     matrices[~finite] = np.nan
-    matrices[finite, :3, :3] = Rotation.from_quat(quaternions[finite]).as_matrix()
+    matrices[finite, :3, :3] = matrices_from_xyzw(quaternions[finite])
     matrices[finite, :3, 3] = positions[finite]
     return matrices
 
