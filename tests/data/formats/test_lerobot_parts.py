@@ -172,3 +172,11 @@ def test_67_a_task_that_is_no_utf8(root):
     with pytest.raises(DataFormatError, match=r"UTF-?8") as caught:
         open_recordings(root)
     assert caught.value.file == str(root / "meta/tasks.parquet") and caught.value.field == "task"
+    assert caught.value.file == str(root / "meta/tasks.parquet") and caught.value.field == "task"
+
+
+def test_a_column_of_one_number_is_no_list(root):
+    """lerobot opens a feature of shape [1] as a single number; it reads as [t 1] all the same."""
+    schema = pq.read_schema(root / TABLE)
+    assert schema.field("observation.state").type == pa.float32(), "the fixture's robot has one joint"
+    assert open_recordings(root)[0].read().proprio.tolist() == [[i] for i in range(6)]

@@ -214,6 +214,8 @@ class _Writer:
                 self.moments[name].append(values)
             if name == "observation.segment_poses":
                 values = self._padded(values, number=number)
+            if self.features[name]["shape"] == [1] and values.shape[1:] == (1,):
+                values = values[:, 0]  # lerobot wants a single number as such, not as a list of one
             columns[name] = number_column(values, name=name)
         return columns
 
@@ -256,7 +258,8 @@ class _Writer:
             odd = sorted(found ^ expected)
             raise DataFormatError("holds other data than the first", field="episode", frame=number, found=odd)
         for name in {"action", "observation.state"} & expected:
-            width, wanted = len(columns[name][0]), self.features[name]["shape"][0]
+            first = columns[name][0].as_py()
+            width, wanted = len(first) if isinstance(first, list) else 1, self.features[name]["shape"][0]
             if width != wanted:
                 raise DataFormatError("has another width", field=name, frame=number, found=width, expected=wanted)
 
