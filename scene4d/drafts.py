@@ -51,6 +51,20 @@ def draft_folder(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+        if folder.exists():
+            _remove_with_one_descriptor(folder)
+
+
+def _remove_with_one_descriptor(folder: Path) -> None:
+    """Remove a folder where hardly a file can be opened any more: `rmtree` opens one for each level."""
+    for root, folders, files in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            for name in files:
+                os.unlink(os.path.join(root, name))
+            for name in folders:
+                os.rmdir(os.path.join(root, name))
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _new_draft(folder: Path) -> int | None:

@@ -1,6 +1,7 @@
 """FAULTS rows 74, 75 and 88: one writer an output, nothing left by dead ones, and bytes on disk before the name is."""
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -252,3 +253,19 @@ def test_files_are_as_readable_as_others(tmp_path):
     os.umask(umask)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~umask
+
+
+def test_a_draft_is_removed_though_no_file_can_be_opened(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    try:
+        with pytest.raises(ResourceError, match="too many files are open"), atomic_folder(tmp_path / "out") as draft:
+            (draft / "a" / "b").mkdir(parents=True)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), before[1]))
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for handle in held:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert names(tmp_path) == []
