@@ -175,8 +175,9 @@ def entries(out: Path, work: Work) -> dict[str, str]:
     """A digest of the content of each entry that can be seen; of a folder that grows, of each file in it."""
     seen = [path for path in sorted(out.iterdir()) if not path.name.startswith(".")]
     if work.grows:
-        files = (file for path in seen for file in sorted(path.rglob("*")) if file.is_file())
-        return {str(file.relative_to(out)): _digest(file, work) for file in files}
+        names = (str(file.relative_to(out)) for path in seen for file in sorted(path.rglob("*")) if file.is_file())
+        # What lies in a draft is half-written, and not to be seen.
+        return {name: _digest(out / name, work) for name in names if "/." not in name}
     return {path.name: _digest(path, work) for path in seen}
 
 
