@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scene4d.errors import DataFormatError
+from scene4d.files import open_regular
 from scene4d.gaussians.formats.ksplat import read_ksplat
 from scene4d.gaussians.formats.ply import read_ply_splats
 from scene4d.gaussians.formats.sog import read_sog
@@ -76,7 +77,7 @@ def _reader(path: Path) -> Reader:
 
 def _head(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(64)
     except OSError as error:
         raise DataFormatError(f"cannot be read: {error.strerror}", file=path, fix="check the path") from error
