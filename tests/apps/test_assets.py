@@ -22,3 +22,5 @@ def test_an_installation_without_weights_says_how_to_make_them(tmp_path, monkeyp
     monkeypatch.setattr(assets, "WEIGHTS", tmp_path / "tiny.safetensors")
     with pytest.raises(CheckpointError, match="scene4d train configs"):
         weights_file(None)
+    with pytest.raises(CheckpointError, match="a wheel carries small alone"):
+        weights_file("rssm")

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from scene4d.apps.compose.assets import DEMO_EPISODE, WEIGHTS
+from scene4d.apps.terminal.tables import columns_table
 from scene4d.apps.verbs.options.agents import DoctorOptions
+from scene4d.apps.verbs.what_works_here import devices_here, formats_here
 from scene4d.drafts import leftovers, remove_leftovers
 
 SIMULATED = "record, train, eval of all kinds but on recordings"
@@ -38,7 +40,7 @@ OPTIONAL = {
 
 
 def run_doctor(options: DoctorOptions) -> dict:
-    """Returns {python, system, torch, threads, cuda, native, compiler, demo_files, optional, healthy}.
+    """Returns {python, system, torch, threads, cuda, native, compiler, demo_files, healthy}, three tables besides.
 
     With --clean {folder, removed, kept, bytes} instead: paths {path, bytes}, and the bytes of those that are removed.
     """
@@ -50,7 +52,8 @@ def run_doctor(options: DoctorOptions) -> dict:
     lacking = [str(path) for path in (DEMO_EPISODE, WEIGHTS) if not path.exists()]
     facts["demo_files"] = f"missing: {', '.join(lacking)}" if lacking else "ok"
     optional = {name: _version(name) for name in OPTIONAL}
-    return {**facts, "optional": optional, "healthy": facts["native"] == "ok" and facts["demo_files"] == "ok"}
+    tables = {"optional": optional, "formats": formats_here(), "devices": devices_here()}
+    return {**facts, **tables, "healthy": facts["native"] == "ok" and facts["demo_files"] == "ok"}
 
 
 def _cleaned(folder: Path, *, dry_run: bool) -> dict:
@@ -73,13 +76,14 @@ def text_of(result: Mapping[str, Any]) -> str:
     """The facts as people read them, with what to install for what is missing; or what was cleaned."""
     if "removed" in result:
         return _cleaned_text(result)
-    facts = {key: value for key, value in result.items() if key != "optional"}
+    facts = {key: value for key, value in result.items() if key not in ("optional", "formats", "devices")}
     lines = [f"{key:<14} {value}" for key, value in facts.items()]
     for name, version in result["optional"].items():
         extra, needed_for = OPTIONAL[name]
         fix = f'missing: pip install "scene4d[{extra}]"' if extra else "missing (no wheel; install it by its own guide)"
         lines.append(f"{name:<14} {version or fix}   ({needed_for})")
-    return "\n".join(lines)
+    tables = (f"{name}\n{columns_table(result[name])}" for name in ("formats", "devices"))
+    return "\n\n".join(["\n".join(lines), *tables])
 
 
 def _torch() -> dict:
