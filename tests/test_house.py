@@ -239,7 +239,7 @@ def test_nothing_is_left_unfinished(path):
 
 def test_libraries_that_are_imported_are_dependencies():
     """Others are loaded by `scene4d.extras.optional`, which names their extra; some rooms live with theirs only."""
-    known = {"torch", "numpy", "PIL", "av", "pyarrow", "safetensors", "rich", "scene4d", "_typeshed"}
+    known = {"torch", "numpy", "PIL", "av", "pyarrow", "safetensors", "rich", "kornia", "scene4d", "_typeshed"}
     extras = {"sim": {"mujoco", "metaworld"}, "env": {"gymnasium"}, "hdf5": {"h5py"}, "viewer": {"websockets"}}
     for path in SOURCES:
         allowed = known | sys.stdlib_module_names | set().union(*(extras.get(part, set()) for part in path.parts))

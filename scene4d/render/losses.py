@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
 
 from scene4d.check import check
 from scene4d.errors import ShapeError
 from scene4d.geometry.frame_images import alpha_of, depth_of
 from scene4d.types import Frames
 
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-SSIM_FLOORS = (0.01**2, 0.03**2)  # keep the two quotients finite where a picture is black or flat
+SSIM_WINDOW = 11
 
 
 def l1(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -46,32 +43,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Raises:
         ShapeError: when the images are smaller than the window's reach.
-    Source: Wang et al., Image Quality Assessment, 2004. Differentiable to both.
+    Source: Wang et al., Image Quality Assessment, 2004; computed by kornia. Differentiable to both.
     """
+    from kornia.metrics import ssim as ssim_map  # imported late: kornia takes seconds to load
+
     sizes = check(a=(a, "*b h w c"), b=(b, "*b h w c"))
     height, width, channels = a.shape[-3:]
     if min(height, width) <= SSIM_WINDOW // 2:
         raise ShapeError("image too small for SSIM", field="a", found=(height, width), expected=f"> {SSIM_WINDOW // 2}")
     flat = [x.reshape(-1, height, width, channels).movedim(-1, 1) for x in (a, b)]
-    return _ssim_map(flat[0], flat[1]).mean((1, 2, 3)).reshape(sizes["*b"])
-
-
-def _ssim_map(a: Tensor, b: Tensor) -> Tensor:
-    """[n c h w], one value a pixel: means, variances and covariance of two images [n c h w] under a Gaussian window."""
-    offset = torch.arange(SSIM_WINDOW, dtype=a.dtype, device=a.device) - SSIM_WINDOW // 2
-    window = torch.exp(-offset.square() / (2 * SSIM_SIGMA**2))
-    window = (window / window.sum()).expand(a.shape[1], 1, 1, -1)
-    reach = SSIM_WINDOW // 2
-
-    def blurred(x: Tensor) -> Tensor:
-        along = conv2d(pad(x, (reach, reach, 0, 0), mode="reflect"), window, groups=x.shape[1])
-        return conv2d(pad(along, (0, 0, reach, reach), mode="reflect"), window.mT, groups=x.shape[1])
-
-    mean_a, mean_b = blurred(a), blurred(b)
-    square_a, square_b, product = mean_a.square(), mean_b.square(), mean_a * mean_b
-    spread = blurred(a.square()) - square_a + (blurred(b.square()) - square_b)
-    alike = (2 * product + SSIM_FLOORS[0]) * (2 * (blurred(a * b) - product) + SSIM_FLOORS[1])
-    return alike / ((square_a + square_b + SSIM_FLOORS[0]) * (spread + SSIM_FLOORS[1]) + 1e-12)
+    return ssim_map(flat[0], flat[1], SSIM_WINDOW).mean((1, 2, 3)).reshape(sizes["*b"])
 
 
 @dataclass(frozen=True)
