@@ -65,7 +65,8 @@ def test_what_a_reader_refuses_is_reported_and_the_rest_is_shown(tmp_path):
     write_set(tmp_path / "set")
     (tmp_path / "set" / "meta" / "cameras.json").unlink()
     report = run_check(CheckOptions(tmp_path / "set", calibration=True))
-    (finding,) = report["findings"]
+    finding, unused = report["findings"]
+    assert (unused["kind"], unused["found"].split(";")[0]) == ("depth_without_camera", "1: observation.depth.hand")
     assert finding["kind"] == "CalibrationError" and "cameras.json" in finding["found"] and not finding["mendable"]
     assert report["recordings"][0]["cameras"]["hand"]["width"] == 96 and report["recordings"][0]["up"] is None
     assert "cameras.json as" in text_of(report)

@@ -97,7 +97,7 @@ def unused_parts(
     named = {n for c in cameras.values() for n in (c.rgb, c.depth, c.segments, c.viewmats) if n}
     rest = [n for n in features if n not in {*read, *named, *INDEX_COLUMNS, "timestamp", "next.done"}]
     pictures = [n for n in rest if features[n].get("dtype") in ("video", "image")]
-    depth = tuple(n for n in pictures if is_depth_map(features[n]))
+    depth = tuple(n for n in pictures if is_depth_map(features[n]) or "depth" in n)
     odd = tuple(n for n in pictures if n not in depth)
     actions = tuple(n for n in rest if n.startswith("action") and "action" not in features)
     states = tuple(n for n in rest if n.startswith("observation.state") and "observation.state" not in features)
