@@ -67,45 +67,42 @@ def local_shade(rgb: Tensor) -> Tensor:
 
 def agreement(views: Views, pairs: Tensor, *, every: int = EVERY) -> Agreement:
     """Carry a pixel in `every` rows and columns of the first view of each pair [p 2] into the second, and compare."""
-    first, second = views_at(views, pairs[:, 0]), views_at(views, pairs[:, 1])
+    first, second = pairs[:, 0], pairs[:, 1]
     thin = (slice(None), slice(every // 2, None, every), slice(every // 2, None, every))
-    measured = first.depth[thin].flatten(1) > 0
+    depth, shade_here = (x[thin][first].flatten(1) for x in (views.depth, views.shade))
     height, width = views.depth.shape[-2:]
+    measured = depth > 0
     centres = pixel_centres(width, height, like=views.depth)[thin[1:]].flatten(0, 1)
-    rays = torch.cat([centres, torch.ones_like(centres[:, :1])], -1) @ torch.linalg.inv(first.Ks).transpose(-1, -2)
-    points = transform_points(invert_rigid(first.viewmats), rays * first.depth[thin].flatten(1)[..., None])
-    pixels, z = project(points, second.viewmats, Ks=second.Ks)
+    rays = torch.cat([centres, torch.ones_like(centres[:, :1])], -1)
+    rays = rays @ torch.linalg.inv(views.Ks[first]).transpose(-1, -2)
+    points = transform_points(invert_rigid(views.viewmats[first]), rays * depth[..., None])
+    pixels, z = project(points, views.viewmats[second], Ks=views.Ks[second])
     inside = (z > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
-    there, weight, shade = _sampled(second, torch.nan_to_num(pixels))
+    there, weight, shade = _sampled(views, second, pixels=torch.nan_to_num(pixels))
     covered = measured & inside & (weight > 0.5)
     metres = torch.where(covered, (z - there).abs(), 0.0)
     relative = torch.where(covered, (z - there) / torch.minimum(z, there).clamp_min(1e-9), 0.0)
     off = (relative.abs() / DEPTH_TOLERANCE).clamp(max=1)
-    paler = ((first.shade[thin].flatten(1) - shade).abs() / SHADE_TOLERANCE).clamp(max=1)
+    paler = ((shade_here - shade).abs() / SHADE_TOLERANCE).clamp(max=1)
     same = torch.where(off < 1, 0.5 * off + 0.5 * paler, 1.0)
     cost, known = torch.where(covered, same, 1.0), measured & (covered | ~inside)
     return Agreement(cost=cost, covered=covered, known=known, metres=metres, relative=relative)
 
 
-def views_at(views: Views, index: Tensor) -> Views:
-    """The views of an index [p]."""
-    return Views(views.viewmats[index], views.Ks[index], views.depth[index], views.shade[index])
-
-
-def _sampled(views: Views, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Depth, the share of it that was measured, and shade at pixels [p q 2], between the four nearest centres."""
+def _sampled(views: Views, which: Tensor, *, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth, the share of it that was measured, and shade of views [p] at pixels [p q 2], between the four centres."""
     height, width = views.depth.shape[-2:]
     x, y = (pixels[..., 0] - 0.5).clamp(0, width - 1), (pixels[..., 1] - 0.5).clamp(0, height - 1)
     left, top = x.floor().clamp(max=width - 2), y.floor().clamp(max=height - 2)
-    flat_depth, flat_shade = views.depth.flatten(1), views.shade.flatten(1)
+    begins = which[:, None] * (height * width)
     depth, weight, shade = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
     nearest_depth, nearest = torch.zeros_like(x), torch.zeros_like(x)
     for dx in (0, 1):
         for dy in (0, 1):
             share = (1 - (x - left - dx).abs()) * (1 - (y - top - dy).abs())
-            index = ((top + dy) * width + left + dx).long()
-            value = flat_depth.gather(1, index)
-            shade += share * flat_shade.gather(1, index)
+            index = begins + ((top + dy) * width + left + dx).long()
+            value = views.depth.take(index)
+            shade += share * views.shade.take(index)
             depth += torch.where(value > 0, share / value.clamp_min(1e-9), 0)
             weight += torch.where(value > 0, share, 0)
             closer = share > nearest
