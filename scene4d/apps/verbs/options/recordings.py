@@ -120,6 +120,7 @@ class ConvertOptions:
         "what is corrected": (
             "fix",
             "calibration",
+            "fov",
             "fit",
             "resync",
             "fps",
