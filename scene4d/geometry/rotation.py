@@ -72,8 +72,7 @@ def invert_quat(quats: Tensor) -> Tensor:
 
 def rotate(quats: Tensor, vectors: Tensor) -> Tensor:
     """Rotate vectors [..., 3] by unit quaternions [..., 4]."""
-    q = quats[..., 1:].expand(torch.broadcast_shapes(quats[..., 1:].shape, vectors.shape))
-    v = vectors.expand(q.shape)
+    q, v = torch.broadcast_tensors(quats[..., 1:], vectors)  # torch.broadcast_shapes would load sympy first
     t = 2 * torch.linalg.cross(q, v)
     return v + quats[..., :1] * t + torch.linalg.cross(q, t)
 
