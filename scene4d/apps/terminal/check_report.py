@@ -63,7 +63,7 @@ def _facts(facts: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {what} {column['name']}: {column['min']:g} .. {column['max']:g}{unit}")
         more = len(facts[what]) - MAX_COLUMNS
         lines += [f"  and {more} more {what}"] if more > 0 else []
-    return [*lines, _calibration(facts["calibration"])] if "calibration" in facts else lines
+    return [*lines, *_calibration(facts["calibration"])] if "calibration" in facts else lines
 
 
 def _camera(name: str, camera: Mapping[str, Any]) -> str:
@@ -76,16 +76,20 @@ def _camera(name: str, camera: Mapping[str, Any]) -> str:
     return f"  camera {name}: {camera['width']}x{camera['height']}, {view}, {moves}, {depth}"
 
 
-def _calibration(figures: Mapping[str, Any]) -> str:
+def _calibration(figures: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if figures["epipolar_px"] is not None:
+        off, pairs = f"{figures['epipolar_px']:g} px", figures["colour_pairs"]
+        lines.append(f"  calibration by colour: points found in two pictures lie {off} from where the cameras say")
+        lines.append(f"    (median over {pairs} pairs, at most 480 px wide; good: under 1.5 px; wrong: over 5 px)")
     if figures["untested"]:
-        return f"  calibration: not tested ({figures['untested']})"
+        return [f"  calibration: not tested by depth ({figures['untested']})", *lines]
     off = "" if figures["median_mm"] is None else f", median {figures['median_mm']:g} mm apart"
     off += "" if figures["relative"] is None else f" ({100 * figures['relative']:.2g} % of the depth)"
     share, scale = f"{100 * figures['agreement']:.0f} % of the pixels seen twice agree", figures["scale"]
     good, poor = (f"{100 * scale[k]:.0f} %" for k in ("good", "poor"))
-    return (
-        f"  calibration: {share} (good: {good} and more; poor: under {poor}){off}, in {figures['pairs']} pairs of views"
-    )
+    pairs = f"{figures['pairs']} pairs of views"
+    return [f"  calibration: {share} (good: {good} and more; poor: under {poor}){off}, in {pairs}", *lines]
 
 
 def _listed(names: list[Any]) -> str:

@@ -32,7 +32,8 @@ def run_check(options: CheckOptions) -> dict[str, Any]:
 
     Returns {source, format, recordings: [...], findings: [{kind, camera, field, found, expected, fix, mendable, score,
     recordings}], ok}. recordings holds those looked into, as `describe` has them (left_out: what the reader did not
-    use), with {calibration: {pairs, agreement, scale: {good, poor}, median_mm, relative, untested}} where asked for;
+    use), with {calibration: {pairs, agreement, scale: {good, poor}, median_mm, relative, untested,
+    colour_pairs, epipolar_px}} where asked for;
     num_recordings and num_frames count all. ok: nothing was found. Of a file of splats: as `check_splats`.
 
     Raises:
@@ -115,6 +116,8 @@ def _figures(report: CalibrationReport) -> dict[str, Any]:
         "median_mm": rounded(report.median_mm, 2),
         "relative": rounded(report.relative, 5),
         "untested": report.untested,
+        "colour_pairs": 0 if report.colour is None else report.colour.num_pairs,
+        "epipolar_px": rounded(report.colour and report.colour.error_px, 2),
     }
 
 

@@ -20,6 +20,7 @@ from scene4d.data.diagnose.calibration.registration import check_registration
 from scene4d.data.diagnose.calibration.reprojection import Agreement, agreement
 from scene4d.data.diagnose.calibration.sample import Rows, Sample, rows_of, views_of
 from scene4d.data.diagnose.calibration.scale_search import axes_and_scale_hypotheses, is_sound, scale_hypotheses
+from scene4d.data.diagnose.colour.colour_check import ColourReport, check_colour
 from scene4d.data.diagnose.finding import Finding
 from scene4d.data.diagnose.frame_faults import check_holes
 from scene4d.data.diagnose.world_axis import check_world_axis
@@ -51,6 +52,8 @@ class CalibrationReport:
     relative: float | None = None
     """The same as a share of the depth."""
     untested: str = ""
+    colour: ColourReport | None = None
+    """What points found in several pictures show, where depth does not show all."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def check_calibration(sample: Sample) -> CalibrationReport:
     if not len(pairs):
         findings += check_world_axis(sample, tested=False)
         reason = "one camera that stands still: there are no two views" if sample.depth_cameras else "no depth"
-        return CalibrationReport(tuple(findings), 0, untested=reason)
+        colour = check_colour(sample.recording, moving=sample.moving())
+        return CalibrationReport((*findings, *colour.findings), 0, untested=reason, colour=colour)
     mends, rows = [m for f in findings for m in f.mends], rows_of(sample)
     before = agreement(views_of(sample), pairs)
     for _ in range(MAX_MISTAKES):
@@ -95,7 +99,13 @@ def check_calibration(sample: Sample) -> CalibrationReport:
     if covered.any():
         share, median_mm = 1 - float(before.cost[covered].mean()), 1e3 * float(before.metres[covered].median())
         relative = float(before.relative[covered].abs().median())
-    return CalibrationReport(tuple(findings), len(pairs), agreement=share, median_mm=median_mm, relative=relative)
+    colour = None
+    if len(sample.depth_cameras) < len(sample.cameras) or not covered.any():
+        colour = check_colour(sample.recording, moving=sample.moving())
+        known = {(f.kind, f.camera) for f in findings}
+        findings += [f for f in colour.findings if (f.kind, f.camera) not in known]
+    figures = {"agreement": share, "median_mm": median_mm, "relative": relative}
+    return CalibrationReport(tuple(findings), len(pairs), **figures, colour=colour)
 
 
 def pairs_of(rows: Rows, *, moving: Sequence[str]) -> Tensor:
