@@ -149,6 +149,7 @@ tables() {
     'python scripts/bench_agent.py --threads 2' \
     'python scripts/bench_agent.py --threads 2 --forecast'
   row simulator '4 min' 'extra env' 'python scripts/bench_env.py --steps 5000 --envs 1'
+  row set-up '10 min, and 3 GB of downloads' 'a C++ compiler' 'python scripts/bench_setup.py b56a46a HEAD'
   row start-up 'about a minute' 'nothing' 'python scripts/bench_start.py'
   row raster 'about a minute (nine cases, 1 s or 20 repeats each)' 'nothing' 'python scripts/bench.py raster --threads 2'
   row neighbours 'about 2 min on busy cores (23 cases, 1 s or 20 repeats each)' 'nothing' 'python scripts/bench_neighbours.py --threads 1'
