@@ -135,7 +135,8 @@ def _errno(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     words = str(error)
-    if isinstance(error, RuntimeError | ImportError):  # of torch, of threads, of a library that could not be loaded
+    # Of torch, of threads, of a library that could not be loaded, of what Arrow has no word for.
+    if isinstance(error, RuntimeError | ImportError) or type(error).__name__ == "ArrowException":
         if any(part in words for part in ("can't start new thread", "failed to map segment")):
             return errno.EAGAIN
         return next((number for number in SHORT if os.strerror(number) in words), 0)

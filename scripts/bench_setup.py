@@ -1,13 +1,12 @@
 """Processor time of the first minute: clean clones of two commits, empty caches, `scripts/demo.sh` in each.
 
-    python3 scripts/bench_setup.py [OLDER [NEWER]]      by default b56a46a and HEAD; only the standard library is needed
-
 For each: processor seconds of set-up and demo together (all their processes), seconds of a second demo, in which
 nothing is installed or compiled any more, and the size of .venv. The two follow one another on the same machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_CACHE = {"PIP_NO_CACHE_DIR": "1", "UV_NO_CACHE": "1"}
@@ -27,7 +27,7 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def measured(commit: str, folder: Path) -> dict[str, object]:
+def measured(commit: str, folder: Path) -> dict[str, Any]:
     """One commit in a clone of its own."""
     # As on a fresh machine, where nothing keeps Python from writing byte code.
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -50,14 +50,17 @@ def measured(commit: str, folder: Path) -> dict[str, object]:
 
 def main() -> None:
     """Print one JSON line a commit, and the ratios."""
-    commits = [*sys.argv[1:3], *["b56a46a", "HEAD"][len(sys.argv[1:3]) :]]
-    rows = []
-    for commit in commits:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("older", nargs="?", default="b56a46a")
+    parser.add_argument("newer", nargs="?", default="HEAD")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for commit in (arguments.older, arguments.newer):
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measured(commit, Path(folder) / "scene4d"))
         print(json.dumps(rows[-1]), flush=True)
     keys = ("setup_and_demo_processor_s", "demo_s", "demo_processor_s", "venv_mib")
-    print(json.dumps({f"{key}_ratio": round(float(rows[1][key]) / float(rows[0][key]), 3) for key in keys}))
+    print(json.dumps({f"{key}_ratio": round(rows[1][key] / rows[0][key], 3) for key in keys}))
 
 
 if __name__ == "__main__":

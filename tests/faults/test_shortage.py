@@ -6,6 +6,7 @@ import os
 import resource
 
 import av
+import pyarrow as pa
 import pytest
 from data_fixtures import VIDEO, assert_refused, lerobot_set, rgbd_folder, tree_hash
 
@@ -138,6 +139,8 @@ def test_tried_again_first_where_the_disk_may_come_back(monkeypatch, number, kin
         (ImportError("_ext.so: failed to map segment from shared object"), True),
         (RuntimeError("can't start new thread"), True),
         (RuntimeError("unable to open file <a> in read-only mode: Too many open files (24)"), True),
+        (pa.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily unavailable"), True),
+        (pa.ArrowInvalid("Could not open: Resource temporarily unavailable in the file's own words"), False),
         (OSError(errno.EIO, "Input/output error"), False),
     ],
 )
