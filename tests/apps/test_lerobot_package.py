@@ -14,8 +14,8 @@ from data_fixtures import FPS, LENGTH, episode
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.formats.lerobot.lerobot_tasks import SEGMENTS
-from scene4d.data.ledger import left_out
 from scene4d.data.video.depth_codec import LogDepth
+from scene4d.ledger import left_out
 
 WIDTH, HEIGHT = 128, 96  # px: the encoder that lerobot takes by default refuses smaller ones
 K = np.array([[100.0, 0, 64], [0, 100.0, 48], [0, 0, 1]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scene4d.data.ledger import left_out
+from scene4d.ledger import left_out
 
 
 def left_out_names(source, kind: str) -> list[str]:

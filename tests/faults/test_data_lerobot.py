@@ -25,7 +25,6 @@ from floor_scene import decode_frames
 from timed_video import encode_at, level_of
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.ledger import left_out
 from scene4d.data.video.video import encode_video, video_facts
 from scene4d.errors import (
     CalibrationError,
@@ -35,6 +34,7 @@ from scene4d.errors import (
     VersionError,
     VideoError,
 )
+from scene4d.ledger import left_out
 
 
 @pytest.fixture(scope="module")

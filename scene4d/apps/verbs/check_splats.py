@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scene4d.data.diagnose.finding import Finding, finding_of
+from scene4d.data.diagnose.inspect import ledger_findings
 from scene4d.errors import Scene4DError
 from scene4d.gaussians.formats.splat_files import open_splats
 from scene4d.gaussians.formats.splat_notes import Splats
@@ -25,7 +26,7 @@ def check_splats(source: Path) -> dict[str, Any]:
             raise
         found = [{**finding_of(error).as_dict(), "recordings": []}]
         return {**what, "format": None, "findings": found, "ok": False}
-    findings = [Finding(n.kind, None, n.field, str(n), "", n.fix) for n in splats.notes if n.lost]
+    findings = ledger_findings(splats.notes)
     if splats.mended:
         counts = ", ".join(f"{count} {rule}" for rule, count in splats.mended.items())
         fix = f"scene4d export {source} -o WHOLE.ply writes a copy without them"

@@ -19,9 +19,9 @@ from scene4d.data.diagnose.calibration.calibration_check import (
 from scene4d.data.diagnose.calibration.sample import read_sample
 from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.inspect import GUESSED, describe, ledger_findings, read_through, sample_findings
-from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, Scene4DError
 from scene4d.gaussians.formats.splat_files import is_splats
+from scene4d.ledger import left_out
 from scene4d.types import Recording
 
 GUESSES: tuple[dict[str, Any], ...] = ({"fov_deg": 60.0}, {"fit": "crop"}, {"fov_deg": 60.0, "fit": "crop"})

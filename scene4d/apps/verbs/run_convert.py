@@ -24,13 +24,13 @@ from scene4d.data.files.json_files import read_json
 from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.formats.lerobot.lerobot_join import REPORT, join_lerobot, must_match
-from scene4d.data.ledger import left_out
 from scene4d.data.timeline.stretches import read_in_stretches
 from scene4d.data.video.depth_codec import DEPTH_UNIT, LogDepth
 from scene4d.disk_errors import writing
 from scene4d.drafts import JOB, PARTS, claimed
 from scene4d.errors import EXIT_INPUT, ConfigError, DepthError, ResourceError, Scene4DError
 from scene4d.files import write_text
+from scene4d.ledger import left_out
 from scene4d.types import Episode, Recording
 
 COARSE_UNIT = 1e-3  # m a step where depth reaches further than the fine unit

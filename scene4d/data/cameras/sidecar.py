@@ -20,9 +20,9 @@ from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses
 from scene4d.data.cameras.lens import MODELS, Lens, checked_lens, lens_or_none
 from scene4d.data.files.json_files import matrix_of, read_json
 from scene4d.data.files.paths import refuse_protocol
-from scene4d.data.ledger import uncalibrated, with_left_out
 from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import CalibrationError, ConfigError
+from scene4d.ledger import uncalibrated, with_left_out
 
 CONVENTIONS = (
     "OpenCV axes (x right, y down, z forward); viewmat is camera-from-world, row by row, in metres; "

@@ -13,9 +13,9 @@ from scene4d.data.diagnose.calibration.sample import Sample, small_size
 from scene4d.data.diagnose.finding import Finding, finding_of
 from scene4d.data.diagnose.frame_faults import check_pictures
 from scene4d.data.diagnose.world_axis import up_axis
-from scene4d.data.ledger import LeftOut
 from scene4d.data.timeline.stretches import full_sizes
 from scene4d.errors import Scene4DError
+from scene4d.ledger import LeftOut
 from scene4d.types import Frames, Recording
 
 CHUNK = 32

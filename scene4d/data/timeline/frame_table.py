@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from scene4d.data.cameras.lens import Lens, undistort_depth, undistort_picture
-from scene4d.data.ledger import joined_info
 from scene4d.data.video.images import chosen_cameras, chosen_frames, sample_nearest
 from scene4d.disk_errors import reading
 from scene4d.errors import CalibrationError
+from scene4d.ledger import joined_info
 from scene4d.types import Cameras, Episode, Frames
 from scene4d.unreadable import naming_pointers
 

@@ -13,8 +13,9 @@ import torch
 
 from scene4d.errors import DataFormatError, VersionError
 from scene4d.gaussians.edit import with_sh_bases
-from scene4d.gaussians.formats.splat_notes import SplatNote, Splats, checked_splats, read_whole
+from scene4d.gaussians.formats.splat_notes import Splats, checked_splats, read_whole
 from scene4d.geometry.sh import sh_from_rgb
+from scene4d.ledger import LeftOut
 from scene4d.types import Gaussians
 
 HEADER, SECTION_HEADER = 4096, 1024
@@ -93,7 +94,7 @@ def read_ksplat(path: str | os.PathLike, *, strict: bool = False) -> Splats:
         at = end
     empty = tuple(f"section {s.index}: {s.room - s.count}" for s in sections if s.room > s.count)
     reason = "rows that were never filled: a half-loaded scene was saved"
-    note = SplatNote("unfilled", "splats", empty, reason, "convert the whole scene again")
+    note = LeftOut("unfilled", "splats", empty, reason, "convert the whole scene again")
     return checked_splats(_joined(sets), form=".ksplat", file=path, strict=strict, notes=(note,))
 
 

@@ -13,7 +13,8 @@ from scene4d.gaussians.edit import prune, with_sh_bases
 from scene4d.gaussians.formats.ply_columns import REST_BY_DEGREE, splats_of_vertices
 from scene4d.gaussians.formats.ply_compressed import is_compressed, unpack_gaussians
 from scene4d.gaussians.formats.ply_table import PlyFile, read_ply_file, write_ply_vertices
-from scene4d.gaussians.formats.splat_notes import SplatNote, Splats, antialiased_note, checked_splats
+from scene4d.gaussians.formats.splat_notes import Splats, antialiased_note, checked_splats
+from scene4d.ledger import LeftOut
 from scene4d.types import Gaussians
 from scene4d.unreadable import naming_pointers
 
@@ -87,7 +88,7 @@ def read_ply_splats(path: str | os.PathLike, *, strict: bool = False) -> Splats:
     return splats_of_vertices(file.tables["vertex"], file=path, strict=strict, notes=notes)
 
 
-def _notes(file: PlyFile) -> tuple[SplatNote, ...]:
+def _notes(file: PlyFile) -> tuple[LeftOut, ...]:
     said = tuple(c for c in file.comments if c.lower() in ANTIALIASED)
-    elements = SplatNote("elements", "elements", file.others, "no splats: not read", lost=False)
+    elements = LeftOut("elements", "elements", file.others, "no splats: not read", lost=False)
     return (antialiased_note(said), elements)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scene4d.gaussians.formats.splat_notes import SplatNote
+from scene4d.ledger import LeftOut
 
 LEAST = 4
 """Splats below which chance can give both signs."""
@@ -30,7 +30,7 @@ class Activated:
 
     scales: bool
     opacities: bool
-    notes: tuple[SplatNote, ...] = ()
+    notes: tuple[LeftOut, ...] = ()
 
 
 def find_activated(means: np.ndarray, *, scales: np.ndarray, opacities: np.ndarray) -> Activated:
@@ -62,11 +62,11 @@ def _too_large(means: np.ndarray, scales: np.ndarray) -> tuple[bool, bool]:
     return bool(np.exp(min(size, 700.0)) > limit), size > limit
 
 
-def _note(field: str, names: tuple[str, ...], *, values: np.ndarray, believed: bool) -> SplatNote:
+def _note(field: str, names: tuple[str, ...], *, values: np.ndarray, believed: bool) -> LeftOut:
     what, plain = ("logarithms", "sizes") if field == "scales" else ("logits", "opacities")
     span = f"{values.min():.4g} .. {values.max():.4g}"
     if believed:
         reason = f"hold {plain} ({span}) where {what} belong: activated values, read as they are"
-        return SplatNote("activated_values", field, names, reason, FIX)
+        return LeftOut("activated_values", field, names, reason, FIX)
     reason = f"may hold {plain} ({span}) where {what} belong: activated values? read as {what}, as the layout says"
-    return SplatNote("activated_values", field, names, reason, FIX)
+    return LeftOut("activated_values", field, names, reason, FIX)

@@ -9,8 +9,9 @@ import torch
 
 from scene4d.errors import DataFormatError, GaussianError
 from scene4d.gaussians.formats.ply_activated import find_activated
-from scene4d.gaussians.formats.splat_notes import SplatNote, Splats, checked_splats
+from scene4d.gaussians.formats.splat_notes import Splats, checked_splats
 from scene4d.geometry.sh import sh_from_rgb
+from scene4d.ledger import LeftOut
 from scene4d.types import Gaussians
 
 REST_BY_DEGREE = (0, 9, 24, 45)
@@ -25,7 +26,7 @@ ROUNDED = 1e-3
 """Metres by which positions in double precision may differ from what float32 holds."""
 
 
-def splats_of_vertices(table: np.ndarray, *, file: Path, strict: bool, notes: tuple[SplatNote, ...] = ()) -> Splats:
+def splats_of_vertices(table: np.ndarray, *, file: Path, strict: bool, notes: tuple[LeftOut, ...] = ()) -> Splats:
     """Splats [n] from the vertices of a .ply; columns in any order and of any number type.
 
     Two scales are flat splats (2DGS): the third is 1e-4 of the smaller one, along the third axis of the rotation. A
@@ -119,7 +120,7 @@ def _fused(
     return wider, opacities * (scales / wider.clamp_min(1e-300)).prod(1)
 
 
-def _notes(table: np.ndarray, *, num_rest: int, plain: bool, flat: bool) -> list[SplatNote]:
+def _notes(table: np.ndarray, *, num_rest: int, plain: bool, flat: bool) -> list[LeftOut]:
     """What was read otherwise than INRIA's layout has it, or not read."""
     names = table.dtype.names or ()
     known = {*NEEDED, *NORMALS, FILTER, *(f"f_rest_{i}" for i in range(num_rest)), *(RGB if plain else ())}
@@ -128,17 +129,17 @@ def _notes(table: np.ndarray, *, num_rest: int, plain: bool, flat: bool) -> list
     unknown = tuple(n for n in names if n not in known and n not in colours)
     reason = "two scales, as 2DGS writes them: flat splats, the third scale is 1e-4 of the smaller"
     notes = [
-        SplatNote("flat", "scales", SCALES[:2] if flat else (), reason, lost=False),
-        SplatNote("columns", "columns", unknown, "unknown columns: not read", "rename them if they are splats' own"),
-        SplatNote("columns", "columns", normals, "normals: not read, for the splats have axes", lost=False),
-        SplatNote("columns", "columns", colours, "colours beside f_dc: not read", lost=False),
+        LeftOut("flat", "scales", SCALES[:2] if flat else (), reason, lost=False),
+        LeftOut("columns", "columns", unknown, "unknown columns: not read", "rename them if they are splats' own"),
+        LeftOut("columns", "columns", normals, "normals: not read, for the splats have axes", lost=False),
+        LeftOut("columns", "columns", colours, "colours beside f_dc: not read", lost=False),
     ]
     if FILTER in names:
         reason = "the 3D filter of Mip-Splatting: fused into scales and opacities"
-        notes.append(SplatNote("filter_fused", "scales", (FILTER,), reason, lost=False))
+        notes.append(LeftOut("filter_fused", "scales", (FILTER,), reason, lost=False))
     wide = [n for n in MEANS if table.dtype[n].itemsize > 4]
     off = [float(np.nanmax(np.abs(table[n] - table[n].astype(np.float32)), initial=0)) for n in wide]
     if off and max(off) > ROUNDED:
         reason = f"double precision, of which float32 keeps all but {max(off):.3g} m: move the scene to the origin"
-        notes.append(SplatNote("rounded", "means", tuple(wide), reason, "subtract an offset before exporting"))
+        notes.append(LeftOut("rounded", "means", tuple(wide), reason, "subtract an offset before exporting"))
     return notes

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from scene4d.errors import DataFormatError
 from scene4d.files import open_regular
 from scene4d.gaussians.edit import sanitize
+from scene4d.ledger import LeftOut
 from scene4d.types import Gaussians
 
 MAX_BYTES = 1 << 31
 """Of a packed file, and of what comes out of it: more is refused before it is read."""
-
-
-@dataclass(frozen=True)
-class SplatNote:
-    """One kind of what a reader of splats read otherwise than it lies in the file, or left out."""
-
-    kind: str
-    """Stable word for scripts, such as "columns", "flat", "filter_fused", "activated_values"."""
-    field: str
-    """What of the splats: columns, scales, opacities, sh, ..."""
-    names: tuple[str, ...]
-    """The columns or parts concerned."""
-    reason: str
-    """What was done, and why."""
-    fix: str = ""
-    """What to do, in words."""
-    lost: bool = True
-    """Whether a part of the file is lost or in doubt by it, which is a finding; False: it is only listed."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready with stable keys."""
-        return {**asdict(self), "names": list(self.names)}
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.names[:3]) + (" ..." if len(self.names) > 3 else "")
-        return f"{shown}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -50,15 +24,15 @@ class Splats:
     """Name of the format, such as "PLY" or "SPZ 3"."""
     mended: dict[str, int]
     """Rows that each rule of `sanitize` touched, by rule."""
-    notes: tuple[SplatNote, ...] = ()
+    notes: tuple[LeftOut, ...] = ()
 
-    def with_notes(self, *notes: SplatNote) -> Splats:
+    def with_notes(self, *notes: LeftOut) -> Splats:
         """The same with more notes; those without names are none."""
         return replace(self, notes=(*self.notes, *(note for note in notes if note.names)))
 
 
 def checked_splats(
-    gaussians: Gaussians, *, form: str, file: Path, strict: bool, notes: tuple[SplatNote, ...] = ()
+    gaussians: Gaussians, *, form: str, file: Path, strict: bool, notes: tuple[LeftOut, ...] = ()
 ) -> Splats:
     """Splats without impossible values.
 
@@ -69,10 +43,10 @@ def checked_splats(
     return Splats(good, form, mended).with_notes(*notes)
 
 
-def antialiased_note(names: tuple[str, ...]) -> SplatNote:
+def antialiased_note(names: tuple[str, ...]) -> LeftOut:
     """Splats that were trained with the screen filter of Mip-Splatting; `names` of what says so."""
     reason = "trained with antialiasing: render with antialiased=True to see what was trained"
-    return SplatNote("antialiased", "opacities", names, reason, lost=False)
+    return LeftOut("antialiased", "opacities", names, reason, lost=False)
 
 
 def read_whole(path: Path, *, what: str) -> bytes:

@@ -15,13 +15,13 @@ import torch
 from scene4d.errors import DataFormatError, SecurityError, VersionError
 from scene4d.gaussians.formats.splat_axes import SYSTEMS, in_ply_axes
 from scene4d.gaussians.formats.splat_notes import (
-    SplatNote,
     Splats,
     antialiased_note,
     check_size,
     checked_splats,
     read_whole,
 )
+from scene4d.ledger import LeftOut
 from scene4d.types import Gaussians
 
 MAGIC, GZIP = b"NGSP", b"\x1f\x8b"
@@ -70,12 +70,12 @@ def read_spz(path: str | os.PathLike, *, strict: bool = False) -> Splats:
     gaussians = _gaussians(head, parts)
     system, notes = _extensions(extensions, path=path)
     reason = "turned into the axes of .ply files, right, down, front; upside down if its writer did not turn them"
-    notes.append(SplatNote("axes", "means", (system,), reason, lost=False))
+    notes.append(LeftOut("axes", "means", (system,), reason, lost=False))
     if head.flags & ANTIALIASED:
         notes.append(antialiased_note(("flag",)))
     if BASES[head.degree] > KEPT_BASES:
         reason = "SH of degree 4: left out, the first three degrees are read"
-        notes.append(SplatNote("sh_degree", "sh", ("degree 4",), reason, "export it with SH degree 3"))
+        notes.append(LeftOut("sh_degree", "sh", ("degree 4",), reason, "export it with SH degree 3"))
     gaussians = in_ply_axes(gaussians, system)
     return checked_splats(gaussians, form=f"SPZ {head.version}", file=path, strict=strict, notes=tuple(notes))
 
@@ -196,7 +196,7 @@ def _smallest_three(stored: np.ndarray) -> np.ndarray:
     return quats[:, [3, 0, 1, 2]]
 
 
-def _extensions(data: bytes, *, path: Path) -> tuple[str, list[SplatNote]]:
+def _extensions(data: bytes, *, path: Path) -> tuple[str, list[LeftOut]]:
     """The axes of the file, and notes on what extensions say."""
     system, notes, at = "RUB", [], 0
     while at < len(data):
@@ -213,6 +213,6 @@ def _extensions(data: bytes, *, path: Path) -> tuple[str, list[SplatNote]]:
         else:
             known = kind == SAFE_ORBIT
             name, reason = ("camera limits", "not read") if known else (hex(kind), "unknown extension: not read")
-            notes.append(SplatNote("extensions", "extensions", (name,), reason, lost=not known))
+            notes.append(LeftOut("extensions", "extensions", (name,), reason, lost=not known))
         at += 8 + length
     return system, notes

@@ -12,9 +12,9 @@ h5py = pytest.importorskip("h5py")
 
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.inspect import ledger_findings
-from scene4d.data.ledger import left_out
 from scene4d.data.video.video import encode_video
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import left_out
 
 T = 6
 TASK, EPISODE = "327", "648642"

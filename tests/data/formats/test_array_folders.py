@@ -8,9 +8,9 @@ from left_out_names import left_out_names
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, SecurityError
 from scene4d.geometry.camera import project
+from scene4d.ledger import left_out
 
 
 @pytest.fixture

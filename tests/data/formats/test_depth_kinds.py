@@ -11,9 +11,9 @@ from left_out_names import left_out_names
 from PIL import Image
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.ledger import left_out
 from scene4d.data.video.depth_files import depth_size, read_depth
 from scene4d.errors import DataFormatError, DepthError, SecurityError
+from scene4d.ledger import left_out
 
 COUNT = 12
 BY_INDEX = K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]

@@ -15,10 +15,10 @@ from PIL import Image
 from scene4d.apps.cli import main
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
-from scene4d.data.ledger import left_out
 from scene4d.data.video.depth_codec import LogDepth
 from scene4d.data.video.video import CodesEncoder, iterate_frames, video_facts
 from scene4d.errors import DepthError
+from scene4d.ledger import left_out
 
 KEY = "observation.depth.front"
 FILE = f"videos/{KEY}/chunk-000/file-000.mp4"

@@ -13,9 +13,9 @@ h5py = pytest.importorskip("h5py")
 
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.inspect import ledger_findings
-from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, ResourceError
 from scene4d.geometry.camera import unproject
+from scene4d.ledger import left_out
 
 T, WIDTH, HEIGHT = 6, 32, 24
 ORANGE = (220, 60, 20)

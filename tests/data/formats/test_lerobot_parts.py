@@ -14,8 +14,8 @@ from scene4d.apps.cli import main
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.formats.lerobot.lerobot_join import join_lerobot
-from scene4d.data.ledger import left_out
 from scene4d.errors import EXIT_INPUT, DataFormatError
+from scene4d.ledger import left_out
 
 
 @pytest.fixture

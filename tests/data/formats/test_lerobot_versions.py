@@ -25,10 +25,10 @@ from left_out_names import left_out_names
 
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.lerobot.lerobot import open_lerobot, write_lerobot
-from scene4d.data.ledger import left_out
 from scene4d.data.video.depth_codec import LogDepth
 from scene4d.data.video.video import encode_video
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError, VideoError
+from scene4d.ledger import left_out
 from scene4d.types import Cameras, Episode, Frames
 
 FPS, KEY = 10.0, "observation.images.front"

@@ -10,9 +10,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.ledger import left_out
 from scene4d.data.video.video import encode_video
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import left_out
 
 COUNT = 12
 GL = np.diag([1.0, -1.0, -1.0, 1.0])

@@ -11,9 +11,9 @@ from PIL import Image
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.inspect import ledger_findings
 from scene4d.data.formats.robots.rlbench import MAX_CODE, open_rlbench
-from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, Scene4DError, SecurityError
 from scene4d.geometry.camera import project, unproject
+from scene4d.ledger import left_out
 
 SIZE, STEPS, KEPT = 16, 8, [0, 2, 4, 6]
 NEAR, FAR = 0.1, 3.1

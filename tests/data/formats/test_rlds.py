@@ -16,8 +16,8 @@ from PIL import Image
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.inspect import ledger_findings
 from scene4d.data.formats.robots.tfrecord import crc32c, masked_crc, parse_example, record_places, values_of
-from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, Scene4DError
+from scene4d.ledger import left_out
 
 T = 4
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from scene4d.apps.cli import main
 from scene4d.data.detect import open_recordings
-from scene4d.data.ledger import left_out
 from scene4d.errors import EXIT_INPUT, CalibrationError, DataFormatError, TimestampError
+from scene4d.ledger import left_out
 
 CAMERA = {"width": WIDTH, "height": HEIGHT, "distortion_model": "plumb_bob", "d": [0.0] * 5}
 CAMERA |= {"k": BY_INDEX.ravel().tolist(), "r": np.eye(3).ravel().tolist(), "p": [0.0] * 12}

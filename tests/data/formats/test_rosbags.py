@@ -18,8 +18,8 @@ from ros_bags import COUNT, FPS, Ros, write_bag1, write_bag2
 from scene4d.apps.cli import main
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.ros import ros_unpack
-from scene4d.data.ledger import left_out
 from scene4d.errors import EXIT_INPUT, DataFormatError, EnvError, ResourceError, Scene4DError
+from scene4d.ledger import left_out
 
 KINDS = {
     "bag": lambda p: write_bag1(p / "run.bag"),

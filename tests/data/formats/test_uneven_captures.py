@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.posed.picture_sizes import grouped_sizes
-from scene4d.data.ledger import left_out
 from scene4d.errors import DataFormatError, SecurityError
+from scene4d.ledger import left_out
 
 GL = np.diag([1.0, -1.0, -1.0, 1.0])
 COUNT = 12

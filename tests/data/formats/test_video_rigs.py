@@ -21,9 +21,9 @@ from left_out_names import left_out_names
 from timed_video import encode_at, level_of
 
 from scene4d.data.detect import open_recordings
-from scene4d.data.ledger import left_out
 from scene4d.data.video.video import encode_video
 from scene4d.errors import CalibrationError, ConfigError, DataFormatError, SecurityError, VideoError
+from scene4d.ledger import left_out
 
 LENGTH, FPS = 25, 10.0
 

@@ -16,8 +16,8 @@ numcodecs = pytest.importorskip("numcodecs")
 
 from scene4d.data.detect import open_recordings
 from scene4d.data.diagnose.inspect import ledger_findings
-from scene4d.data.ledger import left_out
 from scene4d.errors import CalibrationError, DataFormatError, ResourceError, SecurityError
+from scene4d.ledger import left_out
 
 T, WIDTH, HEIGHT, ENDS = 11, 20, 16, [4, 11]
 PICTURES = np.random.default_rng(0).integers(0, 255, (T, HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -9,8 +9,8 @@ import torch
 
 from scene4d.data.diagnose.calibration.reprojection import Views, local_shade
 from scene4d.data.diagnose.repair.mend import Mend, apply_mend
-from scene4d.data.ledger import LeftOut, left_out
 from scene4d.data.timeline.stretches import full_sizes
+from scene4d.ledger import LeftOut, left_out
 from scene4d.types import Episode, Recording
 
 WIDTH = 160

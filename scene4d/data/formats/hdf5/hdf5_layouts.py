@@ -30,9 +30,9 @@ from scene4d.data.formats.hdf5.hdf5_parts import (
     specs,
 )
 from scene4d.data.formats.hdf5.mujoco_model import ModelCameras, fixed_cameras
-from scene4d.data.ledger import LeftOut, uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import DataFormatError
+from scene4d.ledger import LeftOut, uncalibrated, with_left_out
 
 CONTROL_FPS = 20.0
 MANISKILL2_UNIT = 1 / 1024

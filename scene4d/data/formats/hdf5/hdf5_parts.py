@@ -14,9 +14,9 @@ from scene4d.data.cameras.sidecar import CameraEntry
 from scene4d.data.cameras.stated import Stated
 from scene4d.data.formats.hdf5.hdf5 import H5Episode, array, first_row, frame_size
 from scene4d.data.formats.hdf5.hdf5_guard import H5Array, H5Group
-from scene4d.data.ledger import LeftOut, frame_counts, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.errors import DataFormatError
+from scene4d.ledger import LeftOut, frame_counts, with_left_out
 
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"RIFF")  # JPEG, PNG, BMP, WEBP
 QUESTION = (

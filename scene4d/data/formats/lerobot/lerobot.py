@@ -20,13 +20,13 @@ from scene4d.data.formats.lerobot.lerobot_index import EpisodeIndex, read_index
 from scene4d.data.formats.lerobot.lerobot_tables import images_of, numbers_of, open_parquet, times_of
 from scene4d.data.formats.lerobot.lerobot_tasks import joined_tasks, task_notes
 from scene4d.data.formats.lerobot.lerobot_write import write_lerobot
-from scene4d.data.ledger import joined_info, missing_images, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableReader, View
 from scene4d.data.video.depth_codec import LogDepth, decode_color, decode_depth, decode_segments
 from scene4d.data.video.images import checked_depth
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import iterate_frames
 from scene4d.errors import DataFormatError, DepthError
+from scene4d.ledger import joined_info, missing_images, with_left_out
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, so no type is known of them
 

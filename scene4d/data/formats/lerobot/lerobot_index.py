@@ -16,10 +16,10 @@ import pyarrow.compute
 from scene4d.data.files.paths import inside_folder
 from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot_tables import open_parquet, whole_table
-from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import count_frames
 from scene4d.errors import DataFormatError, TimestampError
+from scene4d.ledger import LeftOut, with_left_out
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, so no type is known of them
 

@@ -12,8 +12,8 @@ from scene4d.data.cameras.sidecar import CameraEntry
 from scene4d.data.files.json_files import read_json
 from scene4d.data.files.paths import inside_folder
 from scene4d.data.formats.lerobot.lerobot_features import INDEX_COLUMNS, MILLIMETRE
-from scene4d.data.ledger import LeftOut
 from scene4d.errors import DataFormatError, SecurityError, VersionError
+from scene4d.ledger import LeftOut
 
 VERSION = "v3.0"
 SUPPORTED = ("v2.0", "v2.1", "v3.0")

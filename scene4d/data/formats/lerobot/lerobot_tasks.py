@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from scene4d.data.formats.lerobot.lerobot_tables import numbers_of
-from scene4d.data.ledger import LeftOut, with_left_out
+from scene4d.ledger import LeftOut, with_left_out
 
 SEGMENTS = "task_segments"
 """Key in `info` of an episode with several tasks: [{"task", "start", "stop"}], frames of the whole recording."""

@@ -15,7 +15,12 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.files.paths import listed_files
-from scene4d.data.ledger import (
+from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableRecording, View, recording_of
+from scene4d.data.video.depth_files import depth_size
+from scene4d.data.video.pictures import DepthFiles
+from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.geometry.rotation import matrices_from_xyzw
+from scene4d.ledger import (
     LeftOut,
     lost_poses,
     low_confidence,
@@ -24,11 +29,6 @@ from scene4d.data.ledger import (
     unused_files,
     with_left_out,
 )
-from scene4d.data.timeline.frame_table import FrameTable, Pictures, TableRecording, View, recording_of
-from scene4d.data.video.depth_files import depth_size
-from scene4d.data.video.pictures import DepthFiles
-from scene4d.errors import CalibrationError, DataFormatError
-from scene4d.geometry.rotation import matrices_from_xyzw
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 Z_UP_FROM_Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])

@@ -24,12 +24,12 @@ from scene4d.data.formats.phones.phone_frames import (
     others_in,
     phone_recording,
 )
-from scene4d.data.ledger import LeftOut, missing_images
 from scene4d.data.timeline.frame_table import NOMINAL_FPS, TableRecording
 from scene4d.data.video.depth_files import SUFFIXES
 from scene4d.data.video.images import image_size
 from scene4d.data.video.pictures import ColorFiles, same_aspect
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import LeftOut, missing_images
 
 FOLDER = "keyframes"
 PAIRS = (("corrected_cameras", "corrected_images"), ("cameras", "images"))

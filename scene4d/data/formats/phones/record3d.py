@@ -24,12 +24,12 @@ from scene4d.data.formats.phones.phone_frames import (
     phone_recording,
     rigid_matrices,
 )
-from scene4d.data.ledger import LeftOut, frame_counts
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.video.depth_files import SUFFIXES
 from scene4d.data.video.images import image_size
 from scene4d.data.video.pictures import ColorFiles, same_aspect
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import LeftOut, frame_counts
 
 TABLES = ("metadata.json", "metadata")
 FOLDERS = ("rgb", "rgbd", "images")

@@ -23,13 +23,13 @@ from scene4d.data.formats.phones.phone_frames import (
     phone_recording,
     rigid_matrices,
 )
-from scene4d.data.ledger import LeftOut, frame_counts
 from scene4d.data.timeline.frame_table import Pictures, TableRecording
 from scene4d.data.video.depth_files import SUFFIXES
 from scene4d.data.video.images import image_size
 from scene4d.data.video.pictures import ColorFiles, VideoFrames
 from scene4d.data.video.video import count_frames, video_facts
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import LeftOut, frame_counts
 
 ODOMETRY, MATRIX, VIDEO = "odometry.csv", "camera_matrix.csv", "rgb.mp4"
 FOLDERS = ("imgs", "images", "rgb")

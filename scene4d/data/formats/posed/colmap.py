@@ -19,12 +19,12 @@ from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names, stack
 from scene4d.data.files.paths import inside_folder, natural_order, regular_file
 from scene4d.data.files.text_files import text_lines
 from scene4d.data.formats.posed.picture_sizes import grouped_sizes, sizes_entry
-from scene4d.data.ledger import LeftOut, lost_poses, missing_images, missing_masks, turned_pictures, with_left_out
 from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_header
 from scene4d.data.video.pictures import Canvas, ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.extras import optional
+from scene4d.ledger import LeftOut, lost_poses, missing_images, missing_masks, turned_pictures, with_left_out
 
 MODELS = ("sparse", "colmap/sparse", "")  # models lie there, or in numbered folders inside
 IMAGE_FOLDERS = (

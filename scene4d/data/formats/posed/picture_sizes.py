@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from scene4d.data.ledger import LeftOut
 from scene4d.data.video.pictures import Canvas
+from scene4d.ledger import LeftOut
 
 MIN_SHARE = 0.5  # of the canvas that each picture of a group covers
 

@@ -21,7 +21,12 @@ from scene4d.data.files.json_files import matrix_of, number_in, read_json
 from scene4d.data.files.paths import inside_folder, regular_file
 from scene4d.data.formats.posed.picture_sizes import grouped_sizes, sizes_entry
 from scene4d.data.formats.posed.transforms_cameras import CAMERA_KEYS, frame_camera, unread_keys
-from scene4d.data.ledger import (
+from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
+from scene4d.data.video.depth_files import depth_size
+from scene4d.data.video.images import image_header
+from scene4d.data.video.pictures import Canvas, ColorFiles, DepthFiles
+from scene4d.errors import CalibrationError, DataFormatError, TimestampError
+from scene4d.ledger import (
     LeftOut,
     lost_poses,
     missing_depth,
@@ -31,11 +36,6 @@ from scene4d.data.ledger import (
     turned_pictures,
     with_left_out,
 )
-from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
-from scene4d.data.video.depth_files import depth_size
-from scene4d.data.video.images import image_header
-from scene4d.data.video.pictures import Canvas, ColorFiles, DepthFiles
-from scene4d.errors import CalibrationError, DataFormatError, TimestampError
 
 FILE, SPLITS = "transforms.json", ("train", "val", "test")
 SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")

@@ -16,8 +16,8 @@ import numpy as np
 from scene4d.data.cameras.calibration import checked_intrinsics
 from scene4d.data.cameras.lens import Lens, checked_lens, lens_from_names
 from scene4d.data.files.json_files import number_in
-from scene4d.data.ledger import LeftOut
 from scene4d.errors import CalibrationError
+from scene4d.ledger import LeftOut
 
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE")
 FISHEYES = ("OPENCV_FISHEYE", "FISHEYE")

@@ -18,12 +18,12 @@ import numpy as np
 from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.files.json_files import has_shape
 from scene4d.data.files.paths import listed_files, natural_order, regular_file
-from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, SecurityError
 from scene4d.files import require_regular
+from scene4d.ledger import LeftOut, with_left_out
 from scene4d.unreadable import NPY_ERRORS
 
 HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])  # about x: z down becomes z up

@@ -20,7 +20,12 @@ from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses, 
 from scene4d.data.cameras.lens import Lens, checked_lens
 from scene4d.data.files.paths import listed_files, regular_file
 from scene4d.data.files.text_files import text_lines
-from scene4d.data.ledger import (
+from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
+from scene4d.data.video.depth_files import depth_file, depth_size
+from scene4d.data.video.images import image_header, image_size
+from scene4d.data.video.pictures import ColorFiles, DepthFiles
+from scene4d.errors import CalibrationError, DataFormatError, DepthError
+from scene4d.ledger import (
     LeftOut,
     lost_poses,
     missing_depth,
@@ -29,11 +34,6 @@ from scene4d.data.ledger import (
     turned_pictures,
     with_left_out,
 )
-from scene4d.data.timeline.frame_table import NOMINAL_FPS, FrameTable, TableRecording, View, recording_of
-from scene4d.data.video.depth_files import depth_file, depth_size
-from scene4d.data.video.images import image_header, image_size
-from scene4d.data.video.pictures import ColorFiles, DepthFiles
-from scene4d.errors import CalibrationError, DataFormatError, DepthError
 
 SEVEN_SCENES = re.compile(r"frame-(\d+)\.color\.(png|jpg|jpeg)")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")

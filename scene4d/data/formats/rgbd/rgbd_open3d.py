@@ -17,10 +17,10 @@ from scene4d.data.files.json_files import matrix_of, number_in, read_json
 from scene4d.data.files.paths import listed_files, regular_file
 from scene4d.data.files.text_files import text_lines
 from scene4d.data.formats.rgbd.rgbd import IMAGE_SUFFIXES, RGBDFiles, rgbd_recording
-from scene4d.data.ledger import unused_files, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.video.depth_files import SUFFIXES
 from scene4d.errors import CalibrationError, DataFormatError, DepthError
+from scene4d.ledger import unused_files, with_left_out
 
 COLOR_FOLDERS = ("color", "image", "rgb")
 K_FILES = ("camera_intrinsic.json", "intrinsic.json", "camera.json")

@@ -17,11 +17,11 @@ from scene4d.data.cameras.lens import Lens, lens_or_none
 from scene4d.data.files.paths import inside_folder, regular_file
 from scene4d.data.files.text_files import text_lines
 from scene4d.data.formats.rgbd.rgbd import K_FILES, RGBDFiles, need_all, rgbd_recording, those_there
-from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import TableRecording
 from scene4d.data.timeline.resync import nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, TimestampError
 from scene4d.geometry.rotation import matrices_from_xyzw
+from scene4d.ledger import LeftOut, with_left_out
 
 METRES_PER_STEP = 1 / 5000
 MAX_APART = 0.02  # s between a colour image and its depth or pose, as the data set's own tools have it

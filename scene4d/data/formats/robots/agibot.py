@@ -23,12 +23,12 @@ from scene4d.data.files.json_files import MAX_BYTES, matrix_of, read_json
 from scene4d.data.files.paths import natural_order
 from scene4d.data.formats.hdf5.hdf5 import numbers, open_h5
 from scene4d.data.formats.robots.rig_times import rig_times
-from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import image_size
 from scene4d.data.video.pictures import DepthFiles, VideoFrames
 from scene4d.data.video.video import video_facts
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import LeftOut, with_left_out
 
 OBSERVATIONS, COLOR = "observations", "_color.mp4"
 ENDS = "state/end/position", "state/end/orientation", "state/effector/position"

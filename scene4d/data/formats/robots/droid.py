@@ -23,12 +23,12 @@ from scene4d.data.files.json_files import matrix_of, read_json
 from scene4d.data.formats.hdf5.hdf5 import array, numbers, open_h5
 from scene4d.data.formats.hdf5.hdf5_guard import H5Array, H5Group
 from scene4d.data.formats.robots.rig_times import RigTimes, rig_times
-from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import video_facts
 from scene4d.errors import CalibrationError, DataFormatError
 from scene4d.geometry.rotation import matrices_from_rotvecs
+from scene4d.ledger import LeftOut, with_left_out
 
 TABLE, VIDEOS, INTRINSICS = "trajectory.h5", "recordings/MP4", "intrinsics.json"
 ROLES = ("wrist", "ext1", "ext2")

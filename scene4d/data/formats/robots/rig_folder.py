@@ -17,11 +17,11 @@ import numpy as np
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, entries_of, find_cameras
 from scene4d.data.files.json_files import matrix_of, read_json
 from scene4d.data.formats.robots.rig_times import rig_times
-from scene4d.data.ledger import LeftOut, joined_info, uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.pictures import VideoFrames
 from scene4d.data.video.video import video_facts
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import LeftOut, joined_info, uncalibrated, with_left_out
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 CALIBRATIONS = ("cameras.json", "cameras_opencv.json")

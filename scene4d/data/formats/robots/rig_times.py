@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scene4d.data.ledger import LeftOut, frame_counts
 from scene4d.data.video.video import VideoFacts, frame_times
 from scene4d.errors import DataFormatError, VideoError
+from scene4d.ledger import LeftOut, frame_counts
 
 RATE_TOLERANCE = 0.01
 STATES = "states"

@@ -16,11 +16,11 @@ import numpy as np
 
 from scene4d.data.cameras.calibration import PIXEL_CENTRE, checked_intrinsics, checked_poses, inverse_poses
 from scene4d.data.files.json_files import has_shape
-from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View, recording_of
 from scene4d.data.video.images import checked_depth, image_size, open_image
 from scene4d.data.video.pictures import ColorFiles
 from scene4d.errors import CalibrationError, DataFormatError, DepthError, ResourceError, SecurityError
+from scene4d.ledger import LeftOut, with_left_out
 from scene4d.unreadable import NPY_ERRORS
 
 STEPS_PER_SECOND = 20.0

@@ -18,11 +18,11 @@ import numpy as np
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied, find_cameras
 from scene4d.data.files.json_files import number_in, read_json
 from scene4d.data.formats.robots.tfrecord import Feature, parse_example, read_record, record_places, values_of
-from scene4d.data.ledger import LeftOut, joined_info, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
 from scene4d.data.video.images import checked_depth, image_from_bytes
 from scene4d.data.video.pictures import depth_of_codes, picture_from_bytes, size_from_bytes
 from scene4d.errors import DataFormatError, DepthError
+from scene4d.ledger import LeftOut, joined_info, with_left_out
 
 NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$")
 NOMINAL_FPS = 10.0

@@ -21,11 +21,11 @@ from scene4d.data.cameras.calibration import checked_poses
 from scene4d.data.cameras.sidecar import CameraEntry, Supplied
 from scene4d.data.cameras.stated import stated_beside
 from scene4d.data.formats.robots.zarr_store import NO_NUMBERS_IN_IT, ZarrArray, open_array, open_store
-from scene4d.data.ledger import LeftOut, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
 from scene4d.data.video.images import checked_depth
 from scene4d.data.video.pictures import depth_of_codes
 from scene4d.errors import CalibrationError, DataFormatError, ResourceError, SecurityError
+from scene4d.ledger import LeftOut, with_left_out
 
 ENDS, ACTION, TIMES = "meta/episode_ends", "action", "timestamp"
 NOMINAL_FPS, UMI_FPS = 10.0, 59.94

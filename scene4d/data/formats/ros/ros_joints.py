@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scene4d.data.formats.ros.ros_log import Log, decoded, seconds
-from scene4d.data.ledger import LeftOut
 from scene4d.data.timeline.resync import nearest_stamps
+from scene4d.ledger import LeftOut
 
 MAX_AGE = 1.0  # s that a reading may be from its frame
 

@@ -37,10 +37,10 @@ from scene4d.data.formats.ros.ros_log import (
 from scene4d.data.formats.ros.ros_topics import image_topics, joint_topics, unused_topics
 from scene4d.data.formats.ros.rosbag_log import BagLog, Db3Log, folder_log
 from scene4d.data.formats.ros.tf_tree import FrameTree, tree_of
-from scene4d.data.ledger import LeftOut, uncalibrated, with_left_out
 from scene4d.data.timeline.frame_table import FrameTable, TableRecording, View
 from scene4d.data.timeline.resync import nearest_stamps
 from scene4d.errors import CalibrationError, DataFormatError
+from scene4d.ledger import LeftOut, uncalibrated, with_left_out
 from scene4d.robot.columns import joint_unit
 
 MAX_BAD = 0.2

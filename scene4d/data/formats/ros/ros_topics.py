@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from scene4d.data.formats.ros.ros_log import COMPRESSED, IMAGE, JOINTS, Topic
-from scene4d.data.ledger import LeftOut
+from scene4d.ledger import LeftOut
 
 _COMMAND = re.compile(r"(^|[/_])(cmd|command|commands|commanded|desired|target|goal|action|actions)(_|/|$)", re.I)
 _COMMAND_KINDS = re.compile(r"/(JointTrajectory|Twist|TwistStamped|AckermannDrive|AckermannDriveStamped)$")

@@ -31,10 +31,10 @@ from scene4d.data.formats.ros.ros_unpack import (
     message_unpacked,
     named_damage,
 )
-from scene4d.data.ledger import LeftOut
 from scene4d.errors import DataFormatError
 from scene4d.extras import optional
 from scene4d.files import open_regular, require_regular
+from scene4d.ledger import LeftOut
 
 PARTS = (".db3", ".mcap", ".db3.zstd", ".mcap.zstd")
 _OLD_TF = "tf/msg/tfMessage"  # of ROS 1, the same but for its name
