@@ -110,8 +110,8 @@ def test_spz_extensions(tmp_path, version):
     c = cloud(30, bases=3)
     plain = spz_file(c, version=version)
     (tmp_path / "plain.spz").write_bytes(plain)
-    said = spz_extension(0xADBE0003, (8).to_bytes(4, "little")) + spz_extension(0xADBE0002, bytes(12))
-    (tmp_path / "a.spz").write_bytes(spz_file(c, version=version, extensions=said + spz_extension(0x12340001, b"abc")))
+    known = spz_extension(0xADBE0003, (8).to_bytes(4, "little")) + spz_extension(0xADBE0002, bytes(12))
+    (tmp_path / "a.spz").write_bytes(spz_file(c, version=version, extensions=known + spz_extension(0x12340001, b"abc")))
     splats, same = open_splats(tmp_path / "a.spz"), open_splats(tmp_path / "plain.spz").gaussians
     # RUF (8) is RUB with z turned round: in .ply axes, z is the other one.
     torch.testing.assert_close(splats.gaussians.means, same.means * torch.tensor([1.0, 1, -1]))

@@ -89,6 +89,6 @@ def read_ply_splats(path: str | os.PathLike, *, strict: bool = False) -> Splats:
 
 
 def _notes(file: PlyFile) -> tuple[LeftOut, ...]:
-    said = tuple(c for c in file.comments if c.lower() in ANTIALIASED)
+    comments = tuple(c for c in file.comments if c.lower() in ANTIALIASED)
     elements = LeftOut("elements", "elements", file.others, "no splats: not read", lost=False)
-    return (antialiased_note(said), elements)
+    return (antialiased_note(comments), elements)

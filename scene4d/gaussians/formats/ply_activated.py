@@ -26,7 +26,7 @@ FIX = "export it again with log scales and logit opacities: other viewers read i
 
 @dataclass(frozen=True)
 class Activated:
-    """Which columns hold values that need no exp or sigmoid any more, and what is to be said about it."""
+    """Which columns hold values that need no exp or sigmoid any more, and the notes on that."""
 
     scales: bool
     opacities: bool

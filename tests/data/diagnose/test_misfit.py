@@ -1,4 +1,4 @@
-"""Calibration that fits nowhere is said, though no single mistake explains it; sound recordings are left alone."""
+"""Calibration that fits nowhere is a finding, though no single mistake explains it; sound recordings are left alone."""
 
 import memory_recording as spoil
 import pytest

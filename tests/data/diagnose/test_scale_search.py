@@ -1,4 +1,4 @@
-"""Any factor between positions and depth is estimated, and said in the right direction."""
+"""Any factor between positions and depth is estimated, and the finding has the right direction."""
 
 import functools
 import random
@@ -61,14 +61,14 @@ def test_any_ratio_of_positions_is_estimated(kind, ratio):
     (mend,) = finding.mends
     assert (finding.kind, finding.field, mend.name) == ("position_scale", "pose", "position_scale")
     assert mend.value[0] == pytest.approx(1 / ratio, rel=0.01)
-    size, said = direction(finding.found)
+    size, factor = direction(finding.found)
     assert finding.found.startswith("camera positions are") and "depth" in finding.expected
-    assert size == ("small" if ratio < 1 else "large") and said == pytest.approx(ratio, rel=0.01)
+    assert size == ("small" if ratio < 1 else "large") and factor == pytest.approx(ratio, rel=0.01)
     mended = MendedRecording(recording, finding.mends)
     sample = read_sample(mended)
     result = agreement(views_of(sample), pairs_of(rows_of(sample), moving=sample.moving()))
     assert float(result.relative[result.covered].abs().median()) < 0.005
-    # What is said to be too small has grown, and the reverse.
+    # What the finding calls too small has grown, and the reverse.
     length = lambda r: float(r.read().views[truth_camera(kind)].cameras.viewmats[:, :3, 3].norm())
     assert (length(mended) > length(recording)) == (size == "small")
 
@@ -84,8 +84,8 @@ def test_depth_of_no_room_is_depth_in_another_unit(ratio):
     (mend,) = finding.mends
     assert (finding.kind, finding.field, mend.name) == ("depth_unit", "depth", "depth_scale")
     assert mend.value[0] == pytest.approx(1 / ratio, rel=0.01)
-    size, said = direction(finding.found)
-    assert size == ("large" if ratio > 1 else "small") and said == pytest.approx(ratio, rel=0.01)
+    size, factor = direction(finding.found)
+    assert size == ("large" if ratio > 1 else "small") and factor == pytest.approx(ratio, rel=0.01)
     assert "or camera positions" in finding.expected
     depth = MendedRecording(recording, finding.mends).read().views["hand"].depth
     torch.testing.assert_close(depth, made("walk").views["hand"].depth, rtol=0.01, atol=0)

@@ -70,9 +70,9 @@ def test_written_and_read_again(tmp_path):
     info = json.loads((tmp_path / "set/meta/info.json").read_text())
     feature = info["features"][KEY]
     assert feature["dtype"] == "video" and feature["shape"] == [HEIGHT, WIDTH, 1]
-    told = {"is_depth_map": True, "video.pix_fmt": "gray12le", "video.codec": "hevc", "depth_unit": "m"}
-    told |= {"video.depth_min": 0.01, "video.depth_max": 10.0, "video.shift": 3.5, "video.use_log": True}
-    assert told.items() <= feature["info"].items()
+    written = {"is_depth_map": True, "video.pix_fmt": "gray12le", "video.codec": "hevc", "depth_unit": "m"}
+    written |= {"video.depth_min": 0.01, "video.depth_max": 10.0, "video.shift": 3.5, "video.use_log": True}
+    assert written.items() <= feature["info"].items()
     assert KEY not in pq.read_schema(tmp_path / "set" / TABLE).names
     recordings = open_recordings(tmp_path / "set")
     assert recordings[0].depth_cameras == ("front",) and not left_out(recordings[0].info)

@@ -21,10 +21,10 @@ class Writer:
         self.degrees = bool(self.dice.integers(2))
         sequence = "".join(self.dice.permutation(["x", "Y", "z", "X", "y", "Z"])[:3])
         angle = "degree" if self.degrees else "radian"
-        said = [f'angle="{angle}"'] if self.dice.integers(2) or not self.degrees else []
-        said += [f'eulerseq="{sequence}"'] if self.dice.integers(2) else []
+        attributes = [f'angle="{angle}"'] if self.dice.integers(2) or not self.degrees else []
+        attributes += [f'eulerseq="{sequence}"'] if self.dice.integers(2) else []
         self.text = (
-            f"<mujoco><compiler {' '.join(said)}/>"
+            f"<mujoco><compiler {' '.join(attributes)}/>"
             f"<default><camera {self.turn()} fovy='{self.dice.uniform(20, 90)}'/>"
             f"<default class='a'><camera pos='{self.row(3)}'/>"
             f"<default class='b'><camera {self.turn()}/></default></default>"

@@ -163,8 +163,8 @@ def test_float_pictures_depth_times_and_what_cameras_json_says(tmp_path):
     ]
     camera = {"rgb": "data/img", "depth": "data/depth", "depth_unit": 0.001, "viewmats": "data/cam"}
     camera |= {"width": WIDTH, "height": HEIGHT, "K": [[20, 0, 10], [0, 20, 8], [0, 0, 1]]}
-    said = {"cameras": {"front": camera}, "fields": {"color_order": "bgr", "task": "push"}}
-    (tmp_path / "a.zarr/cameras.json").write_text(json.dumps(said))
+    sidecar = {"cameras": {"front": camera}, "fields": {"color_order": "bgr", "task": "push"}}
+    (tmp_path / "a.zarr/cameras.json").write_text(json.dumps(sidecar))
     recording = open_recordings(tmp_path)[1]
     assert (
         recording.info["task"] == "push"

@@ -94,7 +94,7 @@ def _axes_in_words(mends: Sequence[Mend]) -> str:
 
 
 def _scale_in_words(sample: Sample, mend: Mend) -> tuple[str, str]:
-    """Depth and positions in different units agree whichever of the two is changed: both are said."""
+    """Depth and positions in different units agree whichever of the two is changed: the finding names both."""
     factor = float(mend.value[0])
     size, wrong = ("small" if factor > 1 else "large"), f"{1 / factor:.4g}"
     whose = f" of {','.join(mend.cameras)}" if mend.cameras else ""

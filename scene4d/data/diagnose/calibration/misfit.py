@@ -1,4 +1,4 @@
-"""Calibration that fits nowhere, though no single mistake explains it: that is said too."""
+"""Calibration that fits nowhere, though no single mistake explains it: a finding of its own."""
 
 from __future__ import annotations
 

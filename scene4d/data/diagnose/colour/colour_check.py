@@ -66,7 +66,7 @@ def check_colour(recording: Recording, *, moving: Sequence[str]) -> ColourReport
     """Compare pictures of a recording by the points that they share.
 
     Args:
-        moving: cameras that are said to move.
+        moving: cameras whose recorded pose changes.
     """
     cameras = _looked_at(recording, moving=moving)
     findings, pairs = [], []

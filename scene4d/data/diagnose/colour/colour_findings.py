@@ -28,7 +28,7 @@ class Motion:
     """Two frames of one camera."""
 
     share: float  # of the points found again that have moved
-    far: bool  # whether the camera is said to have moved so far that the picture changes
+    far: bool  # whether, by its poses, the camera moved so far that the picture changes
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ViewPair:
 
 
 def motion_findings(name: str, motions: Sequence[Motion], *, moves: bool) -> list[Finding]:
-    """A finding where a camera's picture moves and the camera is said not to, or the reverse."""
+    """A finding where a camera's picture moves and its pose does not, or the reverse."""
     if not moves:
         moved = [m.share for m in motions if m.share > MOSTLY]
         if len(moved) < FEW:
@@ -105,12 +105,12 @@ def _mistake(pairs: Sequence[ViewPair]) -> tuple[str, str, str, tuple[Mend, ...]
     tried: list[tuple[float, tuple[str, str, str, tuple[Mend, ...]]]] = []
     for names in AXES:
         words = {"opengl": "OpenGL axes (y up, z back)", "inverted": "poses inverted"}
-        said = " and ".join(words[n] for n in names)
+        description = " and ".join(words[n] for n in names)
         mends = tuple(Mend(n) for n in names)
-        tried.append((_off([_posed(p, names) for p in pairs]), ("camera_axes", "pose", said, mends)))
+        tried.append((_off([_posed(p, names) for p in pairs]), ("camera_axes", "pose", description, mends)))
     for kind, name, sides in LAID:
-        said = "pictures are upside down" if kind == "upside_down" else "pictures are mirrored, left for right"
-        tried.append((_off([_laid(p, sides) for p in pairs]), (kind, "rgb, depth", said, (Mend(name),))))
+        description = "pictures are upside down" if kind == "upside_down" else "pictures are mirrored, left for right"
+        tried.append((_off([_laid(p, sides) for p in pairs]), (kind, "rgb, depth", description, (Mend(name),))))
     turned = ("turned", "rgb, depth", "pictures are turned half round", (Mend("turn", ("180",)),))
     tried.append((_off([_laid(p, (True, True)) for p in pairs]), turned))
     fit = sorted((item for item in tried if item[0] < MENDED), key=lambda item: item[0])

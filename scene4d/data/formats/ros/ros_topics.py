@@ -19,7 +19,7 @@ def is_command(name: str, topic: Topic) -> bool:
 
 
 def joint_topics(topics: Mapping[str, Topic]) -> list[str]:
-    """Topics with the state of joints; what joints were told to do is none."""
+    """Topics with the state of joints; commands to joints are none."""
     usable = {name: topic for name, topic in topics.items() if topic.kind == JOINTS and topic.count}
     return sorted(name for name, topic in usable.items() if not topic.refused and not is_command(name, topic))
 
