@@ -1,4 +1,4 @@
-"""Fault 62: no CUDA, a GPU that the build holds no code for, an old torch: the CPU with one notice, nothing compiled."""
+"""Fault 62: no CUDA, a GPU that the build holds no code for, an old torch: the CPU, one notice, nothing compiled."""
 
 import subprocess
 import sys
