@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What happens to scene4d when it is killed, runs for long, or gets too little:
 #   scripts/soak.sh kill [--size 200]        SIGKILL at so many random instants over convert, record, reconstruct, export, forecast, train
-#   scripts/soak.sh long [--size 20000]      so many steps of training, a quarter of them of the simulator, a tenth requests; 20 viewers
+#   scripts/soak.sh long [--size 20000]      so many steps of training, a quarter of them of the simulator, a tenth requests, a quarter visits of 20 viewers
 #   scripts/soak.sh low [--size 1000000]     writes that fail one after another (at most so many), small limits, a full and a read-only disk
 #   scripts/soak.sh all                      the three, in their full size
 # Each prints a table and ends with 1 where it found harm; --write puts the table into docs/results/reliability.md.

@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/results/reliability.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    shares = {"training": (train_toy, 1), "simulator": (step_toy, 4), "server": (serve_tiny, 10), "viewer": (show, 10)}
+    shares = {"training": (train_toy, 1), "simulator": (step_toy, 4), "server": (serve_tiny, 10), "viewer": (show, 4)}
     rows, grew = [], 0
     for name in options.only or shares:
         act, share = shares[name]
