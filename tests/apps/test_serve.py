@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_agent import PROPRIO, box_views, tiny_models
+from tiny_server import serving
 
 from scene4d.apps.agent.agent import AgentConfig, agent_maker
 from scene4d.apps.agent.server.access import access_to, split_host
@@ -43,19 +44,6 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "serve.md"
 @pytest.fixture(scope="module")
 def models():
     return tiny_models()
-
-
-@contextmanager
-def serving(models, *, access=None, max_episodes=4, patience=30.0, **limits):
-    host = PolicyHost(models, config=AgentConfig(), forecast=False, max_episodes=max_episodes, patience=patience)
-    with PolicyServer(host, access=access or access_to("127.0.0.1"), **limits) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

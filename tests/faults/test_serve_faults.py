@@ -4,43 +4,27 @@ import http.client
 import json
 import socket
 import struct
-import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from tiny_agent import PROPRIO, box_views, tiny_models
+from tiny_agent import PROPRIO, box_views
+from tiny_server import serving
 
-from scene4d.apps.agent.agent import AgentConfig
-from scene4d.apps.agent.server.access import Access, access_to
+from scene4d.apps.agent.server.access import Access
 from scene4d.apps.agent.server.client import PolicyClient, view_of
 from scene4d.apps.agent.server.connections import Connections
-from scene4d.apps.agent.server.http_server import MAX_CONNECTIONS, PolicyServer
+from scene4d.apps.agent.server.http_server import MAX_CONNECTIONS
 from scene4d.apps.agent.server.messages import MEDIA_TYPE, ObservationMessage, View, pack
-from scene4d.apps.agent.server.policy_host import PolicyHost
 
 TASK = "open the door"
 TOKEN = "the token of this test"
 
 
-@contextmanager
-def serving(*, access=None, **limits):
-    host = PolicyHost(tiny_models(), config=AgentConfig(), forecast=False, max_episodes=64)
-    with PolicyServer(host, access=access or access_to("127.0.0.1"), **limits) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture(scope="module")
 def server():
-    with serving() as server:
+    with serving(max_episodes=64) as server:
         yield server
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 
 from ros_bags import small_messages, write_bag2
-
-from scene4d.data.formats.ros.ros_recording import open_bag
+from target_rosbag import mended, read
 
 SUFFIX = ".db3"
+__all__ = ["SUFFIX", "golden", "mended", "read"]
 
 
 def golden() -> list[bytes]:
@@ -22,17 +21,3 @@ def golden() -> list[bytes]:
         packing = (None, "MESSAGE")
         made = [write_bag2(Path(folder, str(p)), small_messages, compression=p) for p in packing]
         return [next(folder.glob("*.db3")).read_bytes() for folder in made]
-
-
-def mended(data: bytes) -> bytes:
-    """It has no checksums."""
-    return data
-
-
-def read(path: Path) -> None:
-    """The recording, its notes and its first two frames."""
-    for recording in open_bag(path):
-        json.dumps(dict(recording.info), allow_nan=False)
-        episode = recording.read(0, min(2, recording.num_frames))
-        for frames in episode.views.values():
-            assert bool(frames.cameras.viewmats.isfinite().all() and frames.cameras.Ks.isfinite().all())

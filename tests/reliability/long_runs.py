@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +17,11 @@ import toy_world
 from memory_use import num_descriptors, num_threads, resident_mb
 from result_tables import Table, written
 from small_verbs import in_child
-from tiny_agent import PROPRIO, box_views, tiny_models
+from tiny_agent import PROPRIO, box_views
+from tiny_server import serving
 from torch import Tensor, nn
 
-from scene4d.apps.agent.agent import AgentConfig
-from scene4d.apps.agent.server.access import access_to
 from scene4d.apps.agent.server.client import PolicyClient
-from scene4d.apps.agent.server.http_server import PolicyServer
-from scene4d.apps.agent.server.policy_host import PolicyHost
 from scene4d.apps.compose.assets import DEMO_EPISODE
 from scene4d.apps.verbs.options.scenes import ReconstructOptions, ViewOptions
 from scene4d.apps.verbs.run_reconstruct import run_reconstruct
@@ -153,20 +149,13 @@ def serve_tiny(count: int) -> list[Sample]:
     """So many requests: episodes of ten observations, each from a connection of its own."""
     samples: list[Sample] = []
     note, done = _sampler(count, samples), 0
-    host = PolicyHost(tiny_models(), config=AgentConfig(), forecast=False, max_episodes=4, patience=30.0)
-    with PolicyServer(host, access=access_to("127.0.0.1")) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            while done < count:
-                with PolicyClient(server.url) as client:
-                    for step in range(min(10, count - done)):
-                        client.step(box_views(step), proprio=PROPRIO, task="open the door")
-                        done += 1
-                        note(done)
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving() as server:
+        while done < count:
+            with PolicyClient(server.url) as client:
+                for step in range(min(10, count - done)):
+                    client.step(box_views(step), proprio=PROPRIO, task="open the door")
+                    done += 1
+                    note(done)
     return samples
 
 
