@@ -18,6 +18,7 @@ PLAIN = (10.0, 100.0, 1000.0, 10_000.0, 2.0, 4.0, 5.0)  # and their inverses: wh
 NEAR_PLAIN, AS_GOOD = 0.02, 0.985  # a plain factor is meant where it is this near, and views agree as well on it
 WHOLE, NEARBY = (1e-4, 1e4), (0.5, 2.0)
 STEPS = (1.09, 1.02, 1.004)  # between factors: a glance, a look, the answer
+FINE = ((1.008, 1.001), (1.001, 1.0001))  # how far to both sides, and in what steps, the answer is made finer
 PEAKS = 3
 SHARED, EDGES = 0.25, 0.04  # of the pixels seen twice
 GLANCE = 12  # pairs
@@ -57,7 +58,7 @@ def axes_and_scale_hypotheses(sample: Sample, *, pairs: Tensor) -> list[Hypothes
 
 
 def best_factor(views: Views, pairs: Tensor, *, scaled: Scaling, span: tuple[float, float] = WHOLE) -> float:
-    """The factor within `span` with which most of the views' surface agrees, known to about 0.4 %."""
+    """The factor within `span` with which most of the views' surface agrees; what is no plain one to about 0.1 %."""
     agreed = lambda factors, *, views, pairs: [_agreed(scaled(views, f), pairs) for f in factors]
     few = pairs[torch.linspace(0, len(pairs) - 1, min(GLANCE, len(pairs))).round().long()]
     half, glances = _half(views), _between(*span, step=STEPS[0])
@@ -73,7 +74,19 @@ def best_factor(views: Views, pairs: Tensor, *, scaled: Scaling, span: tuple[flo
     for plain in (1.0, *PLAIN, *(1 / p for p in PLAIN)):
         if abs(best / plain - 1) < NEAR_PLAIN and agreed([plain], views=views, pairs=pairs)[0] >= AS_GOOD * max(shares):
             return plain
-    return best
+    return _finest(views, pairs, scaled=scaled, factor=best)
+
+
+def _finest(views: Views, pairs: Tensor, *, scaled: Scaling, factor: float) -> float:
+    """The factor beside one known to 0.4 % at which depth of two views differs least, mostly."""
+
+    def off(factor: float) -> float:
+        result = agreement(scaled(views, factor), pairs)
+        return float(result.relative[result.covered].abs().median()) if result.covered.any() else math.inf
+
+    for reach, step in FINE:
+        factor = min(_between(factor / reach, factor * reach, step=step), key=off)
+    return factor
 
 
 def is_sound(result: Agreement) -> bool:
