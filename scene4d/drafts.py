@@ -49,10 +49,34 @@ def draft_folder(target: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        removed = _remove_held(folder)
+        if not removed:  # hardly a file can be opened: under a name that no writer takes, it needs no lock
+            rest = folder.with_name(f".{_short(target.name)}.{os.fstat(lock).st_ino}.rest{DRAFT}")
+            with contextlib.suppress(OSError):
+                os.rename(folder, rest)
         os.close(lock)
-        if folder.exists():
-            _remove_with_one_descriptor(folder)
+        if not removed:
+            _remove_with_one_descriptor(rest)
+
+
+def _remove_held(folder: Path) -> bool:
+    """Remove a draft whose lock this process holds; False if something of it stays.
+
+    Its owner goes after all else, so that a removal that is cut short leaves what the next one knows for a draft. From
+    then on the folder may be another's, who made a new owner in it or removed it: it goes only if it is empty.
+    """
+    try:
+        for path in [each for each in folder.iterdir() if each.name != OWNER]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        (folder / OWNER).unlink()
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return True
 
 
 def _remove_with_one_descriptor(folder: Path) -> None:
@@ -81,7 +105,8 @@ def _new_draft(folder: Path) -> int | None:
         except (FileNotFoundError, BlockingIOError):
             continue  # one who cleans up was faster: make it again
         except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
             raise
 
 
@@ -102,10 +127,9 @@ def remove_draft(folder: Path) -> bool:
         for moved in (folder / OLD).iterdir() if (folder / OLD).is_dir() else ():
             if not folder.with_name(moved.name).exists():
                 os.rename(moved, folder.with_name(moved.name))
-        shutil.rmtree(folder)
+        return _remove_held(folder)
     finally:
         os.close(lock)
-    return True
 
 
 @contextlib.contextmanager

@@ -9,4 +9,6 @@ make_venv dev "$cuda"
 .venv/bin/ruff check .
 .venv/bin/lint-imports
 PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
-exec .venv/bin/python -m pytest "$@"
+# Files of tests side by side; a thread of torch that waits leaves its core to the others.
+export OMP_WAIT_POLICY=passive
+exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

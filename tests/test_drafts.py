@@ -7,12 +7,13 @@ import stat
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from scene4d.drafts import DRAFT, JOB, OWNER, PARTS, claimed, leftovers, lock_of, remove_leftovers
+from scene4d.drafts import DRAFT, JOB, OWNER, PARTS, claimed, draft_folder, leftovers, lock_of, remove_leftovers
 from scene4d.errors import EXIT_RESOURCE, ResourceError
 from scene4d.files import atomic_file, atomic_folder, save_safetensors, write_text
 
@@ -253,6 +254,27 @@ def test_files_are_as_readable_as_others(tmp_path):
     os.umask(umask)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~umask
+
+
+def test_writers_at_the_same_time_have_drafts_of_their_own(tmp_path):
+    """One makes a draft in the very moment in which another removes one of that name."""
+
+    def write(number):
+        for _ in range(100):
+            with draft_folder(tmp_path / "a") as draft:
+                (draft / "folder").mkdir()
+                (draft / "folder" / "file").write_text(str(number))
+                (draft / "file").write_text(str(number))
+                assert (draft / "folder" / "file").read_text() == (draft / "file").read_text() == str(number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(write, range(8))) == [None] * 8
+    finally:
+        sys.setswitchinterval(before)
+    assert names(tmp_path) == []
 
 
 def test_a_draft_is_removed_though_no_file_can_be_opened(tmp_path):
