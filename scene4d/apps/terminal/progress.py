@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+Step = Callable[[str, Callable[[], T]], T]
 
 
 @contextmanager
-def steps_shown(total: int, seconds: dict[str, float] | None = None) -> Iterator[Callable[[str, Callable[[], T]], T]]:
+def steps_shown(total: int, seconds: dict[str, float] | None = None) -> Iterator[Step]:
     """Yield step(name, work) -> result: shows which of `total` runs, notes how long each took in `seconds`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -35,6 +37,17 @@ def steps_shown(total: int, seconds: dict[str, float] | None = None) -> Iterator
             return result
 
         yield step
+
+
+def side_by_side(step: Step, works: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """The results of steps that do not need one another, two at a time: what computes and what writes take turns.
+
+    Raises:
+        whatever the first of them raises that fails, when all have ended.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        started = {name: pool.submit(step, name, work) for name, work in works.items()}
+        return {name: future.result() for name, future in started.items()}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from scene4d.apps.compose.assets import DEMO_EPISODE
 from scene4d.apps.compose.models import Models, load_models
 from scene4d.apps.page.demo_films import DemoResult, film_depth_and_flow, film_forecast, film_orbit
 from scene4d.apps.page.page import Page, write_page
-from scene4d.apps.terminal.progress import steps_shown
+from scene4d.apps.terminal.progress import side_by_side, steps_shown
 from scene4d.apps.terminal.scene_pictures import write_pictures
 from scene4d.apps.terminal.tables import columns_table, result_table
 from scene4d.apps.verbs.options.agents import DemoOptions
@@ -54,20 +54,24 @@ def run_demo(options: DemoOptions) -> dict:
         stream = PastStream()
         reconstructed = lambda: reconstruct_and_forecast(models, episode, stream=stream, options=options)
         result = step("reconstructing, forecasting", reconstructed)
-        step("writing the future, flow and points", lambda: write_future_files(out, result))
-        horizon = step("scoring against the recording", lambda: score(result, stream=stream, options=options))
-        actions = step("choosing actions", lambda: plan_actions(models, result.known, task=result.known.task.text))
-        videos = step("rendering videos", lambda: write_films(out, result))
+        films, scores, chosen = "rendering videos", "scoring against the recording", "choosing actions"
+        works = {
+            films: lambda: write_films(out, result),
+            scores: lambda: score(result, stream=stream, options=options),
+            "writing the future, flow and points": lambda: write_future_files(out, result),
+            chosen: lambda: plan_actions(models, result.known, task=result.known.task.text),
+        }
+        made = side_by_side(step, works)
         report: dict[str, Any] = {
             "episode": f"{episode.info.get('task', 'episode')}, seed {episode.info.get('seed', '?')}",
             "now": options.now,
             "num_steps": options.num_steps,
             "num_gaussians": result.future.base.num_gaussians,
-            "horizon": horizon,
-            "actions": actions,
+            "horizon": made[scores],
+            "actions": made[chosen],
             "seconds": seconds,
         }
-        step("writing the page", lambda: write_reports(out, result, report=report, videos=videos))
+        step("writing the page", lambda: write_reports(out, result, report=report, videos=made[films]))
     report["seconds_total"] = round(time.monotonic() - start, 1)
     return {"output": str(out), **{k: v for k, v in report.items() if k != "actions"}, "files": _files(out)}
 
