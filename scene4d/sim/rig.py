@@ -1,4 +1,4 @@
-"""The fixed Meta-World camera rig, tasks, noise levels and seed ranges that every figure uses."""
+"""The fixed Meta-World camera rig, tasks, noise levels and seed ranges that training and every figure use."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ FOV_Y_DEG = 45.0
 SKY_RGB = (127 / 255, 126 / 255, 122 / 255)  # what is drawn where no ray meets anything: depth 0, segment -1
 
 TASKS = ("button-press-v3", "door-open-v3", "drawer-open-v3", "pick-place-v3", "push-v3", "reach-v3")
+TRAIN_TASKS = (
+    *TASKS,
+    *("button-press-topdown-v3", "drawer-close-v3", "door-close-v3", "window-open-v3", "handle-press-v3"),
+    "plate-slide-v3",
+)
+HELD_OUT_TASKS = ("window-close-v3", "faucet-open-v3", "coffee-button-v3", "door-unlock-v3")
+"""Tasks that nothing is trained on, so that reports can show what a model makes of what it never saw."""
 HIDDEN_GOALS = ("pick-place", "push", "reach")
 """Beginnings of the names of tasks whose goal is a place that no picture shows: a policy needs it as an input."""
 NOISE = (0.1, 0.3, 0.5)  # Gaussian action noise of the scripted expert, one level an episode in turn

@@ -21,6 +21,7 @@ from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pos
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.sim import rig
 from scene4d.train.checkpoint import load_tensors, save_tensors
 
 
@@ -164,6 +165,8 @@ def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, r
         ("[record]\nfirst_seed = 990", "validation and test"),
         ("[policy.data]\nnum_demonstrations = 300", "validation and test"),
         ("[policy.data]\ntasks = ['door-open-v3', 'soccer-v3']", "soccer-v3"),
+        ("[record]\ntasks = ['door-open-v3', 'window-close-v3']", "record.tasks: are kept for reports"),
+        ("[policy.data]\ntasks = ['faucet-open-v3']", "policy.data.tasks: are kept for reports"),
         ("[policy.model]\nwidth = 30", "width"),
         ("[policy.model]\nview_size = 36", "view_size"),
         ("[policy.model]\nstem = [3]", "stem"),
@@ -178,6 +181,13 @@ def test_slips_are_named_before_anything_runs(tmp_path, text, words):
     with pytest.raises(ConfigError) as error:
         run_train(TrainOptions(config=path, out=tmp_path / "run"))
     assert words in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_held_out_tasks_are_for_fine_tuning_alone():
+    tasks = rig.HELD_OUT_TASKS
+    assert RunConfig(record=RecordConfig(tasks=tasks, fine_tune=True)).record.tasks == tasks
+    with pytest.raises(ConfigError, match="door-unlock-v3"):
+        RunConfig(record=RecordConfig(tasks=tasks))
 
 
 def test_unknown_stage_is_named(tmp_path):

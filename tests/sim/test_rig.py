@@ -18,6 +18,8 @@ def test_rig_has_the_agreed_numbers(shared_data):
         assert (ours.azimuth_deg, ours.elevation_deg) == (camera["azimuth"], camera["elevation"])
     assert set(rig.CAMERAS) == set(agreed["cameras"])
     assert list(rig.TASKS) == agreed["tasks"]["train"] and list(rig.NOISE) == agreed["episodes"]["noise"]
+    assert set(rig.TASKS) <= set(rig.TRAIN_TASKS) and not set(rig.TRAIN_TASKS) & set(rig.HELD_OUT_TASKS)
+    assert (len(rig.TRAIN_TASKS), len(rig.HELD_OUT_TASKS)) == (12, 4)
     assert {k: list(v) for k, v in rig.SEEDS.items()} == agreed["episodes"]["seeds"]
     assert agreed["moving"]["threshold_m"] == rig.MOVING_THRESHOLD
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from scene4d.config import config_from_dict
 from scene4d.errors import ConfigError
-from scene4d.eval.metrics.seeds import check_training_seeds
+from scene4d.eval.metrics.seeds import check_training_seeds, check_training_tasks
 from scene4d.models.families import FAMILIES
 from scene4d.models.gaussian_flow.training.stage_configs import (
     DynamicsStageConfig,
@@ -34,6 +34,8 @@ class RecordConfig:
     settings below only size and cameras count then. Depth beyond 6.5 m counts as not measured."""
     tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
     """Meta-World tasks."""
+    fine_tune: bool = False
+    """Record tasks that are held out too. The weights are then no longer ones that never saw them."""
     episodes: int = 40
     """Episodes of each task."""
     first_seed: int = 0
@@ -162,7 +164,7 @@ class RunConfig:
             raise ConfigError("is no number of cameras", field="cache.num_inputs", found=found, expected=expected)
         if self.dynamics.own_rollout > 0 and model.horizon < 4:
             raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=model.horizon)
-        self._check_seeds()
+        self._check_held_out()
         if not self.record.sources and self.record.num_frames < self.least_frames:
             found, expected = self.record.num_frames, f">= {self.least_frames}"
             raise ConfigError("is too short for one window", field="record.num_frames", found=found, expected=expected)
@@ -188,12 +190,16 @@ class RunConfig:
             return GaussianFlowSettings(self.vae, self.dynamics)
         return self.pixels if self.family == "pixel_transformer" else self.settings
 
-    def _check_seeds(self) -> None:
-        """Nothing is learned from episodes that results are reported on."""
+    def _check_held_out(self) -> None:
+        """Nothing is learned from episodes or tasks that results are reported on."""
         if not self.record.sources:
             check_training_seeds(self.record.first_seed, self.record.episodes, field="record.first_seed")
         data = self.policy.data
         check_training_seeds(data.first_seed, data.num_seeds, field="policy.data.first_seed")
+        if not self.record.fine_tune:
+            fix = "leave them out, or fine-tune knowingly: record.fine_tune = true"
+            check_training_tasks(() if self.record.sources else self.record.tasks, field="record.tasks", fix=fix)
+            check_training_tasks(data.tasks, field="policy.data.tasks", fix=fix)
 
     @property
     def least_frames(self) -> int:

@@ -1,8 +1,11 @@
-"""Which episodes are evaluated."""
+"""Which episodes and tasks are evaluated, and therefore never trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scene4d.errors import ConfigError
+from scene4d.sim import rig
 
 LARGEST_SEED = 2**32 - 1
 """What the simulator's random numbers take."""
@@ -21,6 +24,17 @@ def check_training_seeds(first: int, num: int, *, field: str) -> None:
         expected = f"none of {HELD_OUT_SEEDS.start} to {HELD_OUT_SEEDS.stop - 1}"
         problem = "reach into those kept for validation and test"
         raise ConfigError(problem, field=field, found=found, expected=expected, fix=fix)
+
+
+def check_training_tasks(tasks: Sequence[str], *, field: str, fix: str) -> None:
+    """Refuse tasks that are held out.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if held_out := [task for task in tasks if task in rig.HELD_OUT_TASKS]:
+        problem, expected = "are kept for reports on tasks never trained", "none of " + ", ".join(rig.HELD_OUT_TASKS)
+        raise ConfigError(problem, field=field, found=", ".join(held_out), expected=expected, fix=fix)
 
 
 def seed_range(seeds: tuple[int, int]) -> range:
