@@ -10,7 +10,7 @@ from scene4d.apps.cli import main
 from scene4d.apps.verbs.run_record import RecordOptions, run_record
 from scene4d.data.formats.lerobot.lerobot import open_lerobot
 from scene4d.errors import ConfigError, ResourceError
-from scene4d.sim.metaworld import record_episode
+from scene4d.sim.recorder import record_episode
 
 
 @pytest.fixture(scope="module")

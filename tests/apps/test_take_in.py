@@ -16,7 +16,7 @@ from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.load.stored_episode import StoredEpisode
 from scene4d.errors import DataFormatError, DepthError
-from scene4d.sim.metaworld import record_episode
+from scene4d.sim.recorder import record_episode
 from scene4d.types import Episode
 
 CAMERAS = ("left", "right", "front")

@@ -172,7 +172,7 @@ def test_bad_input_is_refused():
 def test_an_arm_in_the_simulator():
     pytest.importorskip("metaworld", reason="needs the sim extra")
     from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
-    from scene4d.sim.metaworld import record_episode
+    from scene4d.sim.recorder import record_episode
 
     episode = record_episode(
         "drawer-open-v3", seed=11, noise=0.1, num_frames=9, size=(64, 64), cameras=("left", "right")

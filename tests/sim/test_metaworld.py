@@ -12,7 +12,8 @@ from scene4d.geometry.camera import project, unproject
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.sim import rig
-from scene4d.sim.metaworld import MetaWorldSim, record_episode
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.sim.recorder import record_episode
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_segments_are_contiguous_and_the_world_stands_still(moved):
 def test_leaving_out_what_is_outside_the_image_changes_no_pixel(moved, monkeypatch):
     sim = moved[0]
     images = sim.observe()
-    monkeypatch.setattr("scene4d.sim.metaworld._inside", lambda centers, radii, **_: radii >= 0)
+    monkeypatch.setattr("scene4d.sim.drawing.simulator._inside", lambda centers, radii, **_: radii >= 0)
     for name, frames in sim.observe().items():
         assert torch.equal(frames.rgb, images[name].rgb) and torch.equal(frames.depth, images[name].depth)
         assert torch.equal(frames.extras["segments"], images[name].extras["segments"])

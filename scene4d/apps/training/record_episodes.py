@@ -8,7 +8,7 @@ from typing import Any
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RecordConfig
 from scene4d.data.load.stored_episode import save_episode
-from scene4d.sim.metaworld import record_episode
+from scene4d.sim.recorder import record_episode
 from scene4d.train.checkpoint import load_tensors
 from scene4d.train.log import line_progress
 

@@ -17,7 +17,8 @@ from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
 from scene4d.lift.refine.fit import FitConfig
 from scene4d.scene import Scene4D
 from scene4d.sim import rig
-from scene4d.sim.metaworld import MetaWorldSim, record_episode
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.sim.recorder import record_episode
 from scene4d.types import Episode, Recording
 
 HEADINGS = {

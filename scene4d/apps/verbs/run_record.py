@@ -13,7 +13,8 @@ from scene4d.apps.verbs.options.recordings import RecordOptions
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.errors import ResourceError
 from scene4d.files import sole_writer
-from scene4d.sim.metaworld import MetaWorldSim, record_episode
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.sim.recorder import record_episode
 from scene4d.types import Episode
 
 

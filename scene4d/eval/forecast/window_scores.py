@@ -18,7 +18,7 @@ from scene4d.geometry.neighbours import chamfer
 from scene4d.render.losses import psnr, ssim
 from scene4d.render.render import render
 from scene4d.scene import Scene4D
-from scene4d.sim.metaworld import record_episode
+from scene4d.sim.recorder import record_episode
 from scene4d.types import Episode, Frames
 from scene4d.world.evaluated import Forecaster, ForecastQuestion
 

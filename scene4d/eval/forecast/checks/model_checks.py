@@ -18,7 +18,7 @@ from scene4d.eval.forecast.window_scores import ForecastEvalConfig, past_of, rec
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.render.losses import psnr
 from scene4d.render.render import render
-from scene4d.sim.metaworld import record_episode
+from scene4d.sim.recorder import record_episode
 from scene4d.types import Episode
 from scene4d.world.capabilities import Decodes, Proposes
 

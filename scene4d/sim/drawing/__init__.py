@@ -1,0 +1,1 @@
+"""Worlds simulated by MuJoCo, seen by the cameras of the rig."""

@@ -1,0 +1,78 @@
+"""Episodes of scripted experts, as any simulator makes them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from scene4d.errors import ConfigError
+from scene4d.sim.drawing.simulator import Simulator
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.types import Episode, Frames
+
+
+def record_episode(
+    task: str,
+    *,
+    seed: int,
+    noise: float = 0.1,
+    num_frames: int = 60,
+    size: tuple[int, int] = (64, 64),
+    cameras: Sequence[str] = ("left", "right", "front", "top"),
+    sim: Simulator | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Episode:
+    """The scripted expert with Gaussian noise of standard deviation `noise` on its actions.
+
+    rewards[t] and success[t] are the outcome of actions[t]. `sim` of the same task, when given, is reset and used
+    instead of a new one (its size and cameras then hold); `progress` is called with the number of frames made so far.
+
+    Returns:
+        Episode [t] with segment_poses [t g 7]; info: task, seed, noise, segments, specs, robot, source.
+    """
+    own = sim is None
+    sim = MetaWorldSim(task, seed=seed, size=size, cameras=cameras) if sim is None else sim
+    if sim.task != task:
+        raise ConfigError("the simulator runs another task", field="sim", found=sim.task, expected=task)
+    sim.reset(seed)
+    # The task is part of the stream's seed: equal seeds of different tasks do not share their noise.
+    generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
+    frames, rows = [], []
+    try:
+        for index in range(num_frames):
+            frames.append(sim.observe())
+            proprio, poses = sim.proprio(), sim.segment_poses()
+            shake = torch.from_numpy(generator.standard_normal(len(sim.action_spec))).float()
+            action = (sim.expert_action() + noise * shake).clamp(-1, 1)
+            reward, success = sim.step(action)
+            rows.append((action, proprio, poses, torch.tensor(reward, dtype=torch.float32), torch.tensor(success)))
+            if progress is not None:
+                progress(index + 1)
+    finally:
+        if own:
+            sim.close()
+    actions, proprio, poses, rewards, success = (torch.stack(column) for column in zip(*rows, strict=True))
+    return Episode(
+        views={name: Frames.stack([frame[name] for frame in frames]) for name in sim.cameras},
+        times=torch.arange(num_frames, dtype=torch.float64) / sim.fps,
+        valid=torch.ones(num_frames, dtype=torch.bool),
+        actions=actions,
+        proprio=proprio,
+        rewards=rewards,
+        success=success,
+        segment_poses=poses,
+        info={
+            "task": sim.text,
+            "seed": int(seed),
+            "noise": float(noise),
+            "robot": sim.robot,
+            "source": sim.source,
+            "segments": sim.segment_names,
+            "action_spec": [dict(row) for row in sim.action_spec],
+            "proprio_spec": [dict(row) for row in sim.proprio_spec],
+            **sim.notes(),
+        },
+    )
