@@ -1,0 +1,184 @@
+"""What is to be done on the table, in words: verb, object, relation, place; sentences and names, read back as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations, product
+
+from scene4d.errors import ConfigError
+
+PREFIX = "tabletop/"
+"""Beginning of the name of every task of the table."""
+COLORS = ("red", "blue", "green", "yellow", "purple")
+ROBOT_KINDS = {
+    "gripper": ("put", "stack", "open", "close"),
+    "suction": ("put", "stack", "open", "close"),
+    "pusher": ("push", "open", "close"),
+}
+"""What each kind of robot can do."""
+LAMP = "lamp"
+KINDS = {
+    "block": tuple(f"{color} block" for color in COLORS),
+    "plate": tuple(f"{color} plate" for color in COLORS),
+    "drawer": ("drawer",),
+    "area": ("left side", "right side", "middle"),
+}
+"""Names of each kind of object or place; an area is a part of the table top."""
+RULES = (
+    ("put", "block", "on", "plate"),
+    ("put", "block", "beside", "plate"),
+    ("put", "block", "in", "drawer"),
+    ("stack", "block", "on", "block"),
+    ("push", "block", "onto", "plate"),
+    ("push", "block", "beside", "plate"),
+    ("push", "block", "to", "area"),
+    ("open", "drawer", "", ""),
+    ("close", "drawer", "", ""),
+)
+"""Verb, kind of object, relation, kind of place (none where the verb says it all)."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One sentence by its four phrases, "put", "red block", "on", "blue plate"; relation and place may be ""."""
+
+    verb: str
+    object: str
+    relation: str = ""
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        for verb, kind, relation, place in RULES:
+            fits = self.object in KINDS[kind] and self.place in KINDS.get(place, ("",)) and self.object != self.place
+            if (self.verb, self.relation) == (verb, relation) and fits:
+                return
+        rules = "; ".join(" ".join(word for word in rule if word) for rule in RULES)
+        raise ConfigError("is no instruction for the table", field="task", found=asdict(self), expected=rules)
+
+    @property
+    def text(self) -> str:
+        """The sentence: "put the red block on the blue plate"."""
+        return " ".join([self.verb, "the", self.object, *([self.relation, "the", self.place] if self.place else [])])
+
+    @property
+    def name(self) -> str:
+        """The sentence as a name: "put-red-block-on-blue-plate"."""
+        return "-".join(word for word in self.text.split() if word != "the")
+
+    @property
+    def phrases(self) -> dict[str, str]:
+        """verb, object, relation and place."""
+        return asdict(self)
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """The object and, where there is one, the place."""
+        return (self.object, self.place) if self.place else (self.object,)
+
+
+def read_instruction(text: str) -> Instruction:
+    """The instruction that a sentence or a name says; the inverse of `Instruction.text` and of `Instruction.name`.
+
+    Raises:
+        ConfigError: it says none.
+    """
+    words = [word for word in text.lower().replace("-", " ").split() if word != "the"]
+    for verb, kind, relation, place in RULES:
+        for noun, where in product(KINDS[kind], KINDS.get(place, ("",))):
+            if noun != where and words == [verb, *noun.split(), *relation.split(), *where.split()]:
+                return Instruction(verb, object=noun, relation=relation, place=where)
+    rules = "; ".join(" ".join(word for word in rule if word) for rule in RULES)
+    raise ConfigError("is no instruction for the table", field="task", found=text, expected=rules)
+
+
+def all_instructions() -> Iterator[Instruction]:
+    """Every sentence of the grammar."""
+    for verb, kind, relation, place in RULES:
+        for noun, where in product(KINDS[kind], KINDS.get(place, ("",))):
+            if noun != where:
+                yield Instruction(verb, object=noun, relation=relation, place=where)
+
+
+@dataclass(frozen=True)
+class TableTask:
+    """One or two instructions, for one or two robots, with or without the lamp that moves by itself.
+
+    Each instruction is for a robot of its own that can do it; of two that can, it is for the one that begins nearer.
+    """
+
+    instructions: tuple[Instruction, ...]
+    robots: tuple[str, ...] = ("gripper",)
+    lamp: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.robots) <= 2 or not set(self.robots) <= set(ROBOT_KINDS):
+            expected = "one or two of " + ", ".join(ROBOT_KINDS)
+            raise ConfigError("are no robots of the table", field="task", found=self.robots, expected=expected)
+        if not 1 <= len(self.instructions) <= len(self.robots):
+            expected = f"1 to {len(self.robots)}, at most one a robot"
+            raise ConfigError("too many instructions", field="task", found=len(self.instructions), expected=expected)
+        nouns = [noun for one in self.instructions for noun in one.nouns]
+        if len(set(nouns)) != len(nouns):
+            expected = "objects and places of their own"
+            raise ConfigError("two instructions meet", field="task", found=nouns, expected=expected)
+        if not self.assignments:
+            expected = "; ".join(f"{kind}: {', '.join(verbs)}" for kind, verbs in ROBOT_KINDS.items())
+            found = f"{'+'.join(self.robots)}: {', '.join(one.verb for one in self.instructions)}"
+            raise ConfigError("no such robot is there", field="task", found=found, expected=expected)
+
+    @property
+    def assignments(self) -> list[tuple[int, ...]]:
+        """Which robot may carry out each instruction: all possibilities."""
+        orders = permutations(range(len(self.robots)), len(self.instructions))
+        can = lambda robot, one: one.verb in ROBOT_KINDS[self.robots[robot]]
+        return [order for order in orders if all(map(can, order, self.instructions))]
+
+    @property
+    def name(self) -> str:
+        """Such as "tabletop/gripper/put-red-block-on-blue-plate" or "tabletop/pusher+pusher+lamp/...-and-..."."""
+        present = "+".join([*self.robots, *([LAMP] if self.lamp else [])])
+        return f"{PREFIX}{present}/" + "-and-".join(one.name for one in self.instructions)
+
+    @property
+    def text(self) -> str:
+        """The instructions in words, joined by "and"."""
+        return " and ".join(one.text for one in self.instructions)
+
+
+def read_task(name: str) -> TableTask:
+    """The task of a name; the inverse of `TableTask.name`.
+
+    The part between the slashes may be left out: then there is one robot, a pusher where the verb is push, else a
+    gripper, and no lamp.
+
+    Raises:
+        ConfigError: it is none, or its robots cannot do it.
+    """
+    parts = name.removeprefix(PREFIX).split("/")
+    if not name.startswith(PREFIX) or len(parts) > 2:
+        expected = f"{PREFIX}put-red-block-on-blue-plate or {PREFIX}suction+{LAMP}/put-red-block-on-blue-plate"
+        raise ConfigError("is no task of the table", field="task", found=name, expected=expected)
+    instructions = tuple(read_instruction(part) for part in parts[-1].split("-and-"))
+    if len(parts) == 1:
+        return TableTask(instructions, robots=(_usual_robot(instructions),))
+    present: Sequence[str] = parts[0].split("+")
+    robots = tuple(one for one in present if one != LAMP)
+    return TableTask(instructions, robots=robots, lamp=LAMP in present)
+
+
+def swapped(instruction: Instruction) -> Instruction:
+    """The instruction with the colours of object and place exchanged; at one seed both have the same first scene.
+
+    Raises:
+        ConfigError: one of them has no colour.
+    """
+    color, kind = instruction.object.split(" ", 1) if " " in instruction.object else ("", instruction.object)
+    other, place = instruction.place.split(" ", 1) if " " in instruction.place else ("", instruction.place)
+    return Instruction(
+        instruction.verb, object=f"{other} {kind}", relation=instruction.relation, place=f"{color} {place}"
+    )
+
+
+def _usual_robot(instructions: Sequence[Instruction]) -> str:
+    return "pusher" if instructions[0].verb == "push" else "gripper"
