@@ -21,7 +21,7 @@ _LONG_TEXTS = {"set"}
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("threads", "processes", "workers"), (0, 1024)),
     **dict.fromkeys(("lr", "learning_rates", "min_lr", "weight_decay"), (0, 1e3)),
-    **dict.fromkeys(("betas", "ema_decay"), (0, 1)),
+    **dict.fromkeys(("betas", "ema_decay", "task_dropout"), (0, 1)),
     **dict.fromkeys(("fps",), (0, 1e6)),
     **dict.fromkeys(("seed", "seeds", "first_seed"), (-(2**62), 2**62)),
     **dict.fromkeys(("size", "image_size", "view_size", "polish_width", "sweep_width"), (0, 32768)),

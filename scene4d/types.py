@@ -153,10 +153,12 @@ class Episode(TensorStruct):
 @dataclass(frozen=True)
 class Task(TensorStruct):
     """What is to be done: text, the name of a task or its words; goal [3] m in the world, where the object of the task
-    should come to be, or None."""
+    should come to be, or None; phrases: verb, object, relation and place, "" where there is none, or None where they
+    are to be read from the text."""
 
     text: str = ""
     goal: Tensor | None = None
+    phrases: tuple[str, str, str, str] | None = None
 
     SHAPES = shapes(goal="3")
 

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.layers import zero_
 from scene4d.robot.actions import action_slots
-from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS, task_embedding
+from scene4d.robot.slots import Slots
 from scene4d.robot.track import Track, proprio_change, track_in_slots, track_of
 from scene4d.tensor_struct import TensorStruct, shapes
+from scene4d.text.task_vectors import TextEncoding, task_channels, task_vector
 from scene4d.train.loop import LoopConfig
 from scene4d.train.stage import Fit, fit
+from scene4d.types import Task
 from scene4d.world.family import TrainingRun, Windows
 
 
@@ -78,18 +80,19 @@ class ProprioForecast(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, config: ProprioConfig = ProprioConfig()):
+    def __init__(self, config: ProprioConfig, *, slots: Slots, text: TextEncoding):
         super().__init__()
-        self.config = config
-        width, num = config.width, NUM_PROPRIO_SLOTS
-        features = NUM_ACTION_SLOTS + 4 * num + 1
-        self.start = nn.Linear(TASK_CHANNELS, width)
+        self.config, self.slots = config, slots
+        self.text: TextEncoding = text
+        width, num = config.width, slots.num_proprio
+        features = slots.num_actions + 4 * num + 1
+        self.start = nn.Linear(task_channels(text), width)
         self.embed = nn.Sequential(nn.Linear(features, width), nn.SiLU())
         self.cell = nn.GRUCell(width, width)
         self.out = zero_(nn.Linear(width, num))
         self.straight = zero_(nn.Linear(features, num, bias=False))
         # All three in units of `scale`, so that a step of the optimiser is a small step for each of them.
-        self.effect = nn.Parameter(torch.zeros(NUM_ACTION_SLOTS, num))
+        self.effect = nn.Parameter(torch.zeros(slots.num_actions, num))
         self.lowest = nn.Parameter(torch.full((num,), -20.0))
         self.highest = nn.Parameter(torch.full((num,), 20.0))
         self.register_buffer("scale", torch.full((num,), 0.02))
@@ -123,7 +126,7 @@ class ProprioForecast(nn.Module):
 
     def _set_straight(self, futures: ProprioFutures) -> None:
         """Fit, slot by slot, how the speed changes with itself and with how far the set point is ahead."""
-        track, slots = futures.track, torch.arange(NUM_PROPRIO_SLOTS)
+        track, slots = futures.track, torch.arange(self.slots.num_proprio)
         places = torch.cat([track.proprio, track.proprio[:, -1:] + futures.proprio_change], 1)  # [n p+h+1 20]
         actions = torch.cat([track.actions, futures.actions], 1)  # [n p+h 16]
         valid = torch.cat([track.valid, torch.ones_like(futures.actions[..., 0], dtype=torch.bool)], 1)
@@ -138,7 +141,7 @@ class ProprioForecast(nn.Module):
             speed = torch.where(known, following - place, 0.0)
         features, change = torch.cat(inputs), torch.cat(wanted)  # [m f], [m 20]
         # Of what the network is given: the speed of each slot, and how far its set point is ahead.
-        columns = NUM_ACTION_SLOTS + torch.stack([slots, NUM_PROPRIO_SLOTS + slots])  # [2 20]
+        columns = self.slots.num_actions + torch.stack([slots, self.slots.num_proprio + slots])  # [2 20]
         pair = features[:, columns]  # [m 2 20]
         normal = torch.einsum("mic,mjc->cij", pair, pair) + 1e-3 * len(pair) * torch.eye(2).to(pair)
         found = torch.linalg.solve(normal, torch.einsum("mic,mc->ci", pair, change))  # [20 2]
@@ -224,7 +227,7 @@ def fit_proprio(
     `owner` is the model that it is part of. Returns the hand's error at the end in mm.
     """
     windows = run.windows()
-    futures = proprio_futures(windows, numbers, horizon=windows.horizon)
+    futures = proprio_futures(windows, numbers, horizon=windows.horizon, slots=proprio.slots, text=proprio.text)
     proprio.set_statistics(futures)
     batches = ShuffledBatches(futures.__getitem__, range(len(futures.task)), batch_size=batch_size, seed=train.seed)
     what = Fit(proprio, lambda batch: proprio_loss(proprio, batch), batches, train)
@@ -232,19 +235,23 @@ def fit_proprio(
     return round(float(result["hand_mm"]), 2)
 
 
-def proprio_futures(windows: Windows, numbers: Sequence[int], *, horizon: int) -> ProprioFutures:
+def proprio_futures(
+    windows: Windows, numbers: Sequence[int], *, horizon: int, slots: Slots, text: TextEncoding
+) -> ProprioFutures:
     """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
     rows, robot = [], windows.robot
     for episode in dict.fromkeys(windows.moment(n)[0] for n in numbers):
         actions, proprio = episode.actions, episode.proprio
-        task = task_embedding(episode.info["task"])
+        task = task_vector(Task(episode.info["task"]), text=text)
         for t in range(1, len(actions) - horizon):
             track = track_of(actions[:t], proprio[: t + 1], num_past=windows.num_past_actions)
             rows.append(
                 ProprioFutures(
-                    actions=action_slots(actions[t : t + horizon], robot, proprio=proprio[t]),
-                    track=track_in_slots(track, robot),
-                    proprio_change=proprio_change(proprio[t + 1 : t + 1 + horizon], now=proprio[t], robot=robot),
+                    actions=action_slots(actions[t : t + horizon], robot, proprio=proprio[t], slots=slots),
+                    track=track_in_slots(track, robot, slots=slots),
+                    proprio_change=proprio_change(
+                        proprio[t + 1 : t + 1 + horizon], now=proprio[t], robot=robot, slots=slots
+                    ),
                     task=task,
                 )
             )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene4d.geometry.rotation import invert_quat, multiply_quat, normalize_quat, quat_from_rotvec, rotvec_from_quat
 from scene4d.robot.angles import unwrapped, wrapped
-from scene4d.robot.slots import ACTION_SLOTS, NUM_ACTION_SLOTS, into_slots, proprio_slots, slots_of
+from scene4d.robot.slots import ACTION_SLOTS, USUAL_SLOTS, Slots, into_slots, proprio_slots, slots_of
 from scene4d.robot.spec import RobotSpec, VectorSpec
 
 TURN_SLOTS = [ACTION_SLOTS.index(name) for name in ("drx", "dry", "drz")]
@@ -34,8 +34,8 @@ class _Plan:
     held: list[int]
 
 
-def action_slots(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:
-    """Actions [*b h a] as [*b h 16] of a robot.
+def action_slots(actions: Tensor, robot: RobotSpec, *, proprio: Tensor, slots: Slots = USUAL_SLOTS) -> Tensor:
+    """Actions [*b h a] as [*b h 16], or as many slots, of a robot.
 
     Actions that name places where the hand is to be (x, y, z) become the ways there, in the slots of dx, dy, dz: from
     where the hand is before each, or, where only the first is known, from the place that the action before names.
@@ -44,14 +44,16 @@ def action_slots(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tenso
 
     Args:
         proprio: the robot's state before each action [*b h q], or before the first [*b q].
+    Raises:
+        ConfigError: the robot does not fit the slots.
     """
-    plan, each = _plan(robot), proprio.dim() == actions.dim()
+    plan, each = _plan(robot, slots), proprio.dim() == actions.dim()
     actions = _unwrapped(actions, robot, proprio=proprio)
-    out = into_slots(actions, plan.slots, num=NUM_ACTION_SLOTS)
+    out = into_slots(actions, plan.slots, num=slots.num_actions)
     before = lambda first, named: first if each else torch.cat([first[..., None, :], named[..., :-1, :]], -2)
     if plan.places:
         places = actions[..., plan.places]
-        out[..., :3] = places - before(proprio_slots(proprio, robot)[..., :3], places)
+        out[..., :3] = places - before(proprio_slots(proprio, robot, slots=slots)[..., :3], places)
     if plan.turns:
         quats, held = normalize_quat(actions[..., plan.turns]), normalize_quat(proprio[..., plan.held])
         out[..., plan.slots[plan.turns[0]]] = 0
@@ -59,16 +61,16 @@ def action_slots(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tenso
     return out
 
 
-def from_action_slots(slots: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:
-    """Actions [*b h a] from slots [*b h 16], the robot's state before the first being proprio [*b q]: the inverse
-    of `action_slots`."""
-    plan = _plan(robot)
-    out = slots[..., plan.slots]
+def from_action_slots(values: Tensor, robot: RobotSpec, *, proprio: Tensor, slots: Slots = USUAL_SLOTS) -> Tensor:
+    """Actions [*b h a] from values in slots [*b h 16], the robot's state before the first being proprio [*b q]: the
+    inverse of `action_slots`."""
+    plan = _plan(robot, slots)
+    out = values[..., plan.slots]
     if plan.places:
-        out[..., plan.places] = proprio_slots(proprio, robot)[..., None, :3] + slots[..., :3].cumsum(-2)
+        out[..., plan.places] = proprio_slots(proprio, robot, slots=slots)[..., None, :3] + values[..., :3].cumsum(-2)
     if plan.turns:
         quats = [normalize_quat(proprio[..., plan.held])]
-        for turn in quat_from_rotvec(slots[..., TURN_SLOTS]).unbind(-2):
+        for turn in quat_from_rotvec(values[..., TURN_SLOTS]).unbind(-2):
             quats.append(multiply_quat(turn, quats[-1]))
         out[..., plan.turns] = torch.stack(quats[1:], -2)
     return wrapped(out, robot.action) if robot.meaning.names_places else out
@@ -76,27 +78,29 @@ def from_action_slots(slots: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Te
 
 def resting_action(proprio: Tensor, robot: RobotSpec) -> Tensor:
     """The action [*b a] that leaves a robot in state proprio [*b q] where it is: 0, or the place of its hand."""
-    still = proprio.new_zeros(*proprio.shape[:-1], 1, NUM_ACTION_SLOTS)
-    return from_action_slots(still, robot, proprio=proprio)[..., 0, :]
+    slots = Slots.fitting(robot)
+    still = proprio.new_zeros(*proprio.shape[:-1], 1, slots.num_actions)
+    return from_action_slots(still, robot, proprio=proprio, slots=slots)[..., 0, :]
 
 
 def hand_action_index(robot: RobotSpec) -> list[int]:
     """The numbers of an action that move the hand along x, y and z: by name, else by custom the first three."""
-    slots = _plan(robot).slots
+    slots = _plan(robot, Slots.fitting(robot)).slots
     return [slots.index(axis) for axis in range(3)] if {0, 1, 2} <= set(slots) else [0, 1, 2]
 
 
-def _plan(robot: RobotSpec) -> _Plan:
-    spec = robot.action
+def _plan(robot: RobotSpec, slots: Slots) -> _Plan:
+    slots.check(robot)
+    spec, num = robot.action, slots.num_actions
     places = _named(spec, PLACE_AXES, after=PLACE_WORDS, unit="m")
     if not places or not robot.meaning.names_places:
-        return _Plan(slots_of(spec.names, known=ACTION_SLOTS, num=NUM_ACTION_SLOTS), [], [], [])
+        return _Plan(slots_of(spec.names, known=ACTION_SLOTS, num=num), [], [], [])
     turns, held = (_named(each, TURN_AXES, after=TURN_WORDS, unit="1") for each in (spec, robot.proprio))
     turns, held = (turns, held) if turns and held else ([], [])
     names = list(spec.names)
     for dim, name in zip([*places, *turns[1:]], ACTION_SLOTS[:6], strict=False):
         names[dim] = name
-    return _Plan(slots_of(names, known=ACTION_SLOTS, num=NUM_ACTION_SLOTS), places, turns, held)
+    return _Plan(slots_of(names, known=ACTION_SLOTS, num=num), places, turns, held)
 
 
 def _unwrapped(actions: Tensor, robot: RobotSpec, *, proprio: Tensor) -> Tensor:

@@ -1,33 +1,66 @@
-"""What steers a forecast: named dimensions of any robot in slots of their own, and the task."""
+"""Named dimensions of any robot in slots of their own, so that one network takes the numbers of all of them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from scene4d.errors import ShapeError
+from scene4d.errors import ConfigError
 from scene4d.robot.spec import RobotSpec
 
 # Named dimensions always land in the same slot, whatever the robot and their order; others fill the free slots.
 ACTION_SLOTS = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
 PROPRIO_SLOTS = ("x", "y", "z", "gripper")
 NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS = 16, 20
-TASK_CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many numbers of a robot a world model takes: more of them for a body with many joints."""
+
+    num_actions: int = NUM_ACTION_SLOTS
+    """Slots of an action; without names of its numbers, 7 of them stay free for the named ones."""
+    num_proprio: int = NUM_PROPRIO_SLOTS
+    """Slots of the robot's state; without names of its numbers, 4 of them stay free."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("num_actions", ACTION_SLOTS), ("num_proprio", PROPRIO_SLOTS)):
+            if getattr(self, name) < len(known):
+                found, expected = getattr(self, name), f"at least {len(known)}, one for each of {', '.join(known)}"
+                raise ConfigError("is too small", field=f"slots.{name}", found=found, expected=expected)
+
+    @classmethod
+    def fitting(cls, robot: RobotSpec) -> Slots:
+        """Enough for a robot, and never fewer than the usual ones."""
+        action, proprio = robot.action.width + len(ACTION_SLOTS), robot.proprio.width + len(PROPRIO_SLOTS)
+        return cls(max(NUM_ACTION_SLOTS, action), max(NUM_PROPRIO_SLOTS, proprio))
+
+    def check(self, robot: RobotSpec) -> None:
+        """Refuse a robot that does not fit.
+
+        Raises:
+            ConfigError: one line that names the setting to raise.
+        """
+        for name, spec, known in (("action", robot.action, ACTION_SLOTS), ("proprio", robot.proprio, PROPRIO_SLOTS)):
+            setting = "num_actions" if name == "action" else "num_proprio"
+            free, needed = getattr(self, setting), spec.width + (0 if any(spec.names) else len(known))
+            if spec.width and needed > free:
+                numbers = f"{spec.width} numbers" + ("" if needed == spec.width else " without names")
+                fix = f"train a model with slots.{setting} = {needed} or more (dynamics.model.slots.{setting})"
+                problem, expected = "has more numbers than the world model has slots", f"at most {free} slots"
+                raise ConfigError(problem, field=f"{name}_spec", found=numbers, expected=expected, fix=fix)
+
+
+USUAL_SLOTS = Slots()
 
 
 def slots_of(names: Sequence[str], *, known: Sequence[str], num: int) -> list[int]:
     """The slot of each dimension: by name where it is one of the `known` ones, else the next free slot.
 
-    Raises:
-        ShapeError: more dimensions than slots; unnamed ones may not take the slots of the known names.
+    There are enough slots (`Slots.check`); dimensions without any name leave those of the known names free.
     """
-    width = len(names)
-    most = num if any(names) else num - len(known)
-    if width > most:
-        raise ShapeError("too many dimensions", field="spec", found=width, expected=f"at most {most}")
     chosen: list[int | None] = []
     for name in names:
         found = _known_name(name, known)
@@ -36,9 +69,14 @@ def slots_of(names: Sequence[str], *, known: Sequence[str], num: int) -> list[in
     return [slot if slot is not None else next(free) for slot in chosen]
 
 
-def proprio_slot_index(robot: RobotSpec) -> list[int]:
-    """The slot of each number of the robot's state."""
-    return slots_of(robot.proprio.names, known=PROPRIO_SLOTS, num=NUM_PROPRIO_SLOTS)
+def proprio_slot_index(robot: RobotSpec, *, slots: Slots = USUAL_SLOTS) -> list[int]:
+    """The slot of each number of the robot's state.
+
+    Raises:
+        ConfigError: the robot does not fit.
+    """
+    slots.check(robot)
+    return slots_of(robot.proprio.names, known=PROPRIO_SLOTS, num=slots.num_proprio)
 
 
 def into_slots(values: Tensor, slots: Sequence[int], *, num: int) -> Tensor:
@@ -48,14 +86,14 @@ def into_slots(values: Tensor, slots: Sequence[int], *, num: int) -> Tensor:
     return out
 
 
-def proprio_slots(proprio: Tensor, robot: RobotSpec) -> Tensor:
-    """Proprio [*b q] of a robot as [*b 20]; slots 0, 1, 2 are the hand's position in m."""
-    return into_slots(proprio, proprio_slot_index(robot), num=NUM_PROPRIO_SLOTS)
+def proprio_slots(proprio: Tensor, robot: RobotSpec, *, slots: Slots = USUAL_SLOTS) -> Tensor:
+    """Proprio [*b q] of a robot as [*b 20], or as many slots; slots 0, 1, 2 are the hand's position in m."""
+    return into_slots(proprio, proprio_slot_index(robot, slots=slots), num=slots.num_proprio)
 
 
 def hand_index(robot: RobotSpec) -> list[int]:
     """The numbers of the state that are the hand's x, y and z in m: by name, else by custom the first three."""
-    slots = proprio_slot_index(robot)
+    slots = proprio_slot_index(robot, slots=Slots.fitting(robot))
     return [slots.index(axis) for axis in range(3)] if {0, 1, 2} <= set(slots) else [0, 1, 2]
 
 
@@ -68,21 +106,6 @@ def beside_hand_index(robot: RobotSpec) -> list[int]:
 def hand_position(proprio: Tensor, robot: RobotSpec) -> Tensor:
     """The hand's position [*b 3] in m in a robot's state [*b q]."""
     return proprio[..., hand_index(robot)]
-
-
-def task_embedding(task: str) -> Tensor:
-    """A fixed vector [32] of a task text: signed hashes of its words and of their letter triples, unit length.
-
-    Small, deterministic and open to any text; a learned text encoder can take its place.
-    """
-    words = "".join(c.lower() if c.isalnum() else " " for c in task).split()
-    words = [w for w in words if not (w[0] == "v" and w[1:].isdigit())]
-    pieces = words + [f"^{w}$"[i : i + 3] for w in words for i in range(len(w))]
-    vector = torch.zeros(TASK_CHANNELS)
-    for piece in pieces:
-        code = hashlib.blake2b(piece.encode(), digest_size=4).digest()
-        vector[code[0] % TASK_CHANNELS] += 1.0 if code[1] & 1 else -1.0
-    return vector / vector.norm().clamp_min(1.0)
 
 
 def _known_name(name: str, names: Sequence[str]) -> str | None:

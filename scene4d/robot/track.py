@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from scene4d.robot.actions import action_slots
 from scene4d.robot.angles import unwrapped, unwrapped_to_last
-from scene4d.robot.slots import proprio_slots
+from scene4d.robot.slots import USUAL_SLOTS, Slots, proprio_slots
 from scene4d.robot.spec import RobotSpec
 from scene4d.tensor_struct import TensorStruct, shapes
 
@@ -48,14 +48,14 @@ def track_of(actions: Tensor, proprio: Tensor, *, num_past: int) -> Track:
     )
 
 
-def track_in_slots(track: Track, robot: RobotSpec) -> Track:
+def track_in_slots(track: Track, robot: RobotSpec, *, slots: Slots = USUAL_SLOTS) -> Track:
     """The same track with its actions [*b p 16] and proprio [*b p+1 20] in slots, angles without jumps up to now."""
     proprio = unwrapped_to_last(track.proprio, robot.proprio)
-    actions = action_slots(track.actions, robot, proprio=proprio[..., :-1, :])
-    return track.replace(actions=actions * track.valid[..., None], proprio=proprio_slots(proprio, robot))
+    actions = action_slots(track.actions, robot, proprio=proprio[..., :-1, :], slots=slots)
+    return track.replace(actions=actions * track.valid[..., None], proprio=proprio_slots(proprio, robot, slots=slots))
 
 
-def proprio_change(future: Tensor, *, now: Tensor, robot: RobotSpec) -> Tensor:
+def proprio_change(future: Tensor, *, now: Tensor, robot: RobotSpec, slots: Slots = USUAL_SLOTS) -> Tensor:
     """Change [*b h 20] in slots of the robot's state since `now` [*b q], of states `future` [*b h q] after it."""
     future = unwrapped(future, robot.proprio, start=now)
-    return proprio_slots(future, robot) - proprio_slots(now, robot)[..., None, :]
+    return proprio_slots(future, robot, slots=slots) - proprio_slots(now, robot, slots=slots)[..., None, :]

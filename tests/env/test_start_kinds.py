@@ -15,8 +15,8 @@ from scene4d.env.batched_sim import BatchedSim, WorldConfig
 from scene4d.env.vector_env import WorldVectorEnv
 from scene4d.env.world_env import WorldEnv
 from scene4d.errors import ConfigError, EnvError
-from scene4d.robot.slots import task_embedding
 from scene4d.robot.spec import VectorSpec
+from scene4d.text.task_vectors import task_vector
 from scene4d.types import Task
 
 QUICK = WorldConfig(size=8, max_steps=2)
@@ -54,7 +54,7 @@ class TaskWorld(toy_world.ToyWorld):
 
     def observe(self, observation, *, state=None):
         seen = super().observe(observation, state=state)
-        return TaskState(**vars(seen), task_vector=task_embedding(observation.task.text))
+        return TaskState(**vars(seen), task_vector=task_vector(observation.task, text="words"))
 
 
 def envs(starts):
@@ -146,7 +146,7 @@ def test_a_single_episode_has_the_task_of_its_start():
     env = WorldEnv(TaskWorld(), [toy_start()], cameras=toy_world.cameras(), config=QUICK)
     env.reset(seed=0)
     env.reset(options={"start": toy_start().replace(task=Task("pull"))})
-    assert torch.equal(env.sim.state.task_vector, task_embedding("pull")[None])
+    assert torch.equal(env.sim.state.task_vector, task_vector(Task("pull"), text="words")[None])
     assert env.sim.logs[0].start.task.text == "pull"
 
 
@@ -157,7 +157,8 @@ def test_facts_that_only_some_starts_have_make_no_difference():
     sim.start({0: (full, 0), 1: (bare, 0)})
     sim.start({1: (full, 0)})
     sim.start({0: (bare, 0)})
-    assert torch.equal(sim.state.task_vector, torch.stack([task_embedding("push"), task_embedding("pull")]))
+    wanted = [task_vector(Task(text), text="words") for text in ("push", "pull")]
+    assert torch.equal(sim.state.task_vector, torch.stack(wanted))
     assert sim.robot.name == "arm" and sim.robot.proprio.names == tuple(row["name"] for row in toy_world.PROPRIO)
 
 

@@ -12,7 +12,7 @@ from scene4d.models.proprio import proprio_futures
 from scene4d.robot.actions import action_slots, from_action_slots, resting_action
 from scene4d.robot.angles import unwrapped, unwrapped_to_last, wrapped
 from scene4d.robot.columns import joint_unit
-from scene4d.robot.slots import ACTION_SLOTS, into_slots, proprio_slot_index, slots_of
+from scene4d.robot.slots import ACTION_SLOTS, USUAL_SLOTS, into_slots, proprio_slot_index, slots_of
 from scene4d.robot.spec import ActionMeaning, RobotSpec, VectorSpec
 from scene4d.robot.track import proprio_change, track_in_slots, track_of
 
@@ -89,7 +89,7 @@ def test_statistics_of_training_have_no_jump(unit):
     robot, (states, true) = robot_of(unit), turning(unit)
     episode = Recorded(actions=states[1:].float(), proprio=states.float(), info={"task": "turn"})
     windows = SimpleNamespace(robot=robot, num_past_actions=8, moment=lambda number: (episode, number))
-    futures = proprio_futures(windows, [0, 1], horizon=8)
+    futures = proprio_futures(windows, [0, 1], horizon=8, slots=USUAL_SLOTS, text="words")
     yaw = proprio_slot_index(robot)[5]
     step, turn = float(true.diff()[0]), TURNS[unit]
     wanted = step * torch.arange(1.0, 9.0)

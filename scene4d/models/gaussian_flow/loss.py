@@ -16,6 +16,7 @@ from scene4d.models.gaussian_flow.networks.skin_head import AnchorFeatures
 from scene4d.models.tokens.motion_estimate import MotionEstimate, motion_losses, outcome_loss, weighted_mean
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.models.tokens.token_windows import MOVING_M, TokenWindows, is_moving
+from scene4d.text.task_vectors import tasks_dropped
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class LossConfig:
     context_noise: float = 0.0
     """Spread of the noise on what is known of the anchors, against the errors of a rollout: as a part of their past
     motion and of 2 mm, and in units of the tokens."""
+    task_dropout: float = 0.1
+    """Share of the windows whose task the denoisers of motion and of actions do not get, and of its phrases in the
+    others; the robot's own state is foreseen with it."""
     outcome: float = 0.05
     """Squared error of the scaled reward, cross-entropy of success and of having succeeded."""
 
@@ -44,6 +48,7 @@ def loss(
     # The denoiser takes the foreseen hand as it will get it, errors and all; it does not teach the hand.
     with torch.no_grad():
         given = model.proprio.condition(batch.actions, track=batch.track, task=batch.task)
+    given = given.replace(task=tasks_dropped(batch.task, text=model.config.text, rate=config.task_dropout))
     scene = _shaken(model.window_tokens(batch), spread=config.context_noise)
     target = model.scale.normalize(batch.motion)  # [b h l 6]
     moving = is_moving(batch.motion)  # [b h l]

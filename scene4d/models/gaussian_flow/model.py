@@ -25,7 +25,7 @@ from scene4d.models.tokens.motion_estimate import MotionEstimate, moving_anchors
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.robot.actions import action_slots, from_action_slots
 from scene4d.robot.angles import wrapped
-from scene4d.robot.slots import NUM_ACTION_SLOTS, proprio_slot_index, proprio_slots
+from scene4d.robot.slots import proprio_slot_index, proprio_slots
 from scene4d.robot.spec import RobotSpec, VectorSpec
 from scene4d.scene import Scene4D
 from scene4d.world.carry import AnchorMotion
@@ -49,6 +49,8 @@ class GaussianWorldModel(Sampler, AnchorModel):
 
     Args:
         codec: encodes and decodes; frozen here. channels: its latent channels, c. robot: that it learned from.
+    Raises:
+        ConfigError: the robot has more numbers than `config.slots`.
     """
 
     token_mean: Tensor
@@ -63,10 +65,13 @@ class GaussianWorldModel(Sampler, AnchorModel):
         horizon, seconds = config.horizon, config.step_seconds
         super().__init__(codec, channels=channels, horizon=horizon, robot=robot, step_seconds=seconds)
         self.config = config
-        self.proprio = ProprioForecast(config.proprio)
-        self.denoiser = DiT(config.dit, channels=channels, proprio_width=config.proprio.width)
+        slots, text = config.slots, config.text
+        slots.check(robot)
+        self.proprio = ProprioForecast(config.proprio, slots=slots, text=text)
+        width = config.proprio.width
+        self.denoiser = DiT(config.dit, channels=channels, proprio_width=width, slots=slots, text=text)
         self.skin = SkinHead(config.skin, channels=channels)
-        self.intent = ActionDenoiser(config.intent, channels=channels, horizon=config.horizon)
+        self.intent = ActionDenoiser(config.intent, channels=channels, horizon=config.horizon, slots=slots, text=text)
         self.completion = Completion(config.completion, channels=channels)
         self.register_buffer("log_var_shift", torch.zeros(config.horizon))  # see `calibrate`
 
@@ -82,9 +87,15 @@ class GaussianWorldModel(Sampler, AnchorModel):
             DataFormatError: there is no scene. GaussianError: nothing in it exists now.
             ConfigError: the observation is of another robot than the model's.
         """
-        anchors, num_past = self.config.anchors, self.config.proprio.num_past
+        c = self.config
         state, past = GaussianState.observed(
-            observation, codec=self.codec, anchors=anchors, num_past=num_past, spec=self.spec
+            observation,
+            codec=self.codec,
+            anchors=c.anchors,
+            num_past=c.proprio.num_past,
+            slots=c.slots,
+            text=c.text,
+            spec=self.spec,
         )
         memory = state.gaussians
         state = state.skinned(self.skin_weights(state, past=past))
@@ -98,7 +109,7 @@ class GaussianWorldModel(Sampler, AnchorModel):
             AnchorFeatures(memory.means, past=memory.extras[PAST_FLOW], rgb=rgb_from_sh(memory.sh)),
             AnchorFeatures(state.anchors, past=past, rgb=state.anchor_rgb),
             tokens=self.scaled(state.latent.tokens),
-            hand=proprio_slots(state.proprio, state.robot)[:3],
+            hand=proprio_slots(state.proprio, state.robot, slots=state.slots)[:3],
             skin_index=state.anchored.skin_index,
         )
         return self.skin.weights(logits, hard=True)
@@ -164,16 +175,16 @@ class GaussianWorldModel(Sampler, AnchorModel):
         scene = self.scene_tokens(state)
         other = [seed + ACTION_DRAW for seed in seeds]  # or actions and motion would draw the same numbers
         actions = self.intent.draw(
-            seeded_noise(other, (num_steps, NUM_ACTION_SLOTS), like=scene.anchors),
+            seeded_noise(other, (num_steps, state.slots.num_actions), like=scene.anchors),
             given=ActionEvidence(scene, state.track, state.task_vector, motion),
             steps=ACTION_STEPS * self.sampler_steps,
         )
-        return from_action_slots(actions, state.robot, proprio=state.proprio)
+        return from_action_slots(actions, state.robot, proprio=state.proprio, slots=state.slots)
 
     def _predicted(self, state: GaussianState, actions: Tensor, *, seeds: Sequence[int]) -> AnchorPrediction:
         """What actions [b h a] do in states [b]."""
         scene, num_steps = self.scene_tokens(state), actions.shape[1]
-        slots = action_slots(actions, state.robot, proprio=state.proprio)
+        slots = action_slots(actions, state.robot, proprio=state.proprio, slots=state.slots)
         given = self.proprio.condition(slots, track=state.track, task=state.task_vector)
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         shape = (self.config.horizon, scene.anchors.shape[1], MOTION_CHANNELS)
@@ -182,7 +193,7 @@ class GaussianWorldModel(Sampler, AnchorModel):
         shift = self.scale.scale[:num_steps].log()
         log_var = denoised.log_var + (2 * shift + self.log_var_shift[:num_steps, None])[:, None]
         poses = pose_about(state.anchors[:, None], motion[..., :3], shift=motion[..., 3:])
-        change = given.proprio_change[..., proprio_slot_index(state.robot)]  # [b h q]
+        change = given.proprio_change[..., proprio_slot_index(state.robot, slots=state.slots)]  # [b h q]
         return AnchorPrediction(
             actions=actions,
             motion=AnchorMotion(poses, log_var),

@@ -12,6 +12,8 @@ from scene4d.models.gaussian_flow.networks.dit import DiTConfig
 from scene4d.models.gaussian_flow.networks.skin_head import SkinConfig
 from scene4d.models.proprio import ProprioConfig
 from scene4d.models.tokens.anchors import AnchorConfig
+from scene4d.robot.slots import Slots
+from scene4d.text.task_vectors import TextEncoding
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class DynamicsConfig:
     """The same for one that has moved."""
     step_seconds: float = 0.025
     """Seconds a step when a scene has a single instant and does not tell."""
+    slots: Slots = field(default_factory=Slots)
+    """How many numbers of a robot it takes."""
+    text: TextEncoding = "words"
+    """How a task's text becomes numbers: a hash of its words, one of each of its phrases (verb, object, relation,
+    place), or a sentence encoder for each of them (extra [text])."""
     proprio: ProprioConfig = field(default_factory=ProprioConfig)
     """The forecast of the robot's own state."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)

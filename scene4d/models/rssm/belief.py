@@ -14,9 +14,10 @@ from scene4d.models.proprio import ProprioConfig, RobotCondition
 from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
-from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.robot.slots import Slots
 from scene4d.robot.track import Track
 from scene4d.tensor_struct import TensorStruct, shapes
+from scene4d.text.task_vectors import TextEncoding, task_channels
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class RSSMConfig:
 
     horizon: int = 8
     """Steps of one chunk, h."""
+    slots: Slots = field(default_factory=Slots)
+    """How many numbers of a robot it takes."""
+    text: TextEncoding = "words"
+    """How a task's text becomes numbers, as of gaussian_flow."""
     proprio: ProprioConfig = field(default_factory=ProprioConfig)
     """The forecast of the robot's own state."""
     width: int = 96
@@ -58,13 +63,14 @@ class BeliefNetwork(nn.Module):
     def __init__(self, config: RSSMConfig, *, channels: int):
         super().__init__()
         self.config = c = config
-        robot, latent = NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS + TASK_CHANNELS, math.prod(c.latent)
+        numbers, latent = c.slots.num_actions + c.slots.num_proprio, math.prod(c.latent)
+        robot = numbers + task_channels(c.text)
         self.embed_anchors = MLP([channels + ANCHOR_FEATURES, c.width, c.width])
         self.blocks = nn.ModuleList([Block(c.width, num_heads=4) for _ in range(2)])
         self.rotary = Rotary(c.width // 4, wavelengths=((0.08, 3.0),) * 3)
         self.embed_moved = MLP([c.width + 3 + 3 * 7, c.width, c.width])
         self.start = MLP([robot, c.hidden, c.hidden])
-        self.embed_robot = nn.Linear(robot + NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS + c.proprio.width, c.hidden)
+        self.embed_robot = nn.Linear(robot + numbers + c.proprio.width, c.hidden)
         self.embed_latent = nn.Linear(latent, c.hidden, bias=False)
         self.cell = nn.GRUCell(c.hidden, c.hidden)
         self.prior = MLP([c.hidden, c.hidden, latent])

@@ -53,7 +53,7 @@ def family(make_codec: Callable[[Any], Any], codec_config: type) -> Family:
             ),
         },
         stages=lambda run: [
-            codec_stage(run, run.settings.model.anchors),
+            codec_stage(run, run.settings.model),
             Stage("rssm", [run.settings, run.threads], functools.partial(train, run)),
         ],
     )

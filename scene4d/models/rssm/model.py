@@ -37,15 +37,22 @@ class RSSMWorldModel(AnchorModel):
 
     def __init__(self, codec: Codec, config: RSSMConfig, *, channels: int, robot: RobotSpec):
         super().__init__(codec, channels=channels, horizon=config.horizon, robot=robot)
+        config.slots.check(robot)
         self.config, self.network = config, BeliefNetwork(config, channels=channels)
-        self.proprio = ProprioForecast(config.proprio)
+        self.proprio = ProprioForecast(config.proprio, slots=config.slots, text=config.text)
 
     @torch.no_grad()
     def observe(self, observation: Observation, *, state: RSSMState | None = None) -> RSSMState:
         """The state [] now; a given `state` is replaced. Raises as `AnchoredState.observed`."""
         c = self.config
         new, _ = RSSMState.observed(
-            observation, codec=self.codec, anchors=c.anchors, num_past=c.proprio.num_past, spec=self.spec
+            observation,
+            codec=self.codec,
+            anchors=c.anchors,
+            num_past=c.proprio.num_past,
+            slots=c.slots,
+            text=c.text,
+            spec=self.spec,
         )
         return self._believed(new.map(lambda x: x[None]))[0]
 
@@ -55,7 +62,7 @@ class RSSMWorldModel(AnchorModel):
         (flat, seeds, lead), c, scale = flat_state(state, seeds), self.config, self.scale.scale
         actions = flat_steps(actions, lead, name="actions", tail=(-1,), horizon=c.horizon)
         scene, num_steps = self.scene_tokens(flat), actions.shape[1]
-        slots = action_slots(actions, flat.robot, proprio=flat.proprio)
+        slots = action_slots(actions, flat.robot, proprio=flat.proprio, slots=c.slots)
         given = self.proprio.condition(slots, track=flat.track, task=flat.task_vector)
         # A shorter chunk draws what the whole one would, so that stepping through it gives the same.
         noise = seeded_noise(seeds, (c.horizon, *c.latent), like=actions)[:, :num_steps]
@@ -64,7 +71,7 @@ class RSSMWorldModel(AnchorModel):
         moves = moving_anchors(estimate.gate, past=scene.past, thresholds=c.moving_thresholds)
         motion = self.scale.denormalize(estimate.motion) * moves[..., None]
         poses = pose_about(flat.anchors[:, None], motion[..., :3], shift=motion[..., 3:])
-        change = given.proprio_change[..., proprio_slot_index(flat.robot)]
+        change = given.proprio_change[..., proprio_slot_index(flat.robot, slots=c.slots)]
         prediction = AnchorPrediction(
             actions=actions,
             motion=AnchorMotion(poses, estimate.log_var + 2 * scale[:num_steps, None].log()),

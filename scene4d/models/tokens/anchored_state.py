@@ -14,8 +14,9 @@ from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose, i
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.models.tokens.anchors import AnchorConfig, focus_of, on_anchors
 from scene4d.models.tokens.latent import Codec, Latent
-from scene4d.robot.slots import task_embedding
+from scene4d.robot.slots import Slots
 from scene4d.robot.track import Track, track_in_slots, track_of
+from scene4d.text.task_vectors import TextEncoding, task_vector
 from scene4d.types import Gaussians
 from scene4d.world.carry import AnchoredGaussians, AnchorMotion
 from scene4d.world.contract import Prediction, State, WorldModelSpec, put
@@ -41,7 +42,8 @@ class AnchoredState(State):
 
     anchored: Gaussians [*b n] and anchors [*b l]; recent [*b 3 l 7]: poses of the anchors at the last three steps
     against now, oldest first; latent [*b l c]; anchor_rgb [*b l 3].
-    past_actions [*b p a], past_proprio [*b p q] before now, past_valid [*b p]; task_vector [*b 32].
+    past_actions [*b p a], past_proprio [*b p q] before now, past_valid [*b p]; task_vector [*b 32], by the model's
+    encoding of texts; slots: of the model.
     """
 
     anchored: AnchoredGaussians
@@ -52,16 +54,25 @@ class AnchoredState(State):
     past_proprio: Tensor
     past_valid: Tensor
     task_vector: Tensor
+    slots: Slots
 
     @classmethod
     def observed(
-        cls, observation: Observation, *, codec: Codec, anchors: AnchorConfig, num_past: int, spec: WorldModelSpec
+        cls,
+        observation: Observation,
+        *,
+        codec: Codec,
+        anchors: AnchorConfig,
+        num_past: int,
+        slots: Slots,
+        text: TextEncoding,
+        spec: WorldModelSpec,
     ) -> tuple[Self, Tensor]:
         """The state [] of a model with this spec, and the past motion [l 6] of its anchors.
 
         Raises:
             DataFormatError: there is no scene. GaussianError: nothing in it exists now.
-            ConfigError: the observation is of another robot than the model's.
+            ConfigError: the observation is of another robot than the model's, or of one that does not fit its slots.
         """
         if observation.scene is None:
             raise DataFormatError("has no scene", field="observation.scene", fix="reconstruct one, or stream it")
@@ -69,6 +80,7 @@ class AnchoredState(State):
         if found := scene.batch_shape:
             raise ShapeError("observe takes one scene", field="scene", found=found, expected="no batch axes")
         robot = spec.robot_of(observation)
+        slots.check(robot)
         memory = memory_of(scene, memory=observation.memory)
         track = track_of(observation.actions, observation.proprio, num_past=num_past)
         proprio = track.proprio[-1]
@@ -85,7 +97,8 @@ class AnchoredState(State):
             past_actions=track.actions,
             past_proprio=track.proprio[:-1],
             past_valid=track.valid,
-            task_vector=task_embedding(observation.task.text).to(memory.means),
+            task_vector=task_vector(observation.task, text=text).to(memory.means),
+            slots=slots,
         )
         return state, past
 
@@ -109,7 +122,7 @@ class AnchoredState(State):
     def track(self) -> Track:
         """How the robot got to now, in slots."""
         proprio = torch.cat([self.past_proprio, self.proprio[..., None, :]], -2)
-        return track_in_slots(Track(self.past_actions, proprio, self.past_valid), self.robot)
+        return track_in_slots(Track(self.past_actions, proprio, self.past_valid), self.robot, slots=self.slots)
 
     def skinned(self, weights: Tensor) -> Self:
         """The state whose rows follow their candidates by these weights [*b n j]."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from scene4d.geometry.neighbours import farthest_points, nearest
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.geometry.skinning import gather_anchors
-from scene4d.robot.slots import proprio_slots
+from scene4d.robot.slots import Slots, proprio_slots
 from scene4d.robot.spec import RobotSpec
 from scene4d.types import Gaussians
 from scene4d.world.carry import AnchoredGaussians
@@ -112,5 +112,5 @@ def nearest_skin(anchored: AnchoredGaussians, *, rgb: Tensor, past: Tensor) -> T
 def focus_of(memory: Gaussians, proprio: Tensor, *, robot: RobotSpec) -> Tensor:
     """Where detail is wanted [3]: at the hand if the robot's state names its place, else amid the memory."""
     if {"x", "y", "z"} <= {name.lower()[-1:] for name in robot.proprio.names}:
-        return proprio_slots(proprio, robot)[:3]
+        return proprio_slots(proprio, robot, slots=Slots.fitting(robot))[:3]
     return memory.means.median(0).values

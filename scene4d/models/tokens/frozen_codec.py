@@ -15,16 +15,17 @@ from scene4d.errors import ConfigError
 from scene4d.layers import num_parameters
 from scene4d.models.proprio import fit_proprio
 from scene4d.models.tokens.anchor_model import AnchorModel
-from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.models.tokens.token_windows import TokenWindows, prepare_all
 from scene4d.train.checkpoint import save_tensors
 from scene4d.train.stage import Fit, Stage, fit, rounded
 from scene4d.world.family import TrainingRun, Windows
 
 
-def codec_stage(run: TrainingRun, anchors: AnchorConfig) -> Stage:
+def codec_stage(run: TrainingRun, config: Any) -> Stage:
     """The stage "vae": the autoencoder of the weights that a run goes on from, and the windows as its tokens.
 
+    Args:
+        config: of the model that learns from them; its anchors, slots and text decide what the windows hold.
     Raises:
         ConfigError: it goes on from nothing.
     """
@@ -35,22 +36,23 @@ def codec_stage(run: TrainingRun, anchors: AnchorConfig) -> Stage:
         model = run.fresh(seed=0)
         run.start_from(model, "vae")
         save_tensors(folder / "vae.safetensors", model.codec.state_dict(), state={})
-        return {"windows": len(encoded_windows(run, anchors, codec=model.codec).task)}
+        return {"windows": len(encoded_windows(run, config, codec=model.codec).task)}
 
-    return Stage("vae", [anchors, run.start_digest], build)
+    return Stage("vae", [config.anchors, config.slots, config.text, run.start_digest], build)
 
 
-def encoded_windows(run: TrainingRun, anchors: AnchorConfig, *, codec: Any) -> TokenWindows:
+def encoded_windows(run: TrainingRun, config: Any, *, codec: Any) -> TokenWindows:
     """All windows [w] of a run as tokens; those that the codec's stage left, where it is done."""
-    make = functools.partial(_tokens_of_episode, codec=codec.eval(), anchors=anchors)
+    make = functools.partial(_tokens_of_episode, codec=codec.eval(), config=config)
     return run.prepared(TokenWindows, make, folder=run.folder("vae") / "ready")
 
 
 @torch.no_grad()
 def _tokens_of_episode(
-    run: TrainingRun, windows: Windows, *, first: int, codec: Any, anchors: AnchorConfig
+    run: TrainingRun, windows: Windows, *, first: int, codec: Any, config: Any
 ) -> list[TokenWindows]:
-    return prepare_all(codec, windows, first=first, anchors=anchors, num_rows=NUM_ROWS)
+    anchors, slots, text = config.anchors, config.slots, config.text
+    return prepare_all(codec, windows, first=first, anchors=anchors, slots=slots, text=text, num_rows=NUM_ROWS)
 
 
 def fit_on_tokens(
@@ -69,7 +71,7 @@ def fit_on_tokens(
         as `train.stage.fit`; proprio_hand_mm; metrics in mm as held_NAME, of the episodes kept apart; parameters.
     """
     settings = run.settings
-    ready = encoded_windows(run, settings.model.anchors, codec=model.codec)
+    ready = encoded_windows(run, settings.model, codec=model.codec)
     rest, held = (torch.tensor(x, dtype=torch.int64) for x in run.windows().split(every=JUDGED_EVERY))
     trained, proprio = ready[rest], model.proprio
     model.set_statistics([trained[i] for i in range(len(rest))])

@@ -15,11 +15,12 @@ from scene4d.models.tokens.anchors import AnchorConfig, anchor_past, choose_anch
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_targets import fitted_anchor_motion
 from scene4d.robot.actions import action_slots
-from scene4d.robot.slots import task_embedding
+from scene4d.robot.slots import USUAL_SLOTS, Slots
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import Track, proprio_change, track_in_slots
 from scene4d.tensor_struct import TensorStruct, shapes
-from scene4d.types import Gaussians
+from scene4d.text.task_vectors import TextEncoding, task_vector
+from scene4d.types import Gaussians, Task
 from scene4d.world.current import PAST_FLOW
 from scene4d.world.family import Windows
 
@@ -34,7 +35,8 @@ class TokenWindows(TensorStruct):
     tokens [*b l c] raw; anchors, anchor_rgb [*b l 3]; anchor_past [*b l 6]; motion [*b h l 6] rad, m; known [*b l];
     rows, row_rgb [*b r 3]; row_past [*b r 6]; skin_index [*b r j]; displacement [*b h r 3];
     actions [*b h 16], past_actions [*b p 16], past_proprio [*b p+1 20] (now last), past_valid [*b p] in slots;
-    proprio_change [*b h 20]; task [*b 32]; reward, success [*b h], NaN where unknown.
+    proprio_change [*b h 20]; task [*b 32]; reward, success [*b h], NaN where unknown. 16, 20 and 32 are the usual
+    numbers of slots and of channels of a task; a model may have others.
     """
 
     tokens: Tensor
@@ -72,7 +74,8 @@ def prepare(
     *,
     anchors: AnchorConfig,
     robot: RobotSpec,
-    tasks: Sequence[str],
+    tasks: Sequence[Tensor],
+    slots: Slots = USUAL_SLOTS,
     num_rows: int = 768,
     seed: int = 0,
 ) -> TokenWindows:
@@ -80,12 +83,13 @@ def prepare(
 
     Args:
         codec, anchors: make the tokens, and choose where.
-        robot: whose actions and states these are. tasks: the texts that `window.task` counts in.
+        robot: whose actions and states these are, and slots for them. tasks: vectors of the texts that `window.task`
+            counts in.
         num_rows: memory rows kept for the point loss. seed: of their choice.
     """
     memory, displacement, valid = living_memory(window)
     now = window.past_proprio[-1]
-    track = track_in_slots(Track(window.past_actions, window.past_proprio, window.past_valid), robot)
+    track = track_in_slots(Track(window.past_actions, window.past_proprio, window.past_valid), robot, slots=slots)
     index, candidates = choose_anchors(memory, focus=focus_of(memory, now, robot=robot), config=anchors)
     latent, _ = codec.encode(memory, anchors=index)
     segments = memory.extras["segments"][:, 0].long() if "segments" in memory.extras else None
@@ -104,12 +108,12 @@ def prepare(
         row_past=memory.extras[PAST_FLOW][rows],
         skin_index=candidates[rows],
         displacement=displacement[:, rows],
-        actions=action_slots(window.actions, robot, proprio=now),
+        actions=action_slots(window.actions, robot, proprio=now, slots=slots),
         past_actions=track.actions,
         past_proprio=track.proprio,
         past_valid=track.valid,
-        proprio_change=proprio_change(window.proprio, now=now, robot=robot),
-        task=task_embedding(tasks[int(window.task)]),
+        proprio_change=proprio_change(window.proprio, now=now, robot=robot, slots=slots),
+        task=tasks[int(window.task)],
         reward=window.reward.to(motion),
         success=window.success.to(motion),
     )
@@ -125,12 +129,19 @@ def living_memory(window: Window) -> tuple[Gaussians, Tensor, Tensor]:
 
 
 def prepare_all(
-    codec: Codec, windows: Windows, *, first: int, anchors: AnchorConfig, num_rows: int
+    codec: Codec,
+    windows: Windows,
+    *,
+    first: int,
+    anchors: AnchorConfig,
+    slots: Slots,
+    text: TextEncoding,
+    num_rows: int,
 ) -> list[TokenWindows]:
     """The windows of one episode made ready; the choice of rows hangs on the number `first` of its first window."""
-    robot, tasks = windows.robot, windows.tasks
+    robot, tasks = windows.robot, [task_vector(Task(each), text=text) for each in windows.tasks]
     ready = lambda window, seed: prepare(
-        codec, window, anchors=anchors, robot=robot, tasks=tasks, num_rows=num_rows, seed=seed
+        codec, window, anchors=anchors, robot=robot, tasks=tasks, slots=slots, num_rows=num_rows, seed=seed
     )
     return [ready(windows.window(n, futures=False), first + n) for n in range(len(windows))]
 

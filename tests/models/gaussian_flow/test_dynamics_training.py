@@ -16,7 +16,8 @@ from scene4d.models.proprio import ProprioFutures, proprio_loss
 from scene4d.models.tokens.anchors import on_anchors
 from scene4d.models.tokens.token_windows import TokenWindows, living_memory, prepare
 from scene4d.robot.track import Track
-from scene4d.types import Frames
+from scene4d.text.task_vectors import task_vector
+from scene4d.types import Frames, Task
 from scene4d.world.rollout import predict_long
 
 
@@ -81,14 +82,15 @@ def test_a_memory_follows_its_anchors_without_a_codec(small):
     assert float(along[moves].min()) > 0.09 and float(along[~moves].mean()) < 0.005
 
 
-def batch_of(small, model, pushes) -> TokenWindows:
+def batch_of(small, model, pushes, *, window=block_window, robot=None) -> TokenWindows:
     ready = [
         prepare(
             model.codec,
-            block_window(small, push=p),
+            window(small, push=p),
             anchors=model.config.anchors,
-            robot=small.ROBOT,
-            tasks=["door-open-v3"],
+            robot=robot or small.ROBOT,
+            slots=model.config.slots,
+            tasks=[task_vector(Task("door-open-v3"), text=model.config.text)],
             num_rows=64,
             seed=i,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from scene4d.models.proprio import ProprioConfig, ProprioForecast, ProprioFutures, proprio_loss
-from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, Slots
 from scene4d.robot.track import track_of
+from scene4d.text.task_vectors import WORD_CHANNELS
 
 GAIN, LAG, BOX = 0.02, 0.25, 0.15
 HORIZON, NUM_PAST = 8, 8
@@ -27,6 +28,10 @@ def chased(num: int, *, seed: int, num_steps: int = 40) -> tuple[torch.Tensor, t
     return actions, torch.nn.functional.pad(torch.stack(track, 1), (0, NUM_PROPRIO_SLOTS - 3))
 
 
+def forecast(*, width: int) -> ProprioForecast:
+    return ProprioForecast(ProprioConfig(width=width), slots=Slots(), text="words")
+
+
 def futures_of(actions: torch.Tensor, proprio: torch.Tensor) -> ProprioFutures:
     rows = []
     for t in range(1, actions.shape[1] - HORIZON):
@@ -35,7 +40,7 @@ def futures_of(actions: torch.Tensor, proprio: torch.Tensor) -> ProprioFutures:
                 actions=actions[:, t : t + HORIZON],
                 track=track_of(actions[:, :t], proprio[:, : t + 1], num_past=NUM_PAST),
                 proprio_change=proprio[:, t + 1 : t + 1 + HORIZON] - proprio[:, t : t + 1],
-                task=torch.zeros(len(actions), TASK_CHANNELS),
+                task=torch.zeros(len(actions), WORD_CHANNELS),
             )
         )
     return ProprioFutures.stack(rows).map(lambda x: x.flatten(0, 1))
@@ -55,7 +60,7 @@ def test_tracks_are_padded_at_the_front():
 
 def test_what_is_before_the_recording_does_not_count():
     torch.manual_seed(0)
-    model = ProprioForecast(ProprioConfig(width=16))
+    model = forecast(width=16)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -71,7 +76,7 @@ def test_it_learns_a_lagging_hand_that_meets_its_limits():
     torch.manual_seed(0)
     actions, proprio = chased(24, seed=0)
     futures, held_out = futures_of(actions, proprio), futures_of(*chased(8, seed=1))
-    model = ProprioForecast(ProprioConfig(width=32))
+    model = forecast(width=32)
     model.set_statistics(futures)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(100):
@@ -94,7 +99,7 @@ def test_a_hand_that_is_where_it_was_told_is_known_from_one_short_recording():
     actions, _ = chased(1, seed=2, num_steps=40)
     proprio = torch.nn.functional.pad(actions.cumsum(1), (0, 4))[..., :NUM_PROPRIO_SLOTS]
     proprio = torch.cat([torch.zeros_like(proprio[:, :1]), proprio], 1)
-    model = ProprioForecast(ProprioConfig(width=16))
+    model = forecast(width=16)
     model.set_statistics(futures_of(actions, proprio))
     elsewhere = futures_of(*(x + shift for x, shift in ((actions, 0.0), (proprio, torch.tensor(5.0)))))
     with torch.no_grad():

@@ -29,9 +29,10 @@ from scene4d.models.rssm.model import RSSMWorldModel
 from scene4d.models.tokens.anchors import AnchorConfig, nearest_skin
 from scene4d.models.tokens.frozen_codec import codec_stage
 from scene4d.models.tokens.token_windows import TokenWindows, is_moving
-from scene4d.robot.slots import task_embedding
+from scene4d.text.task_vectors import task_vector
 from scene4d.train.checkpoint import load_weights
 from scene4d.train.loop import LoopConfig
+from scene4d.types import Task
 
 CONFIG = RSSMConfig(width=32, hidden=32, latent=(4, 4), anchors=AnchorConfig(num_anchors=16))
 
@@ -184,7 +185,7 @@ def pushed(num: int, *, seed: int) -> TokenWindows:
         past_proprio=torch.full((num, past + 1, 20), 0.3),
         past_valid=torch.ones(num, past, dtype=torch.bool),
         proprio_change=change,
-        task=task_embedding("push").expand(num, -1),
+        task=task_vector(Task("push"), text="words").expand(num, -1),
         reward=change[..., 0],
         success=torch.zeros(num, horizon),
     )
@@ -231,7 +232,7 @@ def test_gradients_reach_every_weight():
 
 def test_without_a_start_it_is_refused_in_one_line():
     with pytest.raises(ConfigError, match="has no autoencoder") as raised:
-        codec_stage(SimpleNamespace(start=""), CONFIG.anchors)  # type: ignore[arg-type]  # what the check looks at
+        codec_stage(SimpleNamespace(start=""), CONFIG)  # type: ignore[arg-type]  # what the check looks at
     assert "\n" not in raised.value.line()
 
 

@@ -11,8 +11,9 @@ from scene4d.layers import MLP, Block, RMSNorm, fourier_features, modulate, sinu
 from scene4d.models.flow import FlowConfig, draw_levels, noised, sample
 from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS
 from scene4d.models.tokens.scene_tokens import SceneTokens
-from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.robot.slots import Slots
 from scene4d.robot.track import Track
+from scene4d.text.task_vectors import TextEncoding, task_channels
 
 RECENT = 4
 """Past actions and speeds that it is given."""
@@ -61,14 +62,15 @@ class ActionDenoiser(nn.Module):
     std: Tensor
     temperature: Tensor
 
-    def __init__(self, config: ActionDenoiserConfig = ActionDenoiserConfig(), *, channels: int, horizon: int):
+    def __init__(self, config: ActionDenoiserConfig, *, channels: int, horizon: int, slots: Slots, text: TextEncoding):
         super().__init__()
         self.config, self.horizon = config, horizon
         width = config.width
         static = channels + 3 + 6 + 3 * (1 + 2 * 3) + 1
         self.embed_anchor = MLP([static + horizon * (MOTION_CHANNELS + 1), width, width])
-        self.embed_action = nn.Linear(NUM_ACTION_SLOTS, width)
-        given = NUM_PROPRIO_SLOTS + RECENT * (NUM_ACTION_SLOTS + NUM_PROPRIO_SLOTS) + TASK_CHANNELS + 32 + 16
+        self.embed_action = nn.Linear(slots.num_actions, width)
+        num, num_proprio = slots.num_actions, slots.num_proprio
+        given = num_proprio + RECENT * (num + num_proprio) + task_channels(text) + 32 + 16
         self.condition = MLP([given, width, width])
         self.blocks = nn.ModuleList(
             Block(width, num_heads=config.num_heads, context_dim=width, condition_dim=width)
@@ -76,9 +78,9 @@ class ActionDenoiser(nn.Module):
         )
         self.norm = RMSNorm(width, elementwise_affine=False)
         self.final = zero_(nn.Linear(width, 2 * width))
-        self.out = zero_(nn.Linear(width, NUM_ACTION_SLOTS))
-        self.register_buffer("mean", torch.zeros(NUM_ACTION_SLOTS))
-        self.register_buffer("std", torch.ones(NUM_ACTION_SLOTS))
+        self.out = zero_(nn.Linear(width, num))
+        self.register_buffer("mean", torch.zeros(num))
+        self.register_buffer("std", torch.ones(num))
         self.register_buffer("temperature", torch.ones(()))  # see `calibrate_actions`
 
     @torch.no_grad()

@@ -13,7 +13,8 @@ from scene4d.models.flow import step_features
 from scene4d.models.proprio import RobotCondition
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
-from scene4d.robot.slots import NUM_ACTION_SLOTS, NUM_PROPRIO_SLOTS, TASK_CHANNELS
+from scene4d.robot.slots import Slots
+from scene4d.text.task_vectors import TextEncoding, task_channels
 
 MOTION_CHANNELS = 6
 CONDITION_TOKENS = 4
@@ -46,7 +47,7 @@ class DiT(nn.Module):
     Source: DiT (Peebles and Xie 2023) for adaLN-zero.
     """
 
-    def __init__(self, config: DiTConfig, *, channels: int, proprio_width: int):
+    def __init__(self, config: DiTConfig, *, channels: int, proprio_width: int, slots: Slots, text: TextEncoding):
         super().__init__()
         self.config = config
         self.precision = torch.float32
@@ -54,7 +55,7 @@ class DiT(nn.Module):
         self.embed_static = MLP([channels + ANCHOR_FEATURES, config.width, config.width])
         self.embed_step = nn.Linear(MOTION_CHANNELS + STEP_FEATURES, config.width)
         self.observed = nn.Parameter(torch.zeros(config.width))
-        features = NUM_ACTION_SLOTS * 2 + NUM_PROPRIO_SLOTS * 2 + TASK_CHANNELS + proprio_width + 32 + 16
+        features = slots.num_actions * 2 + slots.num_proprio * 2 + task_channels(text) + proprio_width + 32 + 16
         self.condition = MLP([features, config.condition, config.condition])
         self.blocks = nn.ModuleList(self._block(number) for number in range(config.depth))
         head = config.width // config.num_heads

@@ -78,7 +78,10 @@ def tokens_of_episode(run: TrainingRun, windows: Windows, *, first: int) -> list
     load_weights(codec, run.folder("vae") / "vae.safetensors")
     codec.eval()
     config = run.settings.dynamics
-    return prepare_all(codec, windows, first=first, anchors=config.model.anchors, num_rows=config.num_rows)
+    model, num_rows = config.model, config.num_rows
+    return prepare_all(
+        codec, windows, first=first, anchors=model.anchors, slots=model.slots, text=model.text, num_rows=num_rows
+    )
 
 
 def rolls_out(stage: DynamicsStageConfig, *, step: int) -> bool:

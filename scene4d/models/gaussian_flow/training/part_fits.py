@@ -15,6 +15,7 @@ from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
 from scene4d.models.gaussian_flow.networks.completion import completion_loss
 from scene4d.models.tokens.token_windows import TokenWindows
+from scene4d.text.task_vectors import tasks_dropped
 from scene4d.train.stage import Fit, fit
 from scene4d.types import Frames, Gaussians
 from scene4d.world.family import TrainingRun, Windows
@@ -29,7 +30,8 @@ def fit_action_denoiser(
 
     def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         motion = model.scale.normalize(batch.motion)
-        given = ActionEvidence(model.window_tokens(batch), batch.track, batch.task, motion)
+        task = tasks_dropped(batch.task, text=model.config.text, rate=stage.loss.task_dropout)
+        given = ActionEvidence(model.window_tokens(batch), batch.track, task, motion)
         return action_loss(denoiser, batch.actions, given=augmented(denoiser, given), config=stage.model.flow)
 
     numbers, size = range(len(trained.task)), stage.intent_batch_size
