@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,8 @@ class MetaWorldSim(Simulator):
         *,
         seed: int = 0,
         size: tuple[int, int] = (64, 64),
-        cameras: Sequence[str] = ("left", "right", "front", "top"),
-        segments: bool = True,
+        cameras: Sequence[str] | Mapping[str, rig.RigCamera] = ("left", "right", "front", "top"),
+        segments: bool | Sequence[str] = True,
         turned_deg: float = 0.0,
     ):
         self._make_env, self._make_policy = _task_makers(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from scene4d.errors import ConfigError
 from scene4d.sim.drawing.simulator import Simulator
 from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.sim.rig import RigCamera
 from scene4d.types import Episode, Frames
 
 
@@ -21,39 +22,53 @@ def record_episode(
     noise: float = 0.1,
     num_frames: int = 60,
     size: tuple[int, int] = (64, 64),
-    cameras: Sequence[str] = ("left", "right", "front", "top"),
+    cameras: Sequence[str] | Mapping[str, RigCamera] = ("left", "right", "front", "top"),
     sim: Simulator | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Episode:
-    """The scripted expert with Gaussian noise of standard deviation `noise` on its actions.
+    """The scripted expert with Gaussian noise of standard deviation `noise` on its actions, in Meta-World.
 
-    rewards[t] and success[t] are the outcome of actions[t]. `sim` of the same task, when given, is reset and used
-    instead of a new one (its size and cameras then hold); `progress` is called with the number of frames made so far.
+    `sim` of the same task, when given, is reset and used instead of a new one (its size and cameras then hold).
 
     Returns:
-        Episode [t] with segment_poses [t g 7]; info: task, seed, noise, segments, specs, robot, source.
+        Episode [t]; see `record_with`.
     """
-    own = sim is None
-    sim = MetaWorldSim(task, seed=seed, size=size, cameras=cameras) if sim is None else sim
-    if sim.task != task:
-        raise ConfigError("the simulator runs another task", field="sim", found=sim.task, expected=task)
+    if sim is not None:
+        if sim.task != task:
+            raise ConfigError("the simulator runs another task", field="sim", found=sim.task, expected=task)
+        return record_with(sim, seed=seed, noise=noise, num_frames=num_frames)
+    with MetaWorldSim(task, seed=seed, size=size, cameras=cameras) as own:
+        return record_with(own, seed=seed, noise=noise, num_frames=num_frames)
+
+
+def record_with(
+    sim: Simulator,
+    *,
+    seed: int,
+    noise: float = 0.1,
+    num_frames: int = 60,
+    progress: Callable[[int], None] | None = None,
+) -> Episode:
+    """The scripted expert with Gaussian noise of standard deviation `noise` on its actions, after a reset to `seed`.
+
+    rewards[t] and success[t] are the outcome of actions[t]. `progress` is called with the number of frames made so far.
+
+    Returns:
+        Episode [t] with segment_poses [t g 7]; info: task, seed, noise, segments, specs, robot, source, and
+        viewpoints where the cameras are free ones.
+    """
     sim.reset(seed)
     # The task is part of the stream's seed: equal seeds of different tasks do not share their noise.
-    generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
+    generator = np.random.default_rng([seed, zlib.crc32(sim.task.encode())])
     frames, rows = [], []
-    try:
-        for index in range(num_frames):
-            frames.append(sim.observe())
-            proprio, poses = sim.proprio(), sim.segment_poses()
-            shake = torch.from_numpy(generator.standard_normal(len(sim.action_spec))).float()
-            action = (sim.expert_action() + noise * shake).clamp(-1, 1)
-            reward, success = sim.step(action)
-            rows.append((action, proprio, poses, torch.tensor(reward, dtype=torch.float32), torch.tensor(success)))
-            if progress is not None:
-                progress(index + 1)
-    finally:
-        if own:
-            sim.close()
+    for index in range(num_frames):
+        frames.append(sim.observe())
+        proprio, poses = sim.proprio(), sim.segment_poses()
+        shake = torch.from_numpy(generator.standard_normal(len(sim.action_spec))).float()
+        action = (sim.expert_action() + noise * shake).clamp(-1, 1)
+        reward, success = sim.step(action)
+        rows.append((action, proprio, poses, torch.tensor(reward, dtype=torch.float32), torch.tensor(success)))
+        if progress is not None:
+            progress(index + 1)
     actions, proprio, poses, rewards, success = (torch.stack(column) for column in zip(*rows, strict=True))
     return Episode(
         views={name: Frames.stack([frame[name] for frame in frames]) for name in sim.cameras},
@@ -73,6 +88,7 @@ def record_episode(
             "segments": sim.segment_names,
             "action_spec": [dict(row) for row in sim.action_spec],
             "proprio_spec": [dict(row) for row in sim.proprio_spec],
+            **({"viewpoints": sim.viewpoints} if sim.viewpoints else {}),
             **sim.notes(),
         },
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FOV_Y_DEG = 45.0
+
 
 @dataclass(frozen=True)
 class RigCamera:
@@ -13,6 +15,7 @@ class RigCamera:
     distance: float
     azimuth_deg: float
     elevation_deg: float
+    fov_y_deg: float = FOV_Y_DEG
 
 
 FIXED_CAMERAS = {
@@ -27,7 +30,6 @@ SPARE_CAMERAS = {  # beside the rig: the fourth input where four cameras without
 MODEL_CAMERAS = {"gripper": "gripperPOV"}  # cameras of the simulated model itself; this one moves with the hand
 CAMERAS = (*FIXED_CAMERAS, *MODEL_CAMERAS)
 INPUT_CAMERAS = ("left", "right")  # front and top are never an input of a model that is evaluated on them
-FOV_Y_DEG = 45.0
 SKY_RGB = (127 / 255, 126 / 255, 122 / 255)  # what is drawn where no ray meets anything: depth 0, segment -1
 
 TASKS = ("button-press-v3", "door-open-v3", "drawer-open-v3", "pick-place-v3", "push-v3", "reach-v3")

@@ -1,4 +1,4 @@
-"""Poses and intrinsics of the rig's fixed cameras."""
+"""Poses and intrinsics of cameras that look at a point, such as the fixed ones of the rig."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def viewmat(name: str, *, turned_deg: float = 0.0) -> Tensor:
     known = {**rig.FIXED_CAMERAS, **rig.SPARE_CAMERAS}
     if name not in known:
         raise ConfigError("no such fixed camera", field="cameras", found=name, expected=list(known))
-    camera = known[name]
+    return viewmat_of(known[name], turned_deg=turned_deg)
+
+
+def viewmat_of(camera: rig.RigCamera, *, turned_deg: float = 0.0) -> Tensor:
+    """Camera-from-world [4 4] float64 of a camera, turned about what it looks at."""
     azimuth, elevation = math.radians(camera.azimuth_deg + turned_deg), math.radians(camera.elevation_deg)
     flat, up = math.cos(elevation), math.sin(elevation)
     forward = torch.tensor([flat * math.cos(azimuth), flat * math.sin(azimuth), up], dtype=torch.float64)

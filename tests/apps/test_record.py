@@ -7,10 +7,13 @@ import torch
 pytest.importorskip("metaworld")
 
 from scene4d.apps.cli import main
+from scene4d.apps.verbs.options.recordings import ConvertOptions
+from scene4d.apps.verbs.run_convert import run_convert
 from scene4d.apps.verbs.run_record import RecordOptions, run_record
 from scene4d.data.formats.lerobot.lerobot import open_lerobot
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.sim.recorder import record_episode
+from scene4d.sim.viewpoints import Viewpoints, drawn_names
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,28 @@ def test_what_was_simulated_is_what_is_read(recorded):
     assert not torch.equal(hand[0], hand[-1])  # the camera on the hand moves
 
 
+def test_drawn_cameras_are_stored_with_each_episode_and_survive_conversion(tmp_path):
+    options = RecordOptions(
+        output=tmp_path / "set", tasks=("reach-v3",), episodes=2, noise=(0.2,), frames=3, viewpoints=(2, 3), size=16
+    )
+    run_record(options)
+    run_convert(ConvertOptions(source=options.output, output=tmp_path / "again", workers=1))
+    for folder in (options.output, tmp_path / "again"):
+        recordings = open_lerobot(folder)
+        for seed, recording in enumerate(recordings):
+            assert recording.cameras == drawn_names(2, 3) and recording.info["seed"] == seed
+            drawn = Viewpoints().episode("reach-v3", seed=seed, num_inputs=2, num_targets=3)
+            truth = record_episode("reach-v3", seed=seed, noise=0.2, num_frames=3, cameras=drawn, size=(16, 16))
+            for name, frames in recording.read().views.items():
+                own = truth.views[name]
+                assert torch.equal(frames.cameras.viewmats, own.cameras.viewmats)
+                assert torch.equal(frames.cameras.Ks, own.cameras.Ks)
+                assert (frames.depth - own.depth).abs().max() < 0.6e-3
+                assert recording.info["viewpoints"][name]["fov_y_deg"] == drawn[name].fov_y_deg
+        first, second = (r.read().views["input_0"].cameras for r in recordings)
+        assert not torch.equal(first.Ks, second.Ks) and not torch.equal(first.viewmats, second.viewmats)
+
+
 def test_the_verb_ends_with_one_json_line(tmp_path, capsys):
     task = ["--tasks", "reach-v3", "--episodes", "1", "--noise", "0.1"]
     arguments = [*task, "--frames", "2", "--size", "16", "--cameras", "top"]
@@ -57,7 +82,7 @@ def test_the_verb_ends_with_one_json_line(tmp_path, capsys):
 
 
 def test_impossible_options_are_refused_before_any_work(tmp_path):
-    for wrong in ({"episodes": 0}, {"frames": 251}, {"size": 0}, {"tasks": ()}, {"noise": ()}):
+    for wrong in ({"viewpoints": (-1, 2)}, {"episodes": 0}, {"frames": 251}, {"size": 0}, {"tasks": ()}, {"noise": ()}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             RecordOptions(output=tmp_path / "set", **wrong)
     (tmp_path / "kept.txt").write_text("mine")

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from scene4d.apps.compose.models import load_models, make_models, save_models
-from scene4d.apps.training.cache import displacement_of
+from scene4d.apps.training.cache import WindowCache, cache_stage, displacement_of
 from scene4d.apps.training.processes import in_processes, run_stage
+from scene4d.apps.training.record_episodes import record_stage
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig, RunConfig
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.config import load_config
@@ -217,6 +218,24 @@ def test_record_cache_and_resume_end_to_end(tmp_path, request):
     moved = window.displacement[-1].norm(dim=-1)
     assert (moved[window.memory.extras["segments"][:, 0] <= 0] == 0).all()
     assert moved.max() > 0.01 and moved.median() < 1e-4  # the hand moves, the table does not
+
+
+def test_episodes_with_cameras_of_their_own_are_cached(tmp_path):
+    """Cameras differ between episodes; segments of the inputs are there, those of the targets are not drawn."""
+    pytest.importorskip("metaworld", reason="the simulator is not installed")
+    record = RecordConfig(tasks=("reach-v3",), episodes=2, num_frames=13, size=32, viewpoints=(2, 1))
+    cache, folder = CacheConfig(window_stride=2), tmp_path / "record"
+    record_stage(folder, record, processes=1)
+    assert cache_stage(tmp_path / "cache", cache, record=record, episodes=folder, processes=1)["windows"] == 4
+    windows = WindowCache(tmp_path / "cache", cache, record=record, episodes=folder)
+    assert windows.cameras == ("input_0", "input_1", "target_0")
+    batch = windows.scene_windows(torch.tensor([0, 3]))
+    assert batch.frames.batch_shape == (2, 3) and batch.targets.batch_shape == (2, 8, 3)
+    viewmats, Ks = batch.frames.cameras.viewmats, batch.frames.cameras.Ks
+    assert not torch.equal(viewmats[0], viewmats[1]) and not torch.equal(Ks[0], Ks[1])
+    assert batch.displacement[:, -1].norm(dim=-1).amax(1).min() > 0.01
+    episode = windows.moment(0)[0].read(0, 1)
+    assert [name for name, view in episode.views.items() if view.extras] == ["input_0", "input_1"]
 
 
 def test_a_head_alone_is_trained_on_a_given_world_model(tmp_path):

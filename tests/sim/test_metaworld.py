@@ -14,6 +14,7 @@ from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.sim import rig
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.sim.recorder import record_episode
+from scene4d.sim.viewpoints import Viewpoints
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +64,44 @@ def test_two_cameras_see_the_same_surface(moved, pair):
 def test_camera_matrices_are_those_the_renderer_used(moved):
     sim = moved[0]
     for name in rig.CAMERAS:
-        frames = sim._frames(name)
-        centres = sim._renderer._scene.camera
-        centre = torch.tensor((centres[0].pos + centres[1].pos) / 2, dtype=torch.float64)
-        viewmat = frames.cameras.viewmats.double()
-        assert torch.allclose(viewmat[:3, :3] @ centre + viewmat[:3, 3], torch.zeros(3).double(), atol=1e-5)
-        assert torch.allclose(viewmat[2, :3], torch.tensor(centres[0].forward).double(), atol=1e-6)
-        assert torch.allclose(viewmat[1, :3], -torch.tensor(centres[0].up).double(), atol=1e-6)
-        slope = 64 / frames.cameras.Ks[1, 1]
-        assert math.isclose(float(slope), centres[0].frustum_top / centres[0].frustum_near, rel_tol=1e-5)
+        _check_matrices(sim, name)
+
+
+def _check_matrices(sim, name):
+    frames = sim._frames(name)
+    centres = sim._renderer._scene.camera
+    centre = torch.tensor((centres[0].pos + centres[1].pos) / 2, dtype=torch.float64)
+    viewmat = frames.cameras.viewmats.double()
+    assert torch.allclose(viewmat[:3, :3] @ centre + viewmat[:3, 3], torch.zeros(3).double(), atol=1e-5)
+    assert torch.allclose(viewmat[2, :3], torch.tensor(centres[0].forward).double(), atol=1e-6)
+    assert torch.allclose(viewmat[1, :3], -torch.tensor(centres[0].up).double(), atol=1e-6)
+    slope = sim.size[1] / 2 / frames.cameras.Ks[1, 1]
+    assert math.isclose(float(slope), centres[0].frustum_top / centres[0].frustum_near, rel_tol=1e-5)
+
+
+def test_free_cameras_see_what_the_rig_sees(moved):
+    """Drawn cameras of other fields of view: the same surfaces; and the rig's own as free ones: the same bits."""
+    sim, (_, _), (after, _) = moved
+    rig_points = torch.cat([_points(after[name])[0] for name in ("left", "right", "front", "top")])
+    cameras = Viewpoints().episode("drawer-open-v3", seed=3, num_inputs=2, num_targets=2)
+    try:
+        sim.look_from({**cameras, "mine": rig.FIXED_CAMERAS["left"]})
+        seen = sim.observe()
+        assert list(seen) == ["input_0", "input_1", "target_0", "target_1", "mine"] == list(sim.viewpoints)
+        assert all(torch.equal(getattr(seen["mine"], k), getattr(after["left"], k)) for k in ("rgb", "depth"))
+        for name in cameras:
+            _check_matrices(sim, name)
+            distance, _ = nearest(rig_points, _points(seen[name])[0][::7], num=1)
+            assert float(distance.median()) < 0.015
+        sim.segments = ("input_1",)
+        assert [name for name, frames in sim.observe().items() if frames.extras] == ["input_1"]
+        with pytest.raises(ConfigError, match="behind"):
+            sim.look_from(("left", "behind"))
+    finally:
+        sim.segments = True
+        sim.look_from(rig.CAMERAS)
+    assert sim.viewpoints == {} and torch.equal(sim.observe()["left"].rgb, after["left"].rgb)
+    assert torch.equal(sim.observe()["gripper"].depth, after["gripper"].depth)
 
 
 def test_points_move_with_their_segment(moved):

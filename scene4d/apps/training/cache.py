@@ -127,7 +127,7 @@ class WindowCache(WindowSet[StoredEpisode]):
             only: the one episode to take windows of, for a job that asks for no other; all by default.
         """
         paths = [only] if only else episode_paths(episodes, record)
-        super().__init__([StoredEpisode(path) for path in paths], window_config(config, cameras=record.cameras))
+        super().__init__([StoredEpisode(path) for path in paths], window_config(config, cameras=record.camera_names))
         self.num_inputs, self.num_past_actions = config.num_inputs, config.num_past_actions
         self._rows: list[tuple[Path, int, int]] = []
         for path in paths:

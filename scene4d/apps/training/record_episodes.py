@@ -8,7 +8,9 @@ from typing import Any
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RecordConfig
 from scene4d.data.load.stored_episode import save_episode
-from scene4d.sim.recorder import record_episode
+from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.sim.recorder import record_with
+from scene4d.sim.viewpoints import Viewpoints, drawn_names
 from scene4d.train.checkpoint import load_tensors
 from scene4d.train.log import line_progress
 
@@ -33,7 +35,12 @@ def record_one(task: str, seed: int, *, noise: float, folder: Path, config: Reco
     path = episode_path(folder, task=task, seed=seed)
     if path.exists():
         return bool(load_tensors(path)[1]["success"])
-    size, num, cameras = (config.size, config.size), config.num_frames, config.cameras
-    episode = record_episode(task, seed=seed, noise=noise, num_frames=num, size=size, cameras=cameras)
+    cameras, segments, (num_inputs, num_targets) = config.cameras, True, config.viewpoints
+    if num_inputs:
+        cameras = Viewpoints().episode(task, seed=seed, num_inputs=num_inputs, num_targets=num_targets)
+        segments = drawn_names(num_inputs, 0)  # those of the others would cost a third of the time, for nothing
+    size = (config.size, config.size)
+    with MetaWorldSim(task, seed=seed, size=size, cameras=cameras, segments=segments) as sim:
+        episode = record_with(sim, seed=seed, noise=noise, num_frames=config.num_frames)
     save_episode(path, episode)
     return episode.success is not None and bool(episode.success.any())

@@ -20,6 +20,7 @@ from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
 from scene4d.setting_ranges import is_folder_name, shown
+from scene4d.sim.viewpoints import drawn_names, unseen_cameras
 from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig
 from scene4d.train.optim import OptimConfig
@@ -48,13 +49,27 @@ class RecordConfig:
     """Pixels a side."""
     cameras: tuple[str, ...] = ("left", "right", "front", "top")
     """Cameras of the rig, those that the models may see first."""
+    viewpoints: tuple[int, int] = (0, 0)
+    """Inputs and targets among cameras drawn anew for each episode round the workspace: then they are used instead of
+    `cameras`. Inputs see it from clearly different sides; 0 0: none."""
 
     def __post_init__(self) -> None:
         if self.sources:
             return
+        fix = "name others: into these nothing is trained, so that reports can show what was never seen"
+        if unseen := [name for name in self.cameras if name in unseen_cameras()]:
+            raise ConfigError("are kept for reports", field="record.cameras", found=", ".join(unseen), fix=fix)
+        if min(self.viewpoints) < 0 or (self.viewpoints[1] and not self.viewpoints[0]):
+            found, expected = list(self.viewpoints), "[inputs, targets], at least one input, or [0, 0]"
+            raise ConfigError("are no numbers of cameras", field="record.viewpoints", found=found, expected=expected)
         for name, num in (("tasks", len(self.tasks)), ("episodes", self.episodes), ("noise", len(self.noise))):
             if num < 1:
                 raise ConfigError("nothing to record", field=f"record.{name}", found=num, expected="at least 1")
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Names of the cameras of an episode, inputs first."""
+        return drawn_names(*self.viewpoints) if any(self.viewpoints) and not self.sources else self.cameras
 
 
 @dataclass(frozen=True)
@@ -159,8 +174,11 @@ class RunConfig:
             problem = "differs from what the cached windows hold"
             expected = f"cache.num_past_actions = {cache.num_past_actions}"
             raise ConfigError(problem, field="dynamics.model.proprio.num_past", found=num_past, expected=expected)
-        if not 1 <= cache.num_inputs <= len(self.record.cameras):
-            found, expected = cache.num_inputs, f"1..{len(self.record.cameras)}, the number of record.cameras"
+        num, what = len(self.record.cameras), "record.cameras"
+        if self.record.camera_names != self.record.cameras:
+            num, what = self.record.viewpoints[0], "inputs in record.viewpoints"
+        if not 1 <= cache.num_inputs <= num:
+            found, expected = cache.num_inputs, f"1..{num}, the number of {what}"
             raise ConfigError("is no number of cameras", field="cache.num_inputs", found=found, expected=expected)
         if self.dynamics.own_rollout > 0 and model.horizon < 4:
             raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=model.horizon)

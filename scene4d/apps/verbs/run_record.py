@@ -1,4 +1,4 @@
-"""`scene4d record`: Meta-World episodes seen by the fixed RGB-D rig, with exact motion, as a LeRobot data set."""
+"""`scene4d record`: Meta-World episodes seen by the RGB-D rig or by drawn cameras, as a LeRobot data set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 
 from scene4d.apps.verbs.options.recordings import RecordOptions
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
+from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import ResourceError
 from scene4d.files import sole_writer
 from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.sim.recorder import record_episode
+from scene4d.sim.recorder import record_with
+from scene4d.sim.viewpoints import Viewpoints
 from scene4d.types import Episode
+
+FAR_UNIT = 2 * DEPTH_UNIT  # reaches 13 m: a low camera sees the far end of the floor
 
 
 @sole_writer
@@ -34,7 +38,8 @@ def run_record(options: RecordOptions) -> dict[str, Any]:
         bar = bars.add_task("record", total=len(options.tasks) * options.episodes * options.frames)
         advance = lambda task, seed: bars.update(bar, advance=1, description=f"{task} seed {seed}")
         episodes = _episodes(options, wins=wins, advance=advance)
-        written = write_lerobot(options.output, _announced(episodes, console=console), fps=MetaWorldSim.fps)
+        announced, unit = _announced(episodes, console=console), FAR_UNIT if any(options.viewpoints) else DEPTH_UNIT
+        written = write_lerobot(options.output, announced, fps=MetaWorldSim.fps, depth_unit=unit)
     seconds = time.perf_counter() - start
     outcomes = [win for task_wins in wins.values() for win in task_wins]
     return {
@@ -57,9 +62,11 @@ def _episodes(
             for index in range(options.episodes):
                 seed, noise = options.first_seed + index, options.noise[index % len(options.noise)]
                 count = lambda _, task=task, seed=seed: advance(task, seed)
-                episode = record_episode(
-                    task, seed=seed, noise=noise, num_frames=options.frames, sim=sim, progress=count
-                )
+                if any(options.viewpoints):
+                    inputs, targets = options.viewpoints
+                    drawn = Viewpoints().episode(task, seed=seed, num_inputs=inputs, num_targets=targets)
+                    sim.look_from(drawn)
+                episode = record_with(sim, seed=seed, noise=noise, num_frames=options.frames, progress=count)
                 wins[task].append(_succeeded(episode))
                 yield episode
 

@@ -2,7 +2,8 @@
 
 {"cameras": {NAME: {"width", "height", "K", "viewmat" or "viewmats", "rgb", "depth", "depth_unit", "segments",
 "distortion", "lens", "fit"}}}: rgb, depth, segments and viewmats name what the format at hand calls its parts (a
-LeRobot feature, an HDF5 data set, a video file, a topic).
+LeRobot feature, an HDF5 data set, a video file, a topic). In LeRobot sets "Ks" may name a feature too, where a camera
+is another one in each episode; "K" is then that of the first.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ NOTHING_SUPPLIED = Supplied()
 class CameraEntry:
     """One camera in cameras.json.
 
-    viewmat is None when the camera moves: `viewmats` then names what holds [4 4] a frame (else it is empty).
+    viewmat is None when the camera moves: `viewmats` then names what holds [4 4] a frame (else it is empty). Ks names
+    what holds [3 3] a frame where K changes (else it is empty); K is then that of the first frame.
     """
 
     width: int
@@ -77,11 +79,13 @@ class CameraEntry:
     segments: str | None = None
     lens: Lens | None = None
     near_far: tuple[float, float] | None = None
+    Ks: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the fields that are not there."""
         values = {"width": self.width, "height": self.height, "K": self.K.tolist(), "rgb": self.rgb}
         values |= {"viewmats": self.viewmats} if self.viewmat is None else {"viewmat": self.viewmat.tolist()}
+        values |= {"Ks": self.Ks} if self.Ks else {}
         values |= {"depth": self.depth, "depth_unit": self.depth_unit} if self.depth else {}
         if self.lens is not None:
             values |= {"lens": self.lens.model, "distortion": self.lens.coefficients.tolist()}
@@ -90,7 +94,7 @@ class CameraEntry:
 
 def find_cameras(
     places: Sequence[Path], *, sizes: Mapping[str, tuple[int, int]], columns: Collection[str],
-    supplied: Supplied = NOTHING_SUPPLIED, what: str = "the format",
+    supplied: Supplied = NOTHING_SUPPLIED, what: str = "the format", changing_K: bool = False,
 ) -> tuple[dict[str, CameraEntry], dict[str, Any]]:  # fmt: skip
     """Cameras by name, and what `info` records of their calibration.
 
@@ -98,13 +102,16 @@ def find_cameras(
         places: where cameras.json may lie, first the one to name when there is none.
         sizes: (width, height) px of everything that holds colour.
         columns: names of everything that may hold depth, segments or poses.
+        changing_K: whether the format can hold K of every frame.
     Raises:
         CalibrationError: there is none (the message tells how to supply one), or an entry is impossible.
     """
     file = supplied.cameras or next((path for path in places if path.is_file()), None)
     if file is not None:
         table = read_json(file, fix=f"write it as {SCHEMA}")
-        entries = entries_of(table.get("cameras"), file=file, sizes=sizes, columns=columns, fit=supplied.fit)
+        entries = entries_of(
+            table.get("cameras"), file=file, sizes=sizes, columns=columns, fit=supplied.fit, changing_K=changing_K
+        )
         left_out = sorted(set(sizes) - {e.rgb for e in entries.values()})
         return entries, with_left_out({}, uncalibrated(left_out))
     if supplied.fov_deg is not None and sizes:
@@ -117,8 +124,9 @@ def find_cameras(
 
 
 def entries_of(
-    entries: Any, *, file: Path, sizes: Mapping[str, tuple[int, int]], columns: Collection[str], fit: str | None = None
-) -> dict[str, CameraEntry]:
+    entries: Any, *, file: Path, sizes: Mapping[str, tuple[int, int]], columns: Collection[str],
+    fit: str | None = None, changing_K: bool = False,
+) -> dict[str, CameraEntry]:  # fmt: skip
     """The "cameras" of a cameras.json, checked.
 
     Raises:
@@ -126,6 +134,11 @@ def entries_of(
     """
     if not isinstance(entries, dict) or not entries:
         raise CalibrationError("names no camera", file=file, field="cameras", fix=f"write it as {SCHEMA}")
+    for name, entry in entries.items():
+        changing = entry.get("Ks") if isinstance(entry, dict) else None
+        if changing is not None and (not changing_K or fit is not None or entry.get("fit") is not None):
+            problem, fix = "cannot be read here with K of every frame", "give one K, for pictures as they are"
+            raise CalibrationError(problem, file=file, field=f"cameras.{name}.Ks", found=changing, fix=fix)
     return {n: _entry(n, entry, file=file, sizes=sizes, columns=columns, fit=fit) for n, entry in entries.items()}
 
 
@@ -152,7 +165,7 @@ def _entry(
     field = f"cameras.{name}"
     if not isinstance(entry, dict):
         raise CalibrationError("is no camera", file=file, field=field, fix=f"write it as {SCHEMA}")
-    for key in ("rgb", "depth", "segments", "viewmats"):
+    for key in ("rgb", "depth", "segments", "viewmats", "Ks"):
         named, there = entry.get(key), sizes if key == "rgb" else columns
         known = isinstance(named, str) and named in there
         if not known and (named is not None or key == "rgb"):
@@ -186,6 +199,7 @@ def _entry(
         segments=entry.get("segments"),
         lens=checked_lens(lens, K, size=size, file=file, camera=name),
         near_far=_near_far(entry, file=file, field=field),
+        Ks=entry.get("Ks") or "",
     )
 
 

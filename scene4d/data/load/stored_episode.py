@@ -27,7 +27,8 @@ PIECE = 64  # frames that are read at once: full-size pictures of a whole record
 def save_episode(path: Path, episode: Episode) -> None:
     """Write an episode of cameras of one size: colour as uint8, depth in 0.1 mm, poses, actions, and what is known.
 
-    Segments and their exact motion are there in simulation only; rewards and success may be unknown.
+    Segments and their exact motion are there in simulation only, and segments perhaps of some cameras alone; rewards
+    and success may be unknown.
     """
     frames = episode.stacked()
     depth = (frames.known_depth / DEPTH_STEP_M).round()
@@ -41,11 +42,14 @@ def save_episode(path: Path, episode: Episode) -> None:
         "actions": episode.actions,
         "proprio": episode.proprio,
     }
+    labelled = [name for name, view in episode.views.items() if "segments" in view.extras]
     if episode.segment_poses is not None:
-        tensors |= {"segments": frames.extras["segments"].to(torch.int16), "segment_poses": episode.segment_poses}
+        tensors["segment_poses"] = episode.segment_poses
+        if labelled:
+            tensors["segments"] = episode.stacked(labelled).extras["segments"].to(torch.int16)
     tensors |= {k: v for k in ("rewards", "success") if (v := getattr(episode, k)) is not None}
     solved = episode.success is not None and bool(episode.success.any())
-    state = {"cameras": list(episode.views), "info": dict(episode.info), "success": solved}
+    state = {"cameras": list(episode.views), "labelled": labelled, "info": dict(episode.info), "success": solved}
     header = {"format": "scene4d", "version": "1", "state": json.dumps(state, sort_keys=True)}
     save_safetensors(path, {name: values.contiguous() for name, values in tensors.items()}, metadata=header)
 
@@ -86,6 +90,7 @@ class StoredEpisode(TableReader):
             columns = {name: file.get_tensor(name) for name in set(file.keys()) - set(PICTURES)}
             height, width = file.get_slice("rgb").get_shape()[2:4]
         self.cameras = tuple(state["cameras"])
+        self._labelled = state.get("labelled", state["cameras"])  # older files have segments of all cameras
         self.info = state["info"]
         self.times, self.actions, self.proprio = columns["times"], columns["actions"], columns["proprio"]
         self.num_frames, self.fps = len(self.times), median_fps(self.times.numpy())
@@ -111,13 +116,16 @@ class StoredEpisode(TableReader):
     def _view(self, name: str) -> View:
         k = self.cameras.index(name)
         pictures = lambda column: _StoredPictures(self.path, column, k)
+        segments = None
+        if self.segment_poses is not None and name in self._labelled:
+            segments = _StoredPictures(self.path, "segments", self._labelled.index(name))
         return View(
             size=self.sizes[name],
             Ks=self._Ks[:, k],
             viewmats=self._viewmats[:, k],
             color=pictures("rgb"),
             depth=pictures("depth"),
-            segments=None if self.segment_poses is None else pictures("segments"),
+            segments=segments,
         )
 
 

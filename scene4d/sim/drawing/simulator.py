@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,6 +15,8 @@ from scene4d.errors import ConfigError, EnvError
 from scene4d.geometry.camera import CV_FROM_GL
 from scene4d.geometry.rotation import normalize_quat
 from scene4d.sim import rig, rig_cameras
+from scene4d.sim.rig import RigCamera
+from scene4d.sim.viewpoints import unseen_cameras
 from scene4d.types import Cameras, Frames
 
 if TYPE_CHECKING:
@@ -27,8 +30,9 @@ class Simulator(ABC):
 
     Args:
         task: its name. seed: of what is drawn at random in it. size: (width, height) px of the images.
-        cameras: any of left, right, front, top, gripper (the rig) and corner (spare); only these are drawn.
-        segments: whether frames carry extras["segments"] (costs a second drawing pass).
+        cameras: any of left, right, front, top, gripper (the rig), corner (spare), unseen_0 .. unseen_7 and beyond (see
+            `unseen_cameras`), or free ones by names of their own; only these are drawn.
+        segments: whether frames carry extras["segments"] (costs a second drawing pass), or the cameras whose do.
         turned_deg: how far the fixed cameras are turned about what they look at.
     Raises:
         ConfigError: no such task or camera.
@@ -44,6 +48,8 @@ class Simulator(ABC):
     seed: int
     num_frames: int
     """Since the reset."""
+    viewpoints: dict[str, dict[str, Any]]
+    """The free cameras that are drawn, JSON-ready; {} where they are named ones."""
 
     def __init__(
         self,
@@ -51,18 +57,33 @@ class Simulator(ABC):
         *,
         seed: int = 0,
         size: tuple[int, int] = (64, 64),
-        cameras: Sequence[str] = ("left", "right", "front", "top"),
-        segments: bool = True,
+        cameras: Sequence[str] | Mapping[str, RigCamera] = ("left", "right", "front", "top"),
+        segments: bool | Sequence[str] = True,
         turned_deg: float = 0.0,
     ):
-        known = [*rig.CAMERAS, *rig.SPARE_CAMERAS]
-        unknown = [name for name in cameras if name not in known]
-        if unknown:
-            raise ConfigError("no such camera", field="cameras", found=unknown, expected=known)
-        self.task, self.size, self.cameras, self.segments = task, (size[0], size[1]), tuple(cameras), segments
-        self.turned_deg = turned_deg
+        self.task, self.size, self.segments, self.turned_deg = task, (size[0], size[1]), segments, turned_deg
+        self.look_from(cameras)
         self._renderer: OffscreenRenderer | None = None
         self.reset(seed)
+
+    def look_from(self, cameras: Sequence[str] | Mapping[str, RigCamera]) -> None:
+        """Draw these cameras from now on, named ones or free ones.
+
+        Raises:
+            ConfigError: no camera has such a name.
+        """
+        known = {**rig.FIXED_CAMERAS, **rig.SPARE_CAMERAS, **unseen_cameras()}
+        self.viewpoints = {}
+        if isinstance(cameras, Mapping):
+            self._free_cameras = dict(cameras)
+            self.viewpoints = {name: asdict(camera) for name, camera in cameras.items()}
+        else:
+            unknown = [name for name in cameras if name not in known and name not in rig.MODEL_CAMERAS]
+            if unknown:
+                expected = [*rig.CAMERAS, *rig.SPARE_CAMERAS, *unseen_cameras()]
+                raise ConfigError("no such camera", field="cameras", found=unknown, expected=expected)
+            self._free_cameras = {name: known[name] for name in cameras if name in known}
+        self.cameras = tuple(cameras)
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> None:
@@ -166,10 +187,10 @@ class Simulator(ABC):
         model, data = self._world()
         if self._renderer is None:
             self._renderer = OffscreenRenderer(model, size=self.size)
-        camera, fov_y_deg = mujoco.MjvCamera(), rig.FOV_Y_DEG
-        spec = rig.FIXED_CAMERAS.get(name) or rig.SPARE_CAMERAS.get(name)
+        camera, spec = mujoco.MjvCamera(), self._free_cameras.get(name)
         if spec is not None:
-            viewmat = rig_cameras.viewmat(name, turned_deg=self.turned_deg)
+            viewmat, fov_y_deg = rig_cameras.viewmat_of(spec, turned_deg=self.turned_deg), spec.fov_y_deg
+            model.vis.global_.fovy = fov_y_deg  # that of every free camera
             camera.lookat[:], camera.distance = spec.lookat, spec.distance
             camera.azimuth, camera.elevation = spec.azimuth_deg + self.turned_deg, spec.elevation_deg
         else:
@@ -179,9 +200,10 @@ class Simulator(ABC):
             fov_y_deg = float(model.cam_fovy[camera.fixedcamid])
         K = rig_cameras.intrinsics(size=self.size, fov_y_deg=fov_y_deg)
         sees = _inside(data.geom_xpos, model.geom_rbound, viewmat=viewmat.numpy(), K=K.numpy(), size=self.size)
-        shot = self._renderer.draw(model, data, camera=camera, sees=sees, geoms=self.segments)
+        labelled = self.segments if isinstance(self.segments, bool) else name in self.segments
+        shot = self._renderer.draw(model, data, camera=camera, sees=sees, geoms=labelled)
         extras = {}
-        if self.segments:
+        if shot.geoms is not None:
             segments = np.append(self._segment_of_geom, -1)  # index -1 is the last entry: background stays -1
             extras["segments"] = torch.from_numpy(segments[shot.geoms])[..., None]
         return Frames(

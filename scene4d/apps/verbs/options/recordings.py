@@ -21,6 +21,7 @@ class RecordOptions:
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "scene4d record --tasks door-open-v3 --episodes 3 -o episodes",
         "scene4d record --tasks door-open-v3 drawer-open-v3 --frames 120 --size 128 --first-seed 100",
+        "scene4d record --tasks door-open-v3 --viewpoints 2 2",
     )
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "what happens": (
@@ -32,6 +33,7 @@ class RecordOptions:
         ),
         "how it is seen": (
             "cameras",
+            "viewpoints",
             "size",
         ),
         "what is written": ("output",),
@@ -52,7 +54,11 @@ class RecordOptions:
     size: int = 64
     """Pixels a side of the images."""
     cameras: tuple[str, ...] = ("left", "right", "front", "top")
-    """Cameras: left, right, front, top, gripper (the rig), and corner (a spare one)."""
+    """Cameras: left, right, front, top, gripper (the rig), corner (a spare one), and those that no training ever sees:
+    unseen_0 to unseen_7 and beyond."""
+    viewpoints: tuple[int, int] = (0, 0)
+    """Inputs and targets among cameras drawn anew round the workspace for each episode, by its seed, such as 2 2: then
+    they are used instead of --cameras. Inputs see it from clearly different sides."""
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -65,6 +71,7 @@ class RecordOptions:
             if value < least or (most is not None and value > most):
                 raise ConfigError("is out of range", field=name, found=value, expected=f"{least}..{most or ''}")
         check_at_least(0, noise=min(self.noise, default=0))
+        check_at_least(0, viewpoints=min(self.viewpoints))
         for name in ("tasks", "noise", "cameras"):
             if not getattr(self, name):
                 raise ConfigError("names nothing", field=name)

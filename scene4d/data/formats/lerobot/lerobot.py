@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from scene4d.data.cameras.calibration import checked_poses
+from scene4d.data.cameras.calibration import checked_intrinsics, checked_poses
 from scene4d.data.cameras.sidecar import NOTHING_SUPPLIED, CameraEntry, Supplied, find_cameras
 from scene4d.data.formats.lerobot import lerobot_layout as layout
 from scene4d.data.formats.lerobot.lerobot_index import EpisodeIndex, read_index
@@ -54,7 +54,9 @@ def open_lerobot(path: str | os.PathLike, *, supplied: Supplied = NOTHING_SUPPLI
     if supplied.fov_deg is not None:  # no file names the cameras: only those whose videos are there are meant
         sizes = {k: v for k, v in sizes.items() if index.has_images(0, k)}
     places, what = [root / layout.CAMERAS], "the LeRobot format"
-    cameras, known = find_cameras(places, sizes=sizes, columns=info["features"], supplied=supplied, what=what)
+    cameras, known = find_cameras(
+        places, sizes=sizes, columns=info["features"], supplied=supplied, what=what, changing_K=True
+    )
     absent = missing_images(sorted(set(listed) - set(sizes)))
     unused = layout.unused_parts(root, info["features"], cameras=cameras, read={*_WANTED, *listed})
     known = with_left_out(known, *index.notes, absent, *unused)
@@ -157,7 +159,7 @@ class _Dataset:
         """The numbers of one episode, and where its rows lie."""
         file = self.index.data_file(row)
         source = open_parquet(file)
-        wanted = [*_WANTED, *(entry.viewmats for entry in entries.values())]
+        wanted = [*_WANTED, *(name for entry in entries.values() for name in (entry.viewmats, entry.Ks))]
         pictures = [n for entry in entries.values() for n in (entry.rgb, entry.depth, entry.segments) if n is not None]
         stored = [n for n in wanted if n in self.features]
         needed = stored + [n for n in pictures if n in self.features and not self._is_video(n)]
@@ -196,14 +198,18 @@ class _Dataset:
             names = [str(i) for i in range(len(viewmats))]
             rigid, usable = checked_poses(viewmats.astype(np.float64), names=names, file=rows.file)
             viewmats = viewmats if usable.all() else np.where(usable[:, None, None], viewmats, rigid)
-        size = (entry.width, entry.height)
+        size, Ks = (entry.width, entry.height), entry.K
+        if entry.Ks:
+            Ks = numbers_of(table, entry.Ks, shape=[3, 3], file=rows.file).astype(np.float64)
+            for K in np.unique(Ks, axis=0):
+                checked_intrinsics(K, width=size[0], height=size[1], file=rows.file, camera=entry.Ks)
         column = lambda name: _Column(name, rows, kind="color", size=size)
         depth = None
         if entry.depth is not None:
             depth = self._depth(row, entry.depth, size=size, unit=entry.depth_unit, rows=rows, notes=notes)
         return View(
             size=size,
-            Ks=entry.K,
+            Ks=Ks,
             viewmats=viewmats,
             color=self._video(row, entry.rgb, notes=notes) if self._is_video(entry.rgb) else column(entry.rgb),
             depth=depth,

@@ -66,19 +66,28 @@ def features_of(
             features[camera.depth]["info"] = {"is_depth_map": True, "depth_unit": "mm"}
         if camera.viewmats:
             features[camera.viewmats] = {"dtype": "float32", "shape": [4, 4], "names": ["row", "column"]}
+        if camera.Ks:
+            features[camera.Ks] = {"dtype": "float32", "shape": [3, 3], "names": ["row", "column"]}
     return features
 
 
-def camera_entry(name: str, cameras: Cameras, *, unit: float, depth: bool, segments: bool) -> CameraEntry:
-    """The entry of cameras.json for a camera [t]; it stands still when its pose never changes."""
+def camera_entry(
+    name: str, cameras: Cameras, *, unit: float, depth: bool, segments: bool, drawn: bool = False
+) -> CameraEntry:
+    """The entry of cameras.json for a camera [t]; it stands still when its pose never changes.
+
+    Args:
+        drawn: it is another camera in each episode: pose and K are kept of every frame.
+    """
     viewmats = cameras.viewmats.detach().cpu()
-    fixed = bool((viewmats == viewmats[:1]).all())
+    fixed = bool((viewmats == viewmats[:1]).all()) and not drawn
     return CameraEntry(
         width=cameras.width,
         height=cameras.height,
         K=cameras.Ks[0].detach().cpu().double().numpy(),
         viewmat=viewmats[0].double().numpy() if fixed else None,
         viewmats="" if fixed else f"observation.extrinsic.{name}",
+        Ks=f"observation.intrinsic.{name}" if drawn else "",
         rgb=f"observation.images.{name}",
         depth=f"observation.depth.{name}" if depth else None,
         depth_unit=unit,

@@ -81,8 +81,9 @@ def must_match(first: Path, part: Path) -> None:
             raise DataFormatError(f"{key} differ between episodes", field=key, found=found, expected=expected, fix=_FIX)
     ours, theirs = (read_json(p / layout.CAMERAS, fix="")["cameras"] for p in (first, part))
     for name in sorted({*ours, *theirs}):
-        if ours.get(name) != theirs.get(name):
-            keys = [k for k in ours.get(name, {}) if ours[name].get(k) != theirs.get(name, {}).get(k)]
+        own, other = ours.get(name, {}), theirs.get(name, {})
+        keys = [k for k in {**own, **other} if own.get(k) != other.get(k)]
+        if keys and not (keys == ["K"] and "Ks" in own):  # K is that of the first frame then, and Ks of all of them
             found = f"other {keys}"
             raise CalibrationError("a camera differs between episodes", field=f"cameras.{name}", found=found, fix=_FIX)
 

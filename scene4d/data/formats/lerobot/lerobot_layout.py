@@ -94,7 +94,7 @@ def unused_parts(
     root: Path, features: Mapping[str, Any], *, cameras: Mapping[str, CameraEntry], read: Collection[str]
 ) -> list[LeftOut]:
     """Features that no camera names and no column is made of (`read` are those of which one is), and files of meta/."""
-    named = {n for c in cameras.values() for n in (c.rgb, c.depth, c.segments, c.viewmats) if n}
+    named = {n for c in cameras.values() for n in (c.rgb, c.depth, c.segments, c.viewmats, c.Ks) if n}
     rest = [n for n in features if n not in {*read, *named, *INDEX_COLUMNS, "timestamp", "next.done"}]
     pictures = [n for n in rest if features[n].get("dtype") in ("video", "image")]
     depth = tuple(n for n in pictures if is_depth_map(features[n]) or "depth" in n)

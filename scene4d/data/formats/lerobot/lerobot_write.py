@@ -49,7 +49,8 @@ def write_lerobot(
 
     An episode may come as stretches that follow each other (`read_in_stretches`); no more than one is in memory then.
     Colour is H.264 (near lossless), depth and segments are PNG columns (exact up to `depth_unit` m), everything else is
-    exact. Not written: alpha, and extras other than segments. The first episode fixes cameras, columns and sizes.
+    exact. Not written: alpha, and extras other than segments. The first episode fixes cameras, columns and sizes;
+    cameras drawn anew for each episode (`info["viewpoints"]`) keep their pose and K with every frame.
 
     Args:
         depth_video: keep depth as LeRobot's own 12-bit video of this range, lossless but for its steps (of the default
@@ -166,7 +167,9 @@ class _Writer:
         """Fix cameras and columns by the first episode."""
         for name, cameras in first.cameras.items():
             depth, segments = (f"observation.{kind}.{name}" in first.images for kind in ("depth", "segments"))
-            self.cameras[name] = camera_entry(name, cameras, unit=self.unit, depth=depth, segments=segments)
+            drawn = "viewpoints" in first.numbers.info
+            entry = camera_entry(name, cameras, unit=self.unit, depth=depth, segments=segments, drawn=drawn)
+            self.cameras[name] = entry
         self.features = features_of(first.numbers, cameras=self.cameras, fps=self.fps, depth_video=self.depth_video)
         self.robot = first.numbers.info.get("robot")
 
@@ -230,7 +233,7 @@ class _Writer:
             changed = None
             if (found[name].width, found[name].height) != (camera.width, camera.height):
                 changed = "size"
-            elif not (Ks == camera.K).all():
+            elif not camera.Ks and not (Ks == camera.K).all():
                 changed = "K"
             elif camera.viewmat is not None and not (viewmats.double().numpy() == camera.viewmat).all():
                 changed = "pose"
@@ -239,6 +242,8 @@ class _Writer:
                 raise CalibrationError(problem, field=f"cameras.{name}", frame=number, fix=fix)
             if camera.viewmats:
                 columns[camera.viewmats] = number_column(viewmats.numpy(), name=camera.viewmats)
+            if camera.Ks:
+                columns[camera.Ks] = number_column(Ks, name=camera.Ks)
         return columns
 
     def _padded(self, poses: np.ndarray, *, number: int) -> np.ndarray:
