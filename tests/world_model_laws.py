@@ -36,6 +36,9 @@ class WorldModelLaws:
     markov = False
     """Whether predicting on from the middle of a prediction gives its rest: true of models that keep no history."""
 
+    step_frames = 1
+    """Frames of a step of the model: what is predicted within a step hangs on all of its actions."""
+
     def make_model(self):
         """A small model in evaluation mode."""
         raise NotImplementedError
@@ -103,9 +106,9 @@ class WorldModelLaws:
 
     def test_actions_act_forwards_in_time_only(self, model, state):
         """Changing actions[s] leaves every prediction up to and including time s bit-equal, and changes a later one."""
-        actions, horizon = self.actions(model), model.spec.horizon
+        actions, step, horizon = self.actions(model), self.step_frames, model.spec.horizon
         before = model.predict(state, actions=actions, seeds=(5,))
-        for s in sorted({1, horizon // 2, horizon - 1}):
+        for s in sorted({step, horizon // (2 * step) * step, horizon - step}):
             changed = actions.clone()
             changed[s:] = -changed[s:]
             after = model.predict(state, actions=changed, seeds=(5,))
@@ -117,8 +120,9 @@ class WorldModelLaws:
 
     def test_a_shorter_chunk_is_the_beginning_of_the_longer(self, model, state):
         actions = self.actions(model)
-        whole, part = (model.predict(state, actions=a, seeds=(5,)) for a in (actions, actions[:2]))
-        assert same(whole.up_to(2), part, exact=False)
+        num = 2 * self.step_frames
+        whole, part = (model.predict(state, actions=a, seeds=(5,)) for a in (actions, actions[:num]))
+        assert same(whole.up_to(num), part, exact=False)
 
     def test_the_same_seed_gives_the_same_bits(self, model, state):
         actions = self.actions(model)

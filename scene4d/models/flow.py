@@ -60,14 +60,20 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int], *, like: Tensor) ->
     return torch.stack([draw(seed) for seed in seeds]).to(like)
 
 
-def step_features(levels: Tensor, actions: Tensor, *, last_action: Tensor) -> tuple[Tensor, Tensor]:
+def step_features(
+    levels: Tensor, actions: Tensor, *, last_action: Tensor, gaps: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """What a denoiser is given of now and each of the h steps to come, at levels [b] (now: 1).
 
     The action that leads there and the sum of actions [b h a] since now (a quarter of it) [b 1+h 2a], of which the one
     before, last_action [b a], led to now; noise level and step number, embedded [b 1+h 48].
+
+    Args:
+        gaps: [h] frames that each action is held, by default 1.
     """
     num_steps = actions.shape[1]
-    total = torch.cat([torch.zeros_like(last_action)[:, None], actions.cumsum(1)], 1) / 4
+    held = actions if gaps is None else actions * gaps[:, None]
+    total = torch.cat([torch.zeros_like(last_action)[:, None], held.cumsum(1)], 1) / 4
     led = torch.cat([torch.cat([last_action[:, None], actions], 1), total], -1)
     level = torch.cat([torch.ones_like(levels)[:, None], levels[:, None].expand(-1, num_steps)], 1)
     number = torch.arange(num_steps + 1.0, device=levels.device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scene4d.data.load.shuffled_batches import ShuffledBatches
 from scene4d.layers import zero_
+from scene4d.models.instants import Steps
 from scene4d.robot.actions import action_slots
 from scene4d.robot.slots import Slots
 from scene4d.robot.track import Track, proprio_change, track_in_slots, track_of
@@ -52,7 +53,8 @@ class RobotCondition(TensorStruct):
     """What moves the scene, batch [b], step by step.
 
     actions [b h 16] and last_action [b 16] in slots; proprio [b 20]; proprio_change [b h 20] since now, as foreseen;
-    hidden [b h w] of the proprio forecast; task [b 32].
+    hidden [b h w] of the proprio forecast; task [b 32]; absent [b]: nothing is known of the actions, and what follows
+    from them is 0 (None: they are known of all).
     """
 
     actions: Tensor
@@ -61,8 +63,23 @@ class RobotCondition(TensorStruct):
     proprio_change: Tensor
     hidden: Tensor
     task: Tensor
+    absent: Tensor | None = None
 
     SHAPES = shapes(proprio="*b q")
+
+    def without_actions(self, absent: Tensor) -> RobotCondition:
+        """The same where actions are known; where they are absent [b], without what follows from them."""
+        clear = lambda x: torch.where(absent.reshape(-1, *[1] * (x.dim() - 1)), 0.0, x)
+        fields = {name: clear(getattr(self, name)) for name in ("actions", "proprio_change", "hidden")}
+        return self.replace(**fields, absent=absent)
+
+    def at(self, steps: Steps) -> RobotCondition:
+        """The same of the steps [h] of a chunk, from one of every frame [n]: mean actions, and states at their ends."""
+        return self.replace(
+            actions=steps.mean(self.actions),
+            proprio_change=steps.pick(self.proprio_change),
+            hidden=steps.pick(self.hidden),
+        )
 
 
 MET, UNKNOWN = 0.1, 20.0

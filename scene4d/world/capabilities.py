@@ -48,10 +48,45 @@ class Renders(WorldModel, Protocol):
 
 @runtime_checkable
 class Inverts(WorldModel, Protocol):
-    """Finds the actions that bring a known future about."""
+    """Finds the actions that bring a future about, of which all or a part is known."""
 
-    def actions_for(self, state: Any, future: Tensor, *, seeds: Sequence[int] = (0,)) -> Any:
-        """The Prediction [*b h] whose actions bring about `future` [*b h m 7], the motion of the anchors since now."""
+    def actions_for(
+        self,
+        state: Any,
+        future: Tensor,
+        *,
+        known: Tensor | None = None,
+        ahead: Sequence[int] | None = None,
+        seeds: Sequence[int] = (0,),
+    ) -> Any:
+        """The Prediction [*b n] whose actions bring about `future` [*b h m 7], the motion of the anchors since now.
+
+        Args:
+            known: [*b h m] where it is known, by default everywhere. ahead: frames since now of the h steps, by default
+                1, 2, ...
+        """
+        ...
+
+
+@runtime_checkable
+class FillsIn(WorldModel, Protocol):
+    """Completes a future of which a part is known, with actions or without."""
+
+    def motion_given(
+        self,
+        state: Any,
+        future: Tensor,
+        *,
+        known: Tensor,
+        ahead: Sequence[int] | None = None,
+        actions: Tensor | None = None,
+        seeds: Sequence[int] = (0,),
+    ) -> AnchorMotion:
+        """The motion [*b n m 7] of the anchors, which is that of `future` [*b h m 7] where this is `known` [*b h m].
+
+        Args:
+            ahead: frames since now of the h steps, by default 1, 2, ... actions: [*b n a], or None: they are not known.
+        """
         ...
 
 

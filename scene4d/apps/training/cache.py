@@ -52,7 +52,7 @@ def episode_paths(folder: Path, config: RecordConfig) -> list[Path]:
 def window_config(config: CacheConfig, *, cameras: Sequence[str]) -> WindowConfig:
     """How episodes are cut."""
     return WindowConfig(
-        context=config.num_past + 1, horizon=config.horizon, stride=config.window_stride, cameras=tuple(cameras)
+        context=config.num_past + 1, horizon=config.num_future, stride=config.window_stride, cameras=tuple(cameras)
     )
 
 
@@ -64,7 +64,7 @@ def snapshot_one(path: Path, *, folder: Path, config: CacheConfig) -> list[int]:
     episode = StoredEpisode(path)
     windows = WindowSet([episode], window_config(config, cameras=episode.cameras))
     starts, exact = [windows.moment(number)[1] for number in range(len(windows))], episode.segment_poses is not None
-    last = starts[-1] if exact else starts[-1] + config.horizon
+    last = starts[-1] if exact else starts[-1] + config.num_future
     frames = episode.read(0, last + 1, cameras=episode.cameras[: config.num_inputs]).stacked()
     stream, kept = SceneStream(), []
     for t in range(last + 1):
@@ -74,7 +74,8 @@ def snapshot_one(path: Path, *, folder: Path, config: CacheConfig) -> list[int]:
             kept.append(memory_of(stream.scene(), memory=stream.gaussians()))
     columns = _columns(kept)
     if not exact:
-        columns |= _tracked(stream.scene(), kept, times=[episode.times[t : t + 1 + config.horizon] for t in starts])
+        instants = torch.tensor((0, *config.instants))
+        columns |= _tracked(stream.scene(), kept, times=[episode.times[t + instants] for t in starts])
     save_tensors(target, columns, state={"starts": starts, "counts": [g.num_gaussians for g in kept]})
     return [g.num_gaussians for g in kept]
 
@@ -83,13 +84,13 @@ def _tracked(scene: Scene4D, memories: Sequence[Gaussians], *, times: Sequence[T
     """How the rows of each snapshot went on, by what the scene memory tracked later: the truth where none is exact.
 
     Returns:
-        displacement [n h 3] m, half precision; displacement_valid [n]: the row was followed to the last of `times`.
+        displacement [n f 3] m, half precision; displacement_valid [n]: the row was followed to the last of `times`.
     """
     ways, known = [], []
     for memory, moments in zip(memories, times, strict=True):
         steps = [scene.flow(float(moments[0]), float(moment)) for moment in moments[1:]]
         found = [by_id(torch.cat([f, v[:, None]], -1), scene.base.ids, wanted=memory.ids)[0] for f, v in steps]
-        way = torch.stack(found, 1)  # [n h 4]
+        way = torch.stack(found, 1)  # [n f 4]
         valid = way[..., 3] > 0
         ways.append((way[..., :3] * valid[..., None]).half())
         known.append(valid.all(1))
@@ -116,7 +117,7 @@ def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
 class WindowCache(WindowSet[StoredEpisode]):
     """The windows of stored episodes with the scene memory at each; what a training stage draws its batches from.
 
-    robot: of the recordings, with the length of their steps. Implements `Windows`.
+    robot: of the recordings, with the length of their frames. Implements `Windows`.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class WindowCache(WindowSet[StoredEpisode]):
             for count in _counts(folder / path.name):
                 self._rows.append((folder / path.name, first, count))
                 first += count
-        recording, self.horizon = self.moment(0)[0], config.horizon
+        recording, self.horizon, self.instants = self.moment(0)[0], config.num_future, config.instants
         self.robot = RobotSpec.from_info(
             recording.info,
             num_actions=recording.actions.shape[-1],
@@ -173,7 +174,7 @@ class WindowCache(WindowSet[StoredEpisode]):
         )
 
     def _displacement(self, number: int, memory: Gaussians) -> tuple[Tensor, Tensor]:
-        """The truth about a window's rows: displacement [h n 3] m and whether it is known [n]."""
+        """The truth about a window's rows: displacement [f n 3] m at the instants, and whether it is known [n]."""
         (path, first, count), (episode, t) = self._rows[number], self.moment(number)
         if episode.segment_poses is None:
             with safe_open(path, framework="pt") as file:
@@ -181,7 +182,7 @@ class WindowCache(WindowSet[StoredEpisode]):
                 return way.movedim(1, 0), file.get_slice("displacement_valid")[first : first + count]
         # What belongs to no segment is the sky behind everything: it stands still.
         segments = memory.extras["segments"][:, 0].long()
-        poses = episode.segment_poses[t : t + 1 + self.config.horizon]
+        poses = episode.segment_poses[t + torch.tensor((0, *self.instants))]
         return displacement_of(memory.means, segments, poses=poses), memory.ids >= 0
 
     def scene_windows(self, numbers: Tensor, *, futures: bool = True) -> Window:
@@ -195,9 +196,9 @@ class WindowCache(WindowSet[StoredEpisode]):
 
 
 def displacement_of(points: Tensor, segments: Tensor, *, poses: Tensor) -> Tensor:
-    """Displacement [h n 3] m of points [n 3] that ride on segments [n]; poses [1+h g 7] are those of now and later."""
-    motion = compose_pose(poses[1:], invert_pose(poses[:1]).expand_as(poses[1:]))  # [h g 7] later from now
-    each = motion[:, segments.clamp_min(0)]  # [h n 7]
+    """Displacement [f n 3] m of points [n 3] that ride on segments [n]; poses [1+f g 7] are those of now and later."""
+    motion = compose_pose(poses[1:], invert_pose(poses[:1]).expand_as(poses[1:]))  # [f g 7] later from now
+    each = motion[:, segments.clamp_min(0)]  # [f n 7]
     moved = apply_pose(each, points.expand(each.shape[0], -1, 3)) - points
     return torch.where((segments >= 0)[:, None], moved, torch.zeros_like(moved))
 

@@ -15,6 +15,7 @@ from scene4d.models.gaussian_flow.training.stage_configs import (
     GaussianFlowSettings,
     VAEStageConfig,
 )
+from scene4d.models.instants import prepared_instants
 from scene4d.models.pixel_transformer.family import PixelsStageConfig
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
@@ -79,13 +80,25 @@ class CacheConfig:
     num_inputs: int = 2
     """The first cameras of the recording are what the scene memory sees; the others are targets only."""
     horizon: int = 8
-    """Future frames of a window."""
+    """Future steps of a window."""
+    strides: tuple[int, ...] = (1,)
+    """Frames that a step may be, as dynamics.model.strides: the truth is kept at the ends of all of them."""
     num_past: int = 2
     """Frames before the first window of an episode."""
     num_past_actions: int = 8
     """Past actions and robot states of a window, as many as there are."""
     window_stride: int = 4
     """Frames from one window's start to the next."""
+
+    @property
+    def num_future(self) -> int:
+        """Future frames of a window."""
+        return self.horizon * max(self.strides)
+
+    @property
+    def instants(self) -> tuple[int, ...]:
+        """Frames ahead at which the truth about motion is kept."""
+        return prepared_instants(self.horizon, strides=self.strides)
 
 
 def _check_task_rows(tasks: Sequence[str], *, num_tasks: int) -> None:
@@ -170,6 +183,10 @@ class RunConfig:
         if model.horizon != cache.horizon:
             problem, expected = "differs from that of the cached windows", f"cache.horizon = {cache.horizon}"
             raise ConfigError(problem, field="dynamics.model.horizon", found=model.horizon, expected=expected)
+        if self.family == "gaussian_flow" and set(model.strides) != set(cache.strides):
+            problem, expected = "differ from those of the cached windows", f"cache.strides = {list(cache.strides)}"
+            found = list(model.strides)
+            raise ConfigError(problem, field="dynamics.model.strides", found=found, expected=expected)
         if num_past != cache.num_past_actions:
             problem = "differs from what the cached windows hold"
             expected = f"cache.num_past_actions = {cache.num_past_actions}"
@@ -222,4 +239,4 @@ class RunConfig:
     @property
     def least_frames(self) -> int:
         """Frames of an episode that holds one window."""
-        return self.cache.num_past + self.cache.horizon + 1
+        return self.cache.num_past + self.cache.num_future + 1

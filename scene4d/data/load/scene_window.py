@@ -23,8 +23,8 @@ class Window(TensorStruct):
     past_actions [*b p a]: oldest first, the last one led to t. past_proprio [*b p+1 q]: oldest first, the last is now.
     past_valid [*b p] bool: False before the episode began, where actions are 0 and proprio is repeated.
     actions [*b h a]: actions[0] leads from t to t + 1. proprio [*b h q]: truth at t + 1 .. t + h (a target, no input).
-    displacement [*b h n 3] m: truth, position at t + 1 + i minus position at t of what each memory row shows;
-        displacement_valid [*b n] bool.
+    displacement [*b f n 3] m: truth, position at f later instants (by default the h frames) minus position at t of what
+        each memory row shows; displacement_valid [*b n] bool.
     frames: Frames [*b v] at t; targets: Frames [*b h v] at t + 1 .. t + h (or none of them: [*b 0 v]); cameras in the
         order of `WindowCache.cameras` (the inputs first); depth in m, 0 = not measured; extras {}.
     task [*b] int64 index into the cache's tasks; time [*b] s since the episode's start; reward [*b h];
@@ -56,7 +56,7 @@ class Window(TensorStruct):
         past_valid="*b p",
         actions="*b h a",
         proprio="*b h q",
-        displacement="*b h n 3",
+        displacement="*b f n 3",
         displacement_valid="*b n",
         task="*b",
         time="*b",

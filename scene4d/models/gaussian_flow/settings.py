@@ -10,6 +10,7 @@ from scene4d.models.gaussian_flow.networks.action_denoiser import RECENT, Action
 from scene4d.models.gaussian_flow.networks.completion import CompletionConfig
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
 from scene4d.models.gaussian_flow.networks.skin_head import SkinConfig
+from scene4d.models.instants import prepared_instants
 from scene4d.models.proprio import ProprioConfig
 from scene4d.models.tokens.anchors import AnchorConfig
 from scene4d.robot.slots import Slots
@@ -22,6 +23,8 @@ class DynamicsConfig:
 
     horizon: int = 8
     """Steps of one chunk, h; longer forecasts chain chunks."""
+    strides: tuple[int, ...] = (1,)
+    """Frames that a step may be: several lengths need dit.timed."""
     starting_threshold: float = 0.97
     """Probability of moving from which an anchor at rest sets out."""
     moving_threshold: float = 0.5
@@ -48,7 +51,25 @@ class DynamicsConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     """Noise levels in training."""
 
+    @property
+    def num_frames(self) -> int:
+        """Frames that the longest chunk reaches ahead."""
+        return self.horizon * max(self.strides)
+
+    @property
+    def instants(self) -> tuple[int, ...]:
+        """Frames ahead at which the truth is learned from."""
+        return prepared_instants(self.horizon, strides=self.strides)
+
     def __post_init__(self) -> None:
+        if not self.strides or min(self.strides) < 1 or len(set(self.strides)) < len(self.strides):
+            expected = "different numbers of frames, at least 1"
+            raise ConfigError("are no strides", field="strides", found=list(self.strides), expected=expected)
+        if len(self.strides) > 1 and not self.dit.timed:
+            raise ConfigError("need dit.timed = true", field="strides", found=list(self.strides), fix="set dit.timed")
+        if not self.horizon * min(self.strides) <= self.intent.num_actions <= self.num_frames:
+            found, expected = self.intent.num_actions, f"{self.horizon * min(self.strides)}..{self.num_frames}"
+            raise ConfigError("is not within the chunks", field="intent.num_actions", found=found, expected=expected)
         if self.proprio.num_past < RECENT:
             found = self.proprio.num_past
             raise ConfigError("is too short", field="proprio.num_past", found=found, expected=f"at least {RECENT}")

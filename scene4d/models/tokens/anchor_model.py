@@ -70,8 +70,12 @@ class AnchorModel(nn.Module):
         return SceneTokens(tokens, anchors=batch.anchors, rgb=batch.anchor_rgb, past=batch.anchor_past)
 
     @torch.no_grad()
-    def set_statistics(self, batches: Sequence[TokenWindows]) -> None:
-        """Take the scales of tokens, motion and reward from prepared training windows; once, before training."""
+    def set_statistics(self, batches: Sequence[TokenWindows], *, instants: Sequence[int] | None = None) -> None:
+        """Take the scales of tokens, motion and reward from prepared training windows; once, before training.
+
+        Args:
+            instants: frames ahead at which they keep the truth, by default 1, 2, ...
+        """
         tokens = torch.cat([b.tokens.flatten(0, -2) for b in batches])
         self.token_mean.copy_(tokens.mean(0))
         # A channel that the codec does not use must not be blown up to noise.
@@ -79,7 +83,8 @@ class AnchorModel(nn.Module):
         rewards = torch.cat([b.reward.flatten() for b in batches])
         self.reward_scale.copy_(rewards.nan_to_num().abs().max().clamp_min(1e-3))
         for batch in batches:
-            self.scale.update(batch.motion[None], (is_moving(batch.motion) & batch.known[None])[None])
+            moving = is_moving(batch.motion) & batch.known[None]
+            self.scale.update(batch.motion[None], moving[None], instants=instants)
 
     def scene(self, state: AnchoredState, prediction: AnchorPrediction) -> Scene4D:
         """Now and the predicted steps: the known Gaussians carried."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scene4d.models.instants import Steps
 from scene4d.models.tokens.token_windows import TokenWindows
 from scene4d.tensor_struct import TensorStruct, shapes
 
@@ -57,13 +58,19 @@ def motion_losses(estimate: MotionEstimate, target: Tensor, *, moving: Tensor, k
     }
 
 
-def outcome_loss(outcome: Tensor, batch: TokenWindows, *, scale: Tensor) -> Tensor:
-    """Reward, success at each step, and success by each step; what a recording does not tell (NaN) is passed over."""
-    success, reward = batch.success.nan_to_num(), batch.reward.nan_to_num()
-    by_then = success.cummax(1).values
-    logits = F.binary_cross_entropy_with_logits(outcome[..., 1:], torch.stack([success, by_then], -1), reduction="none")
-    square = (outcome[..., 0] - reward / scale).square()
-    return weighted_mean(logits.mean(-1), batch.success.isfinite()) + weighted_mean(square, batch.reward.isfinite())
+def outcome_loss(outcome: Tensor, batch: TokenWindows, *, scale: Tensor, steps: Steps | None = None) -> Tensor:
+    """Reward, success at each step, and success by each step; what a recording does not tell (NaN) is passed over.
+
+    Args:
+        steps: of the outcome [b h 3], by default single frames.
+    """
+    at = (lambda x: x) if steps is None else steps.pick
+    by_then = at(batch.success.nan_to_num().cummax(1).values)
+    success, reward = at(batch.success), at(batch.reward)
+    wanted = torch.stack([success.nan_to_num(), by_then], -1)
+    logits = F.binary_cross_entropy_with_logits(outcome[..., 1:], wanted, reduction="none")
+    square = (outcome[..., 0] - reward.nan_to_num() / scale).square()
+    return weighted_mean(logits.mean(-1), success.isfinite()) + weighted_mean(square, reward.isfinite())
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

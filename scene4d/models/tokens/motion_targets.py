@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from scene4d.check import check
 from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import motion_about, quat_from_matrix
+from scene4d.models.instants import Steps
 
 STILL_M = 1e-4
 """Displacement in m below which an anchor is held to rest: its neighbours' motion is not its own."""
@@ -75,10 +79,20 @@ def fitted_anchor_motion(
     return torch.cat([motion[..., :3] * moves[:, None], shift], -1), known
 
 
+def _filled(scale: Tensor, *, rows: Sequence[int]) -> Tensor:
+    """A table [n 6] in which the rows between those that are known lie on straight lines between these."""
+    full = scale.clone()
+    for a, b in itertools.pairwise(rows):
+        for i in range(a + 1, b):
+            full[i] = torch.lerp(scale[a], scale[b], (i - a) / (b - a))
+    return full
+
+
 class MotionScale(nn.Module):
     """Per step and channel scale of the motion targets, kept beside the weights.
 
-    Motion is divided by the spread of what *moves*, never clamped and never shifted, so that standing still is zero.
+    Row i is of i + 1 frames ahead. Motion is divided by the spread of what *moves*, never clamped and never shifted, so
+    that standing still is zero.
     """
 
     scale: Tensor
@@ -94,19 +108,29 @@ class MotionScale(nn.Module):
         self.register_buffer("count", torch.zeros(horizon, 1, dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, motion: Tensor, moving: Tensor) -> None:
-        """Take targets [*b h l 6] where moving [*b h l] into the statistics."""
-        motion, moving = motion.flatten(0, -4).double(), moving.flatten(0, -3).double()  # [b h l 6], [b h l]
-        self.square += torch.einsum("bhlc,bhl->hc", motion**2, moving)
-        self.count += torch.einsum("bhl->h", moving)[:, None]
+    def update(self, motion: Tensor, moving: Tensor, *, instants: Sequence[int] | None = None) -> None:
+        """Take targets [*b f l 6] where moving [*b f l] into the statistics.
+
+        Args:
+            instants: frames ahead of the targets, by default 1, 2, ...; between these the scale is interpolated.
+        """
+        motion, moving = motion.flatten(0, -4).double(), moving.flatten(0, -3).double()  # [b f l 6], [b f l]
+        rows = torch.tensor(instants or range(1, motion.shape[1] + 1), device=motion.device) - 1
+        self.square[rows] += torch.einsum("bhlc,bhl->hc", motion**2, moving)
+        self.count[rows] += torch.einsum("bhl->h", moving)[:, None]
         seen = self.square / self.count.clamp_min(1.0)
         floor = torch.tensor([2e-3] * 3 + [1e-3] * 3, dtype=torch.float64)
         self.scale.copy_(torch.where(self.count > 16, seen.sqrt().clamp_min(floor.to(seen.device)), self.scale))
+        self.scale.copy_(_filled(self.scale, rows=rows.tolist()))
 
-    def normalize(self, motion: Tensor) -> Tensor:
-        """Motion [*b h l 6] in units of its spread."""
-        return motion / self.scale[: motion.shape[-3], None]
+    def at(self, steps: Steps) -> Tensor:
+        """Scales [h 6] of a chunk's steps."""
+        return steps.pick(self.scale, dim=0)
 
-    def denormalize(self, motion: Tensor) -> Tensor:
+    def normalize(self, motion: Tensor, steps: Steps | None = None) -> Tensor:
+        """Motion [*b h l 6] of a chunk's steps, by default frame by frame, in units of its spread."""
+        return motion / (self.scale[: motion.shape[-3]] if steps is None else self.at(steps))[:, None]
+
+    def denormalize(self, motion: Tensor, steps: Steps | None = None) -> Tensor:
         """The inverse of `normalize`."""
-        return motion * self.scale[: motion.shape[-3], None]
+        return motion * (self.scale[: motion.shape[-3]] if steps is None else self.at(steps))[:, None]

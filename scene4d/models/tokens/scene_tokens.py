@@ -37,19 +37,23 @@ class SceneTokens(TensorStruct):
         place = fourier_features(offset, num_bands=3, longest=2.0)
         return torch.cat([self.tokens, self.rgb - 0.5, torch.asinh(self.past / 0.005), place, extra], -1)
 
-    def simple_motions(self, change: Tensor, *, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Two motions that anchors often take a share of, in units of `scale` [horizon 6].
+    def simple_motions(self, change: Tensor, *, scale: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Two motions that anchors often take a share of, in units of `scale` [h 6].
 
         Shifts [b h l 3] at constant velocity, and [b h 1 3] of the hand, which is foreseen to move by `change` [b h 3].
+
+        Args:
+            frames: [h] ahead, by default 1, 2, ...
         """
         num_steps = change.shape[1]
         unit = scale[:num_steps, None, 3:]  # [h 1 3]
-        steps = torch.arange(1, num_steps + 1, device=unit.device, dtype=unit.dtype)[:, None, None]
-        return self.past[:, None, :, :3] * steps / unit, change[..., None, :] / unit
+        if frames is None:
+            frames = torch.arange(1, num_steps + 1, device=unit.device, dtype=unit.dtype)
+        return self.past[:, None, :, :3] * frames[:, None, None] / unit, change[..., None, :] / unit
 
-    def step_features(self, hand: Tensor, change: Tensor, *, scale: Tensor) -> Tensor:
+    def step_features(self, hand: Tensor, change: Tensor, *, scale: Tensor, frames: Tensor | None = None) -> Tensor:
         """[b h l f]: offset from where the hand [b 3] will be, and the two simple motions."""
-        coasting, move = self.simple_motions(change, scale=scale)
+        coasting, move = self.simple_motions(change, scale=scale, frames=frames)
         offset = self.anchors[:, None] - (hand[:, None, None] + change[..., None, :])  # [b h l 3]
         near = torch.exp(-((offset.norm(dim=-1, keepdim=True) / 0.12) ** 2))
         place = fourier_features(offset, num_bands=3, longest=1.0)

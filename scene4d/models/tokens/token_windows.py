@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from scene4d.data.load.scene_window import Window
 from scene4d.geometry.sh import rgb_from_sh
+from scene4d.models.instants import Steps
 from scene4d.models.tokens.anchors import AnchorConfig, anchor_past, choose_anchors, focus_of
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_targets import fitted_anchor_motion
@@ -32,8 +33,10 @@ MOVING_M = 0.0015
 class TokenWindows(TensorStruct):
     """A window made ready: anchors, tokens and targets, and r memory rows for the point loss. Batch axes `*b`.
 
-    tokens [*b l c] raw; anchors, anchor_rgb [*b l 3]; anchor_past [*b l 6]; motion [*b h l 6] rad, m; known [*b l];
-    rows, row_rgb [*b r 3]; row_past [*b r 6]; skin_index [*b r j]; displacement [*b h r 3];
+    The truth about motion is kept at f instants: those of the windows, by default every one of the h frames.
+
+    tokens [*b l c] raw; anchors, anchor_rgb [*b l 3]; anchor_past [*b l 6]; motion [*b f l 6] rad, m; known [*b l];
+    rows, row_rgb [*b r 3]; row_past [*b r 6]; skin_index [*b r j]; displacement [*b f r 3];
     actions [*b h 16], past_actions [*b p 16], past_proprio [*b p+1 20] (now last), past_valid [*b p] in slots;
     proprio_change [*b h 20]; task [*b 32]; reward, success [*b h], NaN where unknown. 16, 20 and 32 are the usual
     numbers of slots and of channels of a task; a model may have others.
@@ -65,6 +68,19 @@ class TokenWindows(TensorStruct):
     def track(self) -> Track:
         """How the robots got to now, in slots."""
         return Track(actions=self.past_actions, proprio=self.past_proprio, valid=self.past_valid)
+
+
+def at_steps(batch: TokenWindows, steps: Steps, *, instants: Sequence[int]) -> TokenWindows:
+    """Windows [b] whose truth about motion is that of a chunk's steps (f = h), and whose frames end with the chunk.
+
+    Args:
+        instants: frames ahead at which the windows keep the truth.
+    """
+    columns = [instants.index(ahead) for ahead in steps.ahead]
+    pick = (lambda x: x) if columns == list(range(len(instants))) else (lambda x: x[:, columns])
+    names = ("actions", "proprio_change", "reward", "success")
+    frames = {name: getattr(batch, name)[:, : steps.num_frames] for name in names}
+    return batch.replace(motion=pick(batch.motion), displacement=pick(batch.displacement), **frames)
 
 
 @torch.no_grad()

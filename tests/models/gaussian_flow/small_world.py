@@ -8,6 +8,7 @@ import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.models.gaussian_flow.networks.action_denoiser import ActionDenoiserConfig
 from scene4d.models.gaussian_flow.networks.dit import DiTConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.tokens.anchors import AnchorConfig
@@ -52,10 +53,11 @@ class PlainCodec(Codec):
         )
 
 
-def world_model(*, seed: int = 0, **dit: bool) -> GaussianWorldModel:
+def world_model(*, seed: int = 0, strides: tuple[int, ...] = (1,), **dit: bool) -> GaussianWorldModel:
     """A model whose zero-initialised layers were stirred, so that it moves anchors and every input counts."""
     torch.manual_seed(seed)
-    config = dataclasses.replace(CONFIG, dit=dataclasses.replace(CONFIG.dit, **dit))
+    intent = ActionDenoiserConfig(num_actions=8 * min(2, max(strides)), timed=dit.get("timed", False))
+    config = dataclasses.replace(CONFIG, dit=dataclasses.replace(CONFIG.dit, **dit), strides=strides, intent=intent)
     model = GaussianWorldModel(PlainCodec(), config, channels=CHANNELS)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from scene4d.geometry.rotation import apply_pose
 from scene4d.models.gaussian_flow.loss import LossConfig, _shaken, loss
 from scene4d.models.gaussian_flow.motion import confidence as calibration
 from scene4d.models.gaussian_flow.motion.rollout_training import rolled_out
+from scene4d.models.instants import Steps
 from scene4d.models.proprio import ProprioFutures, proprio_loss
 from scene4d.models.tokens.anchors import on_anchors
 from scene4d.models.tokens.token_windows import TokenWindows, living_memory, prepare
@@ -21,14 +23,15 @@ from scene4d.types import Frames, Task
 from scene4d.world.rollout import predict_long
 
 
-def block_window(small, *, push: float) -> Window:
-    """The block goes on along x by `push` m a step; dx of the action says so."""
+def block_window(small, *, push: float, instants: Sequence[int] = range(1, 9)) -> Window:
+    """The block goes on along x by `push` m a frame; dx of the action says so. The truth is that of the instants."""
     scene = small.block_scene()
     memory = scene.at(float(scene.times[-1]))
     flow = torch.stack([scene.flow(0.05, 0.075)[0], scene.flow(0.025, 0.05)[0]])
     moves = (scene.motion.skin_weights[:, 0] > 0).float()[:, None] * torch.tensor([push, 0.0, 0.0])
-    steps = torch.arange(1.0, 9.0)[:, None, None]
-    actions = torch.zeros(8, 4)
+    num = instants[-1]
+    steps, passed = torch.tensor(list(instants))[:, None, None].float(), torch.arange(1.0, num + 1)[:, None]
+    actions = torch.zeros(num, 4)
     actions[:, 0] = push / 0.02
     hand = torch.tensor([0.34, 0.35, 0.15, 0.05])
     cameras = small.camera()
@@ -41,15 +44,15 @@ def block_window(small, *, push: float) -> Window:
         past_proprio=hand.expand(9, 4),
         past_valid=torch.ones(8, dtype=torch.bool),
         actions=actions,
-        proprio=hand + steps[:, 0] * torch.tensor([push, 0, 0, 0]),
+        proprio=hand + passed * torch.tensor([push, 0, 0, 0]),
         displacement=steps * moves,
         displacement_valid=torch.ones(memory.num_gaussians, dtype=torch.bool),
         frames=frames,
         targets=Frames.stack([frames] * 8),
         task=torch.tensor(0),
         time=torch.tensor(0.075),
-        reward=torch.ones(8),
-        success=torch.zeros(8),
+        reward=torch.ones(num),
+        success=torch.zeros(num),
     )
 
 
@@ -82,11 +85,12 @@ def test_a_memory_follows_its_anchors_without_a_codec(small):
     assert float(along[moves].min()) > 0.09 and float(along[~moves].mean()) < 0.005
 
 
-def batch_of(small, model, pushes, *, window=block_window, robot=None) -> TokenWindows:
+def batch_of(small, model, pushes, *, window=block_window, robot=None, num_frames: int = 8) -> TokenWindows:
+    instants = [i for i in model.config.instants if i <= num_frames]
     ready = [
         prepare(
             model.codec,
-            window(small, push=p),
+            window(small, push=p, instants=instants),
             anchors=model.config.anchors,
             robot=robot or small.ROBOT,
             slots=model.config.slots,
@@ -96,7 +100,7 @@ def batch_of(small, model, pushes, *, window=block_window, robot=None) -> TokenW
         )
         for i, p in enumerate(pushes)
     ]
-    model.set_statistics(ready)
+    model.set_statistics(ready, instants=instants)
     return TokenWindows.stack(ready)
 
 
@@ -171,7 +175,8 @@ def test_own_rollouts_lead_to_the_same_truth(small, moves):
         model.denoiser.out.bias[12] = 20.0 if moves else -20.0
         model.denoiser.out.weight.add_(0.05 * torch.randn_like(model.denoiser.out.weight))
     batch = batch_of(small, model, [0.01, -0.015])
-    rolled = rolled_out(model, batch, num_steps=num)
+    rolled, left = rolled_out(model, batch, steps=Steps.regular(8, stride=1), num_steps=num)
+    assert left.ahead == tuple(range(1, 9 - num))
     gone = (rolled.anchors - batch.anchors).norm(dim=-1)
     assert bool((gone > 1e-4).any()) is moves and bool((rolled.anchor_past != 0).any()) is moves
     ends = (batch.anchors[:, None] + batch.motion[:, num:, :, 3:], batch.rows[:, None] + batch.displacement[:, num:])
@@ -200,7 +205,7 @@ def test_calibration_sets_intervals_right(small, monkeypatch, sigmas):
     model = small.world_model()
     batch = batch_of(small, model, [0.01, -0.015, 0.02] * 12)
 
-    def erring(noise, *, scene, given, steps):
+    def erring(noise, *, scene, given, steps, sampler_steps):
         target = model.scale.normalize(batch.motion)[: len(noise)]
         log_var = torch.full_like(target, -4.0)
         log_var[..., :3] = -40.0

@@ -11,6 +11,7 @@ from test_dynamics_training import batch_of
 from scene4d.errors import ConfigError, ShapeError
 from scene4d.models.flow import FlowConfig
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
+from scene4d.models.gaussian_flow.motion.known_future import KnownMotion
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.proprio import ProprioConfig
@@ -46,7 +47,7 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
     batch = batch_of(small, model, pushes)
     intent.set_statistics(batch.actions)
     scene = SceneTokens(tokens=batch.tokens, anchors=batch.anchors, rgb=batch.anchor_rgb, past=batch.anchor_past)
-    given = ActionEvidence(scene, batch.track, batch.task, model.scale.normalize(batch.motion))
+    given = ActionEvidence(scene, batch.track, batch.task, KnownMotion.whole(model.scale.normalize(batch.motion)))
     optimizer = torch.optim.AdamW(intent.parameters(), lr=5e-3)
     errors = {"inverse": 0.0, "policy": 0.0}
     for step in range(250):
@@ -60,7 +61,7 @@ def test_it_learns_which_push_it_was_and_that_there_are_several(small):
     with torch.no_grad():
         start = torch.zeros(4, 8, 16)
         found = intent.denormalize(intent(start, torch.zeros(4), given=given))[..., 0].mean(1)
-        alone = dataclasses.replace(given, motion=None)
+        alone = dataclasses.replace(given, future=None)
         blind = intent.denormalize(intent(start, torch.zeros(4), given=alone))[..., 0].mean(1)
     truth = batch.actions[:, 0, 0]
     # One step from noise gives the mean of what it may be: given nothing, the middle of all pushes, which is 0.
@@ -75,9 +76,9 @@ def test_training_shows_the_same_anchors_of_scene_and_motion(small):
     model.intent.set_statistics(batch.actions)
     scene, track = model.window_tokens(batch), batch.track
     motion = batch.anchors[:, None].expand(-1, 8, -1, -1).repeat(1, 1, 1, 2)  # says where its anchor is
-    shown = augmented(model.intent, ActionEvidence(scene, track, batch.task, motion))
+    shown = augmented(model.intent, ActionEvidence(scene, track, batch.task, KnownMotion.whole(motion)))
     assert shown.scene.anchors.shape[1] == scene.anchors.shape[1] // 2
-    assert torch.equal(shown.motion[:, 0, :, :3], shown.scene.anchors)
+    assert torch.equal(shown.future.motion[:, 0, :, :3], shown.scene.anchors)
     assert not (shown.track.actions - track.actions)[..., 4:].any(), "slots that no robot used stay 0"
     assert float((shown.track.actions - track.actions)[..., 0].std()) > 0.1
 

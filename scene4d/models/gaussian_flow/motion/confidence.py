@@ -11,7 +11,8 @@ from scene4d.models.flow import seeded_noise
 from scene4d.models.gaussian_flow.loss import skin_logits
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence
-from scene4d.models.tokens.token_windows import TokenWindows
+from scene4d.models.instants import Steps
+from scene4d.models.tokens.token_windows import TokenWindows, at_steps
 
 SIGMAS_90 = 1.6448536
 """Half width of the central 90 % of a normal distribution, in standard deviations."""
@@ -35,21 +36,27 @@ def calibrate(model: GaussianWorldModel, batch: TokenWindows, *, steps: int = 4,
 
     The errors are those of where moving rows of the memory in `batch` [b] come to be, windows kept apart from training.
     Likelihood, not the share that intervals hold: a few moments go wrong altogether, and count by how much.
-    Result: the share [h] that the 90 % intervals hold now (NaN where too little moves, and nothing is changed).
+    Result: the share [s h] that the 90 % intervals hold now, for each stride (NaN where too little moves: nothing is
+    changed there).
     """
-    held = model.log_var_shift.new_full((model.config.horizon,), float("nan"))
+    held = model.log_var_shift.new_full((len(model.config.strides), model.config.horizon), float("nan"))
     if len(batch.task) == 0:
         return held
-    parts = [_errors(model, batch[i : i + part], seed=i, steps=steps) for i in range(0, len(batch.task), part)]
-    squares, variances = (torch.cat(each) for each in zip(*parts, strict=True))  # [n h]
-    for step in range(squares.shape[1]):
-        counts = squares[:, step].isfinite()
-        if int(counts.sum()) < LEAST:
-            continue
-        square, variance = squares[counts, step], variances[counts, step]
-        shift = min(SHIFTS.to(square), key=lambda x: float(_surprise(square, variance * x.exp() + FLOOR_M**2)))
-        model.log_var_shift[step] = shift
-        held[step] = (square <= SIGMAS_90**2 * (variance * shift.exp() + FLOOR_M**2)).float().mean()
+    for shares, stride in zip(held, model.config.strides, strict=True):
+        strided = model.with_stride(stride)
+        chunk = strided.steps_of(strided.spec.horizon, model.robot)
+        window = at_steps(batch, chunk, instants=model.config.instants)
+        count = range(0, len(window.task), part)
+        parts = [_errors(model, window[i : i + part], chunk=chunk, seed=i, steps=steps) for i in count]
+        squares, variances = (torch.cat(each) for each in zip(*parts, strict=True))  # [n h]
+        for step in range(chunk.num):
+            counts = squares[:, step].isfinite()
+            if int(counts.sum()) < LEAST:
+                continue
+            square, variance = squares[counts, step], variances[counts, step]
+            shift = min(SHIFTS.to(square), key=lambda x: float(_surprise(square, variance * x.exp() + FLOOR_M**2)))
+            strided.calibration[step] = shift
+            shares[step] = (square <= SIGMAS_90**2 * (variance * shift.exp() + FLOOR_M**2)).float().mean()
     return held
 
 
@@ -68,7 +75,7 @@ def calibrate_actions(
     if len(batch.task) == 0:
         return float(intent.temperature)
     batch = batch[:: -(-len(batch.task) // MOST_JUDGED)]
-    given = ActionEvidence(model.window_tokens(batch), batch.track, batch.task, motion=None)
+    given = ActionEvidence(model.window_tokens(batch), batch.track, batch.task)
     done = intent.normalize(batch.actions).sum(1)  # [b 16]
     seeds = [range(k * len(done), (k + 1) * len(done)) for k in range(num_samples)]
     noise = [seeded_noise(each, batch.actions.shape[1:], like=batch.actions) for each in seeds]
@@ -89,20 +96,24 @@ def _surprise(square: Tensor, variance: Tensor) -> Tensor:
     return (square / variance + variance.log()).mean()
 
 
-def _errors(model: GaussianWorldModel, batch: TokenWindows, *, seed: int, steps: int) -> tuple[Tensor, Tensor]:
+def _errors(
+    model: GaussianWorldModel, batch: TokenWindows, *, chunk: Steps, seed: int, steps: int
+) -> tuple[Tensor, Tensor]:
     """Squared errors [b*r*3, h] of where rows come to be, NaN for rows at rest, and the variances predicted for them.
 
     Rows that the skin lets follow nothing have no variance to shift, and are left out.
     """
-    target = model.scale.normalize(batch.motion)  # [b h l 6]
-    noise = seeded_noise([seed + i for i in range(len(target))], target.shape[1:], like=target)
-    given = model.proprio.condition(batch.actions, track=batch.track, task=batch.task)
-    motion, estimate = model.draw_motion(noise, scene=model.window_tokens(batch), given=given, steps=steps)  # [b h l 6]
+    shape = batch.motion.shape[1:]
+    noise = seeded_noise([seed + i for i in range(len(batch.task))], shape, like=batch.motion)
+    given = model.proprio.condition(batch.actions, track=batch.track, task=batch.task).at(chunk)
+    motion, estimate = model.draw_motion(
+        noise, scene=model.window_tokens(batch), given=given, steps=chunk, sampler_steps=steps
+    )  # [b h l 6]
     poses = pose_about(batch.anchors[:, None], motion[..., :3], shift=motion[..., 3:])  # [b h l 7]
     weights = model.skin.weights(skin_logits(model, batch), hard=True)
     rows, index = batch.rows, batch.skin_index
     moved = skinned_displacement(rows, poses, skin_index=index, skin_weights=weights)  # [b h r 3]
-    log_vars = (estimate.log_var + 2 * model.scale.scale.log()[:, None]).unbind(1)  # [b l 6] each
+    log_vars = (estimate.log_var + 2 * model.scale.at(chunk).log()[:, None]).unbind(1)  # [b l 6] each
     variance_of = lambda x: skinned_variance(rows, batch.anchors, log_var=x, skin_index=index, skin_weights=weights)
     variance = torch.stack([variance_of(x) for x in log_vars], 1)  # [b h r 3]
     counts = (batch.displacement.norm(dim=-1) > MOVED_M) & (weights.sum(-1) > 0)[:, None]

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from scene4d.layers import MLP, Block, RMSNorm, fourier_features, modulate, sinusoidal_embedding, zero_
 from scene4d.models.flow import FlowConfig, draw_levels, noised, sample
+from scene4d.models.gaussian_flow.motion.known_future import KnownMotion
 from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS
+from scene4d.models.instants import TIME_FEATURES, Steps
 from scene4d.models.tokens.scene_tokens import SceneTokens
 from scene4d.robot.slots import Slots
 from scene4d.robot.track import Track
@@ -35,20 +37,25 @@ class ActionDenoiserConfig:
     """Blocks."""
     num_heads: int = 4
     """Attention heads."""
+    num_actions: int = 8
+    """Actions of a chunk, one a frame."""
+    timed: bool = False
+    """Be given how long the steps of a known motion are, to take steps of several lengths."""
 
 
 @dataclass(frozen=True)
 class ActionEvidence:
     """What the denoiser of actions is given, batch [b].
 
-    scene: the anchors now; track: of the robot, in slots; task [b 32]; motion [b h l 6] scaled, of the anchors since
-    now, or None where it is not known.
+    scene: the anchors now; track: of the robot, in slots; task [b 32]; future: what is known of the motion of the
+    anchors at the ends of `steps`, or None where nothing is.
     """
 
     scene: SceneTokens
     track: Track
     task: Tensor
-    motion: Tensor | None
+    future: KnownMotion | None = None
+    steps: Steps | None = None
 
 
 class ActionDenoiser(nn.Module):
@@ -79,6 +86,8 @@ class ActionDenoiser(nn.Module):
         self.norm = RMSNorm(width, elementwise_affine=False)
         self.final = zero_(nn.Linear(width, 2 * width))
         self.out = zero_(nn.Linear(width, num))
+        if config.timed:
+            self.embed_time = zero_(nn.Linear(horizon * TIME_FEATURES, width))
         self.register_buffer("mean", torch.zeros(num))
         self.register_buffer("std", torch.ones(num))
         self.register_buffer("temperature", torch.ones(()))  # see `calibrate_actions`
@@ -99,13 +108,11 @@ class ActionDenoiser(nn.Module):
         """The inverse of `normalize`."""
         return self.mean + actions * self.std
 
-    def forward(self, noisy: Tensor, levels: Tensor, *, given: ActionEvidence, known: Tensor | None = None) -> Tensor:
-        """Clean normalised actions [b h 16] from noisy ones at levels [b].
-
-        Args:
-            known: [b] where the motion of `given` counts, by default everywhere.
-        """
-        context = self.embed_anchor(self._anchor_features(given, known=known, like=noisy))  # [b l c]
+    def forward(self, noisy: Tensor, levels: Tensor, *, given: ActionEvidence) -> Tensor:
+        """Clean normalised actions [b h 16] from noisy ones at levels [b]."""
+        context = self.embed_anchor(self._anchor_features(given, like=noisy))  # [b l c]
+        if given.steps is not None and self.config.timed:
+            context = context + self.embed_time(self._time_features(given.steps, like=noisy))
         condition = self.condition(self._step_features(levels, given, num_steps=noisy.shape[1]))  # [b h c]
         x = self.embed_action(noisy)  # [b h c]
         for block in self.blocks:
@@ -119,17 +126,20 @@ class ActionDenoiser(nn.Module):
         noise = self.temperature * noise * (self.std > 1e-6)
         return self.denormalize(sample(lambda x, levels: self(x, levels, given=given), noise, steps=steps))
 
-    def _anchor_features(self, given: ActionEvidence, *, known: Tensor | None, like: Tensor) -> Tensor:
+    def _time_features(self, steps: Steps, *, like: Tensor) -> Tensor:
+        """[f] of the ends of steps; those that are missing of a chunk have none."""
+        features = steps.time_features.to(like)[1:].flatten()
+        return nn.functional.pad(features, (0, self.horizon * TIME_FEATURES - len(features)))
+
+    def _anchor_features(self, given: ActionEvidence, *, like: Tensor) -> Tensor:
         """[b l f]: latent, colour, past motion, offset from the hand, height, and the motion to come if it is given."""
-        scene, motion = given.scene, given.motion
+        scene = given.scene
         batch, num_anchors = scene.anchors.shape[:2]
         place = fourier_features(scene.anchors - given.track.proprio[:, -1:, :3], num_bands=3, longest=2.0)
         future = like.new_zeros(batch, self.horizon, num_anchors, MOTION_CHANNELS + 1)
-        if motion is not None:
-            marked = torch.cat([motion, torch.ones_like(motion[..., :1])], -1)
-            if known is not None:
-                marked = marked * known.to(marked)[:, None, None, None]
-            future[:, : motion.shape[1]] = marked
+        if given.future is not None:
+            marked = given.future.features
+            future[:, : marked.shape[1]] = marked
         future = future.transpose(1, 2).flatten(2)  # [b l h*7]
         past = torch.asinh(scene.past / 0.005)
         return torch.cat([scene.tokens, scene.rgb - 0.5, past, place, scene.anchors[..., 2:], future], -1)
@@ -160,14 +170,14 @@ def augmented(model: ActionDenoiser, given: ActionEvidence) -> ActionEvidence:
         given,
         scene=shown.replace(tokens=tokens),
         track=track.replace(actions=actions, proprio=proprio),
-        motion=None if given.motion is None else given.motion[:, :, kept],
+        future=None if given.future is None else given.future.map(lambda x: x[:, :, kept]),
     )
 
 
 def action_loss(
     model: ActionDenoiser, actions: Tensor, *, given: ActionEvidence, config: FlowConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Squared error of clean actions [b h 16]; half of the samples get the motion [b h l 6], scaled.
+    """Squared error of clean actions [b h 16]; half of the samples get what is known of the future.
 
     Metrics: error of actions given the future, and of those not, both in units of their spread.
     """
@@ -175,7 +185,10 @@ def action_loss(
     levels = draw_levels(len(clean), config=config, like=clean)
     known = torch.rand(len(clean), device=clean.device) < 0.5
     noisy = noised(clean, torch.randn_like(clean) * (model.std > 1e-6), levels=levels)
-    predicted = model(noisy, levels, given=given, known=known)
+    future = given.future
+    if future is not None:
+        future = future.replace(known=future.known & known[:, None, None])
+    predicted = model(noisy, levels, given=replace(given, future=future))
     used = (model.std > 1e-6).to(predicted)
     square = ((predicted - clean).square() * used).sum(-1).mean(-1) / used.sum().clamp_min(1)  # [b]
     share = lambda mask: (square * mask).sum() / mask.sum().clamp_min(1)

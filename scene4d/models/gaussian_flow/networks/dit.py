@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from scene4d.layers import MLP, Block, RMSNorm, Rotary, causal_mask, modulate, zero_
 from scene4d.models.flow import step_features
+from scene4d.models.gaussian_flow.motion.known_future import KnownMotion
+from scene4d.models.instants import TIME_FEATURES, Steps
 from scene4d.models.proprio import RobotCondition
 from scene4d.models.tokens.motion_estimate import MotionEstimate
 from scene4d.models.tokens.scene_tokens import ANCHOR_FEATURES, STEP_FEATURES, SceneTokens
@@ -37,6 +39,10 @@ class DiTConfig:
     """Channels of the condition that modulates a step."""
     cross_attention: bool = False
     """Let the anchors attend to the condition instead of being modulated by it: for the ablation."""
+    timed: bool = False
+    """Be given how long the steps are, to take steps of several lengths."""
+    known_futures: bool = False
+    """Be given motion that is known beforehand, and go without actions where they are absent."""
 
 
 class DiT(nn.Module):
@@ -65,6 +71,12 @@ class DiT(nn.Module):
         self.final = zero_(nn.Linear(config.condition, 2 * config.width))
         self.out = zero_(nn.Linear(config.width, 2 * MOTION_CHANNELS + 3))
         self.outcome = nn.Linear(config.width, 3)
+        # What starts at zero changes nothing of a model that has it, until it is trained.
+        if config.timed:
+            self.embed_time = zero_(nn.Linear(TIME_FEATURES, config.condition))
+        if config.known_futures:
+            self.embed_known = zero_(nn.Linear(MOTION_CHANNELS + 1, config.width))
+            self.absent = nn.Parameter(torch.zeros(config.condition))
 
     def _block(self, number: int) -> Block:
         """Spatial where the number is even, else temporal: few steps to mix, so half the feed-forward serves."""
@@ -75,16 +87,34 @@ class DiT(nn.Module):
         return Block(c.width, num_heads=c.num_heads, hidden=c.hidden // (1 + number % 2), **sizes)
 
     def forward(
-        self, noisy: Tensor, levels: Tensor, *, scene: SceneTokens, given: RobotCondition, scale: Tensor
+        self,
+        noisy: Tensor,
+        levels: Tensor,
+        *,
+        scene: SceneTokens,
+        given: RobotCondition,
+        scale: Tensor,
+        steps: Steps,
+        known: KnownMotion | None = None,
     ) -> MotionEstimate:
-        """Denoise motion [b h l 6] at levels [b]; `scale` [h 6] turns scaled motion into rad and m."""
-        num_steps = noisy.shape[1]
+        """Denoise motion [b h l 6] of a chunk's steps at levels [b].
+
+        Args:
+            given: of the steps. scale: [h 6] turns scaled motion into rad and m. known: of models with known_futures.
+        """
+        num_steps, frames = noisy.shape[1], steps.frames(noisy)
         hand, change = given.proprio[:, :3], given.proprio_change[..., :3]
-        steps = scene.step_features(hand, change, scale=scale)
+        near = scene.step_features(hand, change, scale=scale, frames=frames)
         static = self.embed_static(scene.features(hand))  # [b l c]
-        x = static[:, None] + self.embed_step(torch.cat([noisy, steps], -1))  # [b h l c]
+        x = static[:, None] + self.embed_step(torch.cat([noisy, near], -1))  # [b h l c]
+        if known is not None:
+            x = x + self.embed_known(known.features)
         x = torch.cat([(static + self.observed)[:, None], x], 1)  # [b 1+h l c]
-        condition = self.condition(self._robot_features(levels, given))  # [b 1+h c]
+        condition = self.condition(self._robot_features(levels, given, steps=steps))  # [b 1+h c]
+        if self.config.timed:
+            condition = condition + self.embed_time(steps.time_features.to(condition))
+        if given.absent is not None:
+            condition = condition + self.absent * given.absent.to(condition)[:, None, None]
         space = self.rotary_space(scene.anchors)[:, None]  # [b 1 l f 2]
         time = self.rotary_time(torch.arange(num_steps + 1.0, device=x.device)[:, None])  # [1+h f 2]
         mask = causal_mask(num_steps + 1, device=x.device)
@@ -106,16 +136,17 @@ class DiT(nn.Module):
             x = modulate(x, shift=shift, scale=gain)
         clean, log_var, gate, share = self.out(x).split([MOTION_CHANNELS, MOTION_CHANNELS, 1, 2], -1)
         # Two motions that an anchor often shares in: going on as before, and going along with the hand.
-        coasting, move = scene.simple_motions(change, scale=scale)
+        coasting, move = scene.simple_motions(change, scale=scale, frames=frames)
         along = share[..., :1] * coasting + share[..., 1:] * move  # [b h l 3]
         clean = clean + nn.functional.pad(along, (MOTION_CHANNELS - 3, 0))
         outcome = self.outcome(x.mean(-2))  # [b h 3]
         return MotionEstimate(motion=clean, gate=gate[..., 0] - 1.0, log_var=log_var - 2.0, outcome=outcome)
 
-    def _robot_features(self, levels: Tensor, given: RobotCondition) -> Tensor:
+    def _robot_features(self, levels: Tensor, given: RobotCondition, *, steps: Steps) -> Tensor:
         """[b 1+h f]: for now and each step the action that leads to it, their sum, proprio, level and step number."""
-        led, steps = step_features(levels, given.actions, last_action=given.last_action)
+        gaps = None if steps.single else torch.tensor(steps.gaps, device=levels.device)
+        led, numbered = step_features(levels, given.actions, last_action=given.last_action, gaps=gaps)
         change = nn.functional.pad(given.proprio_change, (0, 0, 1, 0)) / 0.05
         hidden = nn.functional.pad(given.hidden, (0, 0, 1, 0))
         fixed = torch.cat([given.proprio, given.task], -1)[:, None].expand(-1, led.shape[1], -1)
-        return torch.cat([led, change, fixed, hidden, steps], -1)
+        return torch.cat([led, change, fixed, hidden, numbered], -1)

@@ -17,7 +17,7 @@ from scene4d.models.gaussian_flow.networks.vae import GaussianVAE
 from scene4d.models.gaussian_flow.training.part_fits import fit_action_denoiser, fit_completion
 from scene4d.models.gaussian_flow.training.stage_configs import DynamicsStageConfig
 from scene4d.models.proprio import fit_proprio
-from scene4d.models.tokens.token_windows import TokenWindows, prepare_all
+from scene4d.models.tokens.token_windows import TokenWindows, at_steps, prepare_all
 from scene4d.train.checkpoint import load_weights, save_tensors
 from scene4d.train.distributed import rank_zero_first
 from scene4d.train.stage import Fit, fit, rounded
@@ -38,7 +38,7 @@ def train_dynamics(run: TrainingRun, model: GaussianWorldModel, *, folder: Path)
     rest, held = windows.split(every=JUDGED_EVERY)
     if not run.start:
         # The statistics that latents and motions are scaled by come from the training windows alone.
-        model.set_statistics([ready[i] for i in rest])
+        model.set_statistics([ready[i] for i in rest], instants=stage.model.instants)
     loop, size = stage.proprio, stage.proprio_batch_size
     hand = fit_proprio(run, model.proprio, numbers=rest, train=loop, batch_size=size, owner=model, folder=folder)
     for part in (model.proprio, model.intent, model.completion):
@@ -52,9 +52,11 @@ def train_dynamics(run: TrainingRun, model: GaussianWorldModel, *, folder: Path)
         return shuffled(step)
 
     def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        steps = stage.drawn_steps(model.spec.step_seconds)
+        batch = at_steps(batch, steps, instants=stage.model.instants)
         if rolls_out(stage, step=reached[0]):
-            batch = rolled_out(model, batch, num_steps=model.config.horizon // 2)
-        return dynamics_loss(model, batch, config=stage.loss)
+            batch, steps = rolled_out(model, batch, steps=steps, num_steps=steps.num // 2)
+        return dynamics_loss(model, batch, config=stage.loss, steps=steps)
 
     result = fit(Fit(model, loss, batches, stage.train), folder=folder, device=run.device, name="dynamics")
     coverage = calibrate(model, judged)
@@ -65,7 +67,7 @@ def train_dynamics(run: TrainingRun, model: GaussianWorldModel, *, folder: Path)
         **result,
         "proprio_hand_mm": hand,
         "temperature": round(temperature, 3),
-        "coverage": [rounded(x) if x.isfinite() else None for x in coverage],
+        "coverage": [rounded(x) if x.isfinite() else None for x in coverage.flatten()],
         **completed,
         "parameters": num_parameters(model.requires_grad_(True)),
     }

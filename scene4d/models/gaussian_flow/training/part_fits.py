@@ -12,9 +12,11 @@ from scene4d.geometry.camera import unproject
 from scene4d.geometry.neighbours import nearest
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
 from scene4d.models.gaussian_flow.motion.confidence import calibrate_actions
+from scene4d.models.gaussian_flow.motion.known_future import KnownMotion, drawn_known
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss, augmented
 from scene4d.models.gaussian_flow.networks.completion import completion_loss
-from scene4d.models.tokens.token_windows import TokenWindows
+from scene4d.models.instants import Steps
+from scene4d.models.tokens.token_windows import TokenWindows, at_steps, is_moving
 from scene4d.text.task_vectors import tasks_dropped
 from scene4d.train.stage import Fit, fit
 from scene4d.types import Frames, Gaussians
@@ -26,19 +28,30 @@ def fit_action_denoiser(
 ) -> float:
     """Train the denoiser of actions on the windows `trained`; result: the temperature that `held` ones ask for."""
     stage, denoiser = run.settings.dynamics, model.intent.requires_grad_(True)
-    denoiser.set_statistics(trained.actions)
+    num_actions = stage.model.intent.num_actions
+    denoiser.set_statistics(trained.actions[:, :num_actions])
 
     def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        motion = model.scale.normalize(batch.motion)
+        steps, actions = stage.drawn_steps(model.spec.step_seconds, reach=num_actions), batch.actions[:, :num_actions]
         task = tasks_dropped(batch.task, text=model.config.text, rate=stage.loss.task_dropout)
-        given = ActionEvidence(model.window_tokens(batch), batch.track, task, motion)
-        return action_loss(denoiser, batch.actions, given=augmented(denoiser, given), config=stage.model.flow)
+        future = _future(model, batch, steps=steps)
+        given = ActionEvidence(model.window_tokens(batch), batch.track, task, future, steps)
+        return action_loss(denoiser, actions, given=augmented(denoiser, given), config=stage.model.flow)
 
     numbers, size = range(len(trained.task)), stage.intent_batch_size
     batches = ShuffledBatches(trained.__getitem__, numbers, batch_size=size, seed=stage.intent.seed)
     what = Fit(denoiser, loss, batches, stage.intent)
     fit(what, folder=folder / "intent", device=run.device, name="actions", owner=model)
     return calibrate_actions(model, held)
+
+
+def _future(model: GaussianWorldModel, batch: TokenWindows, steps: Steps) -> KnownMotion:
+    """What is known of the motion at the ends of steps in training: a part, where the model learns from parts."""
+    batch = at_steps(batch, steps, instants=model.config.instants)
+    future = KnownMotion.whole(model.scale.normalize(batch.motion, steps))
+    if not model.config.dit.known_futures:
+        return future
+    return future.replace(known=drawn_known(batch.motion, batch.anchors, moving=is_moving(batch.motion)))
 
 
 def fit_completion(run: TrainingRun, model: GaussianWorldModel, *, ready: TokenWindows, folder: Path) -> dict[str, Any]:

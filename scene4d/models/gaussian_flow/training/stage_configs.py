@@ -8,6 +8,7 @@ from scene4d.models.gaussian_flow.loss import LossConfig
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.networks.vae_loss import VAELossConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
+from scene4d.models.instants import Steps, drawn_steps
 from scene4d.render.losses import PictureLossConfig
 from scene4d.train.loop import LoopConfig
 from scene4d.train.optim import OptimConfig
@@ -43,6 +44,8 @@ class DynamicsStageConfig:
     """Windows a step."""
     own_rollout: float = 0.0
     """Share of the steps in the last third of training that begin where the model's forecast of half a chunk led."""
+    irregular: float = 0.25
+    """Share of the batches whose steps are of any lengths, where the model takes several."""
     num_rows: int = 512
     """Memory Gaussians a window that the displacement loss looks at."""
     proprio: LoopConfig = field(default_factory=lambda: _brief(1200, lr=5e-3))
@@ -61,6 +64,13 @@ class DynamicsStageConfig:
     """Its loss."""
     train: LoopConfig = field(default_factory=LoopConfig)
     """Steps and optimiser."""
+
+    def drawn_steps(self, frame_seconds: float, *, reach: int | None = None) -> Steps:
+        """The steps of a training batch, by torch's generator; those that end within `reach` frames, by default any."""
+        horizon = self.model.horizon
+        reach = reach or self.model.num_frames
+        strides = [stride for stride in self.model.strides if stride * horizon <= reach]
+        return drawn_steps(horizon, strides=strides, irregular=self.irregular, frame_seconds=frame_seconds)
 
 
 @dataclass(frozen=True)
