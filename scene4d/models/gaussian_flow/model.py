@@ -179,9 +179,9 @@ class GaussianWorldModel(Sampler, AnchorModel):
             ConfigError: the model has not learned from futures of which only a part is known, or so long ones.
         """
         flat, seeds, lead = flat_state(state, seeds)
-        given, steps = self._given(flat, future, known, lead=lead, ahead=ahead)
-        if steps.num_frames > self.config.intent.num_actions:
-            expected = f"at most {self.config.intent.num_actions} frames"
+        given, steps = self._given(flat, future, known=known, lead=lead, ahead=ahead)
+        if steps.num_frames > self.config.num_actions:
+            expected = f"at most {self.config.num_actions} frames"
             raise ConfigError("is too far ahead", field="ahead", found=steps.num_frames, expected=expected)
         actions = self._own_actions(flat, future=given, steps=steps, num_steps=steps.num_frames, seeds=seeds)
         predicted = self._predicted(flat, actions, seeds=seeds, steps=steps, known=given)
@@ -204,7 +204,7 @@ class GaussianWorldModel(Sampler, AnchorModel):
             future, known, ahead: as `actions_for`. actions: [*b n a] until the last step, where they are known.
         """
         flat, seeds, lead = flat_state(state, seeds)
-        given, steps = self._given(flat, future, known, lead=lead, ahead=ahead)
+        given, steps = self._given(flat, future, known=known, lead=lead, ahead=ahead)
         if actions is None:
             absent = torch.ones(len(seeds), dtype=torch.bool, device=flat.anchors.device)
             actions = flat.anchors.new_zeros(len(seeds), steps.num_frames, flat.past_actions.shape[-1])
@@ -218,7 +218,7 @@ class GaussianWorldModel(Sampler, AnchorModel):
     def propose(self, state: GaussianState, *, seeds: Sequence[int] = (0,)) -> AnchorPrediction:
         """Actions that the demonstrations' robot would take, and what they do; implements `Proposes`."""
         flat, seeds, lead = flat_state(state, seeds)
-        num_steps = min(self.spec.horizon, self.config.intent.num_actions)
+        num_steps = min(self.spec.horizon, self.config.num_actions)
         actions = self._own_actions(flat, num_steps=num_steps, seeds=seeds)
         return unflat(self._predicted(flat, actions, seeds=seeds), lead)
 
@@ -243,7 +243,7 @@ class GaussianWorldModel(Sampler, AnchorModel):
         estimates: list[MotionEstimate] = []
         scale = self.scale.at(steps)
 
-        def estimated(x: Tensor, levels: Tensor, part: slice) -> MotionEstimate:
+        def estimated(x: Tensor, levels: Tensor, *, part: slice) -> MotionEstimate:
             shown = None if known is None else known[part]
             return self.denoiser(
                 x[part], levels[part], scene=scene[part], given=given[part], scale=scale, steps=steps, known=shown
@@ -251,7 +251,7 @@ class GaussianWorldModel(Sampler, AnchorModel):
 
         def clean(x: Tensor, levels: Tensor) -> Tensor:
             num = PART if x.device.type == "cpu" else len(x)
-            each = [estimated(x, levels, slice(i, i + num)) for i in range(0, len(x), num)]
+            each = [estimated(x, levels, part=slice(i, i + num)) for i in range(0, len(x), num)]
             estimates.append(each[0] if len(each) == 1 else MotionEstimate.cat(each))
             return estimates[-1].motion if known is None else known.put_into(estimates[-1].motion)
 
@@ -268,8 +268,8 @@ class GaussianWorldModel(Sampler, AnchorModel):
         self,
         state: GaussianState,
         future: Tensor,
-        known: Tensor | None,
         *,
+        known: Tensor | None,
         lead: tuple[int, ...],
         ahead: Sequence[int] | None,
     ) -> tuple[KnownMotion, Steps]:

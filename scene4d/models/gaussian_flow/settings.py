@@ -57,6 +57,11 @@ class DynamicsConfig:
         return self.horizon * max(self.strides)
 
     @property
+    def num_actions(self) -> int:
+        """Actions, one a frame, that the denoiser of actions draws at most."""
+        return self.intent.num_actions or self.horizon * min(self.strides)
+
+    @property
     def instants(self) -> tuple[int, ...]:
         """Frames ahead at which the truth is learned from."""
         return prepared_instants(self.horizon, strides=self.strides)
@@ -67,8 +72,9 @@ class DynamicsConfig:
             raise ConfigError("are no strides", field="strides", found=list(self.strides), expected=expected)
         if len(self.strides) > 1 and not self.dit.timed:
             raise ConfigError("need dit.timed = true", field="strides", found=list(self.strides), fix="set dit.timed")
-        if not self.horizon * min(self.strides) <= self.intent.num_actions <= self.num_frames:
-            found, expected = self.intent.num_actions, f"{self.horizon * min(self.strides)}..{self.num_frames}"
+        least = self.horizon * min(self.strides)
+        if not least <= self.num_actions <= self.num_frames:
+            found, expected = self.num_actions, f"0, or {least}..{self.num_frames}"
             raise ConfigError("is not within the chunks", field="intent.num_actions", found=found, expected=expected)
         if self.proprio.num_past < RECENT:
             found = self.proprio.num_past

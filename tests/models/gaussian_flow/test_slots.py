@@ -31,7 +31,7 @@ def body_model(small, *, slots: Slots = MANY, robot: RobotSpec = BODY) -> Gaussi
 
 def body_window(small, *, push: float):
     """The block window with the numbers of 25 joints; the first one turns as the hand goes."""
-    window = block_window(small, push=push)
+    window = block_window(small, push=push, instants=instants)
     wide = lambda x: torch.cat([x[..., :1], 0.1 * torch.ones(*x.shape[:-1], NUM_JOINTS - 1)], -1)
     fields = ("actions", "past_actions", "proprio", "past_proprio")
     return window.replace(**{name: wide(getattr(window, name)) for name in fields})

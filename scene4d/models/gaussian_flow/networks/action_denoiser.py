@@ -37,8 +37,8 @@ class ActionDenoiserConfig:
     """Blocks."""
     num_heads: int = 4
     """Attention heads."""
-    num_actions: int = 8
-    """Actions of a chunk, one a frame."""
+    num_actions: int = 0
+    """Actions of a chunk, one a frame; 0: as many as the shortest chunk of motion has frames."""
     timed: bool = False
     """Be given how long the steps of a known motion are, to take steps of several lengths."""
 

@@ -28,7 +28,7 @@ def fit_action_denoiser(
 ) -> float:
     """Train the denoiser of actions on the windows `trained`; result: the temperature that `held` ones ask for."""
     stage, denoiser = run.settings.dynamics, model.intent.requires_grad_(True)
-    num_actions = stage.model.intent.num_actions
+    num_actions = stage.model.num_actions
     denoiser.set_statistics(trained.actions[:, :num_actions])
 
     def loss(batch: TokenWindows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -45,7 +45,7 @@ def fit_action_denoiser(
     return calibrate_actions(model, held)
 
 
-def _future(model: GaussianWorldModel, batch: TokenWindows, steps: Steps) -> KnownMotion:
+def _future(model: GaussianWorldModel, batch: TokenWindows, *, steps: Steps) -> KnownMotion:
     """What is known of the motion at the ends of steps in training: a part, where the model learns from parts."""
     batch = at_steps(batch, steps, instants=model.config.instants)
     future = KnownMotion.whole(model.scale.normalize(batch.motion, steps))
