@@ -29,7 +29,7 @@ def body_model(small, *, slots: Slots = MANY, robot: RobotSpec = BODY) -> Gaussi
     return GaussianWorldModel(small.PlainCodec(), config, channels=small.CHANNELS, robot=robot).eval()
 
 
-def body_window(small, *, push: float):
+def body_window(small, *, push: float, instants=range(1, 9)):
     """The block window with the numbers of 25 joints; the first one turns as the hand goes."""
     window = block_window(small, push=push, instants=instants)
     wide = lambda x: torch.cat([x[..., :1], 0.1 * torch.ones(*x.shape[:-1], NUM_JOINTS - 1)], -1)
