@@ -11,6 +11,7 @@ from test_dynamics_training import batch_of, block_window, learn
 from scene4d.errors import ConfigError
 from scene4d.models.gaussian_flow.loss import loss
 from scene4d.models.gaussian_flow.model import NO_ROBOT, GaussianWorldModel
+from scene4d.models.gaussian_flow.motion.known_future import KnownMotion
 from scene4d.models.gaussian_flow.networks.action_denoiser import ActionEvidence, action_loss
 from scene4d.models.proprio import ProprioFutures, proprio_loss
 from scene4d.robot.actions import action_slots, from_action_slots, hand_action_index, resting_action
@@ -46,7 +47,9 @@ def test_a_body_of_25_joints_is_learned_from_and_predicted(small):
     learn(model.proprio, lambda: proprio_loss(model.proprio, futures), steps=5)
     learn(model.denoiser, lambda: loss(model, batch), steps=5)
     model.intent.set_statistics(batch.actions)
-    given = ActionEvidence(model.window_tokens(batch), batch.track, batch.task, model.scale.normalize(batch.motion))
+    given = ActionEvidence(
+        model.window_tokens(batch), batch.track, batch.task, KnownMotion.whole(model.scale.normalize(batch.motion))
+    )
     learn(
         model.intent, lambda: action_loss(model.intent, batch.actions, given=given, config=model.config.flow), steps=5
     )
