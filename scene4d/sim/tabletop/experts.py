@@ -150,11 +150,11 @@ def _hook_yaw(hand: RobotHand) -> float:
 def _open(hand: RobotHand, state: TableState) -> np.ndarray:
     """Reach down behind the handle, and pull."""
     last, front = _hook_yaw(hand), state.places["drawer"]
-    hook = np.array([front[0], front[1] - HANDLE_M / 2, 0.045])
+    hook = np.array([front[0], front[1] - HANDLE_M / 2 + 0.003, 0.045])
     if state.drawer_m > 0.135:
         return _towards(hand, np.array([*state.hand[:2], state.hand[2]]), last=last)
-    aligned = abs(state.hand[0] - hook[0]) < 0.012 and abs(state.hand[1] - hook[1]) < 0.016
-    if aligned and state.hand[2] < 0.052:
+    behind = abs(state.hand[0] - hook[0]) < 0.012 and abs(state.hand[1] - hook[1]) < HANDLE_M / 2
+    if behind and state.hand[2] < 0.052:
         return _towards(hand, np.array([hook[0], state.hand[1] - 0.03, hook[2]]), last=last)
     return _over(hand, state, goal=hook, high=0.16, last=last)
 

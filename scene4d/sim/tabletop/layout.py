@@ -116,7 +116,7 @@ def _wanted(task: TableTask, random: np.random.Generator) -> tuple[list[str], li
         return [noun for noun in nouns if noun.endswith("block")], [noun for noun in nouns if noun.endswith("plate")]
     colors = sorted(set(named))
     order = [*colors, *random.permutation([color for color in COLORS if color not in colors]).tolist()]
-    plates = [*colors, *order[: len(colors) - 1 : -1]][: max(NUM_PLATES, len(colors))]
+    plates = [*colors, *reversed(order[len(colors) :])][: max(NUM_PLATES, len(colors))]
     blocks = order[: max(NUM_BLOCKS, len(colors))]
     return [f"{color} block" for color in blocks], [f"{color} plate" for color in plates]
 

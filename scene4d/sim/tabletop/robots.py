@@ -139,7 +139,9 @@ class RobotHand:
             for axis, row in (("x", "1 0 0"), ("y", "0 1 0"), ("z", "0 0 1"))
         )
         geoms = self.kind.geoms.replace("{p}", p)
-        camera = f'<camera name="{p}gripperPOV" pos="0 -0.09 0.1" xyaxes="1 0 0 0 0.8 0.6" fovy="70"/>'
+        camera = '<camera name="gripperPOV" pos="0 -0.09 0.1" xyaxes="1 0 0 0 0.8 0.6" fovy="70"/>'
+        if p == "right_":
+            camera = ""  # the rig has one camera on a hand: that of the left one
         arm = 'contype="0" conaffinity="0"'
         rod = f'<geom type="box" pos="0 {LINK_M / 2} 0" size="0.026 {LINK_M / 2} 0.02" rgba="{_BRIGHT}" {arm}/>'
         knob = f'<geom type="cylinder" size="0.042 0.03" rgba="0.3 0.32 0.36 1" {arm}/>'

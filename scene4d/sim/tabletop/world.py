@@ -19,7 +19,7 @@ from scene4d.sim.tabletop.layout import (
 from scene4d.sim.tabletop.robots import RobotHand
 
 TIMESTEP_S = 0.0025
-HANDLE_M = 0.045  # from the front of the drawer to its handle
+HANDLE_M = 0.055  # from the front of the drawer to its handle
 HANDLE_Z = 0.055
 RGB = {
     "red": (0.82, 0.11, 0.1),
