@@ -15,7 +15,7 @@ from scene4d.errors import ConfigError, EnvError
 from scene4d.sim import rig
 from scene4d.sim.drawing.simulator import Simulator
 
-FRAME_SKIP = 2
+FRAME_SKIP = 2  # simulator steps of 0.0125 s a frame
 ACTION_SPEC = (
     *({"name": name, "unit": "0.02 m", "frame": "world"} for name in ("dx", "dy", "dz")),
     {"name": "gripper", "unit": "effort, -1 opens, 1 closes", "frame": "gripper"},
@@ -45,7 +45,6 @@ class MetaWorldSim(Simulator):
     robot = "sawyer"
     action_spec = ACTION_SPEC
     proprio_spec = PROPRIO_SPEC
-    fps = 40.0  # two simulator steps of 0.0125 s a frame
 
     def __init__(
         self,

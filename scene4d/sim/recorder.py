@@ -1,4 +1,4 @@
-"""Episodes of scripted experts, as any simulator makes them."""
+"""Simulators by the names of their tasks, and the episodes of scripted experts in them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,42 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from scene4d.errors import ConfigError
+from scene4d.disk_errors import refuse_shortage
+from scene4d.errors import ConfigError, EnvError
 from scene4d.sim.drawing.simulator import Simulator
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.sim.rig import RigCamera
+from scene4d.sim.tabletop.captions import PREFIX, read_task
 from scene4d.types import Episode, Frames
+
+
+def open_sim(
+    task: str,
+    *,
+    seed: int = 0,
+    size: tuple[int, int] = (64, 64),
+    cameras: Sequence[str] | Mapping[str, RigCamera] = ("left", "right", "front", "top"),
+    segments: bool | Sequence[str] = True,
+    turned_deg: float = 0.0,
+) -> Simulator:
+    """The simulator of a task: our own table where its name begins with "tabletop/", else Meta-World.
+
+    Args: as `Simulator`.
+    Raises:
+        ConfigError: no such task or camera.
+        EnvError: the simulator is not installed.
+    """
+    kind = _table_class() if task.startswith(PREFIX) else MetaWorldSim
+    return kind(task, seed=seed, size=size, cameras=cameras, segments=segments, turned_deg=turned_deg)
+
+
+def robot_of(task: str) -> str:
+    """What `Simulator.robot` of a task is.
+
+    Raises:
+        ConfigError: it is no task of the table, though its name begins like one.
+    """
+    return read_task(task).robot if task.startswith(PREFIX) else MetaWorldSim.robot
 
 
 def record_episode(
@@ -25,7 +56,7 @@ def record_episode(
     cameras: Sequence[str] | Mapping[str, RigCamera] = ("left", "right", "front", "top"),
     sim: Simulator | None = None,
 ) -> Episode:
-    """The scripted expert with Gaussian noise of standard deviation `noise` on its actions, in Meta-World.
+    """The scripted expert with Gaussian noise of standard deviation `noise` on its actions.
 
     `sim` of the same task, when given, is reset and used instead of a new one (its size and cameras then hold).
 
@@ -36,7 +67,7 @@ def record_episode(
         if sim.task != task:
             raise ConfigError("the simulator runs another task", field="sim", found=sim.task, expected=task)
         return record_with(sim, seed=seed, noise=noise, num_frames=num_frames)
-    with MetaWorldSim(task, seed=seed, size=size, cameras=cameras) as own:
+    with open_sim(task, seed=seed, size=size, cameras=cameras) as own:
         return record_with(own, seed=seed, noise=noise, num_frames=num_frames)
 
 
@@ -92,3 +123,12 @@ def record_with(
             **sim.notes(),
         },
     )
+
+
+def _table_class() -> type[Simulator]:
+    try:
+        from scene4d.sim.tabletop.tabletop import TabletopSim
+    except ImportError as error:
+        refuse_shortage(error, file=None)
+        raise EnvError("mujoco is not installed", field="mujoco", fix='pip install "scene4d[sim]"') from error
+    return TabletopSim

@@ -73,6 +73,33 @@ def test_drawn_cameras_are_stored_with_each_episode_and_survive_conversion(tmp_p
         assert not torch.equal(first.Ks, second.Ks) and not torch.equal(first.viewmats, second.viewmats)
 
 
+def test_the_table_is_recorded_with_its_caption_and_its_truth(tmp_path):
+    task, cameras = "tabletop/pusher/push-red-block-onto-blue-plate", ("front",)
+    options = RecordOptions(
+        output=tmp_path / "set", tasks=(task,), episodes=1, frames=44, noise=(0.1,), size=32, cameras=cameras
+    )
+    assert run_record(options)["success"] == {task: 1.0}
+    back = open_lerobot(options.output)[0].read()
+    assert back.info["task"] == "push the red block onto the blue plate" and back.info["task_name"] == task
+    assert back.info["phrases"][0] == {"verb": "push", "object": "red block", "relation": "onto", "place": "blue plate"}
+    assert set(back.info["mass_kg"]) >= {"red block", "drawer"} and back.info["robot"] == "pusher"
+    truth = record_episode(task, seed=0, noise=0.1, num_frames=44, size=(32, 32), cameras=cameras)
+    for name in ("actions", "proprio", "rewards", "success", "segment_poses"):
+        assert torch.equal(getattr(back, name), getattr(truth, name)), name
+    red = back.info["segments"].index("red block")
+    assert (back.segment_poses[-1, red] - back.segment_poses[0, red]).norm() > 0.1
+    assert (back.views["front"].extras["segments"] == red).any()
+
+
+def test_robots_are_not_mixed_in_one_data_set(tmp_path):
+    tasks = ("tabletop/suction/open-drawer", "tabletop/pusher/open-drawer")
+    with pytest.raises(ConfigError, match="pusher, suction"):
+        run_record(RecordOptions(output=tmp_path / "set", tasks=tasks))
+    with pytest.raises(ConfigError, match="pink"):
+        run_record(RecordOptions(output=tmp_path / "set", tasks=("tabletop/put-pink-block-on-blue-plate",)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_verb_ends_with_one_json_line(tmp_path, capsys):
     task = ["--tasks", "reach-v3", "--episodes", "1", "--noise", "0.1"]
     arguments = [*task, "--frames", "2", "--size", "16", "--cameras", "top"]

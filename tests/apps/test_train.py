@@ -238,6 +238,21 @@ def test_episodes_with_cameras_of_their_own_are_cached(tmp_path):
     assert [name for name, view in episode.views.items() if view.extras] == ["input_0", "input_1"]
 
 
+def test_tasks_of_the_table_are_recorded_and_cached(tmp_path):
+    """Beside those of Meta-World, whose robot has the same numbers; the windows know them by their captions."""
+    pytest.importorskip("metaworld", reason="the simulator is not installed")
+    tasks = ("tabletop/put-red-block-on-blue-plate", "tabletop/put-blue-block-on-red-plate", "reach-v3")
+    record = RecordConfig(tasks=tasks, episodes=1, num_frames=13, size=32, cameras=("left", "right", "front"))
+    cache, folder = CacheConfig(), tmp_path / "record"
+    assert record_stage(folder, record, processes=1)["episodes"] == 3
+    assert cache_stage(tmp_path / "cache", cache, record=record, episodes=folder, processes=1)["windows"] == 3
+    windows = WindowCache(tmp_path / "cache", cache, record=record, episodes=folder)
+    assert windows.tasks == ["put the red block on the blue plate", "put the blue block on the red plate", "reach-v3"]
+    window = windows.window(0)
+    moved = window.displacement[-1].norm(dim=-1)
+    assert moved.max() > 0.03 and moved.median() < 1e-3  # the hand moves, the table does not
+
+
 def test_a_head_alone_is_trained_on_a_given_world_model(tmp_path):
     """The world model stays as it was, bit for bit, and the weights say where it is from and what the head saw."""
     pytest.importorskip("metaworld", reason="the simulator is not installed")

@@ -4,6 +4,7 @@ import pytest
 
 from scene4d.errors import ConfigError
 from scene4d.sim.tabletop.captions import Instruction, TableTask, all_instructions, read_instruction, read_task, swapped
+from scene4d.text.phrases import phrases_of
 
 
 def test_sentences_and_names_are_read_back():
@@ -68,3 +69,8 @@ def test_the_robot_may_be_left_out():
 def test_what_cannot_be_done_is_refused_with_its_words(name, word):
     with pytest.raises(ConfigError, match=word):
         read_task(name)
+
+
+def test_the_reader_of_any_text_finds_the_same_phrases():
+    for one in all_instructions():
+        assert phrases_of(one.text)._asdict() == phrases_of(one.name)._asdict() == one.phrases

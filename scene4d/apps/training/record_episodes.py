@@ -8,8 +8,7 @@ from typing import Any
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RecordConfig
 from scene4d.data.load.stored_episode import save_episode
-from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.sim.recorder import record_with
+from scene4d.sim.recorder import open_sim, record_with
 from scene4d.sim.viewpoints import Viewpoints, drawn_names
 from scene4d.train.checkpoint import load_tensors
 from scene4d.train.log import line_progress
@@ -27,7 +26,7 @@ def record_stage(folder: Path, config: RecordConfig, *, processes: int) -> dict[
 
 def episode_path(folder: Path, *, task: str, seed: int) -> Path:
     """File of one episode."""
-    return folder / f"{task}_{seed:04d}.safetensors"
+    return folder / f"{task.replace('/', '.')}_{seed:04d}.safetensors"
 
 
 def record_one(task: str, seed: int, *, noise: float, folder: Path, config: RecordConfig) -> bool:
@@ -40,7 +39,7 @@ def record_one(task: str, seed: int, *, noise: float, folder: Path, config: Reco
         cameras = Viewpoints().episode(task, seed=seed, num_inputs=num_inputs, num_targets=num_targets)
         segments = drawn_names(num_inputs, 0)  # those of the others would cost a third of the time, for nothing
     size = (config.size, config.size)
-    with MetaWorldSim(task, seed=seed, size=size, cameras=cameras, segments=segments) as sim:
+    with open_sim(task, seed=seed, size=size, cameras=cameras, segments=segments) as sim:
         episode = record_with(sim, seed=seed, noise=noise, num_frames=config.num_frames)
     save_episode(path, episode)
     return episode.success is not None and bool(episode.success.any())

@@ -35,7 +35,8 @@ class RecordConfig:
     """Recordings to learn from, as `scene4d check` reads them, instead of episodes recorded in simulation; of the
     settings below only size and cameras count then. Depth beyond 6.5 m counts as not measured."""
     tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
-    """Meta-World tasks."""
+    """Tasks: names of Meta-World, or "tabletop/" and what is to be done, such as
+    "tabletop/suction/put-red-block-on-blue-plate"."""
     fine_tune: bool = False
     """Record tasks that are held out too. The weights are then no longer ones that never saw them."""
     episodes: int = 40

@@ -1,4 +1,4 @@
-"""`scene4d record`: Meta-World episodes seen by the RGB-D rig or by drawn cameras, as a LeRobot data set."""
+"""`scene4d record`: simulated episodes seen by the RGB-D rig or by drawn cameras, as a LeRobot data set."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from scene4d.apps.verbs.options.recordings import RecordOptions
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
 from scene4d.data.video.depth_codec import DEPTH_UNIT
-from scene4d.errors import ResourceError
+from scene4d.errors import ConfigError, ResourceError
 from scene4d.files import sole_writer
-from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.sim.recorder import record_with
+from scene4d.sim.drawing.simulator import Simulator
+from scene4d.sim.recorder import open_sim, record_with, robot_of
 from scene4d.sim.viewpoints import Viewpoints
 from scene4d.types import Episode
 
@@ -30,6 +30,9 @@ def run_record(options: RecordOptions) -> dict[str, Any]:
     """
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise ResourceError("exists already", file=options.output, fix="name a new folder with -o")
+    if len(robots := {robot_of(task) for task in options.tasks}) > 1:
+        fix = "record each robot to a data set of its own"
+        raise ConfigError("have different robots", field="tasks", found=", ".join(sorted(robots)), fix=fix)
     wins: dict[str, list[bool]] = {task: [] for task in options.tasks}
     start = time.perf_counter()
     console = Console(stderr=True)
@@ -39,7 +42,7 @@ def run_record(options: RecordOptions) -> dict[str, Any]:
         advance = lambda task, seed: bars.update(bar, advance=1, description=f"{task} seed {seed}")
         episodes = _episodes(options, wins=wins, advance=advance)
         announced, unit = _announced(episodes, console=console), FAR_UNIT if any(options.viewpoints) else DEPTH_UNIT
-        written = write_lerobot(options.output, announced, fps=MetaWorldSim.fps, depth_unit=unit)
+        written = write_lerobot(options.output, announced, fps=Simulator.fps, depth_unit=unit)
     seconds = time.perf_counter() - start
     outcomes = [win for task_wins in wins.values() for win in task_wins]
     return {
@@ -58,7 +61,7 @@ def _episodes(
     """One episode at a time; the simulator of a task is kept, since its OpenGL context takes long to make."""
     size = (options.size, options.size)
     for task in wins:
-        with MetaWorldSim(task, seed=options.first_seed, size=size, cameras=options.cameras) as sim:
+        with open_sim(task, seed=options.first_seed, size=size, cameras=options.cameras) as sim:
             for index in range(options.episodes):
                 seed, noise = options.first_seed + index, options.noise[index % len(options.noise)]
                 count = lambda _, task=task, seed=seed: advance(task, seed)

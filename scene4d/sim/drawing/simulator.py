@@ -44,7 +44,8 @@ class Simulator(ABC):
     robot: str
     action_spec: tuple[Mapping[str, str], ...]
     proprio_spec: tuple[Mapping[str, str], ...]
-    fps: float
+    fps: ClassVar[float] = 40.0
+    """Frames a second, the same in all of them, so that their episodes fit together."""
     seed: int
     num_frames: int
     """Since the reset."""

@@ -141,6 +141,11 @@ class TableTask:
         return f"{PREFIX}{present}/" + "-and-".join(one.name for one in self.instructions)
 
     @property
+    def robot(self) -> str:
+        """Kinds of its robots in one word, such as "gripper" or "pusher+pusher"."""
+        return "+".join(self.robots)
+
+    @property
     def text(self) -> str:
         """The instructions in words, joined by "and"."""
         return " and ".join(one.text for one in self.instructions)

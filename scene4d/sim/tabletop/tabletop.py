@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mujoco
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scene4d.errors import EnvError
 from scene4d.sim.drawing.simulator import Simulator
+from scene4d.sim.rig import RigCamera
 from scene4d.sim.tabletop.captions import Instruction, TableTask, read_task
 from scene4d.sim.tabletop.experts import TableState, expert_move
 from scene4d.sim.tabletop.layout import (
@@ -28,7 +29,7 @@ from scene4d.sim.tabletop.layout import (
 from scene4d.sim.tabletop.robots import ROBOTS, RobotHand
 from scene4d.sim.tabletop.world import LAMP_PIVOT, TIMESTEP_S, lamp_turn, table_model
 
-NUM_SUBSTEPS = 10
+NUM_SUBSTEPS = round(1 / (Simulator.fps * TIMESTEP_S))
 MAX_FRAMES = 250
 REACH_M = 0.008  # how near the cup must be to the top of a block
 
@@ -49,7 +50,6 @@ class TabletopSim(Simulator):
     """
 
     source = "tabletop"
-    fps = 1 / (NUM_SUBSTEPS * TIMESTEP_S)
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class TabletopSim(Simulator):
         seed: int = 0,
         hidden_seed: int | None = None,
         size: tuple[int, int] = (64, 64),
-        cameras: Sequence[str] = ("left", "right", "front", "top"),
-        segments: bool = True,
+        cameras: Sequence[str] | Mapping[str, RigCamera] = ("left", "right", "front", "top"),
+        segments: bool | Sequence[str] = True,
         turned_deg: float = 0.0,
     ):
         self.table: TableTask = read_task(task)
@@ -71,7 +71,7 @@ class TabletopSim(Simulator):
             places = (("left_", -0.3, -1), ("right_", 0.3, 1))
             pairs = zip(kinds, places, strict=True)
             self.hands = [RobotHand(kind, prefix=p, base_x=x, side=side) for kind, (p, x, side) in pairs]
-        self.robot = "+".join(self.table.robots)
+        self.robot = self.table.robot
         self.action_spec = tuple(row for hand in self.hands for row in hand.action_spec())
         self.proprio_spec = tuple(row for hand in self.hands for row in hand.proprio_spec())
         super().__init__(task, seed=seed, size=size, cameras=cameras, segments=segments, turned_deg=turned_deg)

@@ -22,6 +22,7 @@ class RecordOptions:
         "scene4d record --tasks door-open-v3 --episodes 3 -o episodes",
         "scene4d record --tasks door-open-v3 drawer-open-v3 --frames 120 --size 128 --first-seed 100",
         "scene4d record --tasks door-open-v3 --viewpoints 2 2",
+        "scene4d record --tasks tabletop/suction/put-red-block-on-blue-plate --frames 80",
     )
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "what happens": (
@@ -42,7 +43,8 @@ class RecordOptions:
     output: Annotated[Path, OUTPUT] = Path("episodes")
     """Folder of the new data set; must not exist or be empty."""
     tasks: tuple[str, ...] = ("door-open-v3",)
-    """Meta-World tasks."""
+    """Tasks of Meta-World, or of the table: "tabletop/", which robots ("gripper", "suction", "pusher", or two of them
+    joined by +, and "+lamp" for one that swings by itself), and what is to be done. Recordings have it in words."""
     episodes: int = 3
     """Episodes of each task."""
     first_seed: int = 0
