@@ -22,6 +22,7 @@ from scene4d.eval.forecast.forecasters.baselines import CopyLast
 from scene4d.eval.forecast.forecasters.model_forecaster import ModelForecaster
 from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import evaluate_forecast
+from scene4d.sim.metaworld import MetaWorldSim
 
 PRINTED = (
     ("psnr", "psnr_moving", "flow_epe_moving", "flow_epe_static", "psnr_novel", "psnr_unseen"),
@@ -46,7 +47,8 @@ def main() -> None:
             seeds=tuple(given.seeds),
             windows=given.windows,
             horizons=tuple(given.horizons),
-        )
+        ),
+        fps=MetaWorldSim.fps,
     )
     stream, model = PastStream(config.inputs), load_models(given.weights).world
     forecasters = [ModelForecaster(model, stream), CopyLast(stream), *(make(model, stream) for make in ABLATIONS)]

@@ -117,6 +117,20 @@ class Samples(WorldModel, Protocol):
         ...
 
 
+@runtime_checkable
+class TakesLongSteps(WorldModel, Protocol):
+    """Can take steps of several frames, so that a chunk reaches farther."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Frames that a step may be."""
+        ...
+
+    def with_stride(self, stride: int) -> Self:
+        """The same model, its weights shared, with steps of so many frames."""
+        ...
+
+
 Power = TypeVar("Power")
 
 
@@ -134,6 +148,14 @@ def require(model: Any, power: type[Power], *, what: str) -> Power:
         f"cannot be used for {what}", field="world model", found=type(model).__name__,
         expected=f"a family that has the power {power.__name__}",
     )  # fmt: skip
+
+
+def reaching(model: Any, num_frames: int) -> Any:
+    """The model with the shortest steps of which one chunk reaches so many frames ahead, or with its longest."""
+    if not isinstance(model, TakesLongSteps):
+        return model
+    made = [model.with_stride(stride) for stride in sorted(model.strides)]
+    return next((each for each in made if each.spec.horizon >= num_frames), made[-1])
 
 
 def sampled(model: Any, num_steps: int) -> Any:

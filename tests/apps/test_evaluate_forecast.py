@@ -16,10 +16,16 @@ from scene4d.models.pixel_transformer.network import PixelsConfig
 
 
 def test_windows_spread_over_the_episode():
-    starts = lambda num: forecast_config(EvalForecastOptions(windows=num)).starts
+    starts = lambda num: forecast_config(EvalForecastOptions(windows=num), fps=40.0).starts
     assert starts(4) == (8, 16, 24, 32) and starts(1) == (8,) and starts(2) == (8, 32) and len(starts(3)) == 3
-    config = forecast_config(EvalForecastOptions(horizons=(8, 1, 8), seeds=(2000, 2002), size=128))
+    config = forecast_config(EvalForecastOptions(horizons=(8, 1, 8), seeds=(2000, 2002), size=128), fps=40.0)
     assert config.horizons == (1, 8) and config.seeds == (2000, 2001, 2002) and config.size == 128
+
+
+def test_seconds_become_frames_of_the_recording():
+    options = EvalForecastOptions(seconds=(3.0, 0.1, 0.25))
+    assert forecast_config(options, fps=40.0).horizons == (4, 10, 120)
+    assert forecast_config(options, fps=5.0).horizons == (1, 15)  # 0.1 s is half a frame: the first one is asked for
 
 
 @pytest.mark.parametrize(
@@ -29,13 +35,14 @@ def test_windows_spread_over_the_episode():
         ({"windows": 0}, "at least 1"),
         ({"horizons": ()}, "at least 1"),
         ({"horizons": (0, 4)}, "at least 1"),
+        ({"seconds": (0.0, 1.0)}, "ahead"),
         ({"seeds": (2001, 2000)}, "empty range"),
         ({"deep": True, "episodes": ("x",)}, "--episodes"),
     ],
 )
 def test_slips_are_named(change, words):
     with pytest.raises(ConfigError) as error:
-        forecast_config(EvalForecastOptions(**change))
+        forecast_config(EvalForecastOptions(**change), fps=40.0)
     assert words in error.value.line()
 
 
@@ -49,10 +56,11 @@ def test_recordings_are_named_and_get_no_seeds(monkeypatch, tmp_path):
     """The JSON says what was forecast: seeds of episodes that were simulated, paths of those that were read."""
     monkeypatch.setattr(evaluate_forecast, "load_models", lambda path: make_models({}))
     monkeypatch.setattr(evaluate_forecast, "evaluate_forecast", lambda *_, **options: {"horizon": {}, "windows": 1})
-    monkeypatch.setattr(evaluate_forecast, "open_recordings", lambda path: [path])
+    monkeypatch.setattr(evaluate_forecast, "open_recordings", lambda path: [SimpleNamespace(path=path, fps=5.0)])
     monkeypatch.setattr(evaluate_forecast, "printed_table", lambda *_, **options: "")
     read = evaluate_forecast.run_eval_forecast(EvalForecastOptions(episodes=(tmp_path / "a", tmp_path / "b")))
     assert "seeds" not in read and read["episodes"] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert read["seconds"] == {"1": 0.2, "4": 0.8, "8": 1.6, "12": 2.4}
     simulated = evaluate_forecast.run_eval_forecast(EvalForecastOptions(seeds=(2000, 2001)))
     assert simulated["seeds"] == [2000, 2001] and "episodes" not in simulated
 

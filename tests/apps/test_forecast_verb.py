@@ -9,6 +9,7 @@ from scene4d.apps.compose.recorded_actions import observation_and_actions
 from scene4d.apps.verbs.run_act import ActOptions, run_act
 from scene4d.apps.verbs.run_forecast import ForecastOptions, run_forecast
 from scene4d.apps.verbs.run_view import ViewOptions, _rollout
+from scene4d.errors import ConfigError
 from scene4d.gaussians.s4d.s4d import open_s4d, write_s4d
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.types import Cameras, Frames
@@ -59,6 +60,14 @@ def future(models, tmp_path_factory):
     )
     assert run_forecast(options)["num_steps"] == 4
     return folder / "future.s4d"
+
+
+def test_how_far_may_be_said_in_seconds(future, models):
+    weights, folder = future.with_name("weights.safetensors"), future.parent
+    options = ForecastOptions(folder / "scene.s4d", start=2, seconds=0.05, output=folder / "two.s4d", weights=weights)
+    assert run_forecast(options)["num_steps"] == 2
+    with pytest.raises(ConfigError, match="seconds"):
+        ForecastOptions(folder / "scene.s4d", seconds=0.0)
 
 
 def test_the_file_tells_of_its_own_instants(future):

@@ -22,6 +22,7 @@ from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.forecast.window_scores import ForecastEvalConfig, evaluate_forecast
 from scene4d.eval.metrics.seeds import seed_range
 from scene4d.models.gaussian_flow.model import GaussianWorldModel
+from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Episode, Recording
 from scene4d.world.capabilities import Decodes, Renders, require
 from scene4d.world.evaluated import Forecaster
@@ -31,18 +32,22 @@ PRINTED = (KEYS[:6], KEYS[6:11], KEYS[11:])
 
 
 def run_eval_forecast(options: EvalForecastOptions) -> dict:
-    """Returns {horizon: {"1": {psnr, ..., copy_last: {...}, ...}, ...}, tasks, windows, seeds, size, inputs, deep}.
+    """Returns {horizon: {"1": {psnr, ..., copy_last: {...}, ...}, ...}, tasks, windows, seeds, seconds, size, inputs,
+    deep}.
+
+    horizon: by frames ahead; seconds: {frames ahead: seconds}.
 
     With recordings, `episodes` (their paths) stand in place of seeds.
     """
     models = load_models(options.weights)
-    config = forecast_config(options)
+    recordings = [r for path in options.episodes for r in open_recordings(path)]
+    fps = recordings[0].fps if recordings else MetaWorldSim.fps
+    config = forecast_config(options, fps=fps)
     stream = PastStream(options.inputs)
     world = require(models.world, RobotWorldModel, what="forecasts of scenes")
     forecasters = forecasters_of(world, stream, options=options)
     record = None
     if options.episodes:
-        recordings = [r for path in options.episodes for r in open_recordings(path)]
         config = dataclasses.replace(config, tasks=("recorded",), seeds=tuple(range(len(recordings))))
         record = functools.partial(read_recorded, recordings)
     oracles = [functools.partial(exact_flow, stream, memory=memory) for memory in (False, True)]
@@ -54,7 +59,8 @@ def run_eval_forecast(options: EvalForecastOptions) -> dict:
         result["deep"] = deep_checks(models.world, config, steps=options.sampler_steps)
     # Recordings have no seeds, and the tasks of the options are not theirs.
     asked = {"episodes": [str(p) for p in options.episodes]} if options.episodes else {"seeds": list(options.seeds)}
-    return {**result, **asked, "size": options.size, "inputs": list(options.inputs)}
+    seconds = {str(horizon): round(horizon / fps, 4) for horizon in config.horizons}
+    return {**result, **asked, "seconds": seconds, "size": options.size, "inputs": list(options.inputs)}
 
 
 def forecasters_of(model: RobotWorldModel, stream: PastStream, *, options: EvalForecastOptions) -> list[Forecaster]:
@@ -108,11 +114,12 @@ def deep_checks(model: GaussianWorldModel, config: ForecastEvalConfig, *, steps:
     }
 
 
-def forecast_config(options: EvalForecastOptions) -> ForecastEvalConfig:
-    """What the options ask to be forecast and scored."""
+def forecast_config(options: EvalForecastOptions, *, fps: float) -> ForecastEvalConfig:
+    """What the options ask to be forecast and scored, of recordings of so many frames a second."""
     gap = (LAST_START - FIRST_START) / max(1, options.windows - 1)
     starts = tuple(sorted({FIRST_START + round(i * gap) for i in range(options.windows)}))
-    seeds, horizons = tuple(seed_range(options.seeds)), tuple(sorted(set(options.horizons)))
+    frames = [max(1, round(second * fps)) for second in options.seconds] or options.horizons
+    seeds, horizons = tuple(seed_range(options.seeds)), tuple(sorted(set(frames)))
     size, inputs, novel = options.size, options.inputs, options.novel
     return ForecastEvalConfig(
         tasks=options.tasks, seeds=seeds, starts=starts, horizons=horizons, size=size, inputs=inputs, novel=novel

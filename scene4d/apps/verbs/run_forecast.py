@@ -19,7 +19,7 @@ from scene4d.files import placed_together, sole_writer
 from scene4d.gaussians.formats.points import write_flow_npz, write_gaussian_points
 from scene4d.gaussians.s4d.s4d import S4DFile, open_s4d, write_s4d
 from scene4d.scene import Scene4D
-from scene4d.world.capabilities import Decodes, require, sampled
+from scene4d.world.capabilities import Decodes, reaching, require, sampled
 from scene4d.world.contract import Prediction
 from scene4d.world.observation import Observation
 from scene4d.world.rollout import predict_long
@@ -74,8 +74,12 @@ def _start(options: ForecastOptions) -> tuple[Decodes, S4DFile, Observation, Ten
     models = load_models(options.weights)
     model = sampled(require(models.world, Decodes, what="a forecast of scenes"), options.sampler_steps)
     file = open_s4d(options.scene)
-    asked, num_steps = options.actions, options.steps
-    known, actions = observation_and_actions(file, actions=asked, start=options.start, num_steps=num_steps)
+    asked, scene, num_steps = options.actions, file.scene(), options.steps
+    if options.seconds is not None:
+        instants = len(scene.times) > 1
+        frame_seconds = float(scene.times.diff().median()) if instants else model.spec.step_seconds
+        num_steps = max(1, round(options.seconds / frame_seconds))
+    known, actions = observation_and_actions(file, actions=asked, start=options.start, num_steps=num_steps, scene=scene)
     models.robot.check_same(known.robot, file=options.scene)
     return model, file, known, actions
 
@@ -108,8 +112,8 @@ def _numbered(path: Path, number: int) -> Path:
 
 @torch.no_grad()
 def predicted_scene(model: Decodes, known: Observation, *, actions: Tensor, seed: int) -> tuple[Scene4D, Prediction]:
-    """One future under actions [h a]: now and h steps, in chunks where h is beyond the model's horizon."""
-    state = model.observe(known)
+    """One future under actions [h a]: now and h frames, in steps and chunks as long as these ask for."""
+    state, model = model.observe(known), reaching(model, len(actions))
     prediction = predict_long(model, state, actions=actions, seeds=(seed,))
     return model.scene(state, prediction), prediction
 

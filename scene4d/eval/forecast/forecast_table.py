@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from scene4d.eval.metrics.bootstrap import interval, resampled_means
+
 CONTROL = "controllability"
 MEASURED = (
     "psnr", "psnr_moving", "ssim", "flow_epe_moving", "flow_epe_static", "depth_absrel", "chamfer", "chamfer_moving",
@@ -26,23 +30,33 @@ MIN_GAP_DB = 0.1
 """A gap smaller than this is not shared out."""
 
 
+Scores = Mapping[tuple[str, int], Mapping[str, float]]
+"""{(name, horizon): {metric: value, NaN where there was nothing to measure}} of a window."""
+INTERVAL = "interval"
+
+
 def forecast_table(
-    scores: Sequence[Mapping[tuple[str, int], Mapping[str, float]]], names: Sequence[str], *, horizons: Sequence[int]
+    episodes: Sequence[Sequence[Scores]], names: Sequence[str], *, horizons: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """{"1": {metric: of names[0], other name: {metric: value}, ..., median_fill: {psnr_unseen}}, ...} over windows.
 
     Args:
-        scores: for each window, {(name, horizon): {metric: value, NaN where there was nothing to measure}}.
+        episodes: of each the scores of its windows.
     Returns:
-        Every row has all of KEYS; None where nothing was measured.
+        Every row has all of KEYS; None where nothing was measured. Rows of several episodes have `interval`: {metric:
+        [low, high]}, which holds 95 % of what the figure comes out as for episodes drawn again from these.
     """
     table: dict[str, dict[str, Any]] = {}
+    scores = [score for windows in episodes for score in windows]
     for horizon in horizons:
+        drawn = _drawn_means(episodes, [*names, MEDIAN_FILL], horizon=horizon) if len(episodes) > 1 else {}
         means = {
             name: {k: mean_of_numbers([s[name, horizon].get(k, NAN) for s in scores]) for k in MEASURED}
             for name in (*names, MEDIAN_FILL)
         }
         rows = {name: _rounded({**means[name], **compared(means[name], means)}) for name in names}
+        for name in names if drawn else ():
+            rows[name][INTERVAL] = _intervals(name, drawn)
         first = names[0]
         table[str(horizon)] = {
             **rows[first],
@@ -50,6 +64,29 @@ def forecast_table(
             MEDIAN_FILL: {"psnr_unseen": _rounded(means[MEDIAN_FILL])["psnr_unseen"]},
         }
     return table
+
+
+def _drawn_means(
+    episodes: Sequence[Sequence[Scores]], names: Sequence[str], *, horizon: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """{name: {metric: means [draws]}} over the windows of episodes that are drawn again, the same for all of them."""
+    values = lambda name, key: [[s[name, horizon].get(key, NAN) for s in windows] for windows in episodes]
+    return {name: {key: resampled_means(values(name, key)) for key in MEASURED} for name in names}
+
+
+def _intervals(name: str, drawn: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """95 % intervals of a row's figures, of those that were measured."""
+    row, copy, oracle = drawn[name], drawn.get(COPY), drawn.get(ORACLE)
+    figures = {key: row[key] for key in MEASURED}
+    if copy is not None:
+        figures |= {key: row[metric] - copy[metric] for key, metric in GAIN_OF.items() if metric != "psnr_unseen"}
+    if copy is not None and oracle is not None:
+        for key, metric in SHARE_OF.items():
+            gap = oracle[metric] - copy[metric]
+            figures[key] = (row[metric] - copy[metric]) / np.where(gap > MIN_GAP_DB, gap, NAN)
+    found = {key: interval(draws) for key, draws in figures.items()}
+    digits = lambda key: 3 if key in IN_DB or key in DERIVED else 5
+    return {key: [round(x, digits(key)) for x in ends] for key, ends in found.items() if ends is not None}
 
 
 def compared(row: Mapping[str, float], means: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

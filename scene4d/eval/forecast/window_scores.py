@@ -91,7 +91,7 @@ def evaluate_forecast(
     """
     config = config or ForecastEvalConfig()
     past_stream = past_stream or PastStream(config.inputs)
-    scores: dict[str, list[Scores]] = {task: [] for task in config.tasks}
+    scores: dict[str, list[list[Scores]]] = {task: [] for task in config.tasks}
     total, done = len(config.tasks) * len(config.seeds) * len(config.starts), 0
     names = [f.name for f in forecasters]
     for task in config.tasks:
@@ -99,13 +99,14 @@ def evaluate_forecast(
             exact = episode.segment_poses is not None
             everyone = [*forecasters, *(make(episode) for make in oracles if exact)]
             names = [f.name for f in everyone]
+            scores[task].append([])
             for start in sorted(config.starts):
                 past = past_of(episode, start, inputs=config.inputs)
                 if oracles and exact:
                     past_stream.remember(past, labels=labels_of(episode, start, inputs=config.inputs))
                 score = score_window(everyone, episode, start=start, config=config, past_stream=past_stream)
                 add_controllability(score, everyone, episode=episode, other=other, start=start, config=config)
-                scores[task].append(score)
+                scores[task][-1].append(score)
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -114,7 +115,7 @@ def evaluate_forecast(
     return {
         "horizon": table(everything),
         "tasks": {task: table(group) for task, group in scores.items()},
-        "windows": len(everything),
+        "windows": sum(map(len, everything)),
     }
 
 

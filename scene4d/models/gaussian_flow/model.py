@@ -90,6 +90,11 @@ class GaussianWorldModel(Sampler, AnchorModel):
         """Horizon of a chunk at the present stride, in frames; their length; robot."""
         return replace(super().spec, horizon=self.config.horizon * self.stride)
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Frames that a step may be."""
+        return self.config.strides
+
     def with_stride(self, stride: int) -> Self:
         """The same model, its weights shared, whose denoiser takes steps of so many frames: a chunk reaches farther.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class ForecastOptions:
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "scene4d forecast out/demo/scene.s4d",
+        "scene4d forecast scene.s4d --seconds 1 -o future.s4d",
         "scene4d forecast out/demo/scene.s4d --actions plan.csv --steps 12 --samples 3 -o future.s4d",
     )
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -48,6 +50,7 @@ class ForecastOptions:
             "actions",
             "start",
             "steps",
+            "seconds",
         ),
         "how": (
             "weights",
@@ -67,7 +70,9 @@ class ForecastOptions:
     start: int | None = None
     """Frame that is "now"; by default the last one with enough recorded actions after it."""
     steps: int = 8
-    """Steps to predict; fewer if there are fewer actions."""
+    """Frames to predict; fewer if there are fewer actions."""
+    seconds: float | None = None
+    """How far to predict, instead of --steps."""
     samples: int = 1
     """Futures to draw; sample i goes to NAME.i.s4d beside the first."""
     seed: int = 0
@@ -79,6 +84,8 @@ class ForecastOptions:
 
     def __post_init__(self) -> None:
         check_at_least(1, samples=self.samples, steps=self.steps, sampler_steps=self.sampler_steps)
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ConfigError("is no time ahead", field="seconds", found=self.seconds, expected="> 0")
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class EvalForecastOptions:
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "scene4d eval forecast --seeds 2000 2001",
         "scene4d eval forecast --seeds 2000 2001 --also tiny rssm",
+        "scene4d eval forecast --seeds 2000 2011 --seconds 0.1 0.25 0.5 1 2 3",
         "scene4d eval forecast --episodes my_recordings --inputs left right --novel front",
     )
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -111,6 +112,7 @@ class EvalForecastOptions:
             "size",
             "windows",
             "horizons",
+            "seconds",
         ),
         "what is compared": (
             "weights",
@@ -136,7 +138,9 @@ class EvalForecastOptions:
     windows: int = 4
     """Moments of each episode that are forecast from, spread over its frames 8 to 32."""
     horizons: tuple[int, ...] = (1, 4, 8, 12)
-    """Steps ahead that are scored."""
+    """Frames ahead that are scored."""
+    seconds: tuple[float, ...] = ()
+    """Seconds ahead that are scored, such as 0.1 0.25 0.5 1 2 3, instead of --horizons."""
     size: int = 64
     """Width and height of the pictures in px; flow figures need 128."""
     inputs: tuple[str, ...] = ("left", "right")
@@ -161,6 +165,8 @@ class EvalForecastOptions:
             raise ConfigError("need the simulator", field="deep, robot", fix="leave --episodes out")
         check_at_least(1, windows=self.windows, sampler_steps=self.sampler_steps)
         check_at_least(1, horizons=min(self.horizons, default=0))
+        if self.seconds and min(self.seconds) <= 0:
+            raise ConfigError("are not ahead", field="seconds", found=list(self.seconds), expected="> 0")
         check_at_least(16, size=self.size)
         seed_range(self.seeds)
         if set(self.inputs) & set(self.novel):

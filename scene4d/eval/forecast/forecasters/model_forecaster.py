@@ -11,7 +11,7 @@ from scene4d.eval.forecast.forecasters.past_stream import PastStream
 from scene4d.eval.surface_render import render_instants
 from scene4d.scene import Scene4D
 from scene4d.types import Episode, Frames
-from scene4d.world.capabilities import Decodes, Renders, sampled
+from scene4d.world.capabilities import Decodes, Renders, reaching, sampled
 from scene4d.world.evaluated import ForecastQuestion
 from scene4d.world.observation import Observation
 from scene4d.world.rollout import predict_long
@@ -45,8 +45,8 @@ class ModelForecaster:
         return self.decoded(state, self.predicted(state, actions=actions, seed=seed))
 
     def predicted(self, state: Any, *, actions: Tensor, seed: int) -> Any:
-        """The prediction of all `actions` [h a], in as many chunks as it takes."""
-        return predict_long(self.model, state, actions=actions, seeds=(seed,))
+        """The prediction of all `actions` [h a], in steps and chunks as long as these ask for."""
+        return predict_long(reaching(self.model, len(actions)), state, actions=actions, seeds=(seed,))
 
     def decoded(self, state: Any, prediction: Any) -> Scene4D:
         """The scene of a prediction."""
