@@ -54,7 +54,9 @@ def forecast_table(
             name: {k: mean_of_numbers([s[name, horizon].get(k, NAN) for s in scores]) for k in MEASURED}
             for name in (*names, MEDIAN_FILL)
         }
-        rows = {name: _rounded({**means[name], **compared(means[name], means)}) for name in names}
+        rows: dict[str, dict[str, Any]] = {
+            name: _rounded({**means[name], **compared(means[name], means)}) for name in names
+        }
         for name in names if drawn else ():
             rows[name][INTERVAL] = _intervals(name, drawn)
         first = names[0]
@@ -114,7 +116,7 @@ def mean_of_numbers(values: Sequence[float]) -> float:
     return sum(numbers) / len(numbers) if numbers else NAN
 
 
-def _rounded(row: Mapping[str, float]) -> dict[str, float | None]:
+def _rounded(row: Mapping[str, float]) -> dict[str, Any]:
     digits = lambda key: 3 if key in IN_DB or key in DERIVED else 5
     return {key: round(value, digits(key)) if value == value else None for key, value in row.items()}
 
