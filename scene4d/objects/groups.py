@@ -152,6 +152,12 @@ class _Grouping:
     tolerance: float
 
 
+def with_object_numbers(scene: Scene4D, objects: Objects) -> Scene4D:
+    """The scene with the number of each row's object in base.extras["object"] [n 1]."""
+    number = objects.number.to(scene.base.means)[:, None]
+    return scene.replace(base=scene.base.replace(extras={**scene.base.extras, OBJECT: number}))
+
+
 def check_hands(hands: Tensor | None, count: int) -> None:
     """Refuse places of hands that are not [t h 3] for `count` instants."""
     if hands is not None and (hands.ndim != 3 or len(hands) != count or hands.shape[-1] != 3):

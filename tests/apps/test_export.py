@@ -12,6 +12,7 @@ from PIL import Image
 
 from scene4d.apps.verbs.run_export import ExportOptions, run_export
 from scene4d.errors import ConfigError, DataFormatError, ResourceError
+from scene4d.gaussians.edit import concatenate
 from scene4d.gaussians.formats.ply import read_ply, write_ply
 from scene4d.gaussians.formats.points import read_flow_npz, read_point_cloud
 from scene4d.gaussians.s4d.s4d import S4DFile, write_s4d
@@ -196,3 +197,89 @@ def test_samples_and_empty_scenes_are_named(tmp_path):
     write_s4d(tmp_path / "two.s4d", Scene4D.stack([ball_scene(20)] * 2))
     with pytest.raises(DataFormatError, match="no single scene"):
         export(tmp_path / "two.s4d", tmp_path / "a.ply")
+
+
+def two_balls() -> Scene4D:
+    """A red ball that moves STEP m an instant along x, and a blue one that stands."""
+    ball = ball_scene(800)
+    paint = lambda colour: sh_from_rgb(torch.tensor(colour).expand(800, 3))
+    red = ball.base.replace(sh=paint((0.8, 0.1, 0.1)), means=ball.base.means * 0.3)
+    blue = red.replace(sh=paint((0.1, 0.1, 0.9)), means=red.means + torch.tensor([0.0, 0.5, 0.0]))
+    base = concatenate([red, blue], renumber=True)
+    weights = torch.cat([torch.ones(800, 1), torch.zeros(800, 1)])
+    motion = ball.motion.replace(skin_index=torch.zeros(1600, 1, dtype=torch.int64), skin_weights=weights)
+    alive = torch.tensor([[0.0, 2.0]]).repeat(1600, 1)
+    return ball.replace(base=base, motion=motion, alive=alive)
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory):
+    path = tmp_path_factory.mktemp("balls") / "balls.s4d"
+    write_s4d(path, two_balls(), cameras=cameras())
+    return path
+
+
+def test_objects_are_a_folder_with_one_file_each_and_what_is_known_of_them(balls, tmp_path):
+    facts = export(balls, tmp_path / "o.ply", what="objects")
+    assert facts["output"] == str(tmp_path / "o") and facts["num_objects"] == 2 and facts["times"] == [2.0]
+    listed = json.loads((tmp_path / "o" / "objects.json").read_text())
+    assert facts["num_rows"] == 1600 and listed["time"] == 2.0 and listed["times"] == TIMES
+    by_moved = {one["moved"]: one for one in listed["objects"]}
+    assert set(by_moved) == {True, False} and not any(one["robot"] for one in listed["objects"])
+    for moved, centre, colour in ((True, [4 * STEP, 0, 0], [0.8, 0.1, 0.1]), (False, [0, 0.5, 0], [0.1, 0.1, 0.9])):
+        one = by_moved[moved]
+        assert one["centre_m"] == pytest.approx(centre, abs=0.01) and one["colour"] == pytest.approx(colour, abs=0.01)
+        assert one["extent_m"] == pytest.approx([0.6 * RADIUS] * 3, abs=0.02) and one["num_rows"] == 800
+        splats = read_ply(tmp_path / "o" / one["file"], strict=True)
+        torch.testing.assert_close(splats.means.mean(0), torch.tensor(centre).float(), atol=0.003, rtol=0)
+    went = np.array(by_moved[True]["motion"])[:, 4:]
+    np.testing.assert_allclose(went, [[STEP * t, 0, 0] for t in range(5)], atol=1e-4)
+    with pytest.raises(ResourceError, match="exists already"):
+        export(balls, tmp_path / "o.ply", what="objects")
+
+
+def test_objects_as_points_at_a_time_and_splats_by_place_and_colour(balls, tmp_path):
+    export(balls, tmp_path / "o.ply", what="objects", points=True, time=0.5)
+    listed = json.loads((tmp_path / "o" / "objects.json").read_text())
+    (moved,) = (one for one in listed["objects"] if one["moved"])
+    points, colors = read_point_cloud(tmp_path / "o" / moved["file"])
+    torch.testing.assert_close(points.mean(0), torch.tensor([STEP, 0, 0]), atol=0.003, rtol=0)
+    torch.testing.assert_close(colors.mean(0), torch.tensor([0.8, 0.1, 0.1]), atol=0.01, rtol=0)
+    write_ply(tmp_path / "in.ply", two_balls().base.replace(opacities=torch.full((1600,), 0.9)))
+    facts = export(tmp_path / "in.ply", tmp_path / "still.ply", what="objects")
+    assert facts["num_objects"] == 2 and facts["num_rows"] == 1600
+
+
+def test_a_film_in_the_colours_of_objects(balls, tmp_path):
+    av = pytest.importorskip("av")
+    export(balls, tmp_path / "film.mp4", camera="still", what="objects")
+    export(balls, tmp_path / "plain.mp4", camera="still")
+    last = {}
+    for name in ("film", "plain"):
+        with av.open(str(tmp_path / f"{name}.mp4")) as film:
+            last[name] = [f.to_ndarray(format="rgb24") for f in film.decode(video=0)][-1].astype(int)
+    bright = lambda picture: picture.max(-1) > 60
+    assert (bright(last["film"]) == bright(last["plain"])).mean() > 0.9
+    assert np.abs(last["film"] - last["plain"])[bright(last["plain"])].max() > 60
+
+
+def test_the_robot_is_known_where_the_scene_holds_the_hand(tmp_path):
+    scene = two_balls()
+    states = [[STEP * t, 0.0, 0.0, 0.04] for t in range(5)]
+    names = [*({"name": f"hand_{axis}", "unit": "m"} for axis in "xyz"), {"name": "gripper_opening", "unit": "m"}]
+    scene = scene.replace(info={"proprio": states, "proprio_spec": names})
+    write_s4d(tmp_path / "robot.s4d", scene)
+    export(tmp_path / "robot.s4d", tmp_path / "o.ply", what="objects")
+    listed = json.loads((tmp_path / "o" / "objects.json").read_text())["objects"]
+    assert [one["robot"] for one in listed] == [one["moved"] for one in listed]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"output": "a.glb"}, "name a .ply"), ({"output": "d.png"}, "name a .ply"), ({"mesh": True}, "name a .ply"),
+     ({"every": 2}, "one instant"), ({"output": "f.npz"}, "name a .ply")],
+)  # fmt: skip
+def test_objects_go_into_no_other_file(tmp_path, options, word):
+    output = tmp_path / options.pop("output", "a.ply")
+    with pytest.raises(ConfigError, match=word):
+        ExportOptions(scene=tmp_path / "s.s4d", output=output, what="objects", **options)

@@ -21,6 +21,7 @@ from scene4d.apps.terminal.scene_pictures import (
     render_over_time,
     write_pictures,
 )
+from scene4d.apps.verbs.export_objects import in_object_colours, objects_of_file, write_objects
 from scene4d.apps.verbs.options.scenes import STILL, ExportOptions
 from scene4d.errors import ConfigError, DataFormatError
 from scene4d.files import atomic_file, atomic_folder, sole_writer
@@ -57,6 +58,8 @@ class Source:
     scene: Scene4D
     splats: Splats | None = None
     """What came in, where it was a file of splats."""
+    file: S4DFile | None = None
+    """What came in, where it was a .s4d."""
 
 
 @sole_writer
@@ -64,7 +67,8 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
     """Read, convert, write; returns {output, source, times, bytes, mended, left_out, num_rows or num_faces}.
 
     times: seconds exported; mended: what was impossible in splats that came in, by rule; left_out: what was not read of
-    them, or otherwise; num_rows: splats, points or pixels with depth of all files together; num_faces: triangles.
+    them, or otherwise; num_rows: splats, points or pixels with depth of all files together; num_faces: triangles;
+    num_objects, with `what` objects: those that have a file.
 
     Raises:
         ConfigError: options that do not go together. What the readers and writers raise.
@@ -77,6 +81,10 @@ def run_export(options: ExportOptions) -> dict[str, Any]:
         write_flow_npz(output, source.scene, times=times)
     elif suffix == ".mp4":
         times = _export_film(options, source, times=times)
+    elif options.what == "objects":
+        output, times = output.with_suffix(""), [source.times[-1] if options.time is None else options.time]
+        objects = objects_of_file(source.scene, source.file)
+        counts = write_objects(output, source.scene, objects=objects, time=times[0], points=options.points)
     elif not options.every:
         times = [source.times[0] if options.time is None else options.time]
         counts = _export_still(output, source, options=options, time=times[0])
@@ -113,10 +121,10 @@ def _open_source(options: ExportOptions) -> Source:
                 found = options.time
                 raise ConfigError("is no time of the scene", file=path, field="time", found=found, expected=expected)
             needed = range(len(times))
-            if not options.every and options.output.suffix.lower() in STILL:
+            if not options.every and options.output.suffix.lower() in STILL and options.what != "objects":
                 late = int(np.searchsorted(times, times[0] if options.time is None else options.time, side="right"))
                 needed = range(max(late - 1, 0), min(late + 1, len(times)))  # those around it
-            return Source(times=times, cameras=file.cameras, scene=file.scene(frames=needed))
+            return Source(times=times, cameras=file.cameras, scene=file.scene(frames=needed), file=file)
         case _ if options.as_points:
             points, colors = read_point_cloud(path)
             return Source(times=[0.0], cameras={}, scene=still_scene(gaussians_from_points(points, colors=colors)))
@@ -182,8 +190,11 @@ def _export_film(options: ExportOptions, source: Source, *, times: list[float]) 
         times = torch.linspace(times[0], times[-1], max(len(times), 48), dtype=torch.float64).tolist()
     step = source.times[1] - source.times[0] if len(source.times) > 1 else 0.0
     when = torch.tensor(times, dtype=torch.float64)
-    frames = render_over_time(source.scene, _cameras(options, source, times=times), times=when, flow_step=step)
-    write_pictures(options.output, pictures_of(frames, options.what), fps=options.fps)
+    scene, what = source.scene, options.what
+    if what == "objects":
+        scene, what = in_object_colours(scene, objects_of_file(scene, source.file)), "colour"
+    frames = render_over_time(scene, _cameras(options, source, times=times), times=when, flow_step=step)
+    write_pictures(options.output, pictures_of(frames, what), fps=options.fps)
     return times
 
 

@@ -145,12 +145,13 @@ class ExportOptions:
         "scene4d export out/demo/scene.s4d -o scene.ply",
         "scene4d export out/demo/future.s4d --every 4 -o points.ply --points",
         "scene4d export scene.s4d -o room.glb --voxel 0.01",
+        "scene4d export scene.s4d --what objects -o objects.ply",
     )
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "what is exported": ("time", "every", "points", "mesh"),
+        "what is exported": ("what", "time", "every", "points", "mesh"),
         "how splats that come in are read": ("as_points", "strict", "nerfstudio", "nerfstudio_data"),
-        "pictures": ("camera", "what", "size", "scale", "fps"),
+        "pictures": ("camera", "size", "scale", "fps"),
         "meshes": ("voxel", "reach", "views", "tsdf"),
         "what is written": ("output",),
     }
@@ -159,9 +160,10 @@ class ExportOptions:
     """A .s4d file, or splats: .ply (INRIA, 2DGS, Mip-Splatting, compressed), .splat, .spz, .ksplat, .sog, or a folder
     with SOG's meta.json."""
     output: Annotated[Path, OUTPUT] = Path("scene.ply")
-    """File to write; with --every, of .ply .png .glb .obj, a folder of that name without the suffix."""
+    """File to write; with --every, of .ply .png .glb .obj, or --what objects, a folder of that name without the
+    suffix."""
     time: float | None = None
-    """Second to export; by default the first."""
+    """Second to export; by default the first, of objects the last."""
     every: int = 0
     """Export every K-th instant as NNNN files in a folder (.npz and .mp4: every K-th instant in one file)."""
     points: bool = False
@@ -180,8 +182,9 @@ class ExportOptions:
     camera: str = ""
     """A camera stored in the scene, "orbit", or a JSON file with viewmats, Ks, width, height. By default pictures are
     taken from an orbit, and meshes from all stored cameras."""
-    what: Literal["colour", "depth", "flow"] = "colour"
-    """What an .mp4 shows."""
+    what: Literal["colour", "depth", "flow", "objects"] = "colour"
+    """What an .mp4 shows. "objects" with a .ply: what moves rigidly together, or never moved and is one by place and
+    colour, each as a .ply of its own beside objects.json."""
     size: tuple[int, int] = (480, 360)
     """Width and height in px of an orbit; other cameras keep their own size times --scale."""
     scale: float = 1.0
@@ -204,6 +207,11 @@ class ExportOptions:
         if self.output.suffix.lower() not in (*STILL, *OVER_TIME):
             found, expected = self.output.suffix or "no suffix", [*STILL, *OVER_TIME]
             raise ConfigError("cannot be written", file=self.output, field="output", found=found, expected=expected)
+        if self.what == "objects" and (self.output.suffix.lower() not in (".ply", ".mp4") or self.mesh):
+            fix = "name a .ply, for a folder with one for each object, or an .mp4"
+            raise ConfigError("is not exported as this", field="--what", found=self.what, file=self.output, fix=fix)
+        if self.what == "objects" and self.every and self.output.suffix.lower() == ".ply":
+            raise ConfigError("is of one instant", field="--every", fix="leave it out, or name an .mp4")
         if self.points and self.mesh:
             raise ConfigError("is one or the other", field="points, mesh", fix="leave one out")
         if self.nerfstudio is not None and (self.as_points or self.scene.suffix.lower() == ".s4d"):
