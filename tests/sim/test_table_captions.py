@@ -71,6 +71,25 @@ def test_what_cannot_be_done_is_refused_with_its_words(name, word):
         read_task(name)
 
 
+def test_any_stands_for_a_name_that_the_seed_draws():
+    task = read_task("tabletop/suction/put-any-block-on-any-plate")
+    assert task.name == "tabletop/suction/put-any-block-on-any-plate" and task.text == "put any block on any plate"
+    drawn = {task.drawn(seed) for seed in range(200)}
+    assert {one.instructions[0] for one in drawn} == {
+        i for i in all_instructions() if (i.verb, i.relation) == ("put", "on")
+    }
+    other = read_task("tabletop/gripper/put-any-block-on-any-plate")
+    assert [task.drawn(seed).text for seed in range(9)] == [other.drawn(seed).text for seed in range(9)]
+    for seed in range(50):
+        two = read_task("tabletop/pusher+suction/stack-any-block-on-any-block-and-push-any-block-to-any-area").drawn(
+            seed
+        )
+        nouns = [noun for one in two.instructions for noun in one.nouns]
+        assert len(set(nouns)) == 4 and not any(noun.startswith("any") for noun in nouns)
+    named = read_task("tabletop/put-red-block-on-blue-plate")
+    assert named.drawn(3) == named
+
+
 def test_the_reader_of_any_text_finds_the_same_phrases():
     for one in all_instructions():
         assert phrases_of(one.text)._asdict() == phrases_of(one.name)._asdict() == one.phrases

@@ -153,6 +153,28 @@ def test_swapped_captions_share_their_first_scene():
     assert stacked[0].layout == stacked[1].layout
 
 
+def test_colours_left_open_change_with_the_seed():
+    sim = TabletopSim("tabletop/put-any-block-on-any-plate", seed=0, cameras=())
+    texts = set()
+    for seed in range(6):
+        sim.reset(seed)
+        instruction = sim.table.instructions[0]
+        assert instruction.object in sim.layout.blocks and instruction.place in sim.layout.plates
+        assert sim.notes()["phrases"] == [instruction.phrases]
+        texts.add(sim.text)
+        same = TabletopSim(sim.table.name, seed=seed, cameras=())
+        assert same.layout == sim.layout and same.text == sim.text
+    assert len(texts) > 3
+
+
+def test_what_a_hand_touches_is_named():
+    sim = TabletopSim("tabletop/suction/put-red-block-on-blue-plate", seed=1, cameras=())
+    assert sim.touched == []
+    for _ in range(30):
+        sim.step(sim.expert_action())
+    assert sim.touched == ["red block"]
+
+
 def test_other_robots_meet_the_same_scene():
     layouts = [
         TabletopSim(f"tabletop/{robot}/open-drawer", seed=2, cameras=()).layout

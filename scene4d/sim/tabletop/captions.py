@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations, product
+
+import numpy as np
 
 from scene4d.errors import ConfigError
 
@@ -25,6 +28,8 @@ KINDS = {
     "area": ("left side", "right side", "middle"),
 }
 """Names of each kind of object or place; an area is a part of the table top."""
+ANY = "any "
+"""Beginning of a noun that stands for all names of its kind, such as "any block"."""
 RULES = (
     ("put", "block", "on", "plate"),
     ("put", "block", "beside", "plate"),
@@ -41,7 +46,10 @@ RULES = (
 
 @dataclass(frozen=True)
 class Instruction:
-    """One sentence by its four phrases, "put", "red block", "on", "blue plate"; relation and place may be ""."""
+    """One sentence by its four phrases, "put", "red block", "on", "blue plate"; relation and place may be "".
+
+    Object and place may be any of their kind ("any block"), until `TableTask.drawn` names one.
+    """
 
     verb: str
     object: str
@@ -50,7 +58,7 @@ class Instruction:
 
     def __post_init__(self) -> None:
         for verb, kind, relation, place in RULES:
-            fits = self.object in KINDS[kind] and self.place in KINDS.get(place, ("",)) and self.object != self.place
+            fits = self.object in _nouns(kind) and self.place in _nouns(place) and _differ(self.object, self.place)
             if (self.verb, self.relation) == (verb, relation) and fits:
                 return
         rules = "; ".join(" ".join(word for word in rule if word) for rule in RULES)
@@ -59,7 +67,9 @@ class Instruction:
     @property
     def text(self) -> str:
         """The sentence: "put the red block on the blue plate"."""
-        return " ".join([self.verb, "the", self.object, *([self.relation, "the", self.place] if self.place else [])])
+        article = lambda noun: noun if noun.startswith(ANY) else f"the {noun}"
+        place = f" {self.relation} {article(self.place)}" if self.place else ""
+        return f"{self.verb} {article(self.object)}{place}"
 
     @property
     def name(self) -> str:
@@ -85,15 +95,15 @@ def read_instruction(text: str) -> Instruction:
     """
     words = [word for word in text.lower().replace("-", " ").split() if word != "the"]
     for verb, kind, relation, place in RULES:
-        for noun, where in product(KINDS[kind], KINDS.get(place, ("",))):
-            if noun != where and words == [verb, *noun.split(), *relation.split(), *where.split()]:
+        for noun, where in product(_nouns(kind), _nouns(place)):
+            if _differ(noun, where) and words == [verb, *noun.split(), *relation.split(), *where.split()]:
                 return Instruction(verb, object=noun, relation=relation, place=where)
     rules = "; ".join(" ".join(word for word in rule if word) for rule in RULES)
     raise ConfigError("is no instruction for the table", field="task", found=text, expected=rules)
 
 
 def all_instructions() -> Iterator[Instruction]:
-    """Every sentence of the grammar."""
+    """Every sentence of the grammar that names its object and its place."""
     for verb, kind, relation, place in RULES:
         for noun, where in product(KINDS[kind], KINDS.get(place, ("",))):
             if noun != where:
@@ -118,7 +128,7 @@ class TableTask:
         if not 1 <= len(self.instructions) <= len(self.robots):
             expected = f"1 to {len(self.robots)}, at most one a robot"
             raise ConfigError("too many instructions", field="task", found=len(self.instructions), expected=expected)
-        nouns = [noun for one in self.instructions for noun in one.nouns]
+        nouns = [noun for one in self.instructions for noun in one.nouns if not noun.startswith(ANY)]
         if len(set(nouns)) != len(nouns):
             expected = "objects and places of their own"
             raise ConfigError("two instructions meet", field="task", found=nouns, expected=expected)
@@ -126,6 +136,20 @@ class TableTask:
             expected = "; ".join(f"{kind}: {', '.join(verbs)}" for kind, verbs in ROBOT_KINDS.items())
             found = f"{'+'.join(self.robots)}: {', '.join(one.verb for one in self.instructions)}"
             raise ConfigError("no such robot is there", field="task", found=found, expected=expected)
+
+    def drawn(self, seed: int) -> TableTask:
+        """The task with every "any" replaced by a name that the seed draws, no two alike, whatever the robots."""
+        random = np.random.default_rng([seed, zlib.crc32(self.text.encode())])
+        taken = {noun for one in self.instructions for noun in one.nouns}
+
+        def named(noun: str) -> str:
+            if noun.startswith(ANY):
+                noun = str(random.choice([name for name in KINDS[noun.removeprefix(ANY)] if name not in taken]))
+                taken.add(noun)
+            return noun
+
+        pairs = [replace(one, object=named(one.object), place=named(one.place)) for one in self.instructions]
+        return replace(self, instructions=tuple(pairs))
 
     @property
     def assignments(self) -> list[tuple[int, ...]]:
@@ -153,6 +177,8 @@ class TableTask:
 
 def read_task(name: str) -> TableTask:
     """The task of a name; the inverse of `TableTask.name`.
+
+    "tabletop/put-any-block-on-any-plate" is one whose colours are drawn by the seed of each episode.
 
     The part between the slashes may be left out: then there is one robot, a pusher where the verb is push, else a
     gripper, and no lamp.
@@ -183,6 +209,17 @@ def swapped(instruction: Instruction) -> Instruction:
     return Instruction(
         instruction.verb, object=f"{other} {kind}", relation=instruction.relation, place=f"{color} {place}"
     )
+
+
+def _nouns(kind: str) -> tuple[str, ...]:
+    """Names of a kind, and the one that stands for any of them; no kind has the empty name alone."""
+    if not kind:
+        return ("",)
+    return KINDS[kind] + ((ANY + kind,) if len(KINDS[kind]) > 1 else ())
+
+
+def _differ(noun: str, place: str) -> bool:
+    return noun != place or noun.startswith(ANY)
 
 
 def _usual_robot(instructions: Sequence[Instruction]) -> str:

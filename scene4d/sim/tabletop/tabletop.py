@@ -62,16 +62,16 @@ class TabletopSim(Simulator):
         segments: bool | Sequence[str] = True,
         turned_deg: float = 0.0,
     ):
-        self.table: TableTask = read_task(task)
+        self._template: TableTask = read_task(task)
         self._hidden_seed = hidden_seed
-        kinds = [ROBOTS[name] for name in self.table.robots]
+        kinds = [ROBOTS[name] for name in self._template.robots]
         if len(kinds) == 1:
             self.hands = [RobotHand(kinds[0], prefix="", base_x=0.0, side=1)]
         else:
             places = (("left_", -0.3, -1), ("right_", 0.3, 1))
             pairs = zip(kinds, places, strict=True)
             self.hands = [RobotHand(kind, prefix=p, base_x=x, side=side) for kind, (p, x, side) in pairs]
-        self.robot = self.table.robot
+        self.robot = self._template.robot
         self.action_spec = tuple(row for hand in self.hands for row in hand.action_spec())
         self.proprio_spec = tuple(row for hand in self.hands for row in hand.proprio_spec())
         super().__init__(task, seed=seed, size=size, cameras=cameras, segments=segments, turned_deg=turned_deg)
@@ -79,6 +79,7 @@ class TabletopSim(Simulator):
     def reset(self, seed: int | None = None) -> None:
         """Back to the first frame of `seed` (by default the present one)."""
         self.seed = self.seed if seed is None else int(seed)
+        self.table = self._template.drawn(self.seed)
         hidden_seed = self.seed if self._hidden_seed is None else self._hidden_seed
         self.layout: Layout = drawn_layout(self.table, seed=self.seed, hidden_seed=hidden_seed)
         self._model = table_model(self.layout, hands=self.hands, lamp=self.table.lamp)
