@@ -117,6 +117,27 @@ def test_replayed_expert_succeeds():
     assert json.loads(json.dumps(result)) == result
 
 
+def test_an_agent_on_the_table_gets_the_caption():
+    pytest.importorskip("mujoco", reason="the simulator is not installed")
+    from scene4d.sim.recorder import open_sim
+
+    name, tasks = "tabletop/push-red-block-to-middle", []
+    with open_sim(name, seed=1002, cameras=()) as sim:
+        actions, success = [], False
+        while not success:
+            actions.append(sim.expert_action())
+            success = sim.step(actions[-1])[1]
+
+    class Listener(Player):
+        def step(self, frames, *, proprio, task, goal=None):
+            tasks.append(task)
+            return super().step(frames, proprio=proprio, task=task, goal=goal)
+
+    rollout = roll_out(Listener(actions), name, seed=1002, config=RolloutConfig(size=(16, 16), max_frames=60))
+    assert rollout.success and rollout.num_steps == len(actions) and rollout.touched_m > 0.03
+    assert set(tasks) == {"push the red block to the middle"}
+
+
 @pytest.mark.parametrize("num", [0, 251])
 def test_episodes_are_as_long_as_the_simulator_allows(num):
     with pytest.raises(ConfigError, match="max_frames"):

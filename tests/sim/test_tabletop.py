@@ -11,7 +11,7 @@ from scene4d.errors import ConfigError, EnvError
 from scene4d.geometry.camera import unproject
 from scene4d.geometry.rotation import apply_pose, invert_pose
 from scene4d.sim import rig
-from scene4d.sim.recorder import record_episode
+from scene4d.sim.recorder import record_with
 from scene4d.sim.tabletop.layout import BLOCK_M, PLATE_HEIGHT_M, PLATE_RADIUS_M
 from scene4d.sim.tabletop.tabletop import TabletopSim
 
@@ -238,7 +238,7 @@ def test_a_seed_fixes_every_bit():
         with TabletopSim(task, seed=9, size=(32, 32), cameras=("left", "gripper")) as sim:
             for _ in range(3 * used):
                 sim.step(torch.ones(4))
-            episodes.append(record_episode(sim.task, seed=5, sim=sim, **options))
+            episodes.append(record_with(sim, seed=5, **options))
     first, second = episodes
     for name in ("left", "gripper"):
         assert torch.equal(first.views[name].rgb, second.views[name].rgb)

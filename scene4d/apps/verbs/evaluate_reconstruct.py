@@ -17,8 +17,7 @@ from scene4d.lift.reconstruct import ReconstructConfig, reconstruct
 from scene4d.lift.refine.fit import FitConfig
 from scene4d.scene import Scene4D
 from scene4d.sim import rig
-from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.sim.recorder import record_episode
+from scene4d.sim.recorder import open_sim, record_with
 from scene4d.types import Episode, Recording
 
 HEADINGS = {
@@ -75,10 +74,10 @@ def _from_folder(recording: Recording, options: EvalReconstructOptions, *, name:
 def _simulated(task: str, options: EvalReconstructOptions) -> Iterator[Source]:
     """Episodes of one task; the simulator is kept between them, since its OpenGL context takes long to make."""
     cameras = (*options.inputs, *options.novel)
-    with MetaWorldSim(task, seed=options.seeds[0], size=(options.size, options.size), cameras=cameras) as sim:
+    with open_sim(task, seed=options.seeds[0], size=(options.size, options.size), cameras=cameras) as sim:
         for seed in seed_range(options.seeds):
             noise = rig.NOISE[seed % len(rig.NOISE)]
-            episode = record_episode(task, seed=seed, noise=noise, num_frames=options.frames, sim=sim)
+            episode = record_with(sim, seed=seed, noise=noise, num_frames=options.frames)
             yield Source(f"{task}/{seed}", episode, tuple(options.inputs), tuple(options.novel))
 
 

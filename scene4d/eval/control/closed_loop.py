@@ -14,7 +14,7 @@ from torch import Tensor
 from scene4d.errors import ConfigError, NumericsError
 from scene4d.eval.metrics.rates import mcnemar_p, paired_interval, wilson_interval
 from scene4d.geometry.rotation import apply_pose
-from scene4d.sim.metaworld import MetaWorldSim
+from scene4d.sim.recorder import open_sim
 from scene4d.types import Frames
 from scene4d.world.evaluated import Agent
 
@@ -77,7 +77,7 @@ def roll_out(
 
     Args:
         agent: reset here; one that has no finite action to answer (NumericsError) has failed.
-        task: name of a Meta-World task.
+        task: name of a task; the agent gets its text, which for Meta-World is its name.
         seed: environment seed.
         film: a camera of the rig whose images are kept (the agent does not get them).
     Raises:
@@ -88,7 +88,7 @@ def roll_out(
     size, turned_deg = config.size, config.turned_deg
     actions, proprios, video, seconds, touched, success, gave_up = [], [], [], 0.0, 0.0, False, False
     agent.reset()
-    with MetaWorldSim(task, seed=seed, size=size, cameras=cameras, segments=False, turned_deg=turned_deg) as sim:
+    with open_sim(task, seed=seed, size=size, cameras=cameras, segments=False, turned_deg=turned_deg) as sim:
         objects = sim.object_segments
         places = lambda: apply_pose(sim.segment_poses()[objects, None], ARMS.expand(len(objects), -1, -1))  # [o 4 3]
         rest = places()
@@ -99,7 +99,7 @@ def roll_out(
             start, seen = time.perf_counter(), {name: frames[name] for name in config.cameras}
             proprios.append(proprio)
             try:
-                action = agent.step(seen, proprio=proprio, task=task, goal=sim.goal)
+                action = agent.step(seen, proprio=proprio, task=sim.text, goal=sim.goal)
             except NumericsError:
                 gave_up = True
                 break

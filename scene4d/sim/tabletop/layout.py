@@ -68,7 +68,7 @@ def drawn_layout(task: TableTask, *, seed: int, hidden_seed: int) -> Layout:
     heavy, hot = [*sorted(blocks), "drawer"], [*sorted(blocks), *sorted(plates), "drawer"]
     light, heavier = (math.log(value) for value in MASS_KG)
     open_first = any(one.verb == "close" or one.place == "drawer" for one in task.instructions)
-    starts = [(0.0, 0.5)] if len(task.robots) == 1 else [(-0.2, 0.45), (0.2, 0.45)]
+    starts = [(0.0, 0.5)] if len(task.robots) == 1 else [(-0.26, 0.42), (0.26, 0.42)]
     shifts = streams(2).uniform(-0.03, 0.03, (2, 3))
     hands = [(x + shift[0], y + shift[1], 0.18 + shift[2]) for (x, y), shift in zip(starts, shifts, strict=False)]
     if len(task.instructions) == 1:
