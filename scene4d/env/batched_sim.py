@@ -12,14 +12,15 @@ from torch import Tensor
 from scene4d.env.episode_log import EpisodeLog
 from scene4d.env.termination import MOVED_M, TerminationLimits, outside, uncertainty_of
 from scene4d.errors import ConfigError, EnvError
+from scene4d.gaussians.edit import concatenate
 from scene4d.geometry.rotation import apply_pose, compose_pose, identity_pose
 from scene4d.render.render import render
 from scene4d.robot.spec import RobotSpec
 from scene4d.scene import Scene4D
 from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.types import Cameras, Frames
-from scene4d.world.capabilities import MovesAnchors, sampled
-from scene4d.world.carry import AnchorMotion
+from scene4d.world.capabilities import ImaginesUnseen, MovesAnchors, sampled
+from scene4d.world.carry import AnchoredGaussians, AnchorMotion
 from scene4d.world.contract import Prediction, State, put
 from scene4d.world.observation import Observation
 from scene4d.world.rollout import chunk_seeds
@@ -113,6 +114,7 @@ class BatchedSim:
         self.cameras = views.map(lambda x: x.float().expand(num, *x.shape))  # [b v]
         self.background = torch.tensor(self.config.background)
         self.logs: list[EpisodeLog] = []
+        self._new: AnchoredGaussians | None = None
         self._state: Any = None
         # All episodes share every prediction, so every later start must be of the same robot.
         self.robot = robot
@@ -151,6 +153,7 @@ class BatchedSim:
             order = rows.argsort().to(device)
             self._state, self._since = fresh.pick(order), beginning.pick(order)
             self.now = gaussians.map(lambda x: x[order])
+            self._new = self._unseen(self._state)
             self.cameras, self.background = self.cameras.to(device), self.background.to(fresh.proprio)
             self.taken = fresh.proprio.new_zeros(self.num, self.config.chunk, fresh.robot.action.width)
             self.step_of_chunk = torch.zeros(self.num, dtype=torch.int64, device=device)
@@ -161,6 +164,10 @@ class BatchedSim:
         self._state = self.state.put(rows, fresh)
         self._since = put(self._since, rows, new=beginning)
         self.now = put(self.now.padded(num_rows), rows, new=gaussians.padded(num_rows))
+        if self._new is not None:
+            new = self._unseen(fresh)
+            num_rows = max(self._new.gaussians.num_gaussians, new.gaussians.num_gaussians)
+            self._new = put(self._new.padded(num_rows), rows, new=new.padded(num_rows))
         self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
         self.proprio = self.proprio.index_copy(0, rows, fresh.proprio)
 
@@ -177,9 +184,17 @@ class BatchedSim:
 
     @torch.no_grad()
     def frames(self) -> Frames:
-        """What the cameras see now, [b v]."""
-        frames = render(self.now, self.cameras, background=self.background)
+        """What the cameras see now, [b v]: what is known, and what was imagined at the start where nobody looked."""
+        now = self.now
+        if self._new is not None:
+            since = compose_pose(self._since.now, self._since.start)
+            now = concatenate([now, self._new.moved(since)])
+        frames = render(now, self.cameras, background=self.background)
         return frames.replace(rgb=frames.rgb.clamp(0, 1))
+
+    def _unseen(self, state: Any) -> AnchoredGaussians | None:
+        """What the model imagines where nobody has looked in states [b]; None for one that imagines nothing."""
+        return self.model.unseen(state) if isinstance(self.model, ImaginesUnseen) else None
 
     @torch.no_grad()
     def step(self, actions: Tensor, *, running: Tensor | None = None) -> Outcome:

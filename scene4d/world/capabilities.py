@@ -36,6 +36,15 @@ class MovesAnchors(WorldModel, Protocol):
 
 
 @runtime_checkable
+class ImaginesUnseen(MovesAnchors, Protocol):
+    """Adds Gaussians where no camera has looked."""
+
+    def unseen(self, state: Any) -> AnchoredGaussians:
+        """These Gaussians [*b r] and the anchors of the state that they follow."""
+        ...
+
+
+@runtime_checkable
 class Renders(WorldModel, Protocol):
     """Predicts pictures themselves, of the cameras that it learned with."""
 

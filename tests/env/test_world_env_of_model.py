@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.lift.stream.stream import SceneStream
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
+from scene4d.render.render import render
 from scene4d.robot.bounds import action_bounds
 from scene4d.types import Cameras
 from scene4d.world.capabilities import sampled
@@ -81,6 +84,30 @@ def test_steps_are_those_of_one_long_forecast(models, recorded):
     # Rounding grows from chunk to chunk, and how sure an odd anchor is hangs on it.
     apart = (torch.stack(log.log_var) - wanted.motion.log_var)[moved].abs()
     assert float(apart.quantile(0.99)) < 0.02 and float(apart.max()) < 0.2
+
+
+def test_it_shows_what_a_forecast_would_where_nobody_looked(models, recorded):
+    """A camera from the other side sees the whole forecast's scene: what is known, and what is imagined, both moved."""
+    start = recorded_starts([recorded])(np.random.default_rng(1))
+    K = intrinsics_from_fov(0.8, width=24, height=24)
+    views = {"behind": Cameras(look_at(torch.tensor([0.3, 1.4, 0.5]), torch.zeros(3)), K, width=24, height=24)}
+    model, config = copy.deepcopy(models.world), WorldConfig(size=24)
+    with torch.no_grad():
+        for head in (model.completion.of_anchor, model.completion.of_place):
+            head.out.layers[-1].bias.unflatten(0, (-1, 14))[:, 10] = 3.0
+    sim, actions = BatchedSim(model, views, num=2, config=config), torch.full((12, 4), 0.5)
+    sim.start({0: (start, 5), 1: (start, 6)})
+    for action in actions:
+        shown = sim.step(action.expand(2, 4)).frames
+    mean = sampled(model, config.sampler_steps)
+    state = mean.observe(start)
+    scene = mean.scene(state, predict_long(mean, state, actions=actions, seeds=(5,)))
+    whole = scene.at(float(scene.times[-1])).replace(extras={})
+    known = whole.pick(torch.arange(model.anchored(state).gaussians.num_gaussians))
+    camera = views["behind"]
+    seen, carried = (render(g, camera, background=torch.zeros(3)).rgb.clamp(0, 1) for g in (whole, known))
+    torch.testing.assert_close(shown.rgb[0, 0], seen, atol=0.01, rtol=0)
+    assert float((seen - carried).abs().mean()) > 0.02, "nothing is imagined, so nothing was tested"
 
 
 def test_simulator_from_a_file_runs_records_and_starts_from_its_record(models, recorded, tmp_path):

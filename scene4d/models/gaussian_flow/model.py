@@ -34,7 +34,7 @@ from scene4d.robot.angles import wrapped
 from scene4d.robot.slots import proprio_slot_index, proprio_slots
 from scene4d.robot.spec import RobotSpec, VectorSpec
 from scene4d.scene import Scene4D
-from scene4d.world.carry import AnchorMotion
+from scene4d.world.carry import AnchoredGaussians, AnchorMotion
 from scene4d.world.contract import WorldModelSpec
 from scene4d.world.current import PAST_FLOW
 from scene4d.world.flat_batches import flat_state, flat_steps, unflat
@@ -371,11 +371,16 @@ class GaussianWorldModel(Sampler, AnchorModel):
     @torch.no_grad()
     def scene(self, state: GaussianState, prediction: AnchorPrediction) -> Scene4D:
         """Now and the predicted steps: known Gaussians carried, new ones where nobody looked; implements `Decodes`."""
+        return state.scene(prediction.motion, new=self.unseen(state), step_seconds=self.config.step_seconds)
+
+    @torch.no_grad()
+    def unseen(self, state: GaussianState) -> AnchoredGaussians:
+        """Gaussians [*b r] where nobody looked, on the anchors of the state; implements `ImaginesUnseen`."""
         flat, _, lead = flat_state(state, seeds=(0,))
         new = self.completion(self.scene_tokens(flat)).map(lambda x: x.reshape(*lead, *x.shape[1:]))
         weights = state.anchored.skin_weights
         skin = self.completion.skin(state.anchors.shape[-2], num_candidates=weights.shape[-1], like=weights)
-        return state.scene(prediction.motion, new=new, new_skin=skin, step_seconds=self.config.step_seconds)
+        return state.anchored_new(new, skin=skin)
 
     # ---- powers
 

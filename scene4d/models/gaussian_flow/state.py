@@ -23,32 +23,36 @@ class GaussianState(AnchoredState):
 
     unseen_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
-    def scene(
-        self, motion: AnchorMotion, *, new: Gaussians, new_skin: tuple[Tensor, Tensor], step_seconds: float
-    ) -> Scene4D:
+    def anchored_new(self, new: Gaussians, *, skin: tuple[Tensor, Tensor]) -> AnchoredGaussians:
+        """Decoded Gaussians [*b r] at rest that may be there, on the anchors that skin index and weights [r j] name.
+
+        Those too faint to see are left out.
+        """
+        lead = self.batch_shape
+        visible = (new.opacities > MIN_OPACITY) & self.unseen_rows  # [*b r]
+        new = new.replace(opacities=new.opacities * visible, ids=torch.where(visible, new.ids, -1))
+        # Empty slots in every scene of the batch go altogether.
+        kept = visible.reshape(-1, visible.shape[-1]).any(0).nonzero()[:, 0]
+        index, weights = (x[kept].expand(*lead, len(kept), -1) for x in skin)
+        return AnchoredGaussians(new.map(lambda x: x.index_select(len(lead), kept)), self.anchors, index, weights)
+
+    def scene(self, motion: AnchorMotion, *, new: AnchoredGaussians, step_seconds: float) -> Scene4D:
         """Scene4D at now (observed) and the h predicted steps: known Gaussians keep their ids, new ones follow above.
 
         Args:
-            new: decoded Gaussians [*b r] at rest, which exist from the first predicted step on; their skin index and
-                weights [r j] say which anchors they follow. Those too faint to see are left out.
+            new: Gaussians [*b r], which exist from the first predicted step on.
             step_seconds: of a robot that does not say.
         """
         lead, known, num_steps = self.batch_shape, self.anchored, motion.world_from_now.shape[-3]
         seconds = self.robot.step_seconds or step_seconds
         times = later_times(self.time, num_steps=num_steps, step_seconds=seconds)
-        visible = (new.opacities > MIN_OPACITY) & self.unseen_rows  # [*b r]
-        new = new.replace(opacities=new.opacities * visible, ids=torch.where(visible, new.ids, -1))
-        # Empty slots in every scene of the batch go altogether.
-        kept = visible.reshape(-1, visible.shape[-1]).any(0).nonzero()[:, 0]
-        new = new.map(lambda x: x.index_select(len(lead), kept))
         old_span = torch.stack([times[..., :1], times[..., -1:]], -1).expand(*lead, known.gaussians.num_gaussians, 2)
-        new_span = torch.stack([times[..., 1:2], times[..., -1:]], -1).expand(*lead, new.num_gaussians, 2)
-        both = lambda old, added: torch.cat([old, added[kept].expand(*lead, len(kept), -1)], -2)
+        new_span = torch.stack([times[..., 1:2], times[..., -1:]], -1).expand(*lead, new.gaussians.num_gaussians, 2)
         now = AnchoredGaussians(
-            gaussians=joined(known.gaussians, new),
+            gaussians=joined(known.gaussians, new.gaussians),
             anchors=known.anchors,
-            skin_index=both(known.skin_index, new_skin[0]),
-            skin_weights=both(known.skin_weights, new_skin[1]),
+            skin_index=torch.cat([known.skin_index, new.skin_index], -2),
+            skin_weights=torch.cat([known.skin_weights, new.skin_weights], -2),
         )
         scene = scene_of_motion(now, motion, times=times, alive=torch.cat([old_span, new_span], -2))
         return scene.replace(info={"model": "scene4d dynamics"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
@@ -49,6 +51,17 @@ def test_a_fresh_completion_shows_nothing():
     new = completion(tokens_of(memory))[0]
     assert float(new.opacities.detach().max()) < 0.02
     assert new.num_gaussians == 8 * 4 + 6 * 12
+
+
+def test_no_row_is_longer_than_it_may_be():
+    """However the weights are: a streak is a long row seen from the side."""
+    torch.manual_seed(0)
+    completion = Completion(dataclasses.replace(CONFIG, longest=0.02), channels=4)
+    with torch.no_grad():
+        for parameter in completion.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    scales = completion(tokens_of(plate(0.0, colour=(0.8, 0.1, 0.1)))).scales
+    assert 0.019 < float(scales.detach().max()) <= 0.02
 
 
 def test_it_learns_the_far_side_and_leaves_the_near_side_alone():

@@ -42,6 +42,8 @@ class CompletionConfig:
     """Attention heads."""
     reach: float = 0.08
     """Metres from its place or anchor that a row is at first."""
+    longest: float = 0.25
+    """Metres that the deviation of a row is at most: long rows are streaks to cameras that look from elsewhere."""
 
 
 class Completion(nn.Module):
@@ -63,8 +65,8 @@ class Completion(nn.Module):
         self.rotary = Rotary(c.width // c.num_heads, wavelengths=[(0.1, 4.0)] * 3)
         self.blocks = nn.ModuleList(Block(c.width, num_heads=c.num_heads) for _ in range(c.depth))
         self.norm = RMSNorm(c.width)
-        self.of_anchor = _RowHead(c.width, num=c.per_anchor, reach=0.5 * c.reach)
-        self.of_place = _RowHead(c.width, num=c.per_place, reach=c.reach)
+        self.of_anchor = _RowHead(c.width, num=c.per_anchor, reach=0.5 * c.reach, longest=c.longest)
+        self.of_place = _RowHead(c.width, num=c.per_place, reach=c.reach, longest=c.longest)
 
     @torch.no_grad()
     def set_places(self, points: Tensor) -> None:
@@ -101,9 +103,9 @@ class Completion(nn.Module):
 class _RowHead(nn.Module):
     """Tokens [b l c] at centres [b l 3] to the fields of Gaussians [b l*j]."""
 
-    def __init__(self, width: int, *, num: int, reach: float):
+    def __init__(self, width: int, *, num: int, reach: float, longest: float):
         super().__init__()
-        self.num, self.reach = num, reach
+        self.num, self.reach, self.longest = num, reach, longest
         self.out = MLP([width, 2 * width, num * ROW_DIM])
         rows = spread_rows(num)
         rows[:, 10] = FRESH_OPACITY
@@ -117,7 +119,7 @@ class _RowHead(nn.Module):
         return Gaussians(
             means=(centres[..., None, :] + self.reach * offset).flatten(1, 2),
             quats=normalize_quat(quats + quats.new_tensor([1.0, 0, 0, 0])).flatten(1, 2),
-            scales=(0.35 * self.reach * log_scale.clamp(-4, 2).exp()).flatten(1, 2),
+            scales=(0.35 * self.reach * log_scale.clamp(-4, 2).exp()).clamp_max(self.longest).flatten(1, 2),
             opacities=opacity[..., 0].sigmoid().flatten(1, 2),
             sh=sh_from_rgb(colour.sigmoid()).flatten(1, 2),
         )
