@@ -164,8 +164,8 @@ class BatchedSim:
         self._state = self.state.put(rows, fresh)
         self._since = put(self._since, rows, new=beginning)
         self.now = put(self.now.padded(num_rows), rows, new=gaussians.padded(num_rows))
-        if self._new is not None:
-            new = self._unseen(fresh)
+        new = self._unseen(fresh)
+        if self._new is not None and new is not None:
             num_rows = max(self._new.gaussians.num_gaussians, new.gaussians.num_gaussians)
             self._new = put(self._new.padded(num_rows), rows, new=new.padded(num_rows))
         self.taken[rows], self.step_of_chunk[rows] = 0.0, 0
