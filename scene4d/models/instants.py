@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from scene4d.errors import ConfigError
 from scene4d.layers import sinusoidal_embedding
 
 TIME_FEATURES = 32
@@ -98,6 +99,19 @@ class Steps:
         """[n] the step that each frame belongs to."""
         gaps = torch.tensor(self.gaps, device=like.device)
         return torch.arange(self.num, device=like.device).repeat_interleave(gaps)
+
+
+def steps_ahead(num: int, *, ahead: Sequence[int] | None, most: int, frame_seconds: float) -> Steps:
+    """The `num` steps that end `ahead` frames from now, by default 1, 2, ...
+
+    Raises:
+        ConfigError: these are other numbers than one ascending row from 1 on, or farther than `most`.
+    """
+    found = tuple(ahead or range(1, num + 1))
+    if len(found) != num or any(b <= a for a, b in itertools.pairwise((0, *found))) or found[-1] > most:
+        expected = f"{num} ascending numbers, at most {most}"
+        raise ConfigError("are no steps", field="ahead", found=list(found), expected=expected)
+    return Steps(found, frame_seconds)
 
 
 def prepared_instants(horizon: int, *, strides: Sequence[int]) -> tuple[int, ...]:

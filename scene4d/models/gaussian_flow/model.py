@@ -15,14 +15,14 @@ from scene4d.geometry.rotation import motion_about, pose_about
 from scene4d.geometry.sh import rgb_from_sh
 from scene4d.models.flow import Sampler, sample, seeded_noise
 from scene4d.models.gaussian_flow.free_space import unseen_rows_of
-from scene4d.models.gaussian_flow.motion.known_future import KnownMotion
+from scene4d.models.gaussian_flow.motion.known_future import KnownMotion, flat_future, kept_where_known
 from scene4d.models.gaussian_flow.networks.action_denoiser import ACTION_STEPS, ActionDenoiser, ActionEvidence
 from scene4d.models.gaussian_flow.networks.completion import Completion
 from scene4d.models.gaussian_flow.networks.dit import MOTION_CHANNELS, DiT
 from scene4d.models.gaussian_flow.networks.skin_head import AnchorFeatures, SkinHead
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.models.gaussian_flow.state import GaussianState
-from scene4d.models.instants import Steps
+from scene4d.models.instants import Steps, steps_ahead
 from scene4d.models.proprio import ProprioForecast, RobotCondition
 from scene4d.models.tokens.anchor_model import AnchorModel
 from scene4d.models.tokens.anchored_state import AnchorPrediction
@@ -184,13 +184,18 @@ class GaussianWorldModel(Sampler, AnchorModel):
             ConfigError: the model has not learned from futures of which only a part is known, or so long ones.
         """
         flat, seeds, lead = flat_state(state, seeds)
-        given, steps = self._given(flat, future, known=known, lead=lead, ahead=ahead)
+        future, known = flat_future(
+            future, known, lead=lead, num_anchors=flat.anchors.shape[1], horizon=self.config.horizon
+        )
+        given, steps = self._given(flat, future, known=known, ahead=ahead)
         if steps.num_frames > self.config.num_actions:
             expected = f"at most {self.config.num_actions} frames"
             raise ConfigError("is too far ahead", field="ahead", found=steps.num_frames, expected=expected)
         actions = self._own_actions(flat, future=given, steps=steps, num_steps=steps.num_frames, seeds=seeds)
         predicted = self._predicted(flat, actions, seeds=seeds, steps=steps, known=given)
-        return unflat(predicted.replace(motion=_kept(predicted.motion, future, known=given, steps=steps)), lead)
+        return unflat(
+            predicted.replace(motion=kept_where_known(predicted.motion, future, known=given, steps=steps)), lead
+        )
 
     @torch.no_grad()
     def motion_given(
@@ -209,7 +214,10 @@ class GaussianWorldModel(Sampler, AnchorModel):
             future, known, ahead: as `actions_for`. actions: [*b n a] until the last step, where they are known.
         """
         flat, seeds, lead = flat_state(state, seeds)
-        given, steps = self._given(flat, future, known=known, lead=lead, ahead=ahead)
+        future, known = flat_future(
+            future, known, lead=lead, num_anchors=flat.anchors.shape[1], horizon=self.config.horizon
+        )
+        given, steps = self._given(flat, future, known=known, ahead=ahead)
         if actions is None:
             absent = torch.ones(len(seeds), dtype=torch.bool, device=flat.anchors.device)
             actions = flat.anchors.new_zeros(len(seeds), steps.num_frames, flat.past_actions.shape[-1])
@@ -217,7 +225,9 @@ class GaussianWorldModel(Sampler, AnchorModel):
             absent = None
             actions = flat_steps(actions, lead, name="actions", tail=(-1,), horizon=steps.num_frames)
         predicted = self._predicted(flat, actions, seeds=seeds, steps=steps, known=given, absent=absent)
-        return unflat(predicted.replace(motion=_kept(predicted.motion, future, known=given, steps=steps)), lead).motion
+        return unflat(
+            predicted.replace(motion=kept_where_known(predicted.motion, future, known=given, steps=steps)), lead
+        ).motion
 
     @torch.no_grad()
     def propose(self, state: GaussianState, *, seeds: Sequence[int] = (0,)) -> AnchorPrediction:
@@ -270,31 +280,18 @@ class GaussianWorldModel(Sampler, AnchorModel):
         return self.scale.denormalize(x * moves[..., None], steps), estimate
 
     def _given(
-        self,
-        state: GaussianState,
-        future: Tensor,
-        *,
-        known: Tensor | None,
-        lead: tuple[int, ...],
-        ahead: Sequence[int] | None,
+        self, state: GaussianState, future: Tensor, *, known: Tensor | None, ahead: Sequence[int] | None
     ) -> tuple[KnownMotion, Steps]:
-        """What is known of the future of states [b], scaled, and the steps that it is of."""
-        num_anchors, horizon = state.anchors.shape[1], self.config.horizon
-        future = flat_steps(future, lead, name="future", tail=(num_anchors, 7), horizon=horizon)
-        steps = Steps(tuple(ahead or range(1, future.shape[1] + 1)), state.robot.step_seconds or self.step_seconds)
-        most = self.config.num_frames
-        if steps.num != future.shape[1] or min(steps.gaps) < 1 or steps.num_frames > most:
-            expected = f"{future.shape[1]} ascending numbers, at most {most}"
-            raise ConfigError("are no steps", field="ahead", found=list(steps.ahead), expected=expected)
+        """What is known of the future [b h l 7] of states [b], scaled, and the steps that it is of."""
+        seconds = state.robot.step_seconds or self.step_seconds
+        steps = steps_ahead(future.shape[1], ahead=ahead, most=self.config.num_frames, frame_seconds=seconds)
         given = KnownMotion.whole(self.scale.normalize(motion_about(state.anchors[:, None], future), steps))
         if known is None and steps.single:
             return given, steps
         if not self.config.dit.known_futures:
             fix = "train with dynamics.model.dit.known_futures = true"
             raise ConfigError("has not been learned from partly known futures", field="known", fix=fix)
-        if known is not None:
-            given = given.replace(known=flat_steps(known, lead, name="known", tail=(num_anchors,), horizon=horizon))
-        return given, steps
+        return (given if known is None else given.replace(known=known)), steps
 
     def _own_actions(
         self,
@@ -387,13 +384,6 @@ class GaussianWorldModel(Sampler, AnchorModel):
     def embed(self, state: GaussianState) -> tuple[Tensor, Tensor]:
         """Latent tokens [*b l c] and the places [*b l 3] of their anchors; implements `Embeds`."""
         return state.latent.tokens, state.anchors
-
-
-def _kept(motion: AnchorMotion, future: Tensor, *, known: KnownMotion, steps: Steps) -> AnchorMotion:
-    """Motion [b n l 7] with `future` [*b h l 7] in its place where that is known, to the bit."""
-    poses, ends = motion.world_from_now.clone(), [frames - 1 for frames in steps.ahead]
-    poses[:, ends] = torch.where(known.known[..., None], future.reshape(len(poses), *future.shape[-3:]), poses[:, ends])
-    return motion.replace(world_from_now=poses)
 
 
 def _log_var_between(log_var: Tensor, steps: Steps) -> Tensor:

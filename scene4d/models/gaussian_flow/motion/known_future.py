@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from scene4d.geometry.rotation import apply_pose, pose_about
+from scene4d.models.instants import Steps
 from scene4d.tensor_struct import TensorStruct, shapes
+from scene4d.world.carry import AnchorMotion
+from scene4d.world.flat_batches import flat_steps
 
 RIGID_M = 0.004
 """Distance in m from where an object's motion would carry an anchor up to which it counts as a part of it."""
@@ -75,3 +78,25 @@ def of_one_object(motion: Tensor, anchors: Tensor, *, moving: Tensor) -> Tensor:
     with_it = apply_pose(poses[rows, chosen][:, None].expand_as(poses), anchors)
     own = apply_pose(poses, anchors)
     return (with_it - own).norm(dim=-1) < RIGID_M
+
+
+def flat_future(
+    future: Tensor, known: Tensor | None, *, lead: tuple[int, ...], most: tuple[int, int]
+) -> tuple[Tensor, Tensor | None]:
+    """A future [*b h l 7] and where it is known [*b h l] or None, of states of shape `lead`, with one batch axis.
+
+    Raises:
+        ShapeError: other axes, or more than `most` = (steps, anchors).
+    """
+    horizon, num_anchors = most
+    future = flat_steps(future, lead, name="future", tail=(num_anchors, 7), horizon=horizon)
+    if known is not None:
+        known = flat_steps(known, lead, name="known", tail=(num_anchors,), horizon=horizon)
+    return future, known
+
+
+def kept_where_known(motion: AnchorMotion, future: Tensor, *, known: KnownMotion, steps: Steps) -> AnchorMotion:
+    """Motion [b n l 7] with `future` [b h l 7] in its place where that is known, to the bit."""
+    poses, ends = motion.world_from_now.clone(), [frames - 1 for frames in steps.ahead]
+    poses[:, ends] = torch.where(known.known[..., None], future, poses[:, ends])
+    return motion.replace(world_from_now=poses)
