@@ -184,18 +184,16 @@ class GaussianWorldModel(Sampler, AnchorModel):
             ConfigError: the model has not learned from futures of which only a part is known, or so long ones.
         """
         flat, seeds, lead = flat_state(state, seeds)
-        future, known = flat_future(
-            future, known, lead=lead, num_anchors=flat.anchors.shape[1], horizon=self.config.horizon
-        )
+        most = (self.config.horizon, flat.anchors.shape[1])
+        future, known = flat_future(future, known, lead=lead, most=most)
         given, steps = self._given(flat, future, known=known, ahead=ahead)
         if steps.num_frames > self.config.num_actions:
             expected = f"at most {self.config.num_actions} frames"
             raise ConfigError("is too far ahead", field="ahead", found=steps.num_frames, expected=expected)
         actions = self._own_actions(flat, future=given, steps=steps, num_steps=steps.num_frames, seeds=seeds)
         predicted = self._predicted(flat, actions, seeds=seeds, steps=steps, known=given)
-        return unflat(
-            predicted.replace(motion=kept_where_known(predicted.motion, future, known=given, steps=steps)), lead
-        )
+        motion = kept_where_known(predicted.motion, future, known=given, steps=steps)
+        return unflat(predicted.replace(motion=motion), lead)
 
     @torch.no_grad()
     def motion_given(
@@ -214,9 +212,8 @@ class GaussianWorldModel(Sampler, AnchorModel):
             future, known, ahead: as `actions_for`. actions: [*b n a] until the last step, where they are known.
         """
         flat, seeds, lead = flat_state(state, seeds)
-        future, known = flat_future(
-            future, known, lead=lead, num_anchors=flat.anchors.shape[1], horizon=self.config.horizon
-        )
+        most = (self.config.horizon, flat.anchors.shape[1])
+        future, known = flat_future(future, known, lead=lead, most=most)
         given, steps = self._given(flat, future, known=known, ahead=ahead)
         if actions is None:
             absent = torch.ones(len(seeds), dtype=torch.bool, device=flat.anchors.device)
@@ -225,9 +222,8 @@ class GaussianWorldModel(Sampler, AnchorModel):
             absent = None
             actions = flat_steps(actions, lead, name="actions", tail=(-1,), horizon=steps.num_frames)
         predicted = self._predicted(flat, actions, seeds=seeds, steps=steps, known=given, absent=absent)
-        return unflat(
-            predicted.replace(motion=kept_where_known(predicted.motion, future, known=given, steps=steps)), lead
-        ).motion
+        motion = kept_where_known(predicted.motion, future, known=given, steps=steps)
+        return unflat(predicted.replace(motion=motion), lead).motion
 
     @torch.no_grad()
     def propose(self, state: GaussianState, *, seeds: Sequence[int] = (0,)) -> AnchorPrediction:
