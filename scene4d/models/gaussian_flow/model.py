@@ -185,8 +185,8 @@ class GaussianWorldModel(Sampler, AnchorModel):
         """
         flat, seeds, lead = flat_state(state, seeds)
         most = (self.config.horizon, flat.anchors.shape[1])
-        future, known = flat_future(future, known, lead=lead, most=most)
-        given, steps = self._given(flat, future, known=known, ahead=ahead)
+        future, where = flat_future(future, known, lead=lead, most=most)
+        given, steps = self._given(flat, future, known=where, ahead=ahead)
         if steps.num_frames > self.config.num_actions:
             expected = f"at most {self.config.num_actions} frames"
             raise ConfigError("is too far ahead", field="ahead", found=steps.num_frames, expected=expected)
@@ -213,8 +213,8 @@ class GaussianWorldModel(Sampler, AnchorModel):
         """
         flat, seeds, lead = flat_state(state, seeds)
         most = (self.config.horizon, flat.anchors.shape[1])
-        future, known = flat_future(future, known, lead=lead, most=most)
-        given, steps = self._given(flat, future, known=known, ahead=ahead)
+        future, where = flat_future(future, known, lead=lead, most=most)
+        given, steps = self._given(flat, future, known=where, ahead=ahead)
         if actions is None:
             absent = torch.ones(len(seeds), dtype=torch.bool, device=flat.anchors.device)
             actions = flat.anchors.new_zeros(len(seeds), steps.num_frames, flat.past_actions.shape[-1])
