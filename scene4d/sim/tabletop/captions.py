@@ -112,12 +112,13 @@ def all_instructions() -> Iterator[Instruction]:
 
 @dataclass(frozen=True)
 class TableTask:
-    """One or two instructions, for one or two robots, with or without the lamp that moves by itself.
+    """One or two jobs, for one or two robots, with or without the lamp that moves by itself.
 
-    Each instruction is for a robot of its own that can do it; of two that can, it is for the one that begins nearer.
+    A job is one instruction, or several one after the other. Each is for a robot of its own that can do it; of two that
+    can, it is for the one that begins nearer.
     """
 
-    instructions: tuple[Instruction, ...]
+    jobs: tuple[tuple[Instruction, ...], ...]
     robots: tuple[str, ...] = ("gripper",)
     lamp: bool = False
 
@@ -125,13 +126,13 @@ class TableTask:
         if not 1 <= len(self.robots) <= 2 or not set(self.robots) <= set(ROBOT_KINDS):
             expected = "one or two of " + ", ".join(ROBOT_KINDS)
             raise ConfigError("are no robots of the table", field="task", found=self.robots, expected=expected)
-        if not 1 <= len(self.instructions) <= len(self.robots):
+        if not 1 <= len(self.jobs) <= len(self.robots):
             expected = f"1 to {len(self.robots)}, at most one a robot"
-            raise ConfigError("too many instructions", field="task", found=len(self.instructions), expected=expected)
-        nouns = [noun for one in self.instructions for noun in one.nouns if not noun.startswith(ANY)]
-        if len(set(nouns)) != len(nouns):
-            expected = "objects and places of their own"
-            raise ConfigError("two instructions meet", field="task", found=nouns, expected=expected)
+            raise ConfigError("too many instructions at once", field="task", found=len(self.jobs), expected=expected)
+        nouns = [noun for job in self.jobs for noun in _nouns_of(job)]
+        if len(set(nouns)) != len(nouns) or any({"open", "close"} <= {one.verb for one in job} for job in self.jobs):
+            expected = "objects and places of their own; no drawer that is opened and closed"
+            raise ConfigError("undo each other", field="task", found=self.text, expected=expected)
         if not self.assignments:
             expected = "; ".join(f"{kind}: {', '.join(verbs)}" for kind, verbs in ROBOT_KINDS.items())
             found = f"{'+'.join(self.robots)}: {', '.join(one.verb for one in self.instructions)}"
@@ -148,21 +149,26 @@ class TableTask:
                 taken.add(noun)
             return noun
 
-        pairs = [replace(one, object=named(one.object), place=named(one.place)) for one in self.instructions]
-        return replace(self, instructions=tuple(pairs))
+        names = lambda one: replace(one, object=named(one.object), place=named(one.place))
+        return replace(self, jobs=tuple(tuple(names(one) for one in job) for job in self.jobs))
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """Those of all jobs."""
+        return tuple(one for job in self.jobs for one in job)
 
     @property
     def assignments(self) -> list[tuple[int, ...]]:
-        """Which robot may carry out each instruction: all possibilities."""
-        orders = permutations(range(len(self.robots)), len(self.instructions))
-        can = lambda robot, one: one.verb in ROBOT_KINDS[self.robots[robot]]
-        return [order for order in orders if all(map(can, order, self.instructions))]
+        """Which robot may do each job: all possibilities."""
+        orders = permutations(range(len(self.robots)), len(self.jobs))
+        can = lambda robot, job: all(one.verb in ROBOT_KINDS[self.robots[robot]] for one in job)
+        return [order for order in orders if all(map(can, order, self.jobs))]
 
     @property
     def name(self) -> str:
         """Such as "tabletop/gripper/put-red-block-on-blue-plate" or "tabletop/pusher+pusher+lamp/...-and-..."."""
         present = "+".join([*self.robots, *([LAMP] if self.lamp else [])])
-        return f"{PREFIX}{present}/" + "-and-".join(one.name for one in self.instructions)
+        return f"{PREFIX}{present}/" + "-and-".join("-then-".join(one.name for one in job) for job in self.jobs)
 
     @property
     def robot(self) -> str:
@@ -171,8 +177,8 @@ class TableTask:
 
     @property
     def text(self) -> str:
-        """The instructions in words, joined by "and"."""
-        return " and ".join(one.text for one in self.instructions)
+        """The instructions in words: jobs are joined by "and", what is done one after the other by "then"."""
+        return " and ".join(" then ".join(one.text for one in job) for job in self.jobs)
 
 
 def read_task(name: str) -> TableTask:
@@ -190,12 +196,12 @@ def read_task(name: str) -> TableTask:
     if not name.startswith(PREFIX) or len(parts) > 2:
         expected = f"{PREFIX}put-red-block-on-blue-plate or {PREFIX}suction+{LAMP}/put-red-block-on-blue-plate"
         raise ConfigError("is no task of the table", field="task", found=name, expected=expected)
-    instructions = tuple(read_instruction(part) for part in parts[-1].split("-and-"))
+    jobs = tuple(tuple(map(read_instruction, job.split("-then-"))) for job in parts[-1].split("-and-"))
     if len(parts) == 1:
-        return TableTask(instructions, robots=(_usual_robot(instructions),))
+        return TableTask(jobs, robots=("pusher" if jobs[0][0].verb == "push" else "gripper",))
     present: Sequence[str] = parts[0].split("+")
     robots = tuple(one for one in present if one != LAMP)
-    return TableTask(instructions, robots=robots, lamp=LAMP in present)
+    return TableTask(jobs, robots=robots, lamp=LAMP in present)
 
 
 def swapped(instruction: Instruction) -> Instruction:
@@ -222,5 +228,7 @@ def _differ(noun: str, place: str) -> bool:
     return noun != place or noun.startswith(ANY)
 
 
-def _usual_robot(instructions: Sequence[Instruction]) -> str:
-    return "pusher" if instructions[0].verb == "push" else "gripper"
+def _nouns_of(job: Sequence[Instruction]) -> list[str]:
+    """What a job is about; its drawer counts once, since it may be opened first and then have something put in it."""
+    nouns = [noun for one in job for noun in one.nouns if not noun.startswith(ANY)]
+    return [noun for number, noun in enumerate(nouns) if noun != "drawer" or noun not in nouns[:number]]

@@ -39,7 +39,7 @@ class Layout:
     hands: list[tuple[float, float, float]]
     """x, y and z of each hand."""
     doers: tuple[int, ...]
-    """Which hand carries out each instruction."""
+    """Which hand does each job."""
     lamp_phase: float
     lamp_period_s: float
     mass_kg: dict[str, float]
@@ -67,11 +67,12 @@ def drawn_layout(task: TableTask, *, seed: int, hidden_seed: int) -> Layout:
     hidden = np.random.default_rng([hidden_seed, key, 1])
     heavy, hot = [*sorted(blocks), "drawer"], [*sorted(blocks), *sorted(plates), "drawer"]
     light, heavier = (math.log(value) for value in MASS_KG)
-    open_first = any(one.verb == "close" or one.place == "drawer" for one in task.instructions)
+    used = any(one.verb == "close" or one.place == "drawer" for one in task.instructions)
+    open_first = used and not any(one.verb == "open" for one in task.instructions)
     starts = [(0.0, 0.5)] if len(task.robots) == 1 else [(-0.26, 0.42), (0.26, 0.42)]
     shifts = streams(2).uniform(-0.03, 0.03, (2, 3))
     hands = [(x + shift[0], y + shift[1], 0.18 + shift[2]) for (x, y), shift in zip(starts, shifts, strict=False)]
-    if len(task.instructions) == 1:
+    if len(task.jobs) == 1:
         x = blocks[task.instructions[0].object][0] if task.instructions[0].object in blocks else cabinet_x
         doers = min(task.assignments, key=lambda order: abs(hands[order[0]][0] - x))
     return Layout(
@@ -111,7 +112,7 @@ def _scene_key(task: TableTask) -> str:
 def _wanted(task: TableTask, random: np.random.Generator) -> tuple[list[str], list[str]]:
     """Names of blocks and plates: those of the colours that the task names, and others up to the usual number."""
     named = [noun.split()[0] for one in task.instructions for noun in one.nouns if noun.split()[0] in COLORS]
-    if len(task.instructions) > 1:
+    if len(task.jobs) > 1 or len(set(named)) > 2:
         nouns = sorted(noun for one in task.instructions for noun in one.nouns)
         return [noun for noun in nouns if noun.endswith("block")], [noun for noun in nouns if noun.endswith("plate")]
     colors = sorted(set(named))
@@ -124,15 +125,15 @@ def _wanted(task: TableTask, random: np.random.Generator) -> tuple[list[str], li
 def _places(task: TableTask, *, random: np.random.Generator):
     """One try: blocks, plates, place of the cabinet, and who does what; None where they do not fit.
 
-    Two instructions at once have a half of the table each, that of their robot, so that the arms do not meet.
+    Two jobs at once have a half of the table each, that of their robot, so that the arms do not meet.
     """
     blocks, plates = _wanted(task, random)
     cabinet_x = float(random.choice([-1, 1]) * (CABINET_X + random.uniform(-0.03, 0.03)))
     uses_drawer = any("drawer" in one.nouns for one in task.instructions)
     doers, sides = task.assignments[random.integers(len(task.assignments))], {}
-    if len(task.instructions) > 1:
-        pairs = zip(task.instructions, doers, strict=True)
-        sides = {noun: 2 * doer - 1 for one, doer in pairs for noun in one.nouns}
+    if len(task.jobs) > 1:
+        pairs = zip(task.jobs, doers, strict=True)
+        sides = {noun: 2 * doer - 1 for job, doer in pairs for one in job for noun in one.nouns}
         cabinet_x = abs(cabinet_x) * sides["drawer"] if "drawer" in sides else cabinet_x
     taken: list[tuple[str, np.ndarray, float]] = []
     for name in [*plates, *blocks]:

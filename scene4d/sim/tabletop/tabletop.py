@@ -136,11 +136,12 @@ class TabletopSim(Simulator):
         """What the scripted experts would do now, [4] or [8] in [-1, 1]; a hand with nothing to do stands still."""
         rows = []
         for number, hand in enumerate(self.hands):
-            mine = [one for one, doer in zip(self.table.instructions, self.layout.doers, strict=True) if doer == number]
-            move = np.zeros(4)
-            if mine:
-                move = expert_move(mine[0], hand=hand, state=self._state(hand))
-            rows.append(move)
+            jobs = [job for job, doer in zip(self.table.jobs, self.layout.doers, strict=True) if doer == number]
+            if jobs:
+                now = next((one for one in jobs[0] if self._score(one) < 1), jobs[0][-1])
+                rows.append(expert_move(now, hand=hand, state=self._state(hand)))
+            else:
+                rows.append(np.zeros(4))
         return torch.from_numpy(np.clip(np.concatenate(rows), -1, 1)).float()
 
     def step(self, action: Tensor) -> tuple[float, bool]:
