@@ -256,8 +256,9 @@ def proprio_futures(
     windows: Windows, numbers: Sequence[int], *, horizon: int, slots: Slots, text: TextEncoding
 ) -> ProprioFutures:
     """What the forecast of the robot's own state learns from: every moment [w] of the windows' episodes."""
-    rows, robot = [], windows.robot
-    for episode in dict.fromkeys(windows.moment(n)[0] for n in numbers):
+    rows = []
+    for episode, number in {windows.moment(n)[0]: n for n in numbers}.items():
+        robot = windows.robot_of(number)
         actions, proprio = episode.actions, episode.proprio
         task = task_vector(Task(episode.info["task"]), text=text)
         for t in range(1, len(actions) - horizon):

@@ -100,6 +100,8 @@ NAMES: dict[str, Phrases] = {
 def phrases_of(text: str) -> Phrases:
     """The phrases of a task's text or name."""
     name = re.sub(r"[-_]v\d+$", "", text.strip().lower())
+    if re.fullmatch(r"[\w+-]+(/[\w+-]+)+", name):  # "tabletop/gripper/put-red-block-on-blue-plate"
+        name = name.rpartition("/")[2]
     if name in NAMES:
         return NAMES[name]
     is_name = bool(re.fullmatch(r"\w+([-_]\w+)+", name))
@@ -135,10 +137,21 @@ def _command(words: list[str]) -> Phrases | None:
     bare = [[w for w in part if w not in ARTICLES] for part in (before, after)]
     clauses = bare[1:] if both else bare
     if any(w in (",", ";", "and", "then") for part in clauses for w in part) and _has_verb(*clauses):
-        return None  # two commands
+        return _two_commands(words)
     if not verbs and not (bare[0] and bare[1]):
         return None
     return Phrases(" ".join(verbs), " ".join(bare[0]), " ".join(relation), " ".join(bare[1]))
+
+
+def _two_commands(words: list[str]) -> Phrases | None:
+    """ "open the drawer and put the block in it": each phrase holds those of both, in their order."""
+    for i, word in enumerate(words):
+        start = i + 1 + (words[i + 1 : i + 2] in (["and"], ["then"]))
+        if i and word in ("and", "then", ",", ";") and start < len(words) and _plain(words[start]):
+            both = _command(words[:i]), _command(words[start:])
+            if both[0] and both[1]:
+                return Phrases(*(f"{first} {second}".strip() for first, second in zip(both[0], both[1], strict=True)))
+    return None
 
 
 def _verbs(words: list[str]) -> tuple[list[str], list[str]]:

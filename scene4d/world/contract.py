@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from scene4d.errors import ConfigError
+from scene4d.robot.several_robots import fitting_robot, only_robot
 from scene4d.robot.spec import RobotSpec
 from scene4d.tensor_struct import TensorStruct, shapes
 from scene4d.world.observation import Observation
@@ -20,22 +22,39 @@ class WorldModelSpec:
     """What a caller has to know of any world model.
 
     horizon: most steps of one prediction. step_seconds: length of a step where an observation does not say.
-    robot: whose actions it learned from; nothing is compared where its specs are open.
+    robots: whose actions it learned from, one or several; nothing is compared where their specs are open.
     """
 
     horizon: int
     step_seconds: float
-    robot: RobotSpec
+    robots: tuple[RobotSpec, ...]
+
+    @property
+    def robot(self) -> RobotSpec:
+        """The one robot that it learned from.
+
+        Raises:
+            ConfigError: there are several: ask `robot_of` or `robot_like`.
+        """
+        return only_robot(self.robots)
 
     def robot_of(self, observation: Observation) -> RobotSpec:
         """The robot of an observation: what it leaves open is taken from this spec, and its step is the observation's.
 
         Raises:
-            ConfigError: it is another robot.
+            ConfigError: it is another robot, or may be several.
         """
-        observation.check_robot(self.robot)
+        own = fitting_robot(self.robots, observation.check_robot)
         seconds = observation.step_seconds or self.step_seconds
-        return replace(observation.robot.filled_from(self.robot), step_seconds=seconds)
+        return replace(observation.robot.filled_from(own), step_seconds=seconds)
+
+    def robot_like(self, found: RobotSpec, *, file: str | Path | None = None) -> RobotSpec:
+        """Which of its robots a recording, scene or start is of, that `file` holds.
+
+        Raises:
+            ConfigError: of none, or it may be several.
+        """
+        return fitting_robot(self.robots, lambda robot: robot.check_same(found, file=file))
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ class WorldModel(Protocol):
 
     @property
     def spec(self) -> WorldModelSpec:
-        """Horizon, step and robot."""
+        """Horizon, step and robots."""
         ...
 
     def observe(self, observation: Observation, *, state: Any = None) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scene4d.data.load.scene_window import Window
 from scene4d.robot.spec import RobotSpec
@@ -49,18 +49,18 @@ class Windows(Protocol):
         ...
 
     @property
-    def robot(self) -> RobotSpec:
-        """The robot of all episodes."""
+    def robots(self) -> tuple[RobotSpec, ...]:
+        """The robots of the episodes."""
+        ...
+
+    def robot_of(self, number: int) -> RobotSpec:
+        """The robot of a window."""
         ...
 
     def __len__(self) -> int: ...
 
     def window(self, number: int, *, futures: bool = True) -> Window:
         """One window without batch axes; without `futures` the target pictures are left out."""
-        ...
-
-    def scene_windows(self, numbers: Tensor, *, futures: bool = True) -> Window:
-        """Windows [b]."""
         ...
 
     def moment(self, number: int) -> tuple[Any, int]:
@@ -83,9 +83,11 @@ class Make(Protocol[S]):
 
 
 class Build(Protocol):
-    """Makes a fresh model of the configurations of its parts, the robot, and the info of the weights."""
+    """Makes a fresh model of the configurations of its parts, the robots, and the info of the weights."""
 
-    def __call__(self, configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any]) -> Any: ...
+    def __call__(
+        self, configs: Mapping[str, Any], *, robots: tuple[RobotSpec, ...], info: Mapping[str, Any]
+    ) -> Any: ...
 
 
 class TrainingRun(Protocol):
@@ -132,7 +134,7 @@ class TrainingRun(Protocol):
         ...
 
     def fresh(self, *, seed: int) -> Any:
-        """A new model of the family for the run's robot; its first weights depend on `seed` alone."""
+        """A new model of the family for the run's robots; its first weights depend on `seed` alone."""
         ...
 
     def start_from(self, model: Any, *parts: str) -> None:
@@ -145,7 +147,7 @@ class Family:
     """How world models of one family are built, stored and trained.
 
     configs: {part: its configuration class}; the parts of a weights file, in order of their making.
-    build: ({part: configuration}, robot, info of the weights) -> a fresh model, an nn.Module and a `WorldModel`.
+    build: ({part: configuration}, robots, info of the weights) -> a fresh model, an nn.Module and a `WorldModel`.
     parts: model -> {part: the module whose tensors are stored under that name}, each with a `config`.
     settings: configuration class of its training. part_configs: (settings, the windows of a
     run, which some sizes follow) -> {part: configuration}.
@@ -160,8 +162,10 @@ class Family:
     part_configs: Callable[[Any, Windows], Mapping[str, Any]]
     stages: Callable[[TrainingRun], list[Stage]]
 
-    def fresh(self, configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any], seed: int = 0) -> Any:
+    def fresh(
+        self, configs: Mapping[str, Any], *, robots: tuple[RobotSpec, ...], info: Mapping[str, Any], seed: int = 0
+    ) -> Any:
         """A new model whose first weights depend on `seed` alone; torch's generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.build(configs, robot=robot, info=info)
+            return self.build(configs, robots=robots, info=info)

@@ -17,6 +17,7 @@ from scene4d.apps.training.record_episodes import record_stage
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig, RunConfig
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.config import load_config
+from scene4d.data.load.scene_window import stack_windows
 from scene4d.errors import CheckpointError, ConfigError, SecurityError
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pose_about
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
@@ -229,7 +230,7 @@ def test_episodes_with_cameras_of_their_own_are_cached(tmp_path):
     assert cache_stage(tmp_path / "cache", cache, record=record, episodes=folder, processes=1)["windows"] == 4
     windows = WindowCache(tmp_path / "cache", cache, record=record, episodes=folder)
     assert windows.cameras == ("input_0", "input_1", "target_0")
-    batch = windows.scene_windows(torch.tensor([0, 3]))
+    batch = stack_windows([windows.window(number) for number in (0, 3)])
     assert batch.frames.batch_shape == (2, 3) and batch.targets.batch_shape == (2, 8, 3)
     viewmats, Ks = batch.frames.cameras.viewmats, batch.frames.cameras.Ks
     assert not torch.equal(viewmats[0], viewmats[1]) and not torch.equal(Ks[0], Ks[1])

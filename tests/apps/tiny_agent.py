@@ -8,11 +8,12 @@ import dataclasses
 import torch
 from box_scene import cast_boxes
 
-from scene4d.apps.compose.models import Models, make_models, robot_of_info
+from scene4d.apps.compose.models import Models, make_models
 from scene4d.geometry.camera import intrinsics_from_fov, look_at
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
 from scene4d.policy.encoders import ActionHeadConfig
+from scene4d.robot.several_robots import robots_of_info
 from scene4d.types import Cameras, Frames
 
 TASKS = ["button-press-v3", "door-open-v3", "drawer-open-v3"]
@@ -42,7 +43,7 @@ def with_info(models: Models, **info) -> Models:
     """The same models, had their weights held this too about what they learned from."""
     info = {**models.info, **info}
     world = copy.copy(models.world)
-    world.robot = robot_of_info(info)
+    world.robots = robots_of_info(info)
     return dataclasses.replace(models, world=world, info=info)
 
 

@@ -119,7 +119,7 @@ class ToyWorld:
 
     @property
     def spec(self):
-        return WorldModelSpec(self.horizon, 0.025, RobotSpec.from_info({}))
+        return WorldModelSpec(self.horizon, 0.025, (RobotSpec.from_info({}),))
 
     def observe(self, observation, *, state=None):
         scene = observation.scene

@@ -23,6 +23,7 @@ from scene4d.lift.stream.stream import StreamConfig
 from scene4d.models.gaussian_flow.state import GaussianState
 from scene4d.models.tokens.anchored_state import AnchorPrediction, past_poses
 from scene4d.models.tokens.latent import Latent
+from scene4d.robot.slots import USUAL_SLOTS
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import track_of
 from scene4d.scene import Scene4D
@@ -44,7 +45,7 @@ TOKEN = torch.tensor([-0.05, 0.0, 0.05])
 class StubModel:
     """Moves every row along x, by the first action too; decodes a red Gaussian at the token, adds one to the memory."""
 
-    spec = WorldModelSpec(4, 0.025, RobotSpec.from_info({}))
+    spec = WorldModelSpec(4, 0.025, (RobotSpec.from_info({}),))
 
     @property
     def codec(self):
@@ -67,6 +68,7 @@ class StubModel:
             past_proprio=track.proprio[:-1],
             past_valid=track.valid,
             task_vector=torch.zeros(32),
+            slots=USUAL_SLOTS,
         )
 
     def predict(self, state, *, actions, seeds=(0,)):

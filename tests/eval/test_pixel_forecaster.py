@@ -67,7 +67,8 @@ class Windows(WindowSet):
             save_episode(path, recording(seed))
         super().__init__([StoredEpisode(path) for path in paths], WindowConfig(context=4, horizon=8, stride=2))
         self.tasks, self.num_inputs, self.num_past_actions, self.horizon = ["reach-v3", "push-v3"], 2, 8, 8
-        self.robot = RobotSpec.from_info(recording(0).info, num_actions=4, num_proprio=4, step_seconds=0.025)
+        robot = RobotSpec.from_info(recording(0).info, num_actions=4, num_proprio=4, step_seconds=0.025)
+        self.robots, self.robot_of = (robot,), lambda number: robot
 
     def frames(self, number, *, horizon=0):
         episode, t = self.moment(number)

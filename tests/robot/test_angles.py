@@ -88,7 +88,9 @@ def test_statistics_of_training_have_no_jump(unit):
     """Targets, tracks and absolute actions of every moment of an episode in which the yaw wraps."""
     robot, (states, true) = robot_of(unit), turning(unit)
     episode = Recorded(actions=states[1:].float(), proprio=states.float(), info={"task": "turn"})
-    windows = SimpleNamespace(robot=robot, num_past_actions=8, moment=lambda number: (episode, number))
+    windows = SimpleNamespace(
+        robot_of=lambda number: robot, num_past_actions=8, moment=lambda number: (episode, number)
+    )
     futures = proprio_futures(windows, [0, 1], horizon=8, slots=USUAL_SLOTS, text="words")
     yaw = proprio_slot_index(robot)[5]
     step, turn = float(true.diff()[0]), TURNS[unit]

@@ -32,6 +32,11 @@ from scene4d.text.phrases import NAMES, Phrases, phrases_of
         ),
         ("put both moka pots on the stove", "put | both moka pots | on | stove"),
         ("close the bottom drawer of the cabinet", "close | bottom drawer of cabinet |  | "),
+        ("open the drawer and put the block in it", "open put | drawer block | in | it"),
+        (
+            "put the red block on the blue plate and stack the green block on the yellow block",
+            "put stack | red block green block | on on | blue plate yellow block",
+        ),
         ("zorp the block on the plate", "zorp | block | on | plate"),
         ("red block on the blue plate", " | red block | on | blue plate"),
     ],
@@ -55,6 +60,9 @@ def test_sentences(text, expected):
         ("put_item_in_drawer", "put | item | in | drawer"),
         ("meat_off_grill", " | meat | off | grill"),
         ("close_jar", "close | jar |  | "),
+        ("tabletop/gripper/put-red-block-on-blue-plate", "put | red block | on | blue plate"),
+        ("tabletop/gripper+pusher/put-block-in-bowl-and-open-drawer", "put open | block drawer | in | bowl"),
+        ("tabletop/gripper+lamp/open-drawer", "open | drawer |  | "),
     ],
 )
 def test_names_of_tasks(name, expected):
@@ -75,7 +83,6 @@ def test_every_name_of_meta_world_has_a_verb():
         "",
         "打开抽屉",
         "the red block",
-        "open the drawer and put the block in it",
         "Öffne die Schublade!",
         "a",
         "- -",

@@ -8,6 +8,7 @@ from pathlib import Path
 from scene4d.apps.compose.models import Models
 from scene4d.errors import CheckpointError, ConfigError
 from scene4d.policy.head import ActionHead
+from scene4d.robot.several_robots import fitting_robot, names_of
 from scene4d.robot.spec import RobotSpec, VectorSpec
 
 
@@ -20,15 +21,30 @@ def head_of(models: Models, *, file: str | Path | None = None) -> ActionHead:
     """
     if models.policy is None:
         raise CheckpointError("holds no action head", file=file, field="policy", fix="train with a [policy] section")
-    check_head(models.policy, robot=models.robot)
+    _robot_for(models.policy, models)
     return models.policy
 
 
 def robot_of_head(models: Models) -> RobotSpec:
-    """The robot of an action head: that of its weights, numbers without names where they do not say."""
-    config, robot = head_of(models).config, models.robot
+    """The robot of an action head: that of its weights, numbers without names where they do not say.
+
+    Raises:
+        as `head_of`; ConfigError: the weights know several robots, and it may be of more than one.
+    """
+    head = head_of(models)
+    config, robot = head.config, _robot_for(head, models)
     bare = lambda spec, width: spec if spec.width else VectorSpec.from_rows(None, width=width)
     return replace(robot, action=bare(robot.action, config.action_dim), proprio=bare(robot.proprio, config.proprio_dim))
+
+
+def _robot_for(head: ActionHead, models: Models) -> RobotSpec:
+    """Which of the robots that the weights know a head is of: by the name that they say, else by how many numbers."""
+    robots, name = models.world.spec.robots, str(models.info.get("policy_robot") or "")
+    named = [robot for robot in robots if name in ("", robot.name)] if len(robots) > 1 else robots
+    if not named:
+        problem, expected = "is none that the world model learned from", names_of(robots)
+        raise ConfigError(problem, field="policy_robot", found=name, expected=expected)
+    return fitting_robot(named, lambda robot: check_head(head, robot=robot))
 
 
 def check_head(head: ActionHead, *, robot: RobotSpec) -> None:

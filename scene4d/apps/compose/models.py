@@ -25,6 +25,7 @@ from scene4d.errors import CheckpointError
 from scene4d.models.families import FAMILIES
 from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import ActionHead
+from scene4d.robot.several_robots import robots_of_info
 from scene4d.robot.spec import RobotSpec
 from scene4d.setting_ranges import settings_out_of_range
 from scene4d.train.checkpoint import assign_weights, load_tensors, save_tensors
@@ -38,8 +39,8 @@ SPARE_VALUES = 1 << 22
 class Models:
     """A world model of some family and an action head that were trained together; `policy` is None where none was.
 
-    info: tasks, cameras, num_inputs, context (action_spec, proprio_spec, robot), step_seconds, provenance; of the
-    action head policy_tasks, policy_cameras, policy_size; JSON-ready.
+    info: tasks, cameras, num_inputs, context (action_spec, proprio_spec, robot) and step_seconds, or robots, a list of
+    such; provenance; of the action head policy_tasks, policy_cameras, policy_size, policy_robot; JSON-ready.
     """
 
     family: Family
@@ -49,7 +50,7 @@ class Models:
 
     @property
     def robot(self) -> RobotSpec:
-        """The robot that they learned from."""
+        """The one robot that they learned from; ConfigError where there are several."""
         return self.world.spec.robot
 
     def parts(self) -> dict[str, nn.Module]:
@@ -88,16 +89,11 @@ def make_models(
     """
     kind, info = FAMILIES[family], info or {}
     configs = {name: configs.get(name) or make() for name, make in kind.configs.items()}
-    world = kind.fresh(configs, robot=robot_of_info(info), info=info, seed=seed)
+    world = kind.fresh(configs, robots=robots_of_info(info), info=info, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 2)
         head = None if policy is None else ActionHead(policy)
     return Models(family=kind, world=world, policy=head, info=info)
-
-
-def robot_of_info(info: Mapping[str, Any]) -> RobotSpec:
-    """The robot that the info of weights describes."""
-    return RobotSpec.from_info(info.get("context") or {}, step_seconds=info.get("step_seconds"))
 
 
 def save_models(path: str | Path, models: Models, *, info: Mapping[str, Any], half: bool = True) -> int:

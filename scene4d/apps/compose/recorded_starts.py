@@ -106,7 +106,7 @@ def make_world_env(
         raise ConfigError("there is nothing to start from", field="scenes", found=0, expected="at least 1")
     world = require(models.world, MovesAnchors, what="the learned simulator")
     for path in scenes:
-        models.robot.check_same(robot_of_s4d(open_s4d(path)), file=path)
+        world.spec.robot_like(robot_of_s4d(open_s4d(path)), file=path)
     starts = recorded_starts(scenes)
     cameras = cameras_of(open_s4d(scenes[0]))
     if num_envs is None:

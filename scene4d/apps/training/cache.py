@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from scene4d.apps.training.import_recordings import imported_episodes
+from scene4d.apps.training.import_recordings import check_robots, imported_episodes
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.record_episodes import episode_path
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig
-from scene4d.data.load.scene_window import Window, stack_windows
+from scene4d.data.load.scene_window import Window
 from scene4d.data.load.stored_episode import StoredEpisode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.lift.stream.stream import SceneStream
+from scene4d.robot.several_robots import distinct_robots
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import track_of
 from scene4d.scene import Scene4D
@@ -117,7 +119,7 @@ def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
 class WindowCache(WindowSet[StoredEpisode]):
     """The windows of stored episodes with the scene memory at each; what a training stage draws its batches from.
 
-    robot: of the recordings, with the length of their frames. Implements `Windows`.
+    robots: of the recordings, with the length of their frames. Implements `Windows`.
     """
 
     def __init__(
@@ -126,9 +128,12 @@ class WindowCache(WindowSet[StoredEpisode]):
         """
         Args:
             only: the one episode to take windows of, for a job that asks for no other; all by default.
+        Raises:
+            ConfigError: the episodes are of different robots, and `record.several_robots` does not allow it.
         """
         paths = [only] if only else episode_paths(episodes, record)
-        super().__init__([StoredEpisode(path) for path in paths], window_config(config, cameras=record.camera_names))
+        cut = replace(window_config(config, cameras=record.camera_names), union=record.several_robots)
+        super().__init__([StoredEpisode(path) for path in paths], cut)
         self.num_inputs, self.num_past_actions = config.num_inputs, config.num_past_actions
         self._rows: list[tuple[Path, int, int]] = []
         for path in paths:
@@ -136,13 +141,14 @@ class WindowCache(WindowSet[StoredEpisode]):
             for count in _counts(folder / path.name):
                 self._rows.append((folder / path.name, first, count))
                 first += count
-        recording, self.horizon, self.instants = self.moment(0)[0], config.num_future, config.instants
-        self.robot = RobotSpec.from_info(
-            recording.info,
-            num_actions=recording.actions.shape[-1],
-            num_proprio=recording.proprio.shape[-1],
-            step_seconds=float(recording.times.diff().median()),
-        )
+        self.horizon, self.instants = config.num_future, config.instants
+        self._robot_of_episode = [_robot_of(episode) for episode in self.recordings]
+        check_robots(self._robot_of_episode, self.recordings, several=record.several_robots)
+        self.robots = distinct_robots(self._robot_of_episode)
+
+    def robot_of(self, number: int) -> RobotSpec:
+        """The robot of a window, as its episode describes it."""
+        return self._robot_of_episode[self._moments[number][0]]
 
     def window(self, number: int, *, futures: bool = True) -> Window:
         """One window without batch axes; without `futures` the target pictures are left out (h = 0 of them)."""
@@ -185,14 +191,20 @@ class WindowCache(WindowSet[StoredEpisode]):
         poses = episode.segment_poses[t + torch.tensor((0, *self.instants))]
         return displacement_of(memory.means, segments, poses=poses), memory.ids >= 0
 
-    def scene_windows(self, numbers: Tensor, *, futures: bool = True) -> Window:
-        """Windows [b]."""
-        return stack_windows([self.window(int(number), futures=futures) for number in numbers])
-
     def frames(self, number: int, *, horizon: int = 0) -> Frames:
         """The pictures [1 + h v] of all cameras at a window's moment and after it."""
         episode, t = self.moment(number)
         return episode.read(t, t + 1 + horizon, cameras=self.cameras).stacked().replace(extras={})
+
+
+def _robot_of(episode: StoredEpisode) -> RobotSpec:
+    """The robot of an episode, with its step."""
+    return RobotSpec.from_info(
+        episode.info,
+        num_actions=episode.actions.shape[-1],
+        num_proprio=episode.proprio.shape[-1],
+        step_seconds=float(episode.times.diff().median()),
+    )
 
 
 def displacement_of(points: Tensor, segments: Tensor, *, poses: Tensor) -> Tensor:

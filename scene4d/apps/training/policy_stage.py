@@ -19,6 +19,7 @@ from scene4d.policy.learning.demonstrations import demonstration_jobs
 from scene4d.policy.learning.samples import PolicySamples, join_samples, save_samples, train_policy_samples
 from scene4d.policy.loss import policy_batches, policy_loss, set_head_statistics
 from scene4d.policy.observation_builder import CameraObservationBuilder, ObservationBuilder, observation_builder_for
+from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.train.checkpoint import load_weights, save_tensors
 from scene4d.train.distributed import rank_zero_first
 from scene4d.train.log import line_progress
@@ -58,6 +59,7 @@ def samples_of_demonstration(job: tuple[str, int, float], *, run: Run, target: P
     if target.exists():
         return
     models, config = load_models(run.world_weights), run.config
+    models = dataclasses.replace(models, info={**models.info, "policy_robot": MetaWorldSim.robot})
 
     head, world = config.policy.model, models.world
 
@@ -83,6 +85,7 @@ def export_stage(run: Run, *, path: Path, provenance: dict[str, Any], head: bool
         policy = ActionHead(config.policy.model)
         tasks, cameras = list(data.tasks), list(data.input_cameras)
         learnt = {"policy_tasks": tasks, "policy_cameras": cameras, "policy_size": data.image_size}
+        learnt["policy_robot"] = MetaWorldSim.robot
         load_weights(policy, run.folder("policy") / "head.safetensors")
     models = dataclasses.replace(world, policy=policy)
     if config.policy_only:

@@ -17,6 +17,7 @@ from scene4d.apps.training.run_config import RunConfig
 from scene4d.errors import CheckpointError
 from scene4d.files import open_regular
 from scene4d.models.families import FAMILIES
+from scene4d.robot.several_robots import info_of_robots
 from scene4d.tensor_struct import TensorStruct
 from scene4d.train.checkpoint import load_tensors, load_weights, save_tensors
 from scene4d.train.device import Device
@@ -89,9 +90,9 @@ class Run:
         return WindowCache(cache, config.cache, record=config.record, episodes=episodes, only=only)
 
     def fresh(self, *, seed: int) -> Any:
-        """A new model of the family for the run's robot; its first weights depend on `seed` alone."""
+        """A new model of the family for the run's robots; its first weights depend on `seed` alone."""
         windows = self.windows()
-        return self.family.fresh(self.part_configs(windows), robot=windows.robot, info=self.info(windows), seed=seed)
+        return self.family.fresh(self.part_configs(windows), robots=windows.robots, info=self.info(windows), seed=seed)
 
     def part_configs(self, windows: WindowCache) -> dict[str, Any]:
         """{part: configuration} of the family; parts that the start has too are of its sizes."""
@@ -133,7 +134,7 @@ class Run:
         """The trained world model, put together from the weights of its parts."""
         windows = self.windows()
         info = self.info(windows)
-        world = self.family.fresh(self.part_configs(windows), robot=windows.robot, info=info)
+        world = self.family.fresh(self.part_configs(windows), robots=windows.robots, info=info)
         for name, module in self.family.parts(world).items():
             load_weights(module, self.folder(name) / f"{name}.safetensors")
         return Models(family=self.family, world=world.eval(), policy=None, info=info)
@@ -144,8 +145,7 @@ class Run:
             "tasks": list(windows.tasks),
             "cameras": list(windows.cameras),
             "num_inputs": self.config.cache.num_inputs,
-            "context": windows.robot.as_info(),
-            "step_seconds": windows.robot.step_seconds,
+            **info_of_robots(windows.robots),
         }
 
 

@@ -21,6 +21,7 @@ from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
 from scene4d.setting_ranges import is_folder_name, shown
+from scene4d.sim.tabletop.captions import PREFIX, read_task
 from scene4d.sim.viewpoints import drawn_names, unseen_cameras
 from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig
@@ -33,10 +34,12 @@ class RecordConfig:
 
     sources: tuple[str, ...] = ()
     """Recordings to learn from, as `scene4d check` reads them, instead of episodes recorded in simulation; of the
-    settings below only size and cameras count then. Depth beyond 6.5 m counts as not measured."""
+    settings below only several_robots, size and cameras count then. Depth beyond 6.5 m counts as not measured."""
     tasks: tuple[str, ...] = ("button-press-v3", "door-open-v3", "drawer-open-v3")
     """Tasks: names of Meta-World, or "tabletop/" and what is to be done, such as
     "tabletop/suction/put-red-block-on-blue-plate"."""
+    several_robots: bool = False
+    """Let episodes be of different robots, of one rate: the weights then know all of them, and refuse others."""
     fine_tune: bool = False
     """Record tasks that are held out too. The weights are then no longer ones that never saw them."""
     episodes: int = 40
@@ -67,6 +70,11 @@ class RecordConfig:
         for name, num in (("tasks", len(self.tasks)), ("episodes", self.episodes), ("noise", len(self.noise))):
             if num < 1:
                 raise ConfigError("nothing to record", field=f"record.{name}", found=num, expected="at least 1")
+        tables = [read_task(task) for task in self.tasks if task.startswith(PREFIX)]
+        robots = {"+".join(table.robots) for table in tables} | {"sawyer" for _ in self.tasks[len(tables) :]}
+        if len(robots) > 1 and not self.several_robots:
+            found, fix = ", ".join(sorted(robots)), "train on one of them, or set record.several_robots = true"
+            raise ConfigError("are of several robots", field="record.tasks", found=found, fix=fix)
 
     @property
     def camera_names(self) -> tuple[str, ...]:

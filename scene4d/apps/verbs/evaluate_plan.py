@@ -27,6 +27,7 @@ from scene4d.plan.search import Cost, Plan, SearchConfig, best_of, cem, find_pla
 from scene4d.policy.encoders import views_for
 from scene4d.robot.bounds import within_bounds
 from scene4d.robot.slots import hand_position
+from scene4d.robot.spec import RobotSpec
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.types import Cameras, Frames, Gaussians, Task
 from scene4d.world.capabilities import MovesAnchors, require
@@ -133,6 +134,8 @@ class PlanningAgent:
         horizon = self.world.spec.horizon  # a plan looks one chunk ahead
         knots = max(1, horizon // self.options.replan_every)  # an action is held until the next plan
         samples, rounds = self.options.samples, self.options.iterations
+        sim = {"action_spec": MetaWorldSim.action_spec, "proprio_spec": MetaWorldSim.proprio_spec}
+        self.robot = self.world.spec.robot_like(RobotSpec.from_info({**sim, "robot": MetaWorldSim.robot}))
         self.config = SearchConfig(num_samples=samples, num_iterations=rounds, horizon=horizon, num_knots=knots)
         if self.options.goal == "scene":
             # Geometry suggests trajectories that go far towards a goal scene; the samples about them refine the last
@@ -189,7 +192,7 @@ class PlanningAgent:
         return within_bounds(chunks, state.robot)
 
     def _state(self) -> State:
-        robot, scene, memory = self.models.robot, self.stream.scene(), self.stream.gaussians()
+        robot, scene, memory = self.robot, self.stream.scene(), self.stream.gaussians()
         past = torch.stack(self.actions) if self.actions else torch.zeros(1, robot.action.width)
         states, cameras, task = torch.stack(self.proprio), self.cameras, Task(self.task)
         return self.world.observe(

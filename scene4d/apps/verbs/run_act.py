@@ -91,7 +91,7 @@ def _planned(models: Models, start: Observation, *, seed: int, forecast: bool) -
         views = Frames.cat([views, views_for(head.config, future, hand=hand)])
     actions = chosen_actions(head, start, views=views, proprio=start.proprio[-1], seed=seed, features=features)
     # The numbers are the head's: its weights say what they mean.
-    names, units = names_and_units(models.robot.action, width=head.config.action_dim)
+    names, units = names_and_units(start.robot.action, width=head.config.action_dim)
     return {
         "actions": [[round(float(x), 5) for x in row] for row in actions],
         "names": names,

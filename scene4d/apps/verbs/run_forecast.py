@@ -80,7 +80,7 @@ def _start(options: ForecastOptions) -> tuple[Decodes, S4DFile, Observation, Ten
         frame_seconds = float(scene.times.diff().median()) if instants else model.spec.step_seconds
         num_steps = max(1, round(options.seconds / frame_seconds))
     known, actions = observation_and_actions(file, actions=asked, start=options.start, num_steps=num_steps, scene=scene)
-    models.robot.check_same(known.robot, file=options.scene)
+    models.world.spec.robot_like(known.robot, file=options.scene)
     return model, file, known, actions
 
 

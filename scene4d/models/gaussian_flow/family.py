@@ -19,12 +19,12 @@ from scene4d.train.stage import Stage
 from scene4d.world.family import Family, TrainingRun
 
 
-def build(configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any]) -> GaussianWorldModel:
+def build(configs: Mapping[str, Any], *, robots: tuple[RobotSpec, ...], info: Mapping[str, Any]) -> GaussianWorldModel:
     """A fresh model and its autoencoder; the first weights of each depend on torch's seed, and on nothing else."""
     seed = torch.initial_seed()
     codec = GaussianVAE(configs["vae"])
     torch.manual_seed(seed + 1)
-    return GaussianWorldModel(codec, configs["dynamics"], channels=configs["vae"].channels, robot=robot)
+    return GaussianWorldModel(codec, configs["dynamics"], channels=configs["vae"].channels, robots=robots)
 
 
 def parts(model: GaussianWorldModel) -> dict[str, nn.Module]:

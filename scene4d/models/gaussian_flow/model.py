@@ -55,9 +55,9 @@ class GaussianWorldModel(Sampler, AnchorModel):
     diffusion transformer on the tokens of a Gaussian VAE (the codec, not owned: its weights are stored elsewhere).
 
     Args:
-        codec: encodes and decodes; frozen here. channels: its latent channels, c. robot: that it learned from.
+        codec: encodes and decodes; frozen here. channels: its latent channels, c. robots: that it learned from.
     Raises:
-        ConfigError: the robot has more numbers than `config.slots`.
+        ConfigError: a robot has more numbers than `config.slots`.
     """
 
     token_mean: Tensor
@@ -66,15 +66,21 @@ class GaussianWorldModel(Sampler, AnchorModel):
     log_var_shift: Tensor
 
     def __init__(
-        self, codec: Codec, config: DynamicsConfig | None = None, *, channels: int, robot: RobotSpec = NO_ROBOT
+        self,
+        codec: Codec,
+        config: DynamicsConfig | None = None,
+        *,
+        channels: int,
+        robots: tuple[RobotSpec, ...] = (NO_ROBOT,),
     ):
         config = config or DynamicsConfig()
         super().__init__(
-            codec, channels=channels, horizon=config.num_frames, robot=robot, step_seconds=config.step_seconds
+            codec, channels=channels, horizon=config.num_frames, robots=robots, step_seconds=config.step_seconds
         )
         self.config = config
         slots, text = config.slots, config.text
-        slots.check(robot)
+        for robot in robots:
+            slots.check(robot)
         self.proprio = ProprioForecast(config.proprio, slots=slots, text=text)
         width = config.proprio.width
         self.denoiser = DiT(config.dit, channels=channels, proprio_width=width, slots=slots, text=text)

@@ -18,6 +18,7 @@ from scene4d.models.flow import FlowConfig, draw_levels
 from scene4d.models.pixel_transformer.loss import loss, mean_error, set_scale
 from scene4d.models.pixel_transformer.model import PixelTransformer
 from scene4d.models.pixel_transformer.network import Clip, PixelModel, PixelsConfig
+from scene4d.robot.several_robots import only_robot
 from scene4d.robot.spec import RobotSpec
 from scene4d.robot.track import track_of
 from scene4d.train.checkpoint import save_tensors
@@ -51,24 +52,25 @@ class PixelsStageConfig:
 
 def fitted(settings: PixelsStageConfig, windows: Windows) -> Mapping[str, PixelsConfig]:
     """The network's sizes, cut to the run's pictures, cameras, horizon, robot and tasks."""
+    robot = only_robot(windows.robots)
     config = dataclasses.replace(
         settings.model,
         size=windows.frames(0).cameras.width,
         num_views=windows.num_inputs,
         horizon=windows.horizon,
         num_past_actions=windows.num_past_actions,
-        num_actions=windows.robot.action.width,
-        num_proprio=windows.robot.proprio.width,
+        num_actions=robot.action.width,
+        num_proprio=robot.proprio.width,
         tasks=tuple(windows.tasks),
     )
     return {"pixels": config}
 
 
-def build(configs: Mapping[str, Any], *, robot: RobotSpec, info: Mapping[str, Any]) -> PixelTransformer:
+def build(configs: Mapping[str, Any], *, robots: tuple[RobotSpec, ...], info: Mapping[str, Any]) -> PixelTransformer:
     """A fresh model for the first cameras that the info of the weights names."""
     config: PixelsConfig = configs["pixels"]
     cameras = list(info.get("cameras") or map(str, range(config.num_views)))[: config.num_views]
-    return PixelTransformer(PixelModel(config), cameras=cameras, robot=robot)
+    return PixelTransformer(PixelModel(config), cameras=cameras, robot=only_robot(robots))
 
 
 def parts(model: PixelTransformer) -> dict[str, nn.Module]:

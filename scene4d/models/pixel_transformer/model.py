@@ -62,8 +62,8 @@ class PixelTransformer(Sampler, nn.Module):
 
     @property
     def spec(self) -> WorldModelSpec:
-        """Horizon, step and robot."""
-        return WorldModelSpec(self.config.horizon, self.robot.step_seconds or STEP_SECONDS, self.robot)
+        """Horizon, step and robots."""
+        return WorldModelSpec(self.config.horizon, self.robot.step_seconds or STEP_SECONDS, (self.robot,))
 
     @torch.no_grad()
     def observe(self, observation: Observation, *, state: PixelState | None = None) -> PixelState:

@@ -39,8 +39,8 @@ def family(make_codec: Callable[[Any], Any], codec_config: type) -> Family:
     return Family(
         name="rssm",
         configs={"vae": codec_config, "rssm": RSSMConfig},
-        build=lambda configs, *, robot, info: RSSMWorldModel(
-            make_codec(configs["vae"]), configs["rssm"], channels=configs["vae"].channels, robot=robot
+        build=lambda configs, *, robots, info: RSSMWorldModel(
+            make_codec(configs["vae"]), configs["rssm"], channels=configs["vae"].channels, robots=robots
         ),
         parts=lambda model: {"vae": model.codec, "rssm": model},
         settings=RSSMSettings,

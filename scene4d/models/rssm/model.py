@@ -12,7 +12,7 @@ from scene4d.geometry.rotation import pose_about
 from scene4d.models.flow import seeded_noise
 from scene4d.models.proprio import ProprioForecast
 from scene4d.models.rssm.belief import Belief, BeliefNetwork, RSSMConfig
-from scene4d.models.tokens.anchor_model import AnchorModel
+from scene4d.models.tokens.anchor_model import STEP_SECONDS, AnchorModel
 from scene4d.models.tokens.anchored_state import AnchoredState, AnchorPrediction
 from scene4d.models.tokens.latent import Codec
 from scene4d.models.tokens.motion_estimate import moving_anchors
@@ -35,9 +35,10 @@ class RSSMState(AnchoredState):
 class RSSMWorldModel(AnchorModel):
     """Predicts by imagining beliefs; implements `WorldModel`, `Decodes`, `MovesAnchors` and `Embeds`."""
 
-    def __init__(self, codec: Codec, config: RSSMConfig, *, channels: int, robot: RobotSpec):
-        super().__init__(codec, channels=channels, horizon=config.horizon, robot=robot)
-        config.slots.check(robot)
+    def __init__(self, codec: Codec, config: RSSMConfig, *, channels: int, robots: tuple[RobotSpec, ...]):
+        super().__init__(codec, channels=channels, horizon=config.horizon, robots=robots, step_seconds=STEP_SECONDS)
+        for robot in robots:
+            config.slots.check(robot)
         self.config, self.network = config, BeliefNetwork(config, channels=channels)
         self.proprio = ProprioForecast(config.proprio, slots=config.slots, text=config.text)
 

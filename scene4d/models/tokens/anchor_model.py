@@ -26,7 +26,7 @@ class AnchorModel(nn.Module):
 
     Args:
         codec: encodes Gaussians; frozen, its weights are stored elsewhere. channels: of its tokens, c.
-        robot: that it learned from. step_seconds: of a step where neither scene nor robot says.
+        robots: that it learned from. step_seconds: of a step where neither scene nor robot says.
     """
 
     token_mean: Tensor
@@ -35,10 +35,10 @@ class AnchorModel(nn.Module):
     proprio: ProprioForecast
 
     def __init__(
-        self, codec: Codec, *, channels: int, horizon: int, robot: RobotSpec, step_seconds: float = STEP_SECONDS
+        self, codec: Codec, *, channels: int, horizon: int, robots: tuple[RobotSpec, ...], step_seconds: float
     ):
         super().__init__()
-        self.horizon, self.robot, self.step_seconds = horizon, robot, step_seconds
+        self.horizon, self.robots, self.step_seconds = horizon, robots, step_seconds
         self._codec = (codec,)  # in a tuple, so that its weights are not this module's
         self.scale = MotionScale(horizon)
         self.register_buffer("token_mean", torch.zeros(channels))
@@ -52,8 +52,9 @@ class AnchorModel(nn.Module):
 
     @property
     def spec(self) -> WorldModelSpec:
-        """Horizon, step and robot."""
-        return WorldModelSpec(self.horizon, self.robot.step_seconds or self.step_seconds, self.robot)
+        """Horizon, step and robots."""
+        known = [robot.step_seconds for robot in self.robots if robot.step_seconds]
+        return WorldModelSpec(self.horizon, known[0] if known else self.step_seconds, self.robots)
 
     def scaled(self, tokens: Tensor) -> Tensor:
         """Tokens [.. c] in units of their spread over the training windows."""

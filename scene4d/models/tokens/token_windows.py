@@ -155,11 +155,10 @@ def prepare_all(
     num_rows: int,
 ) -> list[TokenWindows]:
     """The windows of one episode made ready; the choice of rows hangs on the number `first` of its first window."""
-    robot, tasks = windows.robot, [task_vector(Task(each), text=text) for each in windows.tasks]
-    ready = lambda window, seed: prepare(
-        codec, window, anchors=anchors, robot=robot, tasks=tasks, slots=slots, num_rows=num_rows, seed=seed
-    )
-    return [ready(windows.window(n, futures=False), first + n) for n in range(len(windows))]
+    tasks = [task_vector(Task(each), text=text) for each in windows.tasks]
+    same = {"anchors": anchors, "tasks": tasks, "slots": slots, "num_rows": num_rows}
+    ready = lambda window, number: prepare(codec, window, robot=windows.robot_of(number), seed=first + number, **same)
+    return [ready(windows.window(n, futures=False), n) for n in range(len(windows))]
 
 
 def is_moving(motion: Tensor) -> Tensor:

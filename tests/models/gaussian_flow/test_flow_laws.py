@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import small_world
 import torch
 from world_model_laws import WorldModelLaws
 
 from scene4d.apps.compose.models import Models, load_models, make_models, save_models
+from scene4d.robot.several_robots import info_of_robots
+from scene4d.robot.spec import RobotSpec, VectorSpec
 
 
 class TestGaussianFlow(WorldModelLaws):
@@ -14,7 +18,7 @@ class TestGaussianFlow(WorldModelLaws):
 
     def make_model(self):
         model = small_world.world_model()
-        model.robot = small_world.ROBOT
+        model.robots = (small_world.ROBOT,)
         return model
 
     def make_observation(self, kind: int = 0):
@@ -26,9 +30,11 @@ class TestGaussianFlow(WorldModelLaws):
 class TestStoredGaussianFlow(WorldModelLaws):
     """The same with the autoencoder of the family, which is stored with it."""
 
+    robots = (replace(small_world.ROBOT, step_seconds=0.025),)
+
     def make_model(self):
         torch.manual_seed(0)
-        info = {"context": small_world.ROBOT.as_info(), "step_seconds": 0.025}
+        info = info_of_robots(self.robots)
         models = make_models({"dynamics": small_world.CONFIG}, info=info)
         with torch.no_grad():
             for parameter in models.world.parameters():
@@ -46,3 +52,12 @@ class TestStoredGaussianFlow(WorldModelLaws):
         models = Models(family=self.models.family, world=model, policy=None, info=self.models.info)
         save_models(folder / "weights.safetensors", models, info=models.info, half=False)
         return load_models(folder / "weights.safetensors").world
+
+
+JOINTS = VectorSpec.from_rows([{"name": f"joint{i}", "unit": "rad"} for i in range(6)])
+
+
+class TestGaussianFlowOfSeveralRobots(TestStoredGaussianFlow):
+    """Weights that know two robots hold to the laws with each of them."""
+
+    robots = (RobotSpec(JOINTS, JOINTS, step_seconds=0.025, name="arm"), *TestStoredGaussianFlow.robots)

@@ -27,7 +27,7 @@ MANY = Slots(num_actions=28, num_proprio=28)
 def body_model(small, *, slots: Slots = MANY, robot: RobotSpec = BODY) -> GaussianWorldModel:
     torch.manual_seed(0)
     config = dataclasses.replace(small.CONFIG, slots=slots)
-    return GaussianWorldModel(small.PlainCodec(), config, channels=small.CHANNELS, robot=robot).eval()
+    return GaussianWorldModel(small.PlainCodec(), config, channels=small.CHANNELS, robots=(robot,)).eval()
 
 
 def body_window(small, *, push: float, instants=range(1, 9)):

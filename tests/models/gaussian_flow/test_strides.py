@@ -22,7 +22,7 @@ from scene4d.models.tokens.token_windows import at_steps
 def flexible(**settings):
     """A model that takes steps of 1, 2 and 4 frames, and knows parts of futures."""
     model = small_world.world_model(strides=(1, 2, 4), timed=True, known_futures=True, **settings)
-    model.robot = small_world.ROBOT
+    model.robots = (small_world.ROBOT,)
     with torch.no_grad():  # over many frames a hand with random habits would fly away
         for parameter in model.proprio.parameters():
             parameter.mul_(0.1)

@@ -57,7 +57,7 @@ def stirred(model: RSSMWorldModel) -> RSSMWorldModel:
 
 def fresh_model() -> RSSMWorldModel:
     torch.manual_seed(0)
-    return RSSMWorldModel(small_world.PlainCodec(), CONFIG, channels=small_world.CHANNELS, robot=small_world.ROBOT)
+    return RSSMWorldModel(small_world.PlainCodec(), CONFIG, channels=small_world.CHANNELS, robots=(small_world.ROBOT,))
 
 
 class TestRSSM(WorldModelLaws):
@@ -249,7 +249,7 @@ class PushedRun:
     start, start_digest, device, threads = "tiny", "0", "cpu", 1
 
     def __init__(self, root: Path, settings: RSSMSettings):
-        self.root, self.settings, self.robot, self.horizon = root, settings, small_world.ROBOT, CONFIG.horizon
+        self.root, self.settings, self.horizon = root, settings, CONFIG.horizon
         self.num_past_actions, self.taken = CONFIG.proprio.num_past, []
         self.recording = PushedRecording()
 
@@ -265,12 +265,15 @@ class PushedRun:
     def moment(self, number: int):
         return self.recording, number
 
+    def robot_of(self, number: int):
+        return small_world.ROBOT
+
     def prepared(self, kind, make, *, folder):
         return pushed(32, seed=0)
 
     def fresh(self, *, seed: int):
         torch.manual_seed(seed)
-        return RSSMWorldModel(GaussianVAE(VAEConfig(channels=8)), CONFIG, channels=8, robot=self.robot)
+        return RSSMWorldModel(GaussianVAE(VAEConfig(channels=8)), CONFIG, channels=8, robots=(small_world.ROBOT,))
 
     def start_from(self, model, *parts: str):
         self.taken += parts

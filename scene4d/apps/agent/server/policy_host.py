@@ -17,7 +17,7 @@ from torch import Tensor
 from scene4d.apps.agent.agent import AgentConfig, SceneAgent, agent_config, agent_maker
 from scene4d.apps.agent.server.messages import VERSION, ObservationMessage, View
 from scene4d.apps.agent.task_names import names_and_units, task_from_text
-from scene4d.apps.compose.action_head import head_of
+from scene4d.apps.compose.action_head import head_of, robot_of_head
 from scene4d.apps.compose.models import Models
 from scene4d.errors import DataFormatError, ResourceError
 from scene4d.types import Cameras, Frames
@@ -67,7 +67,7 @@ class PolicyHost:
 
     def info(self) -> dict[str, Any]:
         """What a client has to know, JSON-ready."""
-        head, robot = head_of(self._models).config, self._models.robot
+        head, robot = head_of(self._models).config, robot_of_head(self._models)
         vectors = ("action", robot.action, head.action_dim), ("proprio", robot.proprio, head.proprio_dim)
         columns = {}
         for name, spec, width in vectors:

@@ -44,7 +44,7 @@ def calibrate(model: GaussianWorldModel, batch: TokenWindows, *, steps: int = 4,
         return held
     for shares, stride in zip(held, model.config.strides, strict=True):
         strided = model.with_stride(stride)
-        chunk = strided.steps_of(strided.spec.horizon, model.robot)
+        chunk = strided.steps_of(strided.spec.horizon, model.robots[0])  # all are of one rate
         window = at_steps(batch, chunk, instants=model.config.instants)
         count = range(0, len(window.task), part)
         parts = [_errors(model, window[i : i + part], chunk=chunk, seed=i, steps=steps) for i in count]

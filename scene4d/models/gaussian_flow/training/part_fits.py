@@ -67,8 +67,9 @@ def fit_completion(run: TrainingRun, model: GaussianWorldModel, *, ready: TokenW
         completion.set_places(missed)
 
     def read(numbers: torch.Tensor) -> tuple[TokenWindows, Gaussians, Frames]:
-        batch = windows.scene_windows(numbers, futures=False)
-        return ready[numbers], batch.memory, batch.frames
+        # One by one: windows of different robots do not stack.
+        each = [windows.window(int(number), futures=False) for number in numbers]
+        return ready[numbers], Gaussians.stack([w.memory for w in each]), Frames.stack([w.frames for w in each])
 
     def loss(batch: tuple[TokenWindows, Gaussians, Frames]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         tokens = model.window_tokens(batch[0])

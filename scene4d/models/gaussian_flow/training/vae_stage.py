@@ -55,7 +55,7 @@ def cells_of_episode(run: TrainingRun, windows: Windows, *, first: int) -> list[
     vae, rows = GaussianVAE(run.settings.vae.model).eval(), []
     for number in range(len(windows)):
         window = windows.window(number, futures=False)
-        focus = focus_of(window.memory, window.past_proprio[-1], robot=windows.robot)
+        focus = focus_of(window.memory, window.past_proprio[-1], robot=windows.robot_of(number))
         anchors, _ = choose_anchors(window.memory, focus=focus, config=run.settings.dynamics.model.anchors)
         rows.append(vae.cells_of(window.memory, anchors))
     return rows
