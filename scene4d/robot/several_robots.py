@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def only_robot(robots: Sequence[RobotSpec]) -> RobotSpec:
 def fitting_robot(robots: Sequence[RobotSpec], check: Callable[[RobotSpec], None]) -> RobotSpec:
     """The robot that passes a check, of those that a model learned from.
 
+    Where those that pass differ in their names alone, it is one of them without a name: their numbers mean the same.
+
     Args:
         check: refuses a robot by a ConfigError, such as `robot.check_same(other)`.
     Raises:
@@ -53,6 +56,8 @@ def fitting_robot(robots: Sequence[RobotSpec], check: Callable[[RobotSpec], None
         return passed[0]
     if len(robots) == 1:
         raise refused[0]
+    if passed and all(_meaning(robot) == _meaning(passed[0]) for robot in passed):
+        return replace(passed[0], name="")
     if passed:
         fix = "say which: the name of the robot, and names of its numbers"
         expected = "a recording that only one of them could have made"
@@ -70,6 +75,11 @@ def fitting_robot(robots: Sequence[RobotSpec], check: Callable[[RobotSpec], None
         expected=" | ".join(dict.fromkeys(str(error.expected) for error in same)),
         fix=f"it knows {names_of(robots)}: take weights that were trained for this robot",
     )
+
+
+def _meaning(robot: RobotSpec) -> tuple[Any, ...]:
+    """All that decides what a robot's numbers mean."""
+    return robot.action, robot.proprio, robot.meaning
 
 
 def names_of(robots: Sequence[RobotSpec]) -> str:

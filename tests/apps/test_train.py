@@ -240,14 +240,16 @@ def test_episodes_with_cameras_of_their_own_are_cached(tmp_path):
 
 
 def test_tasks_of_the_table_are_recorded_and_cached(tmp_path):
-    """Beside those of Meta-World, whose robot has the same numbers; the windows know them by their captions."""
+    """Beside those of Meta-World, another robot of the same numbers; windows know them by their captions."""
     pytest.importorskip("metaworld", reason="the simulator is not installed")
     tasks = ("tabletop/put-red-block-on-blue-plate", "tabletop/put-blue-block-on-red-plate", "reach-v3")
-    record = RecordConfig(tasks=tasks, episodes=1, num_frames=13, size=32, cameras=("left", "right", "front"))
+    cameras = ("left", "right", "front")
+    record = RecordConfig(tasks=tasks, episodes=1, num_frames=13, size=32, cameras=cameras, several_robots=True)
     cache, folder = CacheConfig(), tmp_path / "record"
     assert record_stage(folder, record, processes=1)["episodes"] == 3
     assert cache_stage(tmp_path / "cache", cache, record=record, episodes=folder, processes=1)["windows"] == 3
     windows = WindowCache(tmp_path / "cache", cache, record=record, episodes=folder)
+    assert [robot.name for robot in windows.robots] == ["gripper", "sawyer"] and windows.robot_of(2).name == "sawyer"
     assert windows.tasks == ["put the red block on the blue plate", "put the blue block on the red plate", "reach-v3"]
     window = windows.window(0)
     moved = window.displacement[-1].norm(dim=-1)

@@ -59,6 +59,13 @@ def test_a_recording_that_may_be_of_several_is_refused():
     assert raised.value.found == "gripper, pusher"
 
 
+def test_robots_whose_numbers_mean_the_same_need_no_name():
+    twin = replace(GRIPPER, name="sawyer", step_seconds=0.0501)
+    both = WorldModelSpec(8, 0.05, (GRIPPER, twin, ARM))
+    assert both.robot_like(twin) == twin and both.robot_like(GRIPPER) == GRIPPER
+    assert both.robot_like(replace(GRIPPER, name="")) == replace(GRIPPER, name="")
+
+
 def test_who_needs_one_robot_says_so():
     assert only_robot((ARM,)) is ARM and WorldModelSpec(8, 0.05, (ARM,)).robot is ARM
     with pytest.raises(ConfigError, match="gripper, pusher, arm"):
