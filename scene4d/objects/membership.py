@@ -22,7 +22,7 @@ def body_of_rows(tracks: Tracks, bodies: list[Body], *, moved: Tensor, tolerance
     The cost of a body is how far the row is from following it, in tolerances, and how far from the body's nearest row
     of like colour, in reaches; both squared and capped. Rows that were at rest from the first instant on are not asked.
     """
-    rest, asked = ~moved & tracks.valid.any(0), _asked(tracks, moved)
+    rest, asked = ~moved & _witnesses(tracks, moved), _asked(tracks, moved)
     label = torch.zeros(tracks.num_rows, dtype=torch.int64)
     if not bodies or len(asked) == 0:
         return label
@@ -58,6 +58,15 @@ def _asked(tracks: Tracks, moved: Tensor) -> Tensor:
     """Rows [s] that moved, or that came later than the first instant and so may lie on what had moved before."""
     late = tracks.valid.any(0) & ~tracks.valid[0]
     return (moved | late).nonzero()[:, 0]
+
+
+def _witnesses(tracks: Tracks, moved: Tensor) -> Tensor:
+    """[n] rows that were there for half of all the motion: who rested then was at rest, who came later may only be."""
+    places, there = tracks.positions[:, moved], tracks.valid[:, moved]
+    step = places.diff(dim=0).norm(dim=-1) * (there[1:] & there[:-1])
+    amount = step.sum(1)  # [t - 1] m that all rows together went
+    both = (tracks.valid[1:] & tracks.valid[:-1]).double()
+    return (amount[:, None] * both).sum(0) >= 0.5 * amount.sum()
 
 
 def _cost(tracks: Tracks, some: Tracks, *, asked: Tensor, body: Body, tolerance: float, config: RigidConfig) -> Tensor:
