@@ -213,8 +213,8 @@ def summary(results: list[dict]) -> dict[str, dict[str, dict[str, list[float]]]]
     return table
 
 
-def main() -> None:
-    """Measure all episodes and print the table."""
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    """The options, of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(rig.TASKS))
     parser.add_argument("--seeds", nargs=2, type=int, default=(1000, 1001), metavar=("FIRST", "LAST"))
@@ -224,7 +224,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--noise", type=float, default=0.1)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Measure all episodes and print the table."""
+    options = options_of()
     torch.set_num_threads(1)
     results = [run_case(case) for case in (recorded(options) if options.recordings else simulated(options))]
     table = summary(results)

@@ -140,8 +140,8 @@ tables() {
   row streaming '28 s on one thread' 'nothing' 'python scripts/bench_streaming.py --cap 33000'
 
   # Objects: docs/results/reconstruction.md
-  row objects 'about 50 min on one thread (72 episodes of 60 frames)' 'extra sim' \
-    "python scripts/bench_objects.py --tasks $six --seeds 2000 2011"
+  row objects 'about 10 min on one thread (18 episodes of 60 frames)' 'extra sim' \
+    "python scripts/bench_objects.py --tasks $six --seeds 2000 2002"
 
   # Speed: docs/results/speed.md, docs/results/simulator.md
   row speed-forecast 'about 2 min on one thread' 'nothing' \

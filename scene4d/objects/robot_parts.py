@@ -28,12 +28,18 @@ class RobotConfig:
     """Metres that a part has moved by then."""
     colour: float = 0.15
     """Difference of colour up to which a part that came into view later is of the robot's colours."""
+    num_alike: int = 16
+    """Rows of the robot that have that colour at least."""
 
 
 def robot_bodies(tracks: Tracks, bodies: list[Body], *, hand: Tensor, config: RobotConfig) -> list[bool]:
     """Which of the bodies, with all their rows, are the robot, given the hand's place [t 3] m at the tracks' times."""
-    robot = [_carries_hand(tracks, body, hand=hand, config=config) for body in bodies]
     started = _started(hand, path=config.first_path)
+    carries = [_carries_hand(tracks, body, hand=hand, config=config) for body in bodies]
+    # What is gripped carries the hand as well, but the robot's own surface moved from the start on.
+    early = [_moved_at_start(tracks, body, started=started, config=config) for body in bodies]
+    first = [mark and moved is True for mark, moved in zip(carries, early, strict=True)]
+    robot = first if any(first) else carries
     while any(robot):
         own = torch.cat([body.rows for body, is_robot in zip(bodies, robot, strict=True) if is_robot])
         added = [
@@ -81,12 +87,21 @@ def _touches(tracks: Tracks, rows: Tensor, *, other: Tensor, reach: float) -> bo
     return bool(touching) and sum(touching) > 0.5 * len(touching)
 
 
-def _moves_from_start(tracks: Tracks, body: Body, *, own: Tensor, started: int, config: RobotConfig) -> bool:
-    """Whether a body moved as soon as the hand did; where it was not in view then, whether it has the robot's
-    colours."""
+def _moved_at_start(tracks: Tracks, body: Body, *, started: int, config: RobotConfig) -> bool | None:
+    """Whether a body moved as soon as the hand did; None where it was not in view then."""
     early = body.rows[tracks.valid[0, body.rows] & tracks.valid[started, body.rows]]
-    if len(early) >= 3:
-        gone = (tracks.positions[started, early] - tracks.positions[0, early]).norm(dim=-1)
-        return float(gone.median()) > config.least_start
-    distance, _ = nearest(colour_feature(tracks.colours[own]), colour_feature(tracks.colours[body.rows]), num=1)
-    return float((distance[:, 0] < config.colour).double().mean()) > 0.6
+    if len(early) < 3:
+        return None
+    gone = (tracks.positions[started, early] - tracks.positions[0, early]).norm(dim=-1)
+    return float(gone.median()) > config.least_start
+
+
+def _moves_from_start(tracks: Tracks, body: Body, *, own: Tensor, started: int, config: RobotConfig) -> bool:
+    """Whether a body moved as soon as the hand did; where it was not in view, whether it has the robot's colours."""
+    moved = _moved_at_start(tracks, body, started=started, config=config)
+    if moved is not None:
+        return moved
+    # A few rows of what is carried may count as robot already: several of its rows have to be alike.
+    num = max(1, min(config.num_alike, len(own) // 10))
+    distance, _ = nearest(colour_feature(tracks.colours[own]), colour_feature(tracks.colours[body.rows]), num=num)
+    return float((distance[:, -1] < config.colour).double().mean()) > 0.6

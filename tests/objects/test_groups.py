@@ -231,6 +231,19 @@ def test_what_came_into_being_later_and_goes_along_is_an_object_of_its_own():
     assert drawer >= 0 and drawer not in objects.number[truth == 1] and drawer not in objects.numbers[objects.robot]
 
 
+def test_what_is_gripped_is_no_robot_though_it_carries_the_hand_where_its_new_surface_is_seen():
+    """A few of the block's rows rested at the start and ended; all others are new since it is carried."""
+    tracks, truth, hands = robot_and_block()
+    valid = tracks.valid.clone()
+    block = (truth == 3).nonzero()[:, 0]
+    valid[:9, block[20:]] = False
+    valid[9:, block[:20]] = False
+    objects = objects_of_tracks(tracks.replace(valid=valid), hands=hands)
+    late = objects.number[block[20:]].mode().values
+    assert int(late) >= 0 and int(late) not in objects.numbers[objects.robot].tolist()
+    assert int(objects.number[truth == 1].mode().values) in objects.numbers[objects.robot].tolist()
+
+
 def test_a_hand_that_has_not_moved_marks_what_is_at_it():
     tracks, truth, hands = robot_and_block()
     objects = objects_of_tracks(tracks.instants(torch.tensor([0])), hands=hands[:1])
