@@ -37,7 +37,8 @@ from torch import Tensor
 
 from scene4d.data.detect import open_recordings
 from scene4d.errors import DataFormatError
-from scene4d.eval.metrics.clustering import adjusted_rand_index, bootstrap_interval
+from scene4d.eval.metrics.bootstrap import interval_of_mean
+from scene4d.eval.metrics.clustering import adjusted_rand_index
 from scene4d.geometry.camera import invert_rigid, pixel_centres
 from scene4d.geometry.neighbours import farthest_points, nearest
 from scene4d.lift.stream.stream import SceneStream
@@ -208,8 +209,8 @@ def summary(results: list[dict]) -> dict[str, dict[str, dict[str, list[float]]]]
         for method in METHODS:
             for rule in RULES:
                 values = [result[moment][method][rule] for result in results]
-                interval = [sum(values) / len(values), *bootstrap_interval(values)]
-                table.setdefault(moment, {}).setdefault(method, {})[rule] = [round(x, 3) for x in interval]
+                found = [sum(values) / len(values), *interval_of_mean(values)]
+                table.setdefault(moment, {}).setdefault(method, {})[rule] = [round(x, 3) for x in found]
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scene4d.eval.metrics.clustering import adjusted_rand_index, bootstrap_interval
+from scene4d.eval.metrics.clustering import adjusted_rand_index
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,3 @@ def test_chance_is_worth_nothing_and_order_does_not_count():
     half = torch.where(torch.arange(20_000) < 10_000, a, b)
     mixed = torch.randperm(20_000, generator=generator)
     assert adjusted_rand_index(a[mixed], half[mixed]) == pytest.approx(adjusted_rand_index(a, half))
-
-
-def test_the_interval_of_a_mean_holds_it_and_narrows():
-    values = torch.randn(400, generator=torch.Generator().manual_seed(2)).tolist()
-    low, high = bootstrap_interval(values)
-    mean = sum(values) / 400
-    assert low < mean < high and (high - low) == pytest.approx(2 * 1.96 / 20, rel=0.15)
-    assert bootstrap_interval([0.7] * 5) == (pytest.approx(0.7), pytest.approx(0.7))
-    few = bootstrap_interval(values[:20])
-    assert few[1] - few[0] > high - low

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 DRAWS = 2000
+NAN = float("nan")
 
 
 def resampled_means(values: Sequence[Sequence[float]], *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -33,6 +34,7 @@ def interval(draws: np.ndarray, *, level: float = 0.95) -> tuple[float, float] |
     return float(low), float(high)
 
 
-def interval_of_mean(values: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
-    """95 % interval of the mean of one value an episode."""
-    return interval(resampled_means([[value] for value in values], seed=seed))
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of one number an episode."""
+    found = interval(resampled_means([[value] for value in values]))
+    return (NAN, NAN) if found is None else found

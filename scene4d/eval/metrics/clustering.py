@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -27,15 +25,3 @@ def adjusted_rand_index(labels: Tensor, truth: Tensor) -> float:
     a, b = pairs(torch.bincount(first).double()), pairs(torch.bincount(second).double())
     by_chance, most = (a * b / all_pairs if all_pairs else 0.0), (a + b) / 2
     return 1.0 if most == by_chance else (both - by_chance) / (most - by_chance)
-
-
-def bootstrap_interval(
-    values: Sequence[float], *, num: int = 2000, share: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """The interval of the mean of values, one an episode, over `num` draws of as many episodes with replacement."""
-    x = torch.tensor(list(values), dtype=torch.float64)
-    drawn = torch.randint(len(x), (num, len(x)), generator=torch.Generator().manual_seed(seed))
-    low, high = (
-        x[drawn].mean(1).quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)).tolist()
-    )
-    return low, high
