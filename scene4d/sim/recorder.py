@@ -87,12 +87,29 @@ def record_with(
         Episode [t] with segment_poses [t g 7]; info: task, seed, noise, segments, specs, robot, source, and
         viewpoints where the cameras are free ones.
     """
+    return record_parts(sim, seed=seed, noise=noise, num_frames=num_frames, progress=progress)[0]
+
+
+def record_parts(
+    sim: Simulator,
+    *,
+    seed: int,
+    noise: float = 0.1,
+    num_frames: int = 60,
+    num_tail: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Episode, Episode]:
+    """As `record_with`, and how it goes on for `num_tail` frames more, which cost no drawing: they have no views.
+
+    The first part is the same, bit for bit, whatever `num_tail` is.
+    """
     sim.reset(seed)
     # The task is part of the stream's seed: equal seeds of different tasks do not share their noise.
     generator = np.random.default_rng([seed, zlib.crc32(sim.task.encode())])
     frames, rows = [], []
-    for index in range(num_frames):
-        frames.append(sim.observe())
+    for index in range(num_frames + num_tail):
+        if index < num_frames:
+            frames.append(sim.observe())
         proprio, poses = sim.proprio(), sim.segment_poses()
         shake = torch.from_numpy(generator.standard_normal(len(sim.action_spec))).float()
         action = (sim.expert_action() + noise * shake).clamp(-1, 1)
@@ -101,10 +118,10 @@ def record_with(
         if progress is not None:
             progress(index + 1)
     actions, proprio, poses, rewards, success = (torch.stack(column) for column in zip(*rows, strict=True))
-    return Episode(
-        views={name: Frames.stack([frame[name] for frame in frames]) for name in sim.cameras},
-        times=torch.arange(num_frames, dtype=torch.float64) / sim.fps,
-        valid=torch.ones(num_frames, dtype=torch.bool),
+    whole = Episode(
+        views={},
+        times=torch.arange(num_frames + num_tail, dtype=torch.float64) / sim.fps,
+        valid=torch.ones(num_frames + num_tail, dtype=torch.bool),
         actions=actions,
         proprio=proprio,
         rewards=rewards,
@@ -123,6 +140,8 @@ def record_with(
             **sim.notes(),
         },
     )
+    views = {name: Frames.stack([frame[name] for frame in frames]) for name in sim.cameras}
+    return whole[:num_frames].replace(views=views), whole[num_frames:]
 
 
 def _table_class() -> type[Simulator]:

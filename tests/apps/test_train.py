@@ -18,7 +18,7 @@ from scene4d.apps.training.run_config import CacheConfig, RecordConfig, RunConfi
 from scene4d.apps.verbs.run_train import TrainOptions, run_train
 from scene4d.config import load_config
 from scene4d.data.load.scene_window import stack_windows
-from scene4d.errors import CheckpointError, ConfigError, SecurityError
+from scene4d.errors import CheckpointError, ConfigError, DataFormatError, SecurityError
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose, pose_about
 from scene4d.models.gaussian_flow.networks.vae import VAEConfig
 from scene4d.models.gaussian_flow.settings import DynamicsConfig
@@ -160,6 +160,8 @@ def test_shipped_configurations_are_valid_and_never_touch_the_test_seeds(name, r
     [
         ("[record]\nepisods = 3", "episodes"),
         ("[record]\nnum_frames = 8", "too short"),
+        ("[record]\nnum_frames = 2\nnum_tail = 40", "record.num_frames: is too short"),
+        ("[record]\nnum_tail = 200", "record.num_tail"),
         ("[vae.model]\nwidth = 30", "num_heads"),
         ("[dynamics.model]\nhorizon = 9", "horizon"),
         ("[cache]\nhorizon = 9", "horizon"),
@@ -226,7 +228,8 @@ def test_episodes_with_cameras_of_their_own_are_cached(tmp_path):
     pytest.importorskip("metaworld", reason="the simulator is not installed")
     record = RecordConfig(tasks=("reach-v3",), episodes=2, num_frames=13, size=32, viewpoints=(2, 1))
     cache, folder = CacheConfig(window_stride=2), tmp_path / "record"
-    record_stage(folder, record, processes=1)
+    result = record_stage(folder, record, processes=1)
+    assert (result["episodes"], result["frames"]) == (2, 26)
     assert cache_stage(tmp_path / "cache", cache, record=record, episodes=folder, processes=1)["windows"] == 4
     windows = WindowCache(tmp_path / "cache", cache, record=record, episodes=folder)
     assert windows.cameras == ("input_0", "input_1", "target_0")
@@ -254,6 +257,27 @@ def test_tasks_of_the_table_are_recorded_and_cached(tmp_path):
     window = windows.window(0)
     moved = window.displacement[-1].norm(dim=-1)
     assert moved.max() > 0.03 and moved.median() < 1e-3  # the hand moves, the table does not
+
+
+def test_a_long_future_needs_pictures_of_its_beginning_alone(tmp_path):
+    """Windows of 30 frames in episodes of 6 pictures: the truth about motion is that of the whole episode."""
+    pytest.importorskip("metaworld", reason="the simulator is not installed")
+    record = RecordConfig(tasks=("drawer-open-v3",), episodes=1, num_frames=6, num_tail=40, size=32, noise=(0.1,))
+    cache, folder = CacheConfig(window_stride=3, horizon=40), tmp_path / "record"
+    assert record_stage(folder, record, processes=1)["success_rate"] == 1  # it opens the drawer in the tail
+    cache_stage(tmp_path / "cache", cache, record=record, episodes=folder, processes=1)
+    windows = WindowCache(tmp_path / "cache", cache, record=record, episodes=folder)
+    assert [windows.moment(n)[1] for n in range(len(windows))] == [2, 5]
+    window = windows.window(1, futures=False)
+    assert window.displacement.shape[0] == len(window.actions) == len(window.success) == 40 and window.success.any()
+    episode, drawer = windows.moment(1)[0], window.memory.extras["segments"][:, 0].long() == 10
+    assert episode.info["segments"][10] == "drawer_link" and drawer.any()
+    way = episode.segment_poses[45, 10, 4:] - episode.segment_poses[5, 10, 4:]  # the drawer slides, it does not turn
+    assert way.norm() > 0.1 and torch.allclose(
+        window.displacement[-1, drawer], way.expand(int(drawer.sum()), 3), atol=1e-4
+    )
+    with pytest.raises(DataFormatError, match="ends before the window"):
+        windows.window(1)
 
 
 def test_a_head_alone_is_trained_on_a_given_world_model(tmp_path):

@@ -13,7 +13,7 @@ from scene4d.geometry.neighbours import nearest
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.sim import rig
 from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.sim.recorder import record_episode
+from scene4d.sim.recorder import record_episode, record_parts, record_with
 from scene4d.sim.viewpoints import Viewpoints
 
 
@@ -172,6 +172,17 @@ def test_a_seed_fixes_every_bit():
     for name in ("actions", "proprio", "rewards", "success", "segment_poses", "times"):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
     assert not torch.equal(first.segment_poses, other.segment_poses)
+
+
+def test_the_tail_is_the_same_episode_without_pictures():
+    options = {"seed": 5, "noise": 0.3}
+    with MetaWorldSim("push-v3", size=(32, 32), cameras=("left",)) as sim:
+        whole = record_with(sim, num_frames=9, **options)
+        first, tail = record_parts(sim, num_frames=4, num_tail=5, **options)
+    assert list(first.views) == ["left"] and tail.views == {} and first.batch_shape == (4,)
+    assert torch.equal(first.views["left"].rgb, whole.views["left"].rgb[:4])
+    for name in ("times", "actions", "proprio", "rewards", "success", "segment_poses"):
+        assert torch.equal(torch.cat([getattr(first, name), getattr(tail, name)]), getattr(whole, name)), name
 
 
 @pytest.mark.parametrize("task", [*rig.TRAIN_TASKS, *rig.HELD_OUT_TASKS])

@@ -17,8 +17,8 @@ from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.record_episodes import episode_path
 from scene4d.apps.training.run_config import CacheConfig, RecordConfig
 from scene4d.data.load.scene_window import Window
-from scene4d.data.load.stored_episode import StoredEpisode
-from scene4d.data.load.window_set import WindowConfig, WindowSet
+from scene4d.data.load.stored_episode import StoredEpisode, StoredWindows
+from scene4d.data.load.window_set import WindowConfig
 from scene4d.gaussians.edit import by_id
 from scene4d.geometry.rotation import apply_pose, compose_pose, invert_pose
 from scene4d.lift.stream.stream import SceneStream
@@ -64,7 +64,7 @@ def snapshot_one(path: Path, *, folder: Path, config: CacheConfig) -> list[int]:
     if target.exists():
         return load_tensors(target)[1]["counts"]
     episode = StoredEpisode(path)
-    windows = WindowSet([episode], window_config(config, cameras=episode.cameras))
+    windows = StoredWindows([episode], window_config(config, cameras=episode.cameras))
     starts, exact = [windows.moment(number)[1] for number in range(len(windows))], episode.segment_poses is not None
     last = starts[-1] if exact else starts[-1] + config.num_future
     frames = episode.read(0, last + 1, cameras=episode.cameras[: config.num_inputs]).stacked()
@@ -116,7 +116,7 @@ def _columns(memories: Sequence[Gaussians]) -> dict[str, Tensor]:
     }
 
 
-class WindowCache(WindowSet[StoredEpisode]):
+class WindowCache(StoredWindows):
     """The windows of stored episodes with the scene memory at each; what a training stage draws its batches from.
 
     robots: of the recordings, with the length of their frames. Implements `Windows`.
@@ -192,8 +192,13 @@ class WindowCache(WindowSet[StoredEpisode]):
         return displacement_of(memory.means, segments, poses=poses), memory.ids >= 0
 
     def frames(self, number: int, *, horizon: int = 0) -> Frames:
-        """The pictures [1 + h v] of all cameras at a window's moment and after it."""
+        """The pictures [1 + h v] of all cameras at a window's moment and after it.
+
+        Raises:
+            DataFormatError: the episode has no pictures any more by then.
+        """
         episode, t = self.moment(number)
+        self.check_pictured(number, horizon=horizon)
         return episode.read(t, t + 1 + horizon, cameras=self.cameras).stacked().replace(extras={})
 
 

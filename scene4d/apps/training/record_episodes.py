@@ -8,10 +8,13 @@ from typing import Any
 from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RecordConfig
 from scene4d.data.load.stored_episode import save_episode
-from scene4d.sim.recorder import open_sim, record_with
+from scene4d.sim.drawing.simulator import Simulator
+from scene4d.sim.recorder import open_sim, record_parts
 from scene4d.sim.viewpoints import Viewpoints, drawn_names
 from scene4d.train.checkpoint import load_tensors
 from scene4d.train.log import line_progress
+
+_kept: dict[tuple[str, RecordConfig], Simulator] = {}
 
 
 def record_stage(folder: Path, config: RecordConfig, *, processes: int) -> dict[str, Any]:
@@ -19,7 +22,10 @@ def record_stage(folder: Path, config: RecordConfig, *, processes: int) -> dict[
     numbered = [(config.first_seed + i, config.noise[i % len(config.noise)]) for i in range(config.episodes)]
     same = {"folder": folder, "config": config}
     jobs = [{"task": task, "seed": seed, "noise": noise, **same} for task in config.tasks for seed, noise in numbered]
-    wins = in_processes(record_one, jobs, num=processes, progress=line_progress("record"))
+    try:
+        wins = in_processes(record_one, jobs, num=processes, progress=line_progress("record"))
+    finally:
+        _close_simulator()  # where the episodes were recorded in this very process
     rate = round(sum(wins) / len(wins), 3)
     return {"episodes": len(jobs), "frames": len(jobs) * config.num_frames, "success_rate": rate}
 
@@ -34,12 +40,27 @@ def record_one(task: str, seed: int, *, noise: float, folder: Path, config: Reco
     path = episode_path(folder, task=task, seed=seed)
     if path.exists():
         return bool(load_tensors(path)[1]["success"])
-    cameras, segments, (num_inputs, num_targets) = config.cameras, True, config.viewpoints
+    sim, (num_inputs, num_targets) = _simulator(task, config), config.viewpoints
     if num_inputs:
-        cameras = Viewpoints().episode(task, seed=seed, num_inputs=num_inputs, num_targets=num_targets)
-        segments = drawn_names(num_inputs, 0)  # those of the others would cost a third of the time, for nothing
-    size = (config.size, config.size)
-    with open_sim(task, seed=seed, size=size, cameras=cameras, segments=segments) as sim:
-        episode = record_with(sim, seed=seed, noise=noise, num_frames=config.num_frames)
-    save_episode(path, episode)
-    return episode.success is not None and bool(episode.success.any())
+        sim.look_from(Viewpoints().episode(task, seed=seed, num_inputs=num_inputs, num_targets=num_targets))
+    num, num_tail = config.num_frames, config.num_tail
+    episode, tail = record_parts(sim, seed=seed, noise=noise, num_frames=num, num_tail=num_tail)
+    save_episode(path, episode, tail=tail)
+    return any(part.success is not None and bool(part.success.any()) for part in (episode, tail))
+
+
+def _simulator(task: str, config: RecordConfig) -> Simulator:
+    """The simulator of this process, kept as long as the task stays: its OpenGL context takes long to make."""
+    if (task, config) not in _kept:
+        _close_simulator()
+        # Segments of the targets would cost a third of the time, and nothing is learned from them.
+        drawn, size = any(config.viewpoints), (config.size, config.size)
+        segments = drawn_names(config.viewpoints[0], 0) if drawn else True
+        cameras = () if drawn else config.cameras
+        _kept[task, config] = open_sim(task, size=size, cameras=cameras, segments=segments)
+    return _kept[task, config]
+
+
+def _close_simulator() -> None:
+    for key in list(_kept):
+        _kept.pop(key).close()

@@ -27,6 +27,8 @@ from scene4d.train.device import Device
 from scene4d.train.loop import LoopConfig
 from scene4d.train.optim import OptimConfig
 
+LONGEST_EPISODE = 250  # frames, after which the simulator ends it
+
 
 @dataclass(frozen=True)
 class RecordConfig:
@@ -49,7 +51,9 @@ class RecordConfig:
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the noise on the expert's actions, taken in turn, so that some episodes fail."""
     num_frames: int = 60
-    """Frames of an episode."""
+    """Frames of an episode with pictures: a window may begin at any of them."""
+    num_tail: int = 0
+    """Frames after those that are simulated without pictures, which costs little: the futures of the last windows."""
     size: int = 64
     """Pixels a side."""
     cameras: tuple[str, ...] = ("left", "right", "front", "top")
@@ -61,6 +65,10 @@ class RecordConfig:
     def __post_init__(self) -> None:
         if self.sources:
             return
+        num = self.num_frames + self.num_tail
+        if self.num_tail < 0 or num > LONGEST_EPISODE:
+            field, expected = "record.num_tail", f"num_frames + num_tail at most {LONGEST_EPISODE}"
+            raise ConfigError("is out of range", field=field, found=self.num_tail, expected=expected)
         fix = "name others: into these nothing is trained, so that reports can show what was never seen"
         if unseen := [name for name in self.cameras if name in unseen_cameras()]:
             raise ConfigError("are kept for reports", field="record.cameras", found=", ".join(unseen), fix=fix)
@@ -209,9 +217,12 @@ class RunConfig:
         if self.dynamics.own_rollout > 0 and model.horizon < 4:
             raise ConfigError("needs a horizon of 4", field="dynamics.own_rollout", found=model.horizon)
         self._check_held_out()
-        if not self.record.sources and self.record.num_frames < self.least_frames:
-            found, expected = self.record.num_frames, f">= {self.least_frames}"
-            raise ConfigError("is too short for one window", field="record.num_frames", found=found, expected=expected)
+        num, field = self.record.num_frames, "record.num_frames"
+        if not self.record.sources and num + self.record.num_tail < self.least_frames:
+            expected = f">= {self.least_frames}, with record.num_tail"
+            raise ConfigError("is too short for one window", field=field, found=num, expected=expected)
+        if not self.record.sources and num <= cache.num_past:
+            raise ConfigError("is too short for one window", field=field, found=num, expected=f"> {cache.num_past}")
 
     def _check_family(self) -> None:
         """The settings become those of the family; refused where there is none of that name, or it has no such ones."""

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from scene4d.data.load.retry import read_with_retries
+from scene4d.data.load.window_set import WindowSet
 from scene4d.data.timeline.frame_table import FrameTable, TableReader, View, median_fps
 from scene4d.errors import DataFormatError, DepthError
 from scene4d.files import save_safetensors
@@ -24,13 +25,15 @@ DEPTH_STEP_M = 1e-4  # depth is kept as uint16 in steps of 0.1 mm, up to 6.5 m; 
 PIECE = 64  # frames that are read at once: full-size pictures of a whole recording may not fit in memory
 
 
-def save_episode(path: Path, episode: Episode) -> None:
+def save_episode(path: Path, episode: Episode, *, tail: Episode | None = None) -> None:
     """Write an episode of cameras of one size: colour as uint8, depth in 0.1 mm, poses, actions, and what is known.
 
     Segments and their exact motion are there in simulation only, and segments perhaps of some cameras alone; rewards
-    and success may be unknown.
+    and success may be unknown. `tail` is how the episode went on without pictures: everything else that the episode
+    knows is known of it too.
     """
-    frames = episode.stacked()
+    frames, whole = episode.stacked(), episode.replace(views={})
+    whole = whole if tail is None else Episode.cat([whole, tail.replace(info=whole.info)])
     depth = (frames.known_depth / DEPTH_STEP_M).round()
     depth = torch.where(depth < 65535, depth, torch.zeros_like(depth))
     tensors = {
@@ -38,17 +41,17 @@ def save_episode(path: Path, episode: Episode) -> None:
         "depth": depth.to(torch.int32).to(torch.uint16),
         "viewmats": frames.cameras.viewmats,
         "Ks": frames.cameras.Ks,
-        "times": episode.times,
-        "actions": episode.actions,
-        "proprio": episode.proprio,
+        "times": whole.times,
+        "actions": whole.actions,
+        "proprio": whole.proprio,
     }
     labelled = [name for name, view in episode.views.items() if "segments" in view.extras]
-    if episode.segment_poses is not None:
-        tensors["segment_poses"] = episode.segment_poses
+    if whole.segment_poses is not None:
+        tensors["segment_poses"] = whole.segment_poses
         if labelled:
             tensors["segments"] = episode.stacked(labelled).extras["segments"].to(torch.int16)
-    tensors |= {k: v for k in ("rewards", "success") if (v := getattr(episode, k)) is not None}
-    solved = episode.success is not None and bool(episode.success.any())
+    tensors |= {k: v for k in ("rewards", "success") if (v := getattr(whole, k)) is not None}
+    solved = whole.success is not None and bool(whole.success.any())
     state = {"cameras": list(episode.views), "labelled": labelled, "info": dict(episode.info), "success": solved}
     header = {"format": "scene4d", "version": "1", "state": json.dumps(state, sort_keys=True)}
     save_safetensors(path, {name: values.contiguous() for name, values in tensors.items()}, metadata=header)
@@ -77,10 +80,10 @@ def import_episode(path: Path, recording: Recording, *, cameras: Sequence[str], 
 
 
 class StoredEpisode(TableReader):
-    """An episode on disk, as a `Recording`.
+    """An episode on disk, as a `Recording` of the frames that have pictures.
 
     times [t]; actions [t a]; proprio [t p]; rewards, success [t] float, NaN where unknown; segment_poses [t g 7], or
-    None where exact motion is unknown.
+    None where exact motion is unknown. t counts all instants; the first `num_frames` of them have pictures.
     """
 
     def __init__(self, path: Path):
@@ -88,12 +91,12 @@ class StoredEpisode(TableReader):
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             columns = {name: file.get_tensor(name) for name in set(file.keys()) - set(PICTURES)}
-            height, width = file.get_slice("rgb").get_shape()[2:4]
+            self.num_frames, _, height, width, _ = file.get_slice("rgb").get_shape()
         self.cameras = tuple(state["cameras"])
         self._labelled = state.get("labelled", state["cameras"])  # older files have segments of all cameras
         self.info = state["info"]
         self.times, self.actions, self.proprio = columns["times"], columns["actions"], columns["proprio"]
-        self.num_frames, self.fps = len(self.times), median_fps(self.times.numpy())
+        self.fps = median_fps(self.times.numpy())
         unknown = torch.full((len(self.times),), torch.nan)
         self.rewards = columns.get("rewards", unknown)
         self.success = columns.get("success", unknown).float()
@@ -103,14 +106,15 @@ class StoredEpisode(TableReader):
 
     def table(self, cameras: Sequence[str]) -> FrameTable:
         """The table with the columns of these cameras."""
+        num = self.num_frames
         return FrameTable(
             views={name: self._view(name) for name in cameras},
-            times=self.times.numpy(),
-            actions=self.actions.numpy(),
-            proprio=self.proprio.numpy(),
-            rewards=self.rewards.numpy(),
-            success=self.success.numpy(),
-            segment_poses=None if self.segment_poses is None else self.segment_poses.numpy(),
+            times=self.times[:num].numpy(),
+            actions=self.actions[:num].numpy(),
+            proprio=self.proprio[:num].numpy(),
+            rewards=self.rewards[:num].numpy(),
+            success=self.success[:num].numpy(),
+            segment_poses=None if self.segment_poses is None else self.segment_poses[:num].numpy(),
         )
 
     def _view(self, name: str) -> View:
@@ -127,6 +131,15 @@ class StoredEpisode(TableReader):
             depth=pictures("depth"),
             segments=segments,
         )
+
+
+class StoredWindows(WindowSet[StoredEpisode]):
+    """Windows of stored episodes, whose futures may reach beyond the last pictures."""
+
+    def nows(self, recording: StoredEpisode) -> range:
+        """Frames with pictures, the future after them recorded."""
+        stop = min(recording.num_frames, len(recording.times) - self.config.horizon)
+        return range(self.config.context - 1, stop, self.config.stride)
 
 
 @dataclass(frozen=True)

@@ -97,18 +97,22 @@ class WindowSet(Generic[R]):
         self.cameras = tuple(config.cameras or recordings[0].cameras)
         _check_cameras(self.recordings, self.cameras)
         _check_rates(self.recordings)
-        _check_lengths(self.recordings, config.context + config.horizon)
+        for recording in self.recordings:
+            self._check_length(recording)
         self.actions = shared_columns(self.recordings, "action_spec", union=config.union)
         self.proprio = shared_columns(self.recordings, "proprio_spec", union=config.union)
         self._moments: list[tuple[int, int]] = []
         for k, recording in enumerate(self.recordings):
-            nows = range(config.context - 1, recording.num_frames - config.horizon, config.stride)
-            self._moments += [(k, now) for now in nows]
+            self._moments += [(k, now) for now in self.nows(recording)]
         self.tasks = list(dict.fromkeys(task_of(recording) for recording in self.recordings))
         self._opened: dict[int, Recording] = {}
 
     def __len__(self) -> int:
         return len(self._moments)
+
+    def nows(self, recording: R) -> range:
+        """The frames of a recording that are some window's now."""
+        return range(self.config.context - 1, recording.num_frames - self.config.horizon, self.config.stride)
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: tables are opened again there."""
@@ -144,6 +148,7 @@ class WindowSet(Generic[R]):
         """
         k, now = self._moments[number]
         recording, config = self.recordings[k], self.config
+        self.check_pictured(number, horizon=config.horizon)
         names, first = list(cameras or self.cameras), now + 1 - (context or config.context)
         read = lambda: self._open(k).read(first, now + 1 + config.horizon, cameras=names, size=config.size)
         episode = read_with_retries(read, file=recording.path)
@@ -160,9 +165,23 @@ class WindowSet(Generic[R]):
             recording=torch.tensor(k),
         )
 
+    def check_pictured(self, number: int, *, horizon: int) -> None:
+        """DataFormatError: the recording of a window has no pictures any more `horizon` frames after its now."""
+        recording, now = self.moment(number)
+        if now + horizon >= recording.num_frames:
+            found, expected = f"{recording.num_frames} frames with pictures", f"> {now + horizon}"
+            raise DataFormatError("ends before the window", file=recording.path, found=found, expected=expected)
+
     def batch(self, numbers: Sequence[int] | Tensor) -> RecordedWindow:
         """Windows [b]."""
         return RecordedWindow.stack([self.read(int(number)) for number in numbers])
+
+    def _check_length(self, recording: R) -> None:
+        if not self.nows(recording):
+            where = {"file": recording.path, "field": "horizon", "found": f"{recording.num_frames} frames"}
+            expected = f">= {self.config.context + self.config.horizon} (context + horizon)"
+            fix = "lower context or horizon, or leave this recording out"
+            raise DataFormatError("is shorter than a window", **where, expected=expected, fix=fix)
 
     def _open(self, k: int) -> Recording:
         """The recording with its table in memory, where it has one."""
@@ -201,14 +220,6 @@ def _check_cameras(recordings: Sequence[Recording], cameras: Sequence[str]) -> N
             raise DataFormatError(
                 problem, file=recording.path, field="cameras", found=found, expected=expected, fix=fix
             )
-
-
-def _check_lengths(recordings: Sequence[Recording], least: int) -> None:
-    for recording in recordings:
-        if recording.num_frames < least:
-            where = {"file": recording.path, "field": "horizon", "found": f"{recording.num_frames} frames"}
-            expected, fix = f">= {least} (context + horizon)", "lower context or horizon, or leave this recording out"
-            raise DataFormatError("is shorter than a window", **where, expected=expected, fix=fix)
 
 
 def _check_rates(recordings: Sequence[Recording]) -> None:

@@ -91,7 +91,7 @@ def train_pixels(run: TrainingRun, folder: Path) -> dict[str, Any]:
     """
     settings: PixelsStageConfig = run.settings
     windows = run.windows()
-    rest, held = windows.split(every=HELD_OUT_EVERY)
+    rest, held = (_pictured(windows, numbers) for numbers in windows.split(every=HELD_OUT_EVERY))
     rate, trials = settings.learning_rates[0], {}
     if len(settings.learning_rates) > 1 and held:
         config = fitted(settings, windows)["pixels"]
@@ -102,11 +102,25 @@ def train_pixels(run: TrainingRun, folder: Path) -> dict[str, Any]:
             error, copy = mean_error(network, judged)
             trials[f"{lr:g}"] = round(error / copy, 4)
         rate = float(min(trials, key=trials.__getitem__))
-    numbers, train = range(len(windows)), _at_rate(settings.train, rate)
+    numbers, train = _pictured(windows, range(len(windows))), _at_rate(settings.train, rate)
     network, result = _trained(run, numbers, train=train, folder=folder / "run")
     save_tensors(folder / "pixels.safetensors", network.state_dict(), state={})
     kept = {key: result[key] for key in ("steps", "loss", "copy")}
     return {"lr": rate, "trials": trials, **kept, "parameters": num_parameters(network)}
+
+
+def _pictured(windows: Windows, numbers: Sequence[int]) -> list[int]:
+    """Those of the windows whose whole future has pictures; others teach models that need none.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    moments = ((number, windows.moment(number)) for number in numbers)
+    pictured = [number for number, (episode, t) in moments if t + windows.horizon < episode.num_frames]
+    if numbers and not pictured:
+        problem, fix = "no window has pictures of its future", "record more frames with pictures"
+        raise ConfigError(problem, field="record.num_frames", expected=f"> {windows.horizon}", fix=fix)
+    return pictured
 
 
 def clips_of(windows: Windows, numbers: Sequence[int], *, config: PixelsConfig) -> Clip:

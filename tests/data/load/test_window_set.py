@@ -10,7 +10,7 @@ from loader_recordings import path_of, recording
 
 from scene4d.data.detect import open_recordings
 from scene4d.data.formats.lerobot.lerobot import write_lerobot
-from scene4d.data.load.stored_episode import StoredEpisode, import_episode
+from scene4d.data.load.stored_episode import StoredEpisode, StoredWindows, import_episode, save_episode
 from scene4d.data.load.window_set import WindowConfig, WindowSet
 from scene4d.errors import ConfigError, DataFormatError
 
@@ -34,6 +34,26 @@ def test_a_window_is_the_stretch_about_its_now():
     assert batch.recording.tolist() == [0, 1] and batch.task.tolist() == [0, 1]
     assert mine.tasks == ["task of one", "task of two"] and torch.equal(batch[0].frames.rgb, window.frames.rgb)
     assert mine.read(1, context=1, cameras=["right"]).frames.batch_shape == (5, 1)
+
+
+def test_a_stored_future_may_be_longer_than_its_pictures(tmp_path):
+    """Windows begin at every frame with pictures; what is no picture goes on, and pictures that are not there are
+    refused."""
+    whole = recording(num=12).read()
+    save_episode(tmp_path / "e.safetensors", whole[:7], tail=whole[7:].replace(views={}))
+    stored = StoredEpisode(tmp_path / "e.safetensors")
+    assert stored.num_frames == 7 and stored.read().times.tolist() == whole.times[:7].tolist()
+    for name in ("times", "actions", "proprio", "rewards"):
+        assert torch.allclose(getattr(stored, name), getattr(whole, name)), name
+    mine = StoredWindows([stored], WindowConfig(context=2, horizon=4))
+    assert [mine.moment(n)[1] for n in range(len(mine))] == [1, 2, 3, 4, 5, 6]
+    assert torch.allclose(mine.read(1).frames.rgb, whole.stacked().rgb[1:7], atol=0.6 / 255)
+    with pytest.raises(DataFormatError, match="ends before the window"):
+        mine.read(2)
+    longer = StoredWindows([stored], WindowConfig(context=2, horizon=8))
+    assert [longer.moment(n)[1] for n in range(len(longer))] == [1, 2, 3]
+    with pytest.raises(DataFormatError, match="shorter than a window"):
+        StoredWindows([stored], WindowConfig(context=2, horizon=11))
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (24, 24)])
