@@ -89,11 +89,20 @@ class MetaWorldSim(Simulator):
         opening = np.linalg.norm(data.body("rightclaw").xpos - data.body("leftclaw").xpos)
         return torch.tensor([*data.body("hand").xpos, opening], dtype=torch.float32)
 
-    def expert_action(self) -> Tensor:
-        """What the task's scripted expert would do now, [4] in [-1, 1]. Ask once a frame: some experts keep a state."""
+    def expert_action(
+        self, *, object_offset: np.ndarray | None = None, goal_offset: np.ndarray | None = None
+    ) -> Tensor:
+        """What the task's scripted expert would do now, [4] in [-1, 1]. Ask once a frame: some experts keep a state.
+
+        Args:
+            object_offset, goal_offset: [3] m by which the expert misjudges where the object and the goal are.
+        """
+        seen = self._obs.copy()  # they write into what they are given
+        seen[4:7] += 0 if object_offset is None else object_offset
+        seen[-3:] += 0 if goal_offset is None else goal_offset
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the experts ask for more than full speed and say so at every step
-            action = self._policy.get_action(self._obs.copy())  # they write into what they are given
+            action = self._policy.get_action(seen)
         return torch.from_numpy(np.clip(np.asarray(action, np.float32), -1, 1))
 
     def step(self, action: Tensor) -> tuple[float, bool]:

@@ -11,6 +11,7 @@ import torch
 from scene4d.disk_errors import refuse_shortage
 from scene4d.errors import ConfigError, EnvError
 from scene4d.sim.drawing.simulator import Simulator
+from scene4d.sim.failures import Failing
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.sim.rig import RigCamera
 from scene4d.sim.tabletop.captions import PREFIX, read_task
@@ -97,12 +98,18 @@ def record_parts(
     noise: float = 0.1,
     num_frames: int = 60,
     num_tail: int = 0,
+    failure: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Episode, Episode]:
     """As `record_with`, and how it goes on for `num_tail` frames more, which cost no drawing: they have no views.
 
-    The first part is the same, bit for bit, whatever `num_tail` is.
+    The first part is the same, bit for bit, whatever `num_tail` is. `failure` names what the expert does wrong (see
+    `Failing`), and `info` does then.
+
+    Raises:
+        ConfigError: that failure does not fit the task.
     """
+    failing = Failing(failure, task=sim.task, seed=seed) if failure else None
     sim.reset(seed)
     # The task is part of the stream's seed: equal seeds of different tasks do not share their noise.
     generator = np.random.default_rng([seed, zlib.crc32(sim.task.encode())])
@@ -112,7 +119,8 @@ def record_parts(
             frames.append(sim.observe())
         proprio, poses = sim.proprio(), sim.segment_poses()
         shake = torch.from_numpy(generator.standard_normal(len(sim.action_spec))).float()
-        action = (sim.expert_action() + noise * shake).clamp(-1, 1)
+        wish = failing.action(sim) if failing is not None and isinstance(sim, MetaWorldSim) else sim.expert_action()
+        action = (wish + noise * shake).clamp(-1, 1)
         reward, success = sim.step(action)
         rows.append((action, proprio, poses, torch.tensor(reward, dtype=torch.float32), torch.tensor(success)))
         if progress is not None:
@@ -137,10 +145,11 @@ def record_parts(
             "action_spec": [dict(row) for row in sim.action_spec],
             "proprio_spec": [dict(row) for row in sim.proprio_spec],
             **({"viewpoints": sim.viewpoints} if sim.viewpoints else {}),
+            **({"failure": failure} if failure else {}),
             **sim.notes(),
         },
     )
-    views = {name: Frames.stack([frame[name] for frame in frames]) for name in sim.cameras}
+    views = {name: Frames.stack([frame[name] for frame in frames]) for name in sim.cameras if frames}
     return whole[:num_frames].replace(views=views), whole[num_frames:]
 
 

@@ -9,6 +9,7 @@ from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RecordConfig
 from scene4d.data.load.stored_episode import save_episode
 from scene4d.sim.drawing.simulator import Simulator
+from scene4d.sim.failures import kinds_for
 from scene4d.sim.recorder import open_sim, record_parts
 from scene4d.sim.viewpoints import Viewpoints, drawn_names
 from scene4d.train.checkpoint import load_tensors
@@ -44,9 +45,18 @@ def record_one(task: str, seed: int, *, noise: float, folder: Path, config: Reco
     if num_inputs:
         sim.look_from(Viewpoints().episode(task, seed=seed, num_inputs=num_inputs, num_targets=num_targets))
     num, num_tail = config.num_frames, config.num_tail
-    episode, tail = record_parts(sim, seed=seed, noise=noise, num_frames=num, num_tail=num_tail)
+    failure = failure_of(task, seed - config.first_seed, config=config)
+    episode, tail = record_parts(sim, seed=seed, noise=noise, num_frames=num, num_tail=num_tail, failure=failure)
     save_episode(path, episode, tail=tail)
     return any(part.success is not None and bool(part.success.any()) for part in (episode, tail))
+
+
+def failure_of(task: str, number: int, *, config: RecordConfig) -> str:
+    """What goes wrong in the episode of this number, kinds taken in turn; "" where nothing does."""
+    kinds = [kind for kind in kinds_for(task) if kind in config.failures]
+    if not kinds or number % config.failing_every:
+        return ""
+    return kinds[number // config.failing_every % len(kinds)]
 
 
 def _simulator(task: str, config: RecordConfig) -> Simulator:

@@ -21,6 +21,7 @@ from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
 from scene4d.setting_ranges import is_folder_name, shown
+from scene4d.sim.failures import KINDS
 from scene4d.sim.tabletop.captions import PREFIX, read_task
 from scene4d.sim.viewpoints import drawn_names, unseen_cameras
 from scene4d.train.device import Device
@@ -50,6 +51,11 @@ class RecordConfig:
     """Environment seed of the first episode; the next ones count up."""
     noise: tuple[float, ...] = (0.1, 0.3, 0.5)
     """Deviation of the noise on the expert's actions, taken in turn, so that some episodes fail."""
+    failures: tuple[str, ...] = ()
+    """What goes wrong on purpose in some episodes, of stops, wrong_place, drops, never_closes, pushes_past, taken in
+    turn; each task takes those that fit it."""
+    failing_every: int = 4
+    """One episode of so many fails on purpose, where failures are named."""
     num_frames: int = 60
     """Frames of an episode with pictures: a window may begin at any of them."""
     num_tail: int = 0
@@ -65,6 +71,12 @@ class RecordConfig:
     def __post_init__(self) -> None:
         if self.sources:
             return
+        if unknown := [kind for kind in self.failures if kind not in KINDS]:
+            expected = ", ".join(KINDS)
+            raise ConfigError("are no failures", field="record.failures", found=", ".join(unknown), expected=expected)
+        if self.failing_every < 1:
+            found, expected = self.failing_every, ">= 1"
+            raise ConfigError("is out of range", field="record.failing_every", found=found, expected=expected)
         num = self.num_frames + self.num_tail
         if self.num_tail < 0 or num > LONGEST_EPISODE:
             field, expected = "record.num_tail", f"num_frames + num_tail at most {LONGEST_EPISODE}"

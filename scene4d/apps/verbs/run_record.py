@@ -15,7 +15,8 @@ from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.files import sole_writer
 from scene4d.sim.drawing.simulator import Simulator
-from scene4d.sim.recorder import open_sim, record_with, robot_of
+from scene4d.sim.failures import kinds_for
+from scene4d.sim.recorder import open_sim, record_parts, robot_of
 from scene4d.sim.viewpoints import Viewpoints
 from scene4d.types import Episode
 
@@ -69,7 +70,11 @@ def _episodes(
                     inputs, targets = options.viewpoints
                     drawn = Viewpoints().episode(task, seed=seed, num_inputs=inputs, num_targets=targets)
                     sim.look_from(drawn)
-                episode = record_with(sim, seed=seed, noise=noise, num_frames=options.frames, progress=count)
+                kinds = [kind for kind in options.fail if kind in kinds_for(task)]
+                failure = kinds[index % len(kinds)] if kinds else ""
+                episode, _ = record_parts(
+                    sim, seed=seed, noise=noise, num_frames=options.frames, failure=failure, progress=count
+                )
                 wins[task].append(_succeeded(episode))
                 yield episode
 

@@ -12,6 +12,7 @@ from scene4d.apps.terminal.option_checks import check_at_least
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import LARGEST_SEED
 from scene4d.sim import rig
+from scene4d.sim.failures import KINDS, kinds_for
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RecordOptions:
             "episodes",
             "first_seed",
             "noise",
+            "fail",
             "frames",
         ),
         "how it is seen": (
@@ -51,6 +53,9 @@ class RecordOptions:
     """Environment seed of the first episode; the next ones count up. Keep 2000-2099 for tests."""
     noise: tuple[float, ...] = rig.NOISE
     """Deviation of the Gaussian noise on the expert's actions, taken in turn; the stronger, the more episodes fail."""
+    fail: tuple[str, ...] = ()
+    """What goes wrong on purpose, taken in turn, in tasks that it fits: stops, wrong_place, drops, never_closes,
+    pushes_past. None: only noise makes episodes fail."""
     frames: int = 60
     """Frames of an episode, 0.025 s apart (at most 250)."""
     size: int = 64
@@ -73,10 +78,20 @@ class RecordOptions:
             if value < least or (most is not None and value > most):
                 raise ConfigError("is out of range", field=name, found=value, expected=f"{least}..{most or ''}")
         check_at_least(0, noise=min(self.noise, default=0))
+        if self.fail:
+            _check_failures(self.fail, tasks=self.tasks)
         check_at_least(0, viewpoints=min(self.viewpoints))
         for name in ("tasks", "noise", "cameras"):
             if not getattr(self, name):
                 raise ConfigError("names nothing", field=name)
+
+
+def _check_failures(kinds: tuple[str, ...], *, tasks: tuple[str, ...]) -> None:
+    """Refuse a failure that there is not, and a task that none of them fits."""
+    for task in tasks:
+        if not set(kinds) <= set(KINDS) or not set(kinds) & set(kinds_for(task)):
+            problem, expected = f"are no failures of {task}", f"some of {', '.join(kinds_for(task)) or 'none'}"
+            raise ConfigError(problem, field="fail", found=" ".join(kinds), expected=expected)
 
 
 @dataclass(frozen=True)
