@@ -10,14 +10,8 @@ from torch import Tensor
 
 from scene4d.errors import ConfigError
 from scene4d.sim.metaworld import MetaWorldSim
-from scene4d.sim.tabletop.captions import PREFIX
+from scene4d.sim.rig import kinds_for
 
-KINDS = ("stops", "wrong_place", "drops", "never_closes", "pushes_past")
-CARRYING = ("pick-place-v3",)
-GOALS = ("pick-place-v3", "push-v3", "reach-v3")
-FITTING = {"drops": CARRYING, "never_closes": CARRYING, "pushes_past": GOALS}
-"""Tasks of a kind that does not fit them all: others have nothing in the hand, or no place to pass."""
-FORGIVING = ("drawer-close-v3", "door-close-v3", "handle-press-v3", "plate-slide-v3")  # solved from a wrong place too
 STOPS_AT = (0.1, 0.4)  # shares of the frames until the expert is done, between which it stops
 OFFSET_M = (0.08, 0.15)
 SIDE_M = 0.22  # so far beside the goal that what is pushed past it never counts as there
@@ -74,11 +68,3 @@ class Failing:
             if self._lifted is not None and sim.num_frames >= self._lifted + self._wait:
                 return torch.cat([action[:3], -torch.ones(1)])
         return action
-
-
-def kinds_for(task: str) -> list[str]:
-    """The failures that fit a task: none of the table's, whose experts are others."""
-    if task.startswith(PREFIX):
-        return []
-    fitting = [kind for kind in KINDS if task in FITTING.get(kind, (task,))]
-    return [kind for kind in fitting if not (kind == "wrong_place" and task in FORGIVING)]

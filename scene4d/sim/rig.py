@@ -45,3 +45,18 @@ HIDDEN_GOALS = ("pick-place", "push", "reach")
 NOISE = (0.1, 0.3, 0.5)  # Gaussian action noise of the scripted expert, one level an episode in turn
 SEEDS = {"train": (0, 999), "val": (1000, 1099), "test": (2000, 2099)}  # both ends included
 MOVING_THRESHOLD = 0.005  # m: a pixel moves if the surface seen there is displaced by more than this
+
+FAILURES = ("stops", "wrong_place", "drops", "never_closes", "pushes_past")
+CARRYING = ("pick-place-v3",)
+GOALS = ("pick-place-v3", "push-v3", "reach-v3")
+FITTING = {"drops": CARRYING, "never_closes": CARRYING, "pushes_past": GOALS}
+"""Tasks of a kind that does not fit them all: others have nothing in the hand, or no place to pass."""
+FORGIVING = ("drawer-close-v3", "door-close-v3", "handle-press-v3", "plate-slide-v3")  # solved from a wrong place too
+
+
+def kinds_for(task: str) -> list[str]:
+    """The failures that fit a task: none of the table's ("tabletop/..."), whose experts are others."""
+    if "/" in task:
+        return []
+    fitting = [kind for kind in FAILURES if task in FITTING.get(kind, (task,))]
+    return [kind for kind in fitting if not (kind == "wrong_place" and task in FORGIVING)]

@@ -9,9 +9,9 @@ from scene4d.apps.training.record_episodes import failure_of
 from scene4d.apps.training.run_config import RecordConfig
 from scene4d.errors import ConfigError
 from scene4d.sim import rig
-from scene4d.sim.failures import KINDS, kinds_for
 from scene4d.sim.metaworld import MetaWorldSim
 from scene4d.sim.recorder import record_parts
+from scene4d.sim.rig import FAILURES, kinds_for
 
 
 @pytest.mark.parametrize("task", rig.TRAIN_TASKS)
@@ -33,7 +33,7 @@ def test_a_seed_fixes_a_failure_and_kinds_that_do_not_fit_are_refused():
 
 
 def test_a_share_of_the_training_episodes_fails_kinds_in_turn():
-    config = RecordConfig(failures=KINDS, failing_every=2)
+    config = RecordConfig(failures=FAILURES, failing_every=2)
     assert [failure_of("door-open-v3", n, config=config) for n in range(5)] == ["stops", "", "wrong_place", "", "stops"]
     assert failure_of("door-open-v3", 0, config=RecordConfig()) == ""
     with pytest.raises(ConfigError, match="are no failures"):

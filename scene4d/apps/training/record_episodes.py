@@ -9,8 +9,8 @@ from scene4d.apps.training.processes import in_processes
 from scene4d.apps.training.run_config import RecordConfig
 from scene4d.data.load.stored_episode import save_episode
 from scene4d.sim.drawing.simulator import Simulator
-from scene4d.sim.failures import kinds_for
 from scene4d.sim.recorder import open_sim, record_parts
+from scene4d.sim.rig import kinds_for
 from scene4d.sim.viewpoints import Viewpoints, drawn_names
 from scene4d.train.checkpoint import load_tensors
 from scene4d.train.log import line_progress

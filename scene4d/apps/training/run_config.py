@@ -21,7 +21,7 @@ from scene4d.policy.encoders import ActionHeadConfig
 from scene4d.policy.head import task_row
 from scene4d.policy.learning.demonstrations import PolicyDataConfig
 from scene4d.setting_ranges import is_folder_name, shown
-from scene4d.sim.failures import KINDS
+from scene4d.sim.rig import FAILURES
 from scene4d.sim.tabletop.captions import PREFIX, read_task
 from scene4d.sim.viewpoints import drawn_names, unseen_cameras
 from scene4d.train.device import Device
@@ -71,8 +71,8 @@ class RecordConfig:
     def __post_init__(self) -> None:
         if self.sources:
             return
-        if unknown := [kind for kind in self.failures if kind not in KINDS]:
-            expected = ", ".join(KINDS)
+        if unknown := [kind for kind in self.failures if kind not in FAILURES]:
+            expected = ", ".join(FAILURES)
             raise ConfigError("are no failures", field="record.failures", found=", ".join(unknown), expected=expected)
         if self.failing_every < 1:
             found, expected = self.failing_every, ">= 1"

@@ -15,8 +15,8 @@ from scene4d.data.video.depth_codec import DEPTH_UNIT
 from scene4d.errors import ConfigError, ResourceError
 from scene4d.files import sole_writer
 from scene4d.sim.drawing.simulator import Simulator
-from scene4d.sim.failures import kinds_for
 from scene4d.sim.recorder import open_sim, record_parts, robot_of
+from scene4d.sim.rig import kinds_for
 from scene4d.sim.viewpoints import Viewpoints
 from scene4d.types import Episode
 

@@ -12,7 +12,7 @@ from scene4d.apps.terminal.option_checks import check_at_least
 from scene4d.errors import ConfigError
 from scene4d.eval.metrics.seeds import LARGEST_SEED
 from scene4d.sim import rig
-from scene4d.sim.failures import KINDS, kinds_for
+from scene4d.sim.rig import FAILURES, kinds_for
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class RecordOptions:
 def _check_failures(kinds: tuple[str, ...], *, tasks: tuple[str, ...]) -> None:
     """Refuse a failure that there is not, and a task that none of them fits."""
     for task in tasks:
-        if not set(kinds) <= set(KINDS) or not set(kinds) & set(kinds_for(task)):
+        if not set(kinds) <= set(FAILURES) or not set(kinds) & set(kinds_for(task)):
             problem, expected = f"are no failures of {task}", f"some of {', '.join(kinds_for(task)) or 'none'}"
             raise ConfigError(problem, field="fail", found=" ".join(kinds), expected=expected)
 
